@@ -1,0 +1,289 @@
+"""What a scenario file says, as frozen dataclasses. Reading it is ``sim.loading``'s work.
+
+Names are vLLM's where vLLM has one. A bare number is in the unit of its name (``_s``, ``_bytes``,
+``_tokens``); code holds base units only. ``key(...)`` states each field's meaning and bounds once:
+the loader checks them and the JSON Schema prints them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field
+from typing import Any, Literal
+
+from sim.hardware import HardwareProfile
+from sim.model import ModelShape
+
+SCHEMA_VERSION = 1
+
+
+def key(
+    doc: str,
+    *,
+    default: Any = MISSING,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+) -> Any:
+    """A dataclass field with its meaning and its bounds (``ge``: at least, ``gt``: above, ...)."""
+    bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt}
+    metadata = {"doc": doc, **{name: value for name, value in bounds.items() if value is not None}}
+    if default is MISSING:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+# --- workload -----------------------------------------------------------------------------------
+
+ArrivalProcess = Literal[
+    "poisson", "gamma", "constant", "on_off", "schedule", "closed_loop", "all_at_once"
+]
+DistributionName = Literal[
+    "fixed", "uniform", "lognormal", "normal", "exponential", "geometric", "empirical"
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distribution:
+    """A number drawn per request (tokens, turns or seconds). Token counts are rounded and clamped."""
+
+    distribution: DistributionName = key("which law")
+    value: float | None = key("the value of `fixed`", default=None, ge=0)
+    mean: float | None = key("mean of the drawn value (before clamping)", default=None, gt=0)
+    stddev: float | None = key("standard deviation, for normal and lognormal", default=None, ge=0)
+    sigma: float | None = key("lognormal: standard deviation of the logarithm", default=None, ge=0)
+    min: float | None = key("smallest value; smaller draws are clamped", default=None, ge=0)
+    max: float | None = key("largest value; larger draws are clamped", default=None, gt=0)
+    values: tuple[float, ...] | None = key("empirical: the values to draw from", default=None)
+    weights: tuple[float, ...] | None = key("empirical: a weight per value", default=None)
+    file: str | None = key("empirical: a CSV file (optionally .gz) to draw rows from", default=None)
+    column: str | None = key("empirical: the CSV column", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateStep:
+    """From ``start_s`` on, arrivals come at ``requests_per_s``."""
+
+    start_s: float = key("when this rate begins, seconds from the start", ge=0)
+    requests_per_s: float = key("rate from then on", ge=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrivals:
+    """When requests come."""
+
+    process: ArrivalProcess = key("how arrivals are spaced")
+    requests_per_s: float | None = key("mean arrival rate", default=None, gt=0)
+    cv: float | None = key("gamma: coefficient of variation of the gaps", default=None, gt=0)
+    on_s: float | None = key("on_off: length of a burst", default=None, gt=0)
+    off_s: float | None = key("on_off: length of a pause", default=None, ge=0)
+    off_requests_per_s: float = key("on_off: rate in the pause", default=0.0, ge=0)
+    rates: tuple[RateStep, ...] | None = key("schedule: Poisson rates by time", default=None)
+    concurrency: int | None = key("closed_loop: clients, each with one request", default=None, ge=1)
+    think_time_s: Distribution | None = key("closed_loop: pause after an answer", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedPrefix:
+    """Prompts that begin with the same tokens: a system prompt per group."""
+
+    num_groups: int = key("distinct prefixes", ge=1)
+    prefix_tokens: Distribution = key("length of each group's prefix; it comes before prompt_tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sessions:
+    """Multi-turn conversations: a turn's prompt is all that was said before, plus the new part."""
+
+    turns: Distribution = key("turns per session")
+    think_time_s: Distribution = key("pause between an answer's last token and the next turn")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slo:
+    """Bounds that an answer must meet, every one of them, to count as good."""
+
+    ttft_s: float | None = key("first token within", default=None, gt=0)
+    tpot_s: float | None = key("mean time per output token after the first", default=None, gt=0)
+    e2e_s: float | None = key("last token within", default=None, gt=0)
+    attainment_fraction: float = key(
+        "a point meets its SLO when this share of the offered requests does",
+        default=0.99, gt=0, le=1,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestClass:
+    """One kind of request in a mixture (chat, RAG, agents)."""
+
+    share: float = key("weight of this class among arrivals (of its sessions, where it has them)", gt=0)
+    prompt_tokens: Distribution = key("prompt length of a request (of a turn's new part)")
+    output_tokens: Distribution = key("answer length")
+    shared_prefix: SharedPrefix | None = key("system prompts in common", default=None)
+    sessions: Sessions | None = key("multi-turn", default=None)
+    timeout_s: float | None = key("the client gives up this long after arrival", default=None, gt=0)
+    priority: int = key("vLLM's priority: smaller goes first under policy: priority", default=0)
+    slo: Slo | None = key("this class's own SLO", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """A recorded trace in place of drawn requests."""
+
+    path: str = key("the file (optionally .gz), relative to the scenario file")
+    format: Literal["auto", "azure", "mooncake", "csv", "jsonl", "vllm_bench"] = key(
+        "layout of the file; auto looks at its header", default="auto"
+    )
+    columns: Mapping[str, str] | None = key(
+        "csv, jsonl: {arrival: ..., prompt_tokens: ..., output_tokens: ...} to the file's names",
+        default=None,
+    )
+    time_unit: Literal["auto", "s", "ms", "us", "ns"] = key("unit of the arrival column", default="auto")
+    time_scale: float = key("arrival times are multiplied by this; 0.5 doubles the load", default=1.0, gt=0)
+    repeat: int = key("play the trace this many times, one after another", default=1, ge=1)
+    skip_requests: int = key("leave out this many requests from the start", default=0, ge=0)
+    hash_block_tokens: int = key("mooncake: tokens per hash id", default=512, ge=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Who asks for what, when: drawn requests, a mixture of classes, or a trace."""
+
+    arrivals: Arrivals | None = key("when requests come; a trace has its own times", default=None)
+    prompt_tokens: Distribution | None = key("prompt length", default=None)
+    output_tokens: Distribution | None = key("answer length", default=None)
+    num_requests: int | None = key("how many requests (of a trace: the first so many)", default=None, ge=1)
+    duration_s: float | None = key("stop offering requests after this time", default=None, gt=0)
+    warmup_requests: int = key("the first so many requests are simulated but not measured", default=0, ge=0)
+    warmup_s: float = key("requests that arrive before this are simulated but not measured", default=0.0, ge=0)
+    shared_prefix: SharedPrefix | None = key("system prompts in common", default=None)
+    sessions: Sessions | None = key("multi-turn conversations", default=None)
+    timeout_s: float | None = key("the client gives up this long after arrival", default=None, gt=0)
+    classes: Mapping[str, RequestClass] | None = key("a mixture, by name", default=None)
+    trace: Trace | None = key("a recorded trace", default=None)
+
+
+# --- engine -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOverheads:
+    """Time that no kernel explains, per engine step. Named, so that it can be calibrated."""
+
+    step_s: float = key("scheduler, input preparation and sampling, per step", default=0.0, ge=0)
+    per_sequence_s: float = key("the same, per sequence of the step", default=0.0, ge=0)
+    source: str = key("where these come from", default="")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """One engine (replica). The names and their meaning are vLLM's where vLLM has them."""
+
+    batching: str = key(
+        "static, continuous, or ./file.py:function for a policy of one's own", default="continuous"
+    )
+    schedule_order: Literal["decode_first", "prefill_first"] = key(
+        "decode_first: decodes, then prompts in the same step (vLLM V1, Sarathi); "
+        "prefill_first: a step with prompts has only prompts (Orca, old vLLM)",
+        default="decode_first",
+    )
+    policy: Literal["fcfs"] = key("order of the waiting queue", default="fcfs")
+    static_batch_wait_s: float = key(
+        "static: wait this long after the oldest arrival for a full batch", default=0.0, ge=0
+    )
+    static_returns: Literal["streamed", "at_end"] = key(
+        "static: when a client sees its tokens: as they are made, or when the whole batch is done",
+        default="streamed",
+    )
+    max_num_seqs: int = key("most sequences in a step; the batch size of static batching", default=256, ge=1)
+    max_num_batched_tokens: int = key("most tokens in a step", default=8192, ge=1)
+    max_model_len: int | None = key("longest prompt + output; default: the model's", default=None, ge=1)
+    enable_chunked_prefill: bool = key("a prompt may be split over steps", default=True)
+    enable_prefix_caching: bool = key("share KV of equal prefixes", default=False)
+    kv_allocator: Literal["paged", "contiguous"] = key("how KV memory is given out", default="paged")
+    kv_reservation: Literal["max", "pow2", "oracle"] = key(
+        "contiguous: reserve max_model_len (Orca's Max), the next power of two, or the true length",
+        default="max",
+    )
+    block_size: int = key("paged: tokens per block", default=16, ge=1)
+    watermark: float = key("paged: share of blocks kept free at admission", default=0.0, ge=0, lt=1)
+    gpu_memory_utilization: float = key("share of the device's memory to use", default=0.90, gt=0, le=1)
+    num_gpu_blocks_override: int | None = key(
+        "this many blocks of block_size tokens, in place of the memory budget", default=None, ge=1
+    )
+    use_kv_cache: bool = key("false: recompute everything at every step", default=True)
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = key("weights and activations", default="auto")
+    kv_cache_dtype: Literal["auto", "bfloat16", "float16", "fp8", "float32"] = key("KV entries", default="auto")
+    quantization: Literal["none", "fp8", "int8", "int4"] = key(
+        "weights: fp8 and int8 with activations in the same type (W8A8), int4 weight-only (W4A16)",
+        default="none",
+    )
+    attention: Literal["flash", "standard"] = key(
+        "flash: scores stay in SRAM; standard: scores go to HBM and back", default="flash"
+    )
+    tensor_parallel_size: int = key("GPUs per replica, weights split over them", default=1, ge=1)
+    stepping: Literal["skip", "every_step"] = key(
+        "skip: one event per decision; every_step: the reference engine, one event per step",
+        default="skip",
+    )
+    overheads: EngineOverheads = key("host time per step", default=EngineOverheads())
+    service_time: Distribution | None = key(
+        "a drawn service time per request (seconds) in place of a price: the engine becomes a queue",
+        default=None,
+    )
+
+
+# --- the whole ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold:
+    """A bound on a metric of one variant; a miss makes exit code 1."""
+
+    metric: str = key("a metric of the summary, e.g. p99_ttft_s")
+    variant: str | None = key("which variant; default: the scenario itself", default=None)
+    max: float | None = key("at most", default=None)
+    min: float | None = key("at least", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One question, fully stated. ``load_scenario`` makes it; ``run_scenario`` answers it."""
+
+    schema_version: int = key("format of this file", ge=1)
+    question: str = key("what the report answers")
+    kind: Literal["serving"] = key("what is simulated")
+    seeds: tuple[int, ...] = key("one run per seed and variant", default=(1,))
+    hardware: HardwareProfile = key("a profile's name, a path to one, or one written out")
+    model: ModelShape = key("a shipped shape's name, or a path to a Hugging Face config.json")
+    workload: Workload = key("who asks for what, when")
+    engine: EngineConfig = key("one engine", default=EngineConfig())
+    replicas: int = key("identical engines behind a router", default=1, ge=1)
+    routing: Literal["round_robin", "least_loaded", "shared_queue"] = key(
+        "least_loaded: fewest unfinished requests; shared_queue: one queue for all replicas",
+        default="round_robin",
+    )
+    slo: Slo = key("bounds that an answer must meet", default=Slo())
+    thresholds: tuple[Threshold, ...] = key("bounds that make exit code 1", default=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One named set of differences from the file, already applied and checked."""
+
+    name: str
+    differences: Mapping[str, Any]
+    scenario: Scenario
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenarioFile:
+    """A loaded file: the base scenario and its variants (one, named ``base``, without ``compare``)."""
+
+    path: str
+    base: Scenario
+    reference: str
+    variants: tuple[Variant, ...]
+    raw: Mapping[str, Any]
+    overrides: tuple[str, ...] = ()
