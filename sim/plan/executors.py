@@ -1,0 +1,99 @@
+"""Where runs happen: in this process, on local processes, or on a Dask cluster.
+
+Everything goes through ``concurrent.futures.Executor``; another place to run is another branch in
+``open_executor``.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, ParamSpec, TypeVar
+
+from sim.errors import ScenarioError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class SerialExecutor(Executor):
+    """Runs each call when it is submitted, in this process: no pickling, and a debugger works."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """A future that is done."""
+        future: Future[T] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            # Futures carry errors to whoever asks for the result, here as in every other executor.
+            future.set_exception(error)
+        return future
+
+
+def _end_quietly_on_interrupt() -> None:
+    """Ctrl-C reaches every process of a terminal; a worker then ends without a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _dask_executor(address: str) -> Any:
+    try:
+        from distributed import Client  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ScenarioError(
+            "Dask's distributed is not installed", path="--executor", hint="pip install 'gpuyard[dask]'"
+        ) from error
+    try:
+        return Client(address, timeout="10s").get_executor()
+    except (OSError, ValueError) as error:
+        raise ScenarioError(
+            f"no Dask scheduler answers: {error}",
+            path="--executor",
+            given=address,
+            hint="start one with `dask scheduler`, and give the address that it prints",
+        ) from error
+
+
+@contextmanager
+def open_executor(jobs: int, where: str = "local") -> Iterator[Executor]:
+    """An executor, shut down at the end; what has not started is then left out.
+
+    ``where``: ``local`` (``jobs`` processes; one job stays in this process) or ``dask://HOST:PORT``.
+    """
+    if where.startswith("dask://"):
+        executor: Executor = _dask_executor("tcp://" + where.removeprefix("dask://"))
+    elif where != "local":
+        raise ScenarioError(
+            "unknown executor", path="--executor", given=where, allowed="local, dask://HOST:PORT"
+        )
+    elif jobs <= 1:
+        executor = SerialExecutor()
+    else:
+        executor = ProcessPoolExecutor(jobs, initializer=_end_quietly_on_interrupt)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def map_as_completed(
+    executor: Executor, function: Callable[[T], R], items: Sequence[T], *, in_flight: int
+) -> Iterator[tuple[int, R]]:
+    """(index, result) of each item, as it ends; at most ``in_flight`` are submitted at a time.
+
+    So an interrupted run has lost only what was in flight, and a million points need no million futures.
+    """
+    waiting = iter(enumerate(items))
+    pending: dict[Future[R], int] = {}
+    while True:
+        for index, item in islice(waiting, in_flight - len(pending)):
+            pending[executor.submit(function, item)] = index
+        if not pending:
+            return
+        done, _ = wait(pending, return_when=FIRST_COMPLETED)
+        # In the order of the items, so that equal speed gives equal order.
+        for future in sorted(done, key=lambda finished: pending[finished]):
+            yield pending.pop(future), future.result()
