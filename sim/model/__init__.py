@@ -1,0 +1,45 @@
+"""Model shapes and what follows from them: parameters, bytes of KV and of weights, matrices.
+
+A shape comes from a Hugging Face ``config.json`` or from the shipped ones (``sim/_data/models``).
+Everything here is per decoder-only language model; sizes "per GPU" are under tensor parallelism.
+"""
+
+from __future__ import annotations
+
+from sim.model.bytes import (
+    DTYPE_BYTES,
+    kv_bytes_for_request,
+    kv_bytes_per_token,
+    kv_dtype_bytes,
+    served_dtype,
+    served_quantization,
+    state_bytes_per_request,
+    weight_bytes,
+)
+from sim.model.loading import load_model, model_names
+from sim.model.matrices import Matrix, check_tensor_parallel_size, layer_matrices
+from sim.model.parameters import num_active_parameters, num_parameters
+from sim.model.shape import LayerType, MambaShape, MlaShape, ModelShape, MoeShape
+
+__all__ = [
+    "DTYPE_BYTES",
+    "LayerType",
+    "MambaShape",
+    "Matrix",
+    "MlaShape",
+    "ModelShape",
+    "MoeShape",
+    "check_tensor_parallel_size",
+    "kv_bytes_for_request",
+    "kv_bytes_per_token",
+    "kv_dtype_bytes",
+    "layer_matrices",
+    "load_model",
+    "model_names",
+    "num_active_parameters",
+    "num_parameters",
+    "served_dtype",
+    "served_quantization",
+    "state_bytes_per_request",
+    "weight_bytes",
+]
