@@ -1,0 +1,80 @@
+"""``gpuyard check PATH...``: scenarios, hardware profiles and model configs, without running them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from sim.cli.exits import FINE, WRONG_INPUT
+from sim.errors import ScenarioError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Paths."""
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="a YAML or JSON file, or a folder of them")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print a line per file: what it is, or its error."""
+    num_wrong = 0
+    for path in _files(arguments.paths):
+        try:
+            print(f"ok     {path}: {_check(path)}")
+        except ScenarioError as error:
+            num_wrong += 1
+            sys.stdout.flush()
+            print(f"error  {error}", file=sys.stderr)
+    if num_wrong:
+        print(f"{num_wrong} with errors", file=sys.stderr)
+    return WRONG_INPUT if num_wrong else FINE
+
+
+def _files(given: list[str]) -> list[Path]:
+    """The files meant; a folder stands for the YAML files below it, and its model configs."""
+    from sim.data import find_scenario
+
+    files: list[Path] = []
+    for path in map(Path, given):
+        if not path.is_dir():
+            files.append(path if path.exists() else find_scenario(str(path)))
+            continue
+        below = sorted(file for file in path.rglob("*") if file.suffix in (".yaml", ".yml", ".json"))
+        if not below:
+            raise ScenarioError("no YAML or JSON file in this folder", file=str(path))
+        files += below
+    return files
+
+
+def _check(path: Path) -> str:
+    """What the file holds, in a few words. Raises ScenarioError where something is wrong with it."""
+    if path.suffix == ".json":
+        return _check_model(path)
+    from sim.loading import load_yaml
+
+    content = load_yaml(path)
+    is_profile = isinstance(content, Mapping) and "kind" not in content and "question" not in content
+    return _check_profile(path) if is_profile else _check_scenario(path)
+
+
+def _check_model(path: Path) -> str:
+    from sim.model import load_model, num_parameters
+
+    model = load_model(str(path))
+    return f"model, {num_parameters(model) / 1e9:.2f} billion parameters"
+
+
+def _check_profile(path: Path) -> str:
+    from sim.hardware import load_hardware
+
+    profile = load_hardware(str(path))
+    return f"hardware profile of {profile.vendor} {profile.name}"
+
+
+def _check_scenario(path: Path) -> str:
+    from sim.loading import load_scenario
+
+    file = load_scenario(str(path))
+    names = ", ".join(variant.name for variant in file.variants)
+    return f"scenario, {len(file.base.seeds)} seeds x {len(file.variants)} variants ({names})"

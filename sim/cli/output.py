@@ -1,0 +1,87 @@
+"""Writing results so that a reader never meets a half-written one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sim.errors import ScenarioError
+
+# What a run writes. An earlier run's files of these names go when the new ones come: a folder never
+# mixes two runs, and nothing else in it is touched.
+WRITTEN = (
+    "report.html",
+    "report.md",
+    "summary.json",
+    "requests-*.csv",
+    "requests-*.parquet",
+    "segments-*.csv",
+    "segments-*.parquet",
+    "preemptions-*.csv",
+    "preemptions-*.parquet",
+    "trace-*.json",
+    "vllm-bench-*.json",
+)
+
+
+def write_text(path: str, text: str) -> None:
+    """``text`` to standard output (``-``) or to a file, which appears whole or not at all."""
+    if path == "-":
+        sys.stdout.write(text)
+        return
+    target = Path(path)
+    if target.is_dir():
+        raise ScenarioError("this is a folder, a file is wanted", file=path)
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}-", delete=False
+    ) as partial:
+        try:
+            partial.write(text)
+            partial.close()
+            _publish(Path(partial.name), target)
+        except BaseException:
+            Path(partial.name).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def results_folder(out: Path) -> Iterator[Path]:
+    """A folder to write results into; its files move to ``out`` when all of them are there.
+
+    It is made before the run: a place that cannot be written is found out before the work is done.
+    """
+    if out.exists() and not out.is_dir():
+        raise ScenarioError("results need a folder, this is a file", file=str(out))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-unfinished-"))
+    try:
+        yield partial
+        out.mkdir(exist_ok=True)
+        _replace(out, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replace(out: Path, partial: Path) -> None:
+    """Move the new files in, then take away what only the earlier run had."""
+    new = sorted(partial.iterdir())
+    for path in new:
+        _publish(path, out / path.name)
+    kept = {path.name for path in new}
+    for pattern in WRITTEN:
+        for old in out.glob(pattern):
+            if old.name not in kept:
+                old.unlink()
+
+
+def _publish(partial: Path, target: Path) -> None:
+    """Give the finished file its name, with the permissions that a plain new file has."""
+    umask = os.umask(0)
+    os.umask(umask)
+    partial.chmod(0o666 & ~umask)
+    partial.replace(target)

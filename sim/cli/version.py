@@ -1,0 +1,18 @@
+"""``gpuyard version``."""
+
+from __future__ import annotations
+
+import argparse
+
+from sim import __version__
+from sim.cli.exits import FINE
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No arguments."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the version."""
+    print(f"gpuyard {__version__}")
+    return FINE
