@@ -1,0 +1,61 @@
+# `make demo` and `make test` need python3 (3.11 or newer) and pip, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types format gallery check-gallery bench check clean
+
+help:  ## what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+demo: $(VENV)/.core  ## continuous batching over paged KV against static over contiguous, on one H100
+	$(BIN)/gpuyard run serving/static_vs_continuous --out out/demo
+	@echo
+	@echo "The report, to open in a browser: $(CURDIR)/out/demo/report.html"
+
+test: $(VENV)/.dev  ## all tests
+	$(BIN)/pytest -n $(JOBS)
+
+lint: $(VENV)/.dev  ## ruff, and the spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+types: $(VENV)/.dev  ## mypy --strict on sim/
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: $(VENV)/.core  ## every shipped scenario, profile and model
+	$(BIN)/gpuyard check scenarios hardware_profiles sim/_data/models
+
+gallery: $(VENV)/.core  ## rebuild reports/ for every scenario
+	$(BIN)/python -m tools.gallery build --jobs $(JOBS)
+
+check-gallery: $(VENV)/.core  ## does the code still give the committed reports/*/summary.json?
+	$(BIN)/python -m tools.gallery check --jobs $(JOBS)
+
+bench: $(VENV)/.core  ## simulated requests a second
+	$(BIN)/python -m benchmarks
+
+clean:  ## leave only what is committed
+	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; give it with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+	  || { echo "$(PYTHON) cannot make environments; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@ $(VENV)/.core
