@@ -41,7 +41,7 @@ def _end_quietly_on_interrupt() -> None:
 
 def _dask_executor(address: str) -> Any:
     try:
-        from distributed import Client  # noqa: PLC0415 - an extra
+        from distributed import Client
     except ImportError as error:
         raise ScenarioError(
             "Dask's distributed is not installed", path="--executor", hint="pip install 'gpuyard[dask]'"

@@ -1,0 +1,117 @@
+"""One point: a scenario in, a row of numbers out. A planner searches by calling this.
+
+``evaluate`` is the seam: a sweep calls it over a grid, a search (fewest replicas that meet the SLO,
+highest rate before the cliff) may call it wherever it likes. It keeps nothing and prints nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sim import __version__
+
+if TYPE_CHECKING:
+    from sim.metrics import Summary
+    from sim.scenario import Scenario
+
+Value = str | float | bool | None
+Row = dict[str, Value]
+
+VERDICTS = ("STABLE", "UNTESTED", "BACKLOGGED", "OVERLOADED")  # the worst of the seeds is the row's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One point of a sweep: what was set, and the checked scenario that came of it."""
+
+    swept: Mapping[str, str]
+    variant: str
+    scenario: Scenario
+    base_dir: str
+
+
+def evaluate(point: Point) -> Row:
+    """Run every seed and return means over the seeds, by metric.
+
+    A metric that a seed refuses (too few samples for a percentile) is None for the point. The point
+    meets its SLO when every seed does; None where the scenario states no SLO.
+    """
+    from sim.metrics import summarize
+    from sim.run import run_one
+
+    scenario = point.scenario
+    summaries = [
+        summarize(run_one(scenario, variant=point.variant, seed=seed, base_dir=Path(point.base_dir)))
+        for seed in scenario.seeds
+    ]
+    num_gpus = scenario.replicas * scenario.engine.tensor_parallel_size
+    price = scenario.hardware.usd_per_hour
+    row: Row = {
+        "meets_slo": _all_meet(summaries),
+        "verdict": max((summary.verdict.word for summary in summaries), key=VERDICTS.index),
+        "num_gpus": num_gpus,
+        "usd_per_hour": None if price is None else price * num_gpus,
+    }
+    return row | {name: _mean(summaries, name) for name in summaries[0].metrics}
+
+
+def _all_meet(summaries: Sequence[Summary]) -> bool | None:
+    met = [summary.meets_slo for summary in summaries]
+    return None if None in met else all(met)
+
+
+def _mean(summaries: Sequence[Summary], name: str) -> float | None:
+    values = [summary.metrics.get(name) for summary in summaries]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def fingerprint(point: Point) -> str:
+    """A key that changes whenever the row could: the whole scenario, the files it reads, the program."""
+    content = {
+        "scenario": asdict(point.scenario),
+        "files": [_digest(path) for path in _files_read(point)],
+        "program": program_digest(),
+    }
+    return _sha256(json.dumps(content, sort_keys=True, default=str).encode())
+
+
+@lru_cache(maxsize=1)
+def program_digest() -> str:
+    """Version and sources: a row from before a change of the code is not taken for one after it."""
+    sources = sorted(Path(__file__).parent.parent.rglob("*.py"))
+    return f"{__version__}+{_sha256(b''.join(path.read_bytes() for path in sources))[:16]}"
+
+
+def _files_read(point: Point) -> list[Path]:
+    """The trace, the empirical lengths and the policy that the scenario points at."""
+    names: list[str] = []
+    _collect_paths(asdict(point.scenario.workload), names)
+    policy_file, colon, _ = point.scenario.engine.batching.rpartition(":")
+    if colon:
+        names.append(policy_file)
+    return [Path(point.base_dir) / name for name in names]
+
+
+def _collect_paths(content: Any, names: list[str]) -> None:
+    if not isinstance(content, Mapping):
+        return
+    for key, value in content.items():
+        if key in ("path", "file") and isinstance(value, str):
+            names.append(value)
+        else:
+            _collect_paths(value, names)
+
+
+def _digest(path: Path) -> str:
+    return _sha256(path.read_bytes()) if path.is_file() else f"absent: {path.name}"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

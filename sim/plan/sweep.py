@@ -1,0 +1,135 @@
+"""A grid of what-ifs: every point is checked before any runs, finished points survive an interruption."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+
+from sim.errors import ScenarioError
+from sim.loading import load_scenario
+from sim.plan.evaluate import Point, Row, Value, evaluate, fingerprint
+from sim.plan.executors import map_as_completed
+from sim.plan.grid import grid
+
+HEADLINES = (
+    "requests_per_s",
+    "goodput_requests_per_s",
+    "goodput_fraction",
+    "p50_ttft_s",
+    "p99_ttft_s",
+    "p50_tpot_s",
+    "p99_tpot_s",
+    "kv_used_fraction",
+    "num_preemptions",
+    "cost_per_million_output_tokens",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """The answered grid, in the order of the grid whatever finished first."""
+
+    question: str
+    command: str
+    keys: tuple[str, ...]  # swept
+    points: tuple[Point, ...]
+    rows: tuple[Row, ...]  # one per point: every metric, not only the headlines
+
+
+def sweep_points(
+    path: str, overs: Sequence[str], *, overrides: Sequence[str] = (), trace: str | None = None
+) -> list[Point]:
+    """All points of the grid, one per variant, each loaded with every check. Nothing runs yet."""
+    points: list[Point] = []
+    for swept in grid(overs):
+        changes = [*overrides, *(f"{key}={value}" for key, value in swept.items())]
+        file = load_scenario(path, overrides=changes, trace=trace)
+        base_dir = str(Path(file.path).resolve().parent)
+        points += [
+            Point(swept=swept, variant=variant.name, scenario=variant.scenario, base_dir=base_dir)
+            for variant in file.variants
+        ]
+    return points
+
+
+def run_points(
+    points: Sequence[Point],
+    executor: Executor,
+    *,
+    in_flight: int,
+    ledger: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Row]:
+    """A row per point, in their order. Rows already in ``ledger`` are taken from there, new ones added."""
+    keys = [fingerprint(point) for point in points]
+    known = read_ledger(ledger)
+    missing = [index for index, key in enumerate(keys) if key not in known]
+    done = len(points) - len(missing)
+    todo = [points[index] for index in missing]
+    with ledger.open("a", encoding="utf-8") as lines:
+        for index, row in map_as_completed(executor, evaluate, todo, in_flight=in_flight):
+            key = keys[missing[index]]
+            known[key] = row
+            lines.write(json.dumps({"key": key, "row": row}) + "\n")
+            lines.flush()
+            done += 1
+            if progress:
+                progress(done, len(points))
+    return [known[key] for key in keys]
+
+
+def read_ledger(ledger: Path) -> dict[str, Row]:
+    """Finished rows by key. A last line that an interruption cut off is taken out of the file."""
+    if not ledger.is_file():
+        return {}
+    text = ledger.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        ledger.write_text(whole, encoding="utf-8")
+    try:
+        entries = [json.loads(line) for line in whole.splitlines()]
+        return {entry["key"]: entry["row"] for entry in entries}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ScenarioError(
+            "this is no ledger of a sweep", file=str(ledger), hint="remove it, or give another --out"
+        ) from error
+
+
+def table(sweep: Sweep, metrics: Sequence[str]) -> list[Row]:
+    """What is shown and written to CSV: swept keys, variant where there are several, SLO, ``metrics``."""
+    several = len({point.variant for point in sweep.points}) > 1
+    shown: list[Row] = []
+    for point, row in zip(sweep.points, sweep.rows, strict=True):
+        cells: dict[str, Value] = dict(point.swept)
+        if several:
+            cells["variant"] = point.variant
+        fixed = ("meets_slo", "verdict", "num_gpus", "usd_per_hour")
+        shown.append(cells | {name: row[name] for name in (*fixed, *metrics)})
+    return shown
+
+
+def cheapest_meeting(rows: Sequence[Mapping[str, Value]]) -> int | None:
+    """The index of the cheapest point that meets its SLO: by price where all have one, else by GPUs.
+
+    Among equals the first of the grid.
+    """
+    meeting = [index for index, row in enumerate(rows) if row["meets_slo"] is True]
+    if not meeting:
+        return None
+    has_price = all(rows[index]["usd_per_hour"] is not None for index in meeting)
+    measure = "usd_per_hour" if has_price else "num_gpus"
+    return min(meeting, key=lambda index: float(rows[index][measure] or 0))
+
+
+def check_metrics(names: Sequence[str]) -> tuple[str, ...]:
+    """``names``, or the headlines; an unknown metric is an error with its neighbours named."""
+    from sim.metric_table import METRICS
+    from sim.suggest import did_you_mean
+
+    for name in names:
+        if name not in METRICS:
+            raise ScenarioError(f"unknown metric{did_you_mean(name, METRICS)}", path="--metric", given=name)
+    return tuple(names) or HEADLINES
