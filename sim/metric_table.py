@@ -1,0 +1,160 @@
+"""Every metric of a serving run: its name, unit, meaning and which way is better.
+
+The one place where metric names stand: summaries, CSV columns, thresholds, tables, chart labels and
+the documentation all read ``METRICS``, in this order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Better = Literal["higher", "lower", "neither"]
+
+PERCENTILES = (50, 90, 95, 99)
+LEAST_SAMPLES_BEYOND = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One number of a summary. Its name is its label, everywhere."""
+
+    name: str
+    unit: str
+    meaning: str
+    better: Better
+
+
+REQUEST_TIMES: Mapping[str, str] = {
+    "queue_s": "first scheduled - arrival",
+    "ttft_s": "first output token - arrival",
+    "ttft_from_admission_s": "first output token - first scheduled",
+    "tpot_s": "(e2e_s - ttft_s) / (output tokens - 1); absent for one-token answers",
+    "itl_s": "gap between consecutive tokens; a gap across a preemption counts in e2e_s only",
+    "e2e_s": "last output token - arrival",
+}
+
+_STATISTICS: Mapping[str, str] = {
+    "mean": "mean",
+    **{f"p{percent}": f"{percent}th percentile, linear interpolation" for percent in PERCENTILES},
+    "max": "largest value",
+    "std": "standard deviation (population, as NumPy)",
+}
+
+_Rows = tuple[tuple[str, str, Better, str], ...]
+
+_COUNTS: _Rows = (
+    ("num_offered", "requests", "neither", "requests that arrived, warm-up left out"),
+    ("num_finished", "requests", "higher", "of these, answered in full"),
+    ("num_refused", "requests", "lower", "of these, refused: they can never fit"),
+    ("num_aborted", "requests", "lower", "of these, given up by their client"),
+    ("num_unfinished", "requests", "lower", "of these, still there at the end of the run"),
+    ("prompt_tokens", "tokens", "neither", "prompt tokens of finished requests"),
+    ("output_tokens", "tokens", "neither", "output tokens of finished requests"),
+    ("measured_s", "s", "neither", "measured time: first arrival after warm-up to last completion"),
+)
+
+_RATES: _Rows = (
+    ("requests_per_s", "requests/s", "higher", "finished requests / measured time"),
+    ("output_tokens_per_s", "tokens/s", "higher", "output tokens of finished requests / measured time"),
+    ("total_tokens_per_s", "tokens/s", "higher", "the same with prompt tokens"),
+    (
+        "goodput_requests_per_s",
+        "requests/s",
+        "higher",
+        "finished requests that meet every SLO / measured time",
+    ),
+    ("goodput_fraction", "fraction", "higher", "requests that meet every SLO / offered requests"),
+    ("ttft_attainment_fraction", "fraction", "higher", "offered requests whose ttft_s is within the SLO"),
+    ("tpot_attainment_fraction", "fraction", "higher", "offered requests whose tpot_s is within the SLO"),
+    ("e2e_attainment_fraction", "fraction", "higher", "offered requests whose e2e_s is within the SLO"),
+)
+
+_ENGINE: _Rows = (
+    (
+        "prefix_hit_fraction",
+        "fraction",
+        "higher",
+        "cached prompt tokens / prompt tokens, of admitted requests",
+    ),
+    ("num_preemptions", "evictions", "lower", "evictions within the measured time"),
+    ("recompute_tokens", "tokens", "lower", "KV entries thrown away by these evictions"),
+    (
+        "recompute_fraction",
+        "fraction",
+        "lower",
+        "recompute tax: recompute_tokens / tokens computed in the measured time",
+    ),
+    (
+        "recompute_s",
+        "s",
+        "lower",
+        "seconds re-spent, estimated: recompute_tokens at the mean time per prefill token (a mixed step's "
+        "time is shared out by tokens, which gives decode too little: an upper estimate)",
+    ),
+    (
+        "kv_used_fraction",
+        "fraction",
+        "neither",
+        "KV budget that no new request could use, averaged over time: tokens and the three kinds of waste",
+    ),
+    (
+        "max_kv_used_fraction",
+        "fraction",
+        "neither",
+        "its largest value at the start of a step, in the fullest replica",
+    ),
+    ("kv_tokens_fraction", "fraction", "higher", "KV budget that holds a token"),
+    ("kv_reserved_fraction", "fraction", "lower", "KV budget not yet used, but this request will use it"),
+    ("kv_internal_fraction", "fraction", "lower", "KV budget beyond the request's final length"),
+    (
+        "kv_external_fraction",
+        "fraction",
+        "lower",
+        "KV budget lost to the allocator's rounding, or free in pieces too small for the queue's head",
+    ),
+    ("kv_waste_fraction", "fraction", "lower", "reserved + internal + external"),
+    ("busy_fraction", "fraction", "neither", "measured time spent in steps, mean over replicas"),
+    (
+        "mean_num_running",
+        "sequences",
+        "neither",
+        "sequences in a step, averaged over time (idle: 0), all replicas",
+    ),
+    ("mean_num_waiting", "requests", "lower", "requests in the system but not running, averaged over time"),
+    ("max_num_running", "sequences", "neither", "most sequences in one step of one replica"),
+    ("mean_decode_batch", "sequences", "higher", "decoding sequences per step that decodes"),
+    ("num_steps", "steps", "neither", "engine steps in the measured time, all replicas"),
+)
+
+_MONEY: _Rows = (
+    (
+        "cost_per_million_output_tokens",
+        "usd",
+        "lower",
+        "price of all GPUs / output tokens of finished requests",
+    ),
+    (
+        "energy_j_per_token",
+        "J",
+        "lower",
+        "upper bound per output token: idle power, and full TDP whenever a step runs",
+    ),
+)
+
+
+def _all_metrics() -> dict[str, Metric]:
+    times: list[tuple[str, str, Better, str]] = [
+        (f"{statistic}_{name}", "s", "neither" if statistic == "std" else "lower", f"{said}: {meaning}")
+        for name, meaning in REQUEST_TIMES.items()
+        for statistic, said in _STATISTICS.items()
+    ]
+    rows = (*_COUNTS, *_RATES, *times, *_ENGINE, *_MONEY)
+    return {
+        name: Metric(name=name, unit=unit, meaning=meaning, better=better)
+        for name, unit, better, meaning in rows
+    }
+
+
+METRICS: Mapping[str, Metric] = _all_metrics()

@@ -1,0 +1,256 @@
+"""Statistics of a run: rows in, numbers out. Names, units and meanings stand in ``sim.metric_table``.
+
+Samples: ``queue_s``, ``ttft_s``, ``tpot_s`` and ``e2e_s`` are those of finished, measured requests
+(as ``vllm bench serve`` has them); shares of offered requests count refused, aborted and unfinished
+ones as missed. There is no NaN: a number that cannot be had is None, and ``refused`` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from sim.cautions import run_cautions
+from sim.engine_use import engine_metrics, money_and_power
+from sim.littles_law import littles_law_gap as littles_law_gap
+from sim.littles_law import running_time_gap as running_time_gap
+from sim.metric_table import METRICS, REQUEST_TIMES
+from sim.metric_table import Metric as Metric
+from sim.records import ABORTED, FINISHED, PS_PER_S, REFUSED, UNFINISHED, RunResult
+from sim.request_times import Bools, RequestTimes, class_slos, met_bounds, request_times
+from sim.scenario import Slo
+from sim.statistics import Spread, is_thin, spread, spread_of_runs
+from sim.summary import ClassSummary as ClassSummary
+from sim.summary import Summary as Summary
+from sim.token_gaps import token_gaps
+from sim.verdict import judge
+
+_STATUS = {
+    "num_finished": FINISHED,
+    "num_refused": REFUSED,
+    "num_aborted": ABORTED,
+    "num_unfinished": UNFINISHED,
+}
+
+
+def summarize(result: RunResult, *, keep_thin_percentiles: bool = False) -> Summary:
+    """The statistics of a run, its verdict and its warnings.
+
+    A percentile with fewer than ten samples beyond it is None, its reason in ``refused``;
+    ``keep_thin_percentiles`` gives it all the same, with a warning.
+    """
+    times = request_times(result.requests)
+    slos = class_slos(result)
+    met = met_bounds(result.requests, slos)
+    spreads = {**_time_spreads(times, result.requests.is_measured), "itl_s": _itl_spread(result)}
+    numbers: dict[str, float | None] = {
+        **_counts_and_rates(result, result.requests.is_measured, met),
+        **engine_metrics(result),
+        "prefix_hit_fraction": _prefix_hits(result, result.requests.is_measured),
+    }
+    numbers.update(money_and_power(result, numbers))
+    refused = _fill_times(numbers, spreads, keep_thin_percentiles)
+    refused_percentiles = tuple(name for name in refused if name in METRICS)
+    thin = _thin_names(spreads) if keep_thin_percentiles else ()
+    refused.update(_other_reasons(result, numbers, spreads))
+    metrics = {name: numbers.get(name) for name in METRICS}
+    verdict = judge(result)
+    by_class = _class_summaries(result, times, met, keep_thin_percentiles)
+    return Summary(
+        question=result.scenario.question,
+        variant=result.variant,
+        seed=result.seed,
+        hardware=result.scenario.hardware.name,
+        model=result.scenario.model.name,
+        allocator=_allocator(result),
+        metrics=metrics,
+        refused={name: refused[name] for name in METRICS if name in refused},
+        meets_slo=_all_meet_slo(result, metrics["goodput_fraction"], by_class),
+        verdict=verdict,
+        warnings=run_cautions(
+            result,
+            metrics=metrics,
+            verdict=verdict,
+            refused_percentiles=refused_percentiles,
+            thin_percentiles=thin,
+        ),
+        by_class=by_class,
+        whole_run=_whole_run(result),
+        window_s=(result.window_ps[0] / PS_PER_S, result.window_ps[1] / PS_PER_S),
+        notes=result.notes,
+    )
+
+
+def _time_spreads(times: RequestTimes, chosen: Bools) -> dict[str, Spread | None]:
+    kept = chosen & times.is_finished
+    return {
+        "queue_s": spread(times.queue[kept]),
+        "ttft_s": spread(times.ttft[kept]),
+        "ttft_from_admission_s": spread(times.ttft_from_admission[kept]),
+        "tpot_s": spread(times.tpot[kept & ~np.isnan(times.tpot)]),
+        "e2e_s": spread(times.e2e[kept]),
+    }
+
+
+def _itl_spread(result: RunResult) -> Spread | None:
+    return None if _returned_at_once(result) else spread_of_runs(token_gaps(result))
+
+
+def _returned_at_once(result: RunResult) -> bool:
+    engine = result.scenario.engine
+    return engine.service_time is not None or (
+        engine.batching == "static" and engine.static_returns == "at_end"
+    )
+
+
+def _fill_times(
+    numbers: dict[str, float | None], spreads: Mapping[str, Spread | None], keep_thin: bool
+) -> dict[str, str]:
+    """Put the statistics of every time into ``numbers``; return why percentiles were refused."""
+    refused: dict[str, str] = {}
+    for name, sample in spreads.items():
+        if sample is None:
+            continue
+        numbers.update({f"mean_{name}": sample.mean, f"max_{name}": sample.max, f"std_{name}": sample.std})
+        for percent, value in sample.percentiles.items():
+            if is_thin(sample.num_samples, percent) and not keep_thin:
+                needed = -(-1000 // (100 - percent))
+                refused[f"p{percent}_{name}"] = f"{sample.num_samples} samples; p{percent} needs {needed}"
+            else:
+                numbers[f"p{percent}_{name}"] = value
+    return refused
+
+
+def _thin_names(spreads: Mapping[str, Spread | None]) -> tuple[str, ...]:
+    return tuple(
+        f"p{percent}_{name}"
+        for name, sample in spreads.items()
+        if sample is not None
+        for percent in sample.percentiles
+        if is_thin(sample.num_samples, percent)
+    )
+
+
+def _counts_and_rates(result: RunResult, chosen: Bools, met: Mapping[str, Bools]) -> dict[str, float | None]:
+    """Counts, rates over the measured time, and shares of the offered requests."""
+    requests = result.requests
+    offered = chosen & (requests.arrival_ps >= 0)
+    finished = chosen & (requests.status == FINISHED)
+    window_s = (result.window_ps[1] - result.window_ps[0]) / PS_PER_S
+    num_offered, num_finished = np.count_nonzero(offered), np.count_nonzero(finished)
+    prompt = float(requests.prompt_tokens[finished].sum())
+    output = float(requests.generated_tokens[finished].sum())
+    good: Bools | None = np.logical_and.reduce([*met.values()]) & chosen if met else None
+    num_good = None if good is None else float(np.count_nonzero(good))
+    attained = {
+        f"{bound}_attainment_fraction": np.count_nonzero(hits & chosen) / num_offered
+        for bound, hits in met.items()
+        if num_offered
+    }
+    rate = 1 / window_s if window_s > 0 else None
+    return {
+        "num_offered": float(num_offered),
+        **{name: float(np.count_nonzero(offered & (requests.status == s))) for name, s in _STATUS.items()},
+        "prompt_tokens": prompt,
+        "output_tokens": output,
+        "measured_s": window_s,
+        "requests_per_s": None if rate is None else num_finished * rate,
+        "output_tokens_per_s": None if rate is None else output * rate,
+        "total_tokens_per_s": None if rate is None else (prompt + output) * rate,
+        "goodput_requests_per_s": None if rate is None or num_good is None else num_good * rate,
+        "goodput_fraction": None if num_good is None or not num_offered else num_good / num_offered,
+        **attained,
+    }
+
+
+def _prefix_hits(result: RunResult, chosen: Bools) -> float | None:
+    admitted = chosen & (result.requests.first_scheduled_ps >= 0)
+    prompt = int(result.requests.prompt_tokens[admitted].sum())
+    return int(result.requests.cached_tokens[admitted].sum()) / prompt if prompt else None
+
+
+def _other_reasons(
+    result: RunResult, numbers: Mapping[str, float | None], spreads: Mapping[str, Spread | None]
+) -> dict[str, str]:
+    """Why anything else is None."""
+    reasons: dict[str, str] = {}
+    for name in METRICS:
+        time = next((t for t in REQUEST_TIMES if name.endswith(f"_{t}")), None)
+        if numbers.get(name) is not None or (time is not None and spreads.get(time) is not None):
+            continue
+        reasons[name] = _reason(name, result, time)
+    return reasons
+
+
+def _reason(name: str, result: RunResult, time: str | None) -> str:
+    if time == "itl_s" and _returned_at_once(result):
+        return "tokens are returned all at once"
+    if time is not None:
+        return "no finished request has one"
+    if "attainment" in name or "goodput" in name:
+        return "no such bound in the SLO"
+    if name.startswith(("kv_", "max_kv_")) and result.kv_budget_tokens <= 0:
+        return "there is no KV budget"
+    if name == "cost_per_million_output_tokens" and result.scenario.hardware.usd_per_hour is None:
+        return "the profile has no price"
+    if name == "energy_j_per_token" and None in (
+        result.scenario.hardware.idle_w,
+        result.scenario.hardware.tdp_w,
+    ):
+        return "the profile lacks idle_w or tdp_w"
+    return "nothing of the kind happened in the measured time"
+
+
+def _class_summaries(
+    result: RunResult, times: RequestTimes, met: Mapping[str, Bools], keep_thin: bool
+) -> dict[str, ClassSummary]:
+    slos = class_slos(result)
+    found: dict[str, ClassSummary] = {}
+    for index, name in enumerate(result.class_names):
+        chosen = result.requests.is_measured & (result.requests.class_id == index)
+        slo = slos[index]
+        own = {bound: hits for bound, hits in met.items() if getattr(slo, f"{bound}_s") is not None}
+        numbers = {
+            **_counts_and_rates(result, chosen, own),
+            "prefix_hit_fraction": _prefix_hits(result, chosen),
+        }
+        refused = _fill_times(numbers, _time_spreads(times, chosen), keep_thin)
+        found[name] = ClassSummary(
+            metrics={metric: numbers.get(metric) for metric in METRICS if metric in numbers},
+            refused={metric: refused[metric] for metric in METRICS if metric in refused},
+            meets_slo=_meets_slo(slo, numbers["goodput_fraction"]),
+        )
+    return found
+
+
+def _meets_slo(slo: Slo, goodput_fraction: float | None) -> bool | None:
+    return None if goodput_fraction is None else goodput_fraction >= slo.attainment_fraction
+
+
+def _all_meet_slo(
+    result: RunResult, goodput_fraction: float | None, by_class: Mapping[str, ClassSummary]
+) -> bool | None:
+    """The whole point's verdict, and that of every class with bounds of its own."""
+    classes = result.scenario.workload.classes or {}
+    own = [by_class[name].meets_slo for name in by_class if name in classes and classes[name].slo is not None]
+    whole = _meets_slo(result.scenario.slo, goodput_fraction)
+    return None if whole is None else whole and False not in own
+
+
+def _whole_run(result: RunResult) -> dict[str, int]:
+    requests = result.requests
+    offered = requests.arrival_ps >= 0
+    return {
+        "num_requests": int(requests.arrival_ps.size),
+        "num_offered": int(np.count_nonzero(offered)),
+        **{name: int(np.count_nonzero(offered & (requests.status == s))) for name, s in _STATUS.items()},
+        "num_preemptions": int(result.preemptions.time_ps.size),
+        "num_steps": int(result.segments.num_steps.sum()),
+    }
+
+
+def _allocator(result: RunResult) -> str:
+    engine = result.scenario.engine
+    detail = engine.kv_reservation if engine.kv_allocator == "contiguous" else str(engine.block_size)
+    return f"{engine.kv_allocator}/{detail}"

@@ -1,0 +1,185 @@
+"""Percentiles, spreads and Student's t: plain arithmetic on arrays of picoseconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.metric_table import LEAST_SAMPLES_BEYOND, PERCENTILES
+from sim.records import PS_PER_S, Int64
+
+_CHUNK_STEPS = 1 << 20
+_NUM_BINS_LOG2 = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """What a sample of times looks like, in seconds; ``num_samples`` may be counted with weights."""
+
+    num_samples: int
+    mean: float
+    std: float  # population, as NumPy's default
+    max: float
+    percentiles: Mapping[int, float]  # linear interpolation, as NumPy's default
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArithmeticRuns:
+    """A weighted sample: run i holds first, first + growth, ... (``num`` values), each ``weight`` times.
+
+    Millions of token gaps are a few thousand runs: an engine jump of k steps is one of them.
+    """
+
+    first: Int64
+    growth: Int64
+    num: Int64
+    weight: Int64
+
+
+def is_thin(num_samples: int, percent: int) -> bool:
+    """True where fewer than ten samples lie beyond the percentile, which then is mostly luck."""
+    return num_samples * (100 - percent) < 100 * LEAST_SAMPLES_BEYOND
+
+
+def spread(times_ps: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> Spread | None:
+    """The spread of plain samples in picoseconds; None without any."""
+    if times_ps.size == 0:
+        return None
+    seconds = times_ps / PS_PER_S
+    return Spread(
+        num_samples=int(times_ps.size),
+        mean=float(seconds.mean()),
+        std=float(seconds.std()),
+        max=float(seconds.max()),
+        percentiles=dict(zip(PERCENTILES, np.percentile(seconds, PERCENTILES).tolist(), strict=True)),
+    )
+
+
+def spread_of_runs(runs: ArithmeticRuns) -> Spread | None:
+    """The spread of a weighted sample, equal to that of the list written out; None if it is empty."""
+    kept = (runs.num > 0) & (runs.weight > 0)
+    runs = ArithmeticRuns(
+        first=runs.first[kept], growth=runs.growth[kept], num=runs.num[kept], weight=runs.weight[kept]
+    )
+    num_samples = int((runs.num * runs.weight).sum())
+    if num_samples == 0:
+        return None
+    last = runs.first + (runs.num - 1) * runs.growth
+    mean, std = _mean_and_std(runs, num_samples)
+    return Spread(
+        num_samples=num_samples,
+        mean=mean / PS_PER_S,
+        std=std / PS_PER_S,
+        max=int(np.maximum(runs.first, last).max()) / PS_PER_S,
+        percentiles={
+            percent: value / PS_PER_S
+            for percent, value in zip(PERCENTILES, _percentiles(runs, num_samples), strict=True)
+        },
+    )
+
+
+def _mean_and_std(runs: ArithmeticRuns, num_samples: int) -> tuple[float, float]:
+    """Sums of arithmetic progressions, around the mean so that nothing cancels."""
+    num, weight, growth = (x.astype(np.float64) for x in (runs.num, runs.weight, runs.growth))
+    middle = runs.first + growth * (num - 1) / 2
+    mean = float((weight * num * middle).sum()) / num_samples
+    within = growth**2 * (num**2 - 1) / 12  # variance of 0, g, 2g, ...
+    variance = float((weight * num * (within + (middle - mean) ** 2)).sum()) / num_samples
+    return mean, math.sqrt(variance)
+
+
+def _percentiles(runs: ArithmeticRuns, num_samples: int) -> list[float]:
+    """Linear interpolation between the order statistics around (num_samples - 1) x percent / 100."""
+    whole, rest = zip(*(divmod((num_samples - 1) * percent, 100) for percent in PERCENTILES), strict=True)
+    ranks = sorted({rank for low in whole for rank in (low, min(low + 1, num_samples - 1))})
+    at = dict(zip(ranks, order_statistics(runs, ranks), strict=True))
+    return [
+        at[low] + (at[min(low + 1, num_samples - 1)] - at[low]) * (part / 100)
+        for low, part in zip(whole, rest, strict=True)
+    ]
+
+
+def order_statistics(runs: ArithmeticRuns, ranks: Sequence[int]) -> list[int]:
+    """The values at ``ranks`` (from 0) of the sorted, written-out sample.
+
+    One pass counts the samples in at most 65,536 equal bins, a second sorts those of the few bins
+    that hold a rank; the whole sample is never in memory.
+    """
+    ends = np.concatenate([runs.first, runs.first + (runs.num - 1) * runs.growth])
+    lowest, span = int(ends.min()), int(ends.max() - ends.min())
+    shift = max(0, span.bit_length() - _NUM_BINS_LOG2)
+    counts = np.zeros((span >> shift) + 1, dtype=np.int64)
+    for values, weights in _expanded(runs):
+        counts += np.bincount((values - lowest) >> shift, weights, counts.size).astype(np.int64)
+    upto = np.cumsum(counts)
+    bins = np.searchsorted(upto, np.asarray(ranks), side="right")
+    wanted = np.zeros(counts.size, dtype=np.bool_)
+    wanted[bins] = True
+    found = [(v[hit], w[hit]) for v, w in _expanded(runs) if (hit := wanted[(v - lowest) >> shift]).any()]
+    values, weights = (np.concatenate(part) for part in zip(*found, strict=True))
+    order = np.argsort(values, kind="stable")
+    values, inside = values[order], np.cumsum(weights[order])
+    # Samples of skipped bins below each rank's bin: all below it, less those that were gathered.
+    gathered = np.concatenate([[0], np.cumsum(np.where(wanted, counts, 0))])[bins]
+    below = upto[bins] - counts[bins] - gathered
+    return [int(values[i]) for i in np.searchsorted(inside, np.asarray(ranks) - below, side="right")]
+
+
+def _expanded(runs: ArithmeticRuns) -> Iterator[tuple[Int64, Int64]]:
+    """The runs written out as (values, weights), about a million steps at a time."""
+    upto = np.cumsum(runs.num)
+    begin = 0
+    while begin < upto.size:
+        done = int(upto[begin - 1]) if begin else 0
+        end = max(begin + 1, int(np.searchsorted(upto, done + _CHUNK_STEPS, side="right")))
+        num = runs.num[begin:end]
+        step = np.arange(int(num.sum())) - np.repeat(upto[begin:end] - num - done, num)
+        values = np.repeat(runs.first[begin:end], num) + np.repeat(runs.growth[begin:end], num) * step
+        yield values, np.repeat(runs.weight[begin:end], num)
+        begin = end
+
+
+def student_t_cdf(t: float, dof: int) -> float:
+    """P(T <= t) for whole degrees of freedom: the finite sums of Abramowitz & Stegun 26.7.3 and 26.7.4."""
+    angle = math.atan2(t, math.sqrt(dof))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    if dof % 2:
+        term, total = cosine, cosine if dof > 1 else 0.0
+        for k in range(3, dof - 1, 2):
+            term *= cosine * cosine * (k - 1) / k
+            total += term
+        inside = 2 / math.pi * (angle + sine * total)
+    else:
+        term = total = 1.0
+        for k in range(2, dof - 1, 2):
+            term *= cosine * cosine * (k - 1) / k
+            total += term
+        inside = sine * total
+    return 0.5 + inside / 2
+
+
+def student_t_quantile(probability: float, dof: int) -> float:
+    """The t below which a share ``probability`` (above 0.5) of Student's distribution lies, by bisection."""
+    low, high = 0.0, 1.0
+    while student_t_cdf(high, dof) < probability:
+        high *= 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if student_t_cdf(middle, dof) < probability else (low, middle)
+    return high
+
+
+def exact_sum(values: Int64) -> int:
+    """The sum as an unbounded integer: picoseconds of a million requests do not fit 64 bits."""
+    return (int((values >> 20).sum()) << 20) + int((values & 0xFFFFF).sum())
+
+
+def exact_dot(counts: Int64, times_ps: Int64) -> int:
+    """Sum of counts x times as an unbounded integer (counts below 2**31)."""
+    return (int((counts * (times_ps >> 20)).sum()) << 20) + int((counts * (times_ps & 0xFFFFF)).sum())
