@@ -1,0 +1,97 @@
+"""``gpuyard sweep SCENARIO --over KEY=VALUES``: a grid of what-ifs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sim.cli.exits import FINE
+
+if TYPE_CHECKING:
+    from sim.plan.sweep import Sweep
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The scenario, the axes, and where to run."""
+    parser.add_argument("scenario", metavar="SCENARIO", help="a file, or the name of a shipped scenario")
+    parser.add_argument(
+        "--over", action="append", default=[], required=True, metavar="KEY=VALUES",
+        help="an axis: replicas=1:8 (both ends included), a:b:step, or a,b,c; repeat for a grid",
+    )  # fmt: skip
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override any field")
+    parser.add_argument(
+        "--trace", metavar="PATH", help="a recorded trace in place of the scenario's workload"
+    )
+    parser.add_argument("--metric", action="append", default=[], metavar="NAME", help="a column of the table")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="local processes")
+    parser.add_argument("--executor", default="local", metavar="WHERE", help="local, or dask://HOST:PORT")
+    parser.add_argument("--out", metavar="DIR", help="default: out/<scenario>-sweep; a sweep resumes there")
+    parser.add_argument("--quiet", action="store_true", help="print only the answer")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check every point, run what is missing, print the table and write it."""
+    from sim.data import find_scenario
+    from sim.plan.executors import open_executor
+    from sim.plan.progress import Progress
+    from sim.plan.sweep import Sweep, check_metrics, run_points, sweep_points
+
+    metrics = check_metrics(arguments.metric)
+    path = find_scenario(arguments.scenario)
+    points = sweep_points(str(path), arguments.over, overrides=arguments.set, trace=arguments.trace)
+    out = Path(arguments.out or f"out/{path.stem}-sweep")
+    out.mkdir(parents=True, exist_ok=True)
+    with (
+        open_executor(arguments.jobs, arguments.executor) as executor,
+        Progress("sweep", is_quiet=arguments.quiet) as progress,
+    ):
+        rows = run_points(
+            points, executor, in_flight=max(1, arguments.jobs), ledger=out / "points.jsonl", progress=progress
+        )
+    sweep = Sweep(
+        question=points[0].scenario.question,
+        command=_command(arguments),
+        keys=tuple(points[0].swept),
+        points=tuple(points),
+        rows=tuple(rows),
+    )
+    _write(sweep, metrics, out)
+    _print(sweep, metrics, None if arguments.quiet else out)
+    return FINE
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """What reproduces the table; where and how fast it runs does not belong to it."""
+    words = ["gpuyard", "sweep", arguments.scenario]
+    for flag, values in (
+        ("--over", arguments.over),
+        ("--set", arguments.set),
+        ("--metric", arguments.metric),
+    ):
+        words += [word for value in values for word in (flag, value)]
+    if arguments.trace:
+        words += ["--trace", arguments.trace]
+    return shlex.join(words)
+
+
+def _write(sweep: Sweep, metrics: tuple[str, ...], out: Path) -> None:
+    from sim.cli.output import write_text
+    from sim.plan.sweep_output import render_csv, render_json, render_page
+
+    write_text(str(out / "sweep.csv"), render_csv(sweep, metrics))
+    write_text(str(out / "sweep.json"), render_json(sweep))
+    write_text(str(out / "sweep.html"), render_page(sweep, metrics))
+
+
+def _print(sweep: Sweep, metrics: tuple[str, ...], out: Path | None) -> None:
+    from sim.plan.sweep_output import render_answer, render_table
+
+    print(render_table(sweep, metrics))
+    print()
+    print(render_answer(sweep))
+    if out:
+        print(f"\nwritten: {out / 'sweep.html'}, sweep.csv, sweep.json", file=sys.stderr)
