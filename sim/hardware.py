@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import log
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DTYPES = ("float32", "tfloat32", "float16", "bfloat16", "float8", "int8", "float4")
+
+# Every efficiency curve and what its size counts: of one operator on one GPU (of `link`: of one message).
+CURVE_SIZE_UNITS: Mapping[str, str] = {
+    "gemm_compute": "flops",  # fraction of the dtype's dense peak, GEMMs bound by compute
+    "gemm_memory": "bytes",  # fraction of HBM bandwidth, GEMMs bound by memory
+    "attention_prefill_compute": "flops",
+    "attention_decode_memory": "bytes",
+    "elementwise_memory": "bytes",
+    "link": "bytes",  # bus bandwidth of an all-reduce over the intra-node link's bandwidth
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +74,7 @@ class HardwareProfile:
     intra_node: Link | None  # NVLink, Infinity Fabric, or PCIe peer to peer
     inter_node: Link | None
     gpus_per_node: int | None
-    peak_flops_per_s: Mapping[str, float]  # dtype -> dense; float32, tfloat32, float16, bfloat16, float8, int8, float4
+    peak_flops_per_s: Mapping[str, float]  # dense, by dtype (DTYPES)
     kernel_launch_s: float  # between kernels, back to back
     graph_launch_s: float | None  # the same inside a CUDA graph
     idle_w: float | None
@@ -65,3 +83,51 @@ class HardwareProfile:
     efficiency: Mapping[str, EfficiencyCurve] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     notes: str = ""
+
+
+def curve_fraction(curve: EfficiencyCurve, size: float) -> float:
+    """The fraction of the peak reached at ``size``: linear in log(size), constant beyond the ends."""
+    points = curve.points
+    if size <= points[0][0]:
+        return points[0][1]
+    if size >= points[-1][0]:
+        return points[-1][1]
+    above = bisect_right(points, size, key=lambda point: point[0])
+    (left, low), (right, high) = points[above - 1], points[above]
+    return low + (high - low) * (log(size) - log(left)) / (log(right) - log(left))
+
+
+def curve_fractions(curve: EfficiencyCurve, sizes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """``curve_fraction`` of every size at once."""
+    import numpy as np
+
+    xs = np.log([size for size, _ in curve.points])
+    fractions = np.array([fraction for _, fraction in curve.points])
+    floor = curve.points[0][0]
+    result: np.ndarray[Any, Any] = np.interp(np.log(np.maximum(sizes, floor)), xs, fractions)
+    return result
+
+
+def load_hardware(
+    given: str | Mapping[str, Any], *, file: str = "", path: str = "hardware"
+) -> HardwareProfile:
+    """The profile of a shipped name, of a YAML file, or of a mapping (written out, or over a ``base``).
+
+    ``file`` and ``path`` say where ``given`` stands, for error messages and relative paths.
+    """
+    from sim.hardware_loading import find_profile, read_mapping
+    from sim.loading.place import Place
+
+    place = Place(file=file, path=path)
+    if isinstance(given, str):
+        return find_profile(given, place)
+    if isinstance(given, Mapping):
+        return read_mapping(given, place)
+    raise place.error("expected a hardware profile", given=given, allowed="a name, a path, or a mapping")
+
+
+def hardware_names() -> list[str]:
+    """The names of the shipped profiles, sorted."""
+    from sim.hardware_loading import shipped_names
+
+    return shipped_names()
