@@ -1,0 +1,237 @@
+"""A recorded trace as a table of requests: read, ordered, scaled, repeated, cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sim.errors import ScenarioError
+from sim.records import PS_PER_S, Int64, RequestTable
+from sim.scenario import Trace, Workload
+from sim.workload.arrivals import MAX_ROWS, MAX_SPAN_PS, arrival_times
+from sim.workload.csv_files import open_csv
+from sim.workload.drawn import closed_loop_think, timeout_column, warmup_columns
+from sim.workload.files import TextFile, read_text_file
+from sim.workload.json_files import read_json_trace
+from sim.workload.trace_rows import ARRIVAL, OUTPUT, PROMPT, RawTrace, checked_lengths, find_roles, unit_in_name
+from sim.workload.trace_times import times_ps
+
+_AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+
+
+def read_trace(workload: Workload, seed: int, base_dir: Path) -> RequestTable:
+    """The requests of ``workload.trace``. The first one kept arrives at 0.
+
+    The order of what happens: sorted by time, ``skip_requests`` left out, times scaled, the whole
+    played ``repeat`` times (each time new prompts, the length of the trace and one mean gap later), cut to
+    ``num_requests`` and ``duration_s``. ``arrivals`` replaces the file's times, and is needed where it has none.
+    """
+    trace = workload.trace
+    assert trace is not None
+    _refuse_drawn_lengths(workload)
+    raw = load_raw(trace, base_dir)
+    prompts, outputs, notes = checked_lengths(raw)
+    order, times, time_notes = _in_order(raw, workload)
+    if trace.skip_requests >= len(order):
+        raise ScenarioError(
+            "nothing is left of the trace", path="workload.trace.skip_requests", given=trace.skip_requests,
+            allowed=f"less than its {len(order):,} requests",
+        )
+    order = order[trace.skip_requests :]
+    total = _num_rows(workload, trace, len(order))
+    if times is None:
+        timing, more = _drawn_times(workload, seed, base_dir, total)
+    else:
+        timing, more = _played_times(workload, times[trace.skip_requests :], total)
+    rows = np.resize(order, len(timing["arrival_ps"]))  # repeats the order as often as needed
+    return RequestTable(
+        prompt_tokens=prompts[rows],
+        output_tokens=outputs[rows],
+        timeout_ps=timeout_column(workload.timeout_s, len(rows)),
+        notes=(*time_notes, *notes, *more),
+        **timing,
+        **_block_segments(raw, prompts, rows, len(order), trace.hash_block_tokens),
+        **warmup_columns(workload),
+    )
+
+
+def _refuse_drawn_lengths(workload: Workload) -> None:
+    for name in ("prompt_tokens", "output_tokens", "shared_prefix", "sessions", "classes"):
+        if getattr(workload, name):
+            raise ScenarioError(
+                "a trace has its own requests", path=f"workload.{name}",
+                hint=f"leave out {name}, or the trace",
+            )
+
+
+def load_raw(trace: Trace, base_dir: Path) -> RawTrace:
+    """The file's columns; ``format: auto`` tells JSON by its first character."""
+    file = read_text_file(base_dir, trace.path, "workload.trace.path")
+    is_json = file.text.lstrip()[0] in "{["
+    if trace.format in ("azure", "csv") and is_json:
+        raise file.error("this is JSON, not CSV", "line 1", hint="workload.trace.format: jsonl, or auto")
+    if trace.format in ("mooncake", "jsonl", "vllm_bench") and not is_json:
+        raise file.error(
+            "this is not JSON", "line 1", given=file.text[:60].partition("\n")[0],
+            hint="workload.trace.format: csv, or auto",
+        )
+    if is_json:
+        return read_json_trace(file, trace.format, trace.columns)
+    return _read_csv(file, trace)
+
+
+def _read_csv(file: TextFile, trace: Trace) -> RawTrace:
+    table = open_csv(file)
+    columns = trace.columns
+    if trace.format == "azure":
+        missing = [name for name in _AZURE if name not in table.header]
+        if missing:
+            raise file.error(
+                f"no column {missing[0]}, which the Azure layout has", "line 1",
+                given=", ".join(table.header), allowed=", ".join(_AZURE), hint="workload.trace.format: csv",
+            )
+        columns = dict(zip((ARRIVAL, PROMPT, OUTPUT), _AZURE, strict=True))
+    roles = find_roles(file, "line 1", table.header, columns)
+    at = {role: table.header.index(name) for role, name in roles.items()}
+    is_dated = ARRIVAL in at and (trace.format == "azure" or table.is_dates(at[ARRIVAL]))
+    times: Any = None
+    if ARRIVAL in at:
+        times = table.dates_ns(at[ARRIVAL]) if is_dated else table.numbers(at[ARRIVAL])
+    return RawTrace(
+        file=file, where=table.line_of, names=roles, times=times,
+        unit="ns" if is_dated else unit_in_name(roles[ARRIVAL]) if ARRIVAL in roles else None,
+        prompt_tokens=table.numbers(at[PROMPT]), output_tokens=table.numbers(at[OUTPUT]), is_dated=is_dated,
+    )
+
+
+def _in_order(raw: RawTrace, workload: Workload) -> tuple[Int64, Int64 | None, tuple[str, ...]]:
+    """The rows by time (stable), their times from the first on, and notes; no times where arrivals are drawn."""
+    assert workload.trace is not None
+    in_file = np.arange(len(raw.prompt_tokens))
+    if raw.times is None or workload.arrivals is not None:
+        if workload.arrivals is None:
+            raise raw.file.error(
+                "the trace has no arrival times", given=", ".join(raw.names.values()),
+                hint="give workload.arrivals, e.g. {process: poisson, requests_per_s: 8}, or name the "
+                "column: workload.trace.columns: {arrival: NAME}",
+            )
+        unused = "" if raw.times is None else " in place of its own times"
+        return in_file, None, (f"Lengths from {raw.file.name}, arrivals drawn{unused}.",)
+    times, notes = times_ps(raw, workload.trace.time_unit)
+    late = int(np.count_nonzero(np.diff(times) < 0))
+    if late == 0:
+        return in_file, times, notes
+    order = np.argsort(times, kind="stable")
+    return order, times[order], (*notes, f"{late:,} rows came before the row above them: sorted by time.")
+
+
+def _num_rows(workload: Workload, trace: Trace, num_kept: int) -> int:
+    total = num_kept * trace.repeat
+    if workload.num_requests is not None:
+        total = min(total, workload.num_requests)
+    if total > MAX_ROWS:
+        raise ScenarioError(
+            "too many requests", path="workload.trace.repeat", given=trace.repeat,
+            allowed=f"at most {MAX_ROWS:,} requests in all", hint="num_requests, or fewer repeats",
+        )
+    return total
+
+
+def _drawn_times(
+    workload: Workload, seed: int, base_dir: Path, total: int
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    assert workload.arrivals is not None
+    times = arrival_times(workload.arrivals, total, workload.duration_s, seed)
+    timing = {
+        "arrival_ps": times,
+        "think_ps": closed_loop_think(workload.arrivals, times, seed, base_dir),
+        "closed_loop": workload.arrivals.process == "closed_loop",
+    }
+    return timing, _shortfall(workload, len(times))
+
+
+def _played_times(
+    workload: Workload, times: Int64, total: int
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The trace's own times, scaled, repeated, cut."""
+    trace = workload.trace
+    assert trace is not None
+    once = times - times[0]
+    if trace.time_scale != 1.0:
+        _refuse_long_span(float(once[-1]) * trace.time_scale)
+        once = np.rint(once * trace.time_scale).astype(np.int64)
+    rounds = -(-total // len(once))
+    mean_gap = round(int(once[-1]) / (len(once) - 1)) if len(once) > 1 else 0
+    period = int(once[-1]) + mean_gap
+    _refuse_long_span(float(period) * rounds)
+    played = (np.arange(rounds, dtype=np.int64)[:, None] * period + once).reshape(-1)[:total]
+    if workload.duration_s is not None:
+        played = played[: np.searchsorted(played, round(min(workload.duration_s, 9e6) * PS_PER_S))]
+    return {"arrival_ps": played}, _shortfall(workload, len(played))
+
+
+def _refuse_long_span(span_ps: float) -> None:
+    if span_ps >= MAX_SPAN_PS:
+        raise ScenarioError(
+            "the scaled and repeated trace is too long for a clock of picoseconds", path="workload.trace",
+            given=f"{span_ps / PS_PER_S:.4g} s", allowed=f"{MAX_SPAN_PS / PS_PER_S:.3g} s",
+            hint="a smaller time_scale or repeat, or num_requests",
+        )
+
+
+def _shortfall(workload: Workload, num_rows: int) -> tuple[str, ...]:
+    if workload.num_requests is None or num_rows >= workload.num_requests:
+        return ()
+    return (f"The trace gives {num_rows:,} of the {workload.num_requests:,} requests asked for.",)
+
+
+def _block_segments(
+    raw: RawTrace, prompts: Int64, rows: Int64, num_kept: int, block_tokens: int
+) -> dict[str, Int64]:
+    """Token identity from hash ids: block k of a prompt is (its hash id's stream, 0, tokens of the block).
+
+    Equal ids mean equal blocks. Each repetition of the trace has streams of its own, so that the share of
+    shared tokens stays what it was.
+    """
+    if raw.hash_ids is None:
+        return {}
+    counts = np.fromiter(map(len, raw.hash_ids), dtype=np.int64, count=len(raw.hash_ids))
+    _check_counts(raw, counts, block_tokens)
+    flat = np.fromiter(chain.from_iterable(_at_least_one(raw.hash_ids)), dtype=np.int64)
+    names, streams = np.unique(flat, return_inverse=True)
+    starts = np.concatenate([[0], np.cumsum(np.maximum(counts, 1))])
+    of_row = np.maximum(counts, 1)[rows]
+    offsets = np.concatenate([[0], np.cumsum(of_row)])
+    owner = np.repeat(np.arange(len(rows)), of_row)
+    place = np.arange(int(offsets[-1])) - offsets[owner]
+    stream = streams[starts[rows[owner]] + place] + (owner // num_kept) * len(names)
+    length = np.minimum(block_tokens, prompts[rows[owner]] - place * block_tokens)
+    rounds = -(-len(rows) // num_kept)
+    return {
+        "segment_offsets": offsets,
+        "segment_stream": stream,
+        "segment_start": np.zeros(len(stream), dtype=np.int64),
+        "segment_length": length,
+        "output_stream": rounds * len(names) + np.arange(len(rows), dtype=np.int64),
+    }
+
+
+def _at_least_one(hash_ids: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    """A made-up id for a prompt of 0 tokens, which is played as one token of its own."""
+    return [ids or [-1 - row] for row, ids in enumerate(hash_ids)]
+
+
+def _check_counts(raw: RawTrace, counts: Int64, block_tokens: int) -> None:
+    expected = np.ceil(raw.prompt_tokens / block_tokens).astype(np.int64)
+    bad = np.flatnonzero(counts != expected)
+    if bad.size:
+        row = int(bad[0])
+        raise raw.file.error(
+            f"{counts[row]:,} hash ids for {raw.prompt_tokens[row]:,.0f} tokens", f"{raw.where(row)}: key hash_ids",
+            allowed=f"{expected[row]:,} ids of {block_tokens} tokens, the last block maybe partial",
+            hint="workload.trace.hash_block_tokens, if the trace's blocks have another size",
+        )
