@@ -122,7 +122,7 @@ def _refused(names: Sequence[str]) -> Caution | None:
         return None
     return Caution(
         kind="percentile_refused",
-        observation=f"not given: {', '.join(names)}",
+        observation=f"not given: {_grouped(names)}",
         meaning="fewer than ten samples lie beyond these percentiles",
         remedy="raise workload.num_requests (p99 needs 1,000), or ask for thin percentiles",
     )
@@ -133,10 +133,20 @@ def _thin(names: Sequence[str]) -> Caution | None:
         return None
     return Caution(
         kind="thin_percentile",
-        observation=f"given on demand: {', '.join(names)}",
+        observation=f"given on demand: {_grouped(names)}",
         meaning="fewer than ten samples lie beyond these percentiles; another seed may say otherwise",
         remedy="do not compare them; raise workload.num_requests",
     )
+
+
+def _grouped(names: Sequence[str]) -> str:
+    """p99_ttft_s, p99_e2e_s, p95_e2e_s -> "p99 of ttft_s, e2e_s; p95 of e2e_s"."""
+    by_percentile: dict[str, list[str]] = {}
+    for name in names:
+        percentile, _, time = name.partition("_")
+        by_percentile.setdefault(percentile, []).append(time)
+    groups = sorted(by_percentile.items(), reverse=True)
+    return "; ".join(f"{percentile} of {', '.join(times)}" for percentile, times in groups)
 
 
 def _block_map(result: RunResult) -> Caution | None:

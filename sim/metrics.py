@@ -64,6 +64,7 @@ def summarize(result: RunResult, *, keep_thin_percentiles: bool = False) -> Summ
         hardware=result.scenario.hardware.name,
         model=result.scenario.model.name,
         allocator=_allocator(result),
+        arrivals=_arrivals(result),
         metrics=metrics,
         refused={name: refused[name] for name in METRICS if name in refused},
         meets_slo=_all_meet_slo(result, metrics["goodput_fraction"], by_class),
@@ -254,3 +255,11 @@ def _allocator(result: RunResult) -> str:
     engine = result.scenario.engine
     detail = engine.kv_reservation if engine.kv_allocator == "contiguous" else str(engine.block_size)
     return f"{engine.kv_allocator}/{detail}"
+
+
+def _arrivals(result: RunResult) -> str:
+    workload = result.scenario.workload
+    closed = workload.arrivals is not None and workload.arrivals.process == "closed_loop"
+    if workload.trace is not None and not closed:
+        return "trace"
+    return workload.arrivals.process if workload.arrivals is not None else "unknown"

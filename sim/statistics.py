@@ -1,4 +1,4 @@
-"""Percentiles, spreads and Student's t: plain arithmetic on arrays of picoseconds."""
+"""Percentiles, spreads and exact sums: plain arithmetic on arrays of picoseconds."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def spread(times_ps: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> Spread 
     """The spread of plain samples in picoseconds; None without any."""
     if times_ps.size == 0:
         return None
-    seconds = times_ps / PS_PER_S
+    percentiles = np.percentile(times_ps, PERCENTILES) / PS_PER_S
     return Spread(
         num_samples=int(times_ps.size),
-        mean=float(seconds.mean()),
-        std=float(seconds.std()),
-        max=float(seconds.max()),
-        percentiles=dict(zip(PERCENTILES, np.percentile(seconds, PERCENTILES).tolist(), strict=True)),
+        mean=float(times_ps.mean()) / PS_PER_S,
+        std=float(times_ps.std()) / PS_PER_S,
+        max=float(times_ps.max()) / PS_PER_S,
+        percentiles=dict(zip(PERCENTILES, percentiles.tolist(), strict=True)),
     )
 
 
@@ -141,38 +141,6 @@ def _expanded(runs: ArithmeticRuns) -> Iterator[tuple[Int64, Int64]]:
         values = np.repeat(runs.first[begin:end], num) + np.repeat(runs.growth[begin:end], num) * step
         yield values, np.repeat(runs.weight[begin:end], num)
         begin = end
-
-
-def student_t_cdf(t: float, dof: int) -> float:
-    """P(T <= t) for whole degrees of freedom: the finite sums of Abramowitz & Stegun 26.7.3 and 26.7.4."""
-    angle = math.atan2(t, math.sqrt(dof))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    if dof % 2:
-        term, total = cosine, cosine if dof > 1 else 0.0
-        for k in range(3, dof - 1, 2):
-            term *= cosine * cosine * (k - 1) / k
-            total += term
-        inside = 2 / math.pi * (angle + sine * total)
-    else:
-        term = total = 1.0
-        for k in range(2, dof - 1, 2):
-            term *= cosine * cosine * (k - 1) / k
-            total += term
-        inside = sine * total
-    return 0.5 + inside / 2
-
-
-def student_t_quantile(probability: float, dof: int) -> float:
-    """The t below which a share ``probability`` (above 0.5) of Student's distribution lies, by bisection."""
-    low, high = 0.0, 1.0
-    while student_t_cdf(high, dof) < probability:
-        high *= 2
-    for _ in range(200):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if student_t_cdf(middle, dof) < probability else (low, middle)
-    return high
 
 
 def exact_sum(values: Int64) -> int:

@@ -42,7 +42,8 @@ class Summary:
     seed: int
     hardware: str
     model: str
-    allocator: str
+    allocator: str  # KV allocator with its detail: paged/16, contiguous/max
+    arrivals: str  # the arrival process, or "trace"
     metrics: Mapping[str, float | None]
     refused: Mapping[str, str]
     meets_slo: bool | None

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from sim.intervals import student_t_quantile
 from sim.records import PS_PER_S, UNFINISHED, Int64, RequestColumns, RunResult
-from sim.statistics import student_t_quantile
 
 Word = Literal["STABLE", "BACKLOGGED", "OVERLOADED", "UNTESTED"]
 

@@ -1,0 +1,171 @@
+"""Variants against a named reference, seed by seed, under common random numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sim.answer_line import answer_line as answer_line
+from sim.cautions import Caution, kv_never_full, one_seed
+from sim.errors import InvariantError
+from sim.intervals import Interval as Interval
+from sim.intervals import mean_interval, ratio_interval
+from sim.metric_table import METRICS as METRICS
+from sim.summary import Summary, rounded
+from sim.thresholds import ThresholdOutcome as ThresholdOutcome
+from sim.thresholds import check_thresholds as check_thresholds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One metric of one variant against the reference.
+
+    ``mean`` is over the seeds; None, with the reason in ``note``, where any seed has no number.
+    ``ratio`` is to the reference; None where a value is not above 0. ``difference`` is this variant
+    minus the reference. ``is_significant``: the ratio's interval excludes 1 (without a ratio: the
+    difference's excludes 0); None for one seed. ``is_better`` follows the metric's direction and is
+    None where it has none or nothing differs significantly.
+    """
+
+    values: tuple[float | None, ...]
+    mean: float | None
+    ratio: Interval | None
+    difference: Interval | None
+    is_significant: bool | None
+    is_better: bool | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Every metric of every variant against ``reference``; the reference's own cells have no ratio."""
+
+    question: str
+    reference: str
+    variants: tuple[str, ...]  # the reference first
+    seeds: tuple[int, ...]
+    cells: Mapping[str, Mapping[str, Cell]]  # variant -> metric
+    summaries: Mapping[str, tuple[Summary, ...]]
+    warnings: tuple[tuple[str, Caution], ...]  # (which variants, the warning)
+
+    def verdicts(self, variant: str) -> str:
+        """The variant's verdict words over its seeds: "STABLE", or "4 STABLE, 1 BACKLOGGED"."""
+        words = [summary.verdict.word for summary in self.summaries[variant]]
+        counts = {word: words.count(word) for word in words}
+        return words[0] if len(counts) == 1 else ", ".join(f"{n} {word}" for word, n in counts.items())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: means, ratios and differences by variant and metric; deterministic."""
+        return {
+            "reference": self.reference,
+            "seeds": list(self.seeds),
+            "interval": "95 %, Student t over seeds, paired by seed; of ratios: geometric mean",
+            "variants": {
+                variant: {name: _cell_dict(self.cells[variant][name]) for name in METRICS}
+                for variant in self.variants
+            },
+            "warnings": [
+                {"variants": who, "kind": caution.kind, "text": str(caution)}
+                for who, caution in self.warnings
+            ],
+        }
+
+
+def compare(summaries: Mapping[str, Sequence[Summary]], reference: str) -> Comparison:
+    """Each metric's mean over the seeds, and its ratio and difference to the reference.
+
+    Paired by seed: variants saw the same arrivals and lengths, so what they share cancels. The
+    ratio is the geometric mean of the per-seed ratios with Student's t interval on their logarithms;
+    the difference is the mean of the per-seed differences with its t interval.
+    """
+    if reference not in summaries:
+        raise InvariantError(f"reference {reference!r} is not among {sorted(summaries)}")
+    variants = (reference, *(name for name in summaries if name != reference))
+    seeds = tuple(summary.seed for summary in summaries[reference])
+    by_variant = {name: tuple(summaries[name]) for name in variants}
+    for name, found in by_variant.items():
+        if tuple(summary.seed for summary in found) != seeds:
+            raise InvariantError(f"{name} and {reference} were not run with the same seeds {seeds}")
+    return Comparison(
+        question=by_variant[reference][0].question,
+        reference=reference,
+        variants=variants,
+        seeds=seeds,
+        cells={
+            name: {
+                metric: _cell(metric, by_variant[name], None if name == reference else by_variant[reference])
+                for metric in METRICS
+            }
+            for name in variants
+        },
+        summaries=by_variant,
+        warnings=_warnings(by_variant, seeds),
+    )
+
+
+def _cell(metric: str, own: Sequence[Summary], others: Sequence[Summary] | None) -> Cell:
+    values = tuple(summary.metrics[metric] for summary in own)
+    note = next((summary.refused[metric] for summary in own if metric in summary.refused), "")
+    known = _all_known(values)
+    base = None if others is None else _all_known([summary.metrics[metric] for summary in others])
+    ratio = difference = None
+    if known is not None and base is not None:
+        difference = mean_interval([a - b for a, b in zip(known, base, strict=True)])
+        if min(*known, *base) > 0:
+            ratio = ratio_interval(known, base)
+    significant = ratio.excludes(1.0) if ratio else difference.excludes(0.0) if difference else None
+    better = METRICS[metric].better
+    return Cell(
+        values=values,
+        mean=None if known is None else math.fsum(known) / len(known),
+        ratio=ratio,
+        difference=difference,
+        is_significant=significant,
+        is_better=None
+        if not significant or difference is None or better == "neither"
+        else (difference.estimate > 0) == (better == "higher"),
+        note=note,
+    )
+
+
+def _all_known(values: Sequence[float | None]) -> list[float] | None:
+    known = [value for value in values if value is not None]
+    return known if known and len(known) == len(values) else None
+
+
+def _warnings(
+    summaries: Mapping[str, Sequence[Summary]], seeds: Sequence[int]
+) -> tuple[tuple[str, Caution], ...]:
+    """The runs' warnings, each once per text with the variants that share it, and the comparison's own."""
+    shared: dict[Caution, list[str]] = {}
+    for name, found in summaries.items():
+        kinds = set()
+        for summary in found:
+            for caution in summary.warnings:
+                if caution.kind not in kinds:
+                    kinds.add(caution.kind)
+                    shared.setdefault(caution, []).append(name)
+    everyone = "all variants" if len(summaries) > 1 else ""
+    warnings = [
+        (everyone if len(names) == len(summaries) else ", ".join(names), caution)
+        for caution, names in shared.items()
+    ]
+    first = {name: found[0] for name, found in summaries.items()}
+    full = kv_never_full(
+        {name: summary.allocator for name, summary in first.items()},
+        {name: summary.metrics["max_kv_used_fraction"] for name, summary in first.items()},
+    )
+    own = [caution for caution in (full, one_seed() if len(seeds) == 1 else None) if caution is not None]
+    return (*warnings, *((everyone, caution) for caution in own))
+
+
+def _cell_dict(cell: Cell) -> dict[str, Any]:
+    found: dict[str, Any] = {"mean": rounded(cell.mean)}
+    for name, interval in (("ratio", cell.ratio), ("difference", cell.difference)):
+        if interval is not None:
+            found[name] = [rounded(interval.estimate), rounded(interval.low), rounded(interval.high)]
+    if cell.is_significant is not None:
+        found["is_significant"] = cell.is_significant
+    return found
