@@ -25,11 +25,6 @@ RELATIVE_TOLERANCE = 1e-9
 MAX_LINES = 20
 
 
-def folder_name(path: Path) -> str:
-    """``serving/closed_loop`` becomes ``serving-closed_loop``: one folder per scenario."""
-    return scenario_name(path).replace("/", "-")
-
-
 def run(path: Path, out: Path, *, jobs: int, only_summary: bool) -> None:
     """One scenario's report into ``out``. A missed threshold is an answer, not a failure."""
     arguments = ["run", scenario_name(path), "--out", str(out), "--jobs", str(jobs), "--quiet"]
@@ -44,7 +39,7 @@ def build(jobs: int) -> int:
     """Rebuild every report."""
     for path in scenario_paths():
         print(f"{scenario_name(path)}", flush=True)
-        run(path, REPORTS / folder_name(path), jobs=jobs, only_summary=False)
+        run(path, REPORTS / path.stem, jobs=jobs, only_summary=False)
     return 0
 
 
@@ -52,7 +47,7 @@ def check(jobs: int) -> int:
     """1 where the code no longer gives what is committed, with the metrics that differ."""
     num_wrong = 0
     for path in scenario_paths():
-        committed = REPORTS / folder_name(path) / "summary.json"
+        committed = REPORTS / path.stem / "summary.json"
         differences = list(_differences(path, committed, jobs))
         num_wrong += bool(differences)
         print(f"{'differs' if differences else 'same   '}  {scenario_name(path)}", flush=True)

@@ -67,12 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _command(arguments: argparse.Namespace) -> str:
     """What reproduces the table; where and how fast it runs does not belong to it."""
     words = ["gpuyard", "sweep", arguments.scenario]
-    for flag, values in (
-        ("--over", arguments.over),
-        ("--set", arguments.set),
-        ("--metric", arguments.metric),
-    ):
-        words += [word for value in values for word in (flag, value)]
+    for name in ("over", "set", "metric"):
+        words += [word for value in getattr(arguments, name) for word in (f"--{name}", value)]
     if arguments.trace:
         words += ["--trace", arguments.trace]
     return shlex.join(words)

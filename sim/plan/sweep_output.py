@@ -71,13 +71,7 @@ def render_csv(sweep: Sweep, metrics: Sequence[str]) -> str:
 
 
 def _plain(value: Value) -> str:
-    return (
-        str(value).lower()
-        if isinstance(value, bool)
-        else repr(value)
-        if isinstance(value, float)
-        else str(value)
-    )
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def render_json(sweep: Sweep) -> str:
@@ -107,8 +101,8 @@ def render_page(sweep: Sweep, metrics: Sequence[str]) -> str:
         [
             f"<h1>{html.escape(sweep.question)}</h1>",
             f'<section class="answer"><p>{html.escape(render_answer(sweep))}</p></section>',
-            f"<p>Means over {seeds} {'seeds' if seeds > 1 else 'seed'}. Full marks meet the SLO with every seed, "
-            "hollow ones do not; a gap is a percentile that too few requests could carry.</p>",
+            f"<p>Means over {seeds} {'seeds' if seeds > 1 else 'seed'}. Full marks meet the SLO with every "
+            "seed, hollow ones do not; a gap is a percentile that too few requests could carry.</p>",
             pictures_html(pictures),
             f"<h2>Every point</h2>{table_html(tuple(rows[0]), cells)}",
             f"<h2>Again</h2><pre>{html.escape(sweep.command)}</pre>"

@@ -57,14 +57,9 @@ def _picture(sweep: Sweep, along: str, metric: str, lines: dict[str, list[int]])
     is_numeric = all(_number(point.swept[along]) is not None for point in sweep.points)
     x_axis = axis(along) if is_numeric else axis(along, type="category")
     rows: list[Row] = [
-        (
-            name,
-            sweep.points[index].swept[along],
-            _plain(sweep.rows[index][metric]),
-            str(sweep.rows[index]["meets_slo"]),
-        )
+        (name, sweep.points[i].swept[along], _plain(sweep.rows[i][metric]), str(sweep.rows[i]["meets_slo"]))
         for name, indices in lines.items()
-        for index in indices
+        for i in indices
     ]
     return Picture(
         key=f"sweep_{metric}",
