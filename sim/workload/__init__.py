@@ -6,10 +6,11 @@ from pathlib import Path
 
 from sim.records import RequestTable
 from sim.scenario import Workload
+from sim.workload.describe import describe
 from sim.workload.distributions import draw_values
 from sim.workload.drawn import draw_table
 
-__all__ = ["draw_requests", "draw_values"]
+__all__ = ["describe", "draw_requests", "draw_values"]
 
 
 def draw_requests(workload: Workload, seed: int, base_dir: Path = Path(".")) -> RequestTable:

@@ -164,7 +164,7 @@ def _draw_prefixes(kinds: Sequence[Kind], kind_of: Int64 | None, count: int) -> 
 def _times_of_turns(
     workload: Workload, kinds: Sequence[Kind], kind_of_row: Int64 | None, laid_out: tuple[Turns, Int64]
 ) -> dict[str, Any]:
-    """Arrival, predecessor and pause of every row; in a closed loop a client's sessions follow one another."""
+    """Arrival, predecessor and pause of every row; in a closed loop a client's sessions follow each other."""
     turns, arrival_ps = laid_out
     arrivals = needed_arrivals(workload)
     is_closed_loop = arrivals.process == "closed_loop"
@@ -192,7 +192,7 @@ def _notes(workload: Workload, num_rows: int) -> tuple[str, ...]:
     notes = []
     if workload.num_requests is not None and num_rows < workload.num_requests:
         notes.append(
-            f"{num_rows:,} of {workload.num_requests:,} requests arrive: the arrivals or duration_s end before."
+            f"{num_rows:,} of {workload.num_requests:,} requests arrive before the arrivals (duration_s) end."
         )
     classes = (workload.classes or {}).values()
     if workload.sessions or any(one.sessions for one in classes):

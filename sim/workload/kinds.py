@@ -84,7 +84,8 @@ def draw_kinds(kinds: Sequence[Kind], count: int, seed: int) -> Int64 | None:
         )
     edges = np.cumsum(shares)
     drawn = np.searchsorted(edges, stream(seed, "classes").random(count) * edges[-1], side="right")
-    return np.minimum(drawn, len(kinds) - 1)
+    kind_of: Int64 = np.minimum(drawn, len(kinds) - 1)
+    return kind_of
 
 
 def by_kind(

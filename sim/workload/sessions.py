@@ -8,6 +8,7 @@ to: over a common prefix, and over what was said before in their session.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,7 @@ def whole_prompts(turns: Turns, parts: Parts) -> Int64:
     return prompts
 
 
-def token_segments(turns: Turns, parts: Parts) -> dict[str, Int64]:
+def token_segments(turns: Turns, parts: Parts) -> dict[str, Any]:
     """The ``segment_*`` and ``output_stream`` columns of the request table."""
     has_prefix = (parts.prefix_group >= 0).astype(np.int64)[turns.arrival]
     counts = has_prefix + 2 * turns.turn + 1

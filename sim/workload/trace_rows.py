@@ -15,7 +15,9 @@ from sim.workload.files import TextFile
 
 ARRIVAL, PROMPT, OUTPUT = "arrival", "prompt_tokens", "output_tokens"
 
-_TIME_STEMS = ("arrival", "arrival_time", "arrival_timestamp", "arrived_at", "timestamp", "time", "start_time")
+_TIME_STEMS = (
+    "arrival", "arrival_time", "arrival_timestamp", "arrived_at", "timestamp", "time", "start_time",
+)
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     ARRIVAL: (

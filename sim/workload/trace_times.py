@@ -101,6 +101,7 @@ def _refuse_absurd_rate(raw: RawTrace, times: Float64 | Int64, unit: str) -> Non
     raise raw.file.error(
         "seconds taken for milliseconds, or the reverse? The request rate is beyond belief",
         f"column {raw.names[ARRIVAL]}", given=f"{per_s:.3g} requests/s, the times taken as {unit}",
-        allowed=f"{SLOWEST_PER_S:g} to {FASTEST_PER_S:,.0f} requests/s, unless workload.trace.time_unit is stated",
+        allowed=f"{SLOWEST_PER_S:g} to {FASTEST_PER_S:,.0f} requests/s, "
+        "unless workload.trace.time_unit is stated",
         hint=" or ".join([*likely[:2], f"time_unit: {unit} if it is meant so"]),
     )

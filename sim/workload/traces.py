@@ -17,7 +17,15 @@ from sim.workload.csv_files import open_csv
 from sim.workload.drawn import closed_loop_think, timeout_column, warmup_columns
 from sim.workload.files import TextFile, read_text_file
 from sim.workload.json_files import read_json_trace
-from sim.workload.trace_rows import ARRIVAL, OUTPUT, PROMPT, RawTrace, checked_lengths, find_roles, unit_in_name
+from sim.workload.trace_rows import (
+    ARRIVAL,
+    OUTPUT,
+    PROMPT,
+    RawTrace,
+    checked_lengths,
+    find_roles,
+    unit_in_name,
+)
 from sim.workload.trace_times import times_ps
 
 _AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
@@ -28,7 +36,7 @@ def read_trace(workload: Workload, seed: int, base_dir: Path) -> RequestTable:
 
     The order of what happens: sorted by time, ``skip_requests`` left out, times scaled, the whole
     played ``repeat`` times (each time new prompts, the length of the trace and one mean gap later), cut to
-    ``num_requests`` and ``duration_s``. ``arrivals`` replaces the file's times, and is needed where it has none.
+    ``num_requests`` and ``duration_s``. ``arrivals`` replaces the file's times, or gives those it has not.
     """
     trace = workload.trace
     assert trace is not None
@@ -109,7 +117,7 @@ def _read_csv(file: TextFile, trace: Trace) -> RawTrace:
 
 
 def _in_order(raw: RawTrace, workload: Workload) -> tuple[Int64, Int64 | None, tuple[str, ...]]:
-    """The rows by time (stable), their times from the first on, and notes; no times where arrivals are drawn."""
+    """The rows by time (stable), their times from the first on, and notes; no times for drawn arrivals."""
     assert workload.trace is not None
     in_file = np.arange(len(raw.prompt_tokens))
     if raw.times is None or workload.arrivals is not None:
@@ -191,7 +199,7 @@ def _shortfall(workload: Workload, num_rows: int) -> tuple[str, ...]:
 
 def _block_segments(
     raw: RawTrace, prompts: Int64, rows: Int64, num_kept: int, block_tokens: int
-) -> dict[str, Int64]:
+) -> dict[str, Any]:
     """Token identity from hash ids: block k of a prompt is (its hash id's stream, 0, tokens of the block).
 
     Equal ids mean equal blocks. Each repetition of the trace has streams of its own, so that the share of
@@ -231,7 +239,8 @@ def _check_counts(raw: RawTrace, counts: Int64, block_tokens: int) -> None:
     if bad.size:
         row = int(bad[0])
         raise raw.file.error(
-            f"{counts[row]:,} hash ids for {raw.prompt_tokens[row]:,.0f} tokens", f"{raw.where(row)}: key hash_ids",
+            f"{counts[row]:,} hash ids for {raw.prompt_tokens[row]:,.0f} tokens",
+            f"{raw.where(row)}: key hash_ids",
             allowed=f"{expected[row]:,} ids of {block_tokens} tokens, the last block maybe partial",
             hint="workload.trace.hash_block_tokens, if the trace's blocks have another size",
         )
