@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.records import KV_KINDS, PS_PER_S, Int64, RunResult
+from sim.request_times import count
 from sim.token_gaps import segment_length_ps
 
 Numbers = dict[str, float | None]
@@ -88,7 +89,7 @@ def _recompute(result: RunResult, inside: npt.NDArray[np.bool_]) -> Numbers:
     prefill_s = float((share_s * segment_length_ps(segments)[prefill]).sum()) / PS_PER_S
     per_token = _ratio(prefill_s, float(segments.prefill_tokens[prefill].sum()))
     return {
-        "num_preemptions": float(np.count_nonzero(evicted)),
+        "num_preemptions": float(count(evicted)),
         "recompute_tokens": lost,
         "recompute_fraction": _ratio(lost, float(computed[inside].sum())),
         "recompute_s": lost * per_token if per_token is not None else (0.0 if lost == 0 else None),

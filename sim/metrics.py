@@ -18,7 +18,7 @@ from sim.littles_law import running_time_gap as running_time_gap
 from sim.metric_table import METRICS, REQUEST_TIMES
 from sim.metric_table import Metric as Metric
 from sim.records import ABORTED, FINISHED, PS_PER_S, REFUSED, UNFINISHED, RunResult
-from sim.request_times import Bools, RequestTimes, class_slos, met_bounds, request_times
+from sim.request_times import Bools, RequestTimes, class_slos, count, met_bounds, request_times
 from sim.scenario import Slo
 from sim.statistics import Spread, is_thin, spread, spread_of_runs
 from sim.summary import ClassSummary as ClassSummary
@@ -139,20 +139,20 @@ def _counts_and_rates(result: RunResult, chosen: Bools, met: Mapping[str, Bools]
     offered = chosen & (requests.arrival_ps >= 0)
     finished = chosen & (requests.status == FINISHED)
     window_s = (result.window_ps[1] - result.window_ps[0]) / PS_PER_S
-    num_offered, num_finished = np.count_nonzero(offered), np.count_nonzero(finished)
+    num_offered, num_finished = count(offered), count(finished)
     prompt = float(requests.prompt_tokens[finished].sum())
     output = float(requests.generated_tokens[finished].sum())
     good: Bools | None = np.logical_and.reduce([*met.values()]) & chosen if met else None
-    num_good = None if good is None else float(np.count_nonzero(good))
+    num_good = None if good is None else float(count(good))
     attained = {
-        f"{bound}_attainment_fraction": np.count_nonzero(hits & chosen) / num_offered
+        f"{bound}_attainment_fraction": count(hits & chosen) / num_offered
         for bound, hits in met.items()
         if num_offered
     }
     rate = 1 / window_s if window_s > 0 else None
     return {
         "num_offered": float(num_offered),
-        **{name: float(np.count_nonzero(offered & (requests.status == s))) for name, s in _STATUS.items()},
+        **{name: float(count(offered & (requests.status == s))) for name, s in _STATUS.items()},
         "prompt_tokens": prompt,
         "output_tokens": output,
         "measured_s": window_s,
@@ -244,8 +244,8 @@ def _whole_run(result: RunResult) -> dict[str, int]:
     offered = requests.arrival_ps >= 0
     return {
         "num_requests": int(requests.arrival_ps.size),
-        "num_offered": int(np.count_nonzero(offered)),
-        **{name: int(np.count_nonzero(offered & (requests.status == s))) for name, s in _STATUS.items()},
+        "num_offered": count(offered)),
+        **{name: count(offered & (requests.status == s))) for name, s in _STATUS.items()},
         "num_preemptions": int(result.preemptions.time_ps.size),
         "num_steps": int(result.segments.num_steps.sum()),
     }

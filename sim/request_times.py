@@ -14,6 +14,11 @@ from sim.scenario import Slo
 Bools = npt.NDArray[np.bool_]
 
 
+def count(hits: Bools) -> int:
+    """How many are true, as a plain int: a NumPy number would make a NumPy bool of ``>=``."""
+    return int(np.count_nonzero(hits))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestTimes:
     """Per request, by id, picoseconds; -1 where the moment never came, NaN where ``tpot`` is absent.

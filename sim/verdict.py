@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from sim.intervals import student_t_quantile
 from sim.records import PS_PER_S, UNFINISHED, Int64, RequestColumns, RunResult
+from sim.request_times import count
 
 Word = Literal["STABLE", "BACKLOGGED", "OVERLOADED", "UNTESTED"]
 
@@ -58,10 +59,10 @@ def judge(result: RunResult) -> Verdict:
         return Verdict(word=word, reason="all requests came at once: a queue by construction")
     waits = _waits_ps(requests, ids, _last_moment_ps(result))
     kept = waits >= 0
-    if np.count_nonzero(kept) < _NUM_BATCHES * _LEAST_PER_BATCH:
+    if count(kept) < _NUM_BATCHES * _LEAST_PER_BATCH:
         return Verdict(
             word="UNTESTED",
-            reason=f"{np.count_nonzero(kept)} arrivals: a trend needs {_NUM_BATCHES * _LEAST_PER_BATCH}",
+            reason=f"{count(kept)} arrivals: a trend needs {_NUM_BATCHES * _LEAST_PER_BATCH}",
         )
     growth, t_statistic = trend(arrival_ps[kept] / PS_PER_S, waits[kept] / PS_PER_S)
     return _word_for(growth, t_statistic, _drain_spans(requests, ids, span_ps))
