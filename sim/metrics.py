@@ -244,8 +244,8 @@ def _whole_run(result: RunResult) -> dict[str, int]:
     offered = requests.arrival_ps >= 0
     return {
         "num_requests": int(requests.arrival_ps.size),
-        "num_offered": count(offered)),
-        **{name: count(offered & (requests.status == s))) for name, s in _STATUS.items()},
+        "num_offered": count(offered),
+        **{name: count(offered & (requests.status == s)) for name, s in _STATUS.items()},
         "num_preemptions": int(result.preemptions.time_ps.size),
         "num_steps": int(result.segments.num_steps.sum()),
     }
