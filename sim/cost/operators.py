@@ -1,0 +1,194 @@
+"""The operators of a step, counted: FLOPs and bytes of each kernel from the model's shape.
+
+One description for prefill, decode and mixed steps: the linear layers see ``tokens``, the head sees the
+``sequences`` that sample, attention sees (queries, context). A multiply-add is 2 FLOPs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.cost.roofline import Floats, Operator, wave_utilisation
+from sim.hardware import HardwareProfile, Link
+from sim.model import Matrix, ModelShape, kv_bytes_per_token, layer_matrices
+from sim.scenario import EngineConfig
+
+DTYPE_BYTES = {"bfloat16": 2.0, "float16": 2.0, "float32": 4.0, "fp8": 1.0, "float8": 1.0, "int8": 1.0}
+WEIGHT_BYTES = {"fp8": 1.0, "int8": 1.0, "int4": 0.5 + 2.5 / 128}  # int4: fp16 scale and 4-bit zero per 128
+QUANTIZED_PEAK = {"fp8": "float8", "int8": "int8"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """Bytes per element and the peak that the linear layers run at."""
+
+    activation_bytes: float
+    weight_bytes: float
+    kv_bytes: float
+    dtype: str
+    linear_peak: str
+
+
+def precision_of(model: ModelShape, engine: EngineConfig) -> Precision:
+    """What ``dtype``, ``kv_cache_dtype`` and ``quantization`` come to."""
+    dtype = model.dtype if engine.dtype == "auto" else engine.dtype
+    activation = DTYPE_BYTES[dtype]
+    kv_dtype = dtype if engine.kv_cache_dtype == "auto" else engine.kv_cache_dtype
+    return Precision(
+        activation_bytes=activation,
+        weight_bytes=WEIGHT_BYTES.get(engine.quantization, activation),
+        kv_bytes=DTYPE_BYTES[kv_dtype],
+        dtype=dtype,
+        linear_peak=QUANTIZED_PEAK.get(engine.quantization, dtype),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCounter:
+    """Counts operators for one model on one device (one rank, under tensor parallelism)."""
+
+    model: ModelShape
+    hardware: HardwareProfile
+    precision: Precision
+    tensor_parallel_size: int
+    is_flash: bool
+
+    def linear(self, tokens: Floats) -> list[Operator]:
+        """Every projection, norm and all-reduce of the layers, for steps of ``tokens`` tokens."""
+        operators = [
+            self._gemm(matrix, tokens)
+            for matrix in layer_matrices(self.model, self.tensor_parallel_size)
+            if matrix.name != "lm_head"
+        ]
+        operators.append(self._elementwise(tokens))
+        if self.tensor_parallel_size > 1:
+            operators.append(self._all_reduce(tokens))
+        return operators
+
+    def head(self, sequences: Floats) -> list[Operator]:
+        """The vocabulary projection of the sequences that sample in the step."""
+        heads = [m for m in layer_matrices(self.model, self.tensor_parallel_size) if m.name == "lm_head"]
+        unquantized = self.precision.activation_bytes
+        return [self._gemm(matrix, sequences, weight_bytes=unquantized, peak=self.precision.dtype) for matrix in heads]
+
+    def decode_attention(self, sequences: Floats, context_tokens: Floats) -> Operator:
+        """One query per sequence against ``context_tokens`` KV entries in all (sum over sequences).
+
+        Sliding-window layers read at most the window of each sequence, taken at the mean context: the
+        spread of contexts around the window is not modelled.
+        """
+        share = self._window_share(context_tokens / np.maximum(sequences, 1.0))
+        kv = context_tokens * share * self._kv_bytes_per_token / self._layers + 2 * sequences * self._query_bytes
+        flops = 4.0 * context_tokens * share * self._decode_width
+        scores = 0.0 if self.is_flash else self._score_bytes(context_tokens * share)
+        return self._attention("attention_decode", flops, kv + scores, "attention_decode_memory")
+
+    def prefill_attention(self, queries: Floats, cached: Floats) -> Operator:
+        """A chunk of ``queries`` tokens after ``cached`` tokens, causal: half of the new square.
+
+        FLOPs 4 · heads · head_dim · (q · cached + q (q + 1) / 2) per layer (FlashAttention, 2205.14135);
+        K, V, Q and O are moved once (flash), the scores four times besides (standard: S written and read,
+        P written and read).
+        """
+        pairs = queries * cached + queries * (queries + 1.0) / 2.0
+        pairs = pairs * self._window_share((cached + queries) / 2.0)
+        flops = 4.0 * pairs * self._head_width
+        kv = (cached + queries) * self._kv_bytes_per_token / self._layers + 2 * queries * self._query_bytes
+        scores = 0.0 if self.is_flash else self._score_bytes(pairs)
+        return self._attention("attention_prefill", flops, kv + scores, "attention_decode_memory")
+
+    @property
+    def link(self) -> Link | None:
+        """The link of tensor parallelism."""
+        return self.hardware.intra_node
+
+    @property
+    def _layers(self) -> int:
+        return sum(1 for kind in self.model.layer_types if kind.endswith("attention")) or 1
+
+    @property
+    def _head_width(self) -> float:
+        """Query width of one layer and rank; MLA scores and sums over different sizes: their mean."""
+        mla = self.model.mla
+        dim = (mla.qk_nope_head_dim + mla.qk_rope_head_dim + mla.v_head_dim) / 2 if mla else self.model.head_dim
+        return self.model.num_attention_heads * dim / self.tensor_parallel_size
+
+    @property
+    def _decode_width(self) -> float:
+        """The same for decoding: MLA attends in the compressed space (weights absorbed)."""
+        mla = self.model.mla
+        if mla is None:
+            return self._head_width
+        dim = (2 * mla.kv_lora_rank + mla.qk_rope_head_dim) / 2
+        return self.model.num_attention_heads * dim / self.tensor_parallel_size
+
+    @property
+    def _query_bytes(self) -> float:
+        return self._head_width * self.precision.activation_bytes
+
+    @property
+    def _kv_bytes_per_token(self) -> float:
+        return float(kv_bytes_per_token(self.model, self.precision.kv_bytes, self.tensor_parallel_size))
+
+    def _score_bytes(self, pairs: Floats) -> Floats:
+        heads = self.model.num_attention_heads / self.tensor_parallel_size
+        return 4.0 * pairs * heads * self.precision.activation_bytes
+
+    def _window_share(self, context: Floats) -> Floats:
+        """Share of a full attention's work, averaged over the layers: windows cut it short."""
+        window = self.model.sliding_window
+        kinds = self.model.layer_types
+        num_windowed = sum(kind == "sliding_attention" for kind in kinds)
+        if not window or not num_windowed:
+            return np.ones_like(context)
+        cut = np.minimum(1.0, window / np.maximum(context, 1.0))
+        return 1.0 + (cut - 1.0) * (num_windowed / self._layers)
+
+    def _attention(self, name: str, flops: Floats, hbm_bytes: Floats, memory_curve: str) -> Operator:
+        return Operator(
+            name=name, count=self._layers, flops=flops, hbm_bytes=hbm_bytes, peak=self.precision.dtype,
+            compute_curve="attention_prefill_compute", memory_curve=memory_curve,
+        )
+
+    def _gemm(
+        self, matrix: Matrix, tokens: Floats, *, weight_bytes: float | None = None, peak: str | None = None
+    ) -> Operator:
+        """(tokens × k) · (k × n). Experts: those that any token of the step picks are read, E(1 − (1 − k/E)^T)."""
+        share = matrix.experts_per_token / matrix.num_experts
+        experts_hit = matrix.num_experts * (1.0 - (1.0 - share) ** tokens) if matrix.num_experts > 1 else 1.0
+        rows = tokens * matrix.experts_per_token
+        weights = matrix.n * matrix.k * (weight_bytes or self.precision.weight_bytes) * experts_hit
+        activations = rows * (matrix.n + matrix.k) * self.precision.activation_bytes
+        rows_per_expert = rows / experts_hit if matrix.num_experts > 1 else rows
+        return Operator(
+            name=matrix.name, count=matrix.layers,
+            flops=2.0 * rows * matrix.n * matrix.k,
+            hbm_bytes=np.where(tokens > 0, weights + activations, 0.0),
+            peak=peak or self.precision.linear_peak,
+            utilisation=wave_utilisation(
+                np.ceil(rows_per_expert), matrix.n * max(1, round(float(np.max(experts_hit)))), self.hardware.sm_count
+            ),
+        )
+
+    def _elementwise(self, tokens: Floats) -> Operator:
+        """Two norms, two residual additions (fused with them) and the activation, per layer."""
+        hidden = self.model.hidden_size
+        width = self.model.intermediate_size / self.tensor_parallel_size
+        values = tokens * (2 * 4 * hidden + self.model.mlp_matrices * width)
+        return Operator(
+            name="norm_elementwise", count=3 * self.model.num_hidden_layers, flops=np.zeros_like(tokens),
+            hbm_bytes=values * self.precision.activation_bytes / 3.0, peak=self.precision.dtype,
+            memory_curve="elementwise_memory",
+        )
+
+    def _all_reduce(self, tokens: Floats) -> Operator:
+        """Two per layer, after the output and the down projection: ring, 2(n − 1)/n of the message per link."""
+        size = self.tensor_parallel_size
+        message = tokens * self.model.hidden_size * self.precision.activation_bytes
+        return Operator(
+            name="all_reduce", count=2 * self.model.num_hidden_layers, flops=np.zeros_like(tokens),
+            hbm_bytes=np.zeros_like(tokens), peak=self.precision.dtype,
+            link_bytes=2.0 * (size - 1) / size * message, link_messages=2 * (size - 1),
+        )

@@ -1,0 +1,105 @@
+"""From counts to seconds: one roofline, with the efficiency that a size reaches.
+
+An ``Operator`` is one kind of kernel, launched ``count`` times in a step. Its counts are arrays over
+the steps that are priced together. Time of one launch:
+
+    max(flops / (peak_flops_per_s * compute fraction * utilisation),
+        hbm_bytes / (hbm_bytes_per_s * memory fraction),
+        link_bytes / (link bytes_per_s * link fraction) + link latency,
+        kernel launch)
+
+(Williams et al., "Roofline", CACM 2009, with measured fractions of the peaks.) Not modelled: overlap of
+different operators in one step, clock throttling, contention with copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.hardware import EfficiencyCurve, HardwareProfile, Link
+
+Floats = npt.NDArray[np.float64]
+Bound = Literal["compute", "memory", "link", "launch"]
+BOUNDS: tuple[Bound, ...] = ("compute", "memory", "link", "launch")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """Counts of one launch, as arrays over steps, and how often it is launched in a step."""
+
+    name: str
+    count: int
+    flops: Floats
+    hbm_bytes: Floats
+    peak: str  # key of peak_flops_per_s
+    compute_curve: str = "gemm_compute"
+    memory_curve: str = "gemm_memory"
+    utilisation: Floats | float = 1.0  # tiles against whole waves of SMs
+    link_bytes: Floats | float = 0.0
+    link_messages: int = 0  # latencies paid one after another
+
+    def times_s(self, hardware: HardwareProfile, launch_s: float, link: Link | None) -> Floats:
+        """Seconds in a step, all launches together; 0 where there is no work."""
+        bounds = self.bounds_s(hardware, launch_s, link)
+        has_work = (self.flops > 0) | (self.hbm_bytes > 0) | (np.asarray(self.link_bytes) > 0)
+        longest: Floats = self.count * np.max(np.broadcast_arrays(*bounds), axis=0)
+        return np.where(has_work, longest, 0.0)
+
+    def bounds_s(self, hardware: HardwareProfile, launch_s: float, link: Link | None) -> list[Floats]:
+        """Seconds of one launch under each bound, in the order of ``BOUNDS``."""
+        compute = fractions(hardware, self.compute_curve, self.flops)
+        memory = fractions(hardware, self.memory_curve, self.hbm_bytes)
+        rate = hardware.peak_flops_per_s[self.peak]
+        transfer = np.zeros_like(self.flops)
+        if link is not None and self.link_messages:
+            size = np.asarray(self.link_bytes, dtype=np.float64)
+            achieved = link.bytes_per_s * fractions(hardware, "link", size)
+            transfer = size / achieved + self.link_messages * (link.latency_s or 0.0)
+        return [
+            self.flops / (rate * compute * self.utilisation),
+            self.hbm_bytes / (hardware.hbm_bytes_per_s * memory),
+            transfer,
+            np.full_like(self.flops, launch_s),
+        ]
+
+
+def fractions(hardware: HardwareProfile, curve_name: str, sizes: Floats) -> Floats:
+    """Fraction of the peak reached at each size; 1 where the profile has no such curve."""
+    curve = hardware.efficiency.get(curve_name)
+    if curve is None:
+        return np.ones_like(sizes)
+    return interpolate(curve, sizes)
+
+
+def interpolate(curve: EfficiencyCurve, sizes: Floats) -> Floats:
+    """Linear in the logarithm of the size; the nearest point's fraction outside the range."""
+    xs, ys = zip(*curve.points, strict=True)
+    return np.interp(np.log(np.maximum(sizes, 1.0)), np.log(xs), ys)
+
+
+def wave_utilisation(rows: Floats, columns: int, sm_count: int) -> Floats:
+    """Share of the SMs' time that useful output tiles fill, for the best of a few tilings.
+
+    A GEMM's output is cut into tiles, one per SM and wave; the last wave is partly empty, and so are
+    tiles that reach over the edge. Thin outputs split K over SMs (stream-K or split-K), which is the
+    ``split`` below. Tile sizes as in cuBLAS and CUTLASS; the choice between them is ours.
+    """
+    best = np.zeros_like(rows)
+    for tile_rows, tile_columns in ((128, 256), (128, 128), (64, 128), (64, 64)):
+        tiles = np.ceil(rows / tile_rows) * np.ceil(columns / tile_columns)
+        useful = (rows * columns) / (tiles * tile_rows * tile_columns)
+        for split in (1, 2, 4, 8):
+            waves = np.ceil(tiles * split / sm_count)
+            best = np.maximum(best, useful * tiles * split / (waves * sm_count))
+    return np.maximum(best, 1e-6)
+
+
+def total_s(operators: Sequence[Operator], hardware: HardwareProfile, launch_s: float, link: Link | None) -> Floats:
+    """Seconds of all operators, one after another."""
+    times: Floats = np.sum([op.times_s(hardware, launch_s, link) for op in operators], axis=0)
+    return times

@@ -1,0 +1,70 @@
+"""Busy time by operator: the parts of the price, summed over all steps of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from sim.cost.roofline import Floats
+from sim.cost.step import LARGEST_TABLE, CompiledPrice, ServiceTimePrice
+from sim.records import PS_PER_S, SegmentColumns
+
+
+def split_by_operator(price: CompiledPrice | ServiceTimePrice, segments: SegmentColumns) -> Mapping[str, float]:
+    """Seconds by operator, all steps and replicas; they add up to the busy time.
+
+    Linear layers are exact per step. The head is taken at one sample per sequence of the step (a chunk that
+    does not end its prompt samples nothing: that difference, like rounding, is in ``attention``).
+    """
+    steps, first, growth = segments.num_steps, segments.first_step_ps, segments.step_growth_ps
+    busy_s = float(np.sum(steps * first + growth * (steps * (steps - 1) // 2), dtype=np.float64)) / PS_PER_S
+    if isinstance(price, ServiceTimePrice):
+        return {"service": busy_s}
+    split = _linear(price, segments)
+    sequences = segments.num_decode + segments.num_prefill
+    split["lm_head"] = _weighted(lambda n: np.array([price.head_ps(int(x)) for x in n]) / PS_PER_S, sequences, steps)
+    overheads = price.overheads_ps
+    host = float(np.sum(steps * (overheads[0] + overheads[1] * sequences), dtype=np.float64)) / PS_PER_S
+    if host:
+        split["engine_overhead"] = host
+    prompts = segments.num_prefill > 0
+    rest = busy_s - sum(split.values())
+    decode = _decode_attention(price, segments)
+    split["attention_decode"] = min(decode, max(rest, 0.0)) if prompts.any() else max(rest, 0.0)
+    if prompts.any():
+        split["attention_prefill"] = max(rest - split["attention_decode"], 0.0)
+    return split
+
+
+def _linear(price: CompiledPrice, segments: SegmentColumns) -> dict[str, float]:
+    tokens = segments.num_decode + segments.prefill_tokens
+    sizes, inverse = np.unique(tokens, return_inverse=True)
+    weights = np.bincount(inverse, weights=segments.num_steps, minlength=len(sizes))
+    times = price.linear_split_s(sizes.astype(np.float64))
+    return {name: float(np.dot(seconds, weights)) for name, seconds in times.items()}
+
+
+def _weighted(price_s: object, values: np.ndarray, weights: np.ndarray) -> float:
+    assert callable(price_s)
+    sizes, inverse = np.unique(values, return_inverse=True)
+    if len(sizes) and sizes[-1] > LARGEST_TABLE:
+        sizes = np.minimum(sizes, LARGEST_TABLE)
+    seconds: Floats = price_s(sizes)
+    return float(np.dot(seconds, np.bincount(inverse, weights=weights, minlength=len(sizes))))
+
+
+def _decode_attention(price: CompiledPrice, segments: SegmentColumns) -> float:
+    """Decode attention of the steps that also carry prompts, exact; pure decode steps: what is left of them."""
+    mixed = (segments.num_prefill > 0) & (segments.num_decode > 0)
+    pairs = zip(segments.num_decode[mixed].tolist(), segments.decode_context_tokens[mixed].tolist(), strict=True)
+    total = sum(price.decode_attention_ps(sequences, context) for sequences, context in pairs)
+    pure = segments.num_prefill == 0
+    steps, first, growth = (
+        segments.num_steps[pure], segments.first_step_ps[pure], segments.step_growth_ps[pure],
+    )
+    spent = float(np.sum(steps * first + growth * (steps * (steps - 1) // 2), dtype=np.float64))
+    sizes, inverse = np.unique(segments.num_decode[pure], return_inverse=True)
+    constants = np.array([price.constant_ps(int(size)) for size in sizes], dtype=np.float64)
+    spent -= float(np.dot(constants, np.bincount(inverse, weights=steps, minlength=len(sizes)))) if len(sizes) else 0.0
+    return (total + spent) / PS_PER_S

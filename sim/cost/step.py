@@ -1,0 +1,227 @@
+"""The price of an engine step in integer picoseconds, compiled per model, device and dtype.
+
+A step's time is a sum of parts, each rounded to picoseconds by itself:
+
+- linear layers, norms and all-reduces: a table by tokens in the step;
+- lm_head: a table by sequences that sample;
+- decode attention: piecewise linear in the total context, one curve per number of sequences, with the
+  analytic time at the breakpoints (``2**(1/4)`` apart) and an integer slope between them;
+- prefill attention: one time per chunk (queries, cached tokens);
+- engine overheads: per step and per sequence.
+
+Because every part is an integer and decode is linear between breakpoints, k decode steps add up in closed
+form to exactly what k single steps add up to: the skipping and the stepped engine share these tables.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from sim.cost.operators import StepCounter, precision_of
+from sim.cost.roofline import Floats, Operator, total_s
+from sim.records import PS_PER_S
+from sim.scenario import Scenario
+
+BREAKPOINTS_PER_OCTAVE = 4
+MAX_CONTEXT_TOKENS = 1 << 40
+
+
+class StepPrice(Protocol):
+    """What an engine asks of a price. Times are integer picoseconds."""
+
+    def step_ps(self, num_decode: int, context_tokens: int, chunks: Sequence[tuple[int, int, bool]]) -> int:
+        """One step: decoding sequences with their total context, and chunks (queries, cached, samples)."""
+        ...
+
+    def decode_run(self, num_decode: int, context_tokens: int) -> tuple[int, int, int]:
+        """Pure decode from here: (first step, growth per step, steps for which that holds exactly)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeCurve:
+    """Decode attention for one number of sequences: value and slope from each breakpoint on."""
+
+    values_ps: list[int]
+    slopes_ps: list[int]
+
+
+class CompiledPrice:
+    """Analytic price with the profile's efficiencies, as tables."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        model, engine, hardware = scenario.model, scenario.engine, scenario.hardware
+        self.counter = StepCounter(
+            model=model, hardware=hardware, precision=precision_of(model, engine),
+            tensor_parallel_size=engine.tensor_parallel_size, is_flash=engine.attention == "flash",
+        )
+        self._launch_s = hardware.kernel_launch_s if hardware.graph_launch_s is None else hardware.graph_launch_s
+        self._step_ps = to_ps(engine.overheads.step_s)
+        self._sequence_ps = to_ps(engine.overheads.per_sequence_s)
+        self._grid = breakpoints()
+        self._linear: list[int] = []
+        self._head: list[int] = []
+        self._curves: dict[int, DecodeCurve] = {}
+        self._constants: dict[int, int] = {}
+        self._chunks: dict[tuple[int, int], int] = {}
+        self._fresh_chunks: list[int] = []
+
+    def step_ps(self, num_decode: int, context_tokens: int, chunks: Sequence[tuple[int, int, bool]]) -> int:
+        """One step; see ``StepPrice``."""
+        tokens, sampling = num_decode, num_decode
+        time_ps = 0
+        for queries, cached, samples in chunks:
+            tokens += queries
+            sampling += samples
+            time_ps += self.chunk_ps(queries, cached)
+        time_ps += self.linear_ps(tokens) + self.head_ps(sampling) + self._step_ps
+        time_ps += self._sequence_ps * (num_decode + len(chunks))
+        if num_decode:
+            time_ps += self.decode_attention_ps(num_decode, context_tokens)
+        return time_ps
+
+    def decode_run(self, num_decode: int, context_tokens: int) -> tuple[int, int, int]:
+        """Pure decode; see ``StepPrice``."""
+        constant = self._constants.get(num_decode) or self.constant_ps(num_decode)
+        curve = self._curves.get(num_decode) or self._curve(num_decode)
+        grid = self._grid
+        piece = bisect_right(grid, context_tokens) - 1
+        slope = curve.slopes_ps[piece]
+        first = constant + curve.values_ps[piece] + slope * (context_tokens - grid[piece])
+        return first, slope * num_decode, -((context_tokens - grid[piece + 1]) // num_decode)
+
+    def constant_ps(self, num_decode: int) -> int:
+        """A pure decode step without its attention."""
+        constant = self.linear_ps(num_decode) + self.head_ps(num_decode) + self._step_ps
+        constant += self._sequence_ps * num_decode
+        self._constants[num_decode] = constant
+        return constant
+
+    @property
+    def overheads_ps(self) -> tuple[int, int]:
+        """Host time per step, and per sequence of a step."""
+        return self._step_ps, self._sequence_ps
+
+    def decode_attention_ps(self, num_decode: int, context_tokens: int) -> int:
+        """Attention of ``num_decode`` single queries over ``context_tokens`` KV entries in all."""
+        curve = self._curves.get(num_decode) or self._curve(num_decode)
+        piece = bisect_right(self._grid, context_tokens) - 1
+        return curve.values_ps[piece] + curve.slopes_ps[piece] * (context_tokens - self._grid[piece])
+
+    def linear_ps(self, tokens: int) -> int:
+        """Everything in the layers but attention, for a step of ``tokens`` tokens."""
+        if tokens >= len(self._linear):
+            if tokens > LARGEST_TABLE:
+                return to_ps(float(self._linear_s(np.array([float(tokens)]))[0]))
+            self._linear = table(self._linear_s, table_size(tokens))
+        return self._linear[tokens]
+
+    def head_ps(self, sequences: int) -> int:
+        """Final norm and lm_head of the sequences that sample."""
+        if sequences >= len(self._head):
+            self._head = table(self._head_s, table_size(sequences))
+        return self._head[sequences]
+
+    def chunk_ps(self, queries: int, cached: int) -> int:
+        """Attention of one prompt chunk."""
+        if cached == 0 and queries <= LARGEST_TABLE:
+            if queries >= len(self._fresh_chunks):
+                self._fresh_chunks = table(self._fresh_chunk_s, table_size(queries))
+            return self._fresh_chunks[queries]
+        known = self._chunks.get((queries, cached))
+        if known is None:
+            sizes = np.array([float(queries)]), np.array([float(cached)])
+            known = to_ps(float(self._sum_s([self.counter.prefill_attention(*sizes)])[0]))
+            self._chunks[queries, cached] = known
+        return known
+
+    def linear_split_s(self, tokens: Floats) -> dict[str, Floats]:
+        """Seconds by operator of the linear part, for the report."""
+        return {op.name: self._sum_s([op]) for op in self.counter.linear(tokens)}
+
+    def _linear_s(self, tokens: Floats) -> Floats:
+        return self._sum_s(self.counter.linear(tokens))
+
+    def _head_s(self, sequences: Floats) -> Floats:
+        return self._sum_s(self.counter.head(sequences))
+
+    def _fresh_chunk_s(self, queries: Floats) -> Floats:
+        return self._sum_s([self.counter.prefill_attention(queries, np.zeros_like(queries))])
+
+    def _sum_s(self, operators: list[Operator]) -> Floats:
+        return total_s(operators, self.counter.hardware, self._launch_s, self.counter.link)
+
+    def _curve(self, num_decode: int) -> DecodeCurve:
+        context = np.array(self._grid, dtype=np.float64)
+        operator = self.counter.decode_attention(np.full_like(context, num_decode), context)
+        values = [to_ps(float(value)) for value in self._sum_s([operator])]
+        grid = self._grid
+        slopes = [
+            max(0, (values[i + 1] - values[i]) // (grid[i + 1] - grid[i])) for i in range(len(grid) - 1)
+        ]
+        curve = DecodeCurve(values, slopes)
+        self._curves[num_decode] = curve
+        return curve
+
+
+class ServiceTimePrice:
+    """A drawn service time per request in place of a price: one sequence at a time, no step cost.
+
+    The request's time is spread evenly over its output tokens (the first takes the remainder), so
+    that its steps add up to the drawn time exactly. Chunks that yield no token take no time.
+    """
+
+    def __init__(self, service_ps: Sequence[int]) -> None:
+        self._service_ps = service_ps
+        self._first_ps = self._next_ps = 0
+
+    def begin(self, request: int, output_tokens: int) -> None:
+        """The request that is served from now on."""
+        service = int(self._service_ps[request])
+        self._next_ps = service // output_tokens
+        self._first_ps = service - (output_tokens - 1) * self._next_ps
+
+    def step_ps(self, num_decode: int, context_tokens: int, chunks: Sequence[tuple[int, int, bool]]) -> int:
+        """One step; see ``StepPrice``."""
+        return self._next_ps * num_decode + sum(self._first_ps for chunk in chunks if chunk[2])
+
+    def decode_run(self, num_decode: int, context_tokens: int) -> tuple[int, int, int]:
+        """Pure decode; see ``StepPrice``."""
+        return self._next_ps, 0, 1 << 40
+
+
+LARGEST_TABLE = 1 << 17
+
+
+def to_ps(seconds: float) -> int:
+    """Seconds to integer picoseconds: the one place where a price is rounded."""
+    return round(seconds * PS_PER_S)
+
+
+def table_size(size: int) -> int:
+    """Tables grow in powers of two, so that what is computed does not depend on the order of questions."""
+    return min(max(256, 1 << size.bit_length()), LARGEST_TABLE + 1)
+
+
+def table(price_s: object, size: int) -> list[int]:
+    """Picoseconds for 0, 1, ..., size - 1."""
+    assert callable(price_s)
+    seconds = price_s(np.arange(size, dtype=np.float64))
+    picoseconds: list[int] = np.rint(seconds * PS_PER_S).astype(np.int64).tolist()
+    return picoseconds
+
+
+def breakpoints() -> list[int]:
+    """Total contexts at which decode attention is computed exactly, ascending, from 0."""
+    grid = [0]
+    exponent = 0
+    while grid[-1] < MAX_CONTEXT_TOKENS:
+        point = round(2.0 ** (exponent / BREAKPOINTS_PER_OCTAVE) * 16)
+        exponent += 1
+        grid.append(point)
+    return grid

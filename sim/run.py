@@ -1,0 +1,110 @@
+"""From a scenario to its answer: one run per variant and seed, then statistics.
+
+``run_one`` is the only maker of environments, random streams and ids: nothing survives the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sim.records import RunResult
+from sim.scenario import Scenario, ScenarioFile
+
+if TYPE_CHECKING:
+    from sim.comparison import Comparison
+    from sim.metrics import Summary
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """All runs of a scenario file, their statistics and the comparison to the reference."""
+
+    file: ScenarioFile
+    results: Mapping[str, Sequence[RunResult]]  # by variant, one per seed
+    summaries: Mapping[str, Sequence[Summary]]
+    comparison: Comparison
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One run to do."""
+
+    scenario: Scenario
+    variant: str
+    seed: int
+    base_dir: str
+    record_block_map: bool
+    keep_thin_percentiles: bool
+
+
+def run_one(
+    scenario: Scenario,
+    *,
+    variant: str = "base",
+    seed: int = 1,
+    base_dir: Path = Path("."),
+    record_block_map: bool = False,
+) -> RunResult:
+    """Simulates one variant with one seed. Same scenario and seed, same result, bit for bit."""
+    from sim.serving.simulate import Run, simulate
+    from sim.workload import draw_requests
+
+    table = draw_requests(scenario.workload, seed, base_dir)
+    run = Run(variant=variant, seed=seed, base_dir=base_dir, record_block_map=record_block_map)
+    return simulate(scenario, table, run)
+
+
+def run_scenario(
+    file: ScenarioFile,
+    *,
+    jobs: int = 1,
+    progress: Progress | None = None,
+    keep_thin_percentiles: bool = False,
+    record_block_map: bool = True,
+) -> Answer:
+    """Runs every variant with every seed, on ``jobs`` processes.
+
+    ``progress`` is called with (runs done, runs in all). The block map is kept for the first seed of each variant.
+    """
+    from sim.comparison import compare
+    from sim.plan.executors import map_as_completed, open_executor
+
+    tasks = [
+        Task(
+            scenario=variant.scenario, variant=variant.name, seed=seed, base_dir=str(Path(file.path).parent),
+            record_block_map=record_block_map and seed == variant.scenario.seeds[0],
+            keep_thin_percentiles=keep_thin_percentiles,
+        )
+        for variant in file.variants
+        for seed in variant.scenario.seeds
+    ]
+    done: dict[int, tuple[RunResult, Summary]] = {}
+    with open_executor(jobs) as executor:
+        for index, outcome in map_as_completed(executor, run_task, tasks, in_flight=max(1, jobs)):
+            done[index] = outcome
+            if progress:
+                progress(len(done), len(tasks))
+    results: dict[str, list[RunResult]] = {variant.name: [] for variant in file.variants}
+    summaries: dict[str, list[Summary]] = {variant.name: [] for variant in file.variants}
+    for index, task in enumerate(tasks):
+        results[task.variant].append(done[index][0])
+        summaries[task.variant].append(done[index][1])
+    return Answer(
+        file=file, results=results, summaries=summaries, comparison=compare(summaries, file.reference)
+    )
+
+
+def run_task(task: Task) -> tuple[RunResult, Summary]:
+    """One run and its statistics, in whatever process."""
+    from sim.metrics import summarize
+
+    result = run_one(
+        task.scenario, variant=task.variant, seed=task.seed, base_dir=Path(task.base_dir),
+        record_block_map=task.record_block_map,
+    )
+    return result, summarize(result, keep_thin_percentiles=task.keep_thin_percentiles)

@@ -1,0 +1,178 @@
+"""What both engines share: arrivals, time-outs, ends, and the records of a step."""
+
+from __future__ import annotations
+
+from collections import deque
+from heapq import heappop, heappush
+
+from simpy import Environment
+from simpy.events import Event, Timeout
+
+from sim.cost.step import ServiceTimePrice, StepPrice
+from sim.serving.kv.contiguous import ContiguousKV
+from sim.serving.kv.paged import PagedKV
+from sim.serving.limits import Limits
+from sim.serving.recorder import Recorder, pack_segment
+from sim.serving.sequence import NEVER, Feed, Sequence
+from sim.serving.usage import KVUsage, kinds, levels_of
+
+Chunk = tuple[Sequence, int, int, bool]  # sequence, queries, cached, samples at the end of the step
+
+
+class EngineBase:
+    """State and bookkeeping of one replica; ``SkippingEngine`` and ``SteppedEngine`` decide and advance."""
+
+    def __init__(
+        self,
+        env: Environment,
+        index: int,
+        *,
+        feed: Feed,
+        recorder: Recorder,
+        kv: PagedKV | ContiguousKV,
+        price: StepPrice,
+        limits: Limits,
+    ) -> None:
+        self.env, self.index, self.feed, self.recorder = env, index, feed, recorder
+        self.kv, self.price, self.limits = kv, price, limits
+        self.waiting: deque[Sequence] = deque()
+        self.running: dict[Sequence, None] = {}
+        self.usage = KVUsage()
+        self.busy_ps = 0
+        self.num_events = 0
+        self.is_blocked = False  # the head of the queue finds no KV memory
+        self.is_shared_queue = False
+        self.is_measuring = recorder.table.num_warmup == 0 and recorder.table.warmup_ps == 0
+        self.window_is_due = False
+        self.on_window = self.begin_window
+        self.deadlines: list[tuple[int, int, Sequence]] = []
+        self.admissions = 0
+        self.pending: Event | None = None
+
+    def start(self) -> None:
+        """Waits for the first request, if one is known."""
+        if self.feed.next_ps < NEVER:
+            self._wake_at(self.feed.next_ps)
+
+    def poke(self, was_open: bool) -> None:
+        """A request was put into ``waiting``; ``was_open``: one more could have been admitted."""
+        raise NotImplementedError
+
+    def begin_window(self) -> None:
+        """The measured window begins: usage counts from the next decision on."""
+        self.is_measuring = True
+        self.window_is_due = True
+
+    def _wake_at(self, time_ps: int) -> None:
+        event = Timeout(self.env, time_ps - self.env.now)
+        event.callbacks.append(self._on_wake)
+        self.pending = event
+
+    def _on_wake(self, event: Event) -> None:
+        if event is self.pending:
+            self.pending = None
+            self._decide(self.env.now)
+
+    def _decide(self, now: int) -> None:
+        raise NotImplementedError
+
+    def _begin(self, now: int) -> None:
+        """What comes before every decision, in order of time: arrivals, queued clients that left."""
+        feed, deadlines = self.feed, self.deadlines
+        while True:
+            arrival = feed.next_ps
+            deadline = deadlines[0][0] if deadlines else NEVER
+            if arrival <= now and arrival <= deadline:
+                self.receive(feed.take())
+            elif deadline <= now:
+                self._expire_waiting(heappop(deadlines)[2])
+            else:
+                break
+        if self.window_is_due:
+            self.window_is_due = False
+            self.usage.reset()
+
+    def is_open_for_one(self) -> bool:
+        """Whether a request that comes now could be admitted at the next step."""
+        return not self.waiting and len(self.running) < self.limits.max_num_seqs
+
+    def receive(self, sequence: Sequence, *, has_own_deadline: bool = True) -> None:
+        """An arrival: into the queue, unless it can never be served."""
+        self.recorder.arrival_ps[sequence.id] = sequence.arrival_ps
+        if not self.is_shared_queue:
+            self.recorder.replica[sequence.id] = self.index
+        if not self.is_measuring and self._is_measured(sequence):
+            self.on_window()
+        reason = self._refusal(sequence)
+        if reason:
+            self.recorder.refuse(sequence, reason)
+            self.feed.on_end(sequence, sequence.arrival_ps)
+            return
+        self.waiting.append(sequence)
+        if has_own_deadline and sequence.deadline_ps < NEVER:
+            heappush(self.deadlines, (sequence.deadline_ps, sequence.id, sequence))
+
+    def _is_measured(self, sequence: Sequence) -> bool:
+        table = self.recorder.table
+        return sequence.id >= table.num_warmup and sequence.arrival_ps >= table.warmup_ps
+
+    def _refusal(self, sequence: Sequence) -> str:
+        total = sequence.prompt_tokens + sequence.output_tokens
+        if total > self.limits.max_model_len:
+            return f"prompt + answer longer than max_model_len {self.limits.max_model_len}"
+        if not self.kv.can_ever_fit(sequence):
+            return f"needs more KV memory than the whole pool of {self.kv.capacity_tokens} tokens"
+        return ""
+
+    def _expire_waiting(self, sequence: Sequence) -> None:
+        """The client of a queued request left."""
+        if not sequence.is_ended:
+            self.waiting.remove(sequence)
+            self.recorder.abort(sequence, sequence.generated)
+            self.feed.on_end(sequence, sequence.deadline_ps)
+
+    def _is_holding(self, now: int) -> bool:
+        """Static batching waits for a fuller batch; wakes when it is full, or the oldest waited enough."""
+        full_at = self.waiting[0].arrival_ps + self.limits.static_wait_ps
+        if len(self.waiting) >= self.limits.max_num_seqs or now >= full_at:
+            return False
+        soonest = self.deadlines[0][0] if self.deadlines else NEVER
+        self._wake_at(min(full_at, self.feed.next_ps, soonest))
+        return True
+
+    def _admit(self, sequence: Sequence, now: int) -> None:
+        """Into the running list; its KV memory is reserved already."""
+        self.admissions += 1
+        sequence.order = self.admissions
+        sequence.computed = 0
+        sequence.target = sequence.prompt_tokens + sequence.generated
+        self.running[sequence] = None
+        if self.recorder.first_scheduled_ps[sequence.id] < 0:
+            self.recorder.first_scheduled_ps[sequence.id] = now
+        self.recorder.replica[sequence.id] = self.index
+        if self.is_shared_queue and sequence.deadline_ps < NEVER:
+            heappush(self.deadlines, (sequence.deadline_ps, sequence.id, sequence))
+        if isinstance(self.price, ServiceTimePrice):
+            self.price.begin(sequence.id, sequence.output_tokens)
+
+    def _end(self, sequence: Sequence, now: int) -> None:
+        """Its last token came: out of the running list, KV memory back, whoever waited for it released."""
+        del self.running[sequence]
+        self.kv.release(sequence, now)
+        self.recorder.finish(sequence, now)
+        self.feed.on_end(sequence, now)
+
+    def _record(
+        self, start_ps: int, steps: tuple[int, int, int], decode: tuple[int, int], chunks: list[Chunk],
+        levels: tuple[int, int, int, int],
+    ) -> None:
+        """One row: ``steps`` are (count, first, growth), ``decode`` (sequences, context)."""
+        count, first, growth = steps
+        self.busy_ps += count * first + growth * (count * (count - 1) // 2)
+        self.recorder.segments += pack_segment(
+            self.index, start_ps, count, first, growth, decode[0], decode[1], len(chunks),
+            sum([chunk[1] for chunk in chunks]) if chunks else 0, len(self.running), len(self.waiting), *kinds(levels),
+        )
+
+    def _levels(self, held: int, unfilled: int) -> tuple[int, int, int, int]:
+        return levels_of(self.kv, held, unfilled, self.is_blocked)

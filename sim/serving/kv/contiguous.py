@@ -1,0 +1,136 @@
+"""Contiguous KV: one stretch of addresses per request, reserved at admission, from a buddy allocator.
+
+What is reserved is the choice of ``kv_reservation`` (the three Orca variants of 2309.06180, section 6.1):
+``max`` the longest possible sequence, ``pow2`` the prompt and the next power of two of the answer,
+``oracle`` the true length. The buddy allocator (Knuth, TAOCP 1, 2.5) rounds that up to a power of two.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from typing import Literal
+
+from sim.serving.recorder import BlockMapRecorder
+from sim.serving.sequence import Sequence
+
+Reservation = Literal["max", "pow2", "oracle"]
+
+
+class BuddyAllocator:
+    """Addresses 0 … ``capacity`` in power-of-two pieces; lowest free address first, buddies merge."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.free = capacity
+        self._free_lists: list[list[int]] = [[] for _ in range(capacity.bit_length() + 1)]
+        address = 0
+        for order in range(capacity.bit_length(), -1, -1):
+            if capacity & (1 << order):
+                self._free_lists[order].append(address)
+                address += 1 << order
+        self._top = {start: order for order, starts in enumerate(self._free_lists) for start in starts}
+
+    def largest_ever(self) -> int:
+        """The largest piece of an empty pool."""
+        return 1 << (self.capacity.bit_length() - 1) if self.capacity else 0
+
+    def can_allocate(self, size: int) -> bool:
+        """Whether a piece of at least ``size`` is free in one stretch."""
+        return any(self._free_lists[order_of(size) :])
+
+    def allocate(self, size: int) -> int:
+        """Address of a piece of ``1 << order_of(size)``; the caller has asked ``can_allocate``."""
+        wanted = order_of(size)
+        order = next(o for o in range(wanted, len(self._free_lists)) if self._free_lists[o])
+        address = self._free_lists[order].pop(0)
+        while order > wanted:
+            order -= 1
+            insort(self._free_lists[order], address + (1 << order))
+        self.free -= 1 << wanted
+        return address
+
+    def release(self, address: int, size: int) -> None:
+        """Gives the piece back and merges it with its free buddies."""
+        order = order_of(size)
+        self.free += 1 << order
+        while self._top.get(address) != order:
+            buddy = self._buddy(address, order)
+            if buddy not in self._free_lists[order]:
+                break
+            self._free_lists[order].remove(buddy)
+            address = min(address, buddy)
+            order += 1
+        insort(self._free_lists[order], address)
+
+    def _buddy(self, address: int, order: int) -> int:
+        """The other half; halves are counted from the start of the top piece that both lie in."""
+        start = max(top for top in self._top if top <= address)
+        return start + ((address - start) ^ (1 << order))
+
+
+class ContiguousKV:
+    """KV by reservation: nothing grows, nothing is preempted."""
+
+    is_paged = False
+    free = 0  # blocks; a contiguous pool has none to grow by
+
+    def __init__(
+        self, capacity_tokens: int, reservation: Reservation, max_model_len: int, block_map: BlockMapRecorder | None = None
+    ) -> None:
+        self.capacity_tokens = capacity_tokens
+        self.reservation = reservation
+        self.max_model_len = max_model_len
+        self.block_map = block_map
+        self.buddy = BuddyAllocator(capacity_tokens)
+        self.requested_tokens = 0
+        self.final_tokens = 0
+        self._addresses: dict[int, int] = {}
+
+    def reservation_tokens(self, sequence: Sequence) -> int:
+        """Tokens asked for, before the allocator's rounding."""
+        total = sequence.prompt_tokens + sequence.output_tokens
+        if self.reservation == "max":
+            return max(self.max_model_len, total)
+        if self.reservation == "pow2":
+            return sequence.prompt_tokens + (1 << order_of(sequence.output_tokens))
+        return total
+
+    def can_ever_fit(self, sequence: Sequence) -> bool:
+        """Whether the reservation fits an empty pool in one stretch."""
+        return 1 << order_of(self.reservation_tokens(sequence)) <= self.buddy.largest_ever()
+
+    def can_admit(self, sequence: Sequence, *, is_first: bool) -> bool:
+        """Whether a stretch is free now."""
+        return self.buddy.can_allocate(self.reservation_tokens(sequence))
+
+    def admit(self, sequence: Sequence, now_ps: int) -> None:
+        """Reserves."""
+        size = self.reservation_tokens(sequence)
+        address = self.buddy.allocate(size)
+        self._addresses[sequence.id] = address
+        sequence.reserved = size
+        self.requested_tokens += size
+        self.final_tokens += sequence.prompt_tokens + sequence.output_tokens
+        if self.block_map is not None:
+            self.block_map.take(address, 1 << order_of(size), sequence.id, now_ps)
+
+    def release(self, sequence: Sequence, now_ps: int) -> None:
+        """Gives the stretch back."""
+        if not sequence.reserved:
+            return
+        address = self._addresses.pop(sequence.id)
+        self.buddy.release(address, sequence.reserved)
+        self.requested_tokens -= sequence.reserved
+        self.final_tokens -= sequence.prompt_tokens + sequence.output_tokens
+        sequence.reserved = 0
+        if self.block_map is not None:
+            self.block_map.give(address, now_ps)
+
+    def give_out_tokens(self) -> int:
+        """Tokens' worth of memory in use, rounding included."""
+        return self.buddy.capacity - self.buddy.free
+
+
+def order_of(size: int) -> int:
+    """The smallest order with ``1 << order >= size``."""
+    return (size - 1).bit_length()

@@ -1,0 +1,163 @@
+"""Collects what an engine does, as flat columns; statistics are made elsewhere."""
+
+from __future__ import annotations
+
+from array import array
+from struct import Struct
+
+import numpy as np
+
+from sim.records import (
+    ABORTED,
+    FINISHED,
+    REFUSED,
+    BlockMap,
+    Int64,
+    PreemptionColumns,
+    RequestColumns,
+    RequestTable,
+    SegmentColumns,
+)
+from sim.serving.sequence import Sequence
+
+SEGMENT_FIELDS = (
+    "replica", "start_ps", "num_steps", "first_step_ps", "step_growth_ps", "num_decode", "decode_context_tokens",
+    "num_prefill", "prefill_tokens", "num_running", "num_waiting", "kv_tokens", "kv_reserved", "kv_internal",
+    "kv_external",
+)
+pack_segment = Struct(f"{len(SEGMENT_FIELDS)}q").pack
+
+
+class Recorder:
+    """The columns of one run, shared by its replicas."""
+
+    def __init__(self, table: RequestTable) -> None:
+        size = len(table.arrival_ps)
+        self.table = table
+        self.arrival_ps = filled(size, -1)
+        self.first_scheduled_ps = filled(size, -1)
+        self.first_token_ps = filled(size, -1)
+        self.finish_ps = filled(size, -1)
+        self.generated_tokens = filled(size, 0)
+        self.status = bytearray(size)
+        self.num_preemptions = filled(size, 0)
+        self.recompute_tokens = filled(size, 0)
+        self.cached_tokens = filled(size, 0)
+        self.replica = array("h", [-1]) * size
+        self.segments = bytearray()
+        self.preemptions = array("q")
+        self.refusals: dict[str, int] = {}
+        self.num_ended = 0
+
+    def finish(self, sequence: Sequence, now_ps: int) -> None:
+        """Its last token came at ``now_ps``."""
+        request = sequence.id
+        self.finish_ps[request] = now_ps
+        self.generated_tokens[request] = sequence.output_tokens
+        self.status[request] = FINISHED
+        sequence.is_ended = True
+        self.num_ended += 1
+
+    def refuse(self, sequence: Sequence, reason: str) -> None:
+        """It can never be served; said at its arrival."""
+        self.finish_ps[sequence.id] = sequence.arrival_ps
+        self.status[sequence.id] = REFUSED
+        sequence.is_ended = True
+        self.num_ended += 1
+        self.refusals[reason] = self.refusals.get(reason, 0) + 1
+
+    def abort(self, sequence: Sequence, generated: int) -> None:
+        """The client left at its deadline, with ``generated`` tokens delivered."""
+        self.finish_ps[sequence.id] = sequence.deadline_ps
+        self.generated_tokens[sequence.id] = generated
+        self.status[sequence.id] = ABORTED
+        sequence.is_ended = True
+        self.num_ended += 1
+
+    def preempt(self, sequence: Sequence, now_ps: int, replica: int, lost_tokens: int) -> None:
+        """A line of the ledger."""
+        self.num_preemptions[sequence.id] += 1
+        self.recompute_tokens[sequence.id] += lost_tokens
+        self.preemptions.extend((now_ps, sequence.id, replica, lost_tokens))
+
+    def request_columns(self) -> RequestColumns:
+        """Everything about the requests, by id."""
+        table = self.table
+        size = len(table.arrival_ps)
+        arrival = as_int64(self.arrival_ps)
+        measured = (np.arange(size) >= table.num_warmup) & (arrival >= table.warmup_ps)
+        return RequestColumns(
+            arrival_ps=arrival,
+            first_scheduled_ps=as_int64(self.first_scheduled_ps),
+            first_token_ps=as_int64(self.first_token_ps),
+            finish_ps=as_int64(self.finish_ps),
+            status=np.frombuffer(self.status, dtype=np.uint8),
+            prompt_tokens=table.prompt_tokens,
+            output_tokens=table.output_tokens,
+            generated_tokens=as_int64(self.generated_tokens),
+            cached_tokens=as_int64(self.cached_tokens),
+            num_preemptions=as_int64(self.num_preemptions),
+            recompute_tokens=as_int64(self.recompute_tokens),
+            class_id=np.zeros(size, dtype=np.int16) if table.class_id is None else table.class_id,
+            replica=np.frombuffer(self.replica, dtype=np.int16),
+            is_measured=measured,
+        )
+
+    def segment_columns(self) -> SegmentColumns:
+        """Every jump of every replica, in the order in which they began."""
+        rows = np.frombuffer(self.segments, dtype=np.int64).reshape(-1, len(SEGMENT_FIELDS))
+        columns = {name: rows[:, index] for index, name in enumerate(SEGMENT_FIELDS)}
+        replica = columns.pop("replica").astype(np.int16)
+        return SegmentColumns(replica=replica, **columns)
+
+    def preemption_columns(self) -> PreemptionColumns:
+        """The ledger."""
+        rows = np.frombuffer(self.preemptions, dtype=np.int64).reshape(-1, 4)
+        return PreemptionColumns(
+            time_ps=rows[:, 0], request=rows[:, 1], replica=rows[:, 2], lost_tokens=rows[:, 3]
+        )
+
+
+class BlockMapRecorder:
+    """KV memory as rectangles (address × time), the first ``limit`` of them."""
+
+    def __init__(self, replica: int, limit: int) -> None:
+        self.replica = replica
+        self.limit = limit
+        self.is_truncated = False
+        self._open: dict[int, int] = {}
+        self.rows: list[list[int]] = []
+
+    def take(self, address: int, size: int, request: int, now_ps: int) -> None:
+        """``size`` tokens from ``address`` on now belong to ``request``."""
+        if len(self.rows) >= self.limit:
+            self.is_truncated = True
+            return
+        self._open[address] = len(self.rows)
+        self.rows.append([address, size, now_ps, -1, request])
+
+    def give(self, address: int, now_ps: int) -> None:
+        """What began at ``address`` is free again."""
+        row = self._open.pop(address, -1)
+        if row >= 0:
+            self.rows[row][3] = now_ps
+
+    def block_map(self, capacity_tokens: int, block_size: int, end_ps: int) -> BlockMap:
+        """The rectangles; those still open end at ``end_ps``."""
+        rows = np.array(self.rows, dtype=np.int64).reshape(-1, 5)
+        ends = np.where(rows[:, 3] < 0, end_ps, rows[:, 3])
+        return BlockMap(
+            capacity_tokens=capacity_tokens, block_size=block_size, replica=self.replica,
+            address_tokens=rows[:, 0], size_tokens=rows[:, 1], start_ps=rows[:, 2], end_ps=ends,
+            request=rows[:, 4], is_truncated=self.is_truncated,
+        )
+
+
+def filled(size: int, value: int) -> array[int]:
+    """A column of 64-bit integers."""
+    return array("q", [value]) * size
+
+
+def as_int64(column: array[int]) -> Int64:
+    """The same memory as a NumPy column."""
+    return np.frombuffer(column, dtype=np.int64)

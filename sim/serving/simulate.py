@@ -1,0 +1,182 @@
+"""One serving run: builds the replicas of a scenario, runs them to the end, hands back the columns."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simpy import Environment
+
+from sim.cost.memory import memory_plan
+from sim.cost.split import split_by_operator
+from sim.cost.step import CompiledPrice, ServiceTimePrice
+from sim.errors import InvariantError, ScenarioError
+from sim.records import FINISHED, KV_KINDS, PS_PER_S, BlockMap, RequestTable, RunResult
+from sim.rng import stream
+from sim.scenario import Scenario
+from sim.serving.batching import BATCHING
+from sim.serving.batching.plan import Policy
+from sim.serving.engine import EngineBase
+from sim.serving.kv.contiguous import ContiguousKV
+from sim.serving.kv.paged import PagedKV
+from sim.serving.limits import Limits, limits_of
+from sim.serving.recorder import BlockMapRecorder, Recorder
+from sim.serving.router import Router, RouterFeed
+from sim.serving.sequence import Source
+from sim.serving.skipping import SkippingEngine
+from sim.serving.stepped import SteppedEngine
+from sim.workload.distributions import draw_values
+
+UNLIMITED_BLOCKS = 1 << 40
+BLOCK_MAP_RECTANGLES = 60_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What identifies a run besides the scenario."""
+
+    variant: str
+    seed: int
+    base_dir: Path
+    record_block_map: bool
+
+
+def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
+    """Runs the scenario's replicas over the requests of ``table`` until nothing is left to do."""
+    env = Environment(initial_time=0)
+    recorder = Recorder(table)
+    source = Source(table)
+    price = price_of(scenario, table, run.seed)
+    limits = limits_of(scenario)
+    block_maps = [BlockMapRecorder(0, BLOCK_MAP_RECTANGLES)] if run.record_block_map else []
+    pools = [kv_of(scenario, limits, block_maps[index] if index < len(block_maps) else None) for index in range(scenario.replicas)]
+    router = Router(env, source, recorder, scenario.routing) if scenario.replicas > 1 else None
+    engines: list[EngineBase] = [
+        engine_class(scenario, run.base_dir)(
+            env, index, feed=RouterFeed(router) if router else source, recorder=recorder, kv=kv, price=price,
+            limits=limits,
+        )
+        for index, kv in enumerate(pools)
+    ]
+    if router:
+        router.connect(engines)
+        router.schedule()
+    else:
+        engines[0].start()
+    env.run()
+    check_all_free(engines)
+    return result_of(scenario, run, recorder, engines, price, [
+        block_map.block_map(pools[0].capacity_tokens, scenario.engine.block_size, int(env.now)) for block_map in block_maps
+    ])
+
+
+def price_of(scenario: Scenario, table: RequestTable, seed: int) -> CompiledPrice | ServiceTimePrice:
+    """The analytic price, or drawn service times where the scenario asks for a plain queue."""
+    law = scenario.engine.service_time
+    if law is None:
+        return CompiledPrice(scenario)
+    drawn = draw_values(law, len(table.arrival_ps), stream(seed, "service_time"))
+    return ServiceTimePrice((drawn * PS_PER_S).round().astype("int64").tolist())
+
+
+def kv_of(scenario: Scenario, limits: Limits, block_map: BlockMapRecorder | None) -> PagedKV | ContiguousKV:
+    """The KV memory of one replica. Without a KV cache, or as a plain queue, there is no limit."""
+    engine = scenario.engine
+    if engine.service_time is not None or not engine.use_kv_cache:
+        return PagedKV(UNLIMITED_BLOCKS, engine.block_size)
+    blocks = engine.num_gpu_blocks_override
+    if blocks is None:
+        blocks = memory_plan(scenario.model, scenario.hardware, engine).num_gpu_blocks
+    if engine.kv_allocator == "contiguous":
+        return ContiguousKV(blocks * engine.block_size, engine.kv_reservation, limits.max_model_len, block_map)
+    return PagedKV(blocks, engine.block_size, int(engine.watermark * blocks), block_map)
+
+
+def engine_class(scenario: Scenario, base_dir: Path) -> type[EngineBase]:
+    """Skipping where the policy is known and a KV cache is there; otherwise step by step."""
+    engine = scenario.engine
+    known = BATCHING.get(engine.batching)
+    if known and engine.stepping == "skip" and engine.use_kv_cache:
+        return SkippingEngine
+    policy = known or load_policy(engine.batching, base_dir)
+    return type("Engine", (SteppedEngine,), {"policy": staticmethod(policy), "policy_name": engine.batching})
+
+
+def load_policy(given: str, base_dir: Path) -> Policy:
+    """The function of ``./file.py:function``, relative to the scenario file."""
+    path_text, _, name = given.rpartition(":")
+    path = base_dir / path_text
+    spec = importlib.util.spec_from_file_location(f"gpuyard_policy_{path.stem}", path)
+    allowed = f"{', '.join(BATCHING)} or ./file.py:function"
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ScenarioError("no such policy file", path="engine.batching", given=given, allowed=allowed)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file raises is about the user's file
+        raise ScenarioError(
+            f"the policy file does not load: {type(error).__name__}: {error}", path="engine.batching", given=given
+        ) from error
+    policy: Policy | None = getattr(module, name, None)
+    if not callable(policy):
+        raise ScenarioError("the file has no such function", path="engine.batching", given=given, allowed=allowed)
+    return policy
+
+
+def check_all_free(engines: list[EngineBase]) -> None:
+    """At the end every block is free again and nobody is left behind."""
+    for engine in engines:
+        if engine.running or engine.waiting:
+            raise InvariantError(
+                f"replica {engine.index} stopped with {len(engine.running)} running and {len(engine.waiting)} waiting"
+            )
+        if engine.kv.give_out_tokens():
+            raise InvariantError(f"replica {engine.index} ended with {engine.kv.give_out_tokens()} tokens of KV in use")
+
+
+def result_of(
+    scenario: Scenario, run: Run, recorder: Recorder, engines: list[EngineBase],
+    price: CompiledPrice | ServiceTimePrice, block_maps: list[BlockMap],
+) -> RunResult:
+    """Columns and totals of a finished run."""
+    requests = recorder.request_columns()
+    segments = recorder.segment_columns()
+    measured = requests.is_measured & (requests.arrival_ps >= 0)
+    finished = requests.status == FINISHED
+    start = int(requests.arrival_ps[measured].min()) if measured.any() else 0
+    end = int(requests.finish_ps[finished].max()) if finished.any() else start
+    integrals = [engine.usage.by_kind() for engine in engines]
+    return RunResult(
+        scenario=scenario, variant=run.variant, seed=run.seed, requests=requests,
+        class_names=recorder.table.class_names or ("all",), segments=segments,
+        preemptions=recorder.preemption_columns(), window_ps=(start, max(start, end)),
+        kv_budget_tokens=engines[0].kv.capacity_tokens,
+        kv_time_tokens_ps={kind: sum(integral[kind] for integral in integrals) for kind in KV_KINDS},
+        operator_s=split_by_operator(price, segments),
+        busy_ps=sum(engine.busy_ps for engine in engines),
+        num_events=sum(engine.num_events for engine in engines),
+        block_map=block_maps[0] if block_maps else None,
+        notes=notes_of(scenario, recorder, engines),
+        explain=explain_of(scenario),
+    )
+
+
+def notes_of(scenario: Scenario, recorder: Recorder, engines: list[EngineBase]) -> tuple[str, ...]:
+    """What a reader should know: refusals with their reason, a fallback to single steps."""
+    notes = list(recorder.table.notes)
+    notes += [f"{count} requests refused: {reason}" for reason, count in sorted(recorder.refusals.items())]
+    if scenario.engine.stepping == "skip" and isinstance(engines[0], SteppedEngine):
+        why = "without a KV cache" if not scenario.engine.use_kv_cache else "with a policy of one's own"
+        notes.append(f"every step was simulated by itself: steps cannot be skipped {why}")
+    return tuple(notes)
+
+
+def explain_of(scenario: Scenario) -> Mapping[str, Any]:
+    """Where the memory went."""
+    engine = scenario.engine
+    if engine.service_time is not None or not engine.use_kv_cache:
+        return {}
+    return {"memory": memory_plan(scenario.model, scenario.hardware, engine).to_dict()}
