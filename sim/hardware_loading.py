@@ -100,21 +100,24 @@ def profile_folder() -> Path:
     return Path(str(data_dir("hardware_profiles")))
 
 
-def read_file(file: Path) -> HardwareProfile:
-    """The profile in a YAML file."""
-    return read_mapping(load_yaml(file), Place(file=str(file)))
+def read_file(file: Path, *, above: tuple[Path, ...] = ()) -> HardwareProfile:
+    """The profile in a YAML file; ``above`` are the files that name it as their base."""
+    place = Place(file=str(file))
+    if file.resolve() in above:
+        raise place.child("base").error("a profile cannot be its own base", given=above[-1].name)
+    return read_mapping(load_yaml(file), place, above=(*above, file.resolve()))
 
 
-def read_mapping(given: Mapping[str, Any], place: Place) -> HardwareProfile:
+def read_mapping(
+    given: Mapping[str, Any], place: Place, *, above: tuple[Path, ...] = ()
+) -> HardwareProfile:
     """A profile written out, or the differences from its ``base``."""
     if "base" not in given:
         return read_profile(given, place, None)
     base = given["base"]
     if not isinstance(base, str):
         raise place.child("base").error("expected a profile's name or path", given=base)
-    if place.path == "" and Path(base).name == Path(place.file).name:
-        raise place.child("base").error("a profile cannot be its own base", given=base)
-    return read_profile(given, place, find_profile(base, place.child("base")))
+    return read_profile(given, place, find_profile(base, place.child("base"), above=above))
 
 
 @lru_cache(maxsize=64)
@@ -128,7 +131,7 @@ def shipped_names() -> list[str]:
     return sorted(one.stem for one in profile_folder().glob("*.yaml"))
 
 
-def find_profile(given: str, place: Place) -> HardwareProfile:
+def find_profile(given: str, place: Place, *, above: tuple[Path, ...] = ()) -> HardwareProfile:
     """The shipped profile of that name, or the one in that file (beside the scenario, or from here)."""
     names = shipped_names()
     if given in names:
@@ -137,7 +140,7 @@ def find_profile(given: str, place: Place) -> HardwareProfile:
         beside = Path(place.file).parent if place.file else Path()
         for folder in (beside, Path()):
             if (folder / given).is_file():
-                return read_file(folder / given)
+                return read_file(folder / given, above=above)
         raise place.error("no such file", given=given, hint=f"looked in {beside} and in the current folder")
     raise place.error(
         f"no such hardware profile{did_you_mean(given, names)}",

@@ -62,6 +62,8 @@ def read_number(given: object, quantity: Quantity, place: Place) -> float | int:
             number = parse_quantity(given, quantity.unit)
         except QuantityError as why:
             raise place.error(why.problem, given=given, allowed=why.allowed, hint=why.hint) from None
+        except OverflowError:
+            raise place.error("too large a number", given=given, hint="check the unit") from None
     if not math.isfinite(number) or not quantity.low <= number <= quantity.high:
         allowed = f"{quantity.low:g} to {quantity.high:g} ({quantity.unit})"
         raise place.error("this is no plausible device", given=given, allowed=allowed, hint="check the unit")
