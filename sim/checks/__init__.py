@@ -1,0 +1,78 @@
+"""What must hold between the fields of a scenario. Each breach is a ScenarioError with both numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sim.checks.engine import check_engine, check_policy
+from sim.checks.fit import check_kv_fits, check_model_and_hardware
+from sim.checks.workload import check_workload
+from sim.loading.place import Place
+from sim.scenario import Scenario, Threshold
+from sim.suggest import did_you_mean
+
+MAX_SEEDS = 1000
+
+
+def check_scenario(scenario: Scenario, *, file: str, variant_names: Sequence[str] = ("base",)) -> None:
+    """Refuses a scenario whose parts do not go together; ``file`` is where it was read from."""
+    top = Place(file=file)
+    base_dir = Path(file).parent
+    _check_head(scenario, top)
+    check_workload(scenario.workload, top.child("workload"), base_dir)
+    check_engine(scenario.engine, top.child("engine"))
+    check_policy(scenario.engine.batching, top.child("engine").child("batching"), base_dir)
+    check_model_and_hardware(scenario, top)
+    check_kv_fits(scenario, top)
+    for index, threshold in enumerate(scenario.thresholds):
+        _check_threshold(threshold, top.child("thresholds").item(index), variant_names)
+
+
+def _check_head(scenario: Scenario, top: Place) -> None:
+    if not scenario.question.strip():
+        raise top.child("question").error(
+            "is empty",
+            allowed="the question that the report answers",
+            hint="question: What does continuous batching gain over static?",
+        )
+    seeds = scenario.seeds
+    if not 1 <= len(seeds) <= MAX_SEEDS:
+        raise top.child("seeds").error(
+            "a run per seed",
+            given=len(seeds),
+            allowed=f"1 to {MAX_SEEDS} seeds",
+            hint="seeds: [1, 2, 3, 4, 5]",
+        )
+    if len(set(seeds)) < len(seeds):
+        twice = next(seed for seed in seeds if seeds.count(seed) > 1)
+        raise top.child("seeds").error(
+            f"seed {twice} is given twice: the same run would be counted as two",
+            given=list(seeds),
+            allowed="different whole numbers",
+        )
+
+
+def _check_threshold(threshold: Threshold, place: Place, names: Sequence[str]) -> None:
+    listed = ", ".join(names)
+    if threshold.variant is not None and threshold.variant not in names:
+        raise place.child("variant").error(
+            f"no such variant{did_you_mean(threshold.variant, names)}",
+            given=threshold.variant,
+            allowed=listed,
+        )
+    if threshold.variant is None and len(names) > 1:
+        raise place.child("variant").error(
+            "missing: with compare, a threshold is on one variant",
+            allowed=listed,
+            hint=f"variant: {names[0]}",
+        )
+    low, high = threshold.min, threshold.max
+    if low is None and high is None:
+        raise place.error(
+            "a threshold without a bound",
+            allowed="max, min or both",
+            hint=f"{{metric: {threshold.metric}, max: ...}}",
+        )
+    if low is not None and high is not None and low > high:
+        raise place.error(f"min {low:g} is above max {high:g}: nothing can meet both", allowed="min <= max")

@@ -1,0 +1,144 @@
+"""Checks between the fields of the engine."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from sim.checks.distributions import check_distribution, check_file
+from sim.loading.place import Place
+from sim.scenario import EngineConfig
+from sim.suggest import closest, did_you_mean
+
+BATCHING = ("static", "continuous")
+_BATCHING_TEXT = "static, continuous, or PATH:function (./my_policy.py:plan)"
+
+
+def check_engine(engine: EngineConfig, place: Place) -> None:
+    """Limits that go together, and no key without effect."""
+    _check_budget(engine, place)
+    _check_belonging(engine, place)
+    _check_without_kv_cache(engine, place)
+    _check_service_time(engine, place)
+    if engine.enable_prefix_caching:
+        raise place.child("enable_prefix_caching").error(
+            f"not possible with batching: {engine.batching}; "
+            "it comes with the vLLM policy, which is not built yet",
+            given=True,
+            allowed="false",
+            hint="remove it; prompts are then computed in full",
+        )
+
+
+def _check_budget(engine: EngineConfig, place: Place) -> None:
+    tokens, seqs = engine.max_num_batched_tokens, engine.max_num_seqs
+    if engine.batching != "static" and tokens < seqs:
+        raise place.child("max_num_batched_tokens").error(
+            f"max_num_batched_tokens {tokens:,} is below max_num_seqs {seqs:,}: "
+            "one token per sequence does not fit",
+            given=tokens,
+            allowed=f"at least max_num_seqs ({seqs:,})",
+            hint=f"max_num_seqs: {tokens}, or more tokens",
+        )
+
+
+def _check_belonging(engine: EngineConfig, place: Place) -> None:
+    """Keys that say something for one kind of batching or allocator only."""
+    if engine.kv_reservation != "max" and engine.kv_allocator != "contiguous":
+        raise place.child("kv_reservation").error(
+            f"has no effect with kv_allocator: {engine.kv_allocator}",
+            given=engine.kv_reservation,
+            allowed="kv_reservation with kv_allocator: contiguous",
+            hint="kv_allocator: contiguous, or remove it",
+        )
+    for name, default in (("static_batch_wait_s", 0.0), ("static_returns", "streamed")):
+        value = getattr(engine, name)
+        if value != default and engine.batching != "static":
+            raise place.child(name).error(
+                f"has no effect with batching: {engine.batching}",
+                given=value,
+                allowed=f"{name} with batching: static",
+                hint="batching: static, or remove it",
+            )
+
+
+def _check_without_kv_cache(engine: EngineConfig, place: Place) -> None:
+    if engine.use_kv_cache:
+        return
+    beside = {
+        "kv_allocator": engine.kv_allocator != "paged",
+        "num_gpu_blocks_override": engine.num_gpu_blocks_override is not None,
+        "kv_cache_dtype": engine.kv_cache_dtype != "auto",
+        "watermark": engine.watermark != 0,
+    }
+    for name, is_given in beside.items():
+        if is_given:
+            raise place.child(name).error(
+                "says how KV is kept, but use_kv_cache is false",
+                given=getattr(engine, name),
+                allowed=f"{name} with use_kv_cache: true",
+                hint="remove it, or use_kv_cache: true",
+            )
+
+
+def _check_service_time(engine: EngineConfig, place: Place) -> None:
+    if engine.service_time is None:
+        return
+    there = place.child("service_time")
+    if engine.max_num_seqs != 1:
+        raise place.child("max_num_seqs").error(
+            f"with service_time one request is served at a time; max_num_seqs is {engine.max_num_seqs}",
+            given=engine.max_num_seqs,
+            allowed="1 with service_time",
+            hint="max_num_seqs: 1; for several servers (M/G/c) replicas: c with routing: shared_queue",
+        )
+    check_distribution(engine.service_time, there, Path(there.file).parent)
+
+
+def check_policy(batching: str, place: Place, base_dir: Path) -> None:
+    """``batching`` is a policy of ours, or a function that is there; its file is not run."""
+    if batching in BATCHING:
+        return
+    if batching == "vllm":
+        raise place.error(
+            "vllm's exact policy is not built yet", given=batching, allowed=_BATCHING_TEXT, hint="continuous"
+        )
+    path, colon, function = batching.rpartition(":")
+    if not colon or not path or not function.isidentifier():
+        near = closest(batching, BATCHING)
+        raise place.error(
+            f"unknown policy{did_you_mean(batching, BATCHING)}",
+            given=batching,
+            allowed=_BATCHING_TEXT,
+            hint=near or "continuous",
+        )
+    check_file(path, place, base_dir)
+    names = _functions_in(base_dir / path, place)
+    if function not in names:
+        raise place.error(
+            f"{path} has no function {function}{did_you_mean(function, names)}",
+            given=batching,
+            allowed=f"{path}: {', '.join(names) or 'no function at all'}",
+            hint=f"def {function}(...): in that file",
+        )
+
+
+def _functions_in(path: Path, place: Place) -> list[str]:
+    try:
+        module = ast.parse(path.read_bytes())
+    except (OSError, ValueError, SyntaxError, RecursionError) as error:
+        raise place.error(
+            f"{path.name} cannot be read as Python: {error}",
+            given=str(path),
+            allowed="a Python file",
+            hint="run python on it",
+        ) from None
+    names = []
+    for node in module.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.append(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names.extend((alias.asname or alias.name).split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.Assign):
+            names.extend(target.id for target in node.targets if isinstance(target, ast.Name))
+    return names

@@ -1,0 +1,174 @@
+"""Whether model, engine and hardware go together: lengths, heads, dtypes and memory."""
+
+from __future__ import annotations
+
+from sim.loading.place import Place
+from sim.scenario import Distribution, RequestClass, Scenario, Workload
+from sim.units import format_gb
+
+PEAK_OF_QUANTIZATION = {"fp8": "float8", "int8": "int8"}
+
+
+def check_model_and_hardware(scenario: Scenario, top: Place) -> None:
+    """The model's length and heads against the engine's, and the dtypes against the hardware's peaks."""
+    place = top.child("engine")
+    _check_length(scenario, place)
+    if scenario.engine.service_time is not None:
+        return
+    _check_step_budget(scenario, place)
+    _check_tensor_parallel(scenario, place)
+    _check_peak(scenario, place)
+    _check_some_request_fits(scenario, top)
+
+
+def max_model_len(scenario: Scenario) -> int:
+    """The longest prompt + output: the engine's limit, or else the model's."""
+    return scenario.engine.max_model_len or scenario.model.max_position_embeddings
+
+
+def _check_length(scenario: Scenario, place: Place) -> None:
+    given, longest = scenario.engine.max_model_len, scenario.model.max_position_embeddings
+    if given is not None and given > longest:
+        raise place.child("max_model_len").error(
+            f"max_model_len {given:,} is above the {longest:,} positions of {scenario.model.name} "
+            "(max_position_embeddings)",
+            given=given,
+            allowed=f"at most {longest:,}",
+            hint=f"max_model_len: {longest}",
+        )
+
+
+def _check_step_budget(scenario: Scenario, place: Place) -> None:
+    engine, length = scenario.engine, max_model_len(scenario)
+    budget = engine.max_num_batched_tokens
+    if engine.batching != "static" and not engine.enable_chunked_prefill and budget < length:
+        raise place.child("max_num_batched_tokens").error(
+            f"max_num_batched_tokens {budget:,} is below max_model_len {length:,}: "
+            "without chunked prefill the longest prompt never fits into a step",
+            given=budget,
+            allowed=f"at least max_model_len ({length:,})",
+            hint=f"max_num_batched_tokens: {length}, max_model_len: {budget}, "
+            "or enable_chunked_prefill: true",
+        )
+
+
+def _check_tensor_parallel(scenario: Scenario, place: Place) -> None:
+    size, model, hardware = scenario.engine.tensor_parallel_size, scenario.model, scenario.hardware
+    there = place.child("tensor_parallel_size")
+    heads, kv_heads = model.num_attention_heads, model.num_key_value_heads
+    fitting = [n for n in range(1, heads + 1) if heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)]
+    allowed = ", ".join(str(n) for n in fitting if n <= 64)
+    if heads % size:
+        raise there.error(
+            f"the {heads} attention heads of {model.name} do not split over {size} GPUs",
+            given=size,
+            allowed=allowed,
+        )
+    if kv_heads % size and size % kv_heads:
+        raise there.error(
+            f"the {kv_heads} KV heads of {model.name} neither split over {size} GPUs nor divide them",
+            given=size,
+            allowed=allowed,
+        )
+    if size > 1 and hardware.intra_node is None and hardware.host_link is None:
+        raise there.error(
+            f"no link between GPUs is known for {hardware.name}",
+            given=size,
+            allowed="1",
+            hint="give hardware.intra_node.bytes_per_s",
+        )
+
+
+def _check_peak(scenario: Scenario, place: Place) -> None:
+    """The dtype that the products run in must have a peak rate on this device."""
+    engine, hardware = scenario.engine, scenario.hardware
+    dtype = scenario.model.dtype if engine.dtype == "auto" else engine.dtype
+    peak = PEAK_OF_QUANTIZATION.get(engine.quantization, dtype)
+    if peak in hardware.peak_flops_per_s:
+        return
+    known = ", ".join(hardware.peak_flops_per_s)
+    if peak == dtype:
+        near = next((one for one in ("float16", "float32") if one in hardware.peak_flops_per_s), "float32")
+        origin = f"the dtype of {scenario.model.name}" if engine.dtype == "auto" else "engine.dtype"
+        raise place.child("dtype").error(
+            f"{hardware.name} has no peak rate for {peak} ({origin})",
+            given=engine.dtype,
+            allowed=f"what it has: {known}",
+            hint=f"dtype: {near}; devices with {peak}: {_devices_with(peak)}",
+        )
+    raise place.child("quantization").error(
+        f"{hardware.name} has no peak rate for {peak}",
+        given=engine.quantization,
+        allowed=f"what it has: {known}",
+        hint=f"quantization: int4 (weight-only), or a device with {peak}: {_devices_with(peak)}",
+    )
+
+
+def _devices_with(dtype: str) -> str:
+    from sim.hardware import hardware_names, load_hardware
+
+    names = [name for name in hardware_names() if dtype in load_hardware(name).peak_flops_per_s]
+    return ", ".join(names) or "none"
+
+
+def _least(given: Distribution) -> float:
+    """The smallest value that can be drawn, as far as the scenario says."""
+    if given.distribution == "fixed":
+        return given.value or 0
+    smallest = min(given.values) if given.values else 0
+    return max(given.min or 0, smallest)
+
+
+def _check_some_request_fits(scenario: Scenario, top: Place) -> None:
+    workload, length = scenario.workload, max_model_len(scenario)
+    there = top.child("workload")
+    kinds: list[tuple[Place, Workload | RequestClass]] = [(there, workload)]
+    kinds += [(there.child("classes").child(name), one) for name, one in (workload.classes or {}).items()]
+    for place, kind in kinds:
+        if kind.prompt_tokens is None or kind.output_tokens is None:
+            continue
+        prompt, output = _least(kind.prompt_tokens), _least(kind.output_tokens)
+        if prompt + output > length:
+            raise place.child("prompt_tokens").error(
+                f"at least {prompt:g} prompt and {output:g} output tokens are above "
+                f"max_model_len {length:,}: every request would be refused",
+                given=prompt,
+                allowed=f"together at most {length:,}",
+                hint="shorter requests, or a larger max_model_len",
+            )
+
+
+def check_kv_fits(scenario: Scenario, top: Place) -> None:
+    """The model leaves room for KV cache, and contiguous allocation for at least one reservation."""
+    engine = scenario.engine
+    if engine.service_time is not None:
+        return
+    from importlib.util import find_spec
+
+    if find_spec("sim.cost.memory") is None:
+        return
+    from sim.cost.memory import memory_plan
+    from sim.errors import ScenarioError
+
+    place = top.child("engine")
+    try:
+        plan = memory_plan(scenario.model, scenario.hardware, engine)
+    except ScenarioError as error:
+        raise ScenarioError(
+            error.problem,
+            file=error.file or top.file,
+            path=error.path or place.path,
+            given=error.given,
+            allowed=error.allowed,
+            hint=error.hint,
+        ) from None
+    length = max_model_len(scenario)
+    reserves_whole = engine.kv_allocator == "contiguous" and engine.kv_reservation == "max"
+    if engine.use_kv_cache and reserves_whole and plan.kv_budget_tokens < length:
+        raise place.child("max_model_len").error(
+            f"a reservation of max_model_len {length:,} tokens is above the {plan.kv_budget_tokens:,} tokens "
+            f"({format_gb(plan.kv_budget_bytes)}) that the KV cache can hold",
+            given=engine.max_model_len,
+            allowed=f"at most {plan.kv_budget_tokens:,}",
+            hint="a smaller max_model_len, or kv_reservation: pow2",
+        )

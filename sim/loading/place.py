@@ -1,0 +1,30 @@
+"""Where in which file a value stands, and errors that say so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sim.errors import ScenarioError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A key path in a file, and the unit that the key's surroundings give to a bare number."""
+
+    file: str
+    path: str = ""
+    unit: str | None = None
+
+    def child(self, name: str) -> Place:
+        """The place of key ``name`` under this one."""
+        return replace(self, path=f"{self.path}.{name}" if self.path else name)
+
+    def item(self, index: int) -> Place:
+        """The place of the list's item ``index``."""
+        return replace(self, path=f"{self.path}[{index}]")
+
+    def error(
+        self, problem: str, *, given: object = None, allowed: str = "", hint: str = ""
+    ) -> ScenarioError:
+        """A ScenarioError about this place, to be raised."""
+        return ScenarioError(problem, file=self.file, path=self.path, given=given, allowed=allowed, hint=hint)

@@ -1,0 +1,171 @@
+"""A scenario file, its overrides and its variants, loaded and checked as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import sim.scenario as contracts
+from sim.errors import ScenarioError
+from sim.loading.build import build
+from sim.loading.compare import Compare, blame, split_compare
+from sim.loading.place import Place
+from sim.loading.strict_yaml import load_yaml
+from sim.loading.tree import Override, apply_override, has_path, merge, parse_override, with_trace
+from sim.suggest import closest
+
+
+def load_scenario(
+    path: str | Path, *, overrides: Sequence[str] = (), trace: str | None = None
+) -> contracts.ScenarioFile:
+    """The scenario at ``path`` (or the shipped one of that name), every variant of it checked.
+
+    ``overrides`` are ``--set`` arguments, laid over the file before its variants. ``trace`` is a
+    trace's file, relative to the current folder; all paths inside the file are relative to it.
+    """
+    found = _find(path)
+    file = str(found)
+    tree = load_yaml(found)
+    _check_version(tree, file)
+    parsed = [parse_override(text) for text in overrides]
+    for override in parsed:
+        tree = apply_override(tree, override)
+    if trace is not None:
+        tree = with_trace(tree, str(_existing_trace(trace)))
+    base_tree, compare = split_compare(tree, file)
+    for override in parsed:
+        _refuse_if_unused(override, compare)
+    base = _load_one(base_tree, file, parsed, compare.names)
+    return contracts.ScenarioFile(
+        path=file,
+        base=base,
+        reference=compare.reference,
+        raw=tree,
+        overrides=tuple(overrides),
+        variants=tuple(
+            _load_variant(name, base, base_tree, compare, (file, parsed)) for name in compare.names
+        ),
+    )
+
+
+def _find(path: str | Path) -> Path:
+    from sim.data import find_scenario, scenario_name, scenario_paths
+
+    if not str(path) or "\0" in str(path):
+        raise ScenarioError(
+            "no such scenario", file="scenario", given=str(path), allowed="a path or a shipped name"
+        )
+    try:
+        found = find_scenario(str(path))
+        is_there = found.exists()
+    except (OSError, ValueError) as error:
+        raise ScenarioError(
+            "cannot be read", file=str(path)[:120], hint=f"check the path ({error})"[:200]
+        ) from None
+    if not is_there and found.suffix not in (".yaml", ".yml"):
+        names = [scenario_name(one) for one in scenario_paths()]
+        near = closest(str(path), names)
+        raise ScenarioError(
+            "neither a file nor a shipped scenario" + (f"; did you mean {near}?" if near else ""),
+            file=str(path),
+            allowed="a path to a .yaml file, or " + ", ".join(names),
+            hint=near or "",
+        )
+    return found
+
+
+def _check_version(tree: Mapping[str, Any], file: str) -> None:
+    place = Place(file=file, path="schema_version")
+    supported = contracts.SCHEMA_VERSION
+    if "schema_version" not in tree:
+        raise place.error(
+            "missing: every scenario states the format that it is written in",
+            allowed=str(supported),
+            hint=f"schema_version: {supported} as the first line",
+        )
+    version = tree["schema_version"]
+    if isinstance(version, bool) or version != supported:
+        newer = isinstance(version, (int, float)) and version > supported
+        hint = "a newer gpuyard, or the format of this one" if newer else f"schema_version: {supported}"
+        raise place.error(
+            "this version of the format is not supported", given=version, allowed=str(supported), hint=hint
+        )
+
+
+def _existing_trace(trace: str) -> Path:
+    path = Path(trace)
+    try:
+        if path.is_file():
+            return path.absolute()
+    except (OSError, ValueError):
+        pass
+    near = closest(path.name, [one.name for one in path.parent.glob("*")] if path.parent.is_dir() else [])
+    hint = str(path.parent / near) if near else "a path from the current folder"
+    raise ScenarioError(
+        "no such trace file", file="--trace", given=trace, allowed="the path of a file", hint=hint
+    )
+
+
+def _refuse_if_unused(override: Override, compare: Compare) -> None:
+    """An override that every variant overrides again would change nothing, in silence."""
+    if compare.is_given and all(
+        has_path(compare.differences[name], override.steps) for name in compare.names
+    ):
+        raise ScenarioError(
+            "has no effect: every variant of compare sets this key itself",
+            file="--set",
+            path=override.path,
+            given=override.text,
+            allowed="keys that some variant takes from the file",
+            hint=f"--set compare.variants.{compare.names[0]}.{override.text}",
+        )
+
+
+def _load_one(
+    tree: Mapping[str, Any], file: str, overrides: Sequence[Override], names: Sequence[str]
+) -> contracts.Scenario:
+    try:
+        return _build_checked(tree, file, names)
+    except ScenarioError as error:
+        raise blame(error, file, overrides) from None
+
+
+def _load_variant(
+    name: str,
+    base: contracts.Scenario,
+    base_tree: Mapping[str, Any],
+    compare: Compare,
+    source: tuple[str, Sequence[Override]],
+) -> contracts.Variant:
+    file, overrides = source
+    differences = compare.differences[name]
+    if not differences:
+        return contracts.Variant(name=name, differences={}, scenario=base)
+    try:
+        scenario = _build_checked(merge(base_tree, differences), file, compare.names)
+    except ScenarioError as error:
+        raise blame(error, file, overrides, variant=name, differences=differences) from None
+    return contracts.Variant(name=name, differences=differences, scenario=scenario)
+
+
+def _build_checked(tree: Mapping[str, Any], file: str, names: Sequence[str]) -> contracts.Scenario:
+    from sim.checks import check_scenario
+    from sim.hardware import load_hardware
+    from sim.model import load_model
+
+    resolved = dict(tree)
+    for name, load in (("hardware", load_hardware), ("model", load_model)):
+        given = resolved.get(name)
+        if given is not None and not isinstance(given, (str, Mapping)):
+            raise Place(file=file, path=name).error(
+                f"expected a {name}",
+                given=given,
+                allowed="a shipped name, a path, or {base: name, ...}",
+                hint="gpuyard list prints the names",
+            )
+        if given is not None:
+            resolved[name] = load(given, file=file, path=name)
+    scenario = build(contracts.Scenario, resolved, file=file)
+    check_scenario(scenario, file=file, variant_names=names)
+    return scenario
