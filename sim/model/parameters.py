@@ -17,7 +17,10 @@ def num_parameters(m: ModelShape) -> int:
 
 
 def num_active_parameters(m: ModelShape) -> int:
-    """Parameters that one token uses: of the routed experts, only those that it visits."""
+    """Parameters that one token uses: of the routed experts, only those that it visits.
+
+    The whole embedding table is counted; some cards leave it out (DeepSeek-V3: 36.6B against 37.6B).
+    """
     idle = sum(
         (matrix.num_experts - matrix.experts_per_token) * matrix.n * matrix.k * matrix.layers
         for matrix in layer_matrices(m)
