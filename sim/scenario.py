@@ -80,7 +80,9 @@ class Arrivals:
     off_s: float | None = key("on_off: length of a pause", default=None, ge=0)
     off_requests_per_s: float = key("on_off: rate in the pause", default=0.0, ge=0)
     rates: tuple[RateStep, ...] | None = key("schedule: Poisson rates by time", default=None)
-    concurrency: int | None = key("closed_loop: clients, each with one request", default=None, ge=1)
+    concurrency: int | None = key(
+        "closed_loop: clients, each with one request", default=None, ge=1, le=1_000_000
+    )
     think_time_s: Distribution | None = key("closed_loop: pause after an answer", default=None)
 
 
@@ -88,7 +90,7 @@ class Arrivals:
 class SharedPrefix:
     """Prompts that begin with the same tokens: a system prompt per group."""
 
-    num_groups: int = key("distinct prefixes", ge=1)
+    num_groups: int = key("distinct prefixes", ge=1, le=1_000_000)
     prefix_tokens: Distribution = key("length of each group's prefix; it comes before prompt_tokens")
 
 
@@ -141,7 +143,7 @@ class Trace:
     )
     time_unit: Literal["auto", "s", "ms", "us", "ns"] = key("unit of the arrival column", default="auto")
     time_scale: float = key("arrival times are multiplied by this; 0.5 doubles the load", default=1.0, gt=0)
-    repeat: int = key("play the trace this many times, one after another", default=1, ge=1)
+    repeat: int = key("play the trace this many times, one after another", default=1, ge=1, le=100_000)
     skip_requests: int = key("leave out this many requests from the start", default=0, ge=0)
     hash_block_tokens: int = key("mooncake: tokens per hash id", default=512, ge=1)
 
@@ -153,7 +155,9 @@ class Workload:
     arrivals: Arrivals | None = key("when requests come; a trace has its own times", default=None)
     prompt_tokens: Distribution | None = key("prompt length", default=None)
     output_tokens: Distribution | None = key("answer length", default=None)
-    num_requests: int | None = key("how many requests (of a trace: the first so many)", default=None, ge=1)
+    num_requests: int | None = key(
+        "how many requests (of a trace: the first so many)", default=None, ge=1, le=100_000_000
+    )
     duration_s: float | None = key("stop offering requests after this time", default=None, gt=0)
     warmup_requests: int = key("the first so many requests are simulated but not measured", default=0, ge=0)
     warmup_s: float = key("requests that arrive before this are simulated but not measured", default=0.0, ge=0)
@@ -196,8 +200,10 @@ class EngineConfig:
         "static: when a client sees its tokens: as they are made, or when the whole batch is done",
         default="streamed",
     )
-    max_num_seqs: int = key("most sequences in a step; the batch size of static batching", default=256, ge=1)
-    max_num_batched_tokens: int = key("most tokens in a step", default=8192, ge=1)
+    max_num_seqs: int = key(
+        "most sequences in a step; the batch size of static batching", default=256, ge=1, le=1_000_000
+    )
+    max_num_batched_tokens: int = key("most tokens in a step", default=8192, ge=1, le=100_000_000)
     max_model_len: int | None = key("longest prompt + output; default: the model's", default=None, ge=1)
     enable_chunked_prefill: bool = key("a prompt may be split over steps", default=True)
     enable_prefix_caching: bool = key("share KV of equal prefixes", default=False)
@@ -206,11 +212,12 @@ class EngineConfig:
         "contiguous: reserve max_model_len (Orca's Max), the next power of two, or the true length",
         default="max",
     )
-    block_size: int = key("paged: tokens per block", default=16, ge=1)
+    block_size: int = key("paged: tokens per block", default=16, ge=1, le=1_000_000)
     watermark: float = key("paged: share of blocks kept free at admission", default=0.0, ge=0, lt=1)
     gpu_memory_utilization: float = key("share of the device's memory to use", default=0.90, gt=0, le=1)
     num_gpu_blocks_override: int | None = key(
-        "this many blocks of block_size tokens, in place of the memory budget", default=None, ge=1
+        "this many blocks of block_size tokens, in place of the memory budget",
+        default=None, ge=1, le=1_000_000_000,
     )
     use_kv_cache: bool = key("false: recompute everything at every step", default=True)
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = key("weights and activations", default="auto")
@@ -222,7 +229,7 @@ class EngineConfig:
     attention: Literal["flash", "standard"] = key(
         "flash: scores stay in SRAM; standard: scores go to HBM and back", default="flash"
     )
-    tensor_parallel_size: int = key("GPUs per replica, weights split over them", default=1, ge=1)
+    tensor_parallel_size: int = key("GPUs per replica, weights split over them", default=1, ge=1, le=1024)
     stepping: Literal["skip", "every_step"] = key(
         "skip: one event per decision; every_step: the reference engine, one event per step",
         default="skip",
@@ -254,12 +261,12 @@ class Scenario:
     schema_version: int = key("format of this file", ge=1)
     question: str = key("what the report answers")
     kind: Literal["serving"] = key("what is simulated")
-    seeds: tuple[int, ...] = key("one run per seed and variant", default=(1,))
+    seeds: tuple[int, ...] = key("one run per seed and variant", default=(1,), ge=0, le=2**32 - 1)
     hardware: HardwareProfile = key("a profile's name, a path to one, or one written out")
     model: ModelShape = key("a shipped shape's name, or a path to a Hugging Face config.json")
     workload: Workload = key("who asks for what, when")
     engine: EngineConfig = key("one engine", default=EngineConfig())
-    replicas: int = key("identical engines behind a router", default=1, ge=1)
+    replicas: int = key("identical engines behind a router", default=1, ge=1, le=10_000)
     routing: Literal["round_robin", "least_loaded", "shared_queue"] = key(
         "least_loaded: fewest unfinished requests; shared_queue: one queue for all replicas",
         default="round_robin",

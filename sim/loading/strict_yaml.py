@@ -71,7 +71,8 @@ def parse_value(text: str, *, file: str) -> Any:
 
 def _events(text: str, file: str) -> Iterator[Any]:
     documents = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    events: Iterator[Any] = yaml.parse(text, Loader=_Loader)
+    for event in events:
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
             if documents > 1:
