@@ -43,7 +43,7 @@ def summarize(result: RunResult, *, keep_thin_percentiles: bool = False) -> Summ
     times = request_times(result.requests)
     slos = class_slos(result)
     met = met_bounds(result.requests, slos)
-    spreads = {**_time_spreads(times, result.requests.is_measured), "itl_s": _itl_spread(result)}
+    spreads = time_spreads(result)
     numbers: dict[str, float | None] = {
         **_counts_and_rates(result, result.requests.is_measured, met),
         **engine_metrics(result),
@@ -94,11 +94,15 @@ def _time_spreads(times: RequestTimes, chosen: Bools) -> dict[str, Spread | None
     }
 
 
-def _itl_spread(result: RunResult) -> Spread | None:
-    return None if _returned_at_once(result) else spread_of_runs(token_gaps(result))
+def time_spreads(result: RunResult) -> dict[str, Spread | None]:
+    """The spread of every time of ``REQUEST_TIMES`` over the measured requests."""
+    itl = None if returned_at_once(result) else spread_of_runs(token_gaps(result))
+    times = _time_spreads(request_times(result.requests), result.requests.is_measured)
+    return {name: itl if name == "itl_s" else times[name] for name in REQUEST_TIMES}
 
 
-def _returned_at_once(result: RunResult) -> bool:
+def returned_at_once(result: RunResult) -> bool:
+    """True where a client sees all tokens of an answer together: there are no gaps to measure."""
     engine = result.scenario.engine
     return engine.service_time is not None or (
         engine.batching == "static" and engine.static_returns == "at_end"
@@ -185,7 +189,7 @@ def _other_reasons(
 
 
 def _reason(name: str, result: RunResult, time: str | None) -> str:
-    if time == "itl_s" and _returned_at_once(result):
+    if time == "itl_s" and returned_at_once(result):
         return "tokens are returned all at once"
     if time is not None:
         return "no finished request has one"

@@ -77,3 +77,17 @@ def _gaps_after_first_token(
     )
     new = after_stall & decodes
     return (step_end - token)[new], at[new]
+
+
+def decode_step_ends(segments: SegmentColumns, replica: int) -> tuple[Int64, Int64]:
+    """(when each decoding step of a replica ends, how many sequences decode in it), by time."""
+    chosen = np.flatnonzero((segments.replica == replica) & (segments.num_decode > 0))
+    chosen = chosen[np.argsort(segments.start_ps[chosen], kind="stable")]
+    num = segments.num_steps[chosen]
+    step = np.arange(int(num.sum())) - np.repeat(np.cumsum(num) - num, num)
+    first, growth = (
+        np.repeat(segments.first_step_ps[chosen], num),
+        np.repeat(segments.step_growth_ps[chosen], num),
+    )
+    ends = np.repeat(segments.start_ps[chosen], num) + (step + 1) * first + growth * (step * (step + 1) // 2)
+    return ends, np.repeat(segments.num_decode[chosen], num)
