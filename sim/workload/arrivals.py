@@ -19,9 +19,7 @@ MAX_SPAN_PS = 2**62
 _PATH = "workload.arrivals"
 
 
-def arrival_times(
-    arrivals: Arrivals, num_requests: int | None, duration_s: float | None, seed: int
-) -> Int64:
+def arrival_times(arrivals: Arrivals, num_requests: int | None, duration_s: float | None, seed: int) -> Int64:
     """Arrival times in ps, ascending: the first ``num_requests``, those before ``duration_s``, or both.
 
     closed_loop gives -1 from row ``concurrency`` on: another request's end triggers those. Fewer than
@@ -32,7 +30,8 @@ def arrival_times(
         return _untimed(arrivals, num_requests, duration_s)
     if num_requests is None and duration_s is None:
         raise ScenarioError(
-            "nothing says how many requests there are", path="workload",
+            "nothing says how many requests there are",
+            path="workload",
             hint="num_requests: 1000, or duration_s: 60",
         )
     draw = _PROCESSES[arrivals.process]
@@ -54,8 +53,10 @@ def to_ps(times_s: Float64) -> Int64:
     """Seconds as whole picoseconds."""
     if times_s[-1] * PS_PER_S >= MAX_SPAN_PS:
         raise ScenarioError(
-            "the run is too long for a clock of picoseconds", path="workload",
-            given=f"last arrival after {times_s[-1]:.4g} s", allowed=f"{MAX_SPAN_PS / PS_PER_S:.3g} s",
+            "the run is too long for a clock of picoseconds",
+            path="workload",
+            given=f"last arrival after {times_s[-1]:.4g} s",
+            allowed=f"{MAX_SPAN_PS / PS_PER_S:.3g} s",
             hint="fewer requests or a higher rate",
         )
     scaled: Float64 = times_s * PS_PER_S
@@ -66,7 +67,8 @@ def to_ps(times_s: Float64) -> Int64:
 def _untimed(arrivals: Arrivals, num_requests: int | None, duration_s: float | None) -> Int64:
     if num_requests is None or (arrivals.process == "closed_loop" and duration_s is not None):
         raise ScenarioError(
-            f"{arrivals.process} needs num_requests and has no end by duration_s", path="workload",
+            f"{arrivals.process} needs num_requests and has no end by duration_s",
+            path="workload",
             hint="num_requests: 1000",
         )
     if arrivals.process == "all_at_once":
@@ -82,12 +84,15 @@ def _all_before(arrivals: Arrivals, duration_s: float, seed: int) -> Float64:
         times = _PROCESSES[arrivals.process](arrivals, count, stream(seed, "arrivals"))
         if len(times) < count or times[-1] >= duration_s:
             return times
-        if count >= MAX_ROWS:
-            raise ScenarioError(
-                "too many requests", path="workload.duration_s", given=duration_s,
-                allowed=f"at most {MAX_ROWS:,} requests", hint="a shorter run or a lower rate",
-            )
         reach = count * duration_s / max(float(times[-1]), 1e-12)
+        if count >= MAX_ROWS or reach > 1000 * MAX_ROWS:
+            raise ScenarioError(
+                "too many requests",
+                path="workload.duration_s",
+                given=duration_s,
+                allowed=f"at most {MAX_ROWS:,} requests",
+                hint="a shorter run or a lower rate",
+            )
         count = int(min(MAX_ROWS, max(2 * count, 1.05 * reach)))
 
 
@@ -96,7 +101,8 @@ def needed(arrivals: Arrivals, name: str) -> float:
     value: float | None = getattr(arrivals, name)
     if value is None:
         raise ScenarioError(
-            f"{arrivals.process} needs {name}", path=_PATH,
+            f"{arrivals.process} needs {name}",
+            path=_PATH,
             allowed=f"{{process: {arrivals.process}, {name}: ...}}",
         )
     return value
@@ -145,7 +151,8 @@ def _schedule(arrivals: Arrivals, count: int, rng: np.random.Generator) -> Float
     if len(steps) == 0 or np.any(np.diff(starts[1:]) <= 0) or not np.any(rates > 0):
         raise ScenarioError(
             "a schedule needs rates in the order of their start, one of them above 0",
-            path=f"{_PATH}.rates", given=[(step.start_s, step.requests_per_s) for step in steps],
+            path=f"{_PATH}.rates",
+            given=[(step.start_s, step.requests_per_s) for step in steps],
             allowed="[{start_s: 0, requests_per_s: 2}, {start_s: 60, requests_per_s: 8}]",
         )
     expected = np.concatenate([[0.0], np.cumsum(rates[:-1] * np.diff(starts))])

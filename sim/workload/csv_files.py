@@ -46,8 +46,13 @@ class CsvFile:
         if self.rows is None:
             try:
                 return np.loadtxt(
-                    io.StringIO(self.file.text), delimiter=self.delimiter, skiprows=1, comments=None,
-                    usecols=column, ndmin=1, dtype=np.float64,
+                    io.StringIO(self.file.text),
+                    delimiter=self.delimiter,
+                    skiprows=1,
+                    comments=None,
+                    usecols=column,
+                    ndmin=1,
+                    dtype=np.float64,
                 )
             except ValueError:
                 pass  # read again below, to say where
@@ -56,7 +61,9 @@ class CsvFile:
             if not _NUMBER.fullmatch(cell):
                 raise self.file.error(
                     "not a number" if cell.strip() else "the cell is empty",
-                    f"{self.line_of(row)}: column {self.header[column]}", given=cell, allowed="a number",
+                    f"{self.line_of(row)}: column {self.header[column]}",
+                    given=cell,
+                    allowed="a number",
                 )
         return np.array([float(cell) for cell in cells], dtype=np.float64)
 
@@ -91,7 +98,8 @@ class CsvFile:
     def _date_error(self, row: int, column: int, cell: str) -> Exception:
         return self.file.error(
             "not a date with a time in the time zone of the first row",
-            f"{self.line_of(row)}: column {self.header[column]}", given=cell,
+            f"{self.line_of(row)}: column {self.header[column]}",
+            given=cell,
             allowed="2023-11-16 18:15:46.6805900",
             hint="for times in seconds or the like: format: csv, and time_unit",
         )
@@ -121,9 +129,7 @@ def open_csv(file: TextFile) -> CsvFile:
             file=file, header=header, delimiter=delimiter, num_rows=num_lines, rows=None, lines=None
         )
     rows, lines = _read_rows(file, header, delimiter)
-    return CsvFile(
-        file=file, header=header, delimiter=delimiter, num_rows=len(rows), rows=rows, lines=lines
-    )
+    return CsvFile(file=file, header=header, delimiter=delimiter, num_rows=len(rows), rows=rows, lines=lines)
 
 
 def _is_even(body: str, delimiter: str, expected: int) -> bool:
@@ -148,7 +154,9 @@ def _split(file: TextFile, line: str, delimiter: str) -> list[str]:
 def _check_header(file: TextFile, header: tuple[str, ...]) -> None:
     if any(_NUMBER.fullmatch(name) for name in header):
         raise file.error(
-            "the first line is no header: it has numbers", "line 1", given=",".join(header),
+            "the first line is no header: it has numbers",
+            "line 1",
+            given=",".join(header),
             allowed="names of columns, e.g. arrived_at,num_prefill_tokens,num_decode_tokens",
         )
     doubled = sorted({name for name in header if header.count(name) > 1 and name})
@@ -170,8 +178,10 @@ def _read_rows(
             if len(cells) != len(header):
                 raise file.error(
                     f"the row has {len(cells)} cells, the header has {len(header)}",
-                    f"line {reader.line_num}", given=delimiter.join(cells),
-                    allowed=delimiter.join(header), hint="was the file cut off?",
+                    f"line {reader.line_num}",
+                    given=delimiter.join(cells),
+                    allowed=delimiter.join(header),
+                    hint="was the file cut off?",
                 )
             rows.append(tuple(cells))
             lines.append(reader.line_num)
@@ -189,14 +199,19 @@ def read_column(base_dir: Path, given: str, column: str | None, key_path: str) -
         column = table.header[0]
     if column not in table.header:
         raise table.file.error(
-            "no column has this name" if column else "which column?", "line 1", given=column,
-            allowed=", ".join(table.header), hint="column: " + table.header[0],
+            "no column has this name" if column else "which column?",
+            "line 1",
+            given=column,
+            allowed=", ".join(table.header),
+            hint="column: " + table.header[0],
         )
     values = table.numbers(table.header.index(column))
     bad = np.flatnonzero(~(values >= 0) | np.isinf(values))
     if bad.size:
         raise table.file.error(
-            "not a number of 0 or more", f"{table.line_of(int(bad[0]))}: column {column}",
-            given=float(values[bad[0]]), allowed="numbers of 0 or more",
+            "not a number of 0 or more",
+            f"{table.line_of(int(bad[0]))}: column {column}",
+            given=float(values[bad[0]]),
+            allowed="numbers of 0 or more",
         )
     return values

@@ -32,9 +32,7 @@ class Place:
     base_dir: Path = Path(".")
 
 
-def draw_values(
-    law: Distribution, count: int, rng: np.random.Generator, place: Place = Place()
-) -> Float64:
+def draw_values(law: Distribution, count: int, rng: np.random.Generator, place: Place = Place()) -> Float64:
     """``count`` values of ``law``, clamped to its ``min`` and ``max``; not rounded.
 
     ``mean`` is the mean before clamping. lognormal: sigma from ``sigma``, or
@@ -46,23 +44,25 @@ def draw_values(
         np.clip(values, law.min, law.max, out=values)
     if not np.all(np.isfinite(values)):
         raise ScenarioError(
-            "the distribution gives numbers without end", path=place.path, given=law.distribution,
+            "the distribution gives numbers without end",
+            path=place.path,
+            given=law.distribution,
             hint="smaller mean, sigma or stddev, or a max",
         )
     return values
 
 
-def draw_tokens(
-    law: Distribution, count: int, rng: np.random.Generator, place: Place = Place()
-) -> Int64:
+def draw_tokens(law: Distribution, count: int, rng: np.random.Generator, place: Place = Place()) -> Int64:
     """``count`` whole numbers of ``law``: rounded, then clamped to [max(1, min), max].
 
     uniform gives every whole number from min (default 1) to max, both included, alike.
     """
     if law.max is not None and law.max < 1:
         raise ScenarioError(
-            "no whole number from 1 up is allowed by this maximum", path=f"{place.path}.max",
-            given=law.max, allowed="1 or more",
+            "no whole number from 1 up is allowed by this maximum",
+            path=f"{place.path}.max",
+            given=law.max,
+            allowed="1 or more",
         )
     if law.distribution == "uniform":
         _check_bounds(law, place)
@@ -85,8 +85,11 @@ def draw_tokens(
 def _checked_tokens(values: Float64 | Int64, place: Place) -> Int64:
     if values.size and values.max() > MAX_TOKENS:
         raise ScenarioError(
-            "a drawn number of tokens is beyond belief", path=place.path, given=float(values.max()),
-            allowed=f"at most {MAX_TOKENS:,}", hint="give the distribution a max",
+            "a drawn number of tokens is beyond belief",
+            path=place.path,
+            given=float(values.max()),
+            allowed=f"at most {MAX_TOKENS:,}",
+            hint="give the distribution a max",
         )
     return values.astype(np.int64, copy=False)
 
@@ -95,20 +98,17 @@ def _check_bounds(law: Distribution, place: Place) -> None:
     for name in ("value", "mean", "stddev", "sigma", "min", "max"):
         number = getattr(law, name)
         if number is not None and not (math.isfinite(number) and number >= 0):
-            raise ScenarioError(
-                "must be a number of 0 or more", path=f"{place.path}.{name}", given=number
-            )
+            raise ScenarioError("must be a number of 0 or more", path=f"{place.path}.{name}", given=number)
     if law.min is not None and law.max is not None and law.min > law.max:
-        raise ScenarioError(
-            "min is above max", path=place.path, given=f"min {law.min:g}, max {law.max:g}"
-        )
+        raise ScenarioError("min is above max", path=place.path, given=f"min {law.min:g}, max {law.max:g}")
 
 
 def _needed(law: Distribution, name: str, place: Place) -> float:
     value: float | None = getattr(law, name)
     if value is None:
         raise ScenarioError(
-            f"{law.distribution} needs {name}", path=place.path,
+            f"{law.distribution} needs {name}",
+            path=place.path,
             allowed=f"{{distribution: {law.distribution}, {name}: ...}}",
         )
     return value
@@ -126,7 +126,8 @@ def _lognormal(law: Distribution, count: int, rng: np.random.Generator, place: P
     mean = _needed(law, "mean", place)
     if law.sigma is not None and law.stddev is not None:
         raise ScenarioError(
-            "lognormal takes stddev or sigma, not both", path=place.path,
+            "lognormal takes stddev or sigma, not both",
+            path=place.path,
             given=f"stddev {law.stddev:g}, sigma {law.sigma:g}",
         )
     if mean <= 0:
@@ -160,7 +161,9 @@ def _geometric(law: Distribution, count: int, rng: np.random.Generator, place: P
     mean = _needed(law, "mean", place)
     if mean < 1:
         raise ScenarioError(
-            "the mean of a geometric number is at least 1", path=f"{place.path}.mean", given=mean,
+            "the mean of a geometric number is at least 1",
+            path=f"{place.path}.mean",
+            given=mean,
             allowed="1 or more (its support is 1, 2, ...)",
         )
     return rng.geometric(1.0 / mean, count).astype(np.float64)
@@ -173,7 +176,8 @@ def _empirical(law: Distribution, count: int, rng: np.random.Generator, place: P
     weights = np.asarray(law.weights, dtype=np.float64)
     if len(weights) != len(values):
         raise ScenarioError(
-            "one weight per value is needed", path=f"{place.path}.weights",
+            "one weight per value is needed",
+            path=f"{place.path}.weights",
             given=f"{len(weights)} weights for {len(values)} values",
         )
     if not np.all(np.isfinite(weights)) or weights.min() < 0 or weights.sum() <= 0:
@@ -189,7 +193,8 @@ def _empirical(law: Distribution, count: int, rng: np.random.Generator, place: P
 def _empirical_values(law: Distribution, place: Place) -> Float64:
     if (law.values is None) == (law.file is None):
         raise ScenarioError(
-            "empirical needs values, or a file and its column", path=place.path,
+            "empirical needs values, or a file and its column",
+            path=place.path,
             allowed="{distribution: empirical, values: [...]} or {..., file: lengths.csv, column: tokens}",
         )
     if law.values is None:

@@ -38,7 +38,9 @@ def draw_table(workload: Workload, seed: int, base_dir: Path) -> RequestTable:
     """The requests of a workload without a trace."""
     if (workload.num_requests or 0) > MAX_ROWS:
         raise ScenarioError(
-            "too many requests", path="workload.num_requests", given=workload.num_requests,
+            "too many requests",
+            path="workload.num_requests",
+            given=workload.num_requests,
             allowed=f"at most {MAX_ROWS:,}",
         )
     arrivals = needed_arrivals(workload)
@@ -63,7 +65,8 @@ def needed_arrivals(workload: Workload) -> Arrivals:
     """The workload's arrivals, or an error that says that they are needed."""
     if workload.arrivals is None:
         raise ScenarioError(
-            "nothing says when requests come", path="workload.arrivals",
+            "nothing says when requests come",
+            path="workload.arrivals",
             hint="arrivals: {process: poisson, requests_per_s: 8}, or a trace",
         )
     return workload.arrivals
@@ -136,8 +139,11 @@ def _with_identity(
     prompts = whole_prompts(turns, parts)
     if prompts.max() > MAX_TOKENS:
         raise ScenarioError(
-            "a session's last prompt is beyond belief", path="workload.sessions.turns",
-            given=f"{prompts.max():,} tokens", allowed=f"at most {MAX_TOKENS:,}", hint="fewer turns",
+            "a session's last prompt is beyond belief",
+            path="workload.sessions.turns",
+            given=f"{prompts.max():,} tokens",
+            allowed=f"at most {MAX_TOKENS:,}",
+            hint="fewer turns",
         )
     return RequestTable(
         prompt_tokens=prompts,

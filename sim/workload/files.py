@@ -47,19 +47,24 @@ def read_text_file(base_dir: Path, given: str, key_path: str) -> TextFile:
     for magic, layout in _OTHER_LAYOUTS.items():
         if raw.startswith(magic):
             raise ScenarioError(
-                f"this is {layout}, not text", file=given, allowed="UTF-8 text, plain or gzip",
+                f"this is {layout}, not text",
+                file=given,
+                allowed="UTF-8 text, plain or gzip",
                 hint="convert it to CSV",
             )
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ScenarioError(
-            f"not a text file: byte {error.start:,} is not UTF-8", file=given,
-            given=raw[error.start : error.start + 8], allowed="UTF-8 text, plain or gzip",
+            f"not a text file: byte {error.start:,} is not UTF-8",
+            file=given,
+            given=raw[error.start : error.start + 8],
+            allowed="UTF-8 text, plain or gzip",
         ) from None
     if "\0" in text:
         raise ScenarioError(
-            f"not a text file: character {text.index(chr(0)):,} is a zero byte", file=given,
+            f"not a text file: character {text.index(chr(0)):,} is a zero byte",
+            file=given,
             allowed="UTF-8 text, plain or gzip",
         )
     if "\r" in text:
@@ -74,9 +79,7 @@ def _read_bytes(base_dir: Path, given: str, key_path: str) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise ScenarioError(
-            f"{key_path}: there is no such file", file=given, hint=_near(path)
-        ) from None
+        raise ScenarioError(f"{key_path}: there is no such file", file=given, hint=_near(path)) from None
     except IsADirectoryError:
         raise ScenarioError(
             f"{key_path}: this is a folder, not a file", file=given, hint=_near(path / "x")

@@ -26,7 +26,8 @@ def read_json_trace(file: TextFile, layout: str, columns: Mapping[str, str] | No
         return _vllm_bench(file, whole, columns)
     if layout == "vllm_bench":
         raise file.error(
-            "not a result of vllm bench serve", given=type(whole).__name__,
+            "not a result of vllm bench serve",
+            given=type(whole).__name__,
             allowed="one JSON object with input_lens, output_lens and start_times",
         )
     if whole is None:
@@ -39,7 +40,9 @@ def read_json_trace(file: TextFile, layout: str, columns: Mapping[str, str] | No
     for row, record in enumerate(records):
         if not isinstance(record, dict):
             raise file.error(
-                "not a JSON object", where[row], given=record,
+                "not a JSON object",
+                where[row],
+                given=record,
                 allowed='{"timestamp": 0, "input_length": 6758, "output_length": 500}',
             )
     if layout == "mooncake" or (columns is None and "hash_ids" in records[0]):
@@ -65,7 +68,9 @@ def _parse(file: TextFile, text: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         place = where or f"line {error.lineno}"
         raise file.error(
-            f"not JSON: {error.msg}", f"{place}: character {error.colno}", given=text[:200],
+            f"not JSON: {error.msg}",
+            f"{place}: character {error.colno}",
+            given=text[:200],
             hint="was the file cut off?" if error.pos >= len(text.rstrip()) - 1 else "",
         ) from None
     except (ValueError, RecursionError) as error:
@@ -82,8 +87,12 @@ def _lines(file: TextFile) -> tuple[list[str], list[Any]]:
 
 
 def _records(
-    file: TextFile, where: Sequence[str], records: Sequence[dict[str, Any]], roles: Mapping[str, str],
-    *, is_mooncake: bool = False,
+    file: TextFile,
+    where: Sequence[str],
+    records: Sequence[dict[str, Any]],
+    roles: Mapping[str, str],
+    *,
+    is_mooncake: bool = False,
 ) -> RawTrace:
     def column(name: str) -> list[Any]:
         try:
@@ -91,7 +100,9 @@ def _records(
         except KeyError:
             row = next(row for row, record in enumerate(records) if name not in record)
         raise file.error(
-            f"the record has no {name}", where[row], given=", ".join(records[row]),
+            f"the record has no {name}",
+            where[row],
+            given=", ".join(records[row]),
             allowed=", ".join(roles.values()),
             hint="" if is_mooncake else "workload.trace.columns says which keys to read",
         )
@@ -106,8 +117,14 @@ def _records(
         _check_hash_ids(file, where, hash_ids)
     unit = "ms" if is_mooncake else unit_in_name(roles[ARRIVAL]) if ARRIVAL in roles else None
     return RawTrace(
-        file=file, where=lambda row: where[row], names=roles, times=arrays.get(ARRIVAL), unit=unit,
-        prompt_tokens=arrays[PROMPT], output_tokens=arrays[OUTPUT], hash_ids=hash_ids,
+        file=file,
+        where=lambda row: where[row],
+        names=roles,
+        times=arrays.get(ARRIVAL),
+        unit=unit,
+        prompt_tokens=arrays[PROMPT],
+        output_tokens=arrays[OUTPUT],
+        hash_ids=hash_ids,
     )
 
 
@@ -132,7 +149,9 @@ def _check_hash_ids(file: TextFile, where: Sequence[str], hash_ids: Sequence[Any
     for place, ids in zip(where, hash_ids, strict=True):
         if type(ids) is not list or any(type(one) is not int or not 0 <= one < 2**63 for one in ids):
             raise file.error(
-                "not a list of hash ids", f"{place}: key hash_ids", given=ids,
+                "not a list of hash ids",
+                f"{place}: key hash_ids",
+                given=ids,
                 allowed="whole numbers from 0 to 2^63 - 1",
             )
 
@@ -144,7 +163,8 @@ def _vllm_bench(file: TextFile, result: dict[str, Any], columns: Mapping[str, st
     for name in (_VLLM_BENCH[PROMPT], _VLLM_BENCH[OUTPUT]):
         if not isinstance(result.get(name), list) or not result[name]:
             raise file.error(
-                f"{name} is missing, or no list with something in it", given=", ".join(result),
+                f"{name} is missing, or no list with something in it",
+                given=", ".join(result),
                 allowed="input_lens, output_lens and start_times, a list each",
                 hint="vllm bench serve --save-result --save-detailed writes them",
             )
@@ -154,11 +174,17 @@ def _vllm_bench(file: TextFile, result: dict[str, Any], columns: Mapping[str, st
         values = result[name]
         if not isinstance(values, list) or len(values) != len(result["input_lens"]):
             raise file.error(
-                f"{name} is not a list as long as input_lens", given=values,
+                f"{name} is not a list as long as input_lens",
+                given=values,
                 allowed=f"{len(result['input_lens']):,} numbers",
             )
         arrays[role] = _numbers(file, [f"{name}[{index}]" for index in range(len(values))], values)
     return RawTrace(
-        file=file, where=lambda row: f"request {row + 1}", names=roles, times=arrays.get(ARRIVAL),
-        unit="s", prompt_tokens=arrays[PROMPT], output_tokens=arrays[OUTPUT],
+        file=file,
+        where=lambda row: f"request {row + 1}",
+        names=roles,
+        times=arrays.get(ARRIVAL),
+        unit="s",
+        prompt_tokens=arrays[PROMPT],
+        output_tokens=arrays[OUTPUT],
     )

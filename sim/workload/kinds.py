@@ -46,7 +46,9 @@ def durations_ps(law: Distribution, count: int, rng: np.random.Generator, place:
     seconds = draw_values(law, count, rng, place)
     if seconds.size and seconds.max() > 1e6:
         raise ScenarioError(
-            "a pause of more than a million seconds", path=place.path, given=float(seconds.max()),
+            "a pause of more than a million seconds",
+            path=place.path,
+            given=float(seconds.max()),
             hint="give the distribution a max",
         )
     return np.rint(seconds * PS_PER_S).astype(np.int64)
@@ -62,12 +64,16 @@ def kinds_of(workload: Workload, seed: int, base_dir: Path) -> tuple[Kind, ...]:
     if workload.prompt_tokens is None or workload.output_tokens is None:
         missing = "prompt_tokens" if workload.prompt_tokens is None else "output_tokens"
         raise ScenarioError(
-            "nothing says how long requests are", path=f"workload.{missing}",
+            "nothing says how long requests are",
+            path=f"workload.{missing}",
             hint=f"{missing}: {{distribution: lognormal, mean: 512, max: 4096}}, or classes, or a trace",
         )
     only = RequestClass(
-        share=1.0, prompt_tokens=workload.prompt_tokens, output_tokens=workload.output_tokens,
-        shared_prefix=workload.shared_prefix, sessions=workload.sessions,
+        share=1.0,
+        prompt_tokens=workload.prompt_tokens,
+        output_tokens=workload.output_tokens,
+        shared_prefix=workload.shared_prefix,
+        sessions=workload.sessions,
     )
     return (Kind(name="", request_class=only, seed=seed, base_dir=base_dir),)
 
@@ -79,7 +85,8 @@ def draw_kinds(kinds: Sequence[Kind], count: int, seed: int) -> Int64 | None:
     shares = np.array([kind.request_class.share for kind in kinds])
     if not (np.all(np.isfinite(shares)) and np.all(shares > 0)):
         raise ScenarioError(
-            "shares are numbers above 0", path="workload.classes",
+            "shares are numbers above 0",
+            path="workload.classes",
             given={kind.name: kind.request_class.share for kind in kinds},
         )
     edges = np.cumsum(shares)

@@ -74,8 +74,11 @@ def token_segments(turns: Turns, parts: Parts) -> dict[str, Any]:
     total = int(counts.sum())
     if total > MAX_SEGMENTS:
         raise ScenarioError(
-            "the sessions are too long to keep track of their tokens", path="workload.sessions.turns",
-            given=f"{total:,} parts of prompts", allowed=f"{MAX_SEGMENTS:,}", hint="fewer turns or requests",
+            "the sessions are too long to keep track of their tokens",
+            path="workload.sessions.turns",
+            given=f"{total:,} parts of prompts",
+            allowed=f"{MAX_SEGMENTS:,}",
+            hint="fewer turns or requests",
         )
     offsets = np.concatenate([[0], np.cumsum(counts)])
     row = np.repeat(np.arange(len(counts)), counts)

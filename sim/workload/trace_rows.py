@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,13 @@ from sim.workload.files import TextFile
 ARRIVAL, PROMPT, OUTPUT = "arrival", "prompt_tokens", "output_tokens"
 
 _TIME_STEMS = (
-    "arrival", "arrival_time", "arrival_timestamp", "arrived_at", "timestamp", "time", "start_time",
+    "arrival",
+    "arrival_time",
+    "arrival_timestamp",
+    "arrived_at",
+    "timestamp",
+    "time",
+    "start_time",
 )
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -25,12 +31,28 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
         *(f"{stem}_{unit}" for stem in _TIME_STEMS for unit in ("s", "ms", "us", "ns")),
     ),
     PROMPT: (
-        "num_prefill_tokens", "prompt_tokens", "num_prompt_tokens", "input_tokens", "input_length",
-        "contexttokens", "context_tokens", "prompt_len", "input_len", "prompt_length", "request tokens",
+        "num_prefill_tokens",
+        "prompt_tokens",
+        "num_prompt_tokens",
+        "input_tokens",
+        "input_length",
+        "contexttokens",
+        "context_tokens",
+        "prompt_len",
+        "input_len",
+        "prompt_length",
+        "request tokens",
     ),
     OUTPUT: (
-        "num_decode_tokens", "output_tokens", "num_output_tokens", "output_length", "generatedtokens",
-        "generated_tokens", "completion_tokens", "output_len", "response tokens",
+        "num_decode_tokens",
+        "output_tokens",
+        "num_output_tokens",
+        "output_length",
+        "generatedtokens",
+        "generated_tokens",
+        "completion_tokens",
+        "output_len",
+        "response tokens",
     ),
 }
 """Column names that are known without ``columns``: Vidur's, Azure's, Mooncake's, vLLM's, BurstGPT's."""
@@ -62,38 +84,57 @@ def find_roles(
 
     ``columns`` goes before the names known by themselves. The arrival may be missing.
     """
-    chosen = dict(columns or {})
-    for role, name in chosen.items():
-        if role not in ALIASES:
-            close = difflib.get_close_matches(role, ALIASES, n=1)
-            raise ScenarioError(
-                "unknown role of a column", path=f"workload.trace.columns.{role}", given=role,
-                allowed=", ".join(ALIASES), hint=f"did you mean {close[0]}?" if close else "",
-            )
-        if name not in names:
-            close = difflib.get_close_matches(str(name), names, n=1)
-            raise file.error(
-                f"no column {name}, which workload.trace.columns.{role} names", where, given=name,
-                allowed=", ".join(names), hint=f"did you mean {close[0]}?" if close else "",
-            )
+    chosen = _stated_roles(file, where, names, columns or {})
     for role, aliases in ALIASES.items():
         found = [name for name in names if name.strip().lower() in aliases and name not in chosen.values()]
         if role in chosen or not found:
             continue
         if len(found) > 1:
             raise file.error(
-                f"several columns could be {role}", where, given=", ".join(found),
+                f"several columns could be {role}",
+                where,
+                given=", ".join(found),
                 hint=f"workload.trace.columns: {{{role}: {found[0]}}}",
             )
         chosen[role] = found[0]
     for role in (PROMPT, OUTPUT):
         if role not in chosen:
             raise file.error(
-                f"no column for {role}", where, given=", ".join(names),
+                f"no column for {role}",
+                where,
+                given=", ".join(names),
                 allowed=f"one of {', '.join(ALIASES[role])}",
                 hint=f"workload.trace.columns: {{{role}: NAME}}",
             )
     return chosen
+
+
+def _stated_roles(
+    file: TextFile, where: str, names: Sequence[str], columns: Mapping[str, str]
+) -> dict[str, str]:
+    for role, name in columns.items():
+        if role not in ALIASES:
+            raise ScenarioError(
+                "unknown role of a column",
+                path=f"workload.trace.columns.{role}",
+                given=role,
+                allowed=", ".join(ALIASES),
+                hint=_did_you_mean(role, ALIASES),
+            )
+        if name not in names:
+            raise file.error(
+                f"no column {name}, which workload.trace.columns.{role} names",
+                where,
+                given=name,
+                allowed=", ".join(names),
+                hint=_did_you_mean(str(name), names),
+            )
+    return dict(columns)
+
+
+def _did_you_mean(given: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(given, list(names), n=1)
+    return f"did you mean {close[0]}?" if close else ""
 
 
 def unit_in_name(name: str) -> str | None:
@@ -117,7 +158,10 @@ def checked_lengths(raw: RawTrace) -> tuple[Int64, Int64, tuple[str, ...]]:
         if bad.size:
             row = int(bad[0])
             raise raw.error(
-                "not a number of tokens", row, role, given=float(column[row]),
+                "not a number of tokens",
+                row,
+                role,
+                given=float(column[row]),
                 allowed=f"whole numbers from 0 to {MAX_TOKENS:,}",
                 hint="a column of bytes or characters?" if column[row] > MAX_TOKENS else "",
             )

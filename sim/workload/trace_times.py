@@ -39,9 +39,12 @@ def times_ps(raw: RawTrace, time_unit: str) -> tuple[Int64, tuple[str, ...]]:
     first, last = times.min(), times.max()
     if float(last - first) * PS_PER_UNIT[unit] >= MAX_SPAN_PS:
         raise raw.error(
-            "the trace is too long for a clock of picoseconds", int(np.argmax(times)), ARRIVAL,
+            "the trace is too long for a clock of picoseconds",
+            int(np.argmax(times)),
+            ARRIVAL,
             given=f"{float(last - first):.6g} {unit} after the first",
-            allowed=f"{MAX_SPAN_PS / PS_PER_S:.3g} s", hint="is time_unit right?",
+            allowed=f"{MAX_SPAN_PS / PS_PER_S:.3g} s",
+            hint="is time_unit right?",
         )
     offsets = times - first
     if offsets.dtype == np.int64:
@@ -53,7 +56,9 @@ def _unit_of(raw: RawTrace, times: Float64 | Int64, time_unit: str) -> tuple[str
     if time_unit != "auto":
         if raw.is_dated and time_unit != "s":
             raise ScenarioError(
-                "the trace has dates, which need no unit", path="workload.trace.time_unit", given=time_unit,
+                "the trace has dates, which need no unit",
+                path="workload.trace.time_unit",
+                given=time_unit,
                 allowed="auto",
             )
         return ("ns" if raw.is_dated else time_unit), ()
@@ -76,7 +81,8 @@ def _guess(raw: RawTrace, times: Float64 | Int64) -> str:
     is_whole = times.dtype == np.int64
     if per_s >= 0.1 and is_whole:
         raise raw.file.error(
-            "the unit of the times cannot be told", f"column {raw.names[ARRIVAL]}",
+            "the unit of the times cannot be told",
+            f"column {raw.names[ARRIVAL]}",
             given=f"{per_s:.3g} requests/s if they are seconds, {per_s * 1000:.3g} if ms",
             hint="workload.trace.time_unit: s, or ms",
         )
@@ -100,7 +106,8 @@ def _refuse_absurd_rate(raw: RawTrace, times: Float64 | Int64, unit: str) -> Non
     ]
     raise raw.file.error(
         "seconds taken for milliseconds, or the reverse? The request rate is beyond belief",
-        f"column {raw.names[ARRIVAL]}", given=f"{per_s:.3g} requests/s, the times taken as {unit}",
+        f"column {raw.names[ARRIVAL]}",
+        given=f"{per_s:.3g} requests/s, the times taken as {unit}",
         allowed=f"{SLOWEST_PER_S:g} to {FASTEST_PER_S:,.0f} requests/s, "
         "unless workload.trace.time_unit is stated",
         hint=" or ".join([*likely[:2], f"time_unit: {unit} if it is meant so"]),

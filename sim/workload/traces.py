@@ -46,7 +46,9 @@ def read_trace(workload: Workload, seed: int, base_dir: Path) -> RequestTable:
     order, times, time_notes = _in_order(raw, workload)
     if trace.skip_requests >= len(order):
         raise ScenarioError(
-            "nothing is left of the trace", path="workload.trace.skip_requests", given=trace.skip_requests,
+            "nothing is left of the trace",
+            path="workload.trace.skip_requests",
+            given=trace.skip_requests,
             allowed=f"less than its {len(order):,} requests",
         )
     order = order[trace.skip_requests :]
@@ -71,7 +73,8 @@ def _refuse_drawn_lengths(workload: Workload) -> None:
     for name in ("prompt_tokens", "output_tokens", "shared_prefix", "sessions", "classes"):
         if getattr(workload, name):
             raise ScenarioError(
-                "a trace has its own requests", path=f"workload.{name}",
+                "a trace has its own requests",
+                path=f"workload.{name}",
                 hint=f"leave out {name}, or the trace",
             )
 
@@ -84,7 +87,9 @@ def load_raw(trace: Trace, base_dir: Path) -> RawTrace:
         raise file.error("this is JSON, not CSV", "line 1", hint="workload.trace.format: jsonl, or auto")
     if trace.format in ("mooncake", "jsonl", "vllm_bench") and not is_json:
         raise file.error(
-            "this is not JSON", "line 1", given=file.text[:60].partition("\n")[0],
+            "this is not JSON",
+            "line 1",
+            given=file.text[:60].partition("\n")[0],
             hint="workload.trace.format: csv, or auto",
         )
     if is_json:
@@ -99,8 +104,11 @@ def _read_csv(file: TextFile, trace: Trace) -> RawTrace:
         missing = [name for name in _AZURE if name not in table.header]
         if missing:
             raise file.error(
-                f"no column {missing[0]}, which the Azure layout has", "line 1",
-                given=", ".join(table.header), allowed=", ".join(_AZURE), hint="workload.trace.format: csv",
+                f"no column {missing[0]}, which the Azure layout has",
+                "line 1",
+                given=", ".join(table.header),
+                allowed=", ".join(_AZURE),
+                hint="workload.trace.format: csv",
             )
         columns = dict(zip((ARRIVAL, PROMPT, OUTPUT), _AZURE, strict=True))
     roles = find_roles(file, "line 1", table.header, columns)
@@ -110,9 +118,14 @@ def _read_csv(file: TextFile, trace: Trace) -> RawTrace:
     if ARRIVAL in at:
         times = table.dates_ns(at[ARRIVAL]) if is_dated else table.numbers(at[ARRIVAL])
     return RawTrace(
-        file=file, where=table.line_of, names=roles, times=times,
+        file=file,
+        where=table.line_of,
+        names=roles,
+        times=times,
         unit="ns" if is_dated else unit_in_name(roles[ARRIVAL]) if ARRIVAL in roles else None,
-        prompt_tokens=table.numbers(at[PROMPT]), output_tokens=table.numbers(at[OUTPUT]), is_dated=is_dated,
+        prompt_tokens=table.numbers(at[PROMPT]),
+        output_tokens=table.numbers(at[OUTPUT]),
+        is_dated=is_dated,
     )
 
 
@@ -123,7 +136,8 @@ def _in_order(raw: RawTrace, workload: Workload) -> tuple[Int64, Int64 | None, t
     if raw.times is None or workload.arrivals is not None:
         if workload.arrivals is None:
             raise raw.file.error(
-                "the trace has no arrival times", given=", ".join(raw.names.values()),
+                "the trace has no arrival times",
+                given=", ".join(raw.names.values()),
                 hint="give workload.arrivals, e.g. {process: poisson, requests_per_s: 8}, or name the "
                 "column: workload.trace.columns: {arrival: NAME}",
             )
@@ -143,8 +157,11 @@ def _num_rows(workload: Workload, trace: Trace, num_kept: int) -> int:
         total = min(total, workload.num_requests)
     if total > MAX_ROWS:
         raise ScenarioError(
-            "too many requests", path="workload.trace.repeat", given=trace.repeat,
-            allowed=f"at most {MAX_ROWS:,} requests in all", hint="num_requests, or fewer repeats",
+            "too many requests",
+            path="workload.trace.repeat",
+            given=trace.repeat,
+            allowed=f"at most {MAX_ROWS:,} requests in all",
+            hint="num_requests, or fewer repeats",
         )
     return total
 
@@ -162,9 +179,7 @@ def _drawn_times(
     return timing, _shortfall(workload, len(times))
 
 
-def _played_times(
-    workload: Workload, times: Int64, total: int
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _played_times(workload: Workload, times: Int64, total: int) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The trace's own times, scaled, repeated, cut."""
     trace = workload.trace
     assert trace is not None
@@ -185,8 +200,10 @@ def _played_times(
 def _refuse_long_span(span_ps: float) -> None:
     if span_ps >= MAX_SPAN_PS:
         raise ScenarioError(
-            "the scaled and repeated trace is too long for a clock of picoseconds", path="workload.trace",
-            given=f"{span_ps / PS_PER_S:.4g} s", allowed=f"{MAX_SPAN_PS / PS_PER_S:.3g} s",
+            "the scaled and repeated trace is too long for a clock of picoseconds",
+            path="workload.trace",
+            given=f"{span_ps / PS_PER_S:.4g} s",
+            allowed=f"{MAX_SPAN_PS / PS_PER_S:.3g} s",
             hint="a smaller time_scale or repeat, or num_requests",
         )
 
