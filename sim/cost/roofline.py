@@ -91,7 +91,7 @@ def wave_utilisation(rows: Floats, columns: int, sm_count: int) -> Floats:
     """
     best = np.zeros_like(rows)
     for tile_rows, tile_columns in ((128, 256), (128, 128), (64, 128), (64, 64)):
-        tiles = np.ceil(rows / tile_rows) * np.ceil(columns / tile_columns)
+        tiles = np.maximum(1.0, np.ceil(rows / tile_rows)) * np.ceil(columns / tile_columns)
         useful = (rows * columns) / (tiles * tile_rows * tile_columns)
         for split in (1, 2, 4, 8):
             waves = np.ceil(tiles * split / sm_count)

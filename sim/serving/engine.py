@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from heapq import heappop, heappush
 
 from simpy import Environment
-from simpy.events import Event, Timeout
+from simpy.events import NORMAL, Event
 
 from sim.cost.step import ServiceTimePrice, StepPrice
 from sim.serving.kv.contiguous import ContiguousKV
@@ -48,6 +49,8 @@ class EngineBase:
         self.deadlines: list[tuple[int, int, Sequence]] = []
         self.admissions = 0
         self.pending: Event | None = None
+        self.priority = NORMAL + index
+        self.on_requeue: Callable[[EngineBase], None] | None = None  # a shared queue got a request back
 
     def start(self) -> None:
         """Waits for the first request, if one is known."""
@@ -64,8 +67,14 @@ class EngineBase:
         self.window_is_due = True
 
     def _wake_at(self, time_ps: int) -> None:
-        event = Timeout(self.env, time_ps - self.env.now)
-        event.callbacks.append(self._on_wake)
+        self._after(time_ps - self.env.now, self._on_wake)
+
+    def _after(self, delay_ps: int, callback: Callable[[Event], None]) -> None:
+        """The engine's one pending event. Replicas at the same instant act in the order of their index."""
+        event = Event(self.env)
+        event._ok, event._value = True, None
+        event.callbacks = [callback]
+        self.env.schedule(event, self.priority, delay_ps)
         self.pending = event
 
     def _on_wake(self, event: Event) -> None:

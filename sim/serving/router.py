@@ -20,6 +20,7 @@ class RouterFeed:
 
     router: Router
     next_ps: int = NEVER
+    must_see_all: bool = False
 
     def take(self) -> Sequence:
         """Never asked for, as ``next_ps`` never comes."""
@@ -49,6 +50,7 @@ class Router:
             if self.routing == "shared_queue":
                 engine.waiting = self._shared
                 engine.is_shared_queue = True
+                engine.on_requeue = self._poke_others
 
     def schedule(self) -> None:
         """An event for the next arrival, unless one is due before it."""
@@ -79,7 +81,7 @@ class Router:
         else:
             engine = self.engines[self._next % len(self.engines)]
             self._next += 1
-        was_open = engine.is_open_for_one()
+        was_open = engine.is_open_for_one() or sequence.deadline_ps < NEVER
         engine.receive(sequence)
         if not sequence.is_ended:
             engine.poke(was_open)
@@ -93,6 +95,11 @@ class Router:
             self._at(sequence.deadline_ps, lambda event: self._expire(sequence))
         for engine in self.engines:
             engine.poke(was_open=True)
+
+    def _poke_others(self, origin: EngineBase) -> None:
+        for engine in self.engines:
+            if engine is not origin:
+                engine.poke(was_open=True)
 
     def _expire(self, sequence: Sequence) -> None:
         """The client of a request in the shared queue left."""

@@ -41,9 +41,13 @@ class Sequence:
 
 
 class Feed(Protocol):
-    """Where an engine's requests come from."""
+    """Where an engine's requests come from.
+
+    ``must_see_all``: ends of queued requests may trigger others, so every arrival has to be seen in time.
+    """
 
     next_ps: int
+    must_see_all: bool
 
     def take(self) -> Sequence:
         """The next request (its arrival is ``next_ps``)."""
@@ -62,7 +66,7 @@ class Source:
 
     __slots__ = (
         "_chunk_end", "_chunk_start", "_columns", "_followers", "_is_plain", "_loop_rows", "_row", "_table",
-        "_triggered", "_waiting_row_ps", "next_ps", "num_rows",
+        "_triggered", "_waiting_row_ps", "must_see_all", "next_ps", "num_rows",
     )
 
     def __init__(self, table: RequestTable) -> None:
@@ -74,6 +78,7 @@ class Source:
         self._followers: dict[int, int] = {}
         self._loop_rows: list[int] = []
         self._is_plain = bool((table.arrival_ps >= 0).all())
+        self.must_see_all = not self._is_plain and table.timeout_ps is not None
         if not self._is_plain:
             self._index_triggered_rows()
         self._waiting_row_ps = NEVER

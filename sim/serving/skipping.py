@@ -17,7 +17,7 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from math import isqrt
 
-from simpy.events import Event, Timeout
+from simpy.events import Event
 
 from sim.errors import InvariantError
 from sim.serving.engine import Chunk, EngineBase
@@ -61,7 +61,7 @@ class SkippingEngine(EngineBase):
         """See ``EngineBase``: starts an idle engine, cuts a jump at the next step's end."""
         if self.pending is None or self.jump[0] == 0:  # idle, or holding for a fuller batch
             self._wake_at(self.env.now)
-        elif was_open and not self.limits.is_static:
+        elif was_open:
             self._cut()
 
     def begin_window(self) -> None:
@@ -117,14 +117,28 @@ class SkippingEngine(EngineBase):
         paged = self.paged
         assert paged is not None
         phase = self.step % self.period
-        preempted = False
-        while self.phase_counts[phase] > paged.free:
-            self._preempt_last(now)
-            preempted = True
-        paged.free -= self.phase_counts[phase]
-        if self.members is not None:
-            self._track_growth(phase, now)
-        return preempted
+        if self.phase_counts[phase] <= paged.free:
+            paged.free -= self.phase_counts[phase]
+            if self.members is not None:
+                self._track_growth(phase, now)
+            return False
+        if self.members is None:
+            while self.phase_counts[phase] > paged.free:
+                self._preempt_last(now)
+            paged.free -= self.phase_counts[phase]
+        else:
+            self._grow_one_by_one(phase, now)
+        return True
+
+    def _grow_one_by_one(self, phase: int, now: int) -> None:
+        """The same in order of admission, so that physical ids are those of single steps."""
+        assert self.members is not None and self.paged is not None
+        for sequence in list(self.members[phase]):
+            while sequence.order >= 0 and self.paged.free == 0:
+                self._preempt_last(now)
+            if sequence.order >= 0:
+                self.paged.grow(sequence, 1, now)
+                sequence.reserved -= 1
 
     def _track_growth(self, phase: int, now: int) -> None:
         """Physical ids of blocks already counted as taken."""
@@ -149,6 +163,8 @@ class SkippingEngine(EngineBase):
         victim.order = -1
         self.waiting.appendleft(victim)
         self.recorder.preempt(victim, now, self.index, lost)
+        if self.on_requeue:
+            self.on_requeue(self)
 
     def _leave_decode(self, sequence: Sequence, step: int) -> None:
         """Out of the aggregates; its own counts become current as of decode step ``step``."""
@@ -238,7 +254,8 @@ class SkippingEngine(EngineBase):
         """When something may come that a decision has to see."""
         is_static = self.limits.is_static
         self.is_open = not is_static and not self.waiting and len(self.running) < self.limits.max_num_seqs
-        limit = self.feed.next_ps if self.is_open or not self.is_measuring else NEVER
+        sees = self.is_open or not self.is_measuring or self.feed.must_see_all
+        limit = self.feed.next_ps if sees else NEVER
         deadlines = self.deadlines
         while deadlines and deadlines[0][2].is_ended:
             heappop(deadlines)
@@ -264,9 +281,7 @@ class SkippingEngine(EngineBase):
     def _schedule(self, steps: int, first: int, growth: int) -> None:
         self.jump = (steps, first, growth)
         end = self.started_ps + steps * first + growth * (steps * (steps - 1) // 2)
-        event = Timeout(self.env, end - self.env.now)
-        event.callbacks.append(self._on_step_end)
-        self.pending = event
+        self._after(end - self.env.now, self._on_step_end)
 
     def _on_step_end(self, event: Event) -> None:
         if event is not self.pending:
@@ -383,7 +398,7 @@ class SkippingEngine(EngineBase):
     def _expire_running(self, now: int) -> None:
         """Clients that left by ``now``: tokens of a step that ended after they left are not delivered."""
         deadlines = self.deadlines
-        sampled = {chunk[0]: chunk[3] for chunk in self.chunks}
+        worked = {chunk[0]: (chunk[1], chunk[3]) for chunk in self.chunks}
         late: list[tuple[int, int, Sequence]] = []
         while deadlines and deadlines[0][0] <= now:
             late.append(heappop(deadlines))
@@ -392,12 +407,12 @@ class SkippingEngine(EngineBase):
                 continue
             if sequence.order < 0 and sequence not in self.kept:
                 self.waiting.remove(sequence)
-            elif not self._abort_running(sequence, now - deadline, sampled, now):
+            elif not self._abort_running(sequence, now - deadline, worked, now):
                 continue
             self.recorder.abort(sequence, 0 if self.limits.returns_at_end else sequence.generated)
             self.feed.on_end(sequence, deadline)
 
-    def _abort_running(self, sequence: Sequence, late_ps: int, sampled: dict[Sequence, bool], now: int) -> bool:
+    def _abort_running(self, sequence: Sequence, late_ps: int, worked: dict[Sequence, tuple[int, bool]], now: int) -> bool:
         """Takes it out of the batch, unless its last token came in time."""
         if sequence in self.kept:
             return True
@@ -409,10 +424,11 @@ class SkippingEngine(EngineBase):
             if late_ps and self.decodes:
                 sequence.generated -= 1
         else:
-            is_last = sampled.get(sequence, False) and sequence.generated + 1 == sequence.output_tokens
+            queries, samples = worked.get(sequence, (0, False))
+            is_last = samples and sequence.generated + 1 == sequence.output_tokens
             if late_ps == 0 and is_last and not self.limits.returns_at_end:
                 return False
-            held = self._drop_prefill(sequence, late_ps == 0 and sampled.get(sequence, False), now)
+            held = queries + self._drop_prefill(sequence, late_ps == 0 and samples, now)
         del self.running[sequence]
         sequence.order = -1
         if self.batch_size:
@@ -423,7 +439,7 @@ class SkippingEngine(EngineBase):
         return True
 
     def _drop_prefill(self, sequence: Sequence, is_token_delivered: bool, now: int) -> int:
-        """A prompt under way is given up; returns the tokens that it holds."""
+        """A prompt under way is given up; returns the tokens that it held before this step."""
         self.extra_held -= sequence.computed
         self.unfilled -= sequence.target - sequence.computed
         if sequence is self.partial:

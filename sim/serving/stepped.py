@@ -6,7 +6,7 @@ It also runs what cannot be skipped: policies of one's own, and generation witho
 
 from __future__ import annotations
 
-from simpy.events import Event, Timeout
+from simpy.events import Event
 
 from sim.errors import ScenarioError
 from sim.serving.batching.plan import KVView, Policy, StepPlan
@@ -64,6 +64,8 @@ class SteppedEngine(EngineBase):
             victim.order = -1
             self.waiting.appendleft(victim)
             self.recorder.preempt(victim, now, self.index, lost)
+            if self.on_requeue:
+                self.on_requeue(self)
         self.chunks = []
         for sequence, queries in plan.prefill:
             if sequence not in self.running:
@@ -111,9 +113,7 @@ class SteppedEngine(EngineBase):
         held = sum(sequence.computed for sequence in residents) + len(plan.decode)
         unfilled = sum(max(0, sequence.target - sequence.computed) for sequence in self.running)
         self.levels = self._levels(held, unfilled)
-        event = Timeout(self.env, self.step_time_ps)
-        event.callbacks.append(self._on_step_end)
-        self.pending = event
+        self._after(self.step_time_ps, self._on_step_end)
         self.is_stepping = True
 
     def _on_step_end(self, event: Event) -> None:
