@@ -17,7 +17,7 @@ from sim.model.bytes import (
     weight_bytes,
 )
 from sim.model.loading import load_model, model_names
-from sim.model.matrices import Matrix, check_tensor_parallel_size, layer_matrices
+from sim.model.matrices import Matrix, check_tensor_parallel_size, kv_heads_per_gpu, layer_matrices
 from sim.model.parameters import num_active_parameters, num_parameters
 from sim.model.shape import LayerType, MambaShape, MlaShape, ModelShape, MoeShape
 
@@ -33,6 +33,7 @@ __all__ = [
     "kv_bytes_for_request",
     "kv_bytes_per_token",
     "kv_dtype_bytes",
+    "kv_heads_per_gpu",
     "layer_matrices",
     "load_model",
     "model_names",

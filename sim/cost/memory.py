@@ -1,0 +1,285 @@
+"""Where a GPU's memory goes under vLLM: weights, activations, the rest for KV.
+
+``gpu_memory_utilization`` x total holds weights, the activation peak of vLLM's profile run and what
+is allocated outside of PyTorch; what is left is KV cache. CUDA graphs are captured afterwards and
+lie outside of that share (vLLM before 0.21, and later with
+VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS=0).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from sim.cost.activations import activation_peak
+from sim.errors import ScenarioError
+from sim.model import (
+    DTYPE_BYTES,
+    ModelShape,
+    check_tensor_parallel_size,
+    kv_bytes_for_request,
+    kv_bytes_per_token,
+    kv_dtype_bytes,
+    kv_heads_per_gpu,
+    num_parameters,
+    served_dtype,
+    served_quantization,
+    state_bytes_per_request,
+    weight_bytes,
+)
+
+if TYPE_CHECKING:
+    from sim.hardware import HardwareProfile
+    from sim.scenario import EngineConfig
+
+GIB = 2**30
+
+# What lies outside of PyTorch's allocator: the CUDA context's growth after start-up, cuBLAS and NCCL.
+# vLLM's logs print 0.02 to 0.09 GiB on one GPU (0.07: vllm#21489) and 0.20 to 0.30 GiB on two
+# (vllm#14447, vllm#15815); eight GPUs have been seen with 0.9 to 2.2 GiB.
+NON_TORCH_BYTES = 0.08 * GIB
+NON_TORCH_BYTES_OF_NCCL = 0.20 * GIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryLine:
+    """One line of the account; ``num_bytes`` is negative where memory is taken."""
+
+    label: str
+    num_bytes: int
+    formula: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """One GPU's memory, line by line, and what the KV cache holds.
+
+    ``kv_budget_tokens`` is for sequences shorter than any sliding window, as vLLM's "GPU KV cache
+    size" counts; ``max_concurrency`` (requests of ``max_model_len`` tokens) does take windows and
+    recurrent states into account.
+    """
+
+    lines: tuple[MemoryLine, ...]
+    kv_budget_bytes: int
+    kv_bytes_per_token: int
+    kv_formula: str
+    block_size: int
+    num_gpu_blocks: int
+    kv_budget_tokens: int
+    max_model_len: int
+    kv_bytes_per_full_request: int
+    max_concurrency: float
+    overridden: bool  # num_gpu_blocks_override in place of the budget
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``: the fields by their names."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("lines", "notes")}
+        lines = [{"label": x.label, "bytes": x.num_bytes, "formula": x.formula} for x in self.lines]
+        return {"lines": lines, **plain, "notes": list(self.notes)}
+
+
+def memory_plan(model: ModelShape, hardware: HardwareProfile, engine: EngineConfig) -> MemoryPlan:
+    """The account of one GPU of the replica; refused where nothing is left for KV.
+
+    Not modelled: LoRA adapters, vision encoders, draft models, fragmentation of PyTorch's allocator,
+    memory that other processes hold.
+    """
+    check_tensor_parallel_size(model, engine.tensor_parallel_size)
+    lines = _lines(model, hardware, engine)
+    budget = sum(line.num_bytes for line in lines)
+    per_token = kv_bytes_per_token(model, _kv_entry_bytes(model, engine), engine.tensor_parallel_size)
+    block_bytes = engine.block_size * per_token
+    blocks = engine.num_gpu_blocks_override or max(0, budget) // block_bytes
+    if blocks == 0:
+        raise _no_room(model, hardware, engine, lines)
+    length = engine.max_model_len or model.max_position_embeddings
+    full = _full_request_bytes(model, engine, length)
+    return MemoryPlan(
+        lines=lines,
+        kv_budget_bytes=blocks * block_bytes if engine.num_gpu_blocks_override else budget,
+        kv_bytes_per_token=per_token,
+        kv_formula=_kv_formula(model, engine),
+        block_size=engine.block_size,
+        num_gpu_blocks=blocks,
+        kv_budget_tokens=blocks * engine.block_size,
+        max_model_len=length,
+        kv_bytes_per_full_request=full,
+        max_concurrency=blocks * block_bytes / full,
+        overridden=engine.num_gpu_blocks_override is not None,
+        notes=_notes(model, engine),
+    )
+
+
+def kv_of_tokens(model: ModelShape, engine: EngineConfig, num_tokens: int) -> MemoryLine:
+    """The KV that one sequence of ``num_tokens`` takes on one GPU, sliding windows counted."""
+    if num_tokens < 1:
+        raise ScenarioError("not a number of tokens", path="tokens", given=num_tokens, allowed="at least 1")
+    tp, width = engine.tensor_parallel_size, _kv_entry_bytes(model, engine)
+    num_bytes = kv_bytes_for_request(model, num_tokens, width, tp)
+    per_token = kv_bytes_per_token(model, width, tp)
+    formula = f"{num_tokens:,} tokens x {per_token:,} B"
+    if num_bytes != num_tokens * per_token:
+        sliding, window = model.num_sliding_layers, model.sliding_window
+        formula += f", {sliding} of {model.num_attention_layers} layers only for the last {window:,} tokens"
+    return MemoryLine(label=f"KV of {num_tokens:,} tokens", num_bytes=num_bytes, formula=formula)
+
+
+def render_memory(plan: MemoryPlan, tokens: MemoryLine | None = None) -> str:
+    """The account as text: label, GiB, GB and formula; ``tokens`` is ``kv_of_tokens``'s line, if asked."""
+    rows = [_row(line) for line in plan.lines]
+    budget = "num_gpu_blocks_override x block_size x KV of a token" if plan.overridden else "what is left"
+    rows.append(_row(MemoryLine(label="= KV cache", num_bytes=plan.kv_budget_bytes, formula=budget)))
+    per_token = plan.kv_bytes_per_token
+    rows += [
+        "",
+        f"KV of a token   {plan.kv_formula} = {per_token:,} B = {per_token / 1024:.4g} KiB",
+        f"KV blocks       {plan.num_gpu_blocks:,} of {plan.block_size} tokens = "
+        f"{plan.kv_budget_tokens:,} tokens",
+        f"full requests   {plan.max_concurrency:.2f} of max_model_len {plan.max_model_len:,} tokens "
+        f"({plan.kv_bytes_per_full_request / GIB:.2f} GiB each)",
+    ]
+    if tokens is not None:
+        size = tokens.num_bytes
+        sizes = f"{size / 2**20:.4g} MiB = {size / GIB:.2f} GiB = {size / 1e9:.2f} GB"
+        rows.append(f"{tokens.label}: {tokens.formula} = {sizes}")
+    rows += [f"note: {note}" for note in plan.notes]
+    return "\n".join(rows)
+
+
+def _row(line: MemoryLine) -> str:
+    return f"{line.label:<28}{line.num_bytes / GIB:>9.2f} GiB{line.num_bytes / 1e9:>9.2f} GB   {line.formula}"
+
+
+def _kv_formula(model: ModelShape, engine: EngineConfig) -> str:
+    layers, width, tp = (
+        model.num_attention_layers,
+        _kv_entry_bytes(model, engine),
+        engine.tensor_parallel_size,
+    )
+    if model.mla is not None:
+        latent = f"(kv_lora_rank {model.mla.kv_lora_rank} + rope {model.mla.qk_rope_head_dim})"
+        return f"{layers} layers x {latent} x {width} B"
+    heads = kv_heads_per_gpu(model, tp)
+    held = f"{heads} KV heads" + (f" of {model.num_key_value_heads} on each GPU" if tp > 1 else "")
+    return f"{layers} layers x {held} x head_dim {model.head_dim} x 2 (K and V) x {width} B"
+
+
+def _lines(model: ModelShape, hardware: HardwareProfile, engine: EngineConfig) -> tuple[MemoryLine, ...]:
+    total, share, tp = hardware.hbm_bytes, engine.gpu_memory_utilization, engine.tensor_parallel_size
+    peak = activation_peak(model, engine)
+    nccl = NON_TORCH_BYTES_OF_NCCL if tp > 1 else 0.0
+    kept_free = total - int(total * share)
+    return (
+        MemoryLine(label="device total", num_bytes=total, formula=f"hbm_bytes of {hardware.name}"),
+        MemoryLine(
+            label="left alone",
+            num_bytes=-kept_free,
+            formula=f"(1 - gpu_memory_utilization {share:g}) x total; CUDA graphs are captured into it",
+        ),
+        _weights_line(model, engine),
+        MemoryLine(label="activation peak", num_bytes=-peak.num_bytes, formula=peak.formula),
+        MemoryLine(
+            label="CUDA context, cuBLAS" + (", NCCL" if tp > 1 else ""),
+            num_bytes=-int(NON_TORCH_BYTES + nccl),
+            formula="0.08 GiB outside of PyTorch" + (" + 0.20 GiB for NCCL" if tp > 1 else ""),
+        ),
+    )
+
+
+def _weights_line(model: ModelShape, engine: EngineConfig) -> MemoryLine:
+    tp, dtype = engine.tensor_parallel_size, served_dtype(model, engine.dtype)
+    held = served_quantization(model, engine.quantization)
+    num_bytes = weight_bytes(
+        model, quantization=engine.quantization, dtype=engine.dtype, tensor_parallel_size=tp
+    )
+    rotary = _rotary_table_bytes(model, engine)
+    formula = f"{num_parameters(model):,} parameters"
+    if held == "none":
+        formula += f" x {DTYPE_BYTES[dtype]} B ({dtype})"
+    else:
+        formula += f", {held} where quantised, the rest {dtype}"
+    formula += f" / {tp} GPUs" if tp > 1 else ""
+    if rotary:
+        formula += f" + rotary table {model.max_position_embeddings:,} x {rotary_width(model)} x "
+        formula += f"{DTYPE_BYTES[dtype]} B"
+    return MemoryLine(label="weights", num_bytes=-(num_bytes + rotary), formula=formula)
+
+
+def rotary_width(model: ModelShape) -> int:
+    """Entries of the cos/sin table per position: the rotated part of a head."""
+    return model.mla.qk_rope_head_dim if model.mla else model.head_dim
+
+
+def _rotary_table_bytes(model: ModelShape, engine: EngineConfig) -> int:
+    """vLLM keeps one cos/sin table for all positions of the model with its weights."""
+    if model.learned_positions or model.num_attention_layers == 0:
+        return 0
+    width = DTYPE_BYTES[served_dtype(model, engine.dtype)]
+    return model.max_position_embeddings * rotary_width(model) * width
+
+
+def _kv_entry_bytes(model: ModelShape, engine: EngineConfig) -> int:
+    return kv_dtype_bytes(model, engine.kv_cache_dtype, engine.dtype)
+
+
+def _full_request_bytes(model: ModelShape, engine: EngineConfig, length: int) -> int:
+    """KV of a request of ``length`` tokens, rounded up to whole blocks, plus its recurrent states."""
+    tp, rounded = engine.tensor_parallel_size, -(-length // engine.block_size) * engine.block_size
+    kv = kv_bytes_for_request(model, rounded, _kv_entry_bytes(model, engine), tp)
+    return kv + state_bytes_per_request(model, DTYPE_BYTES[served_dtype(model, engine.dtype)], tp)
+
+
+def _notes(model: ModelShape, engine: EngineConfig) -> tuple[str, ...]:
+    notes = list(model.notes)
+    tp = engine.tensor_parallel_size
+    if model.mla is not None and tp > 1:
+        notes.append(f"latent attention: every one of the {tp} GPUs keeps the whole KV")
+    elif tp > model.num_key_value_heads:
+        notes.append(f"{model.num_key_value_heads} KV heads are repeated on {tp} GPUs")
+    return tuple(notes)
+
+
+def _no_room(
+    model: ModelShape, hardware: HardwareProfile, engine: EngineConfig, lines: tuple[MemoryLine, ...]
+) -> ScenarioError:
+    usable = int(hardware.hbm_bytes * engine.gpu_memory_utilization)
+    weights = -lines[2].num_bytes
+    beside = -sum(line.num_bytes for line in lines[3:])
+    held = served_quantization(model, engine.quantization)
+    kind = served_dtype(model, engine.dtype) if held == "none" else held
+    tp = engine.tensor_parallel_size
+    needed = (weights + beside) / engine.gpu_memory_utilization
+    tries = [f"a profile with hbm_bytes above {needed / 1e9:.0f} GB"]
+    if held == "none":
+        for quantization in ("fp8", "int4"):
+            smaller = weight_bytes(
+                model, quantization=quantization, dtype=engine.dtype, tensor_parallel_size=tp
+            )
+            if smaller + beside < usable:
+                tries.insert(0, f"quantization: {quantization} ({smaller / 1e9:.1f} GB)")
+    larger = _fitting_tensor_parallel_size(model, engine, usable - beside)
+    if larger:
+        tries.append(f"tensor_parallel_size: {larger}")
+    return ScenarioError(
+        "the model leaves no room for KV cache\n"
+        f"  {hardware.hbm_bytes / 1e9:.1f} GB x gpu_memory_utilization {engine.gpu_memory_utilization:.2f} = "
+        f"{usable / 1e9:.1f} GB; weights of {model.name} in {kind}"
+        f"{f' on each of {tp} GPUs' if tp > 1 else ''} = {weights / 1e9:.1f} GB, "
+        f"activations and CUDA context = {beside / 1e9:.1f} GB",
+        path="engine",
+        hint=", or ".join(tries),
+    )
+
+
+def _fitting_tensor_parallel_size(model: ModelShape, engine: EngineConfig, room: float) -> int | None:
+    """The smallest split of the usual ones under which the weights fit into ``room`` bytes."""
+    for tp in (2, 4, 8, 16):
+        if tp <= engine.tensor_parallel_size or model.num_attention_heads % tp:
+            continue
+        if (
+            weight_bytes(model, quantization=engine.quantization, dtype=engine.dtype, tensor_parallel_size=tp)
+            < room - NON_TORCH_BYTES_OF_NCCL
+        ):
+            return tp
+    return None
