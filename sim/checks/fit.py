@@ -143,10 +143,6 @@ def check_kv_fits(scenario: Scenario, top: Place) -> None:
     engine = scenario.engine
     if engine.service_time is not None:
         return
-    from importlib.util import find_spec
-
-    if find_spec("sim.cost.memory") is None:
-        return
     from sim.cost.memory import memory_plan
     from sim.errors import ScenarioError
 

@@ -73,11 +73,12 @@ def _events(text: str, file: str) -> Iterator[Any]:
     documents = 0
     events: Iterator[Any] = yaml.parse(text, Loader=_Loader)
     for event in events:
+        line = event.start_mark.line + 1
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
             if documents > 1:
                 raise ScenarioError(
-                    f"line {event.start_mark.line + 1}: a second YAML document begins (---)",
+                    f"line {line}: a second YAML document begins (---)",
                     file=file,
                     allowed="one document per file",
                     hint="put it into a file of its own",

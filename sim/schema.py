@@ -1,0 +1,154 @@
+"""The scenario format as a JSON Schema (2020-12), made from the dataclasses: for editors.
+
+It holds what one key at a time can say: names, kinds, units, bounds. What must hold between keys
+is ``sim.checks``'s, and ``gpuyard check`` says it.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin
+
+from sim.hardware import HardwareProfile
+from sim.loading.build import field_hints, takes_number, unit_in
+from sim.loading.scalars import LIMITS, MAX_PLAIN
+from sim.model import ModelShape
+from sim.scenario import SCHEMA_VERSION, Scenario, Threshold
+from sim.units import UNITS, allowed_units, unit_of_name
+
+JsonSchema = dict[str, Any]
+
+_BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+_NUMBER = r"^\s*[+]?([0-9][0-9_]*(\.[0-9_]*)?|\.[0-9][0-9_]*)([eE][+-]?[0-9]{1,3})?\s*"
+# Sections that say the same for all variants (sim.loading.compare refuses them there).
+_NOT_IN_VARIANTS = ("schema_version", "question", "kind", "seeds", "thresholds")
+
+
+def scenario_schema() -> JsonSchema:
+    """The JSON Schema of a scenario file."""
+    made = _Definitions()
+    top = made.object_of(Scenario, None, is_partial=False)
+    variant = made.object_of(Scenario, None, is_partial=True)
+    for name in _NOT_IN_VARIANTS:
+        del variant["properties"][name]
+    made.by_name["Variant"] = variant
+    top["properties"]["schema_version"] = {"const": SCHEMA_VERSION, "description": "format of this file"}
+    top["properties"]["compare"] = {
+        "description": "variants, each with its differences from the file, compared with the reference",
+        "type": "object",
+        "properties": {
+            "reference": {"type": "string", "description": "the variant that the others are compared with"},
+            "variants": {
+                "type": "object",
+                "minProperties": 2,
+                "additionalProperties": {"anyOf": [{"$ref": "#/$defs/Variant"}, {"type": "null"}]},
+            },
+        },
+        "required": ["reference", "variants"],
+        "additionalProperties": False,
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Gpuyard scenario",
+        **top,
+        "$defs": dict(sorted(made.by_name.items())),
+    }
+
+
+@dataclass(slots=True)
+class _Definitions:
+    """Named parts of the schema, made as they are met."""
+
+    by_name: dict[str, JsonSchema] = field(default_factory=dict)
+
+    def object_of(self, cls: Any, unit: str | None, *, is_partial: bool) -> JsonSchema:
+        """The schema of a dataclass's mapping; ``is_partial``: of differences, where nothing is required."""
+        properties, required = {}, []
+        for name, (one, hint) in field_hints(cls).items():
+            described = self.value_of(hint, one.metadata, unit_in(cls, name, unit), is_partial)
+            properties[name] = {**_doc(one), **described}
+            if one.default is MISSING and one.default_factory is MISSING:
+                required.append(name)
+        made: JsonSchema = {"type": "object", "description": _first_line(cls), "properties": properties}
+        if required and not is_partial:
+            made["required"] = required
+        return {**made, "additionalProperties": False}
+
+    def value_of(
+        self, hint: Any, bounds: Mapping[str, Any], unit: str | None, is_partial: bool
+    ) -> JsonSchema:
+        """The schema of one value of type ``hint``."""
+        origin = get_origin(hint)
+        if origin in (Union, types.UnionType):
+            inner = next(one for one in get_args(hint) if one is not types.NoneType)
+            return _any_of(self.value_of(inner, bounds, unit, is_partial), {"type": "null"})
+        if origin is Literal:
+            return {"enum": list(get_args(hint))}
+        if origin is tuple:
+            return {"type": "array", "items": self.value_of(get_args(hint)[0], bounds, unit, is_partial)}
+        if isinstance(origin, type) and issubclass(origin, Mapping):
+            inner = self.value_of(get_args(hint)[1], {}, unit, is_partial)
+            return {"type": "object", "additionalProperties": inner}
+        if hint in (HardwareProfile, ModelShape):
+            return _any_of({"type": "string"}, {"type": "object"})
+        if is_dataclass(hint):
+            return self._reference(hint, unit, is_partial)
+        if hint in (int, float):
+            return _number(hint, bounds, unit)
+        return {"type": "boolean" if hint is bool else "string"}
+
+    def _reference(self, cls: Any, unit: str | None, is_partial: bool) -> JsonSchema:
+        name = cls.__name__ + (f"In_{unit or 'count'}" if takes_number(cls) else "")
+        name += "Differences" if is_partial else ""
+        if name not in self.by_name:
+            self.by_name[name] = {}
+            if cls is Threshold:
+                self.by_name[name] = self._threshold()
+            else:
+                self.by_name[name] = self.object_of(cls, unit, is_partial=is_partial)
+        reference = {"$ref": f"#/$defs/{name}"}
+        return _any_of(reference, _number(float, {"ge": 0}, unit)) if takes_number(cls) else reference
+
+    def _threshold(self) -> JsonSchema:
+        """A threshold's bounds are in the unit of its metric's name: a number, or text with any unit."""
+        made = self.object_of(Threshold, None, is_partial=False)
+        for name in ("min", "max"):
+            doc = made["properties"][name]["description"]
+            made["properties"][name] = {"description": doc, "type": ["number", "string", "null"]}
+        return made
+
+
+def _number(kind: Any, bounds: Mapping[str, Any], unit: str | None) -> JsonSchema:
+    limits = {word: bounds[name] for name, word in _BOUNDS.items() if name in bounds}
+    limits.setdefault("maximum", LIMITS.get(unit or "", MAX_PLAIN))
+    plain = {"type": "integer" if kind is int else "number", **limits}
+    if unit is None:
+        return plain
+    units = "|".join(re.escape(name) for name in sorted(UNITS[unit], key=len, reverse=True))
+    text = {"type": "string", "pattern": f"{_NUMBER}({units})\\s*$", "description": allowed_units(unit)}
+    return _any_of(plain, text)
+
+
+def _any_of(*options: JsonSchema) -> JsonSchema:
+    flat: list[JsonSchema] = []
+    for option in options:
+        flat.extend(option["anyOf"] if set(option) == {"anyOf"} else [option])
+    return {"anyOf": flat}
+
+
+def _doc(one: Field[Any]) -> JsonSchema:
+    doc = one.metadata.get("doc")
+    unit = unit_of_name(one.name)
+    shown: JsonSchema = {"title": one.name}
+    if doc:
+        shown["description"] = f"{doc} [{unit}]" if unit else doc
+    if isinstance(one.default, (bool, int, float, str)):
+        shown["default"] = one.default
+    return shown
+
+
+def _first_line(cls: Any) -> str:
+    return str(cls.__doc__ or cls.__name__).strip().splitlines()[0]
