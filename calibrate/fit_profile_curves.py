@@ -2,11 +2,11 @@
 
     python -m calibrate.fit_profile_curves MEASURED_FOLDER [--write]
 
-Prints each profile's ``efficiency:`` block, or puts it at the end of the profile. Memory curves follow the
-law start-up + bytes / (fraction · bandwidth), fitted where the data cannot sit in L2; compute curves are
-medians by size, over the same tile and wave utilisation as the price uses. Devices without timings borrow a
-curve at equal ideal time: the lender's sizes times the ratio of the peaks. Not fitted: quantized GEMMs,
-mixed prefill and decode, MoE.
+Prints each profile's ``efficiency:`` block, or puts it at the end of the profile. Curves are medians by size.
+Memory curves leave out what may have come from L2, and follow the law start-up + bytes / (fraction ·
+bandwidth) across that gap; compute curves are over the same tile and wave utilisation as the price uses.
+Devices without timings borrow a curve at equal ideal time: the lender's sizes times the ratio of the peaks.
+Not fitted: quantized GEMMs, mixed prefill and decode, MoE.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ READ_LENDERS = {
     "rtx-3090": "l40s", "rtx-4090": "l40s", "rtx-pro-6000": "l40s", "mi250x": "mi300x", "mi325x": "mi300x",
 }  # fmt: skip
 ELEMENTWISE_STARTUP_S = 2.0e-6  # norm, rotary and activation of one token: 1.9 to 2.6 us, vLLM on an RTX 4090
+FEW_TIMINGS = 10  # in one of 80 bins of size
 MEMORY_KNOTS = (1e5, 5e5, 2e6, 6e6, 2e7, 6e7, 2e8, 1e9)
 KNOTS = {
     "gemm_compute": (1e10, 3e10, 1e11, 3e11, 1e12, 3e12, 1e13),
@@ -62,11 +63,20 @@ KNOTS = {
 
 
 def memory_curve(timings: Timings, peak: float) -> EfficiencyCurve:
-    """A curve over bytes from the start-up law."""
+    """A curve over bytes: the timings' medians, and the start-up law at sizes that have too few of them."""
     startup_s, fraction = fit_startup(timings.ideal_s, timings.measured_s)
-    law = f"start-up {startup_s * 1e6:.1f} us, then {fraction:.2f} of the peak"
-    curve = law_curve(startup_s, fraction, peak, "")
-    return with_error(curve, timings, f"fitted: {law}")
+    timings = timings.where(timings.size >= MEMORY_KNOTS[0])
+    edges = np.geomspace(MEMORY_KNOTS[0], 10 * MEMORY_KNOTS[-1], 81)
+    middles = np.sqrt(edges[1:] * edges[:-1])
+    num_timings, _ = np.histogram(timings.size, edges)
+    gaps = np.repeat(middles, np.maximum(0, FEW_TIMINGS - num_timings))
+    sizes = np.concatenate([timings.size, gaps])
+    law = startup_fractions(gaps, peak, startup_s, fraction)
+    values = fit_knots(sizes, np.concatenate([timings.ideal_s / timings.measured_s, law]), MEMORY_KNOTS)
+    points = tuple(zip(MEMORY_KNOTS, values.tolist(), strict=True))
+    how = f"start-up {startup_s * 1e6:.1f} us, then {fraction:.2f} of the peak"
+    curve = EfficiencyCurve(size_unit="bytes", points=points, source="")
+    return with_error(curve, timings, f"fitted: medians; where timings are few, {how}")
 
 
 def law_curve(startup_s: float, fraction: float, peak: float, source: str) -> EfficiencyCurve:
