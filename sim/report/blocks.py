@@ -1,0 +1,88 @@
+"""What a report is made of, before it is HTML or Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sim.report.figures import Picture
+
+Tone = Literal["plain", "good", "bad"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prose:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bullets:
+    """A list of sentences."""
+
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Terms and what they are."""
+
+    rows: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """Text to copy as it stands; ``summary`` folds it away under that line."""
+
+    text: str
+    summary: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A table's cell: the value, and a smaller second line whose tone says better or worse."""
+
+    text: str
+    small: str = ""
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows of cells under a header; ``is_text`` for sentences rather than numbers."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+    is_text: bool = False
+    summary: str = ""
+
+
+Block = Prose | Bullets | Facts | Code | Table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A heading, its blocks, then its pictures."""
+
+    title: str
+    blocks: Sequence[Block] = ()
+    pictures: Sequence[Picture] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The whole: the question, the answer in one line, a badge per variant, the sections."""
+
+    question: str
+    answer: str
+    badges: tuple[Cell, ...]
+    sections: Sequence[Section]
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], summary: str = "") -> Table:
+    """A table of sentences; ``summary`` folds it away."""
+    cells = tuple(tuple(Cell(text=text) for text in row) for row in rows)
+    return Table(header=tuple(header), rows=cells, is_text=True, summary=summary)

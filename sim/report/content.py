@@ -1,0 +1,87 @@
+"""What the report says, in order; how it looks is ``html_blocks``' and ``markdown``'s matter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sim.comparison import answer_line
+from sim.report.blocks import Block, Bullets, Cell, Code, Report, Section, Tone
+from sim.report.decision import class_section, decision_section
+from sim.report.figures import Lane, Picture, lanes
+from sim.report.figures_block_map import block_map_pictures
+from sim.report.figures_kv import kv_picture
+from sim.report.figures_latency import arrival_picture, cdf_picture
+from sim.report.figures_load import load_pictures
+from sim.report.figures_steps import operator_picture
+from sim.report.limits import NOT_MODELLED
+from sim.report.preemptions import preemption_section
+from sim.report.question import command, question_section
+from sim.report.trust import trust_section
+
+if TYPE_CHECKING:
+    from sim.comparison import Comparison
+    from sim.run import Answer
+
+TONES: dict[str, Tone] = {"STABLE": "good", "OVERLOADED": "bad", "BACKLOGGED": "bad"}
+
+
+def build_report(answer: Answer) -> Report:
+    """The whole report of an answered scenario."""
+    sections = (
+        question_section(answer),
+        decision_section(answer),
+        class_section(answer),
+        Section(title="Why", pictures=report_pictures(answer)),
+        preemption_section(answer),
+        trust_section(answer),
+        Section(title="What is not modelled", blocks=(Bullets(items=NOT_MODELLED),)),
+        Section(title="Reproduce", blocks=_reproduce(answer)),
+    )
+    return Report(
+        question=answer.file.base.question,
+        answer=answer_line(answer.comparison),
+        badges=tuple(_badge(answer.comparison, name) for name in answer.comparison.variants),
+        sections=[section for section in sections if section is not None],
+    )
+
+
+def _badge(comparison: Comparison, variant: str) -> Cell:
+    """The variant's verdict."""
+    verdict = comparison.verdicts(variant)
+    return Cell(text=f"{variant}: {verdict}", tone=TONES.get(verdict, "plain"))
+
+
+def report_pictures(answer: Answer) -> list[Picture]:
+    """All pictures, in the order in which they are read; what has nothing to show is left out."""
+    shown = lanes(answer.comparison.variants)
+    slo = answer.file.base.slo
+    bounds = {"ttft_s": slo.ttft_s, "tpot_s": slo.tpot_s, "e2e_s": slo.e2e_s}
+    pictures = [
+        *(cdf_picture(answer.results, shown, metric, bound) for metric, bound in bounds.items()),
+        arrival_picture(answer.results, shown),
+        *load_pictures(answer.results, shown),
+        *_kv_pictures(answer, shown),
+        operator_picture(answer.results, shown),
+    ]
+    return [picture for picture in pictures if picture is not None]
+
+
+def _kv_pictures(answer: Answer, shown: Sequence[Lane]) -> list[Picture | None]:
+    """The KV budget and the block maps; nothing where no variant has a KV budget."""
+    if all(run.kv_budget_tokens <= 0 for runs in answer.results.values() for run in runs):
+        return []
+    return [kv_picture(answer.results, shown), *block_map_pictures(answer.results, shown)]
+
+
+def _reproduce(answer: Answer) -> tuple[Block, ...]:
+    """The command, and the scenario it runs with every default written out."""
+    import yaml
+
+    from sim.loading import to_raw
+
+    full = yaml.safe_dump(to_raw(answer.file), sort_keys=False, allow_unicode=True, width=100)
+    return (
+        Code(text=command(answer.file)),
+        Code(text=full, summary="The scenario as it was run, defaults written out"),
+    )

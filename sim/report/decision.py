@@ -1,0 +1,184 @@
+"""The decision table: every headline metric of every variant, with its ratio to the reference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sim.answer_line import format_metric, headline_metric, table_metrics
+from sim.comparison import Cell as Compared
+from sim.comparison import check_thresholds
+from sim.metric_table import METRICS
+from sim.report.blocks import Block, Cell, Section, Table, Tone
+
+if TYPE_CHECKING:
+    from sim.comparison import Comparison
+    from sim.run import Answer
+
+# Shown even where refused: a missing p99 must be seen to be missing.
+WANTED = (
+    "requests_per_s",
+    "goodput_requests_per_s",
+    "goodput_fraction",
+    "p50_ttft_s",
+    "p99_ttft_s",
+    "p99_tpot_s",
+    "p99_e2e_s",
+    "kv_tokens_fraction",
+    "num_preemptions",
+    "cost_per_million_output_tokens",
+)
+CLASS_METRICS = ("num_offered", "goodput_fraction", "p50_ttft_s", "p99_ttft_s", "p99_tpot_s", "p99_e2e_s")
+
+
+def decision_section(answer: Answer) -> Section:
+    """The table, then the thresholds."""
+    blocks: list[Block] = [decision_table(answer.comparison)]
+    thresholds = _threshold_table(answer)
+    return Section(title="Decision table", blocks=[*blocks, *([thresholds] if thresholds else [])])
+
+
+def decision_table(comparison: Comparison) -> Table:
+    """A row per metric, a column per variant; ratios with their 95 % interval below the value."""
+    names = decision_metrics(comparison)
+    footnotes: dict[str, int] = {}
+    rows = [_verdict_row(comparison), *_slo_rows(comparison)]
+    rows += [_metric_row(comparison, name, footnotes) for name in names]
+    return Table(
+        header=("", *(_column(comparison, name) for name in comparison.variants)),
+        rows=tuple(rows),
+        notes=tuple(_notes(comparison, footnotes)),
+    )
+
+
+def decision_metrics(comparison: Comparison) -> list[str]:
+    """The headline first, then what was asked for, then what else differs from nothing."""
+    cells = comparison.cells.values()
+    # A goodput without an SLO or a preemption that never was is no row; a refused percentile is one.
+    wanted = [
+        name for name in WANTED if any(cell[name].mean or "samples" in cell[name].note for cell in cells)
+    ]
+    return list(dict.fromkeys([headline_metric(comparison), *wanted, *table_metrics(comparison)]))
+
+
+def _column(comparison: Comparison, variant: str) -> str:
+    return (
+        f"{variant} (reference)"
+        if variant == comparison.reference and len(comparison.variants) > 1
+        else variant
+    )
+
+
+def _verdict_row(comparison: Comparison) -> tuple[Cell, ...]:
+    tones: dict[str, Tone] = {"STABLE": "good", "OVERLOADED": "bad", "BACKLOGGED": "bad"}
+    words = [comparison.verdicts(name) for name in comparison.variants]
+    return (Cell(text="queue"), *(Cell(text=word, tone=tones.get(word, "plain")) for word in words))
+
+
+def _slo_rows(comparison: Comparison) -> list[tuple[Cell, ...]]:
+    """Whether the SLO is met, by how many of the seeds; no row without an SLO."""
+    met = [[run.meets_slo for run in comparison.summaries[name]] for name in comparison.variants]
+    if all(hit is None for hits in met for hit in hits):
+        return []
+    cells = []
+    for hits in met:
+        yes = sum(hit is True for hit in hits)
+        text = "✓" if yes == len(hits) else "✗" if yes == 0 else f"✗ {yes} of {len(hits)} seeds"
+        cells.append(Cell(text=text, tone="good" if yes == len(hits) else "bad"))
+    return [(Cell(text="meets its SLO"), *cells)]
+
+
+def _metric_row(comparison: Comparison, name: str, footnotes: dict[str, int]) -> tuple[Cell, ...]:
+    meaning = METRICS[name].meaning
+    cells = [
+        _metric_cell(comparison.cells[variant][name], name, footnotes) for variant in comparison.variants
+    ]
+    return (Cell(text=name, small=_short(meaning)), *cells)
+
+
+def _short(meaning: str) -> str:
+    return meaning if len(meaning) <= 60 else ""
+
+
+def _metric_cell(cell: Compared, name: str, footnotes: dict[str, int]) -> Cell:
+    if cell.mean is None:
+        number = footnotes.setdefault(cell.note or "no number", len(footnotes) + 1)
+        return Cell(text="refused" if "samples" in cell.note else "–", small=f"note {number}")
+    tone: Tone = "plain" if cell.is_better is None else "good" if cell.is_better else "bad"
+    return Cell(text=format_metric(cell.mean, name), small=_ratio(cell, name), tone=tone)
+
+
+def _ratio(cell: Compared, name: str) -> str:
+    """``2.31 × (2.20 to 2.42) better``; a difference where a ratio has no meaning."""
+    word = ""
+    if cell.is_significant is False:
+        word = ", not significant"
+    elif cell.is_better is not None:
+        word = ", better" if cell.is_better else ", worse"
+    if cell.ratio is not None:
+        span = ""
+        if cell.ratio.low is not None and cell.ratio.high is not None:
+            span = f" ({cell.ratio.low:.3g} to {cell.ratio.high:.3g})"
+        return f"{cell.ratio.estimate:.3g} ×{span}{word}"
+    if cell.difference is None or cell.difference.estimate == 0:
+        return ""
+    sign = "+" if cell.difference.estimate > 0 else "−"
+    return f"{sign}{format_metric(abs(cell.difference.estimate), name)}{word}"
+
+
+def _notes(comparison: Comparison, footnotes: dict[str, int]) -> list[str]:
+    seeds = len(comparison.seeds)
+    means = f"Means over {seeds} seeds." if seeds > 1 else "One seed."
+    ratios = f"Below each: the ratio to {comparison.reference}"
+    if len(comparison.variants) == 1:
+        first = [means] if seeds > 1 else []
+    elif seeds > 1:
+        rule = "better or worse only where the interval excludes 1"
+        first = [f"{means} {ratios} with its 95 % interval, paired by seed; {rule}."]
+    else:
+        first = [f"{means} {ratios}, without an interval."]
+    return [*first, *(f"Note {number}: {reason}." for reason, number in footnotes.items())]
+
+
+def _threshold_table(answer: Answer) -> Table | None:
+    thresholds = answer.file.base.thresholds
+    if not thresholds:
+        return None
+    rows = []
+    for outcome in check_thresholds(answer.comparison, thresholds):
+        mark = Cell(text="✓ met" if outcome.is_met else "✗ missed", tone="good" if outcome.is_met else "bad")
+        value = "–" if outcome.value is None else format_metric(outcome.value, outcome.metric)
+        found = Cell(text=value, small=outcome.reason if outcome.value is None else "")
+        rows.append(
+            (Cell(text=f"{outcome.variant}: {outcome.metric}"), Cell(text=outcome.bound), found, mark)
+        )
+    return Table(header=("Threshold", "bound", "found", ""), rows=tuple(rows))
+
+
+def class_section(answer: Answer) -> Section | None:
+    """Each class of a mixture by itself; None for a single class."""
+    comparison = answer.comparison
+    names = [name for name in comparison.summaries[comparison.reference][0].by_class if name]
+    if len(names) < 2:
+        return None
+    rows = [
+        (
+            Cell(text=f"{name}, {variant}"),
+            *(_class_cell(comparison, variant, name, metric) for metric in CLASS_METRICS),
+        )
+        for name in names
+        for variant in comparison.variants
+    ]
+    table = Table(
+        header=("class, variant", *CLASS_METRICS), rows=tuple(rows), notes=("Means over the seeds.",)
+    )
+    return Section(title="By class", blocks=(table,))
+
+
+def _class_cell(comparison: Comparison, variant: str, name: str, metric: str) -> Cell:
+    parts = [summary.by_class[name] for summary in comparison.summaries[variant] if name in summary.by_class]
+    values = [part.metrics.get(metric) for part in parts]
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        reason = next((part.refused[metric] for part in parts if metric in part.refused), "")
+        return Cell(text="refused" if reason else "–", small=reason)
+    return Cell(text=format_metric(sum(known) / len(known), metric))

@@ -1,0 +1,158 @@
+"""A picture: plotly traces, one computed sentence, and the same numbers as rows.
+
+Figures are plain plotly JSON, so nothing here imports plotly. A colour is written ``@name`` and
+resolved in the page, once per colour scheme; see ``INKS``.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.units import format_s
+
+Trace = dict[str, Any]
+Float64 = npt.NDArray[np.float64]
+Row = tuple[str | int | float | None, ...]
+
+seconds = format_s
+
+# Okabe and Ito's colour-blind safe palette, darkened on white and lightened on black until every line
+# stands out (at least 3:1). Variants also differ by dash, for print.
+INKS: Mapping[str, Mapping[str, str]] = {
+    "light": {
+        "paper": "#ffffff", "text": "#24292f", "muted": "#6a737d", "grid": "#e3e6ea",
+        "v0": "#0072b2", "v1": "#d55e00", "v2": "#00875f", "v3": "#b4558f",
+        "v4": "#b07800", "v5": "#3d3d99", "v6": "#1b95c9", "v7": "#7a7a7a",
+        "tokens": "#0072b2", "reserved": "#7fc4ec", "internal": "#e69f00", "external": "#d55e00",
+        "free": "#e9ecef", "limit": "#9a2a2a",
+    },
+    "dark": {
+        "paper": "#14181d", "text": "#dfe4ea", "muted": "#9aa5b1", "grid": "#2c343d",
+        "v0": "#4aa8e0", "v1": "#f08a45", "v2": "#35c296", "v3": "#e08fc0",
+        "v4": "#e6b84d", "v5": "#9d9df0", "v6": "#7fd0f0", "v7": "#a8a8a8",
+        "tokens": "#2f8fcb", "reserved": "#8fd0f5", "internal": "#e6ab2e", "external": "#e8703a",
+        "free": "#2a3038", "limit": "#ff8f8f",
+    },
+}  # fmt: skip
+
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """One figure of the report.
+
+    ``reading`` says in a sentence what the numbers show; ``header`` and ``rows`` are those numbers (the
+    CSV); ``sketch`` is the figure in text, for Markdown.
+    """
+
+    key: str
+    title: str
+    reading: str
+    traces: Sequence[Trace]
+    layout: Mapping[str, Any]
+    header: tuple[str, ...]
+    rows: Sequence[Row]
+    sketch: str = ""
+    height_px: int = 360
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """How one variant looks in every figure: its place gives its colour and dash."""
+
+    name: str
+    index: int
+    label: str = field(default="")
+
+    @property
+    def color(self) -> str:
+        """The variant's ink."""
+        return f"@v{self.index % 8}"
+
+    @property
+    def dash(self) -> str:
+        """The variant's dash, so that colour is never the only sign."""
+        return DASHES[self.index % len(DASHES)]
+
+
+def lanes(names: Sequence[str]) -> list[Lane]:
+    """A lane per variant, in the file's order."""
+    return [Lane(name=name, index=index, label=plain(name)) for index, name in enumerate(names)]
+
+
+def plain(text: str) -> str:
+    """``text`` as plotly shows it literally: plotly reads a little HTML in its labels."""
+    return html.escape(text, quote=False)
+
+
+def axis(title: str, **more: Any) -> dict[str, Any]:
+    """An axis in the house style."""
+    return {
+        "title": {"text": title, "standoff": 8},
+        "gridcolor": "@grid",
+        "zerolinecolor": "@grid",
+        "linecolor": "@muted",
+        "tickcolor": "@muted",
+        "automargin": True,
+        "ticks": "outside",
+        "ticklen": 4,
+        **more,
+    }
+
+
+def layout(x: Mapping[str, Any], y: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """A figure's layout: transparent nothing, legend above the plot, never over the marks."""
+    return {
+        "xaxis": dict(x),
+        "yaxis": dict(y),
+        "paper_bgcolor": "@paper",
+        "plot_bgcolor": "@paper",
+        "font": {"color": "@text", "size": 13, "family": "system-ui, sans-serif"},
+        "margin": {"l": 48, "r": 16, "t": 56, "b": 44},
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.01, "yanchor": "bottom"},
+        "hoverlabel": {"font": {"size": 12}, "namelength": -1},
+        "modebar": {"bgcolor": "@paper", "color": "@muted", "activecolor": "@text"},
+        **more,
+    }
+
+
+def log_ticks(low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis of seconds that reads 10 ms, 1 s, 100 s at its decades."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    decades = range(first, last + 1, 1 if last - first <= 6 else 2)
+    return {
+        "type": "log",
+        "tickvals": [10.0**power for power in decades],
+        "ticktext": [_decade(power) for power in decades],
+    }
+
+
+def _decade(power: int) -> str:
+    """A power of ten seconds: "10 ms"."""
+    unit, scale = next(((u, p) for u, p in (("s", 0), ("ms", -3), ("µs", -6)) if power >= p), ("ns", -9))
+    return f"{10 ** (power - scale):,} {unit}" if power >= scale else f"{10.0**power:g} s"
+
+
+def digits(value: float, count: int = 3) -> str:
+    """``value`` with ``count`` significant digits, thousands separated, no exponent."""
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else str(value)
+    decimals = max(0, count - 1 - math.floor(math.log10(abs(value))))
+    shown = f"{value:,.{min(decimals, 9)}f}"
+    return shown.rstrip("0").rstrip(".") if "." in shown else shown
+
+
+def percent(fraction: float) -> str:
+    """A share as a percentage: three digits at most, ``< 0.1 %`` rather than a false zero."""
+    if 0 < fraction < 0.0005:
+        return "< 0.1 %"
+    return f"{100 * fraction:.0f} %" if 0.9995 > fraction >= 0.1 else f"{digits(100 * fraction)} %"

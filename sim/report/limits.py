@@ -1,0 +1,16 @@
+"""What the serving simulation leaves out: one list, printed in every report."""
+
+from __future__ import annotations
+
+NOT_MODELLED = (
+    "The network between client and engine, HTTP, tokenisation and detokenisation, except as the named "
+    "engine overheads.",
+    "Token content: lengths are given, no request stops early or loops, and sampling costs the same for all.",
+    "Speculative decoding, LoRA adapters, multi-modal inputs, structured output.",
+    "Pipeline, expert and data parallelism inside one replica; disaggregated prefill and decode.",
+    "KV offload to host memory or disk, and swapping: a preempted request is recomputed.",
+    "Clock changes with power and temperature, other tenants of the GPU, ECC and failures.",
+    "Overlap of kernels on different streams, and of host scheduling with the device.",
+    "Imbalance: all tensor-parallel ranks take the same time; experts receive tokens evenly.",
+    "Start-up: model loading, graph capture and autoscaling; the engine is warm at time 0.",
+)

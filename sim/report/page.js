@@ -1,0 +1,52 @@
+"use strict";
+(() => {
+  const page = JSON.parse(document.getElementById("pictures").textContent);
+  const scheme = window.matchMedia("(prefers-color-scheme: dark)");
+
+  // Colours are written "@name", only under keys that hold colours: a variant may be called "@v0".
+  function inked(value, inks, isColor) {
+    if (typeof value === "string") {
+      return isColor && value[0] === "@" ? inks[value.slice(1)] : value;
+    }
+    if (Array.isArray(value)) {
+      return isColor ? value.map((part) => inked(part, inks, true))
+        : value.length && typeof value[0] === "object" && value[0] !== null ? value.map((part) => inked(part, inks, false))
+        : value;
+    }
+    if (value && typeof value === "object") {
+      const copy = {};
+      for (const key of Object.keys(value)) {
+        copy[key] = inked(value[key], inks, key.endsWith("color") || key === "colorscale");
+      }
+      return copy;
+    }
+    return value;
+  }
+
+  function options(key) {
+    return {
+      responsive: true,
+      displaylogo: false,
+      modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
+      toImageButtonOptions: { format: "png", filename: "gpuyard_" + key, scale: 2 },
+      showSendToCloud: false,
+      plotlyServerURL: "",
+      topojsonURL: "",
+    };
+  }
+
+  async function draw() {
+    const inks = page.inks[scheme.matches ? "dark" : "light"];
+    for (const picture of page.pictures) {
+      const place = document.getElementById("plot-" + picture.key);
+      const layout = inked(picture.layout, inks, false);
+      // On a phone a drag must scroll the page, not zoom the plot.
+      if (window.matchMedia("(pointer: coarse)").matches) layout.dragmode = false;
+      await Plotly.react(place, inked(picture.traces, inks, false), layout, options(picture.key));
+    }
+    document.documentElement.dataset.drawn = scheme.matches ? "dark" : "light";
+  }
+
+  scheme.addEventListener("change", draw);
+  draw();
+})();

@@ -1,0 +1,133 @@
+"""How far to trust the report: warnings, where the profile's numbers come from, where memory went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sim.hardware import HardwareProfile
+from sim.loading.dump import plain
+from sim.report.blocks import Block, Bullets, Cell, Prose, Section, Table, text_table
+from sim.report.figures import digits, percent
+from sim.units import format_bytes, format_quantity, unit_of_name
+
+if TYPE_CHECKING:
+    from sim.run import Answer
+    from sim.scenario import Scenario
+
+# First match wins: a number borrowed from a measurement elsewhere is not one measured here.
+KINDS = (
+    ("borrowed", ("borrowed",)),
+    ("assumed", ("assumed", "assumption", "guess")),
+    ("fitted", ("fitted", "fit ")),
+    ("measured", ("measured", "nvidia-smi", "pytorch's total", "benchmark")),
+    ("datasheet", ("datasheet", "data sheet", "whitepaper", "specification", "database", "arch_traits")),
+)
+
+
+def trust_section(answer: Answer) -> Section:
+    """Warnings first; a reader who stops there has read what matters."""
+    blocks: list[Block] = [*_warnings(answer), *_notes(answer), *_provenance(answer), *_memory(answer)]
+    return Section(title="How far to trust this", blocks=blocks)
+
+
+def _warnings(answer: Answer) -> list[Block]:
+    warnings = answer.comparison.warnings
+    if not warnings:
+        return [Prose(text="No warning was raised.")]
+    return [Bullets(items=tuple(f"{who}: {caution}" if who else str(caution) for who, caution in warnings))]
+
+
+def _notes(answer: Answer) -> list[Block]:
+    """What the runs noted, each once."""
+    notes = dict.fromkeys(
+        f"{name}: {note}" for name, runs in answer.results.items() for run in runs[:1] for note in run.notes
+    )
+    return [Bullets(items=tuple(notes))] if notes else []
+
+
+def _scenarios(answer: Answer) -> list[Scenario]:
+    return [runs[0].scenario for runs in answer.results.values() if runs]
+
+
+def _provenance(answer: Answer) -> list[Block]:
+    """One table per profile in use."""
+    profiles = {scenario.hardware.name: scenario.hardware for scenario in _scenarios(answer)}
+    blocks: list[Block] = []
+    for profile in profiles.values():
+        rows = [*_sourced(profile), *_overheads(answer)]
+        counts = {kind: sum(row[1] == kind for row in rows) for kind in dict.fromkeys(row[1] for row in rows)}
+        summed = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        blocks.append(Prose(text=f"Numbers behind the seconds, {profile.name}: {summed}."))
+        blocks.append(
+            text_table(
+                ("number", "kind", "value", "source"), rows, f"Where the numbers of {profile.name} come from"
+            )
+        )
+    return blocks
+
+
+def kind_of(source: str) -> str:
+    """What stands behind a number, by the words of its source."""
+    words = source.lower()
+    return next((kind for kind, signs in KINDS if any(sign in words for sign in signs)), "cited")
+
+
+def _sourced(profile: HardwareProfile) -> Iterator[tuple[str, str, str, str]]:
+    """(number, kind, value, source) of every field with a source, efficiency curves last."""
+    for name, source in profile.sources.items():
+        if not name.startswith("efficiency."):
+            yield name, kind_of(source), _value(profile, name), source
+    for name, curve in profile.efficiency.items():
+        fractions = [fraction for _, fraction in curve.points]
+        shown = f"{percent(min(fractions))} to {percent(max(fractions))} of peak" if fractions else ""
+        yield f"efficiency.{name}", kind_of(curve.source), shown, curve.source
+
+
+def _value(profile: HardwareProfile, name: str) -> str:
+    """The profile's number under a dotted name, with its unit."""
+    found: Any = plain(profile)
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    if isinstance(found, Mapping):
+        return ", ".join(_quantity(key, value) for key, value in found.items())
+    return "unknown" if found is None else _quantity(name.split(".")[0], found)
+
+
+def _quantity(name: str, value: Any) -> str:
+    if not isinstance(value, (int, float)):
+        return str(value)
+    unit = "flops_per_s" if name.endswith("flops_per_s") else unit_of_name(name)
+    return digits(value) if unit is None else format_quantity(value, unit)
+
+
+def _overheads(answer: Answer) -> Iterator[tuple[str, str, str, str]]:
+    """The engine's host time, if it has any."""
+    overheads = answer.file.base.engine.overheads
+    for name in ("step_s", "per_sequence_s"):
+        value = getattr(overheads, name)
+        if value:
+            source = overheads.source or "no source given"
+            yield f"engine.overheads.{name}", kind_of(source), format_quantity(value, "s"), source
+
+
+def _memory(answer: Answer) -> list[Block]:
+    """Where each GPU's memory goes, with the formulas; variants with the same plan share a table."""
+    plans: dict[str, tuple[list[str], Mapping[str, Any]]] = {}
+    for variant, runs in answer.results.items():
+        plan = runs[0].explain.get("memory") if runs else None
+        if isinstance(plan, Mapping):
+            plans.setdefault(repr(plan), ([], plan))[0].append(variant)
+    blocks: list[Block] = []
+    for names, plan in plans.values():
+        whose = "" if len(plans) == 1 else f" ({', '.join(names)})"
+        rows = tuple(_memory_row(line) for line in plan.get("lines", ()))
+        blocks.append(Prose(text=f"Where the memory of each GPU goes{whose}:"))
+        blocks.append(Table(header=("", "size", "formula"), rows=rows))
+    return blocks
+
+
+def _memory_row(line: Mapping[str, Any]) -> tuple[Cell, ...]:
+    size = line.get("bytes")
+    shown = format_bytes(size) if isinstance(size, (int, float)) else str(size)
+    return Cell(text=str(line.get("label", ""))), Cell(text=shown), Cell(text=str(line.get("formula", "")))
