@@ -73,7 +73,7 @@ def median_fit(model: Callable[[Floats], Floats], target: Floats, start: Floats)
 
 
 def error_text(predicted_s: Floats, measured_s: Floats) -> str:
-    """"median error 6 %, p90 21 % over 8,412 timings"."""
+    """ "median error 6 %, p90 21 % over 8,412 timings"."""
     error = np.abs(predicted_s / measured_s - 1.0)
     median, p90 = np.quantile(error, [0.5, 0.9])
     return f"median error {median:.0%}, p90 {p90:.0%} over {len(error):,} timings"

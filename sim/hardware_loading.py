@@ -108,9 +108,7 @@ def read_file(file: Path, *, above: tuple[Path, ...] = ()) -> HardwareProfile:
     return read_mapping(load_yaml(file), place, above=(*above, file.resolve()))
 
 
-def read_mapping(
-    given: Mapping[str, Any], place: Place, *, above: tuple[Path, ...] = ()
-) -> HardwareProfile:
+def read_mapping(given: Mapping[str, Any], place: Place, *, above: tuple[Path, ...] = ()) -> HardwareProfile:
     """A profile written out, or the differences from its ``base``."""
     if "base" not in given:
         return read_profile(given, place, None)

@@ -14,6 +14,7 @@ from sim.units import QuantityError, parse_quantity
 
 UNKNOWN = "unknown"
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
     """What a number may be: its unit, and the range outside which it is a slip, not a device."""
