@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,26 +27,6 @@ WRITTEN = (
 )
 
 
-def write_text(path: str, text: str) -> None:
-    """``text`` to standard output (``-``) or to a file, which appears whole or not at all."""
-    if path == "-":
-        sys.stdout.write(text)
-        return
-    target = Path(path)
-    if target.is_dir():
-        raise ScenarioError("this is a folder, a file is wanted", file=path)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}-", delete=False
-    ) as partial:
-        try:
-            partial.write(text)
-            partial.close()
-            _publish(Path(partial.name), target)
-        except BaseException:
-            Path(partial.name).unlink(missing_ok=True)
-            raise
-
-
 @contextmanager
 def results_folder(out: Path) -> Iterator[Path]:
     """A folder to write results into; its files move to ``out`` when all of them are there.
@@ -71,17 +49,9 @@ def _replace(out: Path, partial: Path) -> None:
     """Move the new files in, then take away what only the earlier run had."""
     new = sorted(partial.iterdir())
     for path in new:
-        _publish(path, out / path.name)
+        path.replace(out / path.name)
     kept = {path.name for path in new}
     for pattern in WRITTEN:
         for old in out.glob(pattern):
             if old.name not in kept:
                 old.unlink()
-
-
-def _publish(partial: Path, target: Path) -> None:
-    """Give the finished file its name, with the permissions that a plain new file has."""
-    umask = os.umask(0)
-    os.umask(umask)
-    partial.chmod(0o666 & ~umask)
-    partial.replace(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("results")
     where.add_argument("--out", metavar="DIR", help="default: out/<scenario>")
     where.add_argument("--json", metavar="PATH", help="also write the summary there; - is standard output")
-    where.add_argument("--csv", metavar="PATH", help="also write a row per variant and seed; - as above")
+    where.add_argument("--csv", metavar="PATH", help="also write a row per variant and seed")
     where.add_argument("--parquet", action="store_true", help="records as Parquet (needs gpuyard[parquet])")
     where.add_argument("--trace-events", action="store_true", help="a Perfetto trace per variant")
     where.add_argument(
@@ -50,17 +51,18 @@ def run(arguments: argparse.Namespace) -> int:
     from sim.loading import load_scenario
     from sim.thresholds import check_thresholds
 
-    if arguments.parquet:
-        _require_pyarrow()
+    _check_arguments(arguments)
     file = load_scenario(arguments.scenario, overrides=_overrides(arguments), trace=arguments.trace)
     out = Path(arguments.out or Path("out") / Path(file.path).stem)
     with results_folder(out) as folder:
         answer = _answer(file, arguments)
         write_results(answer, folder, arguments)
-    outcomes = check_thresholds(answer.comparison, file.base.thresholds)
-    print_views(answer, outcomes, arguments)
+    print_views(answer, arguments)
     if not arguments.quiet:
-        print(f"\nwritten: {out / ('summary.json' if arguments.no_report else 'report.html')}", file=sys.stderr)
+        print(
+            f"\nwritten: {out / ('summary.json' if arguments.no_report else 'report.html')}", file=sys.stderr
+        )
+    outcomes = check_thresholds(answer.comparison, file.base.thresholds)
     return FINE if all(outcome.is_met for outcome in outcomes) else THRESHOLD_MISSED
 
 
@@ -83,11 +85,16 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
     return [*arguments.set, *seeds]
 
 
-def _require_pyarrow() -> None:
-    """Before the run rather than after it."""
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError as error:
+def _check_arguments(arguments: argparse.Namespace) -> None:
+    """What would fail after the run fails before it."""
+    if arguments.parquet and importlib.util.find_spec("pyarrow") is None:
         raise ScenarioError(
-            "Parquet needs pyarrow", path="--parquet", hint="pip install 'gpuyard[parquet]', or leave it out: CSV"
-        ) from error
+            "Parquet needs pyarrow, which is not installed",
+            path="--parquet",
+            hint="pip install 'gpuyard[parquet]', or leave it out: CSV",
+        )
+    if arguments.csv and Path(arguments.csv).suffix not in (".csv", ".json"):
+        raise ScenarioError("the ending says which", path="--csv", given=arguments.csv, allowed=".csv, .json")
+    for flag, path in (("--csv", arguments.csv), ("--json", arguments.json)):
+        if path and path != "-" and not Path(path).parent.is_dir():
+            raise ScenarioError("there is no such folder to write into", path=flag, given=path)

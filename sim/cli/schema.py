@@ -16,7 +16,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the schema."""
     import json
 
-    from sim.cli.output import write_text
+    from sim.cli.results import write_text
     from sim.schema import scenario_schema
 
     write_text(arguments.out, json.dumps(scenario_schema(), indent=2) + "\n")

@@ -75,12 +75,13 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def _write(sweep: Sweep, metrics: tuple[str, ...], out: Path) -> None:
-    from sim.cli.output import write_text
-    from sim.plan.sweep_output import render_csv, render_json, render_page
+    from sim.export import write_table, write_whole
+    from sim.plan.sweep import table
+    from sim.plan.sweep_output import render_json, render_page
 
-    write_text(str(out / "sweep.csv"), render_csv(sweep, metrics))
-    write_text(str(out / "sweep.json"), render_json(sweep))
-    write_text(str(out / "sweep.html"), render_page(sweep, metrics))
+    write_table(table(sweep, metrics), out / "sweep.csv")
+    write_whole(out / "sweep.json", render_json(sweep))
+    write_whole(out / "sweep.html", render_page(sweep, metrics))
 
 
 def _print(sweep: Sweep, metrics: tuple[str, ...], out: Path | None) -> None:

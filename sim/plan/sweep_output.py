@@ -10,7 +10,6 @@ from sim.plan.evaluate import Value
 from sim.plan.sweep import Sweep, cheapest_meeting, table
 from sim.report.figures import digits, percent, seconds
 from sim.report.html import render_sweep_html
-from sim.report.page import csv_text
 
 MAX_PICTURES = 6
 MEETS = {True: "yes", False: "no", None: "-"}
@@ -61,17 +60,6 @@ def render_answer(sweep: Sweep) -> str:
     cost = f"{row['num_gpus']} GPU" + ("s" if row["num_gpus"] != 1 else "")
     cost += f", {float(price):.2f} USD/h" if price is not None else ", price unknown"
     return f"{num_meeting} of {len(sweep.rows)} points meet the SLO; the cheapest: {said}{variant} ({cost})."
-
-
-def render_csv(sweep: Sweep, metrics: Sequence[str]) -> str:
-    """The table in full precision; empty where a metric was refused."""
-    rows = table(sweep, metrics)
-    cells = [tuple("" if value is None else _plain(value) for value in row.values()) for row in rows]
-    return csv_text(tuple(rows[0]), cells)
-
-
-def _plain(value: Value) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def render_json(sweep: Sweep) -> str:
