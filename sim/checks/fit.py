@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from sim.errors import ScenarioError
 from sim.loading.place import Place
+from sim.model import check_tensor_parallel_size, served_dtype, served_quantization
 from sim.scenario import Distribution, RequestClass, Scenario, Workload
 from sim.units import format_gb
 
@@ -53,23 +55,12 @@ def _check_step_budget(scenario: Scenario, place: Place) -> None:
 
 
 def _check_tensor_parallel(scenario: Scenario, place: Place) -> None:
-    size, model, hardware = scenario.engine.tensor_parallel_size, scenario.model, scenario.hardware
+    size, hardware = scenario.engine.tensor_parallel_size, scenario.hardware
     there = place.child("tensor_parallel_size")
-    heads, kv_heads = model.num_attention_heads, model.num_key_value_heads
-    fitting = [n for n in range(1, heads + 1) if heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)]
-    allowed = ", ".join(str(n) for n in fitting if n <= 64)
-    if heads % size:
-        raise there.error(
-            f"the {heads} attention heads of {model.name} do not split over {size} GPUs",
-            given=size,
-            allowed=allowed,
-        )
-    if kv_heads % size and size % kv_heads:
-        raise there.error(
-            f"the {kv_heads} KV heads of {model.name} neither split over {size} GPUs nor divide them",
-            given=size,
-            allowed=allowed,
-        )
+    try:
+        check_tensor_parallel_size(scenario.model, size)
+    except ScenarioError as error:
+        raise there.error(error.problem, given=size, allowed=error.allowed, hint=error.hint) from None
     if size > 1 and hardware.intra_node is None and hardware.host_link is None:
         raise there.error(
             f"no link between GPUs is known for {hardware.name}",
@@ -80,28 +71,31 @@ def _check_tensor_parallel(scenario: Scenario, place: Place) -> None:
 
 
 def _check_peak(scenario: Scenario, place: Place) -> None:
-    """The dtype that the products run in must have a peak rate on this device."""
+    """The dtypes that the products run in must have a peak rate on this device.
+
+    Quantised projections run in the quantised type; attention and lm_head stay in the activations'.
+    """
     engine, hardware = scenario.engine, scenario.hardware
-    dtype = scenario.model.dtype if engine.dtype == "auto" else engine.dtype
-    peak = PEAK_OF_QUANTIZATION.get(engine.quantization, dtype)
-    if peak in hardware.peak_flops_per_s:
-        return
-    known = ", ".join(hardware.peak_flops_per_s)
-    if peak == dtype:
-        near = next((one for one in ("float16", "float32") if one in hardware.peak_flops_per_s), "float32")
+    peaks = hardware.peak_flops_per_s
+    known = f"what it has: {', '.join(peaks)}"
+    dtype = served_dtype(scenario.model, engine.dtype)
+    if dtype not in peaks:
         origin = f"the dtype of {scenario.model.name}" if engine.dtype == "auto" else "engine.dtype"
         raise place.child("dtype").error(
-            f"{hardware.name} has no peak rate for {peak} ({origin})",
+            f"{hardware.name} has no peak rate for {dtype} ({origin})",
             given=engine.dtype,
-            allowed=f"what it has: {known}",
-            hint=f"dtype: {near}; devices with {peak}: {_devices_with(peak)}",
+            allowed=known,
+            hint=f"dtype: {'float16' if 'float16' in peaks else 'float32'}; "
+            f"devices with {dtype}: {_devices_with(dtype)}",
         )
-    raise place.child("quantization").error(
-        f"{hardware.name} has no peak rate for {peak}",
-        given=engine.quantization,
-        allowed=f"what it has: {known}",
-        hint=f"quantization: int4 (weight-only), or a device with {peak}: {_devices_with(peak)}",
-    )
+    quantized = PEAK_OF_QUANTIZATION.get(served_quantization(scenario.model, engine.quantization), dtype)
+    if quantized not in peaks:
+        raise place.child("quantization").error(
+            f"{hardware.name} has no peak rate for {quantized}",
+            given=engine.quantization,
+            allowed=known,
+            hint=f"quantization: int4 (weight-only), or a device with {quantized}: {_devices_with(quantized)}",
+        )
 
 
 def _devices_with(dtype: str) -> str:
@@ -144,7 +138,6 @@ def check_kv_fits(scenario: Scenario, top: Place) -> None:
     if engine.service_time is not None:
         return
     from sim.cost.memory import memory_plan
-    from sim.errors import ScenarioError
 
     place = top.child("engine")
     try:
