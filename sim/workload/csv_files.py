@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sim.workload.distributions import Float64
 
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*|\s*[+-]?(nan|inf|infinity)\s*", re.I)
-_DATE = re.compile(r"((?:19|20)\d\d-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:\.\d{1,9})?)(Z|[+-]\d\d:?\d\d)?")
+_DATE = re.compile(r"((?:19[7-9]|20\d)\d-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:\.\d{1,9})?)(Z|[+-]\d\d:?\d\d)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

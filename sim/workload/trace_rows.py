@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sim.errors import ScenarioError
 from sim.records import Int64
+from sim.suggest import did_you_mean
 from sim.workload.distributions import MAX_TOKENS, Float64
 from sim.workload.files import TextFile
 
@@ -115,26 +115,19 @@ def _stated_roles(
     for role, name in columns.items():
         if role not in ALIASES:
             raise ScenarioError(
-                "unknown role of a column",
+                f"unknown role of a column{did_you_mean(role, ALIASES)}",
                 path=f"workload.trace.columns.{role}",
                 given=role,
                 allowed=", ".join(ALIASES),
-                hint=_did_you_mean(role, ALIASES),
             )
         if name not in names:
             raise file.error(
-                f"no column {name}, which workload.trace.columns.{role} names",
+                f"no column {name}, which workload.trace.columns.{role} names{did_you_mean(name, names)}",
                 where,
                 given=name,
                 allowed=", ".join(names),
-                hint=_did_you_mean(str(name), names),
             )
     return dict(columns)
-
-
-def _did_you_mean(given: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(given, list(names), n=1)
-    return f"did you mean {close[0]}?" if close else ""
 
 
 def unit_in_name(name: str) -> str | None:

@@ -1,11 +1,11 @@
 """Arrival times of a trace: their unit, and seconds that were taken for milliseconds caught.
 
-The rule, unless ``time_unit`` states the unit: dates, formats that fix the unit (Mooncake: ms) and
-names that end in a unit are believed; otherwise numbers are taken as seconds, or as ms where they are
-whole and would be less than one request in ten seconds as seconds. Whole numbers between that and one
-request a second could be either, and are refused. Times since 1970 (above 1e9 s) tell their unit by
-size. Whatever was found is refused where it means fewer than 0.02 or more than 1,000 requests
-a second over at least 16 requests. A stated ``time_unit`` is never second-guessed.
+Dates need no unit, and a stated ``time_unit`` is never second-guessed. Otherwise formats that fix the unit
+(Mooncake: ms; vLLM: s) and names that end in a unit are believed; other numbers are taken as seconds, or as ms
+where they are whole and would be less than one request in ten seconds as seconds. Whole numbers between
+that and one request a second could be either, and are refused. Times since 1970 (above 1e9 s) tell
+their unit by size. Whatever was found is refused where it means fewer than 0.02 or more than 1,000
+requests a second over at least 16 requests.
 """
 
 from __future__ import annotations
@@ -53,15 +53,17 @@ def times_ps(raw: RawTrace, time_unit: str) -> tuple[Int64, tuple[str, ...]]:
 
 
 def _unit_of(raw: RawTrace, times: Float64 | Int64, time_unit: str) -> tuple[str, tuple[str, ...]]:
-    if time_unit != "auto":
-        if raw.is_dated and time_unit != "s":
+    if raw.is_dated:
+        if time_unit != "auto":
             raise ScenarioError(
                 "the trace has dates, which need no unit",
                 path="workload.trace.time_unit",
                 given=time_unit,
                 allowed="auto",
             )
-        return ("ns" if raw.is_dated else time_unit), ()
+        return "ns", ()
+    if time_unit != "auto":
+        return time_unit, ()
     unit, note = raw.unit, ""
     if unit is None:
         unit = _guess(raw, times)
