@@ -189,7 +189,7 @@ def test_a_vllm_benchmark_result_is_replayed(tmp_path: Path, layout: str, indent
     table = read(written(tmp_path, "result.json", json.dumps(bench(), indent=indent)), format=layout)
     assert seconds(table) == [0, 0.25, 0.75]
     assert table.prompt_tokens.tolist() == [100, 200, 300] and table.output_tokens.tolist() == [5, 1, 7]
-    assert table.notes == ("1 requests with output_lens 0 are played as 1 token.",)
+    assert table.notes == ("Requests with output_lens 0 are played as 1 token: 1.",)
 
 
 def test_an_older_vllm_result_has_no_start_times_and_says_what_to_do(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_rows_out_of_order_are_sorted_stably_with_a_note(tmp_path: Path) -> None
     table = read(written(tmp_path, "a.csv", csv_of([3.0, 1.0, 3.0, 1.0, 2.5])))
     assert seconds(table) == [0, 0, 1.5, 2, 2]
     assert table.prompt_tokens.tolist() == [2, 4, 5, 1, 3]
-    assert table.notes == ("2 rows came before the row above them: sorted by time.",)
+    assert table.notes == ("Sorted by time: 2 of the rows came earlier than the row above.",)
 
 
 def test_skip_scale_repeat_and_cut(tmp_path: Path) -> None:

@@ -160,6 +160,6 @@ def checked_lengths(raw: RawTrace) -> tuple[Int64, Int64, tuple[str, ...]]:
             )
         zeros = int(np.count_nonzero(column == 0))
         if zeros:
-            notes.append(f"{zeros:,} requests with {raw.names[role]} 0 are played as 1 token.")
+            notes.append(f"Requests with {raw.names[role]} 0 are played as 1 token: {zeros:,}.")
         lengths.append(np.maximum(column, 1).astype(np.int64))
     return lengths[0], lengths[1], tuple(notes)

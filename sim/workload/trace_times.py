@@ -1,10 +1,10 @@
 """Arrival times of a trace: their unit, and seconds that were taken for milliseconds caught.
 
 Dates need no unit, and a stated ``time_unit`` is never second-guessed. Otherwise formats that fix the unit
-(Mooncake: ms; vLLM: s) and names that end in a unit are believed; other numbers are taken as seconds, or as ms
-where they are whole and would be less than one request in ten seconds as seconds. Whole numbers between
-that and one request a second could be either, and are refused. Times since 1970 (above 1e9 s) tell
-their unit by size. Whatever was found is refused where it means fewer than 0.02 or more than 1,000
+(Mooncake: ms; vLLM: s) and names that end in a unit are believed; other numbers are taken as seconds, or
+as ms where they are whole and would be less than one request in ten seconds as seconds. Whole numbers
+between that and one request a second could be either, and are refused. Times since 1970 (above 1e9 s)
+tell their unit by size. Whatever was found is refused where it means fewer than 0.02 or more than 1,000
 requests a second over at least 16 requests.
 """
 

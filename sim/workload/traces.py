@@ -148,7 +148,11 @@ def _in_order(raw: RawTrace, workload: Workload) -> tuple[Int64, Int64 | None, t
     if late == 0:
         return in_file, times, notes
     order = np.argsort(times, kind="stable")
-    return order, times[order], (*notes, f"{late:,} rows came before the row above them: sorted by time.")
+    return (
+        order,
+        times[order],
+        (*notes, f"Sorted by time: {late:,} of the rows came earlier than the row above."),
+    )
 
 
 def _num_rows(workload: Workload, trace: Trace, num_kept: int) -> int:
