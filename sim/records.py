@@ -107,6 +107,7 @@ class SegmentColumns:
     kv_reserved: Int64
     kv_internal: Int64
     kv_external: Int64
+    num_padded: Int64 | None = None  # static batching: members done or gone that are still computed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,12 +30,14 @@ from sim.scenario import Scenario
 BREAKPOINTS_PER_OCTAVE = 4
 MAX_CONTEXT_TOKENS = 1 << 40
 
+Chunks = Sequence[tuple[int, int, bool, object]]  # queries, cached, samples, and whose (not looked at)
+
 
 class StepPrice(Protocol):
     """What an engine asks of a price. Times are integer picoseconds."""
 
-    def step_ps(self, num_decode: int, context_tokens: int, chunks: Sequence[tuple[int, int, bool]]) -> int:
-        """One step: decoding sequences with their total context, and chunks (queries, cached, samples)."""
+    def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks) -> int:
+        """One step: decoding sequences with their total context, and prompt chunks."""
         ...
 
     def decode_run(self, num_decode: int, context_tokens: int) -> tuple[int, int, int]:
@@ -71,13 +73,14 @@ class CompiledPrice:
         self._chunks: dict[tuple[int, int], int] = {}
         self._fresh_chunks: list[int] = []
 
-    def step_ps(self, num_decode: int, context_tokens: int, chunks: Sequence[tuple[int, int, bool]]) -> int:
+    def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks) -> int:
         """One step; see ``StepPrice``."""
         tokens, sampling = num_decode, num_decode
         time_ps = 0
-        for queries, cached, samples in chunks:
+        for chunk in chunks:
+            queries, cached = chunk[0], chunk[1]
             tokens += queries
-            sampling += samples
+            sampling += chunk[2]
             time_ps += self.chunk_ps(queries, cached)
         time_ps += self.linear_ps(tokens) + self.head_ps(sampling) + self._step_ps
         time_ps += self._sequence_ps * (num_decode + len(chunks))
@@ -186,7 +189,7 @@ class ServiceTimePrice:
         self._next_ps = service // output_tokens
         self._first_ps = service - (output_tokens - 1) * self._next_ps
 
-    def step_ps(self, num_decode: int, context_tokens: int, chunks: Sequence[tuple[int, int, bool]]) -> int:
+    def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks) -> int:
         """One step; see ``StepPrice``."""
         return self._next_ps * num_decode + sum(self._first_ps for chunk in chunks if chunk[2])
 

@@ -1,4 +1,4 @@
-"""What both engines share: arrivals, time-outs, ends, and the records of a step."""
+"""What both engines share: arrivals, time-outs, ends, and the row that a step leaves behind."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from sim.cost.step import ServiceTimePrice, StepPrice
 from sim.serving.kv.contiguous import ContiguousKV
 from sim.serving.kv.paged import PagedKV
 from sim.serving.limits import Limits
-from sim.serving.recorder import Recorder, pack_segment
+from sim.serving.recorder import Recorder
 from sim.serving.sequence import NEVER, Feed, Sequence
-from sim.serving.usage import KVUsage, kinds, levels_of
 
-Chunk = tuple[Sequence, int, int, bool]  # sequence, queries, cached, samples at the end of the step
+Chunk = tuple[int, int, bool, Sequence]  # queries, cached, whether it samples at the end of the step, whose
 
 
 class EngineBase:
@@ -38,19 +37,20 @@ class EngineBase:
         self.kv, self.price, self.limits = kv, price, limits
         self.waiting: deque[Sequence] = deque()
         self.running: dict[Sequence, None] = {}
-        self.usage = KVUsage()
-        self.busy_ps = 0
         self.num_events = 0
         self.is_blocked = False  # the head of the queue finds no KV memory
         self.is_shared_queue = False
+        self.on_requeue: Callable[[EngineBase], None] | None = None  # a shared queue got a request back
         self.is_measuring = recorder.table.num_warmup == 0 and recorder.table.warmup_ps == 0
         self.window_is_due = False
+        self.window_from_ps = 0
+        self.grown_tokens_ps = 0  # KV added inside jumps × time, since the window began
         self.on_window = self.begin_window
         self.deadlines: list[tuple[int, int, Sequence]] = []
         self.admissions = 0
         self.pending: Event | None = None
         self.priority = NORMAL + index
-        self.on_requeue: Callable[[EngineBase], None] | None = None  # a shared queue got a request back
+        self.service = price if isinstance(price, ServiceTimePrice) else None
 
     def start(self) -> None:
         """Waits for the first request, if one is known."""
@@ -62,7 +62,7 @@ class EngineBase:
         raise NotImplementedError
 
     def begin_window(self) -> None:
-        """The measured window begins: usage counts from the next decision on."""
+        """The measured window begins: KV usage counts from the next decision on."""
         self.is_measuring = True
         self.window_is_due = True
 
@@ -99,7 +99,8 @@ class EngineBase:
                 break
         if self.window_is_due:
             self.window_is_due = False
-            self.usage.reset()
+            self.window_from_ps = now
+            self.grown_tokens_ps = 0
 
     def is_open_for_one(self) -> bool:
         """Whether a request that comes now could be admitted at the next step."""
@@ -107,31 +108,29 @@ class EngineBase:
 
     def receive(self, sequence: Sequence, *, has_own_deadline: bool = True) -> None:
         """An arrival: into the queue, unless it can never be served."""
-        self.recorder.arrival_ps[sequence.id] = sequence.arrival_ps
+        recorder, request = self.recorder, sequence.id
+        recorder.arrival_ps[request] = sequence.arrival_ps
         if not self.is_shared_queue:
-            self.recorder.replica[sequence.id] = self.index
+            recorder.replica[request] = self.index
         if not self.is_measuring and self._is_measured(sequence):
             self.on_window()
-        reason = self._refusal(sequence)
-        if reason:
-            self.recorder.refuse(sequence, reason)
+        is_too_long = sequence.prompt_tokens + sequence.output_tokens > self.limits.max_model_len
+        if is_too_long or not self.kv.can_ever_fit(sequence):
+            recorder.refuse(sequence, self._refusal(is_too_long))
             self.feed.on_end(sequence, sequence.arrival_ps)
             return
         self.waiting.append(sequence)
-        if has_own_deadline and sequence.deadline_ps < NEVER:
-            heappush(self.deadlines, (sequence.deadline_ps, sequence.id, sequence))
+        if sequence.deadline_ps < NEVER and has_own_deadline:
+            heappush(self.deadlines, (sequence.deadline_ps, request, sequence))
 
     def _is_measured(self, sequence: Sequence) -> bool:
         table = self.recorder.table
         return sequence.id >= table.num_warmup and sequence.arrival_ps >= table.warmup_ps
 
-    def _refusal(self, sequence: Sequence) -> str:
-        total = sequence.prompt_tokens + sequence.output_tokens
-        if total > self.limits.max_model_len:
+    def _refusal(self, is_too_long: bool) -> str:
+        if is_too_long:
             return f"prompt + answer longer than max_model_len {self.limits.max_model_len}"
-        if not self.kv.can_ever_fit(sequence):
-            return f"needs more KV memory than the whole pool of {self.kv.capacity_tokens} tokens"
-        return ""
+        return f"needs more KV memory than the whole pool of {self.kv.capacity_tokens} tokens"
 
     def _expire_waiting(self, sequence: Sequence) -> None:
         """The client of a queued request left."""
@@ -156,13 +155,15 @@ class EngineBase:
         sequence.computed = 0
         sequence.target = sequence.prompt_tokens + sequence.generated
         self.running[sequence] = None
-        if self.recorder.first_scheduled_ps[sequence.id] < 0:
-            self.recorder.first_scheduled_ps[sequence.id] = now
-        self.recorder.replica[sequence.id] = self.index
-        if self.is_shared_queue and sequence.deadline_ps < NEVER:
-            heappush(self.deadlines, (sequence.deadline_ps, sequence.id, sequence))
-        if isinstance(self.price, ServiceTimePrice):
-            self.price.begin(sequence.id, sequence.output_tokens)
+        recorder, request = self.recorder, sequence.id
+        if recorder.first_scheduled_ps[request] < 0:
+            recorder.first_scheduled_ps[request] = now
+        if self.is_shared_queue:
+            recorder.replica[request] = self.index
+            if sequence.deadline_ps < NEVER:
+                heappush(self.deadlines, (sequence.deadline_ps, request, sequence))
+        if self.service:
+            self.service.begin(request, sequence.output_tokens)
 
     def _end(self, sequence: Sequence, now: int) -> None:
         """Its last token came: out of the running list, KV memory back, whoever waited for it released."""
@@ -170,18 +171,3 @@ class EngineBase:
         self.kv.release(sequence, now)
         self.recorder.finish(sequence, now)
         self.feed.on_end(sequence, now)
-
-    def _record(
-        self, start_ps: int, steps: tuple[int, int, int], decode: tuple[int, int], chunks: list[Chunk],
-        levels: tuple[int, int, int, int],
-    ) -> None:
-        """One row: ``steps`` are (count, first, growth), ``decode`` (sequences, context)."""
-        count, first, growth = steps
-        self.busy_ps += count * first + growth * (count * (count - 1) // 2)
-        self.recorder.segments += pack_segment(
-            self.index, start_ps, count, first, growth, decode[0], decode[1], len(chunks),
-            sum([chunk[1] for chunk in chunks]) if chunks else 0, len(self.running), len(self.waiting), *kinds(levels),
-        )
-
-    def _levels(self, held: int, unfilled: int) -> tuple[int, int, int, int]:
-        return levels_of(self.kv, held, unfilled, self.is_blocked)

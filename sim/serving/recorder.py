@@ -22,8 +22,8 @@ from sim.serving.sequence import Sequence
 
 SEGMENT_FIELDS = (
     "replica", "start_ps", "num_steps", "first_step_ps", "step_growth_ps", "num_decode", "decode_context_tokens",
-    "num_prefill", "prefill_tokens", "num_running", "num_waiting", "kv_tokens", "kv_reserved", "kv_internal",
-    "kv_external",
+    "num_prefill", "prefill_tokens", "num_running", "num_waiting", "num_padded", "tokens", "wanted", "given_out",
+    "external",
 )
 pack_segment = Struct(f"{len(SEGMENT_FIELDS)}q").pack
 
@@ -105,10 +105,18 @@ class Recorder:
 
     def segment_columns(self) -> SegmentColumns:
         """Every jump of every replica, in the order in which they began."""
+        columns = self.rows()
+        tokens, wanted = columns.pop("tokens"), columns.pop("wanted")
+        given_out, external = columns.pop("given_out"), columns.pop("external")
+        return SegmentColumns(
+            replica=columns.pop("replica").astype(np.int16), kv_tokens=tokens, kv_reserved=wanted - tokens,
+            kv_internal=given_out - wanted, kv_external=external, **columns,
+        )
+
+    def rows(self) -> dict[str, Int64]:
+        """The raw rows of all segments, by ``SEGMENT_FIELDS``."""
         rows = np.frombuffer(self.segments, dtype=np.int64).reshape(-1, len(SEGMENT_FIELDS))
-        columns = {name: rows[:, index] for index, name in enumerate(SEGMENT_FIELDS)}
-        replica = columns.pop("replica").astype(np.int16)
-        return SegmentColumns(replica=replica, **columns)
+        return {name: rows[:, index] for index, name in enumerate(SEGMENT_FIELDS)}
 
     def preemption_columns(self) -> PreemptionColumns:
         """The ledger."""

@@ -21,6 +21,7 @@ class RouterFeed:
     router: Router
     next_ps: int = NEVER
     must_see_all: bool = False
+    has_triggers: bool = True
 
     def take(self) -> Sequence:
         """Never asked for, as ``next_ps`` never comes."""

@@ -44,10 +44,12 @@ class Feed(Protocol):
     """Where an engine's requests come from.
 
     ``must_see_all``: ends of queued requests may trigger others, so every arrival has to be seen in time.
+    ``has_triggers``: ends may trigger arrivals at all.
     """
 
     next_ps: int
     must_see_all: bool
+    has_triggers: bool
 
     def take(self) -> Sequence:
         """The next request (its arrival is ``next_ps``)."""
@@ -66,7 +68,7 @@ class Source:
 
     __slots__ = (
         "_chunk_end", "_chunk_start", "_columns", "_followers", "_is_plain", "_loop_rows", "_row", "_table",
-        "_triggered", "_waiting_row_ps", "must_see_all", "next_ps", "num_rows",
+        "_triggered", "_waiting_row_ps", "has_triggers", "must_see_all", "next_ps", "num_rows",
     )
 
     def __init__(self, table: RequestTable) -> None:
@@ -78,6 +80,7 @@ class Source:
         self._followers: dict[int, int] = {}
         self._loop_rows: list[int] = []
         self._is_plain = bool((table.arrival_ps >= 0).all())
+        self.has_triggers = not self._is_plain
         self.must_see_all = not self._is_plain and table.timeout_ps is not None
         if not self._is_plain:
             self._index_triggered_rows()

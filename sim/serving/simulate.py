@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from simpy import Environment
 
 from sim.cost.memory import memory_plan
 from sim.cost.split import split_by_operator
 from sim.cost.step import CompiledPrice, ServiceTimePrice
 from sim.errors import InvariantError, ScenarioError
-from sim.records import FINISHED, KV_KINDS, PS_PER_S, BlockMap, RequestTable, RunResult
+from sim.records import FINISHED, KV_KINDS, PS_PER_S, BlockMap, RequestTable, RunResult, SegmentColumns
 from sim.rng import stream
 from sim.scenario import Scenario
 from sim.serving.batching import BATCHING
@@ -28,6 +29,7 @@ from sim.serving.router import Router, RouterFeed
 from sim.serving.sequence import Source
 from sim.serving.skipping import SkippingEngine
 from sim.serving.stepped import SteppedEngine
+from sim.serving.usage import integrate
 from sim.workload.distributions import draw_values
 
 UNLIMITED_BLOCKS = 1 << 40
@@ -148,7 +150,7 @@ def result_of(
     finished = requests.status == FINISHED
     start = int(requests.arrival_ps[measured].min()) if measured.any() else 0
     end = int(requests.finish_ps[finished].max()) if finished.any() else start
-    integrals = [engine.usage.by_kind() for engine in engines]
+    integrals = [usage_of(engine) for engine in engines]
     return RunResult(
         scenario=scenario, variant=run.variant, seed=run.seed, requests=requests,
         class_names=recorder.table.class_names or ("all",), segments=segments,
@@ -156,12 +158,26 @@ def result_of(
         kv_budget_tokens=engines[0].kv.capacity_tokens,
         kv_time_tokens_ps={kind: sum(integral[kind] for integral in integrals) for kind in KV_KINDS},
         operator_s=split_by_operator(price, segments),
-        busy_ps=sum(engine.busy_ps for engine in engines),
+        busy_ps=busy_ps(segments),
         num_events=sum(engine.num_events for engine in engines),
         block_map=block_maps[0] if block_maps else None,
         notes=notes_of(scenario, recorder, engines),
         explain=explain_of(scenario),
     )
+
+
+def usage_of(engine: EngineBase) -> dict[str, int]:
+    """KV tokens × time by kind since the measured window began, of one replica."""
+    rows = engine.recorder.rows()
+    chosen = (rows["replica"] == engine.index) & (rows["start_ps"] >= engine.window_from_ps)
+    own = {name: column[chosen] for name, column in rows.items()}
+    return integrate(own, is_paged=engine.kv.is_paged, grown_tokens_ps=engine.grown_tokens_ps)
+
+
+def busy_ps(segments: SegmentColumns) -> int:
+    """Time in steps, all replicas."""
+    steps, growth = segments.num_steps, segments.step_growth_ps
+    return int(np.sum(steps * segments.first_step_ps + growth * (steps * (steps - 1) // 2)))
 
 
 def notes_of(scenario: Scenario, recorder: Recorder, engines: list[EngineBase]) -> tuple[str, ...]:

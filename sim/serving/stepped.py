@@ -11,7 +11,10 @@ from simpy.events import Event
 from sim.errors import ScenarioError
 from sim.serving.batching.plan import KVView, Policy, StepPlan
 from sim.serving.engine import Chunk, EngineBase
+from sim.serving.recorder import pack_segment
 from sim.serving.sequence import NEVER, Sequence
+from sim.serving.skipping import padded
+from sim.serving.usage import levels_of
 
 
 class SteppedEngine(EngineBase):
@@ -72,10 +75,10 @@ class SteppedEngine(EngineBase):
                 self.waiting.remove(sequence)
                 self._admit(sequence, now)
             is_last = sequence.computed + queries == sequence.target
-            self.chunks.append((sequence, queries, sequence.computed, is_last))
+            self.chunks.append((queries, sequence.computed, is_last, sequence))
         if self.limits.is_static and self.chunks:
             self.batch_size = len(self.chunks)
-            self.batch_context = self.batch_size * (max(chunk[1] for chunk in self.chunks) + 1)
+            self.batch_context = self.batch_size * (max(chunk[0] for chunk in self.chunks) + 1)
         self._check(plan)
 
     def _check(self, plan: StepPlan) -> None:
@@ -102,29 +105,31 @@ class SteppedEngine(EngineBase):
         decode = (len(plan.decode), context)
         if self.batch_size:
             decode = (self.batch_size, self.batch_context) if plan.decode else (0, 0)
-        chunks = [chunk[1:] for chunk in self.chunks]
-        if self.limits.is_static and chunks:
-            chunks = [(max(chunk[0] for chunk in chunks), 0, True)] * len(chunks)
+        chunks = padded(self.chunks) if self.limits.is_static and self.chunks else self.chunks
         if not self.limits.uses_kv_cache:
-            decode, chunks = (0, 0), chunks + [(s.prompt_tokens + s.generated, 0, True) for s in plan.decode]
+            decode, chunks = (0, 0), chunks + [(s.prompt_tokens + s.generated, 0, True, s) for s in plan.decode]
         self.decode = decode
         self.step_time_ps = self.price.step_ps(*decode, chunks)
         residents = [*self.running, *self.kept]
         held = sum(sequence.computed for sequence in residents) + len(plan.decode)
         unfilled = sum(max(0, sequence.target - sequence.computed) for sequence in self.running)
-        self.levels = self._levels(held, unfilled)
+        self.levels = levels_of(self.kv, held, unfilled, self.is_blocked)
         self._after(self.step_time_ps, self._on_step_end)
         self.is_stepping = True
 
     def _on_step_end(self, event: Event) -> None:
         self.num_events += 1
         now = self.env.now
-        self._record(self.started_ps, (1, self.step_time_ps, 0), self.decode, self.chunks, self.levels)
-        self.usage.add_constant(self.levels, self.step_time_ps)
+        live = len(self.plan.decode) if self.limits.uses_kv_cache else 0
+        self.recorder.segments += pack_segment(
+            self.index, self.started_ps, 1, self.step_time_ps, 0, live, self.decode[1], len(self.chunks),
+            sum(chunk[0] for chunk in self.chunks), len(self.running), len(self.waiting), self.decode[0] - live,
+            *self.levels,
+        )
         for sequence in self.plan.decode:
             sequence.computed += 1
             self._token(sequence, now)
-        for sequence, queries, _, is_last in self.chunks:
+        for queries, _, is_last, sequence in self.chunks:
             sequence.computed += queries
             if is_last:
                 self._token(sequence, now)
@@ -146,7 +151,7 @@ class SteppedEngine(EngineBase):
 
     def _expire_running(self, now: int) -> None:
         """Clients that left during the step, or now with an unfinished answer."""
-        touched = {*self.plan.decode, *(chunk[0] for chunk in self.chunks if chunk[3])}
+        touched = {*self.plan.decode, *(chunk[3] for chunk in self.chunks if chunk[2])}
         late = [s for s in (*self.running, *self.kept, *self.waiting) if s.deadline_ps <= now and not s.is_ended]
         for sequence in sorted(late, key=lambda s: (s.deadline_ps, s.id)):
             returns_at_end = self.limits.returns_at_end

@@ -1,50 +1,27 @@
-"""KV memory in use, by kind, integrated over time in exact integers (tokens × picoseconds)."""
+"""KV memory in use, by kind, integrated over time in exact integers (tokens × picoseconds).
+
+A segment's row holds the levels in its first step: ``tokens`` (hold a token), ``wanted`` (paged: tokens plus
+what admitted prompts have yet to fill; contiguous: final lengths), ``given_out`` (paged: blocks in use;
+contiguous: tokens asked for) and ``external``. From these *reserved* = wanted − tokens and *internal* =
+given_out − wanted. Both engines write such rows; their integrals must be the same integers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sim.records import KV_KINDS
+import numpy as np
+
+from sim.records import KV_KINDS, Int64
 from sim.serving.kv.contiguous import ContiguousKV
 from sim.serving.kv.paged import PagedKV
 
+Levels = tuple[int, int, int, int]
 
-class KVUsage:
-    """Levels now, and their integrals since the measured window began."""
-
-    __slots__ = ("external", "given_out", "reserved", "tokens", "wanted")
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """The measured window begins."""
-        self.tokens = 0  # hold a token
-        self.given_out = 0  # paged: block_size × blocks in use; contiguous: tokens asked for
-        self.wanted = 0  # paged: tokens + not yet prefilled; contiguous: final lengths
-        self.external = 0
-
-    def add_constant(self, levels: tuple[int, int, int, int], time_ps: int) -> None:
-        """(tokens, wanted, given out, external) stood for ``time_ps``."""
-        self.tokens += levels[0] * time_ps
-        self.wanted += levels[1] * time_ps
-        self.given_out += levels[2] * time_ps
-        self.external += levels[3] * time_ps
-
-    def by_kind(self) -> dict[str, int]:
-        """Integrals by ``KV_KINDS``."""
-        return dict(zip(KV_KINDS, kinds((self.tokens, self.wanted, self.given_out, self.external)), strict=True))
+LONG_JUMP_STEPS = 1024  # beyond, products of the closed form may pass 64 bits: Python's integers do those
 
 
-def kinds(levels: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    """(tokens, reserved, internal, external) from (tokens, wanted, given out, external)."""
-    tokens, wanted, given_out, external = levels
-    return tokens, wanted - tokens, given_out - wanted, external
-
-
-def levels_of(
-    kv: PagedKV | ContiguousKV, held_tokens: int, unfilled_tokens: int, is_blocked: bool
-) -> tuple[int, int, int, int]:
+def levels_of(kv: PagedKV | ContiguousKV, held_tokens: int, unfilled_tokens: int, is_blocked: bool) -> Levels:
     """(tokens, wanted, given out, external) at this moment.
 
     Paged: *reserved* is what an admitted prompt has yet to fill, *internal* the empty rest of last blocks.
@@ -57,43 +34,73 @@ def levels_of(
     return held_tokens, held_tokens + unfilled_tokens, kv.give_out_tokens(), 0
 
 
+def integrate(columns: dict[str, Int64], *, is_paged: bool, grown_tokens_ps: int) -> dict[str, int]:
+    """Integrals by ``KV_KINDS`` over one replica's rows (those of the measured window).
+
+    ``grown_tokens_ps``: blocks that were added inside jumps, × time, which rows do not show.
+    """
+    steps, first, growth = columns["num_steps"], columns["first_step_ps"], columns["step_growth_ps"]
+    ones = steps * (steps - 1) // 2
+    duration = steps * first + growth * ones
+    # Tokens grow by one per decoding sequence and step: Σ (first + j·growth)(tokens + j·decoding).
+    long = steps > LONG_JUMP_STEPS
+    short = ~long
+    squares = (steps - 1) * steps * (2 * steps - 1) // 6
+    ramp = exact_dot(columns["num_decode"][short], first[short] * ones[short] + growth[short] * squares[short])
+    for row in np.flatnonzero(long).tolist():
+        count = int(steps[row])
+        ramp += int(columns["num_decode"][row]) * sum_linear(int(first[row]), int(growth[row]), 0, 1, count)
+    tokens = exact_dot(columns["tokens"], duration) + ramp
+    wanted = exact_dot(columns["wanted"], duration) + (ramp if is_paged else 0)
+    given_out = exact_dot(columns["given_out"], duration) + grown_tokens_ps
+    external = exact_dot(columns["external"], duration)
+    return dict(zip(KV_KINDS, (tokens, wanted - tokens, given_out - wanted, external), strict=True))
+
+
+def exact_dot(levels: Int64, times_ps: Int64) -> int:
+    """Σ levels · times without overflow: 20-bit and 21-bit limbs, at most 2^22 rows at a time."""
+    total = 0
+    for start in range(0, len(levels), 1 << 22):
+        level, time = levels[start : start + (1 << 22)], times_ps[start : start + (1 << 22)]
+        for i in range(3):
+            for j in range(3):
+                left, right = (level >> (20 * i)) & 0xFFFFF, (time >> (21 * j)) & 0x1FFFFF
+                total += int(np.dot(left, right)) << (20 * i + 21 * j)
+    return total
+
+
 def sum_linear(first: int, growth: int, weight: int, weight_growth: int, steps: int) -> int:
     """Exact Σ (first + j·growth)(weight + j·weight_growth) for j = 0 … steps − 1."""
-    if steps == 1:
-        return first * weight
     ones = steps * (steps - 1) // 2
     squares = (steps - 1) * steps * (2 * steps - 1) // 6
     return first * weight * steps + (first * weight_growth + weight * growth) * ones + growth * weight_growth * squares
 
 
-def sum_blocks(counts: Sequence[int], start: int, used: int, first_ps: int, growth_ps: int, steps: int) -> tuple[int, int]:
-    """Blocks × time over ``steps`` decode steps, and the blocks in use in the last one.
+def sum_blocks(counts: Sequence[int], start: int, first_ps: int, growth_ps: int, steps: int) -> tuple[int, int]:
+    """Blocks added inside a jump × time, and their number.
 
-    ``used`` holds in the first step; before step j (from 1) ``counts[(start + j) mod len]`` blocks are
-    added. Whole periods of ``len(counts)`` steps are added in closed form.
+    Before step j (from 1) ``counts[(start + j) mod len]`` blocks are added. Whole periods of ``len(counts)``
+    steps are added in closed form.
     """
     period = len(counts)
-    total = 0
+    total = used = 0
+    step = 1
     if steps > 3 * period:
         whole = (steps - 1) // period
         per_period = sum(counts)
-        level = used
-        for offset in range(period):
-            if offset:
-                level += counts[(start + offset) % period]
-            total += sum_linear(level, per_period, first_ps + offset * growth_ps, period * growth_ps, whole)
-        done = whole * period
-        used = level + (whole - 1) * per_period + counts[start % period]
-    else:
-        done = 1
-        total = used * first_ps
-        if steps == 1:
-            return total, used
-        used += counts[(start + 1) % period]
-    time_ps = first_ps + done * growth_ps
-    for step in range(done, steps):
-        if step > done:
-            used += counts[(start + step) % period]
+        for offset in range(1, period + 1):
+            used += counts[(start + offset) % period]
+            total += sum_linear(used, per_period, first_ps + offset * growth_ps, period * growth_ps, whole)
+        used = whole * per_period
+        step += whole * period
+    time_ps = first_ps + step * growth_ps
+    index = (start + step) % period
+    while step < steps:
+        used += counts[index]
         total += used * time_ps
         time_ps += growth_ps
+        step += 1
+        index += 1
+        if index == period:
+            index = 0
     return total, used

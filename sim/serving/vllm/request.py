@@ -1,0 +1,108 @@
+"""A request as the scheduler sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+Segment = tuple[int, int, int]
+"""(stream, start, length): the tokens (stream, start), (stream, start + 1), ..."""
+
+
+class Status(Enum):
+    """Where a request stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PREEMPTED = "preempted"
+    FINISHED = "finished"
+    REFUSED = "refused"
+
+
+class Request:
+    """Counts and blocks of one request; changed by the scheduler only.
+
+    Tokens are never listed: the prompt is a sequence of segments and output token j is
+    (``output_stream``, j). While a request decodes in step with the others its ``num_tokens`` and
+    ``num_computed_tokens`` stand still and count from ``settled_step`` (``sim.serving.vllm.steady``);
+    ``Scheduler.settle`` brings them up to date.
+    """
+
+    __slots__ = (
+        "arrival",
+        "block_keys",
+        "blocks",
+        "end_tokens",
+        "is_prefill_chunk",
+        "key_node",
+        "max_tokens",
+        "num_computed_tokens",
+        "num_drafts",
+        "num_placeholders",
+        "num_preemptions",
+        "num_prompt_tokens",
+        "num_registered_blocks",
+        "num_stale_tokens",
+        "num_tokens",
+        "order",
+        "output_stream",
+        "priority",
+        "prompt",
+        "registers_late",
+        "request_id",
+        "settled_step",
+        "status",
+    )
+
+    def __init__(
+        self,
+        request_id: str,
+        prompt: Sequence[Segment],
+        max_tokens: int,
+        *,
+        output_stream: int = -1,
+        priority: int = 0,
+        arrival: float = 0,
+    ) -> None:
+        self.request_id = request_id
+        self.prompt = prompt
+        self.max_tokens = max_tokens
+        """Output tokens that it makes, if ``max_model_len`` lets it."""
+        self.output_stream = output_stream
+        self.priority = priority
+        self.arrival = arrival
+        """When it came, in any unit: orders requests of equal priority."""
+        self.num_prompt_tokens = sum(length for _, _, length in prompt)
+        self.num_tokens = self.num_prompt_tokens
+        """Prompt and output tokens known so far."""
+        self.num_computed_tokens = 0
+        """Tokens whose KV is, or is being, written."""
+        self.end_tokens = self.num_prompt_tokens + max_tokens
+        """``num_tokens`` at which it stops."""
+        self.num_drafts = 0
+        self.num_placeholders = 0
+        """Asynchronous scheduling: tokens that are being made and not known yet."""
+        self.num_stale_tokens = 0
+        """Of these, those that were under way when it was preempted."""
+        self.is_prefill_chunk = False
+        self.status = Status.WAITING
+        self.order = -1
+        """Place in the running list: numbers of admission grow."""
+        self.blocks: list[int] = []
+        self.num_registered_blocks = 0
+        self.block_keys: list[int] = []
+        self.key_node = 0
+        self.registers_late = False
+        self.settled_step = 0
+        self.num_preemptions = 0
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Output tokens known so far."""
+        return self.num_tokens - self.num_prompt_tokens
+
+    def __repr__(self) -> str:
+        return (
+            f"Request({self.request_id!r}, {self.status.value}, tokens={self.num_tokens}, "
+            f"computed={self.num_computed_tokens}, blocks={len(self.blocks)})"
+        )

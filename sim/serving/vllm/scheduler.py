@@ -1,0 +1,120 @@
+"""vLLM V1's scheduler: ``schedule()`` decides a step, ``update()`` takes its tokens in.
+
+Pure: no clock, no randomness, no SimPy. The caller runs the model in between, as long as it likes, or
+uses ``EngineLoop``, which also knows the queue of two of asynchronous scheduling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sim.serving.vllm.kv import blocks_for
+from sim.serving.vllm.limits import Limits
+from sim.serving.vllm.plan import Plan
+from sim.serving.vllm.request import Request, Status
+from sim.serving.vllm.running import schedule_running
+from sim.serving.vllm.state import State
+from sim.serving.vllm.waiting import schedule_waiting
+
+NOTHING_ACCEPTED: Mapping[Request, int] = {}
+
+
+class Scheduler:
+    """One engine's scheduler and KV block pool, as the named vLLM release decides."""
+
+    def __init__(self, limits: Limits, version: str = "0.33.0") -> None:
+        self.state = State(limits, version)
+        self._limits = limits
+        self._registers_in_update = (
+            limits.num_speculative_tokens > 0 and self.state.profile.registers_drafted_blocks_in_update
+        )
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests that run or wait."""
+        return len(self.state.running) + len(self.state.waiting)
+
+    def refusal(self, request: Request) -> str:
+        """Why this request could never be served, or nothing. (vLLM itself would wait for ever.)"""
+        limits, num_blocks = self._limits, self.state.kv.pool.num_blocks
+        if request.num_prompt_tokens < 1 or request.max_tokens < 1:
+            return "a prompt and an answer have at least one token"
+        if request.num_prompt_tokens >= limits.max_model_len:
+            return (f"its prompt of {request.num_prompt_tokens} tokens leaves no room for an answer "
+                    f"within max_model_len {limits.max_model_len}")
+        last = min(request.num_prompt_tokens + request.max_tokens, limits.max_model_len) - 1
+        need = blocks_for(last, limits.block_size)
+        if need > num_blocks:
+            return (f"it needs {need} KV blocks of {limits.block_size} tokens on its own, "
+                    f"and the pool has {num_blocks}")
+        return ""
+
+    def add(self, request: Request) -> bool:
+        """Queues a new request; False, and status REFUSED, if it could never be served."""
+        if self.refusal(request):
+            request.status = Status.REFUSED
+            return False
+        request.end_tokens = min(request.num_prompt_tokens + request.max_tokens, self._limits.max_model_len)
+        self.state.kv.open(request)
+        self.state.waiting.add(request)
+        return True
+
+    def schedule(self) -> Plan:
+        """Decides the next step and counts its tokens as computed."""
+        state = self.state
+        held = state.interval.holds(state.running.values())
+        plan = Plan(self._limits.max_num_batched_tokens, state.threshold(), held=held)
+        schedule_running(state, plan)
+        if not plan.preempted:
+            schedule_waiting(state, plan)
+        state.interval.note(plan)
+        for request, num_tokens in plan.chosen.items():
+            self._count_as_computed(plan, request, num_tokens)
+        return plan
+
+    def _count_as_computed(self, plan: Plan, request: Request, num_tokens: int) -> None:
+        request.num_computed_tokens += num_tokens
+        expected = request.num_tokens + request.num_placeholders
+        request.is_prefill_chunk = request.num_computed_tokens < expected
+        if request.is_prefill_chunk:
+            plan.partial.add(request)
+        elif self._limits.async_scheduling:
+            request.num_placeholders += 1 + plan.drafts.get(request, 0)
+            request.num_drafts = self._limits.num_speculative_tokens
+
+    def update(self, plan: Plan, accepted: Mapping[Request, int] = NOTHING_ACCEPTED) -> list[Request]:
+        """Takes in the tokens of a step; returns the requests that finished, in scheduling order.
+
+        ``accepted``: how many of a request's drafts were right; dummy drafts never are.
+        """
+        finished = []
+        for request in plan.emitting():
+            if request.status is Status.FINISHED:
+                continue
+            num_drafts = plan.drafts.get(request, 0)
+            num_accepted = min(accepted.get(request, 0), num_drafts) if request not in plan.new else 0
+            self._append(request, 1 + num_accepted, num_drafts - num_accepted)
+            if request.num_tokens >= request.end_tokens:
+                self.state.finish(request)
+                finished.append(request)
+            elif not self._limits.async_scheduling:
+                request.num_drafts = self._limits.num_speculative_tokens
+        return finished
+
+    def _append(self, request: Request, num_made: int, num_rejected: int) -> None:
+        """Appends tokens up to the request's end; what was computed beyond them does not count."""
+        num_kept = min(num_made, request.end_tokens - request.num_tokens)
+        request.num_tokens += num_kept
+        if request.num_stale_tokens:
+            request.num_stale_tokens -= 1
+            return
+        request.num_computed_tokens -= num_rejected + num_made - num_kept
+        if self._limits.async_scheduling:
+            request.num_placeholders -= num_rejected + num_made
+        if self._limits.async_scheduling or self._registers_in_update:
+            self.state.kv.register(request, request.num_computed_tokens - request.num_placeholders)
+
+    def abort(self, request: Request) -> None:
+        """The client has left: frees everything at once."""
+        if request.status is not Status.FINISHED:
+            self.state.finish(request)

@@ -1,0 +1,82 @@
+"""What vLLM's scheduler remembers between steps, and the changes that several phases make to it."""
+
+from __future__ import annotations
+
+from sim.serving.vllm.interval import PrefillInterval
+from sim.serving.vllm.kv import KVBlocks
+from sim.serving.vllm.limits import Limits, version_profile
+from sim.serving.vllm.plan import Plan
+from sim.serving.vllm.queue import QUEUES, WaitingQueue
+from sim.serving.vllm.request import Request, Status
+
+
+class State:
+    """Running and waiting requests and their blocks.
+
+    ``running`` is ordered by admission: a resumed request gets a new place at its end.
+    """
+
+    def __init__(self, limits: Limits, version: str) -> None:
+        self.limits = limits
+        self.profile = version_profile(version, limits)
+        self.kv = KVBlocks(limits, self.profile)
+        self.running: dict[int, Request] = {}
+        self.waiting: WaitingQueue = QUEUES[limits.policy]()
+        self.interval = PrefillInterval(limits.prefill_schedule_interval)
+        self.num_admissions = 0
+        self.num_preemptions = 0
+
+    def threshold(self) -> int:
+        """Most prompt tokens of one request in the next step; 0: no such limit."""
+        limits = self.limits
+        threshold = limits.long_prefill_token_threshold
+        if threshold == 0:
+            return 0
+        eligible = len(self.running) + len(self.waiting)
+        if eligible <= 1 and self.profile.lone_request_unthrottled:
+            return 0
+        if limits.long_prefill_token_threshold_adaptive and eligible:
+            return max(threshold, limits.max_num_batched_tokens // eligible)
+        return threshold
+
+    def admit(self, plan: Plan, request: Request, num_tokens: int, fresh: list[int]) -> None:
+        """Moves the head of the waiting queue, which has its blocks, to the end of the running list."""
+        hit_tokens = (len(request.blocks) - len(fresh)) * self.limits.block_size
+        self.waiting.pop()
+        self.num_admissions += 1
+        request.order = self.num_admissions
+        request.status = Status.RUNNING
+        request.num_computed_tokens = hit_tokens
+        self.running[request.order] = request
+        plan.new[request] = hit_tokens
+        plan.choose(request, num_tokens, fresh)
+
+    def preempt(self, plan: Plan, request: Request) -> None:
+        """Takes all blocks from a running request; it will compute everything again (no swap)."""
+        del self.running[request.order]
+        self.kv.release(request)
+        plan.drop(request)
+        plan.preempted.append(request)
+        request.num_computed_tokens = 0
+        request.num_drafts = 0
+        request.num_stale_tokens = 1 if request.num_placeholders else 0
+        request.num_placeholders = 0
+        request.status = Status.PREEMPTED
+        request.num_preemptions += 1
+        self.num_preemptions += 1
+        self.waiting.put_back(request)
+
+    def finish(self, request: Request) -> None:
+        """Frees a request that has made its last token, or whose client has left."""
+        if request.status is Status.RUNNING:
+            del self.running[request.order]
+        else:
+            self.waiting.remove(request)
+        self.kv.close(request)
+        request.status = Status.FINISHED
+
+    def victim(self) -> Request:
+        """Whom to preempt: fcfs the latest admitted; priority the largest (priority, arrival)."""
+        if self.limits.policy == "priority":
+            return max(self.running.values(), key=lambda request: (request.priority, request.arrival))
+        return next(reversed(self.running.values()))

@@ -1,0 +1,75 @@
+"""What differs between vLLM releases, as named switches: one release is one entry of ``VERSIONS``.
+
+Proven by recorded decisions of the real scheduler: 0.33.0 and 0.20.0 (``gpuyard conformance``). The
+switches are the differences that those recordings show for text-only decoder models with one
+full-attention KV group; draft-model lookahead (EAGLE, MTP), sliding-window and hybrid KV groups, data
+parallel and KV connectors are outside of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionProfile:
+    """How one vLLM release decides where releases differ."""
+
+    version: str
+    unhashed_blocks_to_front: bool
+    """Freed blocks without a hash go to the front of the free queue; else every block to its tail."""
+    lone_request_unthrottled: bool
+    """``long_prefill_token_threshold`` is ignored while at most one request is there."""
+    self_preemption_continues: bool
+    """Priority: a request that preempts itself does not end the loop over the running ones."""
+    pads_single_token_admissions: bool
+    """With drafts, an admission that has one token to compute is padded with dummy drafts."""
+    registers_drafted_blocks_in_update: bool
+    """With drafts and synchronous scheduling, full blocks get their hash as soon as tokens are known."""
+    missing: frozenset[str] = frozenset()
+    """Settings that this release does not have."""
+
+
+VERSIONS: dict[str, VersionProfile] = {
+    "0.33.0": VersionProfile(
+        version="0.33.0",
+        unhashed_blocks_to_front=True,
+        lone_request_unthrottled=True,
+        self_preemption_continues=True,
+        pads_single_token_admissions=True,
+        registers_drafted_blocks_in_update=True,
+    ),
+    "0.20.0": VersionProfile(
+        version="0.20.0",
+        unhashed_blocks_to_front=False,
+        lone_request_unthrottled=False,
+        self_preemption_continues=False,
+        pads_single_token_admissions=False,
+        registers_drafted_blocks_in_update=False,
+        missing=frozenset(
+            {
+                "long_prefill_token_threshold_adaptive",
+                "watermark",
+                "prefill_schedule_interval",
+                "max_num_active_seqs",
+            }
+        ),
+    ),
+}
+
+
+def server_defaults(hbm_bytes: float, device: str = "", *, throughput: bool = False) -> dict[str, int]:
+    """``max_num_seqs`` and ``max_num_batched_tokens`` of ``vllm serve`` 0.33.0 on this device.
+
+    The A100 counts as a small device whatever its memory; ``throughput`` is ``performance_mode``.
+    """
+    if hbm_bytes >= 160 * GIB:
+        num_seqs, num_tokens = 1024, 16384
+    elif hbm_bytes >= 70 * GIB and "a100" not in device.lower():
+        num_seqs, num_tokens = 1024, 8192
+    else:
+        num_seqs, num_tokens = 256, 2048
+    factor = 2 if throughput else 1
+    return {"max_num_seqs": factor * num_seqs, "max_num_batched_tokens": factor * num_tokens}
