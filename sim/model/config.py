@@ -29,9 +29,19 @@ _INNER = {"gemma3": "gemma3_text"}
 
 
 def shape_from_config(
-    keys: Mapping[str, Any], *, name: str, file: str = "", path: str = "", must_use: Iterable[str] = ()
+    keys: Mapping[str, Any],
+    *,
+    name: str,
+    file: str = "",
+    path: str = "",
+    must_use: Iterable[str] = (),
+    about: Mapping[str, Any] | None = None,
 ) -> ModelShape:
-    """The shape that a config states. ``must_use``: keys that have to matter, because a user wrote them."""
+    """The shape that a config states.
+
+    ``must_use``: keys that have to matter, because a user wrote them. ``about``: what a shipped shape
+    says of its source.
+    """
     c = _text_part(ConfigReader(keys, file=file, path=path))
     architecture = c.text("model_type", default="unknown")
     if c.flag("is_encoder_decoder", False):
@@ -46,7 +56,7 @@ def shape_from_config(
     _refuse_unused(c, must_use)
     known = {field.name for field in fields(ModelShape)}
     found = {key: value for key, value in found.items() if key in known}
-    about = keys.get("_gpuyard") or {}
+    about = about or {}
     return ModelShape(
         name=name,
         architecture=architecture,
@@ -173,6 +183,10 @@ def _check(c: ConfigReader, found: Mapping[str, Any]) -> None:
             "num_key_value_heads",
             given=kv_heads,
             allowed=f"a divisor of num_attention_heads, {heads}",
+        )
+    if not any(kind.endswith("attention") for kind in found["layer_types"]):
+        raise c.refuse(
+            "no layer with attention, so no KV cache", "layer_types", allowed="a decoder with attention"
         )
     if "sliding_attention" in found["layer_types"] and found["sliding_window"] is None:
         raise c.refuse("missing, but some layers are sliding_attention", "sliding_window", allowed="tokens")

@@ -29,7 +29,13 @@ def listed_layers(c: ConfigReader, window: int | None) -> Fields:
         return {}
     layers = num_layers(c)
     if not isinstance(listed, list) or len(listed) != layers:
-        raise c.refuse("not one entry per layer", "layer_types", given=listed, allowed=f"{layers} kinds")
+        raise c.refuse(
+            "not one entry per layer",
+            "layer_types",
+            given=listed,
+            allowed=f"{layers} kinds, one per layer",
+            hint="write layer_types together with num_hidden_layers",
+        )
     unknown = [kind for kind in listed if not isinstance(kind, str) or kind not in _KINDS]
     if unknown:
         raise c.refuse(

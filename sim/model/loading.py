@@ -33,7 +33,7 @@ def load_model(given: str | Mapping[str, Any], *, file: str = "", path: str = "m
     """
     if isinstance(given, str):
         name, keys, where = _read(given, file, path)
-        return shape_from_config(keys, name=name, file=where, path=path if where == file else "")
+        return shape_from_config(keys, name=name, file=where, about=_about(given, keys))
     if not isinstance(given, Mapping):
         raise ScenarioError(
             "not a model",
@@ -61,8 +61,6 @@ def _from_mapping(given: Mapping[str, Any], file: str, path: str) -> ModelShape:
         changed["text_config"] = {**keys["text_config"], **differences}
     else:
         changed.update(differences)
-    # A changed shape is no longer the published one.
-    changed.pop("_gpuyard", None)
     return shape_from_config(
         changed, name=str(name or f"{base_name} (changed)"), file=file, path=path, must_use=differences
     )
@@ -75,6 +73,11 @@ def _read(given: str, file: str, path: str) -> tuple[str, Mapping[str, Any], str
         return given, json.loads(text), f"{given}.json"
     found = _find(given, file, path)
     return (found.parent.name or found.stem), _read_config(found), str(found)
+
+
+def _about(given: str, keys: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a shipped shape says of itself; a changed shape is no longer the published one."""
+    return keys["_gpuyard"] if given in model_names() else None
 
 
 def _find(given: str, file: str, path: str) -> Path:
