@@ -11,7 +11,7 @@ from sim.errors import ScenarioError
 from sim.model.families import FAMILIES
 from sim.model.layers import listed_layers, num_layers
 from sim.model.moe import latent_attention, mamba_mixer, mixture_of_experts
-from sim.model.reader import ConfigReader
+from sim.model.reader import LARGEST, ConfigReader
 from sim.model.shape import ModelShape
 
 _DTYPES = {
@@ -99,23 +99,30 @@ def _generic(c: ConfigReader) -> dict[str, Any]:
 
 def _common(c: ConfigReader, found: Mapping[str, Any]) -> dict[str, Any]:
     """The keys that every architecture has, under whichever of their names."""
-
-    def count(field: str, *names: str, default: int | None = None, most: int = 2**31 - 1) -> int:
-        if field in found:
-            return int(found[field])
-        return c.count(field, *names, default=default, most=most)
-
     layers = num_layers(c)
+    vocab = ("vocab_size", "padded_vocab_size")
+    inner = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
+    positions = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len")
+    return _heads(c, found) | {
+        "num_hidden_layers": layers,
+        "intermediate_size": _count(c, found, *inner, most=100_000_000),
+        "vocab_size": _count(c, found, *vocab, most=100_000_000),
+        "max_position_embeddings": _count(c, found, *positions, default=2048),
+        "layer_types": ("full_attention",) * layers,
+        "sliding_window": None,
+        "learned_positions": 0,
+        "norm": "rmsnorm",
+        "mlp_matrices": 3,
+        "dtype": _dtype(c),
+        "checkpoint_quantization": _checkpoint_quantization(c),
+    }
+
+
+def _heads(c: ConfigReader, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Width, heads and the size of a head, which must fit each other."""
     hidden = c.count("hidden_size", "n_embd", "n_embed", "d_model", most=10_000_000)
-    heads = count("num_attention_heads", "n_head", "n_heads", "num_heads", most=1_000_000)
-    kv_heads = count(
-        "num_key_value_heads",
-        "num_kv_heads",
-        "n_head_kv",
-        "multi_query_group_num",
-        default=heads,
-        most=1_000_000,
-    )
+    heads = _count(c, found, "num_attention_heads", "n_head", "n_heads", "num_heads", most=1_000_000)
+    kv_names = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
     if "head_dim" not in found and c.value("head_dim") is None and hidden % heads:
         raise c.refuse(
             "does not divide hidden_size, and there is no head_dim",
@@ -125,26 +132,18 @@ def _common(c: ConfigReader, found: Mapping[str, Any]) -> dict[str, Any]:
             hint="write head_dim",
         )
     return {
-        "num_hidden_layers": layers,
         "hidden_size": hidden,
         "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "head_dim": count("head_dim", default=hidden // heads, most=1_000_000),
-        "intermediate_size": count(
-            "intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner", most=100_000_000
-        ),
-        "vocab_size": count("vocab_size", "padded_vocab_size", most=100_000_000),
-        "max_position_embeddings": count(
-            "max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len", default=2048
-        ),
-        "layer_types": ("full_attention",) * layers,
-        "sliding_window": None,
-        "learned_positions": 0,
-        "norm": "rmsnorm",
-        "mlp_matrices": 3,
-        "dtype": _dtype(c),
-        "checkpoint_quantization": _checkpoint_quantization(c),
+        "num_key_value_heads": _count(c, found, *kv_names, default=heads, most=1_000_000),
+        "head_dim": _count(c, found, "head_dim", default=hidden // heads, most=1_000_000),
     }
+
+
+def _count(
+    c: ConfigReader, found: Mapping[str, Any], *names: str, default: int | None = None, most: int = LARGEST
+) -> int:
+    """What the family found, else the key under one of its names; the first name is the field's."""
+    return int(found[names[0]]) if names[0] in found else c.count(*names, default=default, most=most)
 
 
 def _dtype(c: ConfigReader) -> str:
