@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sim.intervals import Interval, mean_interval
 from sim.metric_table import METRICS
-from sim.units import format_count, format_s
+from sim.units import format_s
 
 if TYPE_CHECKING:
     from sim.comparison import Cell, Comparison
@@ -135,7 +135,7 @@ def _alone(comparison: Comparison, name: str, metric: str) -> str:
     return f"{name}: {metric} {format_metric(cell.mean, metric)}{span}{slo}; {comparison.verdicts(name)}."
 
 
-def format_metric(value: float | None, name: str) -> str:
+def format_metric(value: float | None, name: str, *, with_rate_unit: bool = True) -> str:
     """A metric's value as a reader wants it: "12.3 ms", "7.91 requests/s", "45.2 %", "1,204"."""
     if value is None:
         return "-"
@@ -144,7 +144,8 @@ def format_metric(value: float | None, name: str) -> str:
         return format_s(value)
     if unit == "fraction":
         return f"{value * 100:.3g} %"
+    whole = abs(value) >= 1000 or (float(value).is_integer() and "/" not in unit)
+    shown = f"{value:,.0f}" if whole else f"{value:#.3g}".rstrip(".")
     if unit == "usd":
-        return f"${value:.3g}"
-    shown = f"{value:,.0f}" if abs(value) >= 1000 else format_count(value)
-    return f"{shown} {unit}" if "/" in unit or unit == "J" else shown
+        return f"${shown}"
+    return f"{shown} {unit}" if with_rate_unit and ("/" in unit or unit == "J") else shown

@@ -86,7 +86,7 @@ def _queue(verdict: Verdict) -> Caution | None:
         )
     return Caution(
         kind="queue_grows",
-        observation=f"{verdict.word}: {verdict.reason}",
+        observation=f"the queue grew ({verdict.word})",
         meaning="load above capacity: queue_s, ttft_s and e2e_s grow with the length of the run",
         remedy="lower arrivals.requests_per_s or add replicas; at this load compare requests_per_s only",
     )
@@ -197,6 +197,6 @@ def one_seed() -> Caution:
     return Caution(
         kind="one_seed",
         observation="one seed",
-        meaning="ratios have no interval: they may be luck",
+        meaning="numbers and ratios have no interval: they may be luck",
         remedy="give seeds: [1, 2, 3, 4, 5]",
     )

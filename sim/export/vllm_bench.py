@@ -199,7 +199,8 @@ def _tokens_by_second(
 
     def by_second(times_ps: Int64, weights: Int64) -> npt.NDArray[np.float64]:
         inside = (times_ps >= begin_ps) & (times_ps < begin_ps + num_seconds * PS_PER_S)
-        return np.bincount((times_ps[inside] - begin_ps) // PS_PER_S, weights[inside] * 1.0, num_seconds)
+        seconds = (times_ps[inside] - begin_ps) // PS_PER_S
+        return np.bincount(seconds, weights[inside], num_seconds).astype(np.float64)
 
     if returned_at_once(result):
         return by_second(requests.finish_ps[ids], requests.generated_tokens[ids])

@@ -78,7 +78,11 @@ def decision_tables(comparison: Comparison) -> list[str]:
 
 def _value_column(comparison: Comparison, variant: str, metrics: Sequence[str]) -> list[str]:
     cells = comparison.cells[variant]
-    return [_shortened(variant), *(format_metric(cells[name].mean, name) for name in metrics)]
+    return [_shortened(variant), *(_value(cells[name].mean, name) for name in metrics)]
+
+
+def _value(mean: float | None, name: str) -> str:
+    return format_metric(mean, name, with_rate_unit=False)
 
 
 def _variant_columns(comparison: Comparison, variant: str, metrics: Sequence[str]) -> list[list[str]]:
@@ -109,7 +113,7 @@ def _three_digits(factor: float) -> str:
 
 
 def _shortened(name: str) -> str:
-    return name if len(name) <= 18 else name[:17] + "…"
+    return name if len(name) <= 16 else name[:15] + "…"
 
 
 def _table(columns: Sequence[Sequence[str]]) -> str:

@@ -1,0 +1,259 @@
+"""Ratios over seeds against SciPy and by hand; thresholds; the answer in one line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_results import fake_result, replace, scenario
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from sim.answer_line import format_metric, headline_metric, table_metrics
+from sim.comparison import METRICS, Comparison, answer_line, check_thresholds, compare
+from sim.errors import InvariantError, ScenarioError
+from sim.intervals import mean_interval, ratio_interval, student_t_cdf, student_t_quantile
+from sim.metrics import summarize
+from sim.rng import stream
+from sim.scenario import Slo, Threshold
+from sim.summary import Summary
+from sim.verdict import Verdict
+
+
+def summary(variant: str = "base", seed: int = 1, **numbers: float | None) -> Summary:
+    """A summary with these metrics; the others are None."""
+    plain = summarize(fake_result([], variant=variant, seed=seed, scenario=scenario(slo=Slo(ttft_s=1.0))))
+    metrics: dict[str, float | None] = {**dict.fromkeys(METRICS), **numbers}
+    refused = {name: "none here" for name, value in metrics.items() if value is None}
+    stable = Verdict(word="STABLE", reason="no trend")
+    return replace(plain, metrics=metrics, refused=refused, verdict=stable, warnings=(), meets_slo=None)
+
+
+def compared(reference: Sequence[float | None], other: Sequence[float | None], **fields: Any) -> Comparison:
+    """``goodput_requests_per_s`` of two variants, a value per seed."""
+
+    def runs(name: str, values: Sequence[float | None]) -> list[Summary]:
+        return [
+            replace(summary(name, seed, goodput_requests_per_s=value), **fields)
+            for seed, value in enumerate(values, 1)
+        ]
+
+    return compare({"paged": runs("paged", other), "static": runs("static", reference)}, "static")
+
+
+@pytest.mark.parametrize("dof", [1, 2, 3, 4, 5, 9, 10, 29, 100, 999])
+def test_student_t_is_scipys(dof: int) -> None:
+    for probability in (0.6, 0.9, 0.975, 0.999):
+        assert student_t_quantile(probability, dof) == pytest.approx(stats.t.ppf(probability, dof), rel=1e-9)
+    for t in (-3.0, 0.0, 0.5, 12.0):
+        assert student_t_cdf(t, dof) == pytest.approx(stats.t.cdf(t, dof), abs=1e-13)
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=2, max_size=8))
+def test_a_mean_and_its_interval_are_scipys(values: list[float]) -> None:
+    found = mean_interval(values)
+    error = stats.sem(values)
+    assert found.estimate == pytest.approx(np.mean(values))
+    if error > 1e-12:
+        low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=error)
+        assert (found.low, found.high) == pytest.approx((low, high), rel=1e-6, abs=1e-9)
+
+
+def test_the_interval_covers_the_true_ratio_95_times_in_100() -> None:
+    """Log-normal noise on five paired seeds, 2,000 times: 1,900 expected, within four sigma."""
+    noise = stream(7, "coverage").normal(0.0, 0.3, (2000, 5))
+    covered = 0
+    for row in noise:
+        interval = ratio_interval([2.0 * math.exp(x) for x in row], [1.0] * 5)
+        covered += interval.excludes(2.0) is False
+    assert abs(covered - 1900) < 4 * math.sqrt(2000 * 0.95 * 0.05)
+
+
+def test_what_the_seeds_share_cancels() -> None:
+    """Seeds differ by a factor of 10, the ratio is 2 in each: paired, there is no doubt left."""
+    cell = compared([1.0, 10.0, 3.0], [2.0, 20.0, 6.0]).cells["paged"]["goodput_requests_per_s"]
+    assert cell.ratio is not None
+    assert (cell.ratio.low, cell.ratio.estimate, cell.ratio.high) == pytest.approx((2, 2, 2))
+    assert cell.is_significant is True
+    assert cell.is_better is True
+    assert cell.mean == pytest.approx(28 / 3)
+    assert cell.difference is not None
+    assert cell.difference.estimate == pytest.approx(14 / 3)
+
+
+def test_noise_is_not_significant() -> None:
+    cell = compared([1.0, 2.0, 1.0], [1.1, 1.8, 1.05]).cells["paged"]["goodput_requests_per_s"]
+    assert cell.is_significant is False
+    assert cell.is_better is None
+
+
+def test_equal_values_are_not_significant() -> None:
+    cell = compared([1.0, 2.0], [1.0, 2.0]).cells["paged"]["goodput_requests_per_s"]
+    assert cell.ratio is not None
+    assert (cell.ratio.low, cell.ratio.high) == (1.0, 1.0)
+    assert cell.is_significant is False
+
+
+def test_lower_is_better_for_times() -> None:
+    slow = [summary("slow", s, p99_ttft_s=x) for s, x in enumerate([1.0, 1.1, 1.2])]
+    fast = [summary("fast", s, p99_ttft_s=x / 2) for s, x in enumerate([1.0, 1.1, 1.2])]
+    cells = compare({"slow": slow, "fast": fast}, "slow").cells
+    assert cells["fast"]["p99_ttft_s"].is_better is True
+    assert cells["slow"]["p99_ttft_s"].ratio is None  # the reference has none to itself
+
+
+def test_one_seed_has_a_ratio_without_interval_and_says_so() -> None:
+    comparison = compared([2.0], [5.0])
+    cell = comparison.cells["paged"]["goodput_requests_per_s"]
+    assert cell.ratio is not None
+    assert (cell.ratio.estimate, cell.ratio.low, cell.is_significant) == (2.5, None, None)
+    assert [caution.kind for _, caution in comparison.warnings] == ["one_seed"]
+    assert "one seed, no interval" in answer_line(replace_slo(comparison, False))
+
+
+def test_nothing_to_divide_by_leaves_the_difference() -> None:
+    cell = compared([0.0, 0.0, 0.0], [2.0, 3.0, 2.5]).cells["paged"]["goodput_requests_per_s"]
+    assert cell.ratio is None
+    assert cell.difference is not None
+    assert cell.difference.estimate == 2.5
+    assert cell.is_significant is True
+
+
+def test_a_refused_seed_leaves_no_mean() -> None:
+    cell = compared([1.0, 1.0], [2.0, None]).cells["paged"]["goodput_requests_per_s"]
+    assert (cell.mean, cell.ratio, cell.note) == (None, None, "none here")
+    assert cell.values == (2.0, None)
+
+
+def test_unpaired_seeds_and_a_missing_reference_are_our_bugs() -> None:
+    with pytest.raises(InvariantError, match="same seeds"):
+        compare({"a": [summary(seed=1)], "b": [summary(seed=2)]}, "a")
+    with pytest.raises(InvariantError, match="reference"):
+        compare({"a": [summary()]}, "b")
+
+
+def test_warnings_name_who_they_concern() -> None:
+    empty = summarize(fake_result([]))
+    cautions = compare({"a": [empty], "b": [empty], "c": [summary()]}, "a").warnings
+    assert {who for who, caution in cautions if caution.kind == "too_few_requests"} == {"a, b"}
+
+
+@pytest.mark.parametrize(("fullest", "warned"), [(0.5, True), (0.99, False)])
+def test_an_allocator_comparison_with_memory_to_spare_says_nothing(fullest: float, warned: bool) -> None:
+    paged = replace(summary("paged", max_kv_used_fraction=0.3), allocator="paged/16")
+    whole = replace(summary("whole", max_kv_used_fraction=fullest), allocator="contiguous/max")
+    kinds = {caution.kind for _, caution in compare({"p": [paged], "w": [whole]}, "p").warnings}
+    assert ("kv_never_full" in kinds) is warned
+    same = {caution.kind for _, caution in compare({"p": [paged], "q": [paged]}, "p").warnings}
+    assert "kv_never_full" not in same
+
+
+def test_a_comparison_is_json() -> None:
+    content = json.loads(json.dumps(compared([1.0, 2.0], [3.0, 5.0]).to_dict(), allow_nan=False))
+    assert content["reference"] == "static"
+    assert list(content["variants"]) == ["static", "paged"]
+    assert content["variants"]["static"]["goodput_requests_per_s"] == {"mean": 1.5}
+    assert content["variants"]["paged"]["goodput_requests_per_s"]["ratio"][0] == 2.73861279
+
+
+@pytest.mark.parametrize(
+    ("bounds", "is_met"),
+    [({"max": 4.0}, True), ({"max": 3.9}, False), ({"min": 4.0}, True), ({"min": 4.1}, False),
+     ({"min": 1.0, "max": 5.0}, True)],
+)  # fmt: skip
+def test_thresholds_bound_the_mean_over_seeds(bounds: dict[str, float], is_met: bool) -> None:
+    threshold = Threshold(metric="goodput_requests_per_s", variant="paged", **bounds)
+    (outcome,) = check_thresholds(compared([1.0, 1.0], [3.0, 5.0]), [threshold])
+    assert outcome.is_met is is_met
+    assert outcome.value == 4.0
+    assert str(outcome).startswith("met: paged" if is_met else "MISSED: paged")
+
+
+def test_a_missing_number_misses_with_the_reason() -> None:
+    (outcome,) = check_thresholds(
+        compared([1.0], [1.0]), [Threshold(metric="p99_ttft_s", variant="paged", max=9.0)]
+    )
+    assert not outcome.is_met
+    assert outcome.reason == "there is no number: none here"
+
+
+@pytest.mark.parametrize(
+    ("threshold", "words"),
+    [
+        (Threshold(metric="p99_tfft_s", variant="paged", max=1.0), "did you mean p99_ttft_s"),
+        (Threshold(metric="p99_ttft_s", variant="pagde", max=1.0), "did you mean paged"),
+        (Threshold(metric="p99_ttft_s", max=1.0), "say which one is meant"),
+    ],
+)
+def test_a_threshold_with_a_wrong_name_is_the_users_error(threshold: Threshold, words: str) -> None:
+    with pytest.raises(ScenarioError, match=words):
+        check_thresholds(compared([1.0], [1.0]), [threshold])
+
+
+def test_an_unnamed_threshold_means_the_only_variant() -> None:
+    alone = compare({"base": [summary(num_finished=3.0)]}, "base")
+    (outcome,) = check_thresholds(alone, [Threshold(metric="num_finished", min=3.0)])
+    assert outcome.is_met
+
+
+def replace_slo(comparison: Comparison, meets: bool | None) -> Comparison:
+    found = {n: tuple(replace(s, meets_slo=meets) for s in x) for n, x in comparison.summaries.items()}
+    return replace(comparison, summaries=found)
+
+
+def test_the_headline_follows_the_question() -> None:
+    numbers = {"goodput_requests_per_s": 1.0, "requests_per_s": 2.0, "p90_ttft_s": 0.1, "mean_ttft_s": 0.05}
+
+    def headline(**fields: Any) -> str:
+        return headline_metric(compare({"a": [replace(summary(**numbers), **fields)]}, "a"))
+
+    assert headline(meets_slo=False) == "goodput_requests_per_s"
+    assert headline(meets_slo=True) == "p90_ttft_s"  # all meet it: how fast? p99 is refused
+    assert headline(verdict=Verdict(word="BACKLOGGED", reason="")) == "requests_per_s"
+    assert headline(arrivals="closed_loop") == "requests_per_s"
+    assert headline() == "p90_ttft_s"
+
+
+def test_the_answer_is_one_line_with_interval_and_raw_values() -> None:
+    comparison = compared([2.5, 2.6, 2.4], [7.9, 8.1, 7.7], meets_slo=False)
+    assert answer_line(comparison) == (
+        "paged: 3.16 × the goodput_requests_per_s of static (3.05 to 3.28, 95 % interval over 3 seeds): "
+        "7.90 requests/s against 2.50 requests/s."
+    )
+    same = compared([2.5, 2.6, 2.4], [2.4, 2.7, 2.4], meets_slo=False)
+    assert "no significant difference in goodput_requests_per_s to static" in answer_line(same)
+    nothing = compared([0.0, 0.0], [7.0, 7.0], meets_slo=False)
+    assert "differs by +7.00 requests/s from static" in answer_line(nothing)
+    alone = compare({"base": [summary(seed=s, p99_ttft_s=x) for s, x in ((1, 0.1), (2, 0.3))]}, "base")
+    assert answer_line(alone).startswith(
+        "base: p99_ttft_s 200 ms (0 s to 1.47 s, 95 % interval over 2 seeds)"
+    )
+    refused = compare({"base": [summary()]}, "base")
+    assert answer_line(refused) == "base: no requests_per_s: none here."
+
+
+def test_the_best_of_several_variants_answers() -> None:
+    runs = {name: [summary(name, p99_ttft_s=x)] for name, x in (("a", 1.0), ("b", 0.5), ("c", 0.7))}
+    assert answer_line(compare(runs, "a")).startswith("b (best of 2 variants): 0.5 × the p99_ttft_s of a")
+
+
+def test_the_table_shows_what_has_a_number() -> None:
+    comparison = compared([1.0], [2.0], meets_slo=False)
+    assert table_metrics(comparison) == ("goodput_requests_per_s",)
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "shown"),
+    [(0.0123, "p99_ttft_s", "12.3 ms"), (0.452, "goodput_fraction", "45.2 %"), (1204.0, "num_steps", "1,204"),
+     (1.0, "requests_per_s", "1.00 requests/s"), (1250.4, "output_tokens_per_s", "1,250 tokens/s"),
+     (1.234, "cost_per_million_output_tokens", "$1.23"), (None, "num_steps", "-"),
+     (2.5, "mean_decode_batch", "2.50"),
+     (46.6667, "energy_j_per_token", "46.7 J")],
+)  # fmt: skip
+def test_values_are_shown_with_their_unit(value: float | None, name: str, shown: str) -> None:
+    assert format_metric(value, name) == shown

@@ -1,0 +1,96 @@
+"""What the terminal shows: within 100 columns, pasteable, nothing left out."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from fake_results import queue_result, replace, scenario
+
+from sim.comparison import Comparison, compare
+from sim.metrics import summarize
+from sim.report.terminal import WIDTH, render_answer, render_comparison
+from sim.scenario import Slo, Threshold
+from sim.summary import Summary
+
+
+def runs(name: str, service_s: float) -> list[Summary]:
+    """Three seeds of a queue without waiting, 200 requests, one a second."""
+    run = scenario(slo=Slo(ttft_s=0.4))
+    return [
+        summarize(
+            queue_result(
+                [float(i) for i in range(200)], [0.0] * 200, [service_s * (1 + seed / 100)] * 200,
+                seed=seed, variant=name, scenario=run,
+            )
+        )
+        for seed in (1, 2, 3)
+    ]  # fmt: skip
+
+
+def comparison(num_variants: int = 2) -> Comparison:
+    names = ["static", "continuous", "continuous-with-a-very-long-name", "third", "fourth"][:num_variants]
+    found = {name: runs(name, 0.6 / (1 + i)) for i, name in enumerate(names)}
+    return compare(found, "static")
+
+
+def answer(thresholds: tuple[Threshold, ...] = ()) -> SimpleNamespace:
+    return SimpleNamespace(
+        file=SimpleNamespace(base=scenario(thresholds=thresholds)), comparison=comparison()
+    )
+
+
+@pytest.mark.parametrize("num_variants", [1, 2, 3, 5])
+def test_nothing_is_wider_than_100_columns(num_variants: int) -> None:
+    text = render_comparison(comparison(num_variants))
+    assert max(len(line) for line in text.splitlines()) <= WIDTH
+    assert "\x1b" not in text
+
+
+def test_the_parts_in_their_order() -> None:
+    missed = Threshold(metric="mean_ttft_s", variant="static", max=0.5)
+    met = Threshold(metric="mean_ttft_s", variant="continuous", max=0.5)
+    text = render_answer(answer((missed, met)))
+    parts = ["Is it fast?", "continuous: goodput", "metric", "* the 95 %", "static: STABLE", "Warnings"]
+    parts += ["Thresholds", "MISSED: static mean_ttft_s max 0.5: 0.612 s", "met: continuous mean_ttft_s"]
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_a_table_pastes_into_a_spreadsheet() -> None:
+    lines = [line for line in render_comparison(comparison()).splitlines() if "|" in line]
+    cells = [[cell.strip() for cell in line.split("|")] for line in lines]
+    assert cells[0] == ["metric", "static", "continuous", "x static [95 %]"]
+    assert {len(row) for row in cells} == {4}
+    assert ["mean_ttft_s", "612 ms", "306 ms", "0.5 [0.5, 0.5] *"] in cells
+    assert ["goodput_fraction", "0 %", "100 %", "*"] in cells
+
+
+def test_every_variant_is_shown_once_beside_the_reference() -> None:
+    text = render_comparison(comparison(5))
+    headings = [line for line in text.splitlines() if line.startswith("metric")]
+    shown = [cell.strip() for line in headings for cell in line.split("|")[2::2]]
+    assert shown == ["continuous", "continuous-with…", "third", "fourth"]
+    assert all(line.split("|")[1].strip() == "static" for line in headings)
+
+
+def test_warnings_have_observation_meaning_and_remedy() -> None:
+    text = " ".join(render_comparison(comparison()).split())
+    assert "not given: p99 of queue_s, ttft_s" in text
+    assert "fewer than ten samples lie beyond these percentiles; raise workload.num_requests" in text
+
+
+def test_colour_only_on_a_terminal_and_nothing_else_changes() -> None:
+    shown = answer((Threshold(metric="mean_ttft_s", variant="static", max=0.5),))
+    coloured = render_answer(shown, tty=True)
+    assert coloured.count("\x1b[31m") == 1
+    plain = coloured.replace("\x1b[1m", "").replace("\x1b[31m", "").replace("\x1b[0m", "")
+    assert plain == render_answer(shown)
+
+
+def test_mixed_verdicts_are_counted() -> None:
+    mixed = comparison()
+    first, *rest = mixed.summaries["continuous"]
+    other = replace(first, verdict=replace(first.verdict, word="BACKLOGGED"))
+    mixed = replace(mixed, summaries={**mixed.summaries, "continuous": (other, *rest)})
+    assert "continuous: 1 BACKLOGGED, 2 STABLE" in render_comparison(mixed)
