@@ -19,7 +19,7 @@ def lognormal_tokens(rng: np.random.Generator, mean: float, sigma: float, size: 
     return [max(1, round(value)) for value in drawn.tolist()]
 
 
-def azure_layout(num_requests: int = 400, requests_per_s: float = 5.0) -> str:
+def azure_layout(num_requests: int = 1500, requests_per_s: float = 5.0) -> str:
     """A CSV in the layout of Azure's 2023 trace; the year 2000 marks it as made up."""
     rng = stream(1, "azure layout")
     times_s = np.cumsum(rng.exponential(1 / requests_per_s, num_requests)).tolist()
@@ -33,7 +33,7 @@ def azure_layout(num_requests: int = 400, requests_per_s: float = 5.0) -> str:
     return "\n".join(lines) + "\n"
 
 
-def mooncake_layout(num_sessions: int = 80, sessions_per_s: float = 0.5) -> str:
+def mooncake_layout(num_sessions: int = 400, sessions_per_s: float = 0.5) -> str:
     """JSON lines in Mooncake's layout: all prompts share one block, a session's turns share more."""
     rng = stream(1, "mooncake layout")
     rows: list[dict[str, object]] = []

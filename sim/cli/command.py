@@ -1,0 +1,80 @@
+"""From the command line to a verb, and from what goes wrong to an exit code.
+
+A verb is one module here, with ``add_arguments`` and ``run``, and one line in ``VERBS``. Only the
+module of the verb that was typed is imported, and a verb imports what it calls inside ``run``:
+``gpuyard --help`` answers without loading NumPy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from sim import __version__
+from sim.cli.exits import INTERRUPTED, OUR_BUG, PIPE_CLOSED, WRONG_INPUT
+from sim.errors import InvariantError, ScenarioError
+
+VERBS = {
+    "run": "answer a scenario's question: terminal, report, tables",
+    "sweep": "run a grid of what-ifs and mark the points that meet the SLO",
+    "memory": "where a device's memory goes, and how many tokens and requests fit",
+    "check": "check scenarios, hardware profiles and model configs",
+    "list": "list the shipped hardware, models and scenarios",
+    "show": "print one hardware profile or model, with sources",
+    "schema": "print the JSON Schema of the scenario format, for editors",
+    "version": "print the version",
+}
+
+
+def build_parser(verb: str | None) -> argparse.ArgumentParser:
+    """The parser, with the arguments of ``verb`` only."""
+    parser = argparse.ArgumentParser(
+        prog="gpuyard",
+        description="A discrete-event simulator of GPU memory and scheduling.",
+        epilog="exit codes: 0 fine, 1 a threshold was missed, 2 the input is wrong, 70 a bug of ours",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"gpuyard {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, summary in VERBS.items():
+        added = verbs.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        if name == verb:
+            importlib.import_module(f"sim.cli.{name}").add_arguments(added)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(given)
+        sys.stdout.flush()
+        return code
+    except ScenarioError as error:
+        print(f"gpuyard: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    except InvariantError as error:
+        print(f"gpuyard: a law of the simulation was broken: {error}", file=sys.stderr)
+        print("  this is a bug of ours: please report it with the command and the scenario", file=sys.stderr)
+        return OUR_BUG
+    except KeyboardInterrupt:
+        print("gpuyard: interrupted, nothing was written half", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) has gone; Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"gpuyard: {where}{error.strerror or error}", file=sys.stderr)
+        return WRONG_INPUT
+
+
+def _dispatch(given: list[str]) -> int:
+    verb = next((word for word in given if not word.startswith("-")), None)
+    arguments = build_parser(verb).parse_args(given)
+    code: int = importlib.import_module(f"sim.cli.{arguments.verb}").run(arguments)
+    return code

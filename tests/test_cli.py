@@ -1,0 +1,360 @@
+"""The command line: exit codes, what it prints where, and that results appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import sim
+from sim.cli import VERBS, main
+from sim.errors import InvariantError
+
+CHECKOUT = Path(__file__).parent.parent
+
+TINY = """\
+schema_version: 1
+question: Does paging help a tiny load?
+kind: serving
+seeds: [1, 2]
+hardware: h100-sxm-80gb
+model: llama-3.1-8b
+workload:
+  arrivals: {process: poisson, requests_per_s: 5}
+  prompt_tokens: {distribution: uniform, min: 50, max: 200}
+  output_tokens: {distribution: fixed, value: 20}
+  num_requests: 100
+engine: {max_num_seqs: 8, max_model_len: 1024}
+slo: {ttft_s: 500 ms}
+compare:
+  reference: contiguous
+  variants:
+    contiguous: {engine: {kv_allocator: contiguous}}
+    paged: {}
+thresholds:
+  - {variant: paged, metric: mean_ttft_s, max: 10 s}
+"""
+
+
+@pytest.fixture
+def tiny(empty_folder: Path) -> str:
+    (empty_folder / "tiny.yaml").write_text(TINY, encoding="utf-8")
+    return "tiny.yaml"
+
+
+def gpuyard(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    command = [sys.executable, "-m", "sim", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, **more)  # type: ignore[call-overload,no-any-return]
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_help_answers_in_a_third_of_a_second() -> None:
+    durations = []
+    for _ in range(5):
+        start = time.perf_counter()
+        done = gpuyard("--help")
+        durations.append(time.perf_counter() - start)
+    assert done.returncode == 0
+    assert all(verb in done.stdout for verb in VERBS)
+    assert min(durations) < 0.3
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([verb, "--help"])
+    assert caught.value.code == 0
+    assert VERBS[verb].split(",")[0] in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("wrong", [[], ["runn"], ["run"], ["run", "x", "--sets", "a=1"], ["list", "gpus"]])
+def test_wrong_usage_is_exit_code_2(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(wrong)
+    assert caught.value.code == 2
+    assert "usage: gpuyard" in capsys.readouterr().err
+
+
+def test_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["version"]) == 0
+    assert capsys.readouterr().out == f"gpuyard {sim.__version__}\n"
+
+
+def test_run_answers_and_writes_the_report(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", tiny, "--jobs", "1"]) == 0
+    printed = capsys.readouterr()
+    assert "Does paging help a tiny load?" in printed.out
+    assert "contiguous" in printed.out
+    assert "out/tiny/report.html" in printed.err
+    runs = [f"{variant}-{seed}" for variant in ("contiguous", "paged") for seed in (1, 2)]
+    records = [f"{kind}-{run}.csv" for kind in ("requests", "segments", "preemptions") for run in runs]
+    assert files_below(Path("out")) == sorted(
+        f"tiny/{name}" for name in [*records, "report.html", "report.md", "summary.json"]
+    )
+    requests = Path("out/tiny/requests-paged-1.csv").read_text(encoding="utf-8").splitlines()
+    assert len(requests) == 101
+    summary = json.loads(Path("out/tiny/summary.json").read_text(encoding="utf-8"))
+    assert [(run["variant"], run["seed"]) for run in summary["runs"]] == [
+        ("contiguous", 1), ("contiguous", 2), ("paged", 1), ("paged", 2),
+    ]  # fmt: skip
+
+
+def test_the_same_run_gives_the_same_bytes_on_any_number_of_processes(tiny: str) -> None:
+    for jobs in ("1", "2"):
+        assert main(["run", tiny, "--jobs", jobs, "--out", f"jobs{jobs}", "--quiet"]) == 0
+    names = files_below(Path("jobs1"))
+    assert names == files_below(Path("jobs2"))
+    for name in names:
+        assert Path("jobs1", name).read_bytes() == Path("jobs2", name).read_bytes(), name
+
+
+def test_a_missed_threshold_is_exit_code_1_and_still_an_answer(
+    tiny: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", tiny, "--jobs", "1", "--no-report", "--set", "thresholds[0].max=1 ns"]) == 1
+    assert "MISSED" in capsys.readouterr().out
+    assert files_below(Path("out")) == ["tiny/summary.json"]
+
+
+def test_a_new_run_replaces_the_old_one_and_touches_nothing_else(tiny: str) -> None:
+    assert main(["run", tiny, "--jobs", "1", "--quiet"]) == 0
+    Path("out/tiny/notes.txt").write_text("mine", encoding="utf-8")
+    assert main(["run", tiny, "--jobs", "1", "--quiet", "--no-report", "--seeds", "7"]) == 0
+    assert files_below(Path("out")) == ["tiny/notes.txt", "tiny/summary.json"]
+    summary = json.loads(Path("out/tiny/summary.json").read_text(encoding="utf-8"))
+    assert [run["seed"] for run in summary["runs"]] == [7, 7]
+
+
+def test_set_changes_any_field(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = ["--set", "hardware=l4", "--set", "workload.num_requests=30"]
+    assert main(["run", tiny, "--jobs", "1", "--quiet", "--no-report", "--json", "-", *overrides]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["hardware"] == "l4"
+    assert {run["whole_run"]["num_offered"] for run in summary["runs"]} == {30}
+
+
+def test_metrics_as_rows_vllm_s_view_and_a_trace(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    views = ["--csv", "rows.csv", "--json", "all.json", "--vllm-bench", "--trace-events"]
+    assert main(["run", tiny, "--jobs", "1", *views]) == 0
+    assert "============ Serving Benchmark Result ============" in capsys.readouterr().out
+    assert len(Path("rows.csv").read_text(encoding="utf-8").splitlines()) == 5
+    assert Path("all.json").read_bytes() == Path("out/tiny/summary.json").read_bytes()
+    bench = json.loads(Path("out/tiny/vllm-bench-paged-2.json").read_text(encoding="utf-8"))
+    assert bench["completed"] == 100
+    assert len(bench["ttfts"]) == 100
+    trace = json.loads(Path("out/tiny/trace-paged-1.json").read_text(encoding="utf-8"))
+    assert trace["traceEvents"]
+
+
+def test_records_as_parquet(tiny: str) -> None:
+    import pandas as pd
+
+    assert main(["run", tiny, "--jobs", "1", "--quiet", "--parquet"]) == 0
+    frame = pd.read_parquet("out/tiny/requests-paged-1.parquet")
+    assert len(frame) == 100
+    assert not list(Path("out/tiny").glob("requests-*.csv"))
+
+
+def test_a_trace_takes_the_place_of_the_workload(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(f"2000-01-01 00:00:{second:02d}.0000000,100,10\n" for second in range(30))
+    (empty_folder / "mine.csv").write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n" + rows, encoding="utf-8"
+    )
+    command = ["run", "serving/azure_conversation", "--trace", "mine.csv", "--no-report", "--json", "-"]
+    assert main([*command, "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"][0]["whole_run"]["num_finished"] == 30
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "nowhere.yaml"], "nowhere.yaml"),
+        (["run", "serving/closed_lop"], "closed_loop"),
+        (["run", "tiny.yaml", "--set", "engine.max_num_seq=4"], "max_num_seqs"),
+        (["run", "tiny.yaml", "--set", "engine"], "--set"),
+        (["run", "tiny.yaml", "--seeds", "one"], "seeds"),
+        (["run", "tiny.yaml", "--trace", "nowhere.csv"], "nowhere.csv"),
+        (["run", "tiny.yaml", "--out", "tiny.yaml"], "tiny.yaml"),
+        (["run", "tiny.yaml", "--csv", "rows.txt"], ".csv"),
+        (["run", "tiny.yaml", "--json", "nowhere/all.json"], "nowhere/all.json"),
+        (["sweep", "tiny.yaml", "--over", "replicas=2:1"], "--over"),
+        (["sweep", "tiny.yaml", "--over", "replicas=1", "--executor", "ray://x"], "--executor"),
+        (["check", "nowhere.yaml"], "nowhere.yaml"),
+        (["check", "empty"], "empty"),
+        (["show", "h100-sxm-80g"], "h100-sxm-80gb"),
+        (["memory", "--model", "llama-3.1-9b", "--hardware", "l4"], "llama-3.1-8b"),
+        (["memory", "--model", "llama-3.1-8b", "--hardware", "l5"], "l4"),
+        (["memory", "--model", "llama-3.1-70b", "--hardware", "l4"], "no room for KV cache"),
+        (["memory", "--model", "opt-13b", "--hardware", "l40s", "--tensor-parallel-size", "3"], "3"),
+        (["memory", "--model", "opt-13b", "--hardware", "l40s", "--gpu-memory-utilization", "1.5"], "1.5"),
+        (["memory", "--model", "opt-13b", "--hardware", "l40s", "--tokens", "0"], "--tokens"),
+    ],
+)
+def test_wrong_input_is_one_error_and_no_result(
+    tiny: str, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("empty").mkdir()
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert printed.err.startswith("gpuyard: ") or printed.err.startswith("error  ")
+    assert files_below(Path()) == ["tiny.yaml"]
+
+
+def test_an_interrupted_run_leaves_nothing_behind(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sim.report.html.render_html", interrupted)
+    assert main(["run", tiny, "--jobs", "1"]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+    assert files_below(Path()) == ["tiny.yaml"]
+
+
+def test_ctrl_c_on_a_terminal_ends_all_processes_quietly(tiny: str, empty_folder: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "sim",
+        "run",
+        tiny,
+        "--jobs",
+        "2",
+        "--set",
+        "workload.num_requests=400000",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    running = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment, cwd=empty_folder, start_new_session=True
+    )
+    time.sleep(1.5)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    _, said = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert "Traceback" not in said
+    assert files_below(empty_folder) == ["tiny.yaml"]
+
+
+def test_a_broken_law_asks_for_a_report(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise InvariantError("used 3 + free 4 blocks are not 8")
+
+    monkeypatch.setattr("sim.run.run_scenario", broken)
+    assert main(["run", tiny]) == 70
+    assert "used 3 + free 4" in (said := capsys.readouterr().err)
+    assert "report" in said
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "sim", "show", "h100-sxm-80gb"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    ) as writer:  # fmt: skip
+        assert writer.stdout and writer.stderr
+        writer.stdout.close()
+        said = writer.stderr.read()
+    assert said == ""
+    assert writer.returncode == 141
+
+
+def test_check_says_what_each_file_is(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    model = CHECKOUT / "sim" / "_data" / "models" / "llama-3.1-8b.json"
+    profile = CHECKOUT / "hardware_profiles" / "l4.yaml"
+    assert main(["check", tiny, str(model), str(profile)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "ok     tiny.yaml: scenario, 2 seeds x 2 variants (contiguous, paged)"
+    assert "8.03 billion parameters" in lines[1]
+    assert "NVIDIA" in lines[2]
+
+
+def test_check_goes_through_a_folder_to_its_end(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.yaml").write_text(TINY.replace("seeds: [1, 2]", "seeds: [1, 1]"), encoding="utf-8")
+    Path("z.yaml").write_text(TINY.replace("max_num_seqs", "max_num_seq"), encoding="utf-8")
+    assert main(["check", "."]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.startswith("ok     tiny.yaml")
+    assert printed.err.count("error  ") == 2
+    assert "max_num_seqs" in printed.err
+    assert printed.err.endswith("2 with errors\n")
+
+
+def test_everything_shipped_is_right(capsys: pytest.CaptureFixture[str]) -> None:
+    folders = ["scenarios", "hardware_profiles", "sim/_data/models"]
+    assert main(["check", *(str(CHECKOUT / folder) for folder in folders)]) == 0
+    checked = capsys.readouterr().out.splitlines()
+    assert len(checked) >= 15 + 18 + 24
+
+
+def test_memory_of_vllm_issue_22291(capsys: pytest.CaptureFixture[str]) -> None:
+    """Qwen2.5-7B, 3,072 tokens: 28 layers x 4 KV heads x 128 x 2 (K, V) x 2 B = 56 KiB a token, 168 MiB."""
+    command = ["memory", "--model", "qwen2.5-7b", "--hardware", "l4", "--tokens", "3072"]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert "57,344 bytes (56 KiB) = 2 (K, V) x 28 layers x 4 KV heads x 128 x 2 B" in text
+    assert "3,072 tokens x 57,344 B = 176,160,768 B = 168.0 MiB = 0.16 GiB = 0.18 GB" in text
+    assert main([*command, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["kv_bytes_of_tokens"] == 3072 * 57_344
+    assert sum(line["bytes"] for line in content["lines"]) == content["kv_budget_bytes"]
+    assert content["num_gpu_blocks"] == content["kv_budget_bytes"] // (16 * 57_344)
+
+
+def test_memory_takes_vllm_s_options(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["memory", "--model", "llama-3.1-70b", "--hardware", "h100-sxm-80gb", "--json"]
+    sizes = []
+    for more in (["--tensor-parallel-size", "4"], ["--tensor-parallel-size", "4", "--kv-cache-dtype", "fp8"]):
+        assert main([*command, *more]) == 0
+        sizes.append(json.loads(capsys.readouterr().out)["kv_bytes_per_token"])
+    assert sizes == [80 * 1024, 40 * 1024]  # 320 KiB a token over four GPUs, then half of it
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "shown"),
+    [
+        ("hardware", "h100-sxm-80gb", "3.35 TB/s"),
+        ("models", "opt-13b", "819,200"),
+        ("scenarios", "serving/closed_loop", None),
+    ],
+)
+def test_list_and_show(kind: str, name: str, shown: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", kind]) == 0
+    assert name in (one := capsys.readouterr().out)
+    assert main(["list"]) == 0
+    assert one.strip() in capsys.readouterr().out
+    if shown:
+        assert main(["show", name, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)
+        assert main(["show", name]) == 0
+        assert shown in capsys.readouterr().out
+
+
+def test_the_schema_accepts_every_shipped_scenario(capsys: pytest.CaptureFixture[str]) -> None:
+    import jsonschema
+
+    from sim.data import scenario_paths
+    from sim.loading import load_yaml
+
+    assert main(["schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    validator = jsonschema.Draft202012Validator(schema)
+    for path in scenario_paths():
+        assert [error.message for error in validator.iter_errors(load_yaml(path))] == [], path.name
+    assert list(validator.iter_errors({"kind": "serving"}))
