@@ -39,7 +39,7 @@ MODEL = ModelShape(
     name="tiny", architecture="llama", hidden_size=64, intermediate_size=128, num_hidden_layers=2,
     num_attention_heads=4, num_key_value_heads=2, head_dim=16, vocab_size=100, max_position_embeddings=1024,
     dtype="bfloat16", tie_word_embeddings=True, mlp_matrices=3, attention_bias=False, mlp_bias=False,
-    layer_types=("full_attention", "full_attention"), sliding_window=None, learned_positions=0, norm="rmsnorm",
+    layer_types=("full_attention",) * 2, sliding_window=None, learned_positions=0, norm="rmsnorm",
 )  # fmt: skip
 
 
