@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Sequence
 
 from sim import __version__
 from sim.plan.evaluate import Value
 from sim.plan.sweep import Sweep, cheapest_meeting, table
-from sim.report.figures import digits, percent, seconds
-from sim.report.html import render_sweep_html
+from sim.plan.sweep_pictures import sweep_pictures
+from sim.report.figures import digits, percent
+from sim.report.page import page, pictures_html, table_html
+from sim.units import format_s
 
-MAX_PICTURES = 6
 MEETS = {True: "yes", False: "no", None: "-"}
 
 
@@ -26,7 +28,7 @@ def shown(name: str, value: Value) -> str:
     if name.endswith("_fraction"):
         return percent(value)
     if name.endswith("_s") and not name.endswith("_per_s"):
-        return seconds(value)
+        return format_s(value)
     return digits(value)
 
 
@@ -80,13 +82,21 @@ def render_json(sweep: Sweep) -> str:
 
 
 def render_page(sweep: Sweep, metrics: Sequence[str]) -> str:
-    """One self-contained HTML file: the answer, a picture per metric that varies, the table, the command."""
-    drawn = [name for name in metrics if len({row[name] for row in sweep.rows} - {None}) > 1]
-    return render_sweep_html(
-        table(sweep, metrics),
-        sweep.keys,
-        metrics=drawn[:MAX_PICTURES],
-        question=sweep.question,
-        answer=render_answer(sweep),
-        command=sweep.command,
+    """One self-contained HTML file: the answer, a picture per metric, the table, the command."""
+    rows = table(sweep, metrics)
+    cells = [[shown(name, value) for name, value in row.items()] for row in rows]
+    pictures = sweep_pictures(sweep, metrics)
+    seeds = len(sweep.points[0].scenario.seeds)
+    body = "\n".join(
+        [
+            f"<h1>{html.escape(sweep.question)}</h1>",
+            f'<section class="answer"><p>{html.escape(render_answer(sweep))}</p></section>',
+            f"<p>Means over {seeds} {'seeds' if seeds > 1 else 'seed'}. Full marks meet the SLO with every "
+            "seed, hollow ones do not; a gap is a percentile that too few requests could carry.</p>",
+            pictures_html(pictures),
+            f"<h2>Every point</h2>{table_html(tuple(rows[0]), cells)}",
+            f"<h2>Again</h2><pre>{html.escape(sweep.command)}</pre>"
+            f'<p class="notes">gpuyard {__version__}</p>',
+        ]
     )
+    return page(title=f"Sweep: {sweep.question}", body=body, pictures=pictures)

@@ -1,0 +1,110 @@
+"""Pictures of a sweep: a metric against the longest axis, a line per combination of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sim.plan.evaluate import Value
+from sim.plan.sweep import Sweep
+from sim.report.figures import Lane, Picture, Row, Trace, axis, lanes, layout
+
+MAX_LINES = 8  # as many as there are colours; a finer grid is read in the table
+MAX_PICTURES = 6
+
+
+def sweep_pictures(sweep: Sweep, metrics: Sequence[str]) -> list[Picture]:
+    """One picture per metric that has values and varies, in the order of ``metrics``."""
+    along = x_key(sweep)
+    lines = _lines(sweep, along)
+    pictures: list[Picture] = []
+    for metric in metrics:
+        values = {row[metric] for row in sweep.rows} - {None}
+        if len(values) > 1 and len(pictures) < MAX_PICTURES:
+            pictures.append(_picture(sweep, along, metric, lines))
+    return pictures
+
+
+def x_key(sweep: Sweep) -> str:
+    """The swept key with the most values; numbers before words, the first among equals."""
+
+    def reach(key: str) -> tuple[bool, int]:
+        values = {point.swept[key] for point in sweep.points}
+        return all(_number(value) is not None for value in values), len(values)
+
+    return max(sweep.keys, key=reach)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _lines(sweep: Sweep, along: str) -> dict[str, list[int]]:
+    """Points by the values of the other keys (and the variant), as indices into the grid."""
+    several = len({point.variant for point in sweep.points}) > 1
+    lines: dict[str, list[int]] = {}
+    for index, point in enumerate(sweep.points):
+        parts = [f"{key} {value}" for key, value in point.swept.items() if key != along]
+        name = ", ".join([*parts, *([point.variant] if several else [])]) or "all points"
+        lines.setdefault(name, []).append(index)
+    return dict(list(lines.items())[:MAX_LINES])
+
+
+def _picture(sweep: Sweep, along: str, metric: str, lines: dict[str, list[int]]) -> Picture:
+    is_numeric = all(_number(point.swept[along]) is not None for point in sweep.points)
+    x_axis = axis(along) if is_numeric else axis(along, type="category")
+    rows: list[Row] = [
+        (name, sweep.points[i].swept[along], _plain(sweep.rows[i][metric]), str(sweep.rows[i]["meets_slo"]))
+        for name, indices in lines.items()
+        for i in indices
+    ]
+    return Picture(
+        key=f"sweep_{metric}",
+        title=metric,
+        reading=_reading(sweep, along, metric),
+        traces=[
+            _trace(sweep, along, metric, lane, indices)
+            for lane, indices in zip(lanes(list(lines)), lines.values(), strict=True)
+        ],
+        layout=layout(x_axis, axis(metric, rangemode="tozero"), showlegend=len(lines) > 1),
+        header=("line", along, metric, "meets_slo"),
+        rows=rows,
+        group="sweep",
+    )
+
+
+def _trace(sweep: Sweep, along: str, metric: str, lane: Lane, indices: Sequence[int]) -> Trace:
+    def place(index: int) -> Any:
+        text = sweep.points[index].swept[along]
+        number = _number(text)
+        return text if number is None else number
+
+    symbols = ["circle-open" if sweep.rows[index]["meets_slo"] is False else "circle" for index in indices]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": lane.label,
+        "x": [place(index) for index in indices],
+        "y": [_plain(sweep.rows[index][metric]) for index in indices],
+        "line": {"color": lane.color, "dash": lane.dash, "width": 2},
+        "marker": {"color": lane.color, "symbol": symbols, "size": 9, "line": {"width": 2}},
+    }
+
+
+def _reading(sweep: Sweep, along: str, metric: str) -> str:
+    known = [
+        (float(row[metric] or 0), point) for point, row in zip(sweep.points, sweep.rows, strict=True)
+        if row[metric] is not None
+    ]  # fmt: skip
+    low, high = min(known, key=lambda pair: pair[0]), max(known, key=lambda pair: pair[0])
+    return (
+        f"From {low[0]:.4g} at {along} = {low[1].swept[along]} to {high[0]:.4g} at "
+        f"{along} = {high[1].swept[along]}, over all points."
+    )
+
+
+def _plain(value: Value) -> float | str | None:
+    return value if value is None or isinstance(value, str) else float(value)
