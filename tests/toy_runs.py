@@ -194,14 +194,14 @@ def toy_model() -> ModelShape:
     )  # fmt: skip
 
 
-def toy_run(scenario: Scenario, variant: str, seed: int, *, paged: bool, num_requests: int = 120) -> RunResult:
+def toy_run(
+    scenario: Scenario, variant: str, seed: int, *, paged: bool, num_requests: int = 120
+) -> RunResult:
     """One run of the toy engine."""
     arrivals = np.cumsum(stream(seed, "arrivals").exponential(1 / 4.0, num_requests))
     prompts = np.clip(stream(seed, "prompts").lognormal(4.6, 0.6, num_requests), 8, 250).astype(int)
     outputs = np.clip(stream(seed, "outputs").lognormal(4.4, 0.6, num_requests), 2, 250).astype(int)
-    toys = [
-        _Toy(i, int(arrivals[i] * 1e12), int(prompts[i]), int(outputs[i])) for i in range(num_requests)
-    ]
+    toys = [_Toy(i, int(arrivals[i] * 1e12), int(prompts[i]), int(outputs[i])) for i in range(num_requests)]
     engine = _Engine(toys, paged)
     engine.run()
     return _recorded(engine, toys, scenario, variant, seed)
@@ -267,7 +267,13 @@ def toy_results(file: ScenarioFile, num_requests: int = 120) -> dict[str, list[R
     """All variants over all seeds."""
     return {
         variant.name: [
-            toy_run(variant.scenario, variant.name, seed, paged=variant.name == "continuous", num_requests=num_requests)
+            toy_run(
+                variant.scenario,
+                variant.name,
+                seed,
+                paged=variant.name == "continuous",
+                num_requests=num_requests,
+            )
             for seed in file.base.seeds
         ]
         for variant in file.variants

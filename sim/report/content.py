@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sim.comparison import answer_line
 from sim.report.blocks import Block, Bullets, Cell, Code, Report, Section, Tone
 from sim.report.decision import class_section, decision_section
-from sim.report.figures import Lane, Picture, lanes
+from sim.report.figures import Lane, Picture, has_kv, lanes
 from sim.report.figures_block_map import block_map_pictures
 from sim.report.figures_kv import kv_picture
 from sim.report.figures_latency import arrival_picture, cdf_picture
@@ -69,7 +69,7 @@ def report_pictures(answer: Answer) -> list[Picture]:
 
 def _kv_pictures(answer: Answer, shown: Sequence[Lane]) -> list[Picture | None]:
     """The KV budget and the block maps; nothing where no variant has a KV budget."""
-    if all(run.kv_budget_tokens <= 0 for runs in answer.results.values() for run in runs):
+    if not any(has_kv(run) for runs in answer.results.values() for run in runs):
         return []
     return [kv_picture(answer.results, shown), *block_map_pictures(answer.results, shown)]
 

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 from sim.answer_line import format_metric, headline_metric, table_metrics
 from sim.comparison import Cell as Compared
 from sim.comparison import check_thresholds
+from sim.intervals import Interval
 from sim.metric_table import METRICS
 from sim.report.blocks import Block, Cell, Section, Table, Tone
+from sim.report.figures import digits
 
 if TYPE_CHECKING:
     from sim.comparison import Comparison
     from sim.run import Answer
+    from sim.scenario import Threshold
 
 # Shown even where refused: a missing p99 must be seen to be missing.
 WANTED = (
@@ -101,8 +104,7 @@ def _short(meaning: str) -> str:
 
 def _metric_cell(cell: Compared, name: str, footnotes: dict[str, int]) -> Cell:
     if cell.mean is None:
-        number = footnotes.setdefault(cell.note or "no number", len(footnotes) + 1)
-        return Cell(text="refused" if "samples" in cell.note else "–", small=f"note {number}")
+        return _missing(cell.note, footnotes)
     tone: Tone = "plain" if cell.is_better is None else "good" if cell.is_better else "bad"
     return Cell(text=format_metric(cell.mean, name), small=_ratio(cell, name), tone=tone)
 
@@ -115,14 +117,26 @@ def _ratio(cell: Compared, name: str) -> str:
     elif cell.is_better is not None:
         word = ", better" if cell.is_better else ", worse"
     if cell.ratio is not None:
-        span = ""
-        if cell.ratio.low is not None and cell.ratio.high is not None:
-            span = f" ({cell.ratio.low:.3g} to {cell.ratio.high:.3g})"
-        return f"{cell.ratio.estimate:.3g} ×{span}{word}"
+        return _times(cell.ratio) + word
     if cell.difference is None or cell.difference.estimate == 0:
         return ""
     sign = "+" if cell.difference.estimate > 0 else "−"
     return f"{sign}{format_metric(abs(cell.difference.estimate), name)}{word}"
+
+
+def _times(ratio: Interval) -> str:
+    """``2.31 × (2.20 to 2.42)``; small ratios as a division, which is easier to read than 0.0001 ×."""
+    is_small = ratio.estimate < 0.1
+
+    def shown(value: float) -> str:
+        return digits(1 / value if is_small else value)
+
+    sign = "÷ " if is_small else ""
+    span = ""
+    if ratio.low is not None and ratio.high is not None:
+        low, high = (ratio.high, ratio.low) if is_small else (ratio.low, ratio.high)
+        span = f" ({shown(low)} to {shown(high)})"
+    return f"{sign}{shown(ratio.estimate)}{'' if is_small else ' ×'}{span}"
 
 
 def _notes(comparison: Comparison, footnotes: dict[str, int]) -> list[str]:
@@ -136,7 +150,7 @@ def _notes(comparison: Comparison, footnotes: dict[str, int]) -> list[str]:
         first = [f"{means} {ratios} with its 95 % interval, paired by seed; {rule}."]
     else:
         first = [f"{means} {ratios}, without an interval."]
-    return [*first, *(f"Note {number}: {reason}." for reason, number in footnotes.items())]
+    return [*first, *_footnotes(footnotes)]
 
 
 def _threshold_table(answer: Answer) -> Table | None:
@@ -144,14 +158,24 @@ def _threshold_table(answer: Answer) -> Table | None:
     if not thresholds:
         return None
     rows = []
-    for outcome in check_thresholds(answer.comparison, thresholds):
+    outcomes = check_thresholds(answer.comparison, thresholds)
+    for threshold, outcome in zip(thresholds, outcomes, strict=True):
         mark = Cell(text="✓ met" if outcome.is_met else "✗ missed", tone="good" if outcome.is_met else "bad")
         value = "–" if outcome.value is None else format_metric(outcome.value, outcome.metric)
         found = Cell(text=value, small=outcome.reason if outcome.value is None else "")
         rows.append(
-            (Cell(text=f"{outcome.variant}: {outcome.metric}"), Cell(text=outcome.bound), found, mark)
+            (Cell(text=f"{outcome.variant}: {outcome.metric}"), Cell(text=_bound(threshold)), found, mark)
         )
     return Table(header=("Threshold", "bound", "found", ""), rows=tuple(rows))
+
+
+def _bound(threshold: Threshold) -> str:
+    """The bound in the metric's unit: "at most 500 ms"."""
+    limits = (("at least", threshold.min), ("at most", threshold.max))
+    given = [
+        f"{word} {format_metric(limit, threshold.metric)}" for word, limit in limits if limit is not None
+    ]
+    return ", ".join(given)
 
 
 def class_section(answer: Answer) -> Section | None:
@@ -160,25 +184,39 @@ def class_section(answer: Answer) -> Section | None:
     names = [name for name in comparison.summaries[comparison.reference][0].by_class if name]
     if len(names) < 2:
         return None
+    footnotes: dict[str, int] = {}
     rows = [
         (
             Cell(text=f"{name}, {variant}"),
-            *(_class_cell(comparison, variant, name, metric) for metric in CLASS_METRICS),
+            *(_class_cell(comparison, (variant, name, metric), footnotes) for metric in CLASS_METRICS),
         )
         for name in names
         for variant in comparison.variants
     ]
     table = Table(
-        header=("class, variant", *CLASS_METRICS), rows=tuple(rows), notes=("Means over the seeds.",)
+        header=("class, variant", *CLASS_METRICS),
+        rows=tuple(rows),
+        notes=("Means over the seeds.", *_footnotes(footnotes)),
     )
     return Section(title="By class", blocks=(table,))
 
 
-def _class_cell(comparison: Comparison, variant: str, name: str, metric: str) -> Cell:
+def _class_cell(comparison: Comparison, place: tuple[str, str, str], footnotes: dict[str, int]) -> Cell:
+    variant, name, metric = place
     parts = [summary.by_class[name] for summary in comparison.summaries[variant] if name in summary.by_class]
     values = [part.metrics.get(metric) for part in parts]
     known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
-        reason = next((part.refused[metric] for part in parts if metric in part.refused), "")
-        return Cell(text="refused" if reason else "–", small=reason)
-    return Cell(text=format_metric(sum(known) / len(known), metric))
+    if known and len(known) == len(values):
+        return Cell(text=format_metric(sum(known) / len(known), metric))
+    reason = next((part.refused[metric] for part in parts if metric in part.refused), "")
+    return _missing(reason, footnotes) if reason else Cell(text="–")
+
+
+def _missing(reason: str, footnotes: dict[str, int]) -> Cell:
+    """No number, with the number of the note that says why."""
+    number = footnotes.setdefault(reason or "no number", len(footnotes) + 1)
+    return Cell(text="refused" if "samples" in reason else "–", small=f"note {number}")
+
+
+def _footnotes(footnotes: dict[str, int]) -> list[str]:
+    return [f"Note {number}: {reason}." for reason, number in footnotes.items()]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sim.records import RunResult
 from sim.units import format_s
 
 Trace = dict[str, Any]
@@ -89,6 +90,12 @@ def lanes(names: Sequence[str]) -> list[Lane]:
     return [Lane(name=name, index=index, label=plain(name)) for index, name in enumerate(names)]
 
 
+def has_kv(result: RunResult) -> bool:
+    """False where there is no KV memory to look at: a drawn service time, no KV cache, no budget."""
+    engine = result.scenario.engine
+    return engine.service_time is None and engine.use_kv_cache and result.kv_budget_tokens > 0
+
+
 def plain(text: str) -> str:
     """``text`` as plotly shows it literally: plotly reads a little HTML in its labels."""
     return html.escape(text, quote=False)
@@ -117,10 +124,11 @@ def layout(x: Mapping[str, Any], y: Mapping[str, Any], **more: Any) -> dict[str,
         "paper_bgcolor": "@paper",
         "plot_bgcolor": "@paper",
         "font": {"color": "@text", "size": 13, "family": "system-ui, sans-serif"},
-        "margin": {"l": 48, "r": 16, "t": 56, "b": 44},
+        "margin": {"l": 48, "r": 40, "t": 34, "b": 44},
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.01, "yanchor": "bottom"},
         "hoverlabel": {"font": {"size": 12}, "namelength": -1},
-        "modebar": {"bgcolor": "@paper", "color": "@muted", "activecolor": "@text"},
+        # The tool bar stands in the right margin, where neither marks nor legend are.
+        "modebar": {"orientation": "v", "bgcolor": "@paper", "color": "@muted", "activecolor": "@text"},
         **more,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,40 +15,65 @@ from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, 
 GRID_ROWS, GRID_COLUMNS = 300, 400
 MAX_ROWS = 4000
 LIFETIMES_SHOWN = 12
+CROPPED_BELOW = 0.75
 FREE = -1
 NUM_COLORS = 8
 Grid = npt.NDArray[np.int32]
 
 
-def window_ps(block_map: BlockMap) -> tuple[int, int]:
-    """The stretch to draw: about a dozen lifetimes around the middle, so that rectangles can be seen."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """The part of the map that is drawn: a stretch of time, and the addresses below ``top_tokens``."""
+
+    start_ps: int
+    end_ps: int
+    top_tokens: int
+
+
+def view_of(block_map: BlockMap) -> View:
+    """About a dozen lifetimes around the middle, so that rectangles can be seen; no empty upper part."""
     first, last = int(block_map.start_ps.min(initial=0)), int(block_map.end_ps.max(initial=1))
     lifetimes = block_map.end_ps - block_map.start_ps
     typical = int(np.median(lifetimes)) if lifetimes.size else last - first
     length = min(last - first, max(1, LIFETIMES_SHOWN * typical))
     start = max(first, (first + last - length) // 2)
-    return start, start + max(1, length)
+    end = start + max(1, length)
+    inside = _inside(block_map, start, end)
+    highest = int((block_map.address_tokens + block_map.size_tokens)[inside].max(initial=0))
+    capacity = block_map.capacity_tokens
+    is_cropped = 0 < highest < CROPPED_BELOW * capacity
+    return View(start_ps=start, end_ps=end, top_tokens=highest * 11 // 10 if is_cropped else capacity)
 
 
-def raster(
-    block_map: BlockMap, window: tuple[int, int], shape: tuple[int, int] = (GRID_ROWS, GRID_COLUMNS)
-) -> Grid:
+def _inside(block_map: BlockMap, start_ps: int, end_ps: int) -> npt.NDArray[np.bool_]:
+    """Rectangles that reach into the stretch."""
+    return np.asarray((block_map.start_ps < end_ps) & (block_map.end_ps > start_ps))
+
+
+def raster(block_map: BlockMap, view: View, shape: tuple[int, int] = (GRID_ROWS, GRID_COLUMNS)) -> Grid:
     """Who holds the address in each row's middle at each column's middle; -1 where nobody does."""
     rows, columns = shape
     grid: Grid = np.full(shape, FREE, dtype=np.int32)
-    row_step = block_map.capacity_tokens / rows
-    column_step = (window[1] - window[0]) / columns
+    row_step = view.top_tokens / rows
+    column_step = (view.end_ps - view.start_ps) / columns
 
     def cells(values: npt.NDArray[np.int64], origin: int, step: float, count: int) -> npt.NDArray[np.int64]:
         return np.clip(np.ceil((values - origin) / step - 0.5), 0, count).astype(np.int64)
 
     top = cells(block_map.address_tokens, 0, row_step, rows)
     bottom = cells(block_map.address_tokens + block_map.size_tokens, 0, row_step, rows)
-    left = cells(block_map.start_ps, window[0], column_step, columns)
-    right = cells(block_map.end_ps, window[0], column_step, columns)
+    left = cells(block_map.start_ps, view.start_ps, column_step, columns)
+    right = cells(block_map.end_ps, view.start_ps, column_step, columns)
     for i in np.flatnonzero((bottom > top) & (right > left)):
         grid[top[i] : bottom[i], left[i] : right[i]] = block_map.request[i]
     return grid
+
+
+def held_fraction(block_map: BlockMap, view: View) -> float:
+    """Share of all addresses that somebody holds, averaged over the stretch."""
+    lasts = np.minimum(block_map.end_ps, view.end_ps) - np.maximum(block_map.start_ps, view.start_ps)
+    area = float((np.maximum(lasts, 0) * block_map.size_tokens.astype(np.float64)).sum())
+    return area / (view.end_ps - view.start_ps) / block_map.capacity_tokens
 
 
 def block_map_picture(result: RunResult, lane: Lane) -> Picture | None:
@@ -55,26 +81,24 @@ def block_map_picture(result: RunResult, lane: Lane) -> Picture | None:
     block_map = result.block_map
     if block_map is None or not block_map.request.size:
         return None
-    window = window_ps(block_map)
-    grid = raster(block_map, window)
+    view = view_of(block_map)
+    grid = raster(block_map, view)
     replica = f", replica {block_map.replica}" if result.scenario.replicas > 1 else ""
-    shown = layout(axis("time (s)"), axis("KV address (tokens)", rangemode="tozero"))
-    shown["margin"] = {**shown["margin"], "t": 34}
     return Picture(
         key=f"block_map_{lane.index}",
         group="block_map",
         title=f"Block map: {lane.name} (seed {result.seed}{replica})",
-        reading=_reading(block_map, grid, lane.name, window),
-        traces=[_image(grid, block_map, window)],
-        layout=shown,
+        reading=_reading(block_map, lane.name, view),
+        traces=[_image(grid, view)],
+        layout=layout(axis("time (s)"), axis("KV address (tokens)", rangemode="tozero")),
         header=("address_tokens", "size_tokens", "start_s", "end_s", "request"),
-        rows=_rows(block_map, window),
+        rows=_rows(block_map, view),
         sketch=_sketch(grid),
         height_px=440,
     )
 
 
-def _image(grid: Grid, block_map: BlockMap, window: tuple[int, int]) -> Trace:
+def _image(grid: Grid, view: View) -> Trace:
     """One heat map: a request's number picks one of a few colours, free memory the background."""
     # A multiplicative hash: neighbours in the queue get different colours, the same ones on every run.
     hashed = (grid.astype(np.uint32) * np.uint32(2654435761)) >> np.uint32(16)
@@ -82,8 +106,8 @@ def _image(grid: Grid, block_map: BlockMap, window: tuple[int, int]) -> Trace:
     stops: list[list[float | str]] = []
     for index, ink in enumerate(["@free", *(f"@v{i}" for i in range(NUM_COLORS))]):
         stops += [[index / (NUM_COLORS + 1), ink], [(index + 1) / (NUM_COLORS + 1), ink]]
-    column_s = (window[1] - window[0]) / grid.shape[1] / PS_PER_S
-    row_tokens = block_map.capacity_tokens / grid.shape[0]
+    column_s = (view.end_ps - view.start_ps) / grid.shape[1] / PS_PER_S
+    row_tokens = view.top_tokens / grid.shape[0]
     return {
         "type": "heatmap",
         "z": packed(picked),
@@ -91,7 +115,7 @@ def _image(grid: Grid, block_map: BlockMap, window: tuple[int, int]) -> Trace:
         "zmax": NUM_COLORS + 0.5,
         "colorscale": stops,
         "customdata": packed(grid.astype(np.int16) if int(grid.max()) < 32768 else grid),
-        "x0": window[0] / PS_PER_S + column_s / 2,
+        "x0": view.start_ps / PS_PER_S + column_s / 2,
         "dx": column_s,
         "y0": row_tokens / 2,
         "dy": row_tokens,
@@ -112,9 +136,9 @@ def packed(values: npt.NDArray[np.generic]) -> dict[str, str]:
     }
 
 
-def _rows(block_map: BlockMap, window: tuple[int, int]) -> list[Row]:
-    """The rectangles inside the window, the first few thousand of them."""
-    inside = np.flatnonzero((block_map.start_ps < window[1]) & (block_map.end_ps > window[0]))[:MAX_ROWS]
+def _rows(block_map: BlockMap, view: View) -> list[Row]:
+    """The rectangles inside the stretch, the first few thousand of them."""
+    inside = np.flatnonzero(_inside(block_map, view.start_ps, view.end_ps))[:MAX_ROWS]
     return [
         (
             int(block_map.address_tokens[i]),
@@ -127,17 +151,20 @@ def _rows(block_map: BlockMap, window: tuple[int, int]) -> list[Row]:
     ]
 
 
-def _reading(block_map: BlockMap, grid: Grid, name: str, window: tuple[int, int]) -> str:
-    """How much is held, by how many at a time, in pieces of what size."""
-    held = float(np.mean(grid != FREE))
-    inside = (block_map.start_ps < window[1]) & (block_map.end_ps > window[0])
+def _reading(block_map: BlockMap, name: str, view: View) -> str:
+    """How much is held, by how many, in pieces of what size."""
+    inside = _inside(block_map, view.start_ps, view.end_ps)
     sizes = block_map.size_tokens[inside]
     piece = f"pieces of {digits(float(np.median(sizes)))} tokens" if sizes.size else "no pieces"
     requests = np.unique(block_map.request[inside]).size
+    held = percent(held_fraction(block_map, view))
+    cropped = ""
+    if view.top_tokens < block_map.capacity_tokens:
+        cropped = f" Of {block_map.capacity_tokens:,} addresses, those above the picture are free all along."
     part = " Only the first part of the run was kept." if block_map.is_truncated else ""
     return (
-        f"{name}: {requests:,} requests hold {percent(held)} of the addresses in this stretch, in {piece}. "
-        f"Each colour is a request (colours repeat), the background is free.{part}"
+        f"{name}: {requests:,} requests hold {held} of the addresses in this stretch, in {piece}. "
+        f"Each colour is a request (colours repeat), the background is free.{cropped}{part}"
     )
 
 

@@ -134,7 +134,7 @@ def _cdf_reading(samples: Mapping[str, Float64], slo_s: float | None) -> str:
 def arrival_picture(results: Mapping[str, Sequence[RunResult]], lanes: Sequence[Lane]) -> Picture | None:
     """Median TTFT against arrival time, first seed; None where it does not grow (no overload to see)."""
     curves = {lane.name: _by_arrival(results[lane.name][0].requests) for lane in lanes}
-    growth = {name: _growth(curve[1]) for name, curve in curves.items() if curve[1].size >= 8}
+    growth = {name: _growth(curve[1]) for name, curve in curves.items() if _spreads_out(curve)}
     if not growth or max(growth.values()) < 2:
         return None
     traces: list[Trace] = [
@@ -181,6 +181,11 @@ def _by_arrival(requests: RequestColumns) -> tuple[Float64, Float64]:
     parts = [part for part in np.array_split(np.arange(arrival.size), ARRIVAL_BINS) if part.size]
     times = np.array([arrival[part].mean() for part in parts], dtype=np.float64)
     return times, np.array([np.median(ttft[part]) for part in parts], dtype=np.float64)
+
+
+def _spreads_out(curve: tuple[Float64, Float64]) -> bool:
+    """False where all came at once, or too few to speak of a trend."""
+    return curve[0].size >= 8 and float(curve[0][-1]) > float(curve[0][0])
 
 
 def _growth(medians: Float64) -> float:

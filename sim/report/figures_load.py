@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.records import PS_PER_S, RunResult, SegmentColumns
 from sim.report.ascii import sparkline
-from sim.report.figures import Float64, Lane, Picture, Row, Trace, axis, digits, layout, percent
+from sim.report.figures import Float64, Lane, Picture, Row, Trace, axis, digits, has_kv, layout, percent
 
 MAX_BINS = 600
+SHARED_WITHIN = 8
 KINDS = ("tokens", "reserved", "internal", "external")
 LEVELS = ("running", "waiting", *KINDS)
 
@@ -54,7 +56,7 @@ def load_over_time(result: RunResult, bins: int = MAX_BINS) -> Load:
             total += _binned(segments.start_ps[mine], ends[mine], values[name][mine], edges)
         levels[name] = total
     middle = (edges[:-1] + edges[1:]) / 2 / PS_PER_S
-    capacity = result.kv_budget_tokens * max(1, result.scenario.replicas)
+    capacity = result.kv_budget_tokens * max(1, result.scenario.replicas) if has_kv(result) else 0
     return Load(time_s=middle, width_s=last / bins / PS_PER_S, levels=levels, capacity_tokens=capacity)
 
 
@@ -84,15 +86,7 @@ def _binned(
 
 
 def _load_picture(load: Load, lane: Lane, seed: int, tops: tuple[float, float]) -> Picture:
-    """Running and waiting over KV by kind, for one variant; ``tops`` makes variants comparable."""
-    shown = layout(
-        axis("time (s)", anchor="y2", range=[0, tops[1]]),
-        axis("sequences", domain=[0.6, 1], rangemode="tozero", range=[0, tops[0]]),
-        yaxis2=axis("KV tokens", domain=[0, 0.5], range=[0, load.capacity_tokens * 1.06]),
-        shapes=[_capacity(load.capacity_tokens)],
-    )
-    shown["legend"]["traceorder"] = "normal"
-    shown["margin"]["t"] = 78  # room for a second line of the legend, under the tool bar
+    """Running and waiting over KV by kind, for one variant; ``tops``: of the sequences, of the time."""
     rows: list[Row] = [
         (float(load.time_s[i]), *(float(load.levels[name][i]) for name in LEVELS))
         for i in range(load.time_s.size)
@@ -103,12 +97,26 @@ def _load_picture(load: Load, lane: Lane, seed: int, tops: tuple[float, float]) 
         group="load",
         reading=_reading(load, lane.name),
         traces=_lines(load) + _stack(load),
-        layout=shown,
+        layout=_layout(load, tops),
         header=("time_s", "num_running", "num_waiting", *(f"kv_{kind}_tokens" for kind in KINDS)),
         rows=rows,
         sketch=_sketch(load, tops[0]),
-        height_px=460,
+        height_px=460 if load.capacity_tokens > 0 else 280,
     )
+
+
+def _layout(load: Load, tops: tuple[float, float]) -> dict[str, Any]:
+    """Two panels over one time axis; one where there is no KV budget."""
+    if load.capacity_tokens <= 0:
+        return layout(axis("time (s)", range=[0, tops[1]]), axis("sequences", range=[0, tops[0]]))
+    shown = layout(
+        axis("time (s)", anchor="y2", range=[0, tops[1]]),
+        axis("sequences", domain=[0.6, 1], range=[0, tops[0]]),
+        yaxis2=axis("KV tokens", domain=[0, 0.5], range=[0, load.capacity_tokens * 1.06]),
+        shapes=[_capacity(load.capacity_tokens)],
+    )
+    shown["legend"]["traceorder"] = "normal"
+    return shown
 
 
 def _lines(load: Load) -> list[Trace]:
@@ -143,7 +151,7 @@ def _stack(load: Load) -> list[Trace]:
             "fillcolor": f"@{kind}",
         }
         for kind in KINDS
-        if load.levels[kind].any()
+        if load.capacity_tokens > 0 and load.levels[kind].any()
     ]
 
 
@@ -168,17 +176,19 @@ def _reading(load: Load, name: str) -> str:
     if not busy.any():
         return f"{name}: nothing ran."
     running = float(load.levels["running"][busy].mean())
-    held = float(load.levels["tokens"][busy].mean()) / load.capacity_tokens
-    waste = sum(float(load.levels[kind][busy].mean()) for kind in KINDS[1:]) / load.capacity_tokens
     peak = int(np.argmax(load.levels["waiting"]))
     deepest = float(load.levels["waiting"][peak])
     queue = f"at most {digits(deepest)} wait (at {digits(float(load.time_s[peak]))} s)"
     if deepest < 0.5:
         queue = "hardly anyone waits"
+    said = f"{name}: {digits(running)} sequences run on average while busy, {queue}"
+    if load.capacity_tokens <= 0:
+        return f"{said}."
+    held = float(load.levels["tokens"][busy].mean()) / load.capacity_tokens
+    waste = sum(float(load.levels[kind][busy].mean()) for kind in KINDS[1:]) / load.capacity_tokens
     return (
-        f"{name}: {digits(running)} sequences run on average while busy, {queue}; "
-        f"{percent(held)} of the KV budget (dotted line: {load.capacity_tokens:,} tokens) holds tokens, "
-        f"{percent(waste)} is allocated or blocked without one."
+        f"{said}; {percent(held)} of the KV budget (dotted line: {load.capacity_tokens:,} tokens) "
+        f"holds tokens, {percent(waste)} is allocated or blocked without one."
     )
 
 
@@ -192,18 +202,26 @@ def _sketch(load: Load, top: float) -> str:
     lines = [
         f"running  {sparkline(coarse(load.levels['running']), top)}  of {digits(top)}",
         f"waiting  {sparkline(coarse(load.levels['waiting']), top)}  of {digits(top)}",
-        f"KV used  {sparkline(coarse(used), load.capacity_tokens)}  of {load.capacity_tokens:,} tokens",
     ]
+    if load.capacity_tokens > 0:
+        line = sparkline(coarse(used), load.capacity_tokens)
+        lines.append(f"KV used  {line}  of {load.capacity_tokens:,} tokens")
     return "\n".join(lines)
 
 
 def load_pictures(results: Mapping[str, Sequence[RunResult]], lanes: Sequence[Lane]) -> list[Picture]:
-    """One per variant, on the same scales; the first seed of each."""
+    """One per variant, first seed, over the same time and the same KV tokens.
+
+    Sequences share their scale too, unless one queue would flatten the others to nothing.
+    """
     firsts = [(lane, results[lane.name][0]) for lane in lanes]
     loads = [(lane, run.seed, load_over_time(run)) for lane, run in firsts if run.segments.start_ps.size]
     if not loads:
         return []
-    deepest = max(float(np.max([load.levels[name] for name in LEVELS[:2]])) for _, _, load in loads)
+    own = [max(1.0, *(float(load.levels[name].max()) for name in LEVELS[:2])) for _, _, load in loads]
+    is_shared = max(own) <= SHARED_WITHIN * min(own)
     longest = max(float(load.time_s[-1] + load.width_s / 2) for _, _, load in loads)
-    tops = (max(1.0, deepest) * 1.05, longest)
-    return [_load_picture(load, lane, seed, tops) for lane, seed, load in loads]
+    return [
+        _load_picture(load, lane, seed, (1.05 * (max(own) if is_shared else top), longest))
+        for (lane, seed, load), top in zip(loads, own, strict=True)
+    ]

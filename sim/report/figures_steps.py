@@ -31,7 +31,7 @@ def operator_picture(results: Mapping[str, Sequence[RunResult]], lanes: Sequence
     order = [*names, OTHER]
     traces = [_bar(index, operator, spent, lanes) for index, operator in enumerate(order)]
     shown = layout(
-        axis("GPU time per 1,000 output tokens (s)", rangemode="tozero"),
+        axis("s per 1,000 output tokens", rangemode="tozero"),
         axis("", autorange="reversed", type="category"),
         barmode="stack",
         bargap=0.35,

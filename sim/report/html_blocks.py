@@ -60,7 +60,9 @@ def _table(table: Table) -> str:
 
 def _head_cell(cell: Cell) -> str:
     small = f"<small>{escape(cell.small)}</small>" if cell.small else ""
-    return f'<th scope="row">{escape(cell.text)}{small}</th>'
+    # A metric's name may break after its underscores: on a phone the numbers need the room.
+    name = escape(cell.text).replace("_", "_<wbr>")
+    return f'<th scope="row">{name}{small}</th>'
 
 
 def _cell(cell: Cell) -> str:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from sim.report.figures import INKS, Picture, Row, digits
 
 ROWS_SHOWN = 40
+LEGEND_LINE_PX = 18  # on a phone the legend stands line by line, and the plot keeps its height
 COLUMNS = ("", "one", "two", "three")
 
 
@@ -54,7 +55,7 @@ def picture_html(picture: Picture) -> str:
     return (
         f"<figure><h3>{title}</h3>"
         f'<div class="plot" id="plot-{picture.key}" role="img" aria-label="{title}" '
-        f'style="height:{picture.height_px}px"></div>'
+        f'style="--height:{picture.height_px}px;--legend:{LEGEND_LINE_PX * len(picture.traces)}px"></div>'
         f"<figcaption>{html.escape(picture.reading)}</figcaption>"
         f'<details><summary>The numbers (<a download="{name}" href="{csv_uri(picture)}">CSV</a>)</summary>'
         f"{shown}{rest}</details></figure>"

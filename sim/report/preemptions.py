@@ -14,7 +14,7 @@ from sim.units import format_count, format_s
 if TYPE_CHECKING:
     from sim.run import Answer
 
-MAX_VICTIMS = 5
+MAX_VICTIMS = 3
 HEADER = (
     "variant",
     "evictions",

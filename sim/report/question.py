@@ -44,7 +44,8 @@ def question_section(answer: Answer) -> Section:
         ("Workload", _workload(first)),
         ("Engine", _engine(base.engine)),
         *((f"Variant {name}", text) for name, text in _variants(answer.file)),
-        ("SLO", _slo(base.slo)),
+        ("SLO", _slo(base.slo) or ("" if _class_slos(base) else "none given")),
+        *((f"SLO of {name}", text) for name, text in _class_slos(base)),
         ("Seeds", ", ".join(map(str, base.seeds)) + "; the same requests in every variant"),
         ("Made by", f"gpuyard {__version__}"),
     ]
@@ -177,9 +178,15 @@ def setting_text(tree: Mapping[str, Any], prefix: str = "") -> str:
     return ", ".join(part for part in parts if part)
 
 
+def _class_slos(base: Scenario) -> list[tuple[str, str]]:
+    """The classes with bounds of their own."""
+    classes = base.workload.classes or {}
+    return [(name, _slo(one.slo)) for name, one in classes.items() if one.slo is not None]
+
+
 def _slo(slo: Slo) -> str:
     bounds = {"ttft_s": slo.ttft_s, "tpot_s": slo.tpot_s, "e2e_s": slo.e2e_s}
     given = [f"{name} within {format_s(value)}" for name, value in bounds.items() if value is not None]
     if not given:
-        return "none given"
+        return ""
     return f"{', '.join(given)}, for at least {percent(slo.attainment_fraction)} of the offered requests"

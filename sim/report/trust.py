@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from sim.hardware import HardwareProfile
 from sim.loading.dump import plain
-from sim.report.blocks import Block, Bullets, Cell, Prose, Section, Table, text_table
+from sim.report.blocks import Block, Bullets, Prose, Section, text_table
 from sim.report.figures import digits, percent
-from sim.units import format_bytes, format_quantity, unit_of_name
+from sim.units import format_bytes, format_count, format_quantity, unit_of_name
 
 if TYPE_CHECKING:
     from sim.run import Answer
@@ -121,13 +121,25 @@ def _memory(answer: Answer) -> list[Block]:
     blocks: list[Block] = []
     for names, plan in plans.values():
         whose = "" if len(plans) == 1 else f" ({', '.join(names)})"
-        rows = tuple(_memory_row(line) for line in plan.get("lines", ()))
+        rows = [_memory_row(line) for line in plan.get("lines", ())]
+        rows += _memory_results(plan)
         blocks.append(Prose(text=f"Where the memory of each GPU goes{whose}:"))
-        blocks.append(Table(header=("", "size", "formula"), rows=rows))
+        blocks.append(text_table(("", "size", "formula"), rows))
+        blocks += [Bullets(items=tuple(map(str, plan["notes"])))] if plan.get("notes") else []
     return blocks
 
 
-def _memory_row(line: Mapping[str, Any]) -> tuple[Cell, ...]:
+def _memory_results(plan: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What is left for KV, and what fits into it."""
+    if "kv_budget_bytes" in plan:
+        tokens = format_count(plan.get("kv_budget_tokens", 0))
+        blocks = f"{format_count(plan.get('num_gpu_blocks', 0))} blocks of {plan.get('block_size')} tokens"
+        yield "left for KV", format_bytes(plan["kv_budget_bytes"]), f"{tokens} tokens: {blocks}"
+    if "kv_bytes_per_token" in plan:
+        yield "KV per token", format_bytes(plan["kv_bytes_per_token"]), str(plan.get("kv_formula", ""))
+
+
+def _memory_row(line: Mapping[str, Any]) -> tuple[str, str, str]:
     size = line.get("bytes")
     shown = format_bytes(size) if isinstance(size, (int, float)) else str(size)
-    return Cell(text=str(line.get("label", ""))), Cell(text=shown), Cell(text=str(line.get("formula", "")))
+    return str(line.get("label", "")), shown, str(line.get("formula", ""))
