@@ -165,7 +165,7 @@ def _split(text: str, unit: str) -> tuple[Fraction, str]:
             hint=example(unit),
         )
     rest = text[match.end() :]
-    if rest[:1] in (",", ".", "'", "_"):
+    if rest[:1] in (",", ".", "'", "_") or rest[:1].isdigit():
         raise QuantityError(
             f"{text[: match.end() + 4]!r} is not one number: digits are not grouped",
             allowed=allowed_units(unit),

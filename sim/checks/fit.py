@@ -94,7 +94,7 @@ def _check_peak(scenario: Scenario, place: Place) -> None:
             f"{hardware.name} has no peak rate for {quantized}",
             given=engine.quantization,
             allowed=known,
-            hint=f"quantization: int4 (weight-only), or a device with {quantized}: {_devices_with(quantized)}",
+            hint=f"quantization: int4 (weight-only), or one of {_devices_with(quantized)}",
         )
 
 

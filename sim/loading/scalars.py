@@ -135,10 +135,11 @@ SCALARS: Mapping[Any, Callable[[object, Place], Any]] = {
 
 def check_bounds(value: Any, bounds: Mapping[str, Any], place: Place, given: object) -> Any:
     """``value`` itself, when it (or each item of it) lies within ``bounds``."""
-    items = value if isinstance(value, tuple) else (value,)
-    for item in items:
-        if isinstance(item, (int, float)) and not isinstance(item, bool) and not _is_within(item, bounds):
-            raise place.error("out of bounds", given=given, allowed=bounds_text(bounds, place.unit))
+    if isinstance(value, tuple):
+        for index, item in enumerate(value):
+            check_bounds(item, bounds, place.item(index), item)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and not _is_within(value, bounds):
+        raise place.error("out of bounds", given=given, allowed=bounds_text(bounds, place.unit))
     return value
 
 
