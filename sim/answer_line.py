@@ -75,6 +75,10 @@ def answer_line(comparison: Comparison) -> str:
     among = f" (best of {len(others)} variants)" if len(others) > 1 else ""
     if cell.mean is None or base.mean is None:
         return f"{best}{among}: no {metric} to compare: {cell.note or base.note}."
+    if base.mean == 0 and cell.mean > 0:
+        done = _relation(comparison.cells[best]["requests_per_s"], "requests_per_s", comparison)
+        found = f"{metric} {format_metric(cell.mean, metric)} where {comparison.reference} has none"
+        return f"{best}{among}: {found}; {done}{_state(comparison, best)}."
     values = f"{format_metric(cell.mean, metric)} against {format_metric(base.mean, metric)}"
     return f"{best}{among}: {_relation(cell, metric, comparison)}: {values}{_state(comparison, best)}."
 

@@ -227,14 +227,24 @@ def test_the_answer_is_one_line_with_interval_and_raw_values() -> None:
     )
     same = compared([2.5, 2.6, 2.4], [2.4, 2.7, 2.4], meets_slo=False)
     assert "no significant difference in goodput_requests_per_s to static" in answer_line(same)
-    nothing = compared([0.0, 0.0], [7.0, 7.0], meets_slo=False)
-    assert "differs by +7.00 requests/s from static" in answer_line(nothing)
     alone = compare({"base": [summary(seed=s, p99_ttft_s=x) for s, x in ((1, 0.1), (2, 0.3))]}, "base")
     assert answer_line(alone).startswith(
         "base: p99_ttft_s 200 ms (0 s to 1.47 s, 95 % interval over 2 seeds)"
     )
     refused = compare({"base": [summary()]}, "base")
     assert answer_line(refused) == "base: no requests_per_s: none here."
+
+
+def test_against_a_reference_with_no_goodput_the_finished_requests_are_compared() -> None:
+    def runs(name: str, good: float, done: float) -> list[Summary]:
+        numbers = {"goodput_requests_per_s": good, "requests_per_s": done}
+        return [replace(summary(name, seed, **numbers), meets_slo=False) for seed in (1, 2)]
+
+    comparison = compare({"static": runs("static", 0.0, 3.5), "paged": runs("paged", 7.7, 7.0)}, "static")
+    assert answer_line(comparison) == (
+        "paged: goodput_requests_per_s 7.70 requests/s where static has none; "
+        "2 × the requests_per_s of static (2 to 2, 95 % interval over 2 seeds)."
+    )
 
 
 def test_the_best_of_several_variants_answers() -> None:

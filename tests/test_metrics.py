@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,11 @@ from hypothesis import strategies as st
 
 from sim.errors import InvariantError
 from sim.hardware import EfficiencyCurve
+from sim.loading import load_scenario
 from sim.metric_table import METRICS, REQUEST_TIMES
 from sim.metrics import Summary, littles_law_gap, running_time_gap, summarize
 from sim.rng import stream
+from sim.run import run_one
 from sim.scenario import Arrivals, Distribution, EngineConfig, RequestClass, Slo, Workload
 from sim.statistics import ArithmeticRuns, exact_dot, exact_sum, is_thin, order_statistics, spread_of_runs
 from sim.token_gaps import token_gaps
@@ -433,3 +436,28 @@ def test_exact_sums_do_not_overflow(pairs: list[tuple[int, int]]) -> None:
     assert exact_sum(times) == sum(time for _, time in pairs)
     small = np.minimum(counts, 2**15)
     assert exact_dot(small, times) == sum(min(n, 2**15) * time for n, time in pairs)
+
+
+SERVING = Path(__file__).parents[1] / "scenarios" / "serving"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [(), ("engine.schedule_order=prefill_first",), ("replicas=2",),
+     ("engine.num_gpu_blocks_override=1500", "engine.schedule_order=prefill_first")],
+)  # fmt: skip
+def test_laws_between_the_engines_records_and_the_requests(overrides: tuple[str, ...]) -> None:
+    """Gaps read off the segments add up to first-to-last token times: none lost but one per preemption."""
+    file = load_scenario(SERVING / "multi_turn_sessions.yaml", overrides=overrides)
+    whole = replace(file.base, workload=replace(file.base.workload, warmup_requests=0, warmup_s=0.0))
+    result = run_one(whole, base_dir=SERVING)
+    requests, gaps = result.requests, token_gaps(result)
+    num_preemptions = int(requests.num_preemptions.sum())
+    assert bool(num_preemptions) is any("blocks" in override for override in overrides)
+    assert littles_law_gap(result) == 0.0
+    num_gaps = int((requests.generated_tokens - 1)[requests.generated_tokens > 0].sum())
+    assert num_gaps - int((gaps.num * gaps.weight).sum()) == pytest.approx(num_preemptions, abs=3)
+    if num_preemptions == 0:
+        assert running_time_gap(result) == 0.0
+        in_gaps = gaps.weight * (gaps.num * gaps.first + gaps.growth * (gaps.num * (gaps.num - 1) // 2))
+        assert int(in_gaps.sum()) == int((requests.finish_ps - requests.first_token_ps).sum())
