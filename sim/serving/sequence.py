@@ -23,6 +23,13 @@ class Sequence:
         "output_tokens", "phase", "prompt_tokens", "reserved", "target",
     )
 
+    # Set at admission:
+    computed: int  # tokens whose KV is written (prefill progress; decode: as ``generated``)
+    target: int  # tokens that the prefill under way must reach
+    phase: int
+    blocks: list[int] | None  # physical ids, where they are tracked
+    reserved: int  # blocks (paged) or tokens (contiguous) given to it
+
     def __init__(self, request: int, arrival_ps: int, prompt_tokens: int, output_tokens: int) -> None:
         self.id = request
         self.arrival_ps = arrival_ps
@@ -30,14 +37,9 @@ class Sequence:
         self.output_tokens = output_tokens
         self.deadline_ps = NEVER
         self.generated = 0  # tokens made; kept current by the stepped engine, at events by the skipping one
-        self.computed = 0  # tokens whose KV is written (prefill progress; decode: as ``generated``)
-        self.target = 0  # tokens that the prefill under way must reach
         self.end_step = -1  # -1: not decoding
-        self.phase = 0
         self.order = -1  # admission number; -1: not running
         self.is_ended = False
-        self.blocks: list[int] | None = None  # physical ids, where they are tracked
-        self.reserved = 0  # blocks (paged, untracked) or tokens (contiguous) given to it
 
 
 class Feed(Protocol):

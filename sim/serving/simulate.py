@@ -21,6 +21,7 @@ from sim.scenario import Scenario
 from sim.serving.batching import BATCHING
 from sim.serving.batching.plan import Policy
 from sim.serving.engine import EngineBase
+from sim.serving.hot_path import HotPathEngine
 from sim.serving.kv.contiguous import ContiguousKV
 from sim.serving.kv.paged import PagedKV
 from sim.serving.limits import Limits, limits_of
@@ -57,7 +58,7 @@ def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
     pools = [kv_of(scenario, limits, block_maps[index] if index < len(block_maps) else None) for index in range(scenario.replicas)]
     router = Router(env, source, recorder, scenario.routing) if scenario.replicas > 1 else None
     engines: list[EngineBase] = [
-        engine_class(scenario, run.base_dir)(
+        engine_class(scenario, table, run)(
             env, index, feed=RouterFeed(router) if router else source, recorder=recorder, kv=kv, price=price,
             limits=limits,
         )
@@ -97,14 +98,22 @@ def kv_of(scenario: Scenario, limits: Limits, block_map: BlockMapRecorder | None
     return PagedKV(blocks, engine.block_size, int(engine.watermark * blocks), block_map)
 
 
-def engine_class(scenario: Scenario, base_dir: Path) -> type[EngineBase]:
+def engine_class(scenario: Scenario, table: RequestTable, run: Run) -> type[EngineBase]:
     """Skipping where the policy is known and a KV cache is there; otherwise step by step."""
     engine = scenario.engine
     known = BATCHING.get(engine.batching)
     if known and engine.stepping == "skip" and engine.use_kv_cache:
-        return SkippingEngine
-    policy = known or load_policy(engine.batching, base_dir)
+        return HotPathEngine if is_common_case(scenario, table, run) else SkippingEngine
+    policy = known or load_policy(engine.batching, run.base_dir)
     return type("Engine", (SteppedEngine,), {"policy": staticmethod(policy), "policy_name": engine.batching})
+
+
+def is_common_case(scenario: Scenario, table: RequestTable, run: Run) -> bool:
+    """What ``HotPathEngine`` is written for."""
+    engine = scenario.engine
+    is_plain = engine.batching == "continuous" and engine.schedule_order == "decode_first"
+    is_plain = is_plain and engine.kv_allocator == "paged" and engine.service_time is None
+    return is_plain and scenario.replicas == 1 and table.timeout_ps is None and not run.record_block_map
 
 
 def load_policy(given: str, base_dir: Path) -> Policy:

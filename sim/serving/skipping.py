@@ -38,6 +38,7 @@ class SkippingEngine(SkippingState):
         self.jump = (0, 0, 0)  # steps, first, growth; no steps: idle, or holding for a fuller batch
         self.levels = (0, 0, 0, 0)
         self.priced = (0, 0)  # sequences and context that the decode part was priced at
+        self.on_step_end = self._on_step_end
 
     def poke(self, was_open: bool) -> None:
         """See ``EngineBase``: starts an idle engine, cuts a jump at the next step's end."""
@@ -88,7 +89,10 @@ class SkippingEngine(SkippingState):
         if decodes and self.paged is not None:
             count = self.phase_counts[self.step % self.period]
             if count:
-                is_single = self._grow_first(now, count)
+                if count <= self.paged.free and self.members is None:
+                    self.paged.free -= count
+                else:
+                    is_single = self._grow_first(now, count)
         if not (is_single or is_prefill_first) and (self.waiting or self.partial):
             chunks = self._take_chunks(self.max_num_batched_tokens - self.num_decode, now)
         self._launch(now, chunks, is_single)
@@ -147,7 +151,8 @@ class SkippingEngine(SkippingState):
     def _plan_jump(self, now: int, is_single: bool, count: int, context: int) -> tuple[int, int, int]:
         """(steps, first, growth) of pure decode: as many steps as nothing is decided in."""
         first, growth, steps = self.price.decode_run(count, context)
-        until_end = self._next_end() - self.step
+        soonest = self.ends[0]
+        until_end = (soonest[0] if soonest[2].order == soonest[1] else self._next_end()) - self.step
         if until_end < steps:
             steps = until_end
         if steps == 1 or is_single or (self.is_shared_queue and self.waiting):
@@ -155,17 +160,16 @@ class SkippingEngine(SkippingState):
         if self.paged is not None:
             if self.num_decode * (steps // self.period + 1) > self.paged.free:
                 steps = self._steps_with_blocks(steps)
-        limit = self._next_change()
+        feed = self.feed
+        if self.waiting or len(self.running) >= self.max_num_seqs or self.limits.is_static:
+            limit = NEVER if self.is_measuring and not feed.must_see_all else feed.next_ps
+        else:
+            limit = feed.next_ps
+        if self.deadlines:
+            limit = min(limit, self._next_deadline())
         if now + steps * first + growth * (steps * (steps - 1) // 2) > limit:
             steps = steps_until(first, growth, limit - now, steps)
         return steps, first, growth
-
-    def _next_change(self) -> int:
-        """When something may come that a decision has to see."""
-        feed = self.feed
-        is_open = not self.waiting and len(self.running) < self.max_num_seqs and not self.limits.is_static
-        limit = feed.next_ps if is_open or not self.is_measuring or feed.must_see_all else NEVER
-        return min(limit, self._next_deadline()) if self.deadlines else limit
 
     def _schedule(self, steps: int, first: int, growth: int) -> None:
         self.jump = (steps, first, growth)
@@ -173,8 +177,8 @@ class SkippingEngine(SkippingState):
         if self.index:
             self._after(end - self.env.now, self._on_step_end)
         else:  # the same with priority NORMAL, in one call
-            self.pending = event = Timeout(self.env, end - self.env.now)
-            event.callbacks.append(self._on_step_end)
+            self.pending = event = Timeout(self.env, end - self.env._now)
+            event.callbacks.append(self.on_step_end)
 
     def _on_step_end(self, event: Event) -> None:
         if event is not self.pending:

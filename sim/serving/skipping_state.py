@@ -172,9 +172,10 @@ class SkippingState(EngineBase):
         ends, step = self.ends, self.step
         while ends and ends[0][0] <= step:
             _, order, sequence = heappop(ends)
-            if sequence.order == order:
-                self._leave_decode(sequence, step)
-                self._finish(sequence, now)
+            if sequence.order != order:
+                continue
+            self._leave_decode(sequence, step)
+            self._finish(sequence, now)
 
     def _finish(self, sequence: Sequence, now: int) -> None:
         if self.batch_size:

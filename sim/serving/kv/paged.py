@@ -19,14 +19,14 @@ class PagedKV:
         self.total = total
         self.free = total
         self.block_size = block_size
+        self.capacity_tokens = total * block_size
         self.watermark = watermark
         self.block_map = block_map
         self._stack = list(range(total - 1, -1, -1)) if block_map is not None else []
 
     def can_ever_fit(self, sequence: Sequence) -> bool:
         """Whether the whole request (its last token is never written) fits an empty pool."""
-        tokens = sequence.prompt_tokens + sequence.output_tokens - 1
-        return -(-tokens // self.block_size) <= self.total
+        return sequence.prompt_tokens + sequence.output_tokens - 1 <= self.capacity_tokens
 
     def can_admit(self, sequence: Sequence, *, is_first: bool) -> bool:
         """Whether the tokens to prefill fit now, above the watermark unless nothing runs."""
@@ -36,8 +36,12 @@ class PagedKV:
     def admit(self, sequence: Sequence, now_ps: int) -> None:
         """Gives it the blocks of its prompt (and of what it had generated before a preemption)."""
         need = -(-(sequence.prompt_tokens + sequence.generated) // self.block_size)
+        if self.block_map is None:
+            self.free -= need
+            sequence.reserved = need
+            return
         sequence.reserved = 0
-        sequence.blocks = [] if self.block_map is not None else None
+        sequence.blocks = []
         self.grow(sequence, need, now_ps)
 
     def grow(self, sequence: Sequence, num_blocks: int, now_ps: int) -> None:
@@ -63,8 +67,3 @@ class PagedKV:
     def give_out_tokens(self) -> int:
         """Tokens' worth of memory in use."""
         return (self.total - self.free) * self.block_size
-
-    @property
-    def capacity_tokens(self) -> int:
-        """Tokens that fit."""
-        return self.total * self.block_size

@@ -1,0 +1,184 @@
+"""The common case, written out: one replica, continuous batching over paged KV, decodes first, patient clients.
+
+Decisions and state are ``SkippingEngine``'s; here each decision is one long function, because calls and
+attribute traffic were most of its time (``benchmarks/``). The tests run all engines on the same workloads.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from typing import Any
+
+from simpy.events import Event, Timeout
+
+from sim.records import FINISHED
+from sim.serving.engine import Chunk
+from sim.serving.kv.paged import PagedKV
+from sim.serving.recorder import pack_segment
+from sim.serving.sequence import NEVER
+from sim.serving.skipping import NO_CHUNKS, SkippingEngine, steps_until
+
+
+class HotPathEngine(SkippingEngine):
+    """``SkippingEngine`` without block map, time-outs, prefill-first order, static batches and router."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        assert isinstance(self.kv, PagedKV)
+        self.pool: PagedKV = self.kv
+        self.row = b""
+
+    def _on_step_end(self, event: Event) -> None:
+        self.num_events += 1
+        now = self.end_ps
+        self.extend_rows(self.row)
+        if self.decodes:
+            steps, first, growth = self.jump
+            if steps > 1:
+                self._advance_blocks(steps, first, growth)
+            self.step += steps
+            self.context += self.num_decode * steps
+        ends = self.ends
+        if ends and ends[0][0] <= self.step:
+            self._finish_due(now)
+        if self.chunks:
+            self._finish_chunks(now)
+        self._decide(now)
+
+    def _decide(self, now: int) -> None:
+        """One decision: what the next step does, for how many steps, and its row."""
+        feed = self.feed
+        if feed.next_ps <= now or self.window_is_due:
+            self._begin(now)
+        waiting, pool, count = self.waiting, self.pool, self.num_decode
+        chunks = NO_CHUNKS
+        is_single = False
+        if count:
+            need = self.phase_counts[self.step % self.period]
+            if need <= pool.free:
+                pool.free -= need
+            else:
+                is_single = self._grow_first(now, need)
+                count = self.num_decode
+        if (waiting or self.partial) and not is_single:
+            chunks = self._take_chunks(self.max_num_batched_tokens - count, now)
+        elif not count:
+            self._idle()
+            return
+        context, num_running = self.context, len(self.running)
+        if chunks:
+            first = self.price.step_ps(count, context if count else 0, chunks)
+            end = now + first
+            self.jump = (1, first, 0)
+            steps, growth, prefill_tokens = 1, 0, sum([chunk[0] for chunk in chunks])
+        else:
+            prefill_tokens = 0
+            first, growth, steps = self.price.decode_run(count, context)
+            soonest = self.ends[0]
+            until_end = (soonest[0] if soonest[2].order == soonest[1] else self._next_end()) - self.step
+            if until_end < steps:
+                steps = until_end
+            if is_single:
+                steps = 1
+            elif steps > 1:
+                if count * (steps // self.period + 1) > pool.free:
+                    steps = self._steps_with_blocks(steps)
+                limit = feed.next_ps
+                if (waiting or num_running >= self.max_num_seqs) and self.is_measuring:
+                    limit = NEVER
+                if now + steps * first + growth * (steps * (steps - 1) // 2) > limit:
+                    steps = steps_until(first, growth, limit - now, steps)
+            end = now + steps * first + growth * (steps * (steps - 1) // 2)
+            self.jump = (steps, first, growth)
+        self.chunks = chunks
+        self.decodes = count > 0
+        self.started_ps, self.end_ps = now, end
+        held = context + self.extra_held
+        self.row = pack_segment(
+            0, now, steps, first, growth, count, context if count else 0, len(chunks), prefill_tokens, num_running,
+            len(waiting), 0, held, held + self.unfilled, (pool.total - pool.free) * self.period, 0,
+        )
+        self.pending = event = Timeout(self.env, end - now)
+        event.callbacks.append(self.on_step_end)
+
+    def _take_chunks(self, budget: int, now: int) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        partial = self.partial
+        if partial is not None:
+            left = partial.target - partial.computed
+            queries = left if left <= budget else budget
+            chunks.append((queries, partial.computed, queries == left, partial))
+            budget -= queries
+        waiting, running, pool, period = self.waiting, self.running, self.pool, self.period
+        first_scheduled_ps = self.recorder.first_scheduled_ps
+        while budget > 0 and waiting and len(running) < self.max_num_seqs:
+            head = waiting[0]
+            size = queries = head.prompt_tokens + head.generated
+            need = (size - 1) // period + 1
+            if need + (pool.watermark if running else 0) > pool.free:
+                break
+            if size > budget:
+                if not self.limits.enable_chunked_prefill:
+                    break
+                queries = budget
+            waiting.popleft()
+            pool.free -= need
+            head.reserved = need
+            self.admissions += 1
+            head.order = self.admissions
+            head.computed = 0
+            head.target = size
+            running[head] = None
+            if first_scheduled_ps[head.id] < 0:
+                first_scheduled_ps[head.id] = now
+            self.unfilled += size
+            chunks.append((queries, 0, queries == size, head))
+            budget -= queries
+        return chunks
+
+    def _finish_chunks(self, now: int) -> None:
+        self.partial = None
+        first_token_ps = self.recorder.first_token_ps
+        for queries, cached, samples, sequence in self.chunks:
+            self.unfilled -= queries
+            if not samples:
+                sequence.computed += queries
+                self.extra_held += queries
+                self.partial = sequence
+                continue
+            self.extra_held -= cached
+            sequence.generated = generated = sequence.generated + 1
+            if first_token_ps[sequence.id] < 0:
+                first_token_ps[sequence.id] = now
+            left = sequence.output_tokens - generated
+            if left == 0:
+                self._finish(sequence, now)
+                continue
+            target, step = sequence.target, self.step
+            sequence.end_step = step + left
+            heappush(self.ends, (step + left, sequence.order, sequence))
+            self.num_decode += 1
+            self.context += target + 1
+            sequence.phase = phase = (step - target) % self.period
+            self.phase_counts[phase] += 1
+
+    def _finish_due(self, now: int) -> None:
+        ends, step, recorder, running = self.ends, self.step, self.recorder, self.running
+        while ends and ends[0][0] <= step:
+            _, order, sequence = heappop(ends)
+            if sequence.order != order:
+                continue
+            request = sequence.id
+            total = sequence.prompt_tokens + sequence.output_tokens
+            self.pool.free += (total - 2) // self.period + 1
+            self.phase_counts[sequence.phase] -= 1
+            self.num_decode -= 1
+            self.context -= total
+            del running[sequence]
+            recorder.finish_ps[request] = now
+            recorder.generated_tokens[request] = sequence.output_tokens
+            recorder.status[request] = FINISHED
+            sequence.is_ended = True
+            if self.feed.has_triggers:
+                self.feed.on_end(sequence, now)
+
