@@ -4,12 +4,13 @@ For notebooks and scripts::
 
     import sim
 
-    file = sim.load_scenario("scenarios/serving/static_vs_continuous.yaml", overrides=["seeds=[1, 2]"])
-    answer = sim.run_scenario(file)
+    file = sim.load_scenario("serving/static_vs_continuous", overrides=["seeds=[1, 2]"])
+    answer = sim.run_scenario(file, jobs=2)
+    answer.comparison.cells["continuous"]["requests_per_s"].ratio
     answer.summaries["continuous"][0].metrics["p99_ttft_s"]
-    sim.requests_frame(answer.results["continuous"][0])
+    sim.requests_dataframe(answer.results["continuous"][0])
 
-The names below are the public interface; each is imported when it is first used, so that
+The names in ``__all__`` are the public interface; each is imported when it is first used, so that
 ``import sim`` costs nothing.
 """
 
@@ -19,33 +20,54 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sim.comparison import compare
+    from sim.cost.memory import memory_plan
     from sim.errors import InvariantError, ScenarioError
+    from sim.export import preemptions_dataframe, requests_dataframe, segments_dataframe
+    from sim.hardware import load_hardware
     from sim.loading import load_scenario
     from sim.metrics import Summary, summarize
-    from sim.run import run_one, run_scenario
+    from sim.model import load_model
+    from sim.run import Answer, run_one, run_scenario
 
 __version__ = "0.1.0"
 
+_HOMES = {
+    "Answer": "sim.run",
+    "InvariantError": "sim.errors",
+    "ScenarioError": "sim.errors",
+    "Summary": "sim.metrics",
+    "compare": "sim.comparison",
+    "load_hardware": "sim.hardware",
+    "load_model": "sim.model",
+    "load_scenario": "sim.loading",
+    "memory_plan": "sim.cost.memory",
+    "preemptions_dataframe": "sim.export",
+    "requests_dataframe": "sim.export",
+    "run_one": "sim.run",
+    "run_scenario": "sim.run",
+    "segments_dataframe": "sim.export",
+    "summarize": "sim.metrics",
+}
+
 __all__ = [
+    "Answer",
     "InvariantError",
     "ScenarioError",
     "Summary",
     "__version__",
+    "compare",
+    "load_hardware",
+    "load_model",
     "load_scenario",
+    "memory_plan",
+    "preemptions_dataframe",
+    "requests_dataframe",
     "run_one",
     "run_scenario",
+    "segments_dataframe",
     "summarize",
 ]
-
-_HOMES = {
-    "InvariantError": "sim.errors",
-    "ScenarioError": "sim.errors",
-    "Summary": "sim.metrics",
-    "load_scenario": "sim.loading",
-    "run_one": "sim.run",
-    "run_scenario": "sim.run",
-    "summarize": "sim.metrics",
-}
 
 
 def __getattr__(name: str) -> Any:

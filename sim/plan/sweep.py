@@ -20,7 +20,6 @@ HEADLINES = (
     "goodput_fraction",
     "p50_ttft_s",
     "p99_ttft_s",
-    "p50_tpot_s",
     "p99_tpot_s",
     "kv_used_fraction",
     "num_preemptions",

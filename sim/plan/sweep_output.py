@@ -7,44 +7,39 @@ import json
 from collections.abc import Sequence
 
 from sim import __version__
-from sim.plan.evaluate import Value
+from sim.plan.shown import shown
 from sim.plan.sweep import Sweep, cheapest_meeting, table
 from sim.plan.sweep_pictures import sweep_pictures
-from sim.report.figures import digits, percent
 from sim.report.page import page, pictures_html, table_html
-from sim.units import format_s
-
-MEETS = {True: "yes", False: "no", None: "-"}
-
-
-def shown(name: str, value: Value) -> str:
-    """A cell as a person reads it; the CSV keeps full precision."""
-    if value is None:
-        return "-" if name in ("meets_slo", "usd_per_hour") else "refused"
-    if isinstance(value, bool):
-        return MEETS[value]
-    if isinstance(value, str):
-        return value
-    if name.endswith("_fraction"):
-        return percent(value)
-    if name.endswith("_s") and not name.endswith("_per_s"):
-        return format_s(value)
-    return digits(value)
 
 
 def render_table(sweep: Sweep, metrics: Sequence[str]) -> str:
-    """Aligned columns; a point that meets its SLO is marked with *, the cheapest of them with **."""
+    """Aligned columns; a point that meets its SLO is marked with *, the cheapest of them with **.
+
+    A column that says the same in every row is left out here; the CSV has it.
+    """
     rows = table(sweep, metrics)
     cheapest = cheapest_meeting(sweep.rows)
-    lines = [["", *rows[0]]]
+    names = [name for name in rows[0] if name in sweep.keys or len({row[name] for row in rows}) > 1]
+    lines = [["", *(_short(name, names) for name in names)]]
     for index, row in enumerate(rows):
         mark = "**" if index == cheapest else "*" if row["meets_slo"] is True else ""
-        lines.append([mark, *(shown(name, value) for name, value in row.items())])
+        lines.append([mark, *(shown(name, row[name]) for name in names)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
+
+
+def _short(name: str, names: Sequence[str]) -> str:
+    """The last word of a key path, or as many as keep it apart from the other columns."""
+    words = name.split(".")
+    for count in range(1, len(words)):
+        short = ".".join(words[-count:])
+        if not any(other != name and other.endswith(short) for other in names):
+            return short
+    return name
 
 
 def render_answer(sweep: Sweep) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from sim.plan.evaluate import Value
+from sim.plan.shown import shown
 from sim.plan.sweep import Sweep
 from sim.report.figures import Lane, Picture, Row, Trace, axis, lanes, layout
 
 MAX_LINES = 8  # as many as there are colours; a finer grid is read in the table
-MAX_PICTURES = 6
+MAX_PICTURES = 4
 
 
 def sweep_pictures(sweep: Sweep, metrics: Sequence[str]) -> list[Picture]:
@@ -64,7 +65,7 @@ def _picture(sweep: Sweep, along: str, metric: str, lines: dict[str, list[int]])
     return Picture(
         key=f"sweep_{metric}",
         title=metric,
-        reading=_reading(sweep, along, metric),
+        reading=_reading(sweep, metric),
         traces=[
             _trace(sweep, along, metric, lane, indices)
             for lane, indices in zip(lanes(list(lines)), lines.values(), strict=True)
@@ -72,6 +73,7 @@ def _picture(sweep: Sweep, along: str, metric: str, lines: dict[str, list[int]])
         layout=layout(x_axis, axis(metric, rangemode="tozero"), showlegend=len(lines) > 1),
         header=("line", along, metric, "meets_slo"),
         rows=rows,
+        height_px=420,
         group="sweep",
     )
 
@@ -94,15 +96,26 @@ def _trace(sweep: Sweep, along: str, metric: str, lane: Lane, indices: Sequence[
     }
 
 
-def _reading(sweep: Sweep, along: str, metric: str) -> str:
+def _reading(sweep: Sweep, metric: str) -> str:
+    """The lowest and the highest point."""
     known = [
-        (float(row[metric] or 0), point) for point, row in zip(sweep.points, sweep.rows, strict=True)
+        (float(row[metric] or 0), point)
+        for point, row in zip(sweep.points, sweep.rows, strict=True)
         if row[metric] is not None
-    ]  # fmt: skip
-    low, high = min(known, key=lambda pair: pair[0]), max(known, key=lambda pair: pair[0])
+    ]
+    ends = (
+        ("Lowest", min(known, key=lambda pair: pair[0])),
+        ("highest", max(known, key=lambda pair: pair[0])),
+    )
+    several = len({point.variant for point in sweep.points}) > 1
     return (
-        f"From {low[0]:.4g} at {along} = {low[1].swept[along]} to {high[0]:.4g} at "
-        f"{along} = {high[1].swept[along]}, over all points."
+        "; ".join(
+            f"{word}: {shown(metric, value)} at "
+            + ", ".join(f"{key} = {text}" for key, text in point.swept.items())
+            + (f" ({point.variant})" if several else "")
+            for word, (value, point) in ends
+        )
+        + "."
     )
 
 
