@@ -45,17 +45,16 @@ def run_cautions(
     *,
     metrics: Mapping[str, float | None],
     verdict: Verdict,
-    refused_percentiles: Sequence[str],
-    thin_percentiles: Sequence[str],
+    thin: Sequence[str],
+    are_thin_given: bool,
 ) -> tuple[Caution, ...]:
-    """The warnings that one run deserves, in the order of the list."""
+    """The warnings that one run deserves, in the order of the list; ``thin`` names thin percentiles."""
     found = (
         _too_few(metrics),
         _queue(verdict),
         _no_slo(metrics),
         _lost(metrics),
-        _refused(refused_percentiles),
-        _thin(thin_percentiles),
+        _thin(thin) if are_thin_given else _refused(thin),
         _block_map(result),
         _efficiency(result),
     )

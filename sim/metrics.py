@@ -15,7 +15,7 @@ from sim.cautions import run_cautions
 from sim.engine_use import engine_metrics, money_and_power
 from sim.littles_law import littles_law_gap as littles_law_gap
 from sim.littles_law import running_time_gap as running_time_gap
-from sim.metric_table import METRICS, REQUEST_TIMES
+from sim.metric_table import LEAST_SAMPLES_BEYOND, METRICS, REQUEST_TIMES
 from sim.metric_table import Metric as Metric
 from sim.records import ABORTED, FINISHED, PS_PER_S, REFUSED, UNFINISHED, RunResult
 from sim.request_times import Bools, RequestTimes, class_slos, count, met_bounds, request_times
@@ -40,23 +40,13 @@ def summarize(result: RunResult, *, keep_thin_percentiles: bool = False) -> Summ
     A percentile with fewer than ten samples beyond it is None, its reason in ``refused``;
     ``keep_thin_percentiles`` gives it all the same, with a warning.
     """
-    times = request_times(result.requests)
-    slos = class_slos(result)
-    met = met_bounds(result.requests, slos)
+    met = met_bounds(result.requests, class_slos(result))
     spreads = time_spreads(result)
-    numbers: dict[str, float | None] = {
-        **_counts_and_rates(result, result.requests.is_measured, met),
-        **engine_metrics(result),
-        "prefix_hit_fraction": _prefix_hits(result, result.requests.is_measured),
-    }
-    numbers.update(money_and_power(result, numbers))
-    refused = _fill_times(numbers, spreads, keep_thin_percentiles)
-    refused_percentiles = tuple(name for name in refused if name in METRICS)
-    thin = _thin_names(spreads) if keep_thin_percentiles else ()
-    refused.update(_other_reasons(result, numbers, spreads))
+    numbers = _numbers(result, met)
+    thin = _fill_times(numbers, spreads, keep_thin_percentiles)
     metrics = {name: numbers.get(name) for name in METRICS}
     verdict = judge(result)
-    by_class = _class_summaries(result, times, met, keep_thin_percentiles)
+    by_class = _class_summaries(result, met, keep_thin_percentiles)
     return Summary(
         question=result.scenario.question,
         variant=result.variant,
@@ -66,21 +56,27 @@ def summarize(result: RunResult, *, keep_thin_percentiles: bool = False) -> Summ
         allocator=_allocator(result),
         arrivals=_arrivals(result),
         metrics=metrics,
-        refused={name: refused[name] for name in METRICS if name in refused},
+        refused=_reasons(result, metrics, thin),
         meets_slo=_all_meet_slo(result, metrics["goodput_fraction"], by_class),
         verdict=verdict,
         warnings=run_cautions(
-            result,
-            metrics=metrics,
-            verdict=verdict,
-            refused_percentiles=refused_percentiles,
-            thin_percentiles=thin,
+            result, metrics=metrics, verdict=verdict, thin=tuple(thin), are_thin_given=keep_thin_percentiles
         ),
         by_class=by_class,
         whole_run=_whole_run(result),
         window_s=(result.window_ps[0] / PS_PER_S, result.window_ps[1] / PS_PER_S),
         notes=result.notes,
     )
+
+
+def _numbers(result: RunResult, met: Mapping[str, Bools]) -> dict[str, float | None]:
+    """Every metric that is not a statistic of a request's times."""
+    numbers: dict[str, float | None] = {
+        **_counts_and_rates(result, result.requests.is_measured, met),
+        **engine_metrics(result),
+        "prefix_hit_fraction": _prefix_hits(result, result.requests.is_measured),
+    }
+    return {**numbers, **money_and_power(result, numbers)}
 
 
 def _time_spreads(times: RequestTimes, chosen: Bools) -> dict[str, Spread | None]:
@@ -112,29 +108,22 @@ def returned_at_once(result: RunResult) -> bool:
 def _fill_times(
     numbers: dict[str, float | None], spreads: Mapping[str, Spread | None], keep_thin: bool
 ) -> dict[str, str]:
-    """Put the statistics of every time into ``numbers``; return why percentiles were refused."""
-    refused: dict[str, str] = {}
+    """Put the statistics of every time into ``numbers``; return the thin percentiles, each with its reason.
+
+    A thin percentile is left out of ``numbers``, or with ``keep_thin`` put in all the same.
+    """
+    thin: dict[str, str] = {}
     for name, sample in spreads.items():
         if sample is None:
             continue
         numbers.update({f"mean_{name}": sample.mean, f"max_{name}": sample.max, f"std_{name}": sample.std})
         for percent, value in sample.percentiles.items():
-            if is_thin(sample.num_samples, percent) and not keep_thin:
-                needed = -(-1000 // (100 - percent))
-                refused[f"p{percent}_{name}"] = f"{sample.num_samples} samples; p{percent} needs {needed}"
-            else:
+            if is_thin(sample.num_samples, percent):
+                needed = 100 * LEAST_SAMPLES_BEYOND // (100 - percent)
+                thin[f"p{percent}_{name}"] = f"{sample.num_samples} samples; p{percent} needs {needed}"
+            if keep_thin or not is_thin(sample.num_samples, percent):
                 numbers[f"p{percent}_{name}"] = value
-    return refused
-
-
-def _thin_names(spreads: Mapping[str, Spread | None]) -> tuple[str, ...]:
-    return tuple(
-        f"p{percent}_{name}"
-        for name, sample in spreads.items()
-        if sample is not None
-        for percent in sample.percentiles
-        if is_thin(sample.num_samples, percent)
-    )
+    return thin
 
 
 def _counts_and_rates(result: RunResult, chosen: Bools, met: Mapping[str, Bools]) -> dict[str, float | None]:
@@ -175,20 +164,15 @@ def _prefix_hits(result: RunResult, chosen: Bools) -> float | None:
     return int(result.requests.cached_tokens[admitted].sum()) / prompt if prompt else None
 
 
-def _other_reasons(
-    result: RunResult, numbers: Mapping[str, float | None], spreads: Mapping[str, Spread | None]
+def _reasons(
+    result: RunResult, metrics: Mapping[str, float | None], thin: Mapping[str, str]
 ) -> dict[str, str]:
-    """Why anything else is None."""
-    reasons: dict[str, str] = {}
-    for name in METRICS:
-        time = next((t for t in REQUEST_TIMES if name.endswith(f"_{t}")), None)
-        if numbers.get(name) is not None or (time is not None and spreads.get(time) is not None):
-            continue
-        reasons[name] = _reason(name, result, time)
-    return reasons
+    """Why each metric that is None is None."""
+    return {name: thin.get(name) or _reason(name, result) for name, value in metrics.items() if value is None}
 
 
-def _reason(name: str, result: RunResult, time: str | None) -> str:
+def _reason(name: str, result: RunResult) -> str:
+    time = next((time for time in REQUEST_TIMES if name.endswith(f"_{time}")), None)
     if time == "itl_s" and returned_at_once(result):
         return "tokens are returned all at once"
     if time is not None:
@@ -207,10 +191,8 @@ def _reason(name: str, result: RunResult, time: str | None) -> str:
     return "nothing of the kind happened in the measured time"
 
 
-def _class_summaries(
-    result: RunResult, times: RequestTimes, met: Mapping[str, Bools], keep_thin: bool
-) -> dict[str, ClassSummary]:
-    slos = class_slos(result)
+def _class_summaries(result: RunResult, met: Mapping[str, Bools], keep_thin: bool) -> dict[str, ClassSummary]:
+    slos, times = class_slos(result), request_times(result.requests)
     found: dict[str, ClassSummary] = {}
     for index, name in enumerate(result.class_names):
         chosen = result.requests.is_measured & (result.requests.class_id == index)
@@ -220,10 +202,10 @@ def _class_summaries(
             **_counts_and_rates(result, chosen, own),
             "prefix_hit_fraction": _prefix_hits(result, chosen),
         }
-        refused = _fill_times(numbers, _time_spreads(times, chosen), keep_thin)
+        thin = _fill_times(numbers, _time_spreads(times, chosen), keep_thin)
         found[name] = ClassSummary(
             metrics={metric: numbers.get(metric) for metric in METRICS if metric in numbers},
-            refused={metric: refused[metric] for metric in METRICS if metric in refused},
+            refused={} if keep_thin else {metric: thin[metric] for metric in METRICS if metric in thin},
             meets_slo=_meets_slo(slo, numbers["goodput_fraction"]),
         )
     return found

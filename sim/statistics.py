@@ -107,39 +107,48 @@ def order_statistics(runs: ArithmeticRuns, ranks: Sequence[int]) -> list[int]:
     """The values at ``ranks`` (from 0) of the sorted, written-out sample.
 
     One pass counts the samples in at most 65,536 equal bins, a second sorts those of the few bins
-    that hold a rank; the whole sample is never in memory.
+    that hold a rank. Runs that fit into one bin, or miss all of the few, are not written out.
     """
-    ends = np.concatenate([runs.first, runs.first + (runs.num - 1) * runs.growth])
-    lowest, span = int(ends.min()), int(ends.max() - ends.min())
+    last = runs.first + (runs.num - 1) * runs.growth
+    low, high = np.minimum(runs.first, last), np.maximum(runs.first, last)
+    lowest, span = int(low.min()), int(high.max() - low.min())
     shift = max(0, span.bit_length() - _NUM_BINS_LOG2)
-    counts = np.zeros((span >> shift) + 1, dtype=np.int64)
-    for values, weights in _expanded(runs):
-        counts += np.bincount((values - lowest) >> shift, weights, counts.size).astype(np.int64)
-    upto = np.cumsum(counts)
+    num_bins = (span >> shift) + 1
+    low_bin, high_bin = (low - lowest) >> shift, (high - lowest) >> shift
+    narrow = low_bin == high_bin
+    counts = np.bincount(low_bin[narrow], (runs.num * runs.weight)[narrow], num_bins).astype(np.float64)
+    for values, weights in _expanded(runs, ~narrow):
+        counts += np.bincount((values - lowest) >> shift, weights, num_bins)
+    upto = np.cumsum(counts.astype(np.int64))
     bins = np.searchsorted(upto, np.asarray(ranks), side="right")
-    wanted = np.zeros(counts.size, dtype=np.bool_)
+    wanted = np.zeros(num_bins, dtype=np.bool_)
     wanted[bins] = True
-    found = [(v[hit], w[hit]) for v, w in _expanded(runs) if (hit := wanted[(v - lowest) >> shift]).any()]
-    values, weights = (np.concatenate(part) for part in zip(*found, strict=True))
+    wanted_upto = np.concatenate([[0], np.cumsum(wanted)])
+    touched = wanted_upto[high_bin + 1] > wanted_upto[low_bin]
+    pieces = [
+        (v[hit], w[hit]) for v, w in _expanded(runs, touched) if (hit := wanted[(v - lowest) >> shift]).any()
+    ]
+    values, weights = (np.concatenate(part) for part in zip(*pieces, strict=True))
     order = np.argsort(values, kind="stable")
     values, inside = values[order], np.cumsum(weights[order])
-    # Samples of skipped bins below each rank's bin: all below it, less those that were gathered.
-    gathered = np.concatenate([[0], np.cumsum(np.where(wanted, counts, 0))])[bins]
-    below = upto[bins] - counts[bins] - gathered
-    return [int(values[i]) for i in np.searchsorted(inside, np.asarray(ranks) - below, side="right")]
+    # Samples below a rank's bin that were not gathered.
+    skipped = np.concatenate([[0], np.cumsum(np.where(wanted, 0, counts.astype(np.int64)))])[bins]
+    return [int(values[i]) for i in np.searchsorted(inside, np.asarray(ranks) - skipped, side="right")]
 
 
-def _expanded(runs: ArithmeticRuns) -> Iterator[tuple[Int64, Int64]]:
-    """The runs written out as (values, weights), about a million steps at a time."""
-    upto = np.cumsum(runs.num)
+def _expanded(runs: ArithmeticRuns, chosen: npt.NDArray[np.bool_]) -> Iterator[tuple[Int64, Int64]]:
+    """The chosen runs written out as (values, weights), about a million steps at a time."""
+    columns = (runs.first, runs.growth, runs.num, runs.weight)
+    first, growth, num_steps, weight = (column[chosen] for column in columns)
+    upto = np.cumsum(num_steps)
     begin = 0
     while begin < upto.size:
         done = int(upto[begin - 1]) if begin else 0
         end = max(begin + 1, int(np.searchsorted(upto, done + _CHUNK_STEPS, side="right")))
-        num = runs.num[begin:end]
+        num = num_steps[begin:end]
         step = np.arange(int(num.sum())) - np.repeat(upto[begin:end] - num - done, num)
-        values = np.repeat(runs.first[begin:end], num) + np.repeat(runs.growth[begin:end], num) * step
-        yield values, np.repeat(runs.weight[begin:end], num)
+        values = np.repeat(first[begin:end], num) + np.repeat(growth[begin:end], num) * step
+        yield values, np.repeat(weight[begin:end], num)
         begin = end
 
 
