@@ -12,36 +12,42 @@ import numpy as np
 
 from sim.cost.roofline import Floats, Operator, wave_utilisation
 from sim.hardware import HardwareProfile, Link
-from sim.model import Matrix, ModelShape, kv_bytes_per_token, layer_matrices
+from sim.model import (
+    DTYPE_BYTES,
+    Matrix,
+    ModelShape,
+    bits_per_weight,
+    kv_bytes_per_token,
+    kv_dtype_bytes,
+    layer_matrices,
+    served_dtype,
+    served_quantization,
+)
+from sim.model.shape import Quantization
 from sim.scenario import EngineConfig
 
-DTYPE_BYTES = {"bfloat16": 2.0, "float16": 2.0, "float32": 4.0, "fp8": 1.0, "float8": 1.0, "int8": 1.0}
-WEIGHT_BYTES = {"fp8": 1.0, "int8": 1.0, "int4": 0.5 + 2.5 / 128}  # int4: fp16 scale and 4-bit zero per 128
+# Weights and activations in the same 8-bit type run at its peak; weight-only formats at the activations'.
 QUANTIZED_PEAK = {"fp8": "float8", "int8": "int8"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
-    """Bytes per element and the peak that the linear layers run at."""
+    """Types of activations, weights and KV, and the peaks that they run at."""
 
-    activation_bytes: float
-    weight_bytes: float
-    kv_bytes: float
     dtype: str
-    linear_peak: str
+    quantization: Quantization
+    activation_bytes: int
+    kv_bytes: int
 
 
 def precision_of(model: ModelShape, engine: EngineConfig) -> Precision:
-    """What ``dtype``, ``kv_cache_dtype`` and ``quantization`` come to."""
-    dtype = model.dtype if engine.dtype == "auto" else engine.dtype
-    activation = DTYPE_BYTES[dtype]
-    kv_dtype = dtype if engine.kv_cache_dtype == "auto" else engine.kv_cache_dtype
+    """What ``dtype``, ``kv_cache_dtype`` and ``quantization`` come to for this model."""
+    dtype = served_dtype(model, engine.dtype)
     return Precision(
-        activation_bytes=activation,
-        weight_bytes=WEIGHT_BYTES.get(engine.quantization, activation),
-        kv_bytes=DTYPE_BYTES[kv_dtype],
         dtype=dtype,
-        linear_peak=QUANTIZED_PEAK.get(engine.quantization, dtype),
+        quantization=served_quantization(model, engine.quantization),
+        activation_bytes=DTYPE_BYTES[dtype],
+        kv_bytes=kv_dtype_bytes(model, engine.kv_cache_dtype, engine.dtype),
     )
 
 
@@ -69,9 +75,8 @@ class StepCounter:
 
     def head(self, sequences: Floats) -> list[Operator]:
         """The vocabulary projection of the sequences that sample in the step."""
-        heads = [m for m in layer_matrices(self.model, self.tensor_parallel_size) if m.name == "lm_head"]
-        unquantized = self.precision.activation_bytes
-        return [self._gemm(matrix, sequences, weight_bytes=unquantized, peak=self.precision.dtype) for matrix in heads]
+        matrices = layer_matrices(self.model, self.tensor_parallel_size)
+        return [self._gemm(matrix, sequences) for matrix in matrices if matrix.name == "lm_head"]
 
     def decode_attention(self, sequences: Floats, context_tokens: Floats) -> Operator:
         """One query per sequence against ``context_tokens`` KV entries in all (sum over sequences).
@@ -106,7 +111,7 @@ class StepCounter:
 
     @property
     def _layers(self) -> int:
-        return sum(1 for kind in self.model.layer_types if kind.endswith("attention")) or 1
+        return max(1, self.model.num_attention_layers)
 
     @property
     def _head_width(self) -> float:
@@ -152,24 +157,25 @@ class StepCounter:
             compute_curve="attention_prefill_compute", memory_curve=memory_curve,
         )
 
-    def _gemm(
-        self, matrix: Matrix, tokens: Floats, *, weight_bytes: float | None = None, peak: str | None = None
-    ) -> Operator:
+    def _gemm(self, matrix: Matrix, tokens: Floats) -> Operator:
         """(tokens × k) · (k × n). Experts: those that any token of the step picks are read, E(1 − (1 − k/E)^T)."""
-        share = matrix.experts_per_token / matrix.num_experts
-        experts_hit = matrix.num_experts * (1.0 - (1.0 - share) ** tokens) if matrix.num_experts > 1 else 1.0
+        bits = bits_per_weight(matrix, self.precision.quantization, self.precision.activation_bytes)
+        is_quantized = bits != 8 * self.precision.activation_bytes
+        peak = QUANTIZED_PEAK.get(self.precision.quantization) if is_quantized else None
+        experts = np.ones_like(tokens)
+        if matrix.num_experts > 1:
+            share = matrix.experts_per_token / matrix.num_experts
+            experts = np.maximum(matrix.num_experts * (1.0 - (1.0 - share) ** tokens), 1.0)
         rows = tokens * matrix.experts_per_token
-        weights = matrix.n * matrix.k * (weight_bytes or self.precision.weight_bytes) * experts_hit
+        weights = matrix.n * matrix.k * bits / 8 * experts
         activations = rows * (matrix.n + matrix.k) * self.precision.activation_bytes
-        rows_per_expert = rows / experts_hit if matrix.num_experts > 1 else rows
+        tiles = wave_utilisation(np.ceil(rows / experts), matrix.n * np.round(experts), self.hardware.sm_count)
         return Operator(
             name=matrix.name, count=matrix.layers,
             flops=2.0 * rows * matrix.n * matrix.k,
             hbm_bytes=np.where(tokens > 0, weights + activations, 0.0),
-            peak=peak or self.precision.linear_peak,
-            utilisation=wave_utilisation(
-                np.ceil(rows_per_expert), matrix.n * max(1, round(float(np.max(experts_hit)))), self.hardware.sm_count
-            ),
+            peak=peak or self.precision.dtype,
+            utilisation=tiles,
         )
 
     def _elementwise(self, tokens: Floats) -> Operator:

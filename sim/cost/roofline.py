@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from sim.hardware import EfficiencyCurve, HardwareProfile, Link
+from sim.hardware import HardwareProfile, Link, curve_fractions
 
 Floats = npt.NDArray[np.float64]
 Bound = Literal["compute", "memory", "link", "launch"]
@@ -73,16 +73,10 @@ def fractions(hardware: HardwareProfile, curve_name: str, sizes: Floats) -> Floa
     curve = hardware.efficiency.get(curve_name)
     if curve is None:
         return np.ones_like(sizes)
-    return interpolate(curve, sizes)
+    return curve_fractions(curve, sizes)
 
 
-def interpolate(curve: EfficiencyCurve, sizes: Floats) -> Floats:
-    """Linear in the logarithm of the size; the nearest point's fraction outside the range."""
-    xs, ys = zip(*curve.points, strict=True)
-    return np.interp(np.log(np.maximum(sizes, 1.0)), np.log(xs), ys)
-
-
-def wave_utilisation(rows: Floats, columns: int, sm_count: int) -> Floats:
+def wave_utilisation(rows: Floats, columns: Floats | int, sm_count: int) -> Floats:
     """Share of the SMs' time that useful output tiles fill, for the best of a few tilings.
 
     A GEMM's output is cut into tiles, one per SM and wave; the last wave is partly empty, and so are

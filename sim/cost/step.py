@@ -49,6 +49,7 @@ class StepPrice(Protocol):
 class DecodeCurve:
     """Decode attention for one number of sequences: value and slope from each breakpoint on."""
 
+    constant_ps: int  # the step without attention
     values_ps: list[int]
     slopes_ps: list[int]
 
@@ -69,7 +70,6 @@ class CompiledPrice:
         self._linear: list[int] = []
         self._head: list[int] = []
         self._curves: dict[int, DecodeCurve] = {}
-        self._constants: dict[int, int] = {}
         self._chunks: dict[tuple[int, int], int] = {}
         self._fresh_chunks: list[int] = []
 
@@ -77,33 +77,33 @@ class CompiledPrice:
         """One step; see ``StepPrice``."""
         tokens, sampling = num_decode, num_decode
         time_ps = 0
+        fresh = self._fresh_chunks
         for chunk in chunks:
             queries, cached = chunk[0], chunk[1]
             tokens += queries
             sampling += chunk[2]
-            time_ps += self.chunk_ps(queries, cached)
-        time_ps += self.linear_ps(tokens) + self.head_ps(sampling) + self._step_ps
-        time_ps += self._sequence_ps * (num_decode + len(chunks))
+            time_ps += fresh[queries] if cached == 0 and queries < len(fresh) else self.chunk_ps(queries, cached)
+        time_ps += self._linear[tokens] if tokens < len(self._linear) else self.linear_ps(tokens)
+        time_ps += self._head[sampling] if sampling < len(self._head) else self.head_ps(sampling)
         if num_decode:
-            time_ps += self.decode_attention_ps(num_decode, context_tokens)
-        return time_ps
+            curve = self._curves.get(num_decode) or self._curve(num_decode)
+            piece = bisect_right(self._grid, context_tokens) - 1
+            time_ps += curve.values_ps[piece] + curve.slopes_ps[piece] * (context_tokens - self._grid[piece])
+        return time_ps + self._step_ps + self._sequence_ps * (num_decode + len(chunks))
 
     def decode_run(self, num_decode: int, context_tokens: int) -> tuple[int, int, int]:
         """Pure decode; see ``StepPrice``."""
-        constant = self._constants.get(num_decode) or self.constant_ps(num_decode)
         curve = self._curves.get(num_decode) or self._curve(num_decode)
         grid = self._grid
         piece = bisect_right(grid, context_tokens) - 1
         slope = curve.slopes_ps[piece]
-        first = constant + curve.values_ps[piece] + slope * (context_tokens - grid[piece])
+        first = curve.constant_ps + curve.values_ps[piece] + slope * (context_tokens - grid[piece])
         return first, slope * num_decode, -((context_tokens - grid[piece + 1]) // num_decode)
 
     def constant_ps(self, num_decode: int) -> int:
         """A pure decode step without its attention."""
         constant = self.linear_ps(num_decode) + self.head_ps(num_decode) + self._step_ps
-        constant += self._sequence_ps * num_decode
-        self._constants[num_decode] = constant
-        return constant
+        return constant + self._sequence_ps * num_decode
 
     @property
     def overheads_ps(self) -> tuple[int, int]:
@@ -167,7 +167,7 @@ class CompiledPrice:
         slopes = [
             max(0, (values[i + 1] - values[i]) // (grid[i + 1] - grid[i])) for i in range(len(grid) - 1)
         ]
-        curve = DecodeCurve(values, slopes)
+        curve = DecodeCurve(self.constant_ps(num_decode), values, slopes)
         self._curves[num_decode] = curve
         return curve
 

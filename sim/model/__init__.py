@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sim.model.bytes import (
     DTYPE_BYTES,
+    bits_per_weight,
     kv_bytes_for_request,
     kv_bytes_per_token,
     kv_dtype_bytes,
@@ -29,6 +30,7 @@ __all__ = [
     "MlaShape",
     "ModelShape",
     "MoeShape",
+    "bits_per_weight",
     "check_tensor_parallel_size",
     "kv_bytes_for_request",
     "kv_bytes_per_token",

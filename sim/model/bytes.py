@@ -85,11 +85,12 @@ def weight_bytes(
         if matrix.name == "lm_head" and m.tie_word_embeddings:
             continue
         weights = matrix.n * matrix.k * matrix.layers * matrix.num_experts
-        total += round(weights * _bits(matrix, held, width) / 8)
+        total += round(weights * bits_per_weight(matrix, held, width) / 8)
     return total
 
 
-def _bits(matrix: Matrix, quantization: Quantization, dtype_bytes: int) -> float:
+def bits_per_weight(matrix: Matrix, quantization: Quantization, dtype_bytes: int) -> float:
+    """Bits that one weight of ``matrix`` takes: lm_head and router are never quantised, mxfp4 only experts."""
     whole = matrix.name in ("lm_head", "router") or (quantization == "mxfp4" and matrix.num_experts == 1)
     return 8.0 * dtype_bytes if quantization == "none" or whole else BITS_PER_WEIGHT[quantization]
 

@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
 
-from simpy import Environment
-from simpy.events import NORMAL, Event
+from simpy.events import Event
 
 from sim.cost.step import ServiceTimePrice, StepPrice
+from sim.serving.clock import Clock
 from sim.serving.kv.contiguous import ContiguousKV
 from sim.serving.kv.paged import PagedKV
 from sim.serving.limits import Limits
@@ -24,7 +24,7 @@ class EngineBase:
 
     def __init__(
         self,
-        env: Environment,
+        env: Clock,
         index: int,
         *,
         feed: Feed,
@@ -48,8 +48,7 @@ class EngineBase:
         self.on_window = self.begin_window
         self.deadlines: list[tuple[int, int, Sequence]] = []
         self.admissions = 0
-        self.pending: Event | None = None
-        self.priority = NORMAL + index
+        self.pending: Event | None = None  # the one event that the engine waits for
         self.service = price if isinstance(price, ServiceTimePrice) else None
 
     def start(self) -> None:
@@ -67,20 +66,12 @@ class EngineBase:
         self.window_is_due = True
 
     def _wake_at(self, time_ps: int) -> None:
-        self._after(time_ps - self.env.now, self._on_wake)
-
-    def _after(self, delay_ps: int, callback: Callable[[Event], None]) -> None:
-        """The engine's one pending event. Replicas at the same instant act in the order of their index."""
-        event = Event(self.env)
-        event._ok, event._value = True, None
-        event.callbacks = [callback]
-        self.env.schedule(event, self.priority, delay_ps)
-        self.pending = event
+        self.pending = self.env.after(time_ps - self.env.now_ps, self._on_wake, self.index)
 
     def _on_wake(self, event: Event) -> None:
         if event is self.pending:
             self.pending = None
-            self._decide(self.env.now)
+            self._decide(self.env.now_ps)
 
     def _decide(self, now: int) -> None:
         raise NotImplementedError

@@ -9,7 +9,7 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import Any
 
-from simpy.events import Event, Timeout
+from simpy.events import Event
 
 from sim.records import FINISHED
 from sim.serving.engine import Chunk
@@ -98,8 +98,7 @@ class HotPathEngine(SkippingEngine):
             0, now, steps, first, growth, count, context if count else 0, len(chunks), prefill_tokens, num_running,
             len(waiting), 0, held, held + self.unfilled, (pool.total - pool.free) * self.period, 0,
         )
-        self.pending = event = Timeout(self.env, end - now)
-        event.callbacks.append(self.on_step_end)
+        self.env.after(end - now, self.on_step_end)
 
     def _take_chunks(self, budget: int, now: int) -> list[Chunk]:
         chunks: list[Chunk] = []

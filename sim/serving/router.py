@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
-from simpy import Environment
-from simpy.events import URGENT, Event
+from simpy.events import Event
 
+from sim.serving.clock import Clock
 from sim.serving.engine import EngineBase
 from sim.serving.recorder import Recorder
 from sim.serving.sequence import NEVER, Sequence, Source
@@ -36,7 +36,7 @@ class RouterFeed:
 class Router:
     """Routes every request at its arrival. Engines at the same instant come after it (SimPy priority)."""
 
-    def __init__(self, env: Environment, source: Source, recorder: Recorder, routing: str) -> None:
+    def __init__(self, env: Clock, source: Source, recorder: Recorder, routing: str) -> None:
         self.env, self.source, self.recorder, self.routing = env, source, recorder, routing
         self.engines: Seq[EngineBase] = ()
         self._next = 0
@@ -58,16 +58,10 @@ class Router:
         time_ps = self.source.next_ps
         if time_ps < self._scheduled_ps:
             self._scheduled_ps = time_ps
-            self._at(time_ps, self._on_arrival)
-
-    def _at(self, time_ps: int, callback: object) -> None:
-        event = Event(self.env)
-        event._ok, event._value = True, None
-        event.callbacks.append(callback)
-        self.env.schedule(event, URGENT, max(0, time_ps - self.env.now))
+            self.env.arrival(time_ps, self._on_arrival)
 
     def _on_arrival(self, event: Event) -> None:
-        now = self.env.now
+        now = self.env.now_ps
         self._scheduled_ps = NEVER
         while self.source.next_ps <= now:
             self._route(self.source.take())
@@ -93,7 +87,7 @@ class Router:
         if sequence.is_ended:
             return
         if sequence.deadline_ps < NEVER:
-            self._at(sequence.deadline_ps, lambda event: self._expire(sequence))
+            self.env.arrival(sequence.deadline_ps, lambda event: self._expire(sequence))
         for engine in self.engines:
             engine.poke(was_open=True)
 
@@ -107,7 +101,7 @@ class Router:
         if not sequence.is_ended and sequence.order < 0 and sequence in self._shared:
             self._shared.remove(sequence)
             self.recorder.abort(sequence, sequence.generated)
-            self.source.on_end(sequence, self.env.now)
+            self.source.on_end(sequence, self.env.now_ps)
             self.schedule()
 
     def _begin_window(self) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from simpy import Environment
 
 from sim.cost.memory import memory_plan
 from sim.cost.split import split_by_operator
@@ -20,6 +19,7 @@ from sim.rng import stream
 from sim.scenario import Scenario
 from sim.serving.batching import BATCHING
 from sim.serving.batching.plan import Policy
+from sim.serving.clock import Clock
 from sim.serving.engine import EngineBase
 from sim.serving.hot_path import HotPathEngine
 from sim.serving.kv.contiguous import ContiguousKV
@@ -49,7 +49,7 @@ class Run:
 
 def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
     """Runs the scenario's replicas over the requests of ``table`` until nothing is left to do."""
-    env = Environment(initial_time=0)
+    env = Clock()
     recorder = Recorder(table)
     source = Source(table)
     price = price_of(scenario, table, run.seed)
@@ -72,7 +72,7 @@ def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
     env.run()
     check_all_free(engines)
     return result_of(scenario, run, recorder, engines, price, [
-        block_map.block_map(pools[0].capacity_tokens, scenario.engine.block_size, int(env.now)) for block_map in block_maps
+        block_map.block_map(pools[0].capacity_tokens, scenario.engine.block_size, env.now_ps) for block_map in block_maps
     ])
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from math import isqrt
 from typing import Any
 
-from simpy.events import Event, Timeout
+from simpy.events import Event
 
 from sim.serving.engine import Chunk
 from sim.serving.recorder import pack_segment
@@ -34,7 +34,7 @@ class SkippingEngine(SkippingState):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.started_ps = self.end_ps = 0
+        self.end_ps = 0
         self.jump = (0, 0, 0)  # steps, first, growth; no steps: idle, or holding for a fuller batch
         self.levels = (0, 0, 0, 0)
         self.priced = (0, 0)  # sequences and context that the decode part was priced at
@@ -43,7 +43,7 @@ class SkippingEngine(SkippingState):
     def poke(self, was_open: bool) -> None:
         """See ``EngineBase``: starts an idle engine, cuts a jump at the next step's end."""
         if self.pending is None or self.jump[0] == 0:
-            self._wake_at(self.env.now)
+            self._wake_at(self.env.now_ps)
         elif was_open:
             self._cut()
 
@@ -57,7 +57,7 @@ class SkippingEngine(SkippingState):
         """Ends the jump with the step that is under way."""
         steps, first, growth = self.jump
         if steps > 1:
-            cut = steps_until(first, growth, self.env.now - self.started_ps, steps)
+            cut = steps_until(first, growth, self.env.now_ps - self.started_ps, steps)
             if cut < steps:
                 self._schedule(cut, first, growth)
 
@@ -174,11 +174,7 @@ class SkippingEngine(SkippingState):
     def _schedule(self, steps: int, first: int, growth: int) -> None:
         self.jump = (steps, first, growth)
         self.end_ps = end = self.started_ps + steps * first + growth * (steps * (steps - 1) // 2)
-        if self.index:
-            self._after(end - self.env.now, self._on_step_end)
-        else:  # the same with priority NORMAL, in one call
-            self.pending = event = Timeout(self.env, end - self.env._now)
-            event.callbacks.append(self.on_step_end)
+        self.pending = self.env.after(end - self.env.now_ps, self.on_step_end, self.index)
 
     def _on_step_end(self, event: Event) -> None:
         if event is not self.pending:

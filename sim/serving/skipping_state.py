@@ -19,6 +19,7 @@ class SkippingState(EngineBase):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.step = 0
+        self.started_ps = 0
         self.num_decode = 0
         self.context = 0
         self.extra_held = 0  # tokens of sequences that do not decode: half-done prompts, members kept to the end

@@ -37,7 +37,7 @@ class SteppedEngine(EngineBase):
     def poke(self, was_open: bool) -> None:
         """See ``EngineBase``."""
         if not self.is_stepping:
-            self._wake_at(self.env.now)
+            self._wake_at(self.env.now_ps)
 
     def _decide(self, now: int) -> None:
         self.is_stepping = False
@@ -114,12 +114,12 @@ class SteppedEngine(EngineBase):
         held = sum(sequence.computed for sequence in residents) + len(plan.decode)
         unfilled = sum(max(0, sequence.target - sequence.computed) for sequence in self.running)
         self.levels = levels_of(self.kv, held, unfilled, self.is_blocked)
-        self._after(self.step_time_ps, self._on_step_end)
+        self.pending = self.env.after(self.step_time_ps, self._on_step_end, self.index)
         self.is_stepping = True
 
     def _on_step_end(self, event: Event) -> None:
         self.num_events += 1
-        now = self.env.now
+        now = self.env.now_ps
         live = len(self.plan.decode) if self.limits.uses_kv_cache else 0
         self.recorder.segments += pack_segment(
             self.index, self.started_ps, 1, self.step_time_ps, 0, live, self.decode[1], len(self.chunks),
