@@ -268,10 +268,9 @@ def format_s(seconds: float) -> str:
         return f"{seconds:g} s"
     if size >= 7200:
         return f"{seconds / 3600:.3g} h"
-    for name, factor in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)):
-        if size >= factor * 0.9995 or name == "ns":
-            return f"{_three_digits(seconds / factor)} {name}"
-    raise AssertionError("unreachable")
+    scales = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
+    name, factor = next((scale for scale in scales if size >= scale[1] * 0.9995), ("ns", 1e-9))
+    return f"{_three_digits(seconds / factor)} {name}"
 
 
 def _three_digits(number: float) -> str:

@@ -240,14 +240,10 @@ def test_checks_between_fields_tell_both_numbers(load: Load, text: str, path: st
 
 def test_a_policy_file_is_looked_into_but_not_run(load: Load, tmp_path: Path) -> None:
     text = changed("batching: continuous", "batching: mine.py:plan")
-    (tmp_path / "mine.py").write_text("raise SystemExit('was run')\n\ndef plan(): ...\n")
+    policy = tmp_path / "mine.py"
+    policy.write_text("raise SystemExit('was run')\n\ndef plan(): ...\n")
     assert load(text).base.engine.batching == "mine.py:plan"
-    assert "no function plan" in str(
-        refusal(load, text, overrides=()) if _write(tmp_path, "def pln(): ...") else ""
-    )
-    _write(tmp_path, "def plan(:")
+    policy.write_text("def pln(): ...")
+    assert "no function plan; did you mean pln?" in str(refusal(load, text))
+    policy.write_text("def plan(:")
     assert "cannot be read as Python" in str(refusal(load, text))
-
-
-def _write(folder: Path, text: str) -> bool:
-    return bool((folder / "mine.py").write_text(text))
