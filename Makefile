@@ -33,8 +33,9 @@ format: $(VENV)/.dev  ## let ruff mend what it can
 check: $(VENV)/.core  ## every shipped scenario, profile and model
 	$(BIN)/gpuyard check scenarios hardware_profiles sim/_data/models
 
-gallery: $(VENV)/.core  ## rebuild reports/ for every scenario
+gallery: $(VENV)/.core  ## rebuild reports/ for every scenario, and the outputs in README.md
 	$(BIN)/python -m tools.gallery build --jobs $(JOBS)
+	$(BIN)/python -m tools.readme
 
 check-gallery: $(VENV)/.core  ## does the code still give the committed reports/*/summary.json?
 	$(BIN)/python -m tools.gallery check --jobs $(JOBS)
