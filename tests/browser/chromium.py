@@ -155,5 +155,9 @@ def browser(binary: str, profile: Path) -> Iterator[Page]:
     finally:
         os.close(we_write)
         os.close(we_read)
-        process.terminate()
-        process.wait(timeout=20)
+        # A closed pipe ends Chromium, which then removes its own children.
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

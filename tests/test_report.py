@@ -1,0 +1,444 @@
+"""The report: its numbers against slow second computations, its page against what browsers demand."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import dataclasses
+import hashlib
+import html
+import io
+import json
+import re
+import time
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from fake_results import fake_result, preemption_columns, scenario, three_requests
+from hypothesis import given
+from hypothesis import strategies as st
+from toy_runs import toy_file, toy_results, toy_scenario
+
+from sim.comparison import compare
+from sim.metrics import summarize
+from sim.records import BlockMap, RunResult
+from sim.report.blocks import Code
+from sim.report.content import build_report, report_pictures
+from sim.report.figures import INKS, digits, lanes, percent
+from sim.report.figures_block_map import FREE, View, held_fraction, raster, view_of
+from sim.report.figures_kv import kv_fractions
+from sim.report.figures_latency import MAX_QUANTILES, cdf_picture
+from sim.report.figures_load import LEVELS, load_over_time, load_pictures, segment_ends_ps
+from sim.report.figures_steps import operator_s_per_1000_tokens
+from sim.report.html import render_html, render_index
+from sim.report.limits import NOT_MODELLED
+from sim.report.markdown import render_markdown
+from sim.report.question import profile_hash
+from sim.report.trust import kind_of
+from sim.run import Answer
+from sim.scenario import ScenarioFile
+
+EVIL = "<script>window.owned = 1</script> & \"quotes\" 'too' | ` * `"
+
+
+def answer_of(file: ScenarioFile, results: dict[str, list[RunResult]]) -> Answer:
+    """The answer that ``run_scenario`` would have made of these runs."""
+    summaries = {name: [summarize(run) for run in runs] for name, runs in results.items()}
+    return Answer(
+        file=file, results=results, summaries=summaries, comparison=compare(summaries, file.reference)
+    )
+
+
+def named_file(**changes: Any) -> ScenarioFile:
+    """The toy file, with its hardware and model given by name."""
+    file = toy_file(toy_scenario(**changes))
+    return dataclasses.replace(file, raw={"hardware": "toy-gpu", "model": "toy-model"})
+
+
+def toy_answer(**changes: Any) -> Answer:
+    """Static against continuous on the toy engine."""
+    file = named_file(**changes)
+    return answer_of(file, toy_results(file))
+
+
+@pytest.fixture(scope="module")
+def answer() -> Answer:
+    return toy_answer()
+
+
+@pytest.fixture(scope="module")
+def page(answer: Answer) -> str:
+    return render_html(answer)
+
+
+def shown_text(text: str) -> str:
+    """What a reader sees of HTML: no scripts, no tags."""
+    bare = re.sub(r"<(script|style)\b.*?</\1>", " ", text, flags=re.S)
+    return html.unescape(re.sub(r"<[^>]+>", "", bare.replace("<wbr>", "")))
+
+
+# The numbers behind the pictures
+
+
+def test_load_is_the_time_weighted_mean_by_hand() -> None:
+    # Two sequences for 4 steps of 1 s, then idle for 4 s. KV: 10 tokens at first, two more after each
+    # step, taken from the 6 that are reserved: on average 13 and 3.
+    run = fake_result(
+        [{"finish": 4.0, "first": 1.0}],
+        [
+            {
+                "start": 0.0, "steps": 4, "first": 1.0, "decode": 2, "running": 2, "waiting": 5,
+                "kv": (10, 6, 1, 0),
+            },
+            {"start": 8.0, "steps": 1, "first": 0.0, "running": 1},
+        ],
+        kv_budget_tokens=50,
+    )  # fmt: skip
+    load = load_over_time(run, bins=2)
+    assert load.capacity_tokens == 50
+    assert load.time_s.tolist() == [2.0, 6.0]
+    assert {name: load.levels[name].tolist() for name in LEVELS} == {
+        "running": [2, 0], "waiting": [5, 0], "tokens": [13, 0], "reserved": [3, 0], "internal": [1, 0],
+        "external": [0, 0],
+    }  # fmt: skip
+
+
+PIECES = st.tuples(st.integers(0, 3), st.integers(1, 5), st.integers(0, 40), st.integers(0, 1))
+
+
+@given(st.lists(PIECES, min_size=1, max_size=12), st.integers(1, 9))
+def test_binning_loses_no_time(pieces: list[tuple[int, int, int, int]], bins: int) -> None:
+    """Mean times width, summed over bins, is the sum of level times duration, whatever the bins."""
+    now, rows = [0, 0], []
+    for idle, length, running, replica in pieces:
+        now[replica] += idle
+        rows.append({"start": now[replica], "first": length, "running": running, "replica": replica})
+        now[replica] += length
+    load = load_over_time(fake_result([{}], rows), bins=bins)
+    expected = sum(row["first"] * row["running"] for row in rows)
+    assert float(load.levels["running"].sum()) * load.width_s == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_load_agrees_with_the_engines_own_kv_integral(answer: Answer) -> None:
+    for runs in answer.results.values():
+        load = load_over_time(runs[0])
+        for kind, total in runs[0].kv_time_tokens_ps.items():
+            mine = float(load.levels[kind].sum()) * load.width_s * 1e12
+            # The toy counts no token between two steps, so both integrals are the same sum.
+            assert mine == pytest.approx(total, rel=1e-6)
+
+
+def test_growing_steps_end_where_their_sum_says() -> None:
+    run = fake_result([{}], [{"start": 1.0, "steps": 4, "first": 1.0, "growth": 0.5}])
+    assert segment_ends_ps(run.segments).tolist() == [round((1 + 1 + 1.5 + 2 + 2.5) * 1e12)]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 19), st.integers(1, 12), st.integers(0, 19), st.integers(1, 15), st.integers(0, 99)
+        ),
+        max_size=8,
+    )
+)
+def test_raster_is_what_asking_every_cell_gives(rectangles: list[tuple[int, ...]]) -> None:
+    columns = np.array(rectangles, dtype=np.int64).reshape(-1, 5).T
+    block_map = BlockMap(
+        capacity_tokens=20, block_size=1, replica=0, address_tokens=columns[0], size_tokens=columns[1],
+        start_ps=columns[2], end_ps=columns[2] + columns[3], request=columns[4], is_truncated=False,
+    )  # fmt: skip
+    grid = raster(block_map, View(start_ps=2, end_ps=22, top_tokens=20), (40, 40))
+    for row in range(40):
+        for column in range(40):
+            address, moment = (row + 0.5) / 2, 2 + (column + 0.5) / 2
+            owners = [
+                request
+                for at, size, start, lasts, request in rectangles
+                if at <= address < at + size and start <= moment < start + lasts
+            ]
+            assert grid[row, column] == (owners[-1] if owners else FREE)
+
+
+def test_block_map_leaves_out_what_is_never_used() -> None:
+    one = np.array([0], dtype=np.int64)
+    block_map = BlockMap(
+        capacity_tokens=1000, block_size=10, replica=0, address_tokens=one, size_tokens=one + 100,
+        start_ps=one, end_ps=one + 1000, request=one, is_truncated=False,
+    )  # fmt: skip
+    view = view_of(block_map)
+    assert (view.start_ps, view.end_ps, view.top_tokens) == (0, 1000, 110)
+    assert held_fraction(block_map, view) == pytest.approx(0.1)
+
+
+def test_cdf_is_the_distribution(answer: Answer) -> None:
+    picture = cdf_picture(answer.results, lanes(answer.comparison.variants), "ttft_s", 0.5)
+    assert picture is not None
+    for trace, name in zip(picture.traces, answer.comparison.variants, strict=True):
+        assert len(trace["x"]) <= MAX_QUANTILES + 1
+        rows = [run.requests for run in answer.results[name]]
+        ttft = np.concatenate([(r.first_token_ps - r.arrival_ps)[r.is_measured] / 1e12 for r in rows])
+        for x, share in list(zip(trace["x"], trace["y"], strict=True))[1:-1]:
+            below, within = (np.count_nonzero(ttft <= x + slack) / ttft.size for slack in (-1e-8, 1e-8))
+            assert below - 1.01 / ttft.size <= share <= within + 1.01 / ttft.size
+    assert "within the SLO" in picture.reading
+
+
+def test_kv_shares_of_three_requests() -> None:
+    # 64 token-steps held and 32 lost, of 4 steps times a budget of 100.
+    shares = kv_fractions(three_requests())
+    assert shares == pytest.approx(
+        {"tokens": 0.16, "reserved": 0, "internal": 0.08, "external": 0, "free": 0.76}
+    )
+
+
+def test_operator_time_is_per_thousand_tokens() -> None:
+    runs = [
+        three_requests(operator_s={"mlp": 0.3, "attention": 0.1}),
+        three_requests(operator_s={"mlp": 0.3}),
+    ]
+    spent = operator_s_per_1000_tokens(runs)  # six tokens each
+    assert spent == pytest.approx({"mlp": 50.0, "attention": 1000 * 0.1 / 12})
+
+
+def test_no_kv_pictures_for_a_queue(answer: Answer) -> None:
+    from sim.scenario import Distribution, EngineConfig
+
+    service = Distribution(distribution="exponential", mean=1.0)
+    queue = scenario(engine=EngineConfig(service_time=service))
+    runs = {"base": [three_requests(scenario=queue, kv_budget_tokens=10**13)]}
+    (picture,) = load_pictures(runs, lanes(["base"]))
+    assert "yaxis2" not in picture.layout
+    assert "KV" not in picture.reading
+
+
+# What the report says
+
+
+def test_sections_stand_in_order(answer: Answer) -> None:
+    titles = [section.title for section in build_report(answer).sections]
+    assert titles == [
+        "The question as understood", "Decision table", "Why", "How far to trust this",
+        "What is not modelled", "Reproduce",
+    ]  # fmt: skip
+
+
+def test_page_says_what_was_asked_and_what_came_out(answer: Answer, page: str) -> None:
+    text = shown_text(page)
+    expected = (
+        answer.file.base.question,
+        "continuous",
+        "engine.batching: static, engine.kv_allocator: contiguous (reference)",
+        "toy-gpu",
+        profile_hash(answer.file.base.hardware),
+        "ttft_s within 500 ms, tpot_s within 50.0 ms",
+        "120 requests",
+        "✓ met",
+        "✗ missed",
+        "gpuyard run scenarios/toy.yaml",
+        *NOT_MODELLED,
+    )
+    for words in expected:
+        assert words in text, words
+    for variant in answer.comparison.variants:
+        assert f"{variant}: {answer.comparison.verdicts(variant)}" in text
+
+
+def test_refused_percentiles_say_why(page: str) -> None:
+    # 115 measured requests carry no p99.
+    text = shown_text(page)
+    row = text[text.index("p99_ttft_s") :][:80]
+    assert "refused" in row
+    assert "115 samples; p99 needs 1000" in text
+
+
+def test_ratios_are_those_of_the_comparison(answer: Answer, page: str) -> None:
+    cell = answer.comparison.cells["continuous"]["requests_per_s"]
+    assert cell.ratio is not None and cell.ratio.low is not None and cell.ratio.high is not None
+    shown = f"{digits(cell.ratio.estimate)} × ({digits(cell.ratio.low)} to {digits(cell.ratio.high)})"
+    assert shown in shown_text(page)
+
+
+def test_preemptions_are_summed_up(answer: Answer) -> None:
+    runs = dict(answer.results)
+    ledger = preemption_columns([(1.0, 7, 0, 100), (2.0, 7, 0, 50), (3.0, 9, 0, 1)])
+    runs["continuous"] = [dataclasses.replace(run, preemptions=ledger) for run in runs["continuous"]]
+    report = build_report(answer_of(answer.file, {name: list(found) for name, found in runs.items()}))
+    (section,) = [section for section in report.sections if section.title == "Preemptions"]
+    row = [cell.text for cell in section.blocks[0].rows[1]]  # type: ignore[union-attr]
+    assert row[:4] == ["continuous", "6", "4", "302"]
+    assert row[5:] == ["1.00 s", "request 7: 2, request 9: 1"]
+
+
+def test_reproduce_repeats_overrides_and_trace() -> None:
+    file = dataclasses.replace(named_file(), overrides=("engine.max_num_seqs=8",))
+    report = build_report(answer_of(file, toy_results(file)))
+    code = report.sections[-1].blocks[0]
+    assert isinstance(code, Code)
+    assert code.text == "gpuyard run scenarios/toy.yaml --set engine.max_num_seqs=8"
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("NVIDIA H100 datasheet, dense", "datasheet"),
+        ("measured, borrowed from h100-pcie-80gb", "borrowed"),
+        ("fitted; median error 5%", "fitted"),
+        ("somebody's price list", "cited"),
+    ],
+)
+def test_kind_of_source(source: str, kind: str) -> None:
+    assert kind_of(source) == kind
+
+
+def test_profile_hash_sees_every_number(answer: Answer) -> None:
+    device = answer.file.base.hardware
+    assert profile_hash(device) == profile_hash(dataclasses.replace(device))
+    assert profile_hash(device) != profile_hash(dataclasses.replace(device, hbm_bytes_per_s=1.01e12))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0, "0 %"),
+        (1.0, "100 %"),
+        (0.0001, "< 0.1 %"),
+        (0.96341, "96 %"),
+        (0.0123, "1.23 %"),
+        (0.9999, "100 %"),
+    ],
+)
+def test_percent(value: float, shown: str) -> None:
+    assert percent(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1234567, "1,234,567"), (0.000123, "0.000123"), (2.306, "2.31"), (100.0, "100")]
+)
+def test_digits(value: float, shown: str) -> None:
+    assert digits(value) == shown
+
+
+# The page as a file
+
+
+def test_page_is_one_file_and_reaches_for_nothing(page: str) -> None:
+    outside = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+    assert not re.search(r'(?:src|href)=(?!"data:)', outside)
+    assert "url(" not in outside and "@import" not in outside
+    assert page.count("plotly.js v") == 1
+
+
+def test_only_our_scripts_may_run(page: str) -> None:
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy is not None and policy[1].startswith("default-src 'none'")
+    assert "script-src 'unsafe" not in policy[1] and "connect-src" not in policy[1]
+    scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.S)
+    assert len(scripts) == 2
+    for script in scripts:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy[1]
+
+
+def test_every_colour_is_known_in_both_schemes(page: str) -> None:
+    content = json.loads(re.search(r'id="pictures">(.*?)</script>', page, flags=re.S)[1])  # type: ignore[index]
+    assert INKS["light"].keys() == INKS["dark"].keys()
+    used = set(re.findall(r'"@([a-z0-9]+)"', json.dumps(content["pictures"])))
+    assert used and used <= INKS["light"].keys()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_lines_and_text_stand_out(scheme: str) -> None:
+    """WCAG 2.2: 3:1 for graphics, 4.5:1 for text."""
+
+    def luminance(color: str) -> float:
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    inks = INKS[scheme]
+    for name, least in [("text", 4.5), ("muted", 4.5), ("limit", 3.0), *((f"v{i}", 3.0) for i in range(8))]:
+        low, high = sorted([luminance(inks["paper"]), luminance(inks[name])])
+        assert (high + 0.05) / (low + 0.05) >= least, name
+
+
+def test_every_picture_carries_its_numbers(answer: Answer, page: str) -> None:
+    pictures = report_pictures(answer)
+    links = dict(re.findall(r'download="(\w+)\.csv" href="data:text/csv;charset=utf-8,([^"]*)"', page))
+    assert list(links) == [picture.key for picture in pictures]
+    for picture in pictures:
+        header, *rows = csv.reader(io.StringIO(unquote(html.unescape(links[picture.key]))))
+        assert tuple(header) == picture.header
+        assert len(rows) == len(picture.rows) > 0
+        assert [str(value) for value in picture.rows[0]] == rows[0]
+
+
+def test_no_text_of_the_user_becomes_markup() -> None:
+    file = named_file(question=EVIL)
+    variants = tuple(dataclasses.replace(v, name=f"{EVIL}{i}") for i, v in enumerate(file.variants))
+    file = dataclasses.replace(
+        file,
+        variants=variants,
+        reference=variants[0].name,
+        base=dataclasses.replace(file.base, thresholds=()),
+    )
+    results = {
+        variant.name: [
+            dataclasses.replace(run, variant=variant.name, scenario=file.base)
+            for run in toy_results(toy_file(file.base))[name]
+        ]
+        for variant, name in zip(variants, ("static", "continuous"), strict=True)
+    }
+    nasty = answer_of(file, results)
+    page = render_html(nasty)
+    assert "<script>window.owned" not in page
+    assert "window.owned" in shown_text(page)
+    assert page.count("<script") == 3
+    markdown = render_markdown(nasty)
+    assert "<script>" not in re.sub(r"^(`{3,})text\n.*?^\1$", "", markdown, flags=re.S | re.M)
+
+
+def test_same_answer_same_page(answer: Answer, page: str) -> None:
+    assert render_html(toy_answer()) == page
+
+
+def test_rendering_two_variants_five_seeds_takes_no_time() -> None:
+    file = named_file(seeds=(1, 2, 3, 4, 5))
+    big = toy_results(named_file(seeds=(1,)), num_requests=2000)
+    results = {
+        name: [dataclasses.replace(runs[0], seed=seed) for seed in range(1, 6)] for name, runs in big.items()
+    }
+    answer = answer_of(file, results)
+    render_html(toy_answer())  # imports
+    start = time.perf_counter()
+    render_html(answer)
+    assert time.perf_counter() - start < 3
+
+
+def test_index_links_every_report() -> None:
+    page = render_index([{"path": "a b/report.html", "name": "a", "question": EVIL, "answer": "2 ×"}])
+    assert 'href="a b/report.html"' in page
+    assert "<script" not in page
+    assert EVIL in shown_text(page)
+
+
+# The Markdown twin
+
+
+def test_markdown_has_the_same_sections(answer: Answer) -> None:
+    markdown = render_markdown(answer)
+    report = build_report(answer)
+    assert re.findall(r"^## (.*)$", markdown, flags=re.M) == [section.title for section in report.sections]
+    assert report.answer.split(":")[0] in markdown
+    for picture in report_pictures(answer):
+        assert picture.sketch.split("\n")[0] in markdown
+
+
+def test_markdown_tables_are_rectangular(answer: Answer) -> None:
+    fences = re.sub(r"^(`{3,})text\n.*?^\1$", "", render_markdown(answer), flags=re.S | re.M)
+    tables = re.findall(r"(?:^\|.*\n)+", fences, flags=re.M)
+    assert len(tables) >= 3
+    for table in tables:
+        widths = {len(re.split(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(widths) == 1, table
