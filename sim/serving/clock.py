@@ -32,6 +32,11 @@ class Clock(Environment):
         heappush(self._queue, (self._now + delay_ps, NORMAL + rank, next(self._eid), event))  # type: ignore[misc]
         return event
 
+    def again(self, event: Event, callbacks: list[Callback], time_ps: int) -> None:
+        """The same event once more, at ``time_ps``: for an engine whose only event has just been processed."""
+        event.callbacks = callbacks
+        heappush(self._queue, (time_ps, NORMAL, next(self._eid), event))  # type: ignore[misc]
+
     def arrival(self, time_ps: int, callback: Callback) -> None:
         """Calls back at ``time_ps`` (now, if that is past), before any engine acts at that instant."""
         event = Event(self)

@@ -12,6 +12,7 @@ from typing import Any
 from simpy.events import Event
 
 from sim.records import FINISHED
+from sim.serving.clock import Callback
 from sim.serving.engine import Chunk
 from sim.serving.kv.paged import PagedKV
 from sim.serving.recorder import pack_segment
@@ -27,11 +28,16 @@ class HotPathEngine(SkippingEngine):
         assert isinstance(self.kv, PagedKV)
         self.pool: PagedKV = self.kv
         self.row = b""
+        self.rows = self.recorder.segments
+        self.tick = Event(self.env)
+        self.tick._ok, self.tick._value = True, None
+        self.tick_callbacks: list[Callback] = [self._on_step_end]
 
     def _on_step_end(self, event: Event) -> None:
         self.num_events += 1
         now = self.end_ps
-        self.extend_rows(self.row)
+        rows = self.rows
+        rows += self.row
         if self.decodes:
             steps, first, growth = self.jump
             if steps > 1:
@@ -70,7 +76,7 @@ class HotPathEngine(SkippingEngine):
             first = self.price.step_ps(count, context if count else 0, chunks)
             end = now + first
             self.jump = (1, first, 0)
-            steps, growth, prefill_tokens = 1, 0, sum([chunk[0] for chunk in chunks])
+            steps, growth, prefill_tokens = 1, 0, chunks[0][0] if len(chunks) == 1 else sum([c[0] for c in chunks])
         else:
             prefill_tokens = 0
             first, growth, steps = self.price.decode_run(count, context)
@@ -98,7 +104,7 @@ class HotPathEngine(SkippingEngine):
             0, now, steps, first, growth, count, context if count else 0, len(chunks), prefill_tokens, num_running,
             len(waiting), 0, held, held + self.unfilled, (pool.total - pool.free) * self.period, 0,
         )
-        self.env.after(end - now, self.on_step_end)
+        self.env.again(self.tick, self.tick_callbacks, end)
 
     def _take_chunks(self, budget: int, now: int) -> list[Chunk]:
         chunks: list[Chunk] = []

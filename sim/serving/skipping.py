@@ -259,6 +259,10 @@ def steps_until(first: int, growth: int, time_ps: int, most: int) -> int:
     """
     if growth == 0:
         steps = -(-time_ps // first) if first else most
+    elif time_ps < 64 * first:
+        steps = -(-time_ps // first)  # enough without growth; growth makes it a few fewer
+        while (steps - 1) * first + growth * ((steps - 1) * (steps - 2) // 2) >= time_ps:
+            steps -= 1
     else:
         linear = 2 * first - growth
         steps = (isqrt(linear * linear + 8 * growth * time_ps) - linear) // (2 * growth)
