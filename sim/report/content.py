@@ -67,11 +67,12 @@ def report_pictures(answer: Answer) -> list[Picture]:
     return [picture for picture in pictures if picture is not None]
 
 
-def _kv_pictures(answer: Answer, shown: Sequence[Lane]) -> list[Picture | None]:
-    """The KV budget and the block maps; nothing where no variant has a KV budget."""
-    if not any(has_kv(run) for runs in answer.results.values() for run in runs):
+def _kv_pictures(answer: Answer, shown: Sequence[Lane]) -> list[Picture]:
+    """The KV budget and the block maps of the variants that have KV memory."""
+    holders = [lane for lane in shown if all(has_kv(run) for run in answer.results[lane.name])]
+    if not holders:
         return []
-    return [kv_picture(answer.results, shown), *block_map_pictures(answer.results, shown)]
+    return [kv_picture(answer.results, holders), *block_map_pictures(answer.results, holders)]
 
 
 def _reproduce(answer: Answer) -> tuple[Block, ...]:

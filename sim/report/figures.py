@@ -161,6 +161,6 @@ def digits(value: float, count: int = 3) -> str:
 
 def percent(fraction: float) -> str:
     """A share as a percentage: three digits at most, ``< 0.1 %`` rather than a false zero."""
-    if 0 < fraction < 0.0005:
+    if 0 < fraction < 0.001:
         return "< 0.1 %"
     return f"{100 * fraction:.0f} %" if 0.9995 > fraction >= 0.1 else f"{digits(100 * fraction)} %"
