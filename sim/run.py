@@ -69,14 +69,18 @@ def run_scenario(
 ) -> Answer:
     """Runs every variant with every seed, on ``jobs`` processes.
 
-    ``progress`` is called with (runs done, runs in all). The block map is kept for the first seed of each variant.
+    ``progress`` is called with (runs done, runs in all). The block map is kept for the first seed of each
+    variant.
     """
     from sim.comparison import compare
     from sim.plan.executors import map_as_completed, open_executor
 
     tasks = [
         Task(
-            scenario=variant.scenario, variant=variant.name, seed=seed, base_dir=str(Path(file.path).parent),
+            scenario=variant.scenario,
+            variant=variant.name,
+            seed=seed,
+            base_dir=str(Path(file.path).parent),
             record_block_map=record_block_map and seed == variant.scenario.seeds[0],
             keep_thin_percentiles=keep_thin_percentiles,
         )
@@ -104,7 +108,10 @@ def run_task(task: Task) -> tuple[RunResult, Summary]:
     from sim.metrics import summarize
 
     result = run_one(
-        task.scenario, variant=task.variant, seed=task.seed, base_dir=Path(task.base_dir),
+        task.scenario,
+        variant=task.variant,
+        seed=task.seed,
+        base_dir=Path(task.base_dir),
         record_block_map=task.record_block_map,
     )
     return result, summarize(result, keep_thin_percentiles=task.keep_thin_percentiles)

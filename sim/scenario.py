@@ -36,12 +36,8 @@ def key(
 
 # --- workload -----------------------------------------------------------------------------------
 
-ArrivalProcess = Literal[
-    "poisson", "gamma", "constant", "on_off", "schedule", "closed_loop", "all_at_once"
-]
-DistributionName = Literal[
-    "fixed", "uniform", "lognormal", "normal", "exponential", "geometric", "empirical"
-]
+ArrivalProcess = Literal["poisson", "gamma", "constant", "on_off", "schedule", "closed_loop", "all_at_once"]
+DistributionName = Literal["fixed", "uniform", "lognormal", "normal", "exponential", "geometric", "empirical"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +107,9 @@ class Slo:
     e2e_s: float | None = key("last token within", default=None, gt=0)
     attainment_fraction: float = key(
         "a point meets its SLO when this share of the offered requests does",
-        default=0.99, gt=0, le=1,
+        default=0.99,
+        gt=0,
+        le=1,
     )
 
 
@@ -160,7 +158,9 @@ class Workload:
     )
     duration_s: float | None = key("stop offering requests after this time", default=None, gt=0)
     warmup_requests: int = key("the first so many requests are simulated but not measured", default=0, ge=0)
-    warmup_s: float = key("requests that arrive before this are simulated but not measured", default=0.0, ge=0)
+    warmup_s: float = key(
+        "requests that arrive before this are simulated but not measured", default=0.0, ge=0
+    )
     shared_prefix: SharedPrefix | None = key("system prompts in common", default=None)
     sessions: Sessions | None = key("multi-turn conversations", default=None)
     timeout_s: float | None = key("the client gives up this long after arrival", default=None, gt=0)
@@ -217,11 +217,15 @@ class EngineConfig:
     gpu_memory_utilization: float = key("share of the device's memory to use", default=0.90, gt=0, le=1)
     num_gpu_blocks_override: int | None = key(
         "this many blocks of block_size tokens, in place of the memory budget",
-        default=None, ge=1, le=1_000_000_000,
+        default=None,
+        ge=1,
+        le=1_000_000_000,
     )
     use_kv_cache: bool = key("false: recompute everything at every step", default=True)
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = key("weights and activations", default="auto")
-    kv_cache_dtype: Literal["auto", "bfloat16", "float16", "fp8", "float32"] = key("KV entries", default="auto")
+    kv_cache_dtype: Literal["auto", "bfloat16", "float16", "fp8", "float32"] = key(
+        "KV entries", default="auto"
+    )
     quantization: Literal["none", "fp8", "int8", "int4"] = key(
         "weights: fp8 and int8 with activations in the same type (W8A8), int4 weight-only (W4A16)",
         default="none",

@@ -85,7 +85,10 @@ class StepCounter:
         spread of contexts around the window is not modelled.
         """
         share = self._window_share(context_tokens / np.maximum(sequences, 1.0))
-        kv = context_tokens * share * self._kv_bytes_per_token / self._layers + 2 * sequences * self._query_bytes
+        kv = (
+            context_tokens * share * self._kv_bytes_per_token / self._layers
+            + 2 * sequences * self._query_bytes
+        )
         flops = 4.0 * context_tokens * share * self._decode_width
         scores = 0.0 if self.is_flash else self._score_bytes(context_tokens * share)
         return self._attention("attention_decode", flops, kv + scores, "attention_decode_memory")
@@ -117,7 +120,9 @@ class StepCounter:
     def _head_width(self) -> float:
         """Query width of one layer and rank; MLA scores and sums over different sizes: their mean."""
         mla = self.model.mla
-        dim = (mla.qk_nope_head_dim + mla.qk_rope_head_dim + mla.v_head_dim) / 2 if mla else self.model.head_dim
+        dim = (
+            (mla.qk_nope_head_dim + mla.qk_rope_head_dim + mla.v_head_dim) / 2 if mla else self.model.head_dim
+        )
         return self.model.num_attention_heads * dim / self.tensor_parallel_size
 
     @property
@@ -153,12 +158,20 @@ class StepCounter:
 
     def _attention(self, name: str, flops: Floats, hbm_bytes: Floats, memory_curve: str) -> Operator:
         return Operator(
-            name=name, count=self._layers, flops=flops, hbm_bytes=hbm_bytes, peak=self.precision.dtype,
-            compute_curve="attention_prefill_compute", memory_curve=memory_curve,
+            name=name,
+            count=self._layers,
+            flops=flops,
+            hbm_bytes=hbm_bytes,
+            peak=self.precision.dtype,
+            compute_curve="attention_prefill_compute",
+            memory_curve=memory_curve,
         )
 
     def _gemm(self, matrix: Matrix, tokens: Floats) -> Operator:
-        """(tokens × k) · (k × n). Experts: those that any token of the step picks are read, E(1 − (1 − k/E)^T)."""
+        """(tokens × k) · (k × n).
+
+        Of E experts those are read that any token of the step picks: E (1 − (1 − k/E)^T).
+        """
         bits = bits_per_weight(matrix, self.precision.quantization, self.precision.activation_bytes)
         is_quantized = bits != 8 * self.precision.activation_bytes
         peak = QUANTIZED_PEAK.get(self.precision.quantization) if is_quantized else None
@@ -169,9 +182,12 @@ class StepCounter:
         rows = tokens * matrix.experts_per_token
         weights = matrix.n * matrix.k * bits / 8 * experts
         activations = rows * (matrix.n + matrix.k) * self.precision.activation_bytes
-        tiles = wave_utilisation(np.ceil(rows / experts), matrix.n * np.round(experts), self.hardware.sm_count)
+        tiles = wave_utilisation(
+            np.ceil(rows / experts), matrix.n * np.round(experts), self.hardware.sm_count
+        )
         return Operator(
-            name=matrix.name, count=matrix.layers,
+            name=matrix.name,
+            count=matrix.layers,
             flops=2.0 * rows * matrix.n * matrix.k,
             hbm_bytes=np.where(tokens > 0, weights + activations, 0.0),
             peak=peak or self.precision.dtype,
@@ -184,17 +200,24 @@ class StepCounter:
         width = self.model.intermediate_size / self.tensor_parallel_size
         values = tokens * (2 * 4 * hidden + self.model.mlp_matrices * width)
         return Operator(
-            name="norm_elementwise", count=3 * self.model.num_hidden_layers, flops=np.zeros_like(tokens),
-            hbm_bytes=values * self.precision.activation_bytes / 3.0, peak=self.precision.dtype,
+            name="norm_elementwise",
+            count=3 * self.model.num_hidden_layers,
+            flops=np.zeros_like(tokens),
+            hbm_bytes=values * self.precision.activation_bytes / 3.0,
+            peak=self.precision.dtype,
             memory_curve="elementwise_memory",
         )
 
     def _all_reduce(self, tokens: Floats) -> Operator:
-        """Two per layer, after the output and the down projection: ring, 2(n − 1)/n of the message per link."""
+        """Two per layer, after the output and down projections: ring, 2(n − 1)/n of the message per link."""
         size = self.tensor_parallel_size
         message = tokens * self.model.hidden_size * self.precision.activation_bytes
         return Operator(
-            name="all_reduce", count=2 * self.model.num_hidden_layers, flops=np.zeros_like(tokens),
-            hbm_bytes=np.zeros_like(tokens), peak=self.precision.dtype,
-            link_bytes=2.0 * (size - 1) / size * message, link_messages=2 * (size - 1),
+            name="all_reduce",
+            count=2 * self.model.num_hidden_layers,
+            flops=np.zeros_like(tokens),
+            hbm_bytes=np.zeros_like(tokens),
+            peak=self.precision.dtype,
+            link_bytes=2.0 * (size - 1) / size * message,
+            link_messages=2 * (size - 1),
         )

@@ -93,7 +93,9 @@ def wave_utilisation(rows: Floats, columns: Floats | int, sm_count: int) -> Floa
     return np.maximum(best, 1e-6)
 
 
-def total_s(operators: Sequence[Operator], hardware: HardwareProfile, launch_s: float, link: Link | None) -> Floats:
+def total_s(
+    operators: Sequence[Operator], hardware: HardwareProfile, launch_s: float, link: Link | None
+) -> Floats:
     """Seconds of all operators, one after another."""
     times: Floats = np.sum([op.times_s(hardware, launch_s, link) for op in operators], axis=0)
     return times

@@ -11,7 +11,9 @@ from sim.cost.step import LARGEST_TABLE, CompiledPrice, ServiceTimePrice
 from sim.records import PS_PER_S, SegmentColumns
 
 
-def split_by_operator(price: CompiledPrice | ServiceTimePrice, segments: SegmentColumns) -> Mapping[str, float]:
+def split_by_operator(
+    price: CompiledPrice | ServiceTimePrice, segments: SegmentColumns
+) -> Mapping[str, float]:
     """Seconds by operator, all steps and replicas; they add up to the busy time.
 
     Linear layers are exact per step. The head is taken at one sample per sequence of the step (a chunk that
@@ -23,7 +25,9 @@ def split_by_operator(price: CompiledPrice | ServiceTimePrice, segments: Segment
         return {"service": busy_s}
     split = _linear(price, segments)
     sequences = segments.num_decode + segments.num_prefill
-    split["lm_head"] = _weighted(lambda n: np.array([price.head_ps(int(x)) for x in n]) / PS_PER_S, sequences, steps)
+    split["lm_head"] = _weighted(
+        lambda n: np.array([price.head_ps(int(x)) for x in n]) / PS_PER_S, sequences, steps
+    )
     overheads = price.overheads_ps
     host = float(np.sum(steps * (overheads[0] + overheads[1] * sequences), dtype=np.float64)) / PS_PER_S
     if host:
@@ -55,16 +59,24 @@ def _weighted(price_s: object, values: np.ndarray, weights: np.ndarray) -> float
 
 
 def _decode_attention(price: CompiledPrice, segments: SegmentColumns) -> float:
-    """Decode attention of the steps that also carry prompts, exact; pure decode steps: what is left of them."""
+    """Decode attention: exact where the step has prompts too; of pure decode steps, what is left of them."""
     mixed = (segments.num_prefill > 0) & (segments.num_decode > 0)
-    pairs = zip(segments.num_decode[mixed].tolist(), segments.decode_context_tokens[mixed].tolist(), strict=True)
+    pairs = zip(
+        segments.num_decode[mixed].tolist(), segments.decode_context_tokens[mixed].tolist(), strict=True
+    )
     total = sum(price.decode_attention_ps(sequences, context) for sequences, context in pairs)
     pure = segments.num_prefill == 0
     steps, first, growth = (
-        segments.num_steps[pure], segments.first_step_ps[pure], segments.step_growth_ps[pure],
+        segments.num_steps[pure],
+        segments.first_step_ps[pure],
+        segments.step_growth_ps[pure],
     )
     spent = float(np.sum(steps * first + growth * (steps * (steps - 1) // 2), dtype=np.float64))
     sizes, inverse = np.unique(segments.num_decode[pure], return_inverse=True)
     constants = np.array([price.constant_ps(int(size)) for size in sizes], dtype=np.float64)
-    spent -= float(np.dot(constants, np.bincount(inverse, weights=steps, minlength=len(sizes)))) if len(sizes) else 0.0
+    spent -= (
+        float(np.dot(constants, np.bincount(inverse, weights=steps, minlength=len(sizes))))
+        if len(sizes)
+        else 0.0
+    )
     return (total + spent) / PS_PER_S

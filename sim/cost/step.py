@@ -60,10 +60,15 @@ class CompiledPrice:
     def __init__(self, scenario: Scenario) -> None:
         model, engine, hardware = scenario.model, scenario.engine, scenario.hardware
         self.counter = StepCounter(
-            model=model, hardware=hardware, precision=precision_of(model, engine),
-            tensor_parallel_size=engine.tensor_parallel_size, is_flash=engine.attention == "flash",
+            model=model,
+            hardware=hardware,
+            precision=precision_of(model, engine),
+            tensor_parallel_size=engine.tensor_parallel_size,
+            is_flash=engine.attention == "flash",
         )
-        self._launch_s = hardware.kernel_launch_s if hardware.graph_launch_s is None else hardware.graph_launch_s
+        self._launch_s = (
+            hardware.kernel_launch_s if hardware.graph_launch_s is None else hardware.graph_launch_s
+        )
         self._step_ps = to_ps(engine.overheads.step_s)
         self._sequence_ps = to_ps(engine.overheads.per_sequence_s)
         self._grid = breakpoints()
@@ -82,7 +87,9 @@ class CompiledPrice:
             queries, cached = chunk[0], chunk[1]
             tokens += queries
             sampling += chunk[2]
-            time_ps += fresh[queries] if cached == 0 and queries < len(fresh) else self.chunk_ps(queries, cached)
+            time_ps += (
+                fresh[queries] if cached == 0 and queries < len(fresh) else self.chunk_ps(queries, cached)
+            )
         time_ps += self._linear[tokens] if tokens < len(self._linear) else self.linear_ps(tokens)
         time_ps += self._head[sampling] if sampling < len(self._head) else self.head_ps(sampling)
         if num_decode:

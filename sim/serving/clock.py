@@ -24,7 +24,7 @@ class Clock(Environment):
         return int(self._now)
 
     def after(self, delay_ps: int, callback: Callback, rank: int = 0) -> Event:
-        """Calls back after ``delay_ps``. At the same instant the lower ``rank`` goes first, arrivals before all."""
+        """Calls back after ``delay_ps``. At one instant arrivals go first, then the lower ``rank``."""
         event = Event(self)
         event._ok, event._value = True, None
         event.callbacks = [callback]
@@ -33,9 +33,9 @@ class Clock(Environment):
         return event
 
     def again(self, event: Event, callbacks: list[Callback], time_ps: int) -> None:
-        """The same event once more, at ``time_ps``: for an engine whose only event has just been processed."""
+        """The same event at ``time_ps``: for an engine whose only event has just been processed."""
         event.callbacks = callbacks
-        heappush(self._queue, (time_ps, NORMAL, next(self._eid), event))  # type: ignore[misc]
+        heappush(self._queue, (time_ps, NORMAL, next(self._eid), event))
 
     def arrival(self, time_ps: int, callback: Callback) -> None:
         """Calls back at ``time_ps`` (now, if that is past), before any engine acts at that instant."""

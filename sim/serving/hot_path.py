@@ -1,4 +1,4 @@
-"""The common case, written out: one replica, continuous batching over paged KV, decodes first, patient clients.
+"""The common case, written out: one replica, continuous batching over paged KV, decodes first, no time-outs.
 
 Decisions and state are ``SkippingEngine``'s; here each decision is one long function, because calls and
 attribute traffic were most of its time (``benchmarks/``). The tests run all engines on the same workloads.
@@ -76,7 +76,11 @@ class HotPathEngine(SkippingEngine):
             first = self.price.step_ps(count, context if count else 0, chunks)
             end = now + first
             self.jump = (1, first, 0)
-            steps, growth, prefill_tokens = 1, 0, chunks[0][0] if len(chunks) == 1 else sum([c[0] for c in chunks])
+            steps, growth, prefill_tokens = (
+                1,
+                0,
+                chunks[0][0] if len(chunks) == 1 else sum([c[0] for c in chunks]),
+            )
         else:
             prefill_tokens = 0
             first, growth, steps = self.price.decode_run(count, context)
@@ -101,8 +105,22 @@ class HotPathEngine(SkippingEngine):
         self.started_ps, self.end_ps = now, end
         held = context + self.extra_held
         self.row = pack_segment(
-            0, now, steps, first, growth, count, context if count else 0, len(chunks), prefill_tokens, num_running,
-            len(waiting), 0, held, held + self.unfilled, (pool.total - pool.free) * self.period, 0,
+            0,
+            now,
+            steps,
+            first,
+            growth,
+            count,
+            context if count else 0,
+            len(chunks),
+            prefill_tokens,
+            num_running,
+            len(waiting),
+            0,
+            held,
+            held + self.unfilled,
+            (pool.total - pool.free) * self.period,
+            0,
         )
         self.env.again(self.tick, self.tick_callbacks, end)
 
@@ -186,4 +204,3 @@ class HotPathEngine(SkippingEngine):
             sequence.is_ended = True
             if self.feed.has_triggers:
                 self.feed.on_end(sequence, now)
-

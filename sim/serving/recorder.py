@@ -21,8 +21,21 @@ from sim.records import (
 from sim.serving.sequence import Sequence
 
 SEGMENT_FIELDS = (
-    "replica", "start_ps", "num_steps", "first_step_ps", "step_growth_ps", "num_decode", "decode_context_tokens",
-    "num_prefill", "prefill_tokens", "num_running", "num_waiting", "num_padded", "tokens", "wanted", "given_out",
+    "replica",
+    "start_ps",
+    "num_steps",
+    "first_step_ps",
+    "step_growth_ps",
+    "num_decode",
+    "decode_context_tokens",
+    "num_prefill",
+    "prefill_tokens",
+    "num_running",
+    "num_waiting",
+    "num_padded",
+    "tokens",
+    "wanted",
+    "given_out",
     "external",
 )
 pack_segment = Struct(f"{len(SEGMENT_FIELDS)}q").pack
@@ -109,8 +122,12 @@ class Recorder:
         tokens, wanted = columns.pop("tokens"), columns.pop("wanted")
         given_out, external = columns.pop("given_out"), columns.pop("external")
         return SegmentColumns(
-            replica=columns.pop("replica").astype(np.int16), kv_tokens=tokens, kv_reserved=wanted - tokens,
-            kv_internal=given_out - wanted, kv_external=external, **columns,
+            replica=columns.pop("replica").astype(np.int16),
+            kv_tokens=tokens,
+            kv_reserved=wanted - tokens,
+            kv_internal=given_out - wanted,
+            kv_external=external,
+            **columns,
         )
 
     def rows(self) -> dict[str, Int64]:
@@ -155,9 +172,15 @@ class BlockMapRecorder:
         rows = np.array(self.rows, dtype=np.int64).reshape(-1, 5)
         ends = np.where(rows[:, 3] < 0, end_ps, rows[:, 3])
         return BlockMap(
-            capacity_tokens=capacity_tokens, block_size=block_size, replica=self.replica,
-            address_tokens=rows[:, 0], size_tokens=rows[:, 1], start_ps=rows[:, 2], end_ps=ends,
-            request=rows[:, 4], is_truncated=self.is_truncated,
+            capacity_tokens=capacity_tokens,
+            block_size=block_size,
+            replica=self.replica,
+            address_tokens=rows[:, 0],
+            size_tokens=rows[:, 1],
+            start_ps=rows[:, 2],
+            end_ps=ends,
+            request=rows[:, 4],
+            is_truncated=self.is_truncated,
         )
 
 

@@ -19,8 +19,20 @@ class Sequence:
     """
 
     __slots__ = (
-        "arrival_ps", "blocks", "computed", "deadline_ps", "end_step", "generated", "id", "is_ended", "order",
-        "output_tokens", "phase", "prompt_tokens", "reserved", "target",
+        "arrival_ps",
+        "blocks",
+        "computed",
+        "deadline_ps",
+        "end_step",
+        "generated",
+        "id",
+        "is_ended",
+        "order",
+        "output_tokens",
+        "phase",
+        "prompt_tokens",
+        "reserved",
+        "target",
     )
 
     # Set at admission:
@@ -69,8 +81,20 @@ class Source:
     """
 
     __slots__ = (
-        "_chunk_end", "_chunk_start", "_columns", "_followers", "_is_plain", "_loop_rows", "_row", "_table",
-        "_triggered", "_waiting_row_ps", "has_triggers", "must_see_all", "next_ps", "num_rows",
+        "_chunk_end",
+        "_chunk_start",
+        "_columns",
+        "_followers",
+        "_is_plain",
+        "_loop_rows",
+        "_row",
+        "_table",
+        "_triggered",
+        "_waiting_row_ps",
+        "has_triggers",
+        "must_see_all",
+        "next_ps",
+        "num_rows",
     )
 
     def __init__(self, table: RequestTable) -> None:

@@ -54,12 +54,17 @@ def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
     source = Source(table)
     price = price_of(scenario, table, run.seed)
     limits = limits_of(scenario)
-    block_maps = [BlockMapRecorder(0, BLOCK_MAP_RECTANGLES)] if run.record_block_map else []
-    pools = [kv_of(scenario, limits, block_maps[index] if index < len(block_maps) else None) for index in range(scenario.replicas)]
+    blocks = BlockMapRecorder(0, BLOCK_MAP_RECTANGLES) if run.record_block_map else None
+    pools = [kv_of(scenario, limits, None if index else blocks) for index in range(scenario.replicas)]
     router = Router(env, source, recorder, scenario.routing) if scenario.replicas > 1 else None
     engines: list[EngineBase] = [
         engine_class(scenario, table, run)(
-            env, index, feed=RouterFeed(router) if router else source, recorder=recorder, kv=kv, price=price,
+            env,
+            index,
+            feed=RouterFeed(router) if router else source,
+            recorder=recorder,
+            kv=kv,
+            price=price,
             limits=limits,
         )
         for index, kv in enumerate(pools)
@@ -71,9 +76,9 @@ def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
         engines[0].start()
     env.run()
     check_all_free(engines)
-    return result_of(scenario, run, recorder, engines, price, [
-        block_map.block_map(pools[0].capacity_tokens, scenario.engine.block_size, env.now_ps) for block_map in block_maps
-    ])
+    capacity = pools[0].capacity_tokens
+    block_map = blocks.block_map(capacity, scenario.engine.block_size, env.now_ps) if blocks else None
+    return result_of(scenario, run, recorder, engines, price=price, block_map=block_map)
 
 
 def price_of(scenario: Scenario, table: RequestTable, seed: int) -> CompiledPrice | ServiceTimePrice:
@@ -94,7 +99,9 @@ def kv_of(scenario: Scenario, limits: Limits, block_map: BlockMapRecorder | None
     if blocks is None:
         blocks = memory_plan(scenario.model, scenario.hardware, engine).num_gpu_blocks
     if engine.kv_allocator == "contiguous":
-        return ContiguousKV(blocks * engine.block_size, engine.kv_reservation, limits.max_model_len, block_map)
+        return ContiguousKV(
+            blocks * engine.block_size, engine.kv_reservation, limits.max_model_len, block_map
+        )
     return PagedKV(blocks, engine.block_size, int(engine.watermark * blocks), block_map)
 
 
@@ -129,11 +136,15 @@ def load_policy(given: str, base_dir: Path) -> Policy:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's file raises is about the user's file
         raise ScenarioError(
-            f"the policy file does not load: {type(error).__name__}: {error}", path="engine.batching", given=given
+            f"the policy file does not load: {type(error).__name__}: {error}",
+            path="engine.batching",
+            given=given,
         ) from error
     policy: Policy | None = getattr(module, name, None)
     if not callable(policy):
-        raise ScenarioError("the file has no such function", path="engine.batching", given=given, allowed=allowed)
+        raise ScenarioError(
+            "the file has no such function", path="engine.batching", given=given, allowed=allowed
+        )
     return policy
 
 
@@ -141,16 +152,21 @@ def check_all_free(engines: list[EngineBase]) -> None:
     """At the end every block is free again and nobody is left behind."""
     for engine in engines:
         if engine.running or engine.waiting:
-            raise InvariantError(
-                f"replica {engine.index} stopped with {len(engine.running)} running and {len(engine.waiting)} waiting"
-            )
-        if engine.kv.give_out_tokens():
-            raise InvariantError(f"replica {engine.index} ended with {engine.kv.give_out_tokens()} tokens of KV in use")
+            left = f"{len(engine.running)} running, {len(engine.waiting)} waiting"
+            raise InvariantError(f"replica {engine.index} stopped with {left}")
+        in_use = engine.kv.give_out_tokens()
+        if in_use:
+            raise InvariantError(f"replica {engine.index} ended with {in_use} tokens of KV in use")
 
 
 def result_of(
-    scenario: Scenario, run: Run, recorder: Recorder, engines: list[EngineBase],
-    price: CompiledPrice | ServiceTimePrice, block_maps: list[BlockMap],
+    scenario: Scenario,
+    run: Run,
+    recorder: Recorder,
+    engines: list[EngineBase],
+    *,
+    price: CompiledPrice | ServiceTimePrice,
+    block_map: BlockMap | None,
 ) -> RunResult:
     """Columns and totals of a finished run."""
     requests = recorder.request_columns()
@@ -161,15 +177,20 @@ def result_of(
     end = int(requests.finish_ps[finished].max()) if finished.any() else start
     integrals = [usage_of(engine) for engine in engines]
     return RunResult(
-        scenario=scenario, variant=run.variant, seed=run.seed, requests=requests,
-        class_names=recorder.table.class_names or ("all",), segments=segments,
-        preemptions=recorder.preemption_columns(), window_ps=(start, max(start, end)),
+        scenario=scenario,
+        variant=run.variant,
+        seed=run.seed,
+        requests=requests,
+        class_names=recorder.table.class_names or ("all",),
+        segments=segments,
+        preemptions=recorder.preemption_columns(),
+        window_ps=(start, max(start, end)),
         kv_budget_tokens=engines[0].kv.capacity_tokens,
         kv_time_tokens_ps={kind: sum(integral[kind] for integral in integrals) for kind in KV_KINDS},
         operator_s=split_by_operator(price, segments),
         busy_ps=busy_ps(segments),
         num_events=sum(engine.num_events for engine in engines),
-        block_map=block_maps[0] if block_maps else None,
+        block_map=block_map,
         notes=notes_of(scenario, recorder, engines),
         explain=explain_of(scenario),
     )

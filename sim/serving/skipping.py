@@ -22,7 +22,7 @@ from simpy.events import Event
 
 from sim.serving.engine import Chunk
 from sim.serving.recorder import pack_segment
-from sim.serving.sequence import NEVER, Sequence
+from sim.serving.sequence import NEVER
 from sim.serving.skipping_state import SkippingState
 from sim.serving.usage import levels_of
 
@@ -153,13 +153,11 @@ class SkippingEngine(SkippingState):
         first, growth, steps = self.price.decode_run(count, context)
         soonest = self.ends[0]
         until_end = (soonest[0] if soonest[2].order == soonest[1] else self._next_end()) - self.step
-        if until_end < steps:
-            steps = until_end
+        steps = min(steps, until_end)
         if steps == 1 or is_single or (self.is_shared_queue and self.waiting):
             return 1, first, growth
-        if self.paged is not None:
-            if self.num_decode * (steps // self.period + 1) > self.paged.free:
-                steps = self._steps_with_blocks(steps)
+        if self.paged is not None and self.num_decode * (steps // self.period + 1) > self.paged.free:
+            steps = self._steps_with_blocks(steps)
         feed = self.feed
         if self.waiting or len(self.running) >= self.max_num_seqs or self.limits.is_static:
             limit = NEVER if self.is_measuring and not feed.must_see_all else feed.next_ps
@@ -187,8 +185,19 @@ class SkippingEngine(SkippingState):
         live = count if decodes else 0
         self.extend_rows(
             pack_segment(
-                self.index, self.started_ps, steps, first, growth, live, self.priced[1], len(chunks), prefill_tokens,
-                len(self.running), len(self.waiting), self.priced[0] - live, *self.levels,
+                self.index,
+                self.started_ps,
+                steps,
+                first,
+                growth,
+                live,
+                self.priced[1],
+                len(chunks),
+                prefill_tokens,
+                len(self.running),
+                len(self.waiting),
+                self.priced[0] - live,
+                *self.levels,
             )
         )
         if decodes:

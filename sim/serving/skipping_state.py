@@ -22,7 +22,9 @@ class SkippingState(EngineBase):
         self.started_ps = 0
         self.num_decode = 0
         self.context = 0
-        self.extra_held = 0  # tokens of sequences that do not decode: half-done prompts, members kept to the end
+        self.extra_held = (
+            0  # tokens of sequences that do not decode: half-done prompts, members kept to the end
+        )
         self.unfilled = 0  # prompt tokens admitted but not yet computed
         self.ends: list[tuple[int, int, Sequence]] = []
         self.partial: Sequence | None = None
@@ -46,7 +48,7 @@ class SkippingState(EngineBase):
     # memory
 
     def _grow_first(self, now: int, count: int) -> bool:
-        """``count`` blocks for the next decode step; preempts the latest admitted while they cannot be had."""
+        """Takes ``count`` blocks for the next decode step; preempts the latest admitted while they lack."""
         paged = self.paged
         assert paged is not None
         phase = self.step % self.period

@@ -94,7 +94,8 @@ class SteppedEngine(EngineBase):
             problem = "an empty step while requests wait"
         if problem:
             raise ScenarioError(
-                f"the batching policy {self.policy_name} broke a law: {problem}", path="engine.batching",
+                f"the batching policy {self.policy_name} broke a law: {problem}",
+                path="engine.batching",
                 hint="admit and extend through kv, and stay within limits",
             )
 
@@ -107,7 +108,10 @@ class SteppedEngine(EngineBase):
             decode = (self.batch_size, self.batch_context) if plan.decode else (0, 0)
         chunks = padded(self.chunks) if self.limits.is_static and self.chunks else self.chunks
         if not self.limits.uses_kv_cache:
-            decode, chunks = (0, 0), chunks + [(s.prompt_tokens + s.generated, 0, True, s) for s in plan.decode]
+            decode, chunks = (
+                (0, 0),
+                chunks + [(s.prompt_tokens + s.generated, 0, True, s) for s in plan.decode],
+            )
         self.decode = decode
         self.step_time_ps = self.price.step_ps(*decode, chunks)
         residents = [*self.running, *self.kept]
@@ -122,8 +126,18 @@ class SteppedEngine(EngineBase):
         now = self.env.now_ps
         live = len(self.plan.decode) if self.limits.uses_kv_cache else 0
         self.recorder.segments += pack_segment(
-            self.index, self.started_ps, 1, self.step_time_ps, 0, live, self.decode[1], len(self.chunks),
-            sum(chunk[0] for chunk in self.chunks), len(self.running), len(self.waiting), self.decode[0] - live,
+            self.index,
+            self.started_ps,
+            1,
+            self.step_time_ps,
+            0,
+            live,
+            self.decode[1],
+            len(self.chunks),
+            sum(chunk[0] for chunk in self.chunks),
+            len(self.running),
+            len(self.waiting),
+            self.decode[0] - live,
             *self.levels,
         )
         for sequence in self.plan.decode:
@@ -152,7 +166,9 @@ class SteppedEngine(EngineBase):
     def _expire_running(self, now: int) -> None:
         """Clients that left during the step, or now with an unfinished answer."""
         touched = {*self.plan.decode, *(chunk[3] for chunk in self.chunks if chunk[2])}
-        late = [s for s in (*self.running, *self.kept, *self.waiting) if s.deadline_ps <= now and not s.is_ended]
+        late = [
+            s for s in (*self.running, *self.kept, *self.waiting) if s.deadline_ps <= now and not s.is_ended
+        ]
         for sequence in sorted(late, key=lambda s: (s.deadline_ps, s.id)):
             returns_at_end = self.limits.returns_at_end
             is_done = sequence.generated == sequence.output_tokens

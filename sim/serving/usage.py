@@ -46,7 +46,9 @@ def integrate(columns: dict[str, Int64], *, is_paged: bool, grown_tokens_ps: int
     long = steps > LONG_JUMP_STEPS
     short = ~long
     squares = (steps - 1) * steps * (2 * steps - 1) // 6
-    ramp = exact_dot(columns["num_decode"][short], first[short] * ones[short] + growth[short] * squares[short])
+    ramp = exact_dot(
+        columns["num_decode"][short], first[short] * ones[short] + growth[short] * squares[short]
+    )
     for row in np.flatnonzero(long).tolist():
         count = int(steps[row])
         ramp += int(columns["num_decode"][row]) * sum_linear(int(first[row]), int(growth[row]), 0, 1, count)
@@ -73,10 +75,16 @@ def sum_linear(first: int, growth: int, weight: int, weight_growth: int, steps: 
     """Exact Σ (first + j·growth)(weight + j·weight_growth) for j = 0 … steps − 1."""
     ones = steps * (steps - 1) // 2
     squares = (steps - 1) * steps * (2 * steps - 1) // 6
-    return first * weight * steps + (first * weight_growth + weight * growth) * ones + growth * weight_growth * squares
+    return (
+        first * weight * steps
+        + (first * weight_growth + weight * growth) * ones
+        + growth * weight_growth * squares
+    )
 
 
-def sum_blocks(counts: Sequence[int], start: int, first_ps: int, growth_ps: int, steps: int) -> tuple[int, int]:
+def sum_blocks(
+    counts: Sequence[int], start: int, first_ps: int, growth_ps: int, steps: int
+) -> tuple[int, int]:
     """Blocks added inside a jump × time, and their number.
 
     Before step j (from 1) ``counts[(start + j) mod len]`` blocks are added. Whole periods of ``len(counts)``

@@ -24,7 +24,10 @@ MS = 10**9
 def workloads(draw: st.DrawFn) -> RequestTable:
     """Up to 24 requests: open, closed loop or sessions, some impatient, some in warm-up."""
     count = draw(st.integers(1, 24))
-    integers = lambda low, high: np.array(draw(st.lists(st.integers(low, high), min_size=count, max_size=count)))  # noqa: E731
+
+    def integers(low: int, high: int) -> np.ndarray:
+        return np.array(draw(st.lists(st.integers(low, high), min_size=count, max_size=count)))
+
     arrival = np.sort(integers(0, 400)) * MS
     prompts, outputs = integers(1, 60), integers(1, 40)
     follows = think = None
@@ -43,8 +46,13 @@ def workloads(draw: st.DrawFn) -> RequestTable:
     if draw(st.booleans()):
         timeouts = np.where(integers(0, 2) == 0, integers(1, 300) * MS, -1)
     return RequestTable(
-        arrival_ps=arrival.astype(np.int64), prompt_tokens=prompts, output_tokens=outputs, follows=follows,
-        think_ps=think, closed_loop=kind == "closed", timeout_ps=timeouts,
+        arrival_ps=arrival.astype(np.int64),
+        prompt_tokens=prompts,
+        output_tokens=outputs,
+        follows=follows,
+        think_ps=think,
+        closed_loop=kind == "closed",
+        timeout_ps=timeouts,
         num_warmup=draw(st.integers(0, max(0, count // 3))),
     )
 
@@ -55,7 +63,8 @@ def engines(draw: st.DrawFn) -> dict[str, Any]:
     batching = draw(st.sampled_from(["continuous", "continuous", "static"]))
     allocator = draw(st.sampled_from(["paged", "paged", "contiguous"]))
     settings_: dict[str, Any] = {
-        "batching": batching, "kv_allocator": allocator,
+        "batching": batching,
+        "kv_allocator": allocator,
         "max_num_seqs": draw(st.integers(1, 8)),
         "block_size": draw(st.sampled_from([1, 2, 4, 16])),
         "max_model_len": draw(st.sampled_from([64, 90, 128])),
@@ -63,7 +72,9 @@ def engines(draw: st.DrawFn) -> dict[str, Any]:
         "schedule_order": draw(st.sampled_from(["decode_first", "prefill_first"])),
         "watermark": draw(st.sampled_from([0.0, 0.1])),
         "static_batch_wait_s": draw(st.sampled_from([0.0, 0.05])) if batching == "static" else 0.0,
-        "static_returns": draw(st.sampled_from(["streamed", "at_end"])) if batching == "static" else "streamed",
+        "static_returns": draw(st.sampled_from(["streamed", "at_end"]))
+        if batching == "static"
+        else "streamed",
         "kv_reservation": draw(st.sampled_from(["max", "pow2", "oracle"])),
         "overheads": EngineOverheads(step_s=draw(st.sampled_from([0.0, 0.004])), per_sequence_s=1e-5),
     }
@@ -78,10 +89,18 @@ def run(
 ) -> RunResult:
     """One run of the table."""
     scenario = Scenario(
-        schema_version=1, question="do both agree?", kind="serving", hardware=HARDWARE, model=MODEL,
-        workload=Workload(), engine=EngineConfig(stepping=stepping, **engine), **fields,
+        schema_version=1,
+        question="do both agree?",
+        kind="serving",
+        hardware=HARDWARE,
+        model=MODEL,
+        workload=Workload(),
+        engine=EngineConfig(stepping=stepping, **engine),
+        **fields,
     )
-    return simulate(scenario, table, Run(variant="base", seed=1, base_dir=Path(), record_block_map=has_block_map))
+    return simulate(
+        scenario, table, Run(variant="base", seed=1, base_dir=Path(), record_block_map=has_block_map)
+    )
 
 
 def assert_same(skipped: RunResult, stepped: RunResult) -> None:
@@ -118,7 +137,9 @@ def test_one_replica(table: RequestTable, engine: dict[str, Any]) -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    table=workloads(), engine=engines(), replicas=st.integers(2, 3),
+    table=workloads(),
+    engine=engines(),
+    replicas=st.integers(2, 3),
     routing=st.sampled_from(["round_robin", "least_loaded", "shared_queue"]),
 )
 def test_replicas(table: RequestTable, engine: dict[str, Any], replicas: int, routing: str) -> None:

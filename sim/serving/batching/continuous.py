@@ -32,7 +32,9 @@ def continuous(waiting: Seq[Sequence], running: Seq[Sequence], kv: KVView, limit
 def add_decodes(plan: StepPlan, running: Seq[Sequence], kv: KVView) -> None:
     """Every decoding sequence that finds memory for its token, in order of admission."""
     left = list(running)
-    decoding = [sequence for sequence in running if sequence.generated and sequence.computed >= sequence.target]
+    decoding = [
+        sequence for sequence in running if sequence.generated and sequence.computed >= sequence.target
+    ]
     for sequence in decoding:
         while sequence in left and not kv.can_extend(sequence):
             victim = left.pop()

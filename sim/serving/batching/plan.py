@@ -24,7 +24,9 @@ class StepPlan:
 class Policy(Protocol):
     """Decides a step. It may reserve and release KV memory through ``kv`` and touches nothing else."""
 
-    def __call__(self, waiting: Seq[Sequence], running: Seq[Sequence], kv: KVView, limits: Limits) -> StepPlan:
+    def __call__(
+        self, waiting: Seq[Sequence], running: Seq[Sequence], kv: KVView, limits: Limits
+    ) -> StepPlan:
         """``running`` is in order of admission; ``waiting`` in order of arrival, preempted ones in front."""
         ...
 

@@ -75,7 +75,11 @@ class ContiguousKV:
     free = 0  # blocks; a contiguous pool has none to grow by
 
     def __init__(
-        self, capacity_tokens: int, reservation: Reservation, max_model_len: int, block_map: BlockMapRecorder | None = None
+        self,
+        capacity_tokens: int,
+        reservation: Reservation,
+        max_model_len: int,
+        block_map: BlockMapRecorder | None = None,
     ) -> None:
         self.capacity_tokens = capacity_tokens
         self.reservation = reservation

@@ -15,7 +15,9 @@ class PagedKV:
 
     is_paged = True
 
-    def __init__(self, total: int, block_size: int, watermark: int = 0, block_map: BlockMapRecorder | None = None) -> None:
+    def __init__(
+        self, total: int, block_size: int, watermark: int = 0, block_map: BlockMapRecorder | None = None
+    ) -> None:
         self.total = total
         self.free = total
         self.block_size = block_size

@@ -34,15 +34,29 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        _require(self.num_gpu_blocks >= 2, "num_gpu_blocks", self.num_gpu_blocks, "2 or more: block 0 is unused")
+        _require(
+            self.num_gpu_blocks >= 2, "num_gpu_blocks", self.num_gpu_blocks, "2 or more: block 0 is unused"
+        )
         _require(self.policy in ("fcfs", "priority"), "policy", self.policy, "fcfs, priority")
         _require(0 <= self.watermark < 1, "watermark", self.watermark, "0 up to, not including, 1")
-        _require(self.prefill_schedule_interval >= 1, "prefill_schedule_interval",
-                 self.prefill_schedule_interval, "1 or more")
-        _require(self.num_speculative_tokens >= 0, "num_speculative_tokens",
-                 self.num_speculative_tokens, "0 or more")
-        _require(self.max_num_active_seqs is None or self.max_num_active_seqs >= 1, "max_num_active_seqs",
-                 self.max_num_active_seqs, "1 or more, or nothing")
+        _require(
+            self.prefill_schedule_interval >= 1,
+            "prefill_schedule_interval",
+            self.prefill_schedule_interval,
+            "1 or more",
+        )
+        _require(
+            self.num_speculative_tokens >= 0,
+            "num_speculative_tokens",
+            self.num_speculative_tokens,
+            "0 or more",
+        )
+        _require(
+            self.max_num_active_seqs is None or self.max_num_active_seqs >= 1,
+            "max_num_active_seqs",
+            self.max_num_active_seqs,
+            "1 or more, or nothing",
+        )
         if not self.enable_chunked_prefill and self.max_num_batched_tokens < self.max_model_len:
             raise ScenarioError(
                 "without chunked prefill a whole prompt must fit in one step",
@@ -66,11 +80,16 @@ def _require(holds: bool, name: str, given: object, allowed: str) -> None:
 def version_profile(version: str, limits: Limits) -> VersionProfile:
     """The release's switches; a setting that it does not have must be left at its default."""
     if version not in VERSIONS:
-        raise ScenarioError("unknown vLLM version", path="vllm_version", given=version,
-                            allowed=", ".join(VERSIONS))
+        raise ScenarioError(
+            "unknown vLLM version", path="vllm_version", given=version, allowed=", ".join(VERSIONS)
+        )
     profile = VERSIONS[version]
     for field in fields(Limits):
         if field.name in profile.missing and getattr(limits, field.name) != field.default:
-            raise ScenarioError(f"vLLM {version} has no such setting", path=field.name,
-                                given=getattr(limits, field.name), hint=f"leave it at {field.default!r}")
+            raise ScenarioError(
+                f"vLLM {version} has no such setting",
+                path=field.name,
+                given=getattr(limits, field.name),
+                hint=f"leave it at {field.default!r}",
+            )
     return profile

@@ -16,8 +16,19 @@ class Plan:
     """
 
     __slots__ = (
-        "_order", "_running", "budget", "chosen", "drafts", "fresh", "held", "new", "num_uniform", "partial",
-        "preempted", "step", "threshold",
+        "_order",
+        "_running",
+        "budget",
+        "chosen",
+        "drafts",
+        "fresh",
+        "held",
+        "new",
+        "num_uniform",
+        "partial",
+        "preempted",
+        "step",
+        "threshold",
     )
 
     def __init__(self, budget: int, threshold: int, *, held: bool = False) -> None:
@@ -58,7 +69,8 @@ class Plan:
             return self.chosen
         if self._order is None:
             self._order = {
-                request: self.chosen.get(request, 1) for request in self._running.values()
+                request: self.chosen.get(request, 1)
+                for request in self._running.values()
                 if request in self.chosen or not request.is_prefill_chunk
             }
         return self._order

@@ -193,7 +193,8 @@ class BlockPool:
             "a block is free twice": len(set(free)) != len(free),
             "the free count is wrong": len(free) != self.num_free,
             "a free block is owned": not owners.keys().isdisjoint(free),
-            "free and owned are not the pool": sorted([*free, *owners]) != list(range(1, self.num_blocks + 1)),
+            "free and owned are not the pool": sorted([*free, *owners])
+            != list(range(1, self.num_blocks + 1)),
             "owners are miscounted": {b: n - 1 for b, n in owners.items() if n > 1} != self._extra_owners,
             "a shared block has no hash": any(n > 1 and b not in self._key for b, n in owners.items()),
             "evictable is not free with a hash": self._evictable != {b for b in free if b in self._key},
@@ -211,5 +212,10 @@ class BlockPool:
 
     def state(self) -> tuple[object, ...]:
         """All that decides the future: free order, owners, content map (for comparisons in tests)."""
-        return (self._free_order(), dict(self._extra_owners), dict(self._first), dict(self._key),
-                {key: list(blocks) for key, blocks in self._copies.items()})
+        return (
+            self._free_order(),
+            dict(self._extra_owners),
+            dict(self._first),
+            dict(self._key),
+            {key: list(blocks) for key, blocks in self._copies.items()},
+        )

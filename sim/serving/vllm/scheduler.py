@@ -40,13 +40,17 @@ class Scheduler:
         if request.num_prompt_tokens < 1 or request.max_tokens < 1:
             return "a prompt and an answer have at least one token"
         if request.num_prompt_tokens >= limits.max_model_len:
-            return (f"its prompt of {request.num_prompt_tokens} tokens leaves no room for an answer "
-                    f"within max_model_len {limits.max_model_len}")
+            return (
+                f"its prompt of {request.num_prompt_tokens} tokens leaves no room for an answer "
+                f"within max_model_len {limits.max_model_len}"
+            )
         last = min(request.num_prompt_tokens + request.max_tokens, limits.max_model_len) - 1
         need = blocks_for(last, limits.block_size)
         if need > num_blocks:
-            return (f"it needs {need} KV blocks of {limits.block_size} tokens on its own, "
-                    f"and the pool has {num_blocks}")
+            return (
+                f"it needs {need} KV blocks of {limits.block_size} tokens on its own, "
+                f"and the pool has {num_blocks}"
+            )
         return ""
 
     def add(self, request: Request) -> bool:
