@@ -105,7 +105,7 @@ _ENGINE: _Rows = (
         "neither",
         "its largest value at the start of a step, in the fullest replica",
     ),
-    ("kv_tokens_fraction", "fraction", "higher", "KV budget that holds a token"),
+    ("kv_tokens_fraction", "fraction", "neither", "KV budget that holds a token"),
     ("kv_reserved_fraction", "fraction", "lower", "KV budget not yet used, but this request will use it"),
     ("kv_internal_fraction", "fraction", "lower", "KV budget beyond the request's final length"),
     (
@@ -124,7 +124,7 @@ _ENGINE: _Rows = (
     ),
     ("mean_num_waiting", "requests", "lower", "requests in the system but not running, averaged over time"),
     ("max_num_running", "sequences", "neither", "most sequences in one step of one replica"),
-    ("mean_decode_batch", "sequences", "higher", "decoding sequences per step that decodes"),
+    ("mean_decode_batch", "sequences", "neither", "decoding sequences per step that decodes"),
     ("num_steps", "steps", "neither", "engine steps in the measured time, all replicas"),
 )
 

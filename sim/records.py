@@ -147,7 +147,7 @@ class RunResult:
     segments: SegmentColumns
     preemptions: PreemptionColumns
     window_ps: tuple[int, int]  # measured time: first arrival after warm-up, last completion
-    kv_budget_tokens: int  # of one replica
+    kv_budget_tokens: int  # of one replica; 0: there is no limit
     kv_time_tokens_ps: Mapping[str, int]  # integral over the window, all replicas, by KV_KINDS
     operator_s: Mapping[str, float]  # busy time by operator, all steps and replicas
     busy_ps: int  # time in steps, all replicas

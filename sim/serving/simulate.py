@@ -90,10 +90,15 @@ def price_of(scenario: Scenario, table: RequestTable, seed: int) -> CompiledPric
     return ServiceTimePrice((drawn * PS_PER_S).round().astype("int64").tolist())
 
 
+def has_kv_budget(scenario: Scenario) -> bool:
+    """Whether KV memory is limited: not for a plain queue, nor without a KV cache."""
+    return scenario.engine.service_time is None and scenario.engine.use_kv_cache
+
+
 def kv_of(scenario: Scenario, limits: Limits, block_map: BlockMapRecorder | None) -> PagedKV | ContiguousKV:
     """The KV memory of one replica. Without a KV cache, or as a plain queue, there is no limit."""
     engine = scenario.engine
-    if engine.service_time is not None or not engine.use_kv_cache:
+    if not has_kv_budget(scenario):
         return PagedKV(UNLIMITED_BLOCKS, engine.block_size)
     blocks = engine.num_gpu_blocks_override
     if blocks is None:
@@ -185,7 +190,7 @@ def result_of(
         segments=segments,
         preemptions=recorder.preemption_columns(),
         window_ps=(start, max(start, end)),
-        kv_budget_tokens=engines[0].kv.capacity_tokens,
+        kv_budget_tokens=engines[0].kv.capacity_tokens if has_kv_budget(scenario) else 0,
         kv_time_tokens_ps={kind: sum(integral[kind] for integral in integrals) for kind in KV_KINDS},
         operator_s=split_by_operator(price, segments),
         busy_ps=busy_ps(segments),
@@ -222,7 +227,6 @@ def notes_of(scenario: Scenario, recorder: Recorder, engines: list[EngineBase]) 
 
 def explain_of(scenario: Scenario) -> Mapping[str, Any]:
     """Where the memory went."""
-    engine = scenario.engine
-    if engine.service_time is not None or not engine.use_kv_cache:
+    if not has_kv_budget(scenario):
         return {}
-    return {"memory": memory_plan(scenario.model, scenario.hardware, engine).to_dict()}
+    return {"memory": memory_plan(scenario.model, scenario.hardware, scenario.engine).to_dict()}
