@@ -86,7 +86,7 @@ def test_the_wheel_lists_and_checks_in_an_empty_folder(installed: Path, tmp_path
 
 
 def test_the_wheel_runs_a_shipped_scenario_by_name(installed: Path, tmp_path: Path) -> None:
-    more = ["--set", "workload.num_requests=50", "--seeds", "1", "--jobs", "1"]
+    more = ["--set", "workload.num_requests=300", "--set", "thresholds=[]", "--seeds", "1", "--jobs", "1"]
     assert "continuous" in gpuyard(installed, tmp_path, "run", "serving/static_vs_continuous", *more)
     report = (tmp_path / "out" / "static_vs_continuous" / "report.html").read_text(encoding="utf-8")
     assert report.startswith("<!DOCTYPE html>")

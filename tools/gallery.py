@@ -11,35 +11,47 @@ import argparse
 import json
 import math
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sim.cli import main as gpuyard
+from sim.answer_line import answer_line
 from sim.data import scenario_name, scenario_paths
+from sim.export import summary_json, write_whole
+from sim.loading import load_scenario
+from sim.plan.progress import Progress
+from sim.report.html import render_html, render_index
+from sim.report.markdown import render_markdown
+from sim.run import Answer, run_scenario
 
 REPORTS = Path(__file__).parent.parent / "reports"
 # Sums of floats may differ in the last digits between processors; a real change is larger.
 RELATIVE_TOLERANCE = 1e-9
-MAX_LINES = 20
+MAX_LINES, MAX_WIDTH = 20, 300
 
 
-def run(path: Path, out: Path, *, jobs: int, only_summary: bool) -> None:
-    """One scenario's report into ``out``. A missed threshold is an answer, not a failure."""
-    arguments = ["run", scenario_name(path), "--out", str(out), "--jobs", str(jobs), "--quiet"]
-    if only_summary:
-        arguments.append("--no-report")
-    code = gpuyard(arguments)
-    if code not in (0, 1):
-        raise SystemExit(code)
+def answered(path: Path, jobs: int) -> Answer:
+    """The scenario's answer, as ``gpuyard run`` has it. A missed threshold is an answer too."""
+    with Progress(path.stem) as progress:
+        return run_scenario(load_scenario(path), jobs=jobs, progress=progress)
 
 
 def build(jobs: int) -> int:
-    """Rebuild every report."""
+    """Rebuild every report, and the page that leads to them."""
+    entries: list[dict[str, str]] = []
     for path in scenario_paths():
-        print(f"{scenario_name(path)}", flush=True)
-        run(path, REPORTS / path.stem, jobs=jobs, only_summary=False)
+        answer = answered(path, jobs)
+        folder = REPORTS / path.stem
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "summary.json", summary_json(answer.summaries, comparison=answer.comparison))
+        write_whole(folder / "report.html", render_html(answer))
+        write_whole(folder / "report.md", render_markdown(answer))
+        entry = {"path": f"{path.stem}/report.html", "name": scenario_name(path)}
+        line = answer_line(answer.comparison)
+        entries.append(entry | {"question": answer.file.base.question, "answer": line})
+        print(f"{entry['name']}\n    {line}", flush=True)
+    write_whole(REPORTS / "index.html", render_index(entries))
+    print(f"\nThe gallery, to open in a browser: {REPORTS / 'index.html'}")
     return 0
 
 
@@ -47,14 +59,17 @@ def check(jobs: int) -> int:
     """1 where the code no longer gives what is committed, with the metrics that differ."""
     num_wrong = 0
     for path in scenario_paths():
-        committed = REPORTS / path.stem / "summary.json"
-        differences = list(_differences(path, committed, jobs))
+        differences = list(_differences(path, REPORTS / path.stem / "summary.json", jobs))
         num_wrong += bool(differences)
         print(f"{'differs' if differences else 'same   '}  {scenario_name(path)}", flush=True)
         for line in differences[:MAX_LINES]:
-            print(f"    {line}")
+            print(f"    {line[:MAX_WIDTH]}")
         if len(differences) > MAX_LINES:
             print(f"    and {len(differences) - MAX_LINES} more")
+    stems = {path.stem for path in scenario_paths()}
+    for left in sorted(path for path in REPORTS.glob("*/summary.json") if path.parent.name not in stems):
+        num_wrong += 1
+        print(f"no scenario  {left.relative_to(REPORTS.parent)}")
     if num_wrong:
         print(f"{num_wrong} differ; if that is meant: make gallery, commit, and a line in CHANGELOG.md")
     return 1 if num_wrong else 0
@@ -64,9 +79,8 @@ def _differences(path: Path, committed: Path, jobs: int) -> Iterator[str]:
     if not committed.is_file():
         yield f"{committed.relative_to(REPORTS.parent)} is not there: make gallery"
         return
-    with tempfile.TemporaryDirectory() as folder:
-        run(path, Path(folder) / "now", jobs=jobs, only_summary=True)
-        now = json.loads((Path(folder) / "now" / "summary.json").read_text(encoding="utf-8"))
+    answer = answered(path, jobs)
+    now = json.loads(summary_json(answer.summaries, comparison=answer.comparison))
     yield from compare(json.loads(committed.read_text(encoding="utf-8")), now, "")
 
 

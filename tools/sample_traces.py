@@ -33,7 +33,7 @@ def azure_layout(num_requests: int = 1500, requests_per_s: float = 5.0) -> str:
     return "\n".join(lines) + "\n"
 
 
-def mooncake_layout(num_sessions: int = 400, sessions_per_s: float = 0.5) -> str:
+def mooncake_layout(num_sessions: int = 400, sessions_per_s: float = 0.12) -> str:
     """JSON lines in Mooncake's layout: all prompts share one block, a session's turns share more."""
     rng = stream(1, "mooncake layout")
     rows: list[dict[str, object]] = []
