@@ -94,7 +94,8 @@ def _what_fits(plan: MemoryPlan, model: ModelShape) -> list[str]:
         f"{_token_formula(plan, model)}",
         f"  blocks                {plan.num_gpu_blocks:,} = KV cache / "
         f"({plan.block_size} tokens x {plan.kv_bytes_per_token:,} B = {per_block:,} B)",
-        f"  tokens                {plan.kv_budget_tokens:,} = {plan.num_gpu_blocks:,} blocks x {plan.block_size}",
+        f"  tokens                {plan.kv_budget_tokens:,} = "
+        f"{plan.num_gpu_blocks:,} blocks x {plan.block_size}",
         f"  full-length requests  {plan.max_concurrency:.2f} of {plan.max_model_len:,} tokens "
         f"({plan.kv_bytes_per_full_request / 2**30:.3g} GiB each)",
     ]
@@ -112,8 +113,8 @@ def _token_formula(plan: MemoryPlan, model: ModelShape) -> str:
 def _tokens_line(plan: MemoryPlan, tokens: int) -> str:
     num_bytes = tokens * plan.kv_bytes_per_token
     return (
-        f"  {tokens:,} tokens x {plan.kv_bytes_per_token:,} B = {num_bytes:,} B = {num_bytes / 2**20:.1f} MiB "
-        f"= {num_bytes / 2**30:.2f} GiB = {num_bytes / 1e9:.2f} GB"
+        f"  {tokens:,} tokens x {plan.kv_bytes_per_token:,} B = {num_bytes:,} B = "
+        f"{num_bytes / 2**20:.1f} MiB = {num_bytes / 2**30:.2f} GiB = {num_bytes / 1e9:.2f} GB"
     )
 
 
