@@ -249,19 +249,24 @@ def test_an_error_in_a_worker_reaches_the_caller() -> None:
 def test_dask_is_reached_through_its_executor(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
+    class ClientExecutor(SerialExecutor):
+        def shutdown(self, wait: bool = True) -> None:  # type: ignore[override]
+            """As Dask's: it takes no cancel_futures."""
+            asked.append("shutdown")
+
     class Client:
         def __init__(self, address: str, timeout: str) -> None:
             asked.append(address)
 
         def get_executor(self) -> Executor:
-            return SerialExecutor()
+            return ClientExecutor()
 
     fake = types.ModuleType("distributed")
     fake.Client = Client  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "distributed", fake)
     with open_executor(4, "dask://scheduler:8786") as executor:
-        assert isinstance(executor, SerialExecutor)
-    assert asked == ["tcp://scheduler:8786"]
+        assert dict(map_as_completed(executor, double, [3], in_flight=1)) == {0: 6}
+    assert asked == ["tcp://scheduler:8786", "shutdown"]
 
 
 def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

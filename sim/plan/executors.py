@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from sim.errors import ScenarioError
 
@@ -39,7 +39,7 @@ def _end_quietly_on_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _dask_executor(address: str) -> Any:
+def _dask_executor(address: str) -> Executor:
     try:
         from distributed import Client
     except ImportError as error:
@@ -47,7 +47,7 @@ def _dask_executor(address: str) -> Any:
             "Dask's distributed is not installed", path="--executor", hint="pip install 'gpuyard[dask]'"
         ) from error
     try:
-        return Client(address, timeout="10s").get_executor()
+        executor: Executor = Client(address, timeout="10s").get_executor()
     except (OSError, ValueError) as error:
         raise ScenarioError(
             f"no Dask scheduler answers: {error}",
@@ -55,6 +55,7 @@ def _dask_executor(address: str) -> Any:
             given=address,
             hint="start one with `dask scheduler`, and give the address that it prints",
         ) from error
+    return executor
 
 
 @contextmanager
@@ -64,8 +65,12 @@ def open_executor(jobs: int, where: str = "local") -> Iterator[Executor]:
     ``where``: ``local`` (``jobs`` processes; one job stays in this process) or ``dask://HOST:PORT``.
     """
     if where.startswith("dask://"):
-        executor: Executor = _dask_executor("tcp://" + where.removeprefix("dask://"))
-    elif where != "local":
+        # Dask's executor cannot cancel at its end; no more waits than was in flight.
+        with _dask_executor("tcp://" + where.removeprefix("dask://")) as cluster:
+            yield cluster
+        return
+    executor: Executor
+    if where != "local":
         raise ScenarioError(
             "unknown executor", path="--executor", given=where, allowed="local, dask://HOST:PORT"
         )
