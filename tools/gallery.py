@@ -103,7 +103,7 @@ def _same(before: Any, now: Any) -> bool:
     both_numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in (before, now))
     if both_numbers:
         return math.isclose(before, now, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-12)
-    return bool(before == now)
+    return isinstance(before, bool) == isinstance(now, bool) and bool(before == now)
 
 
 def main() -> int:
