@@ -50,9 +50,10 @@ TREE_CORRECTION = (
     (*(0.9,) * 7, 0.8, 0.7, 0.6, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.6, 0.6, 0.7, 0.8, 0.9),
 )
 
-# What is left of a link after packet headers and flow control. NVLink: NCCL's topology search counts
-# 20 of 25 GB/s per link. Network: nccl-tests over 400 Gb/s InfiniBand reach 48.7 of 50 GB/s.
-NVLINK_FRACTION, PCIE_FRACTION, NETWORK_FRACTION = 0.80, 0.80, 0.95
+# What is left of a link after packet headers and flow control. NVLink: 0.72 to 0.78 of the datasheet's
+# rate at 512 MiB over 4 and 8 A100s and H100s (NCCL itself counts 0.80). Network: nccl-tests over 400 Gb/s
+# InfiniBand reach 48.7 of 50 GB/s.
+NVLINK_FRACTION, PCIE_FRACTION, NETWORK_FRACTION = 0.76, 0.76, 0.95
 
 # Bytes a second that an all-reduce inside the NVSwitch finishes, over the link's rate: fitted to 64 MiB and
 # more on eight H100s (NCCL 2.27 and 2.29).
@@ -124,7 +125,7 @@ def _ring(collective: Collective, num_bytes: float, n: int, fabric: Fabric, prot
     network_steps = turns * (nodes - 1)
     latency = BASE_US["ring"][protocol] * 1e-6
     latency += (turns * (n - 1) - network_steps) * intra + network_steps * inter
-    if name == "Simple" and nodes > 1 and collective == "all_reduce" and num_bytes >= n / 16 * 65536:
+    if name == "Simple" and nodes > 1 and collective == "all_reduce":
         latency *= 1.4 if fabric.architecture != "Volta" else 1.9  # the plateau of a ring between nodes
     return _cost(latency, turns * (n - 1) / n * num_bytes / bus, "ring", name)
 

@@ -1,0 +1,1 @@
+"""Data-parallel training: workers, their exchange, and what a step costs."""
