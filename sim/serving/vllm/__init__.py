@@ -1,0 +1,31 @@
+"""vLLM V1's scheduler and KV block pool, step for step as the named release decides.
+
+Proven by recorded decisions of the real scheduler (``gpuyard conformance``): chunked prefill, preemption,
+prefix caching and eviction down to the block ids, priority, long-prefill thresholds, the admission gate
+and watermark, ``prefill_schedule_interval``, n-gram drafts, asynchronous scheduling, in 0.33.0 and 0.20.0.
+
+Not proven, because no recording shows it: lookahead slots of drafting models (EAGLE, MTP), asynchronous
+scheduling together with drafts, sliding-window and hybrid KV groups, data parallel, KV connectors.
+"""
+
+from __future__ import annotations
+
+from sim.serving.vllm.limits import Limits
+from sim.serving.vllm.loop import EngineLoop
+from sim.serving.vllm.plan import Plan
+from sim.serving.vllm.request import Request, Segment, Status
+from sim.serving.vllm.scheduler import Scheduler
+from sim.serving.vllm.versions import VERSIONS, VersionProfile, server_defaults
+
+__all__ = [
+    "VERSIONS",
+    "EngineLoop",
+    "Limits",
+    "Plan",
+    "Request",
+    "Scheduler",
+    "Segment",
+    "Status",
+    "VersionProfile",
+    "server_defaults",
+]
