@@ -1,0 +1,229 @@
+"""What a ``kind: training`` scenario says, as frozen dataclasses (see ``sim.scenario`` for the habits).
+
+A *worker* is one data-parallel replica: the GPUs of its tensor- and pipeline-parallel split act as one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sim.hardware import HardwareProfile
+from sim.model import ModelShape
+from sim.scenario import Distribution, Threshold, key
+from sim.training.finetune import Adapter
+from sim.training.scenario_variation import Failures, StepVariation
+from sim.training.step_time_shape import Parallelism, StepShape
+
+SyncScheme = Literal["bsp", "ssp", "asp", "k_sync", "k_async", "local_sgd"]
+ExchangeAlgorithm = Literal[
+    "none",
+    "ring",
+    "tree",
+    "hierarchical",
+    "nccl",
+    "parameter_server",
+    "data_parallel_single_process",
+]
+
+# Every rank of these must bring its gradient before any gets the sum.
+COLLECTIVES: tuple[ExchangeAlgorithm, ...] = ("ring", "tree", "hierarchical", "nccl")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """The job: how many workers do what in a step. Names are PyTorch's, Hugging Face's and Megatron's."""
+
+    num_workers: int = key("data-parallel workers", ge=1, le=65_536)
+    num_steps: int = key("optimizer steps that each worker does", ge=1, le=10_000_000)
+    micro_batch_size: int = key("sequences per micro-batch and worker", default=1, ge=1, le=1_000_000)
+    gradient_accumulation_steps: int = key(
+        "micro-batches per step and worker; all but the last run under no_sync", default=1, ge=1, le=100_000
+    )
+    max_seq_len: int | None = key(
+        "tokens per sequence; default: 2048, or what the model can take", default=None, ge=1, le=10_000_000
+    )
+    precision: str = key(
+        "fp32, tf32, amp_bf16, amp_fp16, bf16_mixed, fp16_mixed, bf16 or fp8", default="bf16_mixed"
+    )
+    optimizer: Literal["adamw", "sgd", "sgd_momentum"] = key(
+        "which states a parameter keeps", default="adamw"
+    )
+    activation_checkpointing: Literal["none", "selective", "full", "every_k"] = key(
+        "what the backward pass recomputes", default="none"
+    )
+    checkpoint_every: int = key("every_k: layers between kept inputs", default=1, ge=1, le=10_000)
+    attention: Literal["flash", "standard"] = key(
+        "flash: scores stay in SRAM; standard: scores are kept for the backward pass", default="flash"
+    )
+    dropout: bool = key("dropout masks are kept for the backward pass", default=False)
+    fake_quantise: bool = key("quantisation-aware training of weights and GEMM inputs", default=False)
+    lora: Adapter | None = key("train adapters beside frozen weights", default=None)
+    tensor_parallel_size: int = key("GPUs that split each layer of a worker", default=1, ge=1, le=1024)
+    sequence_parallel: bool = key("Megatron's: norms and dropout are split too", default=False)
+    pipeline_parallel_size: int = key("stages of a worker, 1F1B schedule", default=1, ge=1, le=1024)
+    virtual_pipeline_size: int = key("interleaved stages per GPU", default=1, ge=1, le=1024)
+    zero_stage: Literal[0, 1, 2, 3] = key(
+        "sharded over the workers: 1 optimizer states, 2 gradients too, 3 weights too (FSDP)", default=0
+    )
+    gpus_per_node: int | None = key("default: the profile's", default=None, ge=1, le=1024)
+    stepping: Literal["skip", "every_step"] = key(
+        "skip: no event where nothing is decided; every_step: the reference, every step in SimPy",
+        default="skip",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeConfig:
+    """Times given in place of the price: a job without a model, or one that was measured."""
+
+    compute_s: float | None = key(
+        "forward and backward of one step (all its micro-batches)", default=None, ge=0
+    )
+    forward_fraction: float = key("share of compute_s that is the forward pass", default=1 / 3, ge=0, le=1)
+    optimizer_s: float = key("the optimizer's update, after the exchange", default=0.0, ge=0)
+    gradient_bytes: int | None = key("what a worker exchanges; default: the model's", default=None, ge=0)
+    host_s: float = key(
+        "data_parallel_single_process: Python's time per replica and forward pass, under its lock",
+        default=0.0,
+        ge=0,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncConfig:
+    """When a worker may start its next step. One gate: step - steps of the slowest <= staleness bound."""
+
+    scheme: SyncScheme = key(
+        "bsp: bound 0; ssp: bound staleness_bound; asp: no bound; k_sync: the first "
+        "num_workers - backup_workers gradients, the rest is cancelled; k_async: an update per "
+        "num_required gradients, the rest goes on; local_sgd: weights are averaged every local_steps",
+        default="bsp",
+    )
+    staleness_bound: int | None = key("ssp: steps ahead of the slowest", default=None, ge=0, le=1_000_000)
+    backup_workers: int | None = key("k_sync: gradients not waited for", default=None, ge=0, le=65_536)
+    num_required: int | None = key("k_async: gradients per update", default=None, ge=1, le=65_536)
+    local_steps: int | None = key(
+        "local_sgd: steps between two averages (H)", default=None, ge=1, le=1_000_000
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeConfig:
+    """How gradients meet. Independent of ``sync``, except that a collective needs all workers."""
+
+    algorithm: ExchangeAlgorithm = key(
+        "none: free; ring, tree, hierarchical: alpha-beta; nccl: the fastest of NCCL's algorithms and "
+        "protocols; parameter_server; data_parallel_single_process: torch.nn.DataParallel",
+        default="nccl",
+    )
+    num_servers: int = key(
+        "parameter_server: shards, each behind a NIC of its own", default=1, ge=1, le=65_536
+    )
+    bucket_cap_mb: float = key("DDP: MiB of gradients per bucket", default=25.0, gt=0, le=1_000_000)
+    first_bucket_mb: float = key("DDP: MiB of the first bucket", default=1.0, gt=0, le=1_000_000)
+    overlap: bool = key("all-reduce buckets while the backward pass goes on", default=True)
+    chunks: bool = key("ring: simulate every chunk on every link, not the closed form", default=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackingConfig:
+    """How documents fill sequences of ``max_seq_len`` tokens."""
+
+    strategy: Literal["longest", "maximum", "bucketing", "greedy", "first_fit_decreasing", "best_fit"] = key(
+        "longest, maximum: padding, no packing; bucketing: like lengths together; the rest packs"
+    )
+    lengths: Distribution = key("tokens of a document")
+    num_documents: int = key("documents that are drawn and packed", default=10_000, ge=1, le=10_000_000)
+    attention: Literal["block_diagonal", "crossing"] = key(
+        "block_diagonal: a token sees its own document only, FLOPs by the sum of squares",
+        default="block_diagonal",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceGroup:
+    """Workers on another device than the scenario's."""
+
+    hardware: HardwareProfile = key("a profile's name, a path to one, or one written out")
+    num_workers: int = key("so many of the workers, the last ones", ge=1, le=65_536)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingScenario:
+    """One question about a training job, fully stated."""
+
+    schema_version: int = key("format of this file", ge=1)
+    question: str = key("what the report answers")
+    kind: Literal["training"] = key("what is simulated")
+    seeds: tuple[int, ...] = key("one run per seed and variant", default=(1,), ge=0, le=2**32 - 1)
+    hardware: HardwareProfile = key("a profile's name, a path to one, or one written out")
+    model: ModelShape | None = key(
+        "a shipped shape's name, or a config.json; needed for a price", default=None
+    )
+    training: TrainingConfig = key("the job")
+    compute: ComputeConfig = key("times that are given, not priced", default=ComputeConfig())
+    sync: SyncConfig = key("when a worker may go on", default=SyncConfig())
+    exchange: ExchangeConfig = key("how gradients meet", default=ExchangeConfig())
+    variation: StepVariation = key("how step times differ", default=StepVariation())
+    packing: PackingConfig | None = key("how documents fill sequences", default=None)
+    devices: tuple[DeviceGroup, ...] = key("workers on other devices", default=())
+    failures: Failures | None = key("workers that die, and checkpoints", default=None)
+    thresholds: tuple[Threshold, ...] = key("bounds that make exit code 1", default=())
+
+
+DEFAULT_MAX_SEQ_LEN = 2048
+
+
+def max_seq_len(scenario: TrainingScenario) -> int:
+    """Tokens per sequence: as given, or 2048 at most."""
+    if scenario.training.max_seq_len is not None:
+        return scenario.training.max_seq_len
+    longest = scenario.model.max_position_embeddings if scenario.model else DEFAULT_MAX_SEQ_LEN
+    return min(DEFAULT_MAX_SEQ_LEN, longest)
+
+
+def tokens_per_step(scenario: TrainingScenario) -> int:
+    """Tokens of one worker's step, padding included."""
+    job = scenario.training
+    return job.micro_batch_size * job.gradient_accumulation_steps * max_seq_len(scenario)
+
+
+def gpus_per_worker(scenario: TrainingScenario) -> int:
+    """GPUs of one data-parallel replica."""
+    return scenario.training.tensor_parallel_size * scenario.training.pipeline_parallel_size
+
+
+def num_gpus(scenario: TrainingScenario) -> int:
+    """GPUs of the whole job."""
+    return scenario.training.num_workers * gpus_per_worker(scenario)
+
+
+def step_shape(scenario: TrainingScenario, hardware: HardwareProfile | None = None) -> StepShape:
+    """The step that ``sim.training.step_time`` prices; on ``hardware`` in place of the scenario's."""
+    job = scenario.training
+    if scenario.model is None:
+        raise ValueError("a step without a model has no shape")
+    return StepShape(
+        model=scenario.model,
+        hardware=hardware or scenario.hardware,
+        max_seq_len=max_seq_len(scenario),
+        micro_batch_size=job.micro_batch_size,
+        gradient_accumulation_steps=job.gradient_accumulation_steps,
+        precision_name=job.precision,
+        optimizer=job.optimizer,
+        activation_checkpointing=job.activation_checkpointing,
+        checkpoint_every=job.checkpoint_every,
+        attention=job.attention,
+        dropout=job.dropout,
+        fake_quantise=job.fake_quantise,
+        adapter=job.lora,
+        parallelism=Parallelism(
+            data_parallel_size=job.num_workers,
+            tensor_parallel_size=job.tensor_parallel_size,
+            sequence_parallel=job.sequence_parallel,
+            pipeline_parallel_size=job.pipeline_parallel_size,
+            virtual_pipeline_size=job.virtual_pipeline_size,
+            zero_stage=job.zero_stage,
+        ),
+    )
