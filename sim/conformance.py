@@ -179,7 +179,7 @@ def _decision(scheduler: Scheduler, case: _Case, plan: Plan, added: Iterable[Req
 
 
 def _outcome(loop: EngineLoop, case: _Case, plan: Plan, record: Record) -> Record:
-    before = {request: request.num_tokens for request in plan.scheduled}
+    before = {request: request.num_tokens for request in plan.chosen}
     finished = loop.complete(plan, case.accepted(plan))
     record["finished"] = [request.request_id for request in finished]
     made = {request: request.num_tokens - tokens for request, tokens in before.items()}
@@ -310,7 +310,8 @@ def _lines(file: Path) -> Iterator[Record]:
 def _read_case(folder: Path, name: str, entry: Mapping[str, Any]) -> tuple[Limits, _Case]:
     args = entry.get("args", {})
     known = {item.name for item in fields(Limits)}
-    requests, accepts = deque(), {}
+    requests: deque[Request] = deque()
+    accepts: dict[Request, Sequence[int]] = {}
     try:
         limits = Limits(**{key: value for key, value in args.items() if key in known})
         for row in _lines(folder / f"{name}.workload.jsonl.gz"):

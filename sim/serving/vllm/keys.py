@@ -89,6 +89,11 @@ class BlockKeys:
         if here < count:
             self._append_node(request, keys, (keys[-1],), count - here, count - here)
 
+    @property
+    def has_doubled(self) -> bool:
+        """Whether there are twice the nodes that the last sweep left."""
+        return len(self._nodes) >= self._sweep_at
+
     def release(self, request: Request) -> None:
         """The request has ended: its output's content is like any other's."""
         self.owner.pop(request.key_node, None)
@@ -96,11 +101,8 @@ class BlockKeys:
     def sweep(self, registered: Iterable[int], live: Iterable[Request]) -> None:
         """Forgets content that no block holds and no live request has, nor a continuation of it.
 
-        Exact: a forgotten content can be met again only as something new. Does nothing until the
-        nodes have doubled since the last time.
+        Exact: a forgotten content can be met again only as something new.
         """
-        if len(self._nodes) < self._sweep_at:
-            return
         contents = list(self._nodes)
         firsts = [self._nodes[content][0] for content in contents]
         kept = [False] * len(contents)

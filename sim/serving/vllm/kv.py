@@ -6,7 +6,7 @@ multiple of ``block_size``, and hashes have the granularity of a block.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sim.serving.vllm.keys import BlockKeys
 from sim.serving.vllm.limits import Limits
@@ -32,10 +32,12 @@ class KVBlocks:
         self._reserve_full_isl = limits.scheduler_reserve_full_isl
         self._watermark_blocks = int(limits.watermark * limits.num_gpu_blocks)
 
-    def open(self, request: Request) -> list[Request]:
-        """Makes a new request known; returns live ones whose output its tokens may repeat."""
+    def open(self, request: Request, others: Iterable[Request]) -> list[Request]:
+        """Makes a new request known beside the unfinished ones; returns those whose output it may repeat."""
         if not self._caching:
             return []
+        if self.keys.has_doubled:
+            self.keys.sweep(self.pool.registered_keys(), others)
         self.keys.assign(request)
         met = self.keys.met
         if met:

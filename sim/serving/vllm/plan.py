@@ -16,18 +16,19 @@ class Plan:
     """
 
     __slots__ = (
+        "_fresh",
         "_order",
         "_running",
         "budget",
         "chosen",
         "drafts",
-        "fresh",
+        "grown",
         "held",
+        "is_steady",
         "new",
         "num_uniform",
         "partial",
         "preempted",
-        "step",
         "threshold",
     )
 
@@ -42,13 +43,15 @@ class Plan:
         self.new: dict[Request, int] = {}
         """Admitted or resumed in this step, with the tokens found in the prefix cache."""
         self.preempted: list[Request] = []
-        self.fresh: dict[Request, list[int]] = {}
-        """Blocks taken from the free queue, by request; hits are not among them."""
+        self.grown: tuple[list[Request], list[int]] = ([], [])
+        """Decoding requests that got one block each, and those blocks."""
         self.drafts: dict[Request, int] = {}
         self.partial: set[Request] = set()
         """Requests that are still in mid-prefill after this step: no token comes out of it."""
         self.num_uniform = 0
-        self.step = 0
+        self.is_steady = False
+        """The decoding requests are counted, not listed."""
+        self._fresh: dict[Request, list[int]] = {}
         self._running: Mapping[int, Request] = {}
         self._order: dict[Request, int] | None = None
 
@@ -75,22 +78,35 @@ class Plan:
             }
         return self._order
 
+    @property
+    def fresh(self) -> dict[Request, list[int]]:
+        """Blocks taken from the free queue, by request; hits are not among them."""
+        requests, blocks = self.grown
+        if requests:
+            return {**{r: [b] for r, b in zip(requests, blocks, strict=True)}, **self._fresh}
+        return self._fresh
+
     def choose(self, request: Request, num_tokens: int, fresh: list[int]) -> None:
         """Schedules a request in this step."""
         self.chosen[request] = num_tokens
         self.budget -= num_tokens
+        self.give(request, fresh)
+
+    def give(self, request: Request, fresh: list[int]) -> None:
+        """Notes the blocks that a request got."""
         if fresh:
-            self.fresh[request] = fresh
+            self._fresh[request] = fresh
 
     def drop(self, request: Request) -> None:
         """A request that was scheduled in this step is preempted after all: its tokens come back."""
         if request in self.chosen:
             self.budget += self.chosen.pop(request)
-            self.fresh.pop(request, None)
+            self._fresh.pop(request, None)
             self.drafts.pop(request, None)
 
     def count_uniform(self, count: int, running: Mapping[int, Request]) -> None:
         """``count`` of the running requests, all that are not chosen and decode, compute one token."""
+        self.is_steady = True
         self.num_uniform = count
         self._running = running
 

@@ -51,16 +51,14 @@ class BlockPool:
         """``count`` blocks from the front of the free queue; those with a hash lose it (eviction)."""
         self.num_free -= count
         popleft = self._queue.popleft
-        if self._gone:
-            taken = self._take_around_gone(count)
-        else:
-            taken = [popleft() for _ in range(count)]
+        taken = self._take_around_gone(count) if self._gone else [popleft() for _ in range(count)]
         if self._evictable:
             self._evict(taken)
         return taken
 
     def _take_around_gone(self, count: int) -> list[int]:
-        gone, popleft, taken = self._gone, self._queue.popleft, []
+        gone, popleft = self._gone, self._queue.popleft
+        taken: list[int] = []
         while len(taken) < count:
             block = popleft()
             entries = gone.get(block)

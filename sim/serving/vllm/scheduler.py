@@ -8,22 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sim.errors import InvariantError
 from sim.serving.vllm.kv import blocks_for
 from sim.serving.vllm.limits import Limits
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.request import Request, Status
 from sim.serving.vllm.running import schedule_running
 from sim.serving.vllm.state import State
+from sim.serving.vllm.steady import SteadyDecode
 from sim.serving.vllm.waiting import schedule_waiting
 
 NOTHING_ACCEPTED: Mapping[Request, int] = {}
 
 
 class Scheduler:
-    """One engine's scheduler and KV block pool, as the named vLLM release decides."""
+    """One engine's scheduler and KV block pool, as the named vLLM release decides.
 
-    def __init__(self, limits: Limits, version: str = "0.33.0") -> None:
+    ``steady`` off plans every step request by request: slower, and the reference for the other way.
+    """
+
+    def __init__(self, limits: Limits, version: str = "0.33.0", *, steady: bool = True) -> None:
         self.state = State(limits, version)
+        self._steady = SteadyDecode(self.state) if steady and _is_steady(limits) else None
         self._limits = limits
         self._registers_in_update = (
             limits.num_speculative_tokens > 0 and self.state.profile.registers_drafted_blocks_in_update
@@ -59,12 +65,32 @@ class Scheduler:
             request.status = Status.REFUSED
             return False
         request.end_tokens = min(request.num_prompt_tokens + request.max_tokens, self._limits.max_model_len)
-        self.state.kv.open(request)
-        self.state.waiting.add(request)
+        state, steady = self.state, self._steady
+        for met in state.kv.open(request, state.unfinished()):
+            if steady is None:
+                met.registers_late = False
+            else:
+                steady.register_promptly(met)
+        state.waiting.add(request)
+        if steady is not None:
+            steady.look_again(new=True)
         return True
 
     def schedule(self) -> Plan:
         """Decides the next step and counts its tokens as computed."""
+        plan = None
+        if self._steady is not None:
+            plan = self._steady.schedule()
+            if plan is None:
+                self._steady.dissolve()
+        if plan is None:
+            plan = self._schedule_each()
+        for request, num_tokens in plan.chosen.items():
+            self._count_as_computed(plan, request, num_tokens)
+        return plan
+
+    def _schedule_each(self) -> Plan:
+        """Plans a step request by request."""
         state = self.state
         held = state.interval.holds(state.running.values())
         plan = Plan(self._limits.max_num_batched_tokens, state.threshold(), held=held)
@@ -72,8 +98,6 @@ class Scheduler:
         if not plan.preempted:
             schedule_waiting(state, plan)
         state.interval.note(plan)
-        for request, num_tokens in plan.chosen.items():
-            self._count_as_computed(plan, request, num_tokens)
         return plan
 
     def _count_as_computed(self, plan: Plan, request: Request, num_tokens: int) -> None:
@@ -91,6 +115,14 @@ class Scheduler:
 
         ``accepted``: how many of a request's drafts were right; dummy drafts never are.
         """
+        if plan.is_steady and self._steady is not None:
+            return self._steady.update(plan)
+        finished = self._update_each(plan, accepted)
+        if self._steady is not None:
+            self._steady.gather(self.state.running.values())
+        return finished
+
+    def _update_each(self, plan: Plan, accepted: Mapping[Request, int]) -> list[Request]:
         finished = []
         for request in plan.emitting():
             if request.status is Status.FINISHED:
@@ -120,5 +152,52 @@ class Scheduler:
 
     def abort(self, request: Request) -> None:
         """The client has left: frees everything at once."""
-        if request.status is not Status.FINISHED:
-            self.state.finish(request)
+        if request.status in (Status.FINISHED, Status.REFUSED):
+            return
+        if self._steady is not None:
+            self._steady.leave(request)
+            self._steady.look_again()
+        self.state.finish(request)
+
+    def settle(self, request: Request) -> None:
+        """Brings the counts of a request that decodes in step up to date, for reading."""
+        if self._steady is not None and self._steady.is_decoding(request):
+            self._steady.settle(request)
+
+    @property
+    def num_decoding(self) -> int:
+        """Requests that decode in step (none where steps are planned request by request)."""
+        return self._steady.num_decoding if self._steady is not None else 0
+
+    @property
+    def num_context_tokens(self) -> int:
+        """Sum of those requests' tokens."""
+        return self._steady.num_context_tokens if self._steady is not None else 0
+
+    def uniform_steps(self) -> int:
+        """For how many whole steps, from here on, only decoding happens if nothing arrives or is aborted.
+
+        To be asked between two steps. No admission, end, preemption or prefill falls into them, so they
+        have the same requests and one token each, and ``advance`` takes them at once. Always 0 with
+        asynchronous scheduling, drafts or ``prefill_schedule_interval`` above 1.
+        """
+        return self._steady.uniform_steps() if self._steady is not None else 0
+
+    def advance(self, num_steps: int) -> None:
+        """Takes so many uniform steps: the same state as from as many ``schedule()`` and ``update()``.
+
+        Costs the blocks that are handed out, not the tokens.
+        """
+        if num_steps > self.uniform_steps():
+            raise InvariantError(f"{num_steps} steps at once, {self.uniform_steps()} are uniform")
+        if num_steps and self._steady is not None:
+            self._steady.advance(num_steps)
+
+
+def _is_steady(limits: Limits) -> bool:
+    """Whether decoding requests advance by one known token per step."""
+    return (
+        not limits.async_scheduling
+        and limits.num_speculative_tokens == 0
+        and limits.prefill_schedule_interval == 1
+    )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
+
 from sim.serving.vllm.interval import PrefillInterval
 from sim.serving.vllm.kv import KVBlocks
 from sim.serving.vllm.limits import Limits, version_profile
@@ -25,6 +28,10 @@ class State:
         self.interval = PrefillInterval(limits.prefill_schedule_interval)
         self.num_admissions = 0
         self.num_preemptions = 0
+
+    def unfinished(self) -> Iterator[Request]:
+        """Requests that run or wait."""
+        return chain(self.running.values(), self.waiting)
 
     def threshold(self) -> int:
         """Most prompt tokens of one request in the next step; 0: no such limit."""

@@ -7,23 +7,26 @@ from sim.serving.vllm.request import Request
 from sim.serving.vllm.state import State
 
 
-def schedule_waiting(state: State, plan: Plan) -> None:
-    """Admits from the head of the queue until one does not fit; nobody overtakes it.
+def schedule_waiting(state: State, plan: Plan) -> bool:
+    """Admits from the head of the queue until one does not fit; True if one did not. Nobody overtakes it.
 
     Only a request whose stale token is still under way is passed over, and keeps its place.
     """
     skipped: list[Request] = []
     waiting, running, max_running = state.waiting, state.running, state.limits.max_running
+    is_refused = False
     while plan.budget > 0 and len(waiting) and len(running) < max_running:
         request = waiting.head()
         if request.num_stale_tokens:
             skipped.append(waiting.pop())
         elif not _admit(state, plan, request):
+            is_refused = True
             break
     if not plan.held:
         state.interval.looked_at_waiting(left_over=len(waiting) > 0)
     if skipped:
         waiting.restore(skipped)
+    return is_refused
 
 
 def _admit(state: State, plan: Plan, request: Request) -> bool:

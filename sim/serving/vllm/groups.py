@@ -1,0 +1,152 @@
+"""The running requests in steady decode: who decodes in step, who is in mid-prefill.
+
+While requests decode, each computes one token per step. So their counts are not touched:
+
+- ``step`` counts the steps; a request has grown by ``step - settled_step`` tokens since it was settled;
+- it needs a block whenever ``step`` is congruent to its phase modulo ``block_size``, so requests lie in
+  one dictionary per phase, by order of admission, the order in which blocks are given out;
+- the step in which it makes its last token is known when it begins to decode (``_ends``);
+- the blocks that its output fills get their hash when somebody could see it: at the request's end,
+  at its preemption, or at once, if another request's tokens repeat its output (``_registrars``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from heapq import heappop, heappush
+
+from sim.serving.vllm.request import Request
+from sim.serving.vllm.state import State
+
+
+class DecodingGroup:
+    """The running requests, split into those that decode in step and those in mid-prefill."""
+
+    def __init__(self, state: State) -> None:
+        self.step = 0
+        self.num_decoding = 0
+        self.num_context_tokens = 0
+        """Sum of the decoding requests' tokens."""
+        self._state = state
+        self._block_size = state.limits.block_size
+        self._phases: list[dict[int, Request]] = [{} for _ in range(self._block_size)]
+        self._ends: dict[int, list[Request]] = {}
+        self._end_steps: list[int] = []
+        self._chunks: dict[int, Request] = {}
+        self._registrars: dict[int, Request] = {}
+        self._is_planned = False
+        self._is_stuck = False
+
+    def join(self, request: Request) -> None:
+        """A running request, as it stands between two steps."""
+        if request.is_prefill_chunk:
+            self._chunks[request.order] = request
+            return
+        request.settled_step = self.step
+        tokens, order = request.num_tokens, request.order
+        phase = self._phases[(self.step + 1 - tokens) % self._block_size]
+        is_late = bool(phase) and next(reversed(phase)) > order
+        phase[order] = request
+        if is_late:
+            in_order = sorted(phase.items())
+            phase.clear()
+            phase.update(in_order)
+        end = self.step + request.end_tokens - 1 - tokens
+        ending = self._ends.get(end)
+        if ending is None:
+            self._ends[end] = [request]
+            heappush(self._end_steps, end)
+        else:
+            ending.append(request)
+        self.num_decoding += 1
+        self.num_context_tokens += tokens
+        if len(request.block_keys) > request.num_registered_blocks and not request.registers_late:
+            self._registrars[order] = request
+
+    def leave(self, request: Request) -> None:
+        """Settles a request that stops running, and registers what its output has filled."""
+        if self._chunks.pop(request.order, None) is not None or not self.is_decoding(request):
+            return
+        end = request.settled_step + request.end_tokens - 1 - request.num_tokens
+        ending = self._ends.get(end)
+        if ending is not None:
+            ending.remove(request)
+        self._part(request)
+
+    def _part(self, request: Request) -> None:
+        phase = (request.settled_step + 1 - request.num_tokens) % self._block_size
+        del self._phases[phase][request.order]
+        self.settle(request)
+        self.num_decoding -= 1
+        self.num_context_tokens -= request.num_tokens
+        self._registrars.pop(request.order, None)
+        self._register(request)
+
+    def settle(self, request: Request) -> None:
+        """Brings a decoding request's counts up to date."""
+        grown = self.step - request.settled_step
+        request.num_tokens += grown
+        request.num_computed_tokens += grown
+        request.settled_step = self.step
+
+    def is_decoding(self, request: Request) -> bool:
+        """Whether the request's counts stand still because it decodes in step."""
+        phase = (request.settled_step + 1 - request.num_tokens) % self._block_size
+        return self._phases[phase].get(request.order) is request
+
+    def _register(self, request: Request) -> None:
+        done = request.num_tokens if self._is_planned else request.num_computed_tokens
+        self._state.kv.register(request, done)
+
+    def register_promptly(self, request: Request) -> None:
+        """From now on somebody might look this request's output up: no block's hash may wait."""
+        request.registers_late = False
+        if self.is_decoding(request):
+            self.settle(request)
+            self._register(request)
+            self._registrars[request.order] = request
+
+    def look_again(self, *, new: bool = False) -> None:
+        """The head of the queue may be another one, or might fit now (``new``: a request was queued)."""
+        limits = self._state.limits
+        if not new or limits.policy == "priority" or limits.long_prefill_token_threshold:
+            self._is_stuck = False
+
+    def dissolve(self) -> None:
+        """Settles everybody: the next step is planned request by request."""
+        for phase in self._phases:
+            for request in phase.values():
+                self.settle(request)
+                self._register(request)
+            phase.clear()
+        self._ends.clear()
+        self._end_steps.clear()
+        self._chunks.clear()
+        self._registrars.clear()
+        self.num_decoding = self.num_context_tokens = 0
+        self._is_stuck = False
+
+    def gather(self, running: Iterable[Request]) -> None:
+        """Takes up the running requests after such a step."""
+        for request in running:
+            self.join(request)
+
+    def steps_to_first_end(self) -> int:
+        """Whole steps before the one in which some decoding request makes its last token."""
+        while not self._ends.get(self._end_steps[0]):
+            self._ends.pop(heappop(self._end_steps), None)
+        return self._end_steps[0] - self.step
+
+    def steps_to_shortage(self, limit: int) -> int:
+        """Whole steps, ``limit`` at most, for which the free blocks last."""
+        size, left = self._block_size, self._state.kv.pool.num_free
+        if self.num_decoding * (limit // size + 1) <= left:
+            return limit
+        rounds, left = divmod(left, self.num_decoding)
+        steps = rounds * size
+        while steps < limit:
+            left -= len(self._phases[(self.step + steps) % size])
+            if left < 0:
+                break
+            steps += 1
+        return min(steps, limit)

@@ -1,0 +1,196 @@
+"""Steps of steady decode: each costs only what changes in it, and many can be taken at once.
+
+Used with synchronous scheduling, without drafts and with ``prefill_schedule_interval`` 1. Where a step
+needs more than this (priority preemption, a budget too small for every decode, a chunk ahead of decodes
+that uses the budget up) ``schedule`` returns None, ``dissolve`` settles everybody, and the step is
+planned request by request. Both ways lead to the same state: tests compare them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from operator import attrgetter
+
+from sim.serving.vllm.groups import DecodingGroup
+from sim.serving.vllm.plan import Plan
+from sim.serving.vllm.request import Request, Status
+from sim.serving.vllm.waiting import schedule_waiting
+
+by_order = attrgetter("order")
+
+
+class SteadyDecode(DecodingGroup):
+    """Plans steps in which every decoding request computes one token."""
+
+    def schedule(self) -> Plan | None:
+        """Plans a step; None, with nothing changed, if it has to be planned request by request."""
+        state, limits = self._state, self._state.limits
+        plan = Plan(limits.max_num_batched_tokens, state.threshold())
+        plan.budget -= self.num_decoding
+        if plan.budget < 0:
+            return None
+        chunks = self._chunk_tokens(plan)
+        if chunks is None:
+            return None
+        phase = self._phases[self.step % self._block_size]
+        registrars = self._due_registrars() if self._registrars else ()
+        if not chunks and not registrars and len(phase) <= state.kv.pool.num_free:
+            if phase:
+                plan.grown = (list(phase.values()), self._grow(phase))
+        elif not self._grow_in_order(plan, phase, chunks, registrars):
+            return None
+        plan.count_uniform(self.num_decoding, state.running)
+        if not plan.preempted and state.waiting and not self._is_stuck:
+            is_refused = schedule_waiting(state, plan)
+            self._is_stuck = is_refused and not plan.chosen and limits.scheduler_reserve_full_isl
+        self._is_planned = True
+        return plan
+
+    def _grow(self, phase: dict[int, Request]) -> list[int]:
+        """One block for each request of the phase."""
+        taken = self._state.kv.pool.take(len(phase))
+        for request, block in zip(phase.values(), taken, strict=True):
+            request.blocks.append(block)
+        return taken
+
+    def _chunk_tokens(self, plan: Plan) -> dict[Request, int] | None:
+        """Tokens of each half-done prefill; None if one would take the budget of decodes after it."""
+        if not self._chunks:
+            return {}
+        self._is_stuck = False
+        chosen, budget, max_model_len = {}, plan.budget, self._state.limits.max_model_len
+        wanted = 0
+        for order in sorted(self._chunks):
+            request = self._chunks[order]
+            tokens = request.num_tokens - request.num_computed_tokens
+            if 0 < plan.threshold < tokens:
+                tokens = plan.threshold
+            tokens = min(tokens, max_model_len - request.num_computed_tokens - 1)
+            wanted += tokens
+            if min(tokens, budget) > 0:
+                chosen[request] = min(tokens, budget)
+                budget -= chosen[request]
+        if wanted > plan.budget and not self._chunks_are_last():
+            return None
+        return chosen
+
+    def _chunks_are_last(self) -> bool:
+        newest = reversed(self._state.running.values())
+        return all(next(newest).is_prefill_chunk for _ in self._chunks)
+
+    def _due_registrars(self) -> list[Request]:
+        """Those of the prompt registrars that fill a block in this step."""
+        size, step = self._block_size, self.step
+        return [
+            request
+            for request in self._registrars.values()
+            if (request.num_tokens + step - request.settled_step) % size == 0
+        ]
+
+    def _grow_in_order(
+        self, plan: Plan, phase: dict[int, Request], chunks: dict[Request, int], registrars: Iterable[Request]
+    ) -> bool:
+        """Requests that need a block, or register one, in order of admission; False: not possible here.
+
+        Under fcfs the latest admitted is preempted where blocks run out, so that all who come after
+        somebody preempted are preempted as well.
+        """
+        state, size = self._state, self._block_size
+        pool = state.kv.pool
+        need = len(phase) + sum(
+            -(-(request.num_computed_tokens + tokens) // size) - len(request.blocks)
+            for request, tokens in chunks.items()
+        )
+        if need > pool.num_free and state.limits.policy != "fcfs":
+            return False
+        for request in sorted({*phase.values(), *chunks, *registrars}, key=by_order):
+            if request.status is not Status.RUNNING:
+                break
+            tokens = chunks.get(request)
+            if tokens is None:
+                self.settle(request)
+            while (fresh := state.kv.extend(request, tokens or 1)) is None:
+                victim = state.victim()
+                self._preempt(plan, victim)
+                if victim is request:
+                    return True
+            if tokens is not None:
+                plan.choose(request, tokens, fresh)
+            elif fresh:
+                plan.give(request, fresh)
+        return True
+
+    def _preempt(self, plan: Plan, request: Request) -> None:
+        self._is_stuck = False
+        if not request.is_prefill_chunk:
+            plan.budget += 1
+        self.leave(request)
+        self._state.preempt(plan, request)
+
+    def update(self, plan: Plan) -> list[Request]:
+        """Takes a step's tokens in; returns the requests that finished, in scheduling order."""
+        step = self.step
+        self.step = step + 1
+        self._is_planned = False
+        self.num_context_tokens += self.num_decoding
+        finished = self._ends.pop(step, [])
+        for request in finished:
+            self._part(request)
+        for request in plan.emitting():
+            if request.status is Status.RUNNING:
+                self._append_first(request, finished)
+        for request in plan.partial:
+            self._chunks[request.order] = request
+        if finished:
+            self._is_stuck = False
+            if len(finished) > 1:
+                finished.sort(key=by_order)
+            for request in finished:
+                self._state.finish(request)
+        return finished
+
+    def _append_first(self, request: Request, finished: list[Request]) -> None:
+        """The token that ends a prefill."""
+        self._chunks.pop(request.order, None)
+        request.num_tokens += 1
+        if request.num_tokens >= request.end_tokens:
+            finished.append(request)
+        else:
+            self.join(request)
+
+    # many steps
+
+    def uniform_steps(self) -> int:
+        """For how many steps from now on nothing but decoding happens, if nothing arrives or is aborted.
+
+        No admission, no end, no shortage of blocks, no prefill, and no hash registered that a waiting
+        request could wait for.
+        """
+        if not self.num_decoding or self._chunks or not self._queue_is_still():
+            return 0
+        if self.num_decoding > self._state.limits.max_num_batched_tokens:
+            return 0
+        return self.steps_to_shortage(self.steps_to_first_end())
+
+    def _queue_is_still(self) -> bool:
+        """Nobody can be admitted until a running request ends."""
+        state, limits = self._state, self._state.limits
+        if not state.waiting or len(state.running) >= limits.max_running:
+            return True
+        if self.num_decoding >= limits.max_num_batched_tokens:
+            return True
+        return self._is_stuck and not self._registrars
+
+    def advance(self, num_steps: int) -> None:
+        """Takes so many uniform steps at once, with the effect of as many single ones."""
+        size, phases = self._block_size, self._phases
+        for step in range(self.step, self.step + num_steps):
+            self.step = step
+            for request in self._due_registrars() if self._registrars else ():
+                self.settle(request)
+                self._state.kv.register(request, request.num_tokens)
+            phase = phases[step % size]
+            if phase:
+                self._grow(phase)
+        self.step += 1 if num_steps else 0
+        self.num_context_tokens += num_steps * self.num_decoding
