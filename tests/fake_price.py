@@ -1,0 +1,85 @@
+"""Runs of the engine at a price that can be worked out in the head: every step takes the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from sim.cost.step import Chunks
+from sim.hardware import load_hardware
+from sim.model import load_model
+from sim.records import PS_PER_S, Int64, RequestTable, RunResult
+from sim.scenario import EngineConfig, Scenario, Workload
+from sim.serving import simulate
+
+HARDWARE = load_hardware("h100-sxm-80gb")
+MODEL = load_model("llama-3.1-8b")
+
+
+class FixedPrice:
+    """Every step takes ``step_s``, whatever is in it."""
+
+    warnings: tuple[str, ...] = ()
+
+    def __init__(self, step_s: float) -> None:
+        self._step_ps = round(step_s * PS_PER_S)
+
+    def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks) -> int:
+        """See ``StepPrice``."""
+        return self._step_ps
+
+    def decode_run(self, num_decode: int, context_tokens: int) -> tuple[int, int, int]:
+        """See ``StepPrice``."""
+        return self._step_ps, 0, 1 << 40
+
+
+def requests(
+    arrival_s: Seq[float],
+    prompt_tokens: Seq[int],
+    output_tokens: Seq[int],
+    **fields: Any,
+) -> RequestTable:
+    """A table written out by hand; arrival -1: after another's end."""
+    return RequestTable(
+        arrival_ps=np.array([-1 if a == -1 else round(a * PS_PER_S) for a in arrival_s], dtype=np.int64),
+        prompt_tokens=np.array(prompt_tokens, dtype=np.int64),
+        output_tokens=np.array(output_tokens, dtype=np.int64),
+        **fields,
+    )
+
+
+def in_ps(values_s: Seq[float]) -> Int64:
+    """Seconds as the column of picoseconds that a table holds."""
+    return np.array([round(value * PS_PER_S) for value in values_s], dtype=np.int64)
+
+
+def run_fixed(
+    table: RequestTable, *, step_s: float = 0.1, has_block_map: bool = False, **settings: Any
+) -> RunResult:
+    """Simulates ``table`` at ``step_s`` a step; ``replicas`` and ``routing``, and the engine's own keys."""
+    outside = {name: settings.pop(name) for name in ("replicas", "routing") if name in settings}
+    scenario = Scenario(
+        schema_version=1,
+        question="by hand",
+        kind="serving",
+        hardware=HARDWARE,
+        model=MODEL,
+        workload=Workload(),
+        engine=EngineConfig(**settings),
+        **outside,
+    )
+    run = simulate.Run(variant="base", seed=1, base_dir=Path(), record_block_map=has_block_map)
+    with (
+        patch.object(simulate, "price_of", lambda *_: FixedPrice(step_s)),
+        patch.object(simulate, "split_by_operator", lambda *_: {}),
+    ):
+        return simulate.simulate(scenario, table, run)
+
+
+def seconds(column: Int64) -> list[float]:
+    """A column of picoseconds in seconds, -1 for never."""
+    return [-1.0 if value < 0 else value / PS_PER_S for value in column.tolist()]
