@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from sim.checks.engine import check_engine, check_policy
 from sim.checks.fit import check_kv_fits, check_model_and_hardware
 from sim.checks.workload import check_workload
+from sim.kinds import kind_of
 from sim.loading.place import Place
 from sim.scenario import Scenario, Threshold
 from sim.suggest import did_you_mean
@@ -15,21 +17,31 @@ from sim.suggest import did_you_mean
 MAX_SEEDS = 1000
 
 
-def check_scenario(scenario: Scenario, *, file: str, variant_names: Sequence[str] = ("base",)) -> None:
+def check_scenario(scenario: Any, *, file: str, variant_names: Sequence[str] = ("base",)) -> None:
     """Refuses a scenario whose parts do not go together; ``file`` is where it was read from."""
+    kind = kind_of(scenario)
+    top = Place(file=file)
+    _check_head(scenario, top)
+    kind.part("check")(scenario, file=file)
+    for index, threshold in enumerate(scenario.thresholds):
+        there = top.child("thresholds").item(index)
+        _check_threshold(threshold, there, variant_names)
+        _check_metric(threshold, there, kind.part("metrics"))
+
+
+def check_serving(scenario: Scenario, *, file: str) -> None:
+    """What must hold in a serving scenario."""
     top = Place(file=file)
     base_dir = Path(file).parent
-    _check_head(scenario, top)
     check_workload(scenario.workload, top.child("workload"), base_dir)
     check_engine(scenario.engine, top.child("engine"))
+    _check_routing(scenario, top)
     check_policy(scenario.engine.batching, top.child("engine").child("batching"), base_dir)
     check_model_and_hardware(scenario, top)
     check_kv_fits(scenario, top)
-    for index, threshold in enumerate(scenario.thresholds):
-        _check_threshold(threshold, top.child("thresholds").item(index), variant_names)
 
 
-def _check_head(scenario: Scenario, top: Place) -> None:
+def _check_head(scenario: Any, top: Place) -> None:
     if not scenario.question.strip():
         raise top.child("question").error(
             "is empty",
@@ -50,6 +62,25 @@ def _check_head(scenario: Scenario, top: Place) -> None:
             f"seed {twice} is given twice: the same run would be counted as two",
             given=list(seeds),
             allowed="different whole numbers",
+        )
+
+
+def _check_routing(scenario: Scenario, top: Place) -> None:
+    if scenario.routing == "shared_queue" and scenario.replicas > 1 and scenario.engine.batching == "static":
+        raise top.child("routing").error(
+            "a static batch is formed from its replica's own queue",
+            given=scenario.routing,
+            allowed="round_robin or least_loaded with batching: static",
+            hint="routing: least_loaded",
+        )
+
+
+def _check_metric(threshold: Threshold, place: Place, metrics: Collection[str]) -> None:
+    if threshold.metric not in metrics:
+        raise place.child("metric").error(
+            f"unknown metric{did_you_mean(threshold.metric, metrics)}",
+            given=threshold.metric,
+            hint="gpuyard run --help names where the metrics are listed",
         )
 
 

@@ -47,7 +47,7 @@ class EngineBase:
         self.grown_tokens_ps = 0  # KV added inside jumps × time, since the window began
         self.on_window = self.begin_window
         self.deadlines: list[tuple[int, int, Sequence]] = []
-        self.admissions = 0
+        self.admissions = index << 40  # numbers of different replicas never meet
         self.pending: Event | None = None  # the one event that the engine waits for
         self.service = price if isinstance(price, ServiceTimePrice) else None
 
@@ -123,9 +123,13 @@ class EngineBase:
             return f"prompt + answer longer than max_model_len {self.limits.max_model_len}"
         return f"needs more KV memory than the whole pool of {self.kv.capacity_tokens} tokens"
 
+    def _is_elsewhere(self, sequence: Sequence) -> bool:
+        """Whether another replica runs it by now: it went back to a shared queue."""
+        return self.is_shared_queue and sequence.order >= 0 and sequence not in self.running
+
     def _expire_waiting(self, sequence: Sequence) -> None:
         """The client of a queued request left."""
-        if not sequence.is_ended:
+        if not sequence.is_ended and sequence.order < 0:
             self.waiting.remove(sequence)
             self.recorder.abort(sequence, sequence.generated)
             self.feed.on_end(sequence, sequence.deadline_ps)

@@ -234,7 +234,7 @@ class SkippingState(EngineBase):
         while deadlines and deadlines[0][0] <= now:
             late.append(heappop(deadlines))
         for deadline, _, sequence in late:
-            if sequence.is_ended:
+            if sequence.is_ended or self._is_elsewhere(sequence):
                 continue
             if sequence.order < 0 and sequence not in self.kept:
                 self.waiting.remove(sequence)
