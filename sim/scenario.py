@@ -239,6 +239,10 @@ class EngineConfig:
         default="skip",
     )
     overheads: EngineOverheads = key("host time per step", default=EngineOverheads())
+    price_table: str | None = key(
+        "measured kernel times in place of the profile's laws: a folder made by `python -m calibrate import`",
+        default=None,
+    )
     service_time: Distribution | None = key(
         "a drawn service time per request (seconds) in place of a price: the engine becomes a queue",
         default=None,

@@ -22,8 +22,8 @@ from typing import Protocol
 
 import numpy as np
 
-from sim.cost.operators import StepCounter, precision_of
-from sim.cost.roofline import Floats, Operator, total_s
+from sim.cost.analytic import AnalyticTimes
+from sim.cost.roofline import Floats
 from sim.records import PS_PER_S
 from sim.scenario import Scenario
 
@@ -54,29 +54,48 @@ class DecodeCurve:
     slopes_ps: list[int]
 
 
-class CompiledPrice:
-    """Analytic price with the profile's efficiencies, as tables."""
+class KernelTimes(Protocol):
+    """Seconds of a step's kernels on one rank: from laws, or read between measurements."""
 
-    def __init__(self, scenario: Scenario) -> None:
-        model, engine, hardware = scenario.model, scenario.engine, scenario.hardware
-        self.counter = StepCounter(
-            model=model,
-            hardware=hardware,
-            precision=precision_of(model, engine),
-            tensor_parallel_size=engine.tensor_parallel_size,
-            is_flash=engine.attention == "flash",
-        )
-        self._launch_s = (
-            hardware.kernel_launch_s if hardware.graph_launch_s is None else hardware.graph_launch_s
-        )
-        self._step_ps = to_ps(engine.overheads.step_s)
-        self._sequence_ps = to_ps(engine.overheads.per_sequence_s)
+    def linear_s(self, tokens: Floats) -> dict[str, Floats]:
+        """By operator, everything in the layers but attention, for steps of ``tokens`` tokens."""
+        ...
+
+    def head_s(self, sequences: Floats) -> dict[str, Floats]:
+        """By operator, what the sequences that sample need at the end."""
+        ...
+
+    def chunk_s(self, queries: Floats, cached: Floats) -> Floats:
+        """Attention of all layers, one prompt chunk by itself."""
+        ...
+
+    def decode_s(self, sequences: Floats, context_tokens: Floats) -> Floats:
+        """Attention of all layers, decoding sequences with that context in all."""
+        ...
+
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader should know: sizes outside of what was measured, borrowed constants."""
+        ...
+
+
+class CompiledPrice:
+    """Kernel times as tables."""
+
+    def __init__(self, scenario: Scenario, times: KernelTimes | None = None) -> None:
+        self.times: KernelTimes = times or AnalyticTimes(scenario)
+        self._step_ps = to_ps(scenario.engine.overheads.step_s)
+        self._sequence_ps = to_ps(scenario.engine.overheads.per_sequence_s)
         self._grid = breakpoints()
         self._linear: list[int] = []
         self._head: list[int] = []
         self._curves: dict[int, DecodeCurve] = {}
         self._chunks: dict[tuple[int, int], int] = {}
         self._fresh_chunks: list[int] = []
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """For the run's notes: what was asked of the price outside of what it was fitted to."""
+        return self.times.warnings()
 
     def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks) -> int:
         """One step; see ``StepPrice``."""
@@ -146,30 +165,27 @@ class CompiledPrice:
         known = self._chunks.get((queries, cached))
         if known is None:
             sizes = np.array([float(queries)]), np.array([float(cached)])
-            known = to_ps(float(self._sum_s([self.counter.prefill_attention(*sizes)])[0]))
+            known = to_ps(float(self.times.chunk_s(*sizes)[0]))
             self._chunks[queries, cached] = known
         return known
 
     def linear_split_s(self, tokens: Floats) -> dict[str, Floats]:
         """Seconds by operator of the linear part, for the report."""
-        return {op.name: self._sum_s([op]) for op in self.counter.linear(tokens)}
+        return self.times.linear_s(tokens)
 
     def _linear_s(self, tokens: Floats) -> Floats:
-        return self._sum_s(self.counter.linear(tokens))
+        return total(self.times.linear_s(tokens))
 
     def _head_s(self, sequences: Floats) -> Floats:
-        return self._sum_s(self.counter.head(sequences))
+        return total(self.times.head_s(sequences))
 
     def _fresh_chunk_s(self, queries: Floats) -> Floats:
-        return self._sum_s([self.counter.prefill_attention(queries, np.zeros_like(queries))])
-
-    def _sum_s(self, operators: list[Operator]) -> Floats:
-        return total_s(operators, self.counter.hardware, self._launch_s, self.counter.link)
+        return self.times.chunk_s(queries, np.zeros_like(queries))
 
     def _curve(self, num_decode: int) -> DecodeCurve:
         context = np.array(self._grid, dtype=np.float64)
-        operator = self.counter.decode_attention(np.full_like(context, num_decode), context)
-        values = [to_ps(float(value)) for value in self._sum_s([operator])]
+        seconds = self.times.decode_s(np.full_like(context, num_decode), context)
+        values = [to_ps(float(value)) for value in seconds]
         grid = self._grid
         slopes = [
             max(0, (values[i + 1] - values[i]) // (grid[i + 1] - grid[i])) for i in range(len(grid) - 1)
@@ -185,6 +201,8 @@ class ServiceTimePrice:
     The request's time is spread evenly over its output tokens (the first takes the remainder), so
     that its steps add up to the drawn time exactly. Chunks that yield no token take no time.
     """
+
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, service_ps: Sequence[int]) -> None:
         self._service_ps = service_ps
@@ -211,6 +229,12 @@ LARGEST_TABLE = 1 << 17
 def to_ps(seconds: float) -> int:
     """Seconds to integer picoseconds: the one place where a price is rounded."""
     return round(seconds * PS_PER_S)
+
+
+def total(by_operator: dict[str, Floats]) -> Floats:
+    """Seconds of all operators, one after another."""
+    times: Floats = np.sum(list(by_operator.values()), axis=0)
+    return times
 
 
 def table_size(size: int) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from sim.cost.memory import memory_plan
 from sim.cost.split import split_by_operator
 from sim.cost.step import CompiledPrice, ServiceTimePrice
+from sim.cost.table_price import table_price
 from sim.errors import InvariantError, ScenarioError
 from sim.records import FINISHED, KV_KINDS, PS_PER_S, BlockMap, RequestTable, RunResult, SegmentColumns
 from sim.rng import stream
@@ -52,7 +53,7 @@ def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
     env = Clock()
     recorder = Recorder(table)
     source = Source(table)
-    price = price_of(scenario, table, run.seed)
+    price = price_of(scenario, table, run)
     limits = limits_of(scenario)
     blocks = BlockMapRecorder(0, BLOCK_MAP_RECTANGLES) if run.record_block_map else None
     pools = [kv_of(scenario, limits, None if index else blocks) for index in range(scenario.replicas)]
@@ -81,12 +82,14 @@ def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
     return result_of(scenario, run, recorder, engines, price=price, block_map=block_map)
 
 
-def price_of(scenario: Scenario, table: RequestTable, seed: int) -> CompiledPrice | ServiceTimePrice:
-    """The analytic price, or drawn service times where the scenario asks for a plain queue."""
+def price_of(scenario: Scenario, table: RequestTable, run: Run) -> CompiledPrice | ServiceTimePrice:
+    """The analytic price, measured tables, or drawn service times where a plain queue is asked for."""
     law = scenario.engine.service_time
+    if law is None and scenario.engine.price_table:
+        return table_price(scenario, run.base_dir)
     if law is None:
         return CompiledPrice(scenario)
-    drawn = draw_values(law, len(table.arrival_ps), stream(seed, "service_time"))
+    drawn = draw_values(law, len(table.arrival_ps), stream(run.seed, "service_time"))
     return ServiceTimePrice((drawn * PS_PER_S).round().astype("int64").tolist())
 
 
@@ -196,7 +199,7 @@ def result_of(
         busy_ps=busy_ps(segments),
         num_events=sum(engine.num_events for engine in engines),
         block_map=block_map,
-        notes=notes_of(scenario, recorder, engines),
+        notes=(*notes_of(scenario, recorder, engines), *price.warnings),
         explain=explain_of(scenario),
     )
 

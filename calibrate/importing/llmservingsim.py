@@ -1,0 +1,68 @@
+"""LLMServingSim's profile folders: ``meta.yaml`` and per degree ``tpN/{dense,per_sequence,attention}.csv``.
+
+``dense.csv`` times one call by tokens; a decoder layer calls ``layernorm`` twice (before attention and before
+the MLP), ``embedding`` and ``final_layernorm`` once in a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from calibrate.importing.table_writing import Measured, Row
+from sim.errors import ScenarioError
+
+CALLS_PER_LAYER = {"layernorm": 2, "embedding": 0, "final_layernorm": 0}
+SHAPE_KEYS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size")
+
+
+def read_llmservingsim(folder: Path, tensor_parallel_size: int = 1) -> Measured:
+    """One degree of tensor parallelism of a profile folder."""
+    meta_file, tables = folder / "meta.yaml", folder / f"tp{tensor_parallel_size}"
+    if not meta_file.is_file() or not tables.is_dir():
+        raise ScenarioError(
+            "not a profile folder of LLMServingSim",
+            given=str(folder),
+            allowed=f"meta.yaml and tp{tensor_parallel_size}/dense.csv, per_sequence.csv, attention.csv",
+        )
+    meta = yaml.safe_load(meta_file.read_text(encoding="utf-8"))
+    engine = meta.get("engine_effective", {})
+    dense = pd.read_csv(tables / "dense.csv")
+    head = pd.read_csv(tables / "per_sequence.csv")
+    return Measured(
+        device=str(meta.get("gpu", meta.get("hardware", "unknown"))),
+        model=str(meta.get("model", "unknown")),
+        tensor_parallel_size=tensor_parallel_size,
+        shape=shape_of(engine.get("hf_overrides", {})),
+        calls={name: CALLS_PER_LAYER.get(name, 1) for name in sorted(set(dense["layer"]))},
+        source=f"LLMServingSim profile of {meta.get('profiled_at', 'unknown date')}, "
+        f"vLLM {meta.get('vllm_version', 'unknown')}, {meta.get('variant', '')}".strip(", "),
+        per_token=rows_of(dense, ("layer", "tokens")),
+        per_sequence=rows_of(head, ("layer", "sequences")),
+        attention=attention_rows(pd.read_csv(tables / "attention.csv")),
+        notes="layernorm is called twice in a layer",
+    )
+
+
+def shape_of(overrides: Mapping[str, Any]) -> dict[str, int]:
+    """What the profiled model must share with the scenario's."""
+    return {name: int(overrides[name]) for name in SHAPE_KEYS if name in overrides}
+
+
+def rows_of(table: pd.DataFrame, columns: tuple[str, str]) -> list[Row]:
+    """(operator, size, seconds), repeated measurements averaged."""
+    means = table.groupby(list(columns), sort=True)["time_us"].mean().reset_index()
+    times = means["time_us"] * 1e-6
+    return list(zip(means[columns[0]], means[columns[1]].astype(int), times, strict=True))
+
+
+def attention_rows(table: pd.DataFrame) -> list[Row]:
+    """(chunk, its context, decodes, their context, seconds)."""
+    columns = ["prefill_chunk", "kv_prefill", "n_decode", "kv_decode"]
+    means = table.groupby(columns, sort=True)["time_us"].mean().reset_index()
+    sizes = [means[name].astype(int) for name in columns]
+    return list(zip(*sizes, means["time_us"] * 1e-6, strict=True))

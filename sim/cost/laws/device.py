@@ -1,0 +1,66 @@
+"""What a kernel law sees: the device's limits, the sizes of a launch, the law's fitted constants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.hardware import HardwareProfile
+
+Floats = npt.NDArray[np.float64]
+Sizes = Mapping[str, Floats]
+Constants = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """The peaks that a law's constants are fractions of."""
+
+    sm_count: int
+    flops_per_s: float  # dense peak of the operator's type
+    hbm_bytes_per_s: float
+    l2_bytes: float
+    link_bytes_per_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constant:
+    """A law's constant: where its fit starts, between which bounds, and what it is."""
+
+    start: float
+    low: float
+    high: float
+    unit: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelLaw:
+    """Seconds of one launch from its sizes: a formula with few constants, all positive."""
+
+    name: str
+    sizes: tuple[str, ...]
+    constants: Mapping[str, Constant]
+    seconds: Callable[[Sizes, Constants, Device], Floats]
+
+
+def device_of(hardware: HardwareProfile, peak: str) -> Device:
+    """The limits of ``hardware`` for operators in the type ``peak``."""
+    link = hardware.intra_node
+    return Device(
+        sm_count=hardware.sm_count,
+        flops_per_s=hardware.peak_flops_per_s[peak],
+        hbm_bytes_per_s=hardware.hbm_bytes_per_s,
+        l2_bytes=float(hardware.l2_bytes or 0),
+        link_bytes_per_s=link.bytes_per_s if link else 0.0,
+    )
+
+
+def soft_max(first: Floats, second: Floats, power: float) -> Floats:
+    """Between the larger of two times (power → ∞: full overlap) and their sum (power 1: none)."""
+    larger = np.maximum(np.maximum(first, second), 1e-30)
+    together: Floats = larger * ((first / larger) ** power + (second / larger) ** power) ** (1.0 / power)
+    return together

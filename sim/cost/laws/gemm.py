@@ -1,0 +1,112 @@
+"""A GEMM in tiles: waves of tiles over the SMs against the bytes that must move, after a start-up.
+
+For every tile size and split of K that a library offers,
+
+    waves  = ceil(ceil(m / tile m) · ceil(n / tile n) · split / SMs)
+    a wave = tile start + max(2 · tile m · tile n · k / split / (rate per SM · efficiency of the tile),
+                              operands of the tile / (bytes an SM can load per s))
+
+and the library takes the fastest. Weights and activations move through HBM at the same time (``overlap``);
+weights that return while they are still in L2 move faster. Large GEMMs clock down (``throttle``). 8-bit
+activations are made by a pass of their own (``quantize``).
+
+Not modelled: alignment of odd sizes, a heuristic's wrong choices, neighbours on the GPU.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sim.cost.laws.device import Constant, Constants, Device, Floats, KernelLaw, Sizes, soft_max
+
+TILES = ((16, 64), (64, 64), (64, 128), (128, 64), (128, 128), (64, 256), (128, 256), (256, 128))
+SPLITS = (1, 2, 4, 8, 16)
+BYTES_OF_A_SUM = 4.0  # partial sums of a split are float32
+
+
+def area_name(tile: tuple[int, int]) -> str:
+    """Tiles of one area share an efficiency."""
+    return f"efficiency_{tile[0] * tile[1]}"
+
+
+def seconds(sizes: Sizes, constants: Constants, device: Device) -> Floats:
+    """Seconds of (m × k) · (k × n); ``weight_bits``, ``copies`` (weights in rotation), bytes per value."""
+    compute = tiled_s(sizes, constants, device)
+    memory = moved_s(sizes, constants, device)
+    time = constants["start_s"] + soft_max(compute, memory, constants["overlap"])
+    if constants.get("quantize_start_s"):
+        values = sizes["m"] * sizes["k"]
+        passes = constants["quantize_bytes"] * values / device.hbm_bytes_per_s
+        time = time + constants["quantize_start_s"] + passes
+    return time
+
+
+def tiled_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
+    """The fastest tiling's time on the SMs."""
+    m, n, k = sizes["m"], sizes["n"], sizes["k"]
+    ideal = 2.0 * m * n * k / device.flops_per_s
+    slower = 1.0 + constants["throttle"] * ideal / (ideal + constants["throttle_after_s"])
+    rate = device.flops_per_s / device.sm_count / slower
+    load = constants["sm_load"] * device.hbm_bytes_per_s / device.sm_count
+    best = np.full_like(m, np.inf)
+    for tile in TILES:
+        tiles = np.maximum(np.ceil(m / tile[0]), 1.0) * np.ceil(n / tile[1])
+        per_k = np.maximum(
+            2.0 * tile[0] * tile[1] / (rate * constants[area_name(tile)]),
+            (sizes["value_bytes"] * tile[0] + sizes["weight_bits"] / 8.0 * tile[1]) / load,
+        )
+        for split in SPLITS:
+            parts = np.maximum(np.ceil(tiles * split / device.sm_count), 1.0)
+            time = parts * (constants["tile_s"] + k / split * per_k)
+            if split > 1:
+                sums = 2.0 * BYTES_OF_A_SUM * m * n * split
+                time = time + constants["split_s"] + sums / (constants["l2_speed"] * device.hbm_bytes_per_s)
+            best = np.minimum(best, time)
+    return best
+
+
+def moved_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
+    """Weights, activations and output; what returns from L2 moves ``l2_speed`` times faster."""
+    m, n, k = sizes["m"], sizes["n"], sizes["k"]
+    weights = n * k * sizes["weight_bits"] / 8.0
+    room = constants["l2_share"] * device.l2_bytes
+    hot = 1.0 / (1.0 + (sizes["copies"] * weights / room) ** 4)
+    others = sizes["value_bytes"] * m * k + 2.0 * m * n
+    kept = 1.0 / (1.0 + (others / room) ** 4)
+    cold = weights * (1.0 - hot) + others * (1.0 - kept)
+    warm = weights * hot + others * kept
+    rate = constants["hbm_efficiency"] * device.hbm_bytes_per_s
+    return (cold + warm / constants["l2_speed"]) / rate
+
+
+CONSTANTS = {
+    "start_s": Constant(start=3e-6, low=5e-7, high=5e-5, unit="s", meaning="start-up of a launch"),
+    "tile_s": Constant(start=1e-6, low=1e-8, high=2e-5, unit="s", meaning="prologue and epilogue of a tile"),
+    "split_s": Constant(start=1e-6, low=1e-8, high=3e-5, unit="s", meaning="summing the parts of a split"),
+    "sm_load": Constant(start=3.0, low=0.3, high=30.0, unit="of HBM", meaning="loads of all SMs from L2"),
+    "l2_speed": Constant(start=2.5, low=1.0, high=10.0, unit="of HBM", meaning="L2 bandwidth"),
+    "l2_share": Constant(start=0.7, low=0.05, high=2.0, unit="of L2", meaning="what stays in L2"),
+    "hbm_efficiency": Constant(start=0.85, low=0.2, high=1.02, unit="of peak", meaning="HBM bandwidth"),
+    "overlap": Constant(start=3.0, low=1.0, high=20.0, unit="", meaning="power of the soft maximum"),
+    "throttle": Constant(start=0.1, low=1e-3, high=1.0, unit="", meaning="slow-down of large GEMMs"),
+    "throttle_after_s": Constant(start=1e-3, low=1e-5, high=1.0, unit="s", meaning="half of it at this size"),
+} | {
+    area_name(tile): Constant(start=0.7, low=0.02, high=1.05, unit="of peak", meaning="tile's FLOP rate")
+    for tile in TILES
+}
+QUANTIZE = {
+    "quantize_start_s": Constant(start=2e-6, low=1e-8, high=5e-5, unit="s", meaning="the 8-bit pass"),
+    "quantize_bytes": Constant(start=3.0, low=0.1, high=30.0, unit="bytes", meaning="moved per value by it"),
+}
+TILED_GEMM = KernelLaw(
+    name="tiled_gemm",
+    sizes=("m", "n", "k", "value_bytes", "weight_bits", "copies"),
+    constants=CONSTANTS,
+    seconds=seconds,
+)
+TILED_GEMM_QUANTIZED = KernelLaw(
+    name="tiled_gemm_quantized",
+    sizes=TILED_GEMM.sizes,
+    constants=CONSTANTS | QUANTIZE,
+    seconds=seconds,
+)

@@ -1,0 +1,95 @@
+"""The price from measured tables: the same parts as the analytic one, read between measurements.
+
+Attention of a step with prompts and decodes is one measurement (chunk, its context, decodes, their context),
+not a sum: the kernel runs both together. Of several chunks the largest stands with the decodes; the others
+add their own time beyond a launch. Decodes of unequal context are taken at their mean.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from sim.cost.price_table import PriceTable, check_model, load_price_table
+from sim.cost.roofline import Floats
+from sim.cost.step import Chunks, CompiledPrice, to_ps
+from sim.scenario import Scenario
+
+
+class TableTimes:
+    """Kernel times of one model on one device, as they were measured."""
+
+    def __init__(self, table: PriceTable, num_layers: int) -> None:
+        self.table = table
+        self.num_layers = num_layers
+
+    def linear_s(self, tokens: Floats) -> dict[str, Floats]:
+        """By operator of ``per_token.csv``: calls in a layer times layers, or once in a step."""
+        layers = self.num_layers
+        return {
+            name: curve.at(tokens) * ((self.table.calls[name] * layers) or 1)
+            for name, curve in self.table.per_token.items()
+        }
+
+    def head_s(self, sequences: Floats) -> dict[str, Floats]:
+        """By operator of ``per_sequence.csv``, once in a step."""
+        return {name: curve.at(sequences) for name, curve in self.table.per_sequence.items()}
+
+    def chunk_s(self, queries: Floats, cached: Floats) -> Floats:
+        """Attention of one prompt chunk, all layers."""
+        grid = self.table.attention
+        times = [
+            grid.at((q, c, 0.0, 0.0)) if q else 0.0
+            for q, c in zip(queries.tolist(), cached.tolist(), strict=True)
+        ]
+        return self.num_layers * np.array(times)
+
+    def decode_s(self, sequences: Floats, context_tokens: Floats) -> Floats:
+        """Attention of decoding sequences, all layers."""
+        grid = self.table.attention
+        times = [
+            grid.at((0.0, 0.0, n, total / n)) if n else 0.0
+            for n, total in zip(sequences.tolist(), context_tokens.tolist(), strict=True)
+        ]
+        return self.num_layers * np.array(times)
+
+    def together_s(self, chunks: Chunks, num_decode: int, context_tokens: int) -> float:
+        """Attention of a step that has prompts and decodes, all layers."""
+        grid = self.table.attention
+        largest = max(range(len(chunks)), key=lambda i: chunks[i][0] * (chunks[i][1] + chunks[i][0]))
+        queries, cached = chunks[largest][0], chunks[largest][1]
+        time = grid.at((queries, cached, num_decode, context_tokens / num_decode))
+        for index, chunk in enumerate(chunks):
+            if index != largest:
+                time += max(grid.at((chunk[0], chunk[1], 0.0, 0.0)) - grid.floor_s, 0.0)
+        return self.num_layers * time
+
+    def warnings(self) -> tuple[str, ...]:
+        """What the times are of."""
+        return (f"priced from measured tables of {self.table.model} on {self.table.device}",)
+
+
+class TablePrice(CompiledPrice):
+    """Measured kernel times as tables; mixed steps are looked up as they are."""
+
+    def __init__(self, scenario: Scenario, table: PriceTable) -> None:
+        check_model(table, scenario.model, scenario.engine.tensor_parallel_size)
+        self.measured = TableTimes(table, scenario.model.num_hidden_layers)
+        super().__init__(scenario, self.measured)
+
+    def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks) -> int:
+        """One step; see ``StepPrice``."""
+        if not num_decode or not chunks:
+            return super().step_ps(num_decode, context_tokens, chunks)
+        tokens = num_decode + sum(chunk[0] for chunk in chunks)
+        sampling = num_decode + sum(chunk[2] for chunk in chunks)
+        attention = to_ps(self.measured.together_s(chunks, num_decode, context_tokens))
+        host_step, host_sequence = self.overheads_ps
+        host = host_step + host_sequence * (num_decode + len(chunks))
+        return self.linear_ps(tokens) + self.head_ps(sampling) + attention + host
+
+
+def table_price(scenario: Scenario, base_dir: Path) -> TablePrice:
+    """The price that ``engine.price_table`` names, relative to the scenario file."""
+    return TablePrice(scenario, load_price_table(base_dir / (scenario.engine.price_table or "")))
