@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sim.intervals import Interval, mean_interval
-from sim.metric_table import METRICS
+from sim.kinds import KINDS, metric_of
 from sim.units import format_s
 
 if TYPE_CHECKING:
     from sim.comparison import Cell, Comparison
+    from sim.kinds import Kind
 
 _TIMES = ("p99_ttft_s", "p90_ttft_s", "p50_ttft_s", "mean_ttft_s", "mean_e2e_s")
 
-_TABLE = (
+SERVING_TABLE = (
     "goodput_requests_per_s",
     "goodput_fraction",
     "requests_per_s",
@@ -40,7 +41,16 @@ _TABLE = (
 
 
 def headline_metric(comparison: Comparison) -> str:
-    """The metric that answers.
+    """The metric that answers, as the kind of the runs has it."""
+    return str(_kind(comparison).part("headline")(comparison))
+
+
+def _kind(comparison: Comparison) -> Kind:
+    return KINDS[comparison.summaries[comparison.reference][0].kind]
+
+
+def serving_headline(comparison: Comparison) -> str:
+    """The metric that answers a serving question.
 
     With an SLO that not every run meets: ``goodput_requests_per_s``. Else, where the queue grows
     in some run, or the load follows the answers (closed loop, all at once): ``requests_per_s``.
@@ -59,7 +69,7 @@ def headline_metric(comparison: Comparison) -> str:
 def table_metrics(comparison: Comparison) -> tuple[str, ...]:
     """The headline metrics of the decision table: those that some variant has a number other than 0 for."""
     headline = headline_metric(comparison)
-    rest = (name for name in _TABLE if name != headline)
+    rest = (name for name in _kind(comparison).part("table") if name != headline)
     cells = comparison.cells
     return (headline, *(name for name in rest if any(cells[v][name].mean for v in comparison.variants)))
 
@@ -115,7 +125,7 @@ def _state(comparison: Comparison, best: str) -> str:
 
 def _best(comparison: Comparison, others: Sequence[str], metric: str) -> str:
     """The variant with the best mean; one without a number comes last, among equals the first."""
-    sign = -1.0 if METRICS[metric].better == "higher" else 1.0
+    sign = -1.0 if metric_of(metric).better == "higher" else 1.0
 
     def rank(name: str) -> tuple[bool, float]:
         mean = comparison.cells[name][metric].mean
@@ -143,7 +153,7 @@ def format_metric(value: float | None, name: str, *, with_rate_unit: bool = True
     """A metric's value as a reader wants it: "12.3 ms", "7.91 requests/s", "45.2 %", "1,204"."""
     if value is None:
         return "-"
-    unit = METRICS[name].unit
+    unit = metric_of(name).unit
     if unit == "s":
         return format_s(value)
     if unit == "fraction":

@@ -12,6 +12,7 @@ from sim.cautions import Caution, kv_never_full, one_seed
 from sim.errors import InvariantError
 from sim.intervals import Interval as Interval
 from sim.intervals import mean_interval, ratio_interval
+from sim.kinds import metric_of
 from sim.metric_table import METRICS as METRICS
 from sim.summary import Summary, rounded
 from sim.thresholds import ThresholdOutcome as ThresholdOutcome
@@ -63,7 +64,7 @@ class Comparison:
             "seeds": list(self.seeds),
             "interval": "95 %, Student t over seeds, paired by seed; of ratios: geometric mean",
             "variants": {
-                variant: {name: _cell_dict(self.cells[variant][name]) for name in METRICS}
+                variant: {name: _cell_dict(cell) for name, cell in self.cells[variant].items()}
                 for variant in self.variants
             },
             "warnings": [
@@ -96,7 +97,7 @@ def compare(summaries: Mapping[str, Sequence[Summary]], reference: str) -> Compa
         cells={
             name: {
                 metric: _cell(metric, by_variant[name], None if name == reference else by_variant[reference])
-                for metric in METRICS
+                for metric in by_variant[reference][0].metrics
             }
             for name in variants
         },
@@ -116,7 +117,7 @@ def _cell(metric: str, own: Sequence[Summary], others: Sequence[Summary] | None)
         if min(*known, *base) > 0:
             ratio = ratio_interval(known, base)
     significant = ratio.excludes(1.0) if ratio else difference.excludes(0.0) if difference else None
-    better = METRICS[metric].better
+    better = metric_of(metric).better
     return Cell(
         values=values,
         mean=None if known is None else math.fsum(known) / len(known),
@@ -155,7 +156,7 @@ def _warnings(
     first = {name: found[0] for name, found in summaries.items()}
     full = kv_never_full(
         {name: summary.allocator for name, summary in first.items()},
-        {name: summary.metrics["max_kv_used_fraction"] for name, summary in first.items()},
+        {name: summary.metrics.get("max_kv_used_fraction") for name, summary in first.items()},
     )
     own = [caution for caution in (full, one_seed() if len(seeds) == 1 else None) if caution is not None]
     return (*warnings, *((everyone, caution) for caution in own))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sim.kinds import kind_of
 from sim.records import RunResult
 from sim.scenario import Scenario, ScenarioFile
 
@@ -51,12 +52,11 @@ def run_one(
     record_block_map: bool = False,
 ) -> RunResult:
     """Simulates one variant with one seed. Same scenario and seed, same result, bit for bit."""
-    from sim.serving.simulate import Run, simulate
-    from sim.workload import draw_requests
-
-    table = draw_requests(scenario.workload, seed, base_dir)
-    run = Run(variant=variant, seed=seed, base_dir=base_dir, record_block_map=record_block_map)
-    return simulate(scenario, table, run)
+    run = kind_of(scenario).part("run_one")
+    result: RunResult = run(
+        scenario, variant=variant, seed=seed, base_dir=base_dir, record_block_map=record_block_map
+    )
+    return result
 
 
 def run_scenario(
@@ -105,8 +105,6 @@ def run_scenario(
 
 def run_task(task: Task) -> tuple[RunResult, Summary]:
     """One run and its statistics, in whatever process."""
-    from sim.metrics import summarize
-
     result = run_one(
         task.scenario,
         variant=task.variant,
@@ -114,4 +112,5 @@ def run_task(task: Task) -> tuple[RunResult, Summary]:
         base_dir=Path(task.base_dir),
         record_block_map=task.record_block_map,
     )
+    summarize = kind_of(task.scenario).part("summarize")
     return result, summarize(result, keep_thin_percentiles=task.keep_thin_percentiles)

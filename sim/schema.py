@@ -13,10 +13,11 @@ from dataclasses import MISSING, Field, dataclass, field, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
 from sim.hardware import HardwareProfile
+from sim.kinds import KINDS
 from sim.loading.build import field_hints, takes_number, unit_in
 from sim.loading.scalars import LIMITS, MAX_PLAIN
 from sim.model import ModelShape
-from sim.scenario import SCHEMA_VERSION, Scenario, Threshold
+from sim.scenario import SCHEMA_VERSION, Threshold
 from sim.units import UNITS, allowed_units, unit_of_name
 
 JsonSchema = dict[str, Any]
@@ -30,11 +31,35 @@ _NOT_IN_VARIANTS = ("schema_version", "question", "kind", "seeds", "thresholds")
 def scenario_schema() -> JsonSchema:
     """The JSON Schema of a scenario file."""
     made = _Definitions()
-    top = made.object_of(Scenario, None, is_partial=False)
-    variant = made.object_of(Scenario, None, is_partial=True)
-    for name in _NOT_IN_VARIANTS:
-        del variant["properties"][name]
-    made.by_name["Variant"] = variant
+    kinds = {name: _of_kind(name, kind.part("scenario"), made) for name, kind in KINDS.items()}
+    for name, one in kinds.items():
+        made.by_name[f"{name.capitalize()}Scenario"] = one
+    choice = [
+        {
+            "if": {"properties": {"kind": {"const": name}}, "required": ["kind"]},
+            "then": {"$ref": f"#/$defs/{name.capitalize()}Scenario"},
+        }
+        for name in kinds
+    ]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Gpuyard scenario",
+        "type": "object",
+        "properties": {"kind": {"description": "what is simulated", "enum": list(kinds)}},
+        "required": ["kind"],
+        "allOf": choice,
+        "$defs": dict(sorted(made.by_name.items())),
+    }
+
+
+def _of_kind(name: str, cls: Any, made: _Definitions) -> JsonSchema:
+    """The scenario of one kind, its variants' differences as a definition of their own."""
+    top = made.object_of(cls, None, is_partial=False)
+    variant = made.object_of(cls, None, is_partial=True)
+    reference = f"#/$defs/{name.capitalize()}Variant"
+    for key in _NOT_IN_VARIANTS:
+        del variant["properties"][key]
+    made.by_name[f"{name.capitalize()}Variant"] = variant
     top["properties"]["schema_version"] = {"const": SCHEMA_VERSION, "description": "format of this file"}
     top["properties"]["compare"] = {
         "description": "variants, each with its differences from the file, compared with the reference",
@@ -44,18 +69,13 @@ def scenario_schema() -> JsonSchema:
             "variants": {
                 "type": "object",
                 "minProperties": 2,
-                "additionalProperties": {"anyOf": [{"$ref": "#/$defs/Variant"}, {"type": "null"}]},
+                "additionalProperties": {"anyOf": [{"$ref": reference}, {"type": "null"}]},
             },
         },
         "required": ["reference", "variants"],
         "additionalProperties": False,
     }
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Gpuyard scenario",
-        **top,
-        "$defs": dict(sorted(made.by_name.items())),
-    }
+    return top
 
 
 @dataclass(slots=True)

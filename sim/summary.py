@@ -53,6 +53,7 @@ class Summary:
     whole_run: Mapping[str, int]
     window_s: tuple[float, float]
     notes: tuple[str, ...]
+    kind: str = "serving"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able and deterministic: floats to 9 significant digits, keys in a fixed order."""

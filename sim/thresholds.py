@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sim.errors import ScenarioError
-from sim.metric_table import METRICS
+from sim.kinds import metric_of
 from sim.scenario import Threshold
 from sim.suggest import did_you_mean
 
@@ -33,19 +33,22 @@ class ThresholdOutcome:
 
 def check_thresholds(comparison: Comparison, thresholds: Sequence[Threshold]) -> list[ThresholdOutcome]:
     """Each threshold's outcome, in the order given; a wrong metric or variant is a ScenarioError."""
-    check_threshold_names(thresholds, comparison.variants)
+    known = comparison.cells[comparison.reference]
+    check_threshold_names(thresholds, comparison.variants, known)
     return [
         _outcome(comparison, threshold, _variant_of(threshold, comparison.variants))
         for threshold in thresholds
     ]
 
 
-def check_threshold_names(thresholds: Sequence[Threshold], variants: Sequence[str]) -> None:
+def check_threshold_names(
+    thresholds: Sequence[Threshold], variants: Sequence[str], metrics: Collection[str]
+) -> None:
     """Raise ScenarioError for an unknown metric or variant; may be called before anything is run."""
     for index, threshold in enumerate(thresholds):
-        if threshold.metric not in METRICS:
+        if threshold.metric not in metrics:
             raise ScenarioError(
-                f"unknown metric{did_you_mean(threshold.metric, METRICS)}",
+                f"unknown metric{did_you_mean(threshold.metric, metrics)}",
                 path=f"thresholds[{index}].metric",
                 given=threshold.metric,
                 hint="gpuyard run --help names where the metrics are listed",
@@ -77,7 +80,7 @@ def _outcome(comparison: Comparison, threshold: Threshold, variant: str) -> Thre
     else:
         above = threshold.max is not None and cell.mean > threshold.max
         below = threshold.min is not None and cell.mean < threshold.min
-        is_met, reason = not (above or below), f"{cell.mean:.6g} {METRICS[threshold.metric].unit}"
+        is_met, reason = not (above or below), f"{cell.mean:.6g} {metric_of(threshold.metric).unit}"
     return ThresholdOutcome(
         metric=threshold.metric, variant=variant, bound=bound, value=cell.mean, is_met=is_met, reason=reason
     )

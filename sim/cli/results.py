@@ -38,19 +38,16 @@ def _write_report(answer: Answer, folder: Path) -> None:
 
 def _write_run(result: RunResult, folder: Path, arguments: argparse.Namespace) -> None:
     from sim import export
+    from sim.kinds import kind_of
 
     name = f"{result.variant}-{result.seed}"
     if not arguments.no_report:
-        tables = (
-            ("requests", export.requests_csv, export.requests_dataframe),
-            ("segments", export.segments_csv, export.segments_dataframe),
-            ("preemptions", export.preemptions_csv, export.preemptions_dataframe),
-        )
-        for kind, as_csv, as_frame in tables:
+        for table, columns_of in kind_of(result.scenario).part("records").items():
+            columns = columns_of(result)
             if arguments.parquet:
-                export.write_parquet(as_frame(result), folder / f"{kind}-{name}.parquet")
+                export.write_parquet(export.dataframe(columns), folder / f"{table}-{name}.parquet")
             else:
-                export.write_whole(folder / f"{kind}-{name}.csv", as_csv(result))
+                export.write_whole(folder / f"{table}-{name}.csv", export.csv_text(columns))
     if arguments.vllm_bench:
         content = export.vllm_bench_json(result, detailed=True)
         export.write_whole(folder / f"vllm-bench-{name}.json", json.dumps(content, indent=1) + "\n")
@@ -58,9 +55,11 @@ def _write_run(result: RunResult, folder: Path, arguments: argparse.Namespace) -
 
 def _write_trace_events(result: RunResult, folder: Path) -> None:
     """Of the first seed: a trace is looked at, not averaged."""
-    from sim.report.perfetto import write_trace
+    from sim.kinds import kind_of
+    from sim.report.perfetto import write_events
 
-    write_trace(result, folder / f"trace-{result.variant}-{result.seed}.json")
+    trace = kind_of(result.scenario).part("trace_events")(result)
+    write_events(trace, folder / f"trace-{result.variant}-{result.seed}.json")
 
 
 def print_views(answer: Answer, arguments: argparse.Namespace) -> None:

@@ -53,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     _check_arguments(arguments)
     file = load_scenario(arguments.scenario, overrides=_overrides(arguments), trace=arguments.trace)
+    if arguments.vllm_bench and file.base.kind != "serving":
+        raise ScenarioError("vLLM's benchmark measures serving", path="--vllm-bench", allowed="kind: serving")
     out = Path(arguments.out or Path("out") / Path(file.path).stem)
     with results_folder(out) as folder:
         answer = _answer(file, arguments)

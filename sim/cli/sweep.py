@@ -40,9 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
     from sim.plan.progress import Progress
     from sim.plan.sweep import Sweep, check_metrics, run_points, sweep_points
 
-    metrics = check_metrics(arguments.metric)
     path = find_scenario(arguments.scenario)
     points = sweep_points(str(path), arguments.over, overrides=arguments.set, trace=arguments.trace)
+    metrics = check_metrics(arguments.metric, points[0].scenario.kind)
     out = Path(arguments.out or f"out/{path.stem}-sweep")
     out.mkdir(parents=True, exist_ok=True)
     with (

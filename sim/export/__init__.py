@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from sim.export.atomic import write_whole as write_whole
+from sim.export.frames import dataframe as dataframe
 from sim.export.frames import preemptions_dataframe as preemptions_dataframe
 from sim.export.frames import requests_dataframe as requests_dataframe
 from sim.export.frames import segments_dataframe as segments_dataframe
 from sim.export.frames import write_parquet as write_parquet
+from sim.export.records import csv_text as csv_text
 from sim.export.records import preemptions_csv as preemptions_csv
 from sim.export.records import requests_csv as requests_csv
 from sim.export.records import segments_csv as segments_csv

@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 def requests_dataframe(result: RunResult) -> pd.DataFrame:
     """One row per request, columns as in the CSV; NaN where a moment never came."""
-    return _frame(request_record_columns(result))
+    return dataframe(request_record_columns(result))
 
 
 def segments_dataframe(result: RunResult) -> pd.DataFrame:
     """One row per engine jump."""
-    return _frame(segment_record_columns(result))
+    return dataframe(segment_record_columns(result))
 
 
 def preemptions_dataframe(result: RunResult) -> pd.DataFrame:
     """One row per eviction."""
-    return _frame(preemption_record_columns(result))
+    return dataframe(preemption_record_columns(result))
 
 
 def write_parquet(frame: pd.DataFrame, path: str | Path) -> None:
@@ -49,7 +49,8 @@ def write_parquet(frame: pd.DataFrame, path: str | Path) -> None:
     publish(path, lambda partial: frame.to_parquet(partial, index=False, engine="pyarrow"))
 
 
-def _frame(columns: Sequence[Column]) -> pd.DataFrame:
+def dataframe(columns: Sequence[Column]) -> pd.DataFrame:
+    """Columns as a DataFrame."""
     import pandas as pd
 
     return pd.DataFrame({column.name: _values(column) for column in columns})

@@ -6,7 +6,7 @@ rounded but ``tpot_s``, a quotient, to the nearest picosecond. A moment that nev
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -90,6 +90,13 @@ def preemption_record_columns(result: RunResult) -> list[Column]:
         _count("replica", ledger.replica),
         _count("lost_tokens", ledger.lost_tokens),
     ]
+
+
+RECORD_TABLES: Mapping[str, Callable[[RunResult], list[Column]]] = {
+    "requests": request_record_columns,
+    "segments": segment_record_columns,
+    "preemptions": preemption_record_columns,
+}
 
 
 def requests_csv(result: RunResult) -> Iterator[str]:

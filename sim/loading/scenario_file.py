@@ -8,6 +8,7 @@ from typing import Any
 
 import sim.scenario as contracts
 from sim.errors import ScenarioError
+from sim.kinds import KINDS, Kind, unknown_kind
 from sim.loading.build import build
 from sim.loading.compare import Compare, blame, split_compare
 from sim.loading.place import Place
@@ -32,6 +33,7 @@ def load_scenario(
     for override in parsed:
         tree = apply_override(tree, override)
     if trace is not None:
+        _refuse_trace_of(_kind(tree, file), file)
         tree = with_trace(tree, str(_existing_trace(trace)))
     base_tree, compare = split_compare(tree, file)
     for override in parsed:
@@ -93,6 +95,13 @@ def _check_version(tree: Mapping[str, Any], file: str) -> None:
         )
 
 
+def _refuse_trace_of(kind: Kind, file: str) -> None:
+    if not kind.takes_trace:
+        raise ScenarioError(
+            "a trace of requests goes with serving only", file="--trace", given=file, allowed="kind: serving"
+        )
+
+
 def _existing_trace(trace: str) -> Path:
     path = Path(trace)
     try:
@@ -151,21 +160,50 @@ def _load_variant(
 
 def _build_checked(tree: Mapping[str, Any], file: str, names: Sequence[str]) -> contracts.Scenario:
     from sim.checks import check_scenario
+
+    kind = _kind(tree, file)
+    resolved = dict(tree)
+    for name in ("hardware", "model"):
+        if resolved.get(name) is not None:
+            resolved[name] = _named(name, resolved[name], Place(file=file, path=name))
+    if kind.has_devices and isinstance(resolved.get("devices"), list):
+        resolved["devices"] = [
+            _device(one, Place(file=file, path="devices").item(index))
+            for index, one in enumerate(resolved["devices"])
+        ]
+    scenario: contracts.Scenario = build(kind.part("scenario"), resolved, file=file)
+    check_scenario(scenario, file=file, variant_names=names)
+    return scenario
+
+
+def _kind(tree: Mapping[str, Any], file: str) -> Kind:
+    """The kind that the file says; a missing one is refused by the builder, with its meaning."""
+    given = tree.get("kind", "serving")
+    if not isinstance(given, str) or given not in KINDS:
+        place = Place(file=file, path="kind")
+        near = closest(given, KINDS)
+        raise place.error(unknown_kind(given), given=given, allowed=", ".join(KINDS), hint=near or "serving")
+    return KINDS[given]
+
+
+def _named(name: str, given: Any, place: Place) -> Any:
+    """The hardware profile or model that a name, a path or a mapping means."""
     from sim.hardware import load_hardware
     from sim.model import load_model
 
-    resolved = dict(tree)
-    for name, load in (("hardware", load_hardware), ("model", load_model)):
-        given = resolved.get(name)
-        if given is not None and not isinstance(given, (str, Mapping)):
-            raise Place(file=file, path=name).error(
-                f"expected a {name}",
-                given=given,
-                allowed="a shipped name, a path, or {base: name, ...}",
-                hint="gpuyard list prints the names",
-            )
-        if given is not None:
-            resolved[name] = load(given, file=file, path=name)
-    scenario = build(contracts.Scenario, resolved, file=file)
-    check_scenario(scenario, file=file, variant_names=names)
-    return scenario
+    if not isinstance(given, (str, Mapping)):
+        raise place.error(
+            f"expected a {name}",
+            given=given,
+            allowed="a shipped name, a path, or {base: name, ...}",
+            hint="gpuyard list prints the names",
+        )
+    load = {"hardware": load_hardware, "model": load_model}[name]
+    return load(given, file=place.file, path=place.path)
+
+
+def _device(given: Any, place: Place) -> Any:
+    """A group of workers, its hardware loaded."""
+    if not isinstance(given, Mapping) or given.get("hardware") is None:
+        return given
+    return {**given, "hardware": _named("hardware", given["hardware"], place.child("hardware"))}

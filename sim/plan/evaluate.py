@@ -42,23 +42,29 @@ def evaluate(point: Point) -> Row:
     A metric that a seed refuses (too few samples for a percentile) is None for the point. The point
     meets its SLO when every seed does; None where the scenario states no SLO.
     """
-    from sim.metrics import summarize
+    from sim.kinds import kind_of
     from sim.run import run_one
 
     scenario = point.scenario
+    kind = kind_of(scenario)
+    summarize = kind.part("summarize")
     summaries = [
         summarize(run_one(scenario, variant=point.variant, seed=seed, base_dir=Path(point.base_dir)))
         for seed in scenario.seeds
     ]
-    num_gpus = scenario.replicas * scenario.engine.tensor_parallel_size
+    num_gpus = kind.part("num_gpus")(scenario)
     price = scenario.hardware.usd_per_hour
     row: Row = {
         "meets_slo": _all_meet(summaries),
-        "verdict": max((summary.verdict.word for summary in summaries), key=VERDICTS.index),
+        "verdict": max((summary.verdict.word for summary in summaries), key=_badness),
         "num_gpus": num_gpus,
         "usd_per_hour": None if price is None else price * num_gpus,
     }
     return row | {name: _mean(summaries, name) for name in summaries[0].metrics}
+
+
+def _badness(word: str) -> int:
+    return VERDICTS.index(word) if word in VERDICTS else 0
 
 
 def _all_meet(summaries: Sequence[Summary]) -> bool | None:
@@ -92,8 +98,9 @@ def program_digest() -> str:
 def _files_read(point: Point) -> list[Path]:
     """The trace, the empirical lengths and the policy that the scenario points at."""
     names: list[str] = []
-    _collect_paths(asdict(point.scenario.workload), names)
-    policy_file, colon, _ = point.scenario.engine.batching.rpartition(":")
+    _collect_paths(asdict(point.scenario), names)
+    engine = getattr(point.scenario, "engine", None)
+    policy_file, colon, _ = engine.batching.rpartition(":") if engine else ("", "", "")
     if colon:
         names.append(policy_file)
     return [Path(point.base_dir) / name for name in names]

@@ -123,12 +123,14 @@ def cheapest_meeting(rows: Sequence[Mapping[str, Value]]) -> int | None:
     return min(meeting, key=lambda index: float(rows[index][measure] or 0))
 
 
-def check_metrics(names: Sequence[str]) -> tuple[str, ...]:
-    """``names``, or the headlines; an unknown metric is an error with its neighbours named."""
-    from sim.metric_table import METRICS
+def check_metrics(names: Sequence[str], kind: str = "serving") -> tuple[str, ...]:
+    """``names``, or the headlines of the kind; an unknown metric is an error with its neighbours named."""
+    from sim.kinds import KINDS
     from sim.suggest import did_you_mean
 
+    known = KINDS[kind].part("metrics")
+
     for name in names:
-        if name not in METRICS:
-            raise ScenarioError(f"unknown metric{did_you_mean(name, METRICS)}", path="--metric", given=name)
-    return tuple(names) or HEADLINES
+        if name not in known:
+            raise ScenarioError(f"unknown metric{did_you_mean(name, known)}", path="--metric", given=name)
+    return tuple(names) or (HEADLINES if kind == "serving" else KINDS[kind].part("table"))

@@ -8,7 +8,7 @@ from sim.answer_line import format_metric, headline_metric, table_metrics
 from sim.comparison import Cell as Compared
 from sim.comparison import check_thresholds
 from sim.intervals import Interval
-from sim.metric_table import METRICS
+from sim.kinds import metric_of
 from sim.report.blocks import Block, Cell, Section, Table, Tone
 from sim.report.figures import digits
 
@@ -58,7 +58,9 @@ def decision_metrics(comparison: Comparison) -> list[str]:
     cells = comparison.cells.values()
     # A goodput without an SLO or a preemption that never was is no row; a refused percentile is one.
     wanted = [
-        name for name in WANTED if any(cell[name].mean or "samples" in cell[name].note for cell in cells)
+        name
+        for name in WANTED
+        if any(name in cell and (cell[name].mean or "samples" in cell[name].note) for cell in cells)
     ]
     return list(dict.fromkeys([headline_metric(comparison), *wanted, *table_metrics(comparison)]))
 
@@ -91,7 +93,7 @@ def _slo_rows(comparison: Comparison) -> list[tuple[Cell, ...]]:
 
 
 def _metric_row(comparison: Comparison, name: str, footnotes: dict[str, int]) -> tuple[Cell, ...]:
-    meaning = METRICS[name].meaning
+    meaning = metric_of(name).meaning
     cells = [
         _metric_cell(comparison.cells[variant][name], name, footnotes) for variant in comparison.variants
     ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from sim.report.content import build_report
+from sim.kinds import kind_of
 from sim.report.html_blocks import report_html
 from sim.report.page import page
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def render_html(answer: Answer) -> str:
     """The report of an answered scenario, as one HTML file."""
-    report = build_report(answer)
+    report = kind_of(answer.file.base).part("report")(answer)
     return page(
         title=report.question,
         body=report_html(report),

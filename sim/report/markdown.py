@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from sim.kinds import kind_of
 from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, Section, Table
-from sim.report.content import build_report
 from sim.report.figures import Picture
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def render_markdown(answer: Answer) -> str:
     """The report of an answered scenario as Markdown."""
-    return report_markdown(build_report(answer))
+    return report_markdown(kind_of(answer.file.base).part("report")(answer))
 
 
 def report_markdown(report: Report) -> str:

@@ -57,7 +57,12 @@ def trace_events(
 
 def write_trace(result: RunResult, path: str | Path, max_requests: int = MAX_REQUESTS) -> None:
     """Write the trace as JSON; open it in ui.perfetto.dev or chrome://tracing."""
-    text = json.dumps(trace_events(result, max_requests), separators=(",", ":"), allow_nan=False)
+    write_events(trace_events(result, max_requests), path)
+
+
+def write_events(trace: dict[str, Any], path: str | Path) -> None:
+    """Write a trace of any kind of run as JSON."""
+    text = json.dumps(trace, separators=(",", ":"), allow_nan=False)
     Path(path).write_text(text, encoding="utf-8")
 
 

@@ -1,0 +1,90 @@
+"""The kinds of scenario, and where each one's parts are: all that the common line asks of a kind.
+
+Loading, running, comparing, reporting and sweeping are the same for every kind. What differs stands in
+``KINDS`` as ``"module:name"``, imported when it is first used: a run loads its own kind and no other.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from sim.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from sim.metric_table import Metric
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """The parts of one kind, each ``"module:name"``, with what it is called with."""
+
+    scenario: str  # the frozen dataclass that a file becomes
+    check: str  # (scenario, *, file): refuses what does not go together
+    run_one: str  # (scenario, *, variant, seed, base_dir, record_block_map) -> what the run left behind
+    summarize: str  # (result, *, keep_thin_percentiles) -> sim.summary.Summary
+    metrics: str  # mapping of names to sim.metric_table.Metric, in the order in which they are shown
+    headline: str  # (comparison) -> the metric that answers
+    table: str  # names of the decision table's metrics, after the headline
+    num_gpus: str  # (scenario) -> GPUs that a point pays for
+    records: str  # a run's tables by name: (result) -> columns of sim.export.records
+    report: str  # (answer) -> sim.report.blocks.Report
+    trace_events: str  # (result) -> a Perfetto trace
+    takes_trace: bool = False  # --trace replaces its workload
+    has_devices: bool = False  # a list ``devices`` whose items name hardware
+
+    def part(self, name: str) -> Any:
+        """The object that a field of this kind names."""
+        return imported(getattr(self, name))
+
+
+KINDS: Mapping[str, Kind] = {
+    "serving": Kind(
+        scenario="sim.scenario:Scenario",
+        check="sim.checks:check_serving",
+        run_one="sim.serving.run:run_serving",
+        summarize="sim.metrics:summarize",
+        metrics="sim.metric_table:METRICS",
+        headline="sim.answer_line:serving_headline",
+        table="sim.answer_line:SERVING_TABLE",
+        num_gpus="sim.serving.run:num_gpus",
+        records="sim.export.records:RECORD_TABLES",
+        report="sim.report.content:build_report",
+        trace_events="sim.report.perfetto:trace_events",
+        takes_trace=True,
+    ),
+}
+
+
+def kind_of(scenario: Any) -> Kind:
+    """The kind of a loaded scenario."""
+    return KINDS[scenario.kind]
+
+
+@cache
+def imported(where: str) -> Any:
+    """The object at ``"module:name"``."""
+    module, _, name = where.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@cache
+def every_metric() -> Mapping[str, Metric]:
+    """The metrics of all kinds; a name that two kinds share means the first one's."""
+    found: dict[str, Metric] = {}
+    for kind in reversed(tuple(KINDS.values())):
+        found |= kind.part("metrics")
+    return found
+
+
+def metric_of(name: str) -> Metric:
+    """The metric of that name."""
+    return every_metric()[name]
+
+
+def unknown_kind(given: object) -> str:
+    """What is wrong with a ``kind:`` that is none."""
+    return f"unknown kind{did_you_mean(given, KINDS)}"

@@ -1,0 +1,24 @@
+"""One serving run: the workload is drawn, the engine answers it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sim.records import RunResult
+from sim.scenario import Scenario
+from sim.serving.simulate import Run, simulate
+from sim.workload import draw_requests
+
+
+def run_serving(
+    scenario: Scenario, *, variant: str, seed: int, base_dir: Path, record_block_map: bool
+) -> RunResult:
+    """What the engine left behind."""
+    table = draw_requests(scenario.workload, seed, base_dir)
+    run = Run(variant=variant, seed=seed, base_dir=base_dir, record_block_map=record_block_map)
+    return simulate(scenario, table, run)
+
+
+def num_gpus(scenario: Scenario) -> int:
+    """GPUs of all replicas."""
+    return scenario.replicas * scenario.engine.tensor_parallel_size
