@@ -48,15 +48,15 @@ def layer_activations(shape: StepShape) -> LayerActivations:
     queries, keys = m.num_attention_heads * m.head_dim, m.num_key_value_heads * m.head_dim
     inside = width * (2 * queries + 2 * keys) + width * inner_width(m)
     scores = 0.0
-    if shape.attention == "flash":
+    if shape.attention != "standard":
         inside += LOGSUMEXP_BYTES * m.num_attention_heads
     else:
-        # softmax output, its dropout mask and the dropped-out probabilities
+        # softmax output, its dropout mask and the dropped-out probabilities; PyTorch's own softmax keeps
+        # its output in float32 besides
         per_score = 2 * width + MASK_BYTES if shape.dropout else width
+        per_score += 0 if shape.fused_kernels else 4
         scores = per_score * m.num_attention_heads * shape.max_seq_len * tokens / t
-    return LayerActivations(
-        replicated_bytes=replicated, split_bytes=tokens * inside / t, scores_bytes=scores
-    )
+    return LayerActivations(replicated_bytes=replicated, split_bytes=tokens * inside / t, scores_bytes=scores)
 
 
 def inner_width(m: ModelShape) -> float:

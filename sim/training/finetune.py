@@ -41,9 +41,7 @@ def adapted_matrices(model: ModelShape, adapter: Adapter) -> tuple[Matrix, ...]:
 
 def adapter_parameters(model: ModelShape, adapter: Adapter) -> int:
     """Trained parameters: r (n + k) for each adapted n x k matrix (Hu et al., arXiv 2106.09685)."""
-    return sum(
-        adapter.r * (m.n + m.k) * m.layers * m.num_experts for m in adapted_matrices(model, adapter)
-    )
+    return sum(adapter.r * (m.n + m.k) * m.layers * m.num_experts for m in adapted_matrices(model, adapter))
 
 
 def frozen_weight_bytes(model: ModelShape, adapter: Adapter, weight_bytes: float = 2.0) -> float:
