@@ -57,8 +57,8 @@ class Sequence:
 class Feed(Protocol):
     """Where an engine's requests come from.
 
-    ``must_see_all``: ends of queued requests may trigger others, so every arrival has to be seen in time.
-    ``has_triggers``: ends may trigger arrivals at all.
+    ``has_triggers``: ends trigger arrivals. ``must_see_all``: as a refusal or a time-out in the queue is such
+    an end, every arrival has to be seen in time.
     """
 
     next_ps: int
@@ -107,7 +107,7 @@ class Source:
         self._loop_rows: list[int] = []
         self._is_plain = bool((table.arrival_ps >= 0).all())
         self.has_triggers = not self._is_plain
-        self.must_see_all = not self._is_plain and table.timeout_ps is not None
+        self.must_see_all = not self._is_plain
         if not self._is_plain:
             self._index_triggered_rows()
         self._waiting_row_ps = NEVER
