@@ -11,6 +11,7 @@ from fake_price import requests, run_fixed
 
 from sim.loading import load_scenario
 from sim.metrics import summarize
+from sim.records import KV_KINDS
 from sim.run import run_one
 from sim.summary import Summary
 
