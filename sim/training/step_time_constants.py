@@ -1,13 +1,13 @@
 """The fitted constants of training step times: four numbers, fitted once, by the mean absolute MFU error over
 MosaicML's 61 FSDP runs on A100-80GB (llm-foundry, scripts/train/benchmarking, 8 to 64 GPUs). On runs that no
-fit has seen: median error 1.8 % over its 78 runs on A100-40GB (16 to 128 GPUs among them), Megatron-LM's iteration
-times (arXiv 2205.05198, table 5) within 5 %, FlashAttention-2's training table within 11 %.
+fit has seen: median error 1.8 % over its 78 runs on A100-40GB (8 to 128 GPUs), Megatron-LM's iteration times
+(arXiv 2205.05198, table 5) within 5 %, FlashAttention-2's training table within 11 %.
 """
 
 from __future__ import annotations
 
-# Fitted. Rate that GEMMs and attention sustain through a training step over the rate of the same kernel alone in
-# a benchmark loop: clocks under the power limit, cold L2, launch gaps.
+# Fitted. Rate that GEMMs and attention sustain through a training step over the rate of the same kernel alone
+# in a benchmark loop: clocks under the power limit, cold L2, launch gaps.
 SUSTAINED_FRACTION = 0.82
 
 # FlashAttention's backward pass has 5 matrix products for the forward's 2 (arXiv 2307.08691, section 4.1) and
@@ -20,12 +20,12 @@ FLASH_1_FRACTION = 0.5
 # Fitted. The same for its port to Triton, 1.3 to 2.5 times slower than FlashAttention-2 (section 4.1).
 FLASH_TRITON_FRACTION = 0.75
 
-# Fitted. HBM passes of norms, activation functions and the loss where every PyTorch operator is a kernel of its own,
-# over those of fused kernels.
+# Fitted. HBM passes of norms, activation functions and the loss where every PyTorch operator is a kernel of
+# its own, over those of fused kernels.
 EAGER_PASSES = 2.0
 
-# Fitted, weakly: 0 to 0.3 fit alike. SMs and HBM that NCCL's kernels take from computation that runs meanwhile:
-# compute is longer by this share of the overlapped exchange.
+# Fitted, weakly: 0 to 0.3 fit alike. SMs and HBM that NCCL's kernels take from computation that runs
+# meanwhile: compute is longer by this share of the overlapped exchange.
 OVERLAP_SLOWDOWN = 0.2
 
 # Passes of PyTorch's multi-tensor optimizer over what one ideal kernel reads and writes. Assumed.

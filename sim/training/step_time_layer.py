@@ -2,8 +2,8 @@
 
 Linear layers are three GEMMs each (output, gradient of the input, gradient of the weight) on the profile's
 GEMM curves; attention is FlashAttention's tiles or standard attention with its scores in HBM; norms,
-residuals, activation functions and dropout are HBM traffic, fused as Megatron and PyTorch's kernels fuse them. Not
-modelled: overlap of kernels, the allocator, data loading.
+residuals, activation functions and dropout are HBM traffic, fused as Megatron and PyTorch's kernels fuse
+them. Not modelled: overlap of kernels, the allocator, data loading.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from sim.training.step_time_shape import StepShape, check_shape
 class WorkerStep:
     """One replica's step on one GPU of it. Tuples go by parts in forward order: embedding, layers, head.
 
-    A step is ``before_s`` (micro-batches whose gradients stay local under no_sync, pipeline bubble and sends),
-    the last micro-batch's forward and backward pass, the exchange, ``optimizer_s``.
+    A step is ``before_s`` (micro-batches whose gradients stay local under no_sync, pipeline bubble and
+    sends), the last micro-batch's forward and backward pass, the exchange, ``optimizer_s``.
     """
 
     forward_s: tuple[float, ...]
@@ -42,7 +42,7 @@ class WorkerStep:
 
 
 def worker_step(shape: StepShape) -> WorkerStep:
-    """The step's parts. The embedding's own times are left out; a tied lm_head's gradient comes with it, last."""
+    """The step's parts. The embedding's own times are left out; a tied lm_head's gradient comes with it."""
     check_shape(shape)
     layer, head = layer_times(shape), head_times(shape)
     layers = max(1, round(shape.layers_per_stage))
