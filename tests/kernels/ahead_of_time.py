@@ -1,0 +1,53 @@
+"""Every kernel compiled for GPUs that are not here: SRAM, registers, spills. Run by test_kernels.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from kernels import KERNELS, matmul
+from kernels.launch import Capability, Launch, LaunchError, Tiles, check_resources, meta
+
+CAPABILITIES: tuple[Capability, ...] = ((8, 0), (9, 0), (10, 0))
+
+
+def cases() -> Iterator[Any]:
+    for major, minor in CAPABILITIES:
+        for name, kernel in KERNELS.items():
+            for label, launches in kernel.builds((major, minor)).items():
+                for launch in launches:
+                    shown = f"sm_{major}{minor} {name} {label} {launch.kernel.__name__}"
+                    yield pytest.param((major, minor), launch, id=shown)
+
+
+@pytest.mark.parametrize(("capability", "launch"), cases())
+def test_fits_the_device_and_does_not_spill(
+    capability: Capability, launch: Launch, request: pytest.FixtureRequest
+) -> None:
+    resources = launch.resources(capability)
+    print(f"{request.node.name}: {resources}")  # with pytest -s, the table of resources
+    check_resources(launch.kernel.__name__, resources, capability)
+    assert resources.registers_per_thread > 0
+
+
+def square(tiles: Tiles) -> Launch:
+    a, b, c = (meta("bfloat16", 4096, 4096) for _ in range(3))
+    return matmul.launches(a, b.t(), c, tiles=tiles)[0]
+
+
+def test_sm_80_a_tile_beyond_its_sram_is_refused() -> None:
+    """3 stages of (128 + 256) x 64 values fit an SM of Hopper, 6 stages fit neither."""
+    tiles = matmul.tiles_for((9, 0), 4096, 2)
+    deep = Tiles(constants=tiles.constants, num_warps=8, num_stages=6)
+    with pytest.raises(LaunchError, match=r"bytes of SRAM a block; sm_80 allows 166,912"):
+        check_resources("matmul", square(deep).resources((8, 0)), (8, 0))
+
+
+def test_sm_80_a_spill_is_seen() -> None:
+    """128 x 256 accumulators on 4 warps are 256 a thread: they cannot all be registers."""
+    tiles = matmul.tiles_for((9, 0), 4096, 2)
+    with pytest.raises(LaunchError, match="registers spill"):
+        few = Tiles(constants=tiles.constants, num_warps=4, num_stages=2)
+        check_resources("matmul", square(few).resources((8, 0)), (8, 0))
