@@ -1,0 +1,210 @@
+"""Real SGD on the simulated clock: gradients in the order, with the staleness, that a simulation produced.
+
+The simulation says which update each gradient went into, when, and which version of the weights it was
+computed from; here they are computed and applied. Time to target = seconds per update (hardware efficiency) x
+updates to target (statistical efficiency), reported apart. What this does not say about large models:
+``learning_problems``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.errors import InvariantError
+from sim.rng import stream
+from sim.training.learning_problems import Problem, Vector
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """Updates, and the gradients in them. Versions count updates: version 0 is the start.
+
+    An update averages its gradients: BSP has all workers' in each, ASP one. ``update`` is ascending;
+    ``version_read`` is at most the gradient's own update (counted from 0), staleness is their difference.
+    """
+
+    update_times_s: Floats  # one per update, ascending
+    update: Ints  # one per gradient: the update that it goes into
+    worker: Ints
+    version_read: Ints
+
+    @property
+    def num_updates(self) -> int:
+        """Updates."""
+        return len(self.update_times_s)
+
+    @property
+    def staleness(self) -> Ints:
+        """Updates that happened between reading the weights and using the gradient."""
+        return self.update - self.version_read
+
+    @property
+    def num_workers(self) -> int:
+        """Workers that brought a gradient, by the largest index."""
+        return int(self.worker.max()) + 1 if len(self.worker) else 0
+
+
+def single_gradient_schedule(times_s: Floats, worker: Ints, version_read: Ints) -> Schedule:
+    """ASP and SSP on a parameter server: every gradient is an update of its own."""
+    update = np.arange(len(times_s), dtype=np.int64)
+    return Schedule(update_times_s=times_s, update=update, worker=worker, version_read=version_read)
+
+
+def synchronous_schedule(times_s: Floats, num_workers: int) -> Schedule:
+    """BSP: update k averages one gradient of version k from every worker."""
+    update = np.repeat(np.arange(len(times_s), dtype=np.int64), num_workers)
+    worker = np.tile(np.arange(num_workers, dtype=np.int64), len(times_s))
+    return Schedule(update_times_s=times_s, update=update, worker=worker, version_read=update)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningCurve:
+    """Loss against time and updates; the first point is the start."""
+
+    times_s: Floats
+    updates: Ints
+    losses: Floats
+    mean_staleness: float
+    num_gradients: int
+
+    @property
+    def seconds_per_update(self) -> float:
+        """Hardware efficiency."""
+        return float(self.times_s[-1] / self.updates[-1]) if self.updates[-1] else 0.0
+
+    def updates_to_target(self, target_loss: float) -> int | None:
+        """Statistical efficiency: updates until the loss is first at or below the target; None if never."""
+        at = self._reached(target_loss)
+        return None if at is None else int(self.updates[at])
+
+    def time_to_target_s(self, target_loss: float) -> float | None:
+        """Simulated seconds until then; None if never."""
+        at = self._reached(target_loss)
+        return None if at is None else float(self.times_s[at])
+
+    def _reached(self, target_loss: float) -> int | None:
+        below = np.flatnonzero(self.losses <= target_loss)
+        return int(below[0]) if len(below) else None
+
+
+def learn(
+    problem: Problem,
+    schedule: Schedule,
+    *,
+    learning_rate: float,
+    staleness_aware: bool = False,
+    seed: int = 1,
+    evaluate_every: int = 1,
+) -> LearningCurve:
+    """Apply the schedule's updates to the problem.
+
+    ``staleness_aware`` divides each gradient by its staleness where that is above one (Zhang et al., arXiv
+    1511.05950). The k-th mini-batch of a worker is the same under every schedule. A run that diverges is cut
+    at the first loss that is not finite; what it has reached stays.
+    """
+    check_schedule(schedule)
+    points = [(0.0, 0, problem.loss(problem.start()))]
+    with np.errstate(over="ignore", invalid="ignore"):
+        for k, weights in enumerate(_weights(problem, schedule, learning_rate, staleness_aware, seed)):
+            if (k + 1) % evaluate_every and k + 1 != schedule.num_updates:
+                continue
+            loss = problem.loss(weights)
+            if not np.isfinite(loss):
+                break
+            points.append((float(schedule.update_times_s[k]), k + 1, loss))
+    stale = schedule.staleness
+    return _curve(points, float(stale.mean()) if len(stale) else 0.0, len(stale))
+
+
+def _weights(
+    problem: Problem, schedule: Schedule, learning_rate: float, staleness_aware: bool, seed: int
+) -> Iterator[Vector]:
+    """The weights after each update."""
+    weights = problem.start()
+    history = {0: weights}
+    unused = _last_use(schedule)
+    draws = [stream(seed, f"learning.worker.{w}") for w in range(schedule.num_workers)]
+    starts = np.searchsorted(schedule.update, np.arange(schedule.num_updates + 1)).tolist()
+    worker, version = schedule.worker.tolist(), schedule.version_read.tolist()
+    stale = schedule.staleness.tolist()
+    for k in range(schedule.num_updates):
+        total = np.zeros_like(weights)
+        for g in range(starts[k], starts[k + 1]):
+            gradient = problem.gradient(history[version[g]], draws[worker[g]])
+            total += gradient / max(1, stale[g]) if staleness_aware else gradient
+        weights = weights - learning_rate / max(1, starts[k + 1] - starts[k]) * total
+        history[k + 1] = weights
+        for old in unused.get(k, ()):
+            del history[old]
+        yield weights
+
+
+def _curve(
+    points: list[tuple[float, int, float]], mean_staleness: float, num_gradients: int
+) -> LearningCurve:
+    times, updates, losses = zip(*points, strict=True)
+    return LearningCurve(
+        times_s=np.array(times),
+        updates=np.array(updates, dtype=np.int64),
+        losses=np.array(losses),
+        mean_staleness=mean_staleness,
+        num_gradients=num_gradients,
+    )
+
+
+def check_schedule(schedule: Schedule) -> None:
+    """A gradient cannot come from a future version: our simulation's error, not the user's."""
+    ahead = schedule.version_read > schedule.update
+    if ahead.any() or (len(schedule.version_read) and schedule.version_read.min() < 0):
+        at = int(np.flatnonzero(ahead | (schedule.version_read < 0))[0])
+        raise InvariantError(
+            f"gradient {at} of update {schedule.update[at]} was read from version {schedule.version_read[at]}"
+        )
+    if len(schedule.update) and (np.diff(schedule.update) < 0).any():
+        raise InvariantError("gradients are not in the order of their updates")
+
+
+def _last_use(schedule: Schedule) -> dict[int, list[int]]:
+    """By update: versions that no later gradient reads, so that the history stays short."""
+    last: dict[int, int] = {}
+    for k, version in zip(schedule.update.tolist(), schedule.version_read.tolist(), strict=True):
+        last[version] = k
+    by_update: dict[int, list[int]] = {}
+    for version in range(schedule.num_updates):
+        by_update.setdefault(max(last.get(version, version), version), []).append(version)
+    return by_update
+
+
+def learn_locally(
+    problem: Problem,
+    round_times_s: Floats,
+    *,
+    num_workers: int,
+    local_steps: int,
+    learning_rate: float,
+    seed: int = 1,
+) -> LearningCurve:
+    """Local SGD: each worker does ``local_steps`` of its own, then all average their weights."""
+    weights = problem.start()
+    draws = [stream(seed, f"learning.worker.{w}") for w in range(num_workers)]
+    points = [(0.0, 0, problem.loss(weights))]
+    for done, time_s in enumerate(round_times_s.tolist(), start=1):
+        ends: list[Vector] = []
+        for rng in draws:
+            local = weights
+            for _ in range(local_steps):
+                local = local - learning_rate * problem.gradient(local, rng)
+            ends.append(local)
+        weights = np.mean(ends, axis=0)
+        points.append((time_s, done * local_steps, problem.loss(weights)))
+        if not np.isfinite(points[-1][2]):
+            points.pop()
+            break
+    return _curve(points, 0.0, num_workers * local_steps * (len(points) - 1))
