@@ -10,6 +10,7 @@ from sim.model import Matrix, ModelShape, layer_matrices, num_parameters
 
 Targets = Literal["attention", "all_linear"]
 ATTENTION_MATRICES = ("qkv_proj", "o_proj")
+GATE_AND_UP = ("gate_up_proj", "moe_gate_up", "shared_gate_up")
 
 # NF4 in blocks of 64 with double quantisation: 4 bits, and 0.127 bits of scales a weight (Dettmers et al.,
 # arXiv 2305.14314, section 3: 8/64 + 32/(64 * 256)).
@@ -28,8 +29,6 @@ class Adapter:
 def adapted_matrices(model: ModelShape, adapter: Adapter) -> tuple[Matrix, ...]:
     """The layers' matrices that get an adapter; lm_head and routers never do.
 
-    Fused projections (q, k and v in one; gate and up in one) count as one adapter on the fused matrix:
-    separate ones have as many B and two to three times the A rows.
     """
     if adapter.r < 1:
         raise ScenarioError("must be at least 1", path="training.lora.r", given=adapter.r, allowed="1 to 256")

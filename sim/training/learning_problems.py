@@ -1,7 +1,8 @@
 """Small problems that a schedule's gradients are really computed on: loss, stochastic gradient, start.
 
 They show what staleness and batch size do to convergence in principle. They do not say how a large language
-model behaves: its curvature, noise, optimizer (Adam, warm-up, clipping) and tolerance of staleness are different.
+model behaves: its curvature, noise, optimizer (Adam, warm-up, clipping) and tolerance of staleness are
+different.
 """
 
 from __future__ import annotations
