@@ -1,0 +1,1 @@
+"""One GPU runs a kernel: thread blocks on SMs, tiles through SRAM, traffic to HBM."""

@@ -1,0 +1,150 @@
+"""From what a block loads, computes and stores to a launch that the device can run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sim.kernel.efficiency import Efficiency
+from sim.kernel.gpu import MEMORY_LATENCY_S, Gpu
+from sim.kernel.occupancy import Footprint, blocks_per_sm
+from sim.kernel.work import BlockKind, Cost, Launch, Phase
+
+Bytes = Mapping[str, int]  # by tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockSpec:
+    """``count`` identical thread blocks: what each moves and computes, in all its iterations."""
+
+    name: str
+    count: int
+    iterations: int
+    first: Bytes = field(default_factory=dict)  # loaded before the loop
+    loop: Bytes = field(default_factory=dict)  # loaded in the loop
+    loop_writes: Bytes = field(default_factory=dict)
+    last: Bytes = field(default_factory=dict)  # stored after the loop
+    flops: float = 0.0  # of the tensor cores, tile edges included
+    exponentials: float = 0.0
+    vector_ops: float = 0.0  # FP32 instructions, per lane
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchSpec:
+    """One launch before it is priced. ``hbm_footprint``: bytes by tensor that cross L2 at least; a tensor
+    that is not named crosses it as often as it is accessed."""
+
+    name: str
+    blocks: Sequence[BlockSpec]
+    footprint: Footprint
+    dtype: str
+    efficiency: Efficiency
+    num_stages: int
+    flops: float = 0.0  # useful ones
+    shared: Mapping[str, Shared] = field(default_factory=dict)
+    memory_fraction: float = 1.0  # of streaming bandwidth that this kernel's access pattern reaches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """A tensor that is read more than once: ``size_bytes`` of it, each byte by ``readers`` blocks."""
+
+    size_bytes: int
+    readers: int
+    by_one_block: bool = False  # the same block comes back to it
+
+
+def build_launch(gpu: Gpu, spec: LaunchSpec) -> Launch:
+    """The launch with its occupancy and every block's cost."""
+    held = blocks_per_sm(gpu, spec.footprint, spec.name)
+    reads, writes = _totals(spec.blocks)
+    from_hbm = _from_hbm(gpu, spec, held, reads, writes)
+    total = sum(reads.values()) + sum(writes.values())
+    miss = from_hbm / total if total else 0.0
+    grid = tuple((_kind(gpu, spec, block, miss), block.count) for block in spec.blocks if block.count)
+    return Launch(
+        name=spec.name,
+        grid=grid,
+        sram_bytes_per_block=spec.footprint.sram_bytes,
+        warps_per_block=spec.footprint.warps,
+        blocks_per_sm=held,
+        start_s=spec.efficiency.start_s,
+        sm_share=gpu.sm_share(miss) if total else 1.0,
+        flops=spec.flops,
+        reads=reads,
+        writes=writes,
+        from_hbm_bytes=from_hbm,
+    )
+
+
+def _totals(blocks: Sequence[BlockSpec]) -> tuple[dict[str, int], dict[str, int]]:
+    reads: dict[str, int] = defaultdict(int)
+    writes: dict[str, int] = defaultdict(int)
+    for block in blocks:
+        for sizes, totals in (
+            (block.first, reads),
+            (block.loop, reads),
+            (block.loop_writes, writes),
+            (block.last, writes),
+        ):
+            for tensor, size in sizes.items():
+                totals[tensor] += size * block.count
+    return dict(reads), dict(writes)
+
+
+def _from_hbm(
+    gpu: Gpu, spec: LaunchSpec, held: int, reads: Mapping[str, int], writes: Mapping[str, int]
+) -> float:
+    """Bytes that L2 does not serve.
+
+    What running blocks share passes L2 once if it fits; if not, blocks that run together still read in
+    step, so that one load serves all of them. Not modelled: conflicts, other kernels' data left in L2.
+    """
+    num_blocks = max(1, sum(block.count for block in spec.blocks))
+    together = min(num_blocks, held * gpu.sm_count)
+    active = sum(shared.size_bytes for shared in spec.shared.values()) * together / num_blocks
+    total = 0.0
+    for tensor in {**reads, **writes}:
+        moved = reads.get(tensor, 0) + writes.get(tensor, 0)
+        shared = spec.shared.get(tensor)
+        if shared is None:
+            total += moved
+        elif active <= gpu.l2_bytes:
+            total += min(moved, shared.size_bytes)
+        elif shared.by_one_block:
+            total += moved
+        else:
+            total += max(min(moved, shared.size_bytes), moved / min(together, shared.readers))
+    return total
+
+
+def _kind(gpu: Gpu, spec: LaunchSpec, block: BlockSpec, miss: float) -> BlockKind:
+    """Three phases: fill the pipeline, the loop, the store."""
+    efficiency, n = spec.efficiency, max(1, block.iterations)
+
+    def memory_s(sizes: float) -> float:
+        return gpu.memory_s(sizes, miss) / (spec.memory_fraction * efficiency.memory_fraction)
+
+    moved = sum(block.loop.values()) + sum(block.loop_writes.values())
+    rate = gpu.tensor_flops_per_s(spec.dtype) * efficiency.tensor_fraction
+    vector_s = block.exponentials / gpu.exponentials_per_s + block.vector_ops / gpu.lanes_per_s
+    loop = Cost(
+        tensor_s=block.flops / rate / n,
+        vector_s=vector_s / n,
+        memory_s=memory_s(moved) / n,
+        latency_s=MEMORY_LATENCY_S if moved else 0.0,
+        exposed_fraction=efficiency.exposed_fraction,
+        num_stages=spec.num_stages,
+    )
+    begin = Cost(memory_s=memory_s(sum(block.first.values())), latency_s=efficiency.block_start_s)
+    end = Cost(memory_s=memory_s(sum(block.last.values())), latency_s=efficiency.block_end_s)
+    phases = [Phase(name="load", iterations=1, cost=begin), Phase(name="loop", iterations=n, cost=loop)]
+    if block.last:
+        phases.append(Phase(name="store", iterations=1, cost=end))
+    return BlockKind(name=block.name, phases=tuple(phases))
+
+
+def tile_count(length: int, tile: int) -> int:
+    """Tiles over a length, the last one partly empty."""
+    return -(-length // tile)

@@ -1,0 +1,162 @@
+"""The device that skips time: identical blocks advance as one group, from decision to decision.
+
+A decision is a block's change of phase or its end. Between decisions nothing changes, so every rate is
+constant and one SimPy timeout jumps to the next. ``sim.kernel.every_block`` is the reference: one
+process per block, one event per tile; both agree on every picosecond.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Generator
+from dataclasses import dataclass
+
+from simpy import Environment, Event
+
+from sim.kernel.placing import Grid, place
+from sim.kernel.rates import UNIT, Rate, Running, demand_order, rates
+from sim.kernel.record import LaunchRecord, Ledger
+from sim.kernel.work import BlockKind, Launch
+
+
+@dataclass(slots=True)
+class Group:
+    """Blocks of one kind in one phase that will end it together."""
+
+    kind: BlockKind
+    phase: int
+    residents: int
+    start_ps: int
+    target: int
+    sms: list[int]
+    is_gone: bool = False
+
+
+class GroupedDevice:
+    """Runs one launch on ``sm_count`` SMs."""
+
+    def __init__(self, env: Environment, launch: Launch, sm_count: int) -> None:
+        self._env, self._launch = env, launch
+        self._grid, self._ledger = Grid(launch), Ledger()
+        self._residents = [0] * sm_count
+        # Blocks of one signature advance at one rate: a clock of progress each, and marks on it.
+        self._clock: dict[Running, int] = defaultdict(int)
+        self._marks: dict[Running, list[tuple[int, int, Group]]] = defaultdict(list)
+        self._count: dict[Running, int] = defaultdict(int)
+        self._known: dict[tuple[tuple[Running, int], ...], list[Rate]] = {}
+        self._serial = 0
+        self.keeps_spans = False
+
+    def run(self) -> Generator[Event, object, LaunchRecord]:
+        """A SimPy process: from the first block's start to the last one's end."""
+        start_ps = int(self._env.now)
+        self._start_blocks(range(len(self._residents)))
+        while demands := self._demands():
+            found = self._known.get(demands)
+            if found is None:
+                found = self._known[demands] = rates(demands, self._launch.sm_share)
+            yield self._env.timeout(self._advance(demands, found))
+            self._ledger.num_events += 1
+            self._settle()
+        return self._ledger.close(self._launch.name, start_ps, int(self._env.now))
+
+    def _demands(self) -> tuple[tuple[Running, int], ...]:
+        """Who runs, and how many, in an order that both devices share."""
+        live = [(running, count) for running, count in self._count.items() if count]
+        return tuple(sorted(live, key=demand_order)) if len(live) > 1 else tuple(live)
+
+    def _advance(self, demands: tuple[tuple[Running, int], ...], found: list[Rate]) -> int:
+        """Time to the next decision; clocks and integrals are moved there."""
+        wait = min(
+            -(-(self._first_mark(running) - self._clock[running]) // rate.units_per_ps)
+            for (running, _), rate in zip(demands, found, strict=True)
+        )
+        for (running, count), rate in zip(demands, found, strict=True):
+            self._clock[running] += rate.units_per_ps * wait
+            self._ledger.bound_ps[rate.bound] += count * wait
+        return wait
+
+    def _first_mark(self, running: Running) -> int:
+        marks = self._marks[running]
+        while marks[0][2].is_gone:
+            heapq.heappop(marks)
+        return marks[0][0]
+
+    def _settle(self) -> None:
+        """Everything that ends now, then everything that starts."""
+        now, freed = int(self._env.now), []
+        ended = [group for running in list(self._marks) for group in self._ended(running)]
+        going_on = [group for group in ended if group.phase + 1 < len(group.kind.phases)]
+        for group in ended:
+            if group.phase + 1 == len(group.kind.phases):
+                freed.extend(group.sms)
+                if self.keeps_spans:
+                    self._ledger.spans.extend((group.start_ps, now, sm) for sm in group.sms)
+        # Those that go on join their old neighbours' signature first; what then changes is regrouped.
+        for group in going_on:
+            self._push(group, group.phase + 1, group.residents, group.sms)
+        if freed:
+            self._start_blocks(freed)
+
+    def _ended(self, running: Running) -> list[Group]:
+        marks, now, ended = self._marks[running], self._clock[running], []
+        while marks and (marks[0][2].is_gone or marks[0][0] <= now):
+            group = heapq.heappop(marks)[2]
+            if not group.is_gone:
+                self._count[running] -= len(group.sms)
+                ended.append(group)
+        return ended
+
+    def _start_blocks(self, freed: range | list[int]) -> None:
+        """Fill the freed slots; who stays beside fewer or more neighbours changes its pace."""
+        now, residents = int(self._env.now), self._residents
+        sms = sorted(set(freed))
+        before = {sm: residents[sm] for sm in sms}
+        if isinstance(freed, list):
+            for sm in freed:
+                residents[sm] -= 1
+        for kind, chosen in list(place(self._grid, residents, self._launch.blocks_per_sm, sms)):
+            group = Group(kind, 0, 0, now, 0, chosen)
+            for held, members in self._by_residents(chosen).items():
+                self._push(group, 0, held, members)
+        changed = {sm for sm in sms if residents[sm] != before[sm] and before[sm]}
+        if changed:
+            self._regroup(changed)
+        self._ledger.note_resident(now, sum(residents))
+
+    def _by_residents(self, sms: list[int]) -> dict[int, list[int]]:
+        members: dict[int, list[int]] = defaultdict(list)
+        for sm in sms:
+            members[self._residents[sm]].append(sm)
+        return members
+
+    def _push(self, old: Group, phase: int, residents: int, sms: list[int], left: int = -1) -> None:
+        """``sms``' blocks have ``left`` units of progress to go in ``phase`` (all of it, by default)."""
+        now = old.kind.phases[phase]
+        running = Running(now.cost, residents)
+        target = self._clock[running] + (left if left >= 0 else now.iterations * UNIT)
+        self._serial += 1
+        group = Group(old.kind, phase, residents, old.start_ps, target, sms)
+        heapq.heappush(self._marks[running], (target, self._serial, group))
+        self._count[running] += len(sms)
+
+    def _regroup(self, changed: set[int]) -> None:
+        """Blocks on ``changed`` SMs have other neighbours now: they go on at another rate."""
+        for running, marks in list(self._marks.items()):
+            for _, _, group in list(marks):
+                if group.is_gone or changed.isdisjoint(group.sms):
+                    continue
+                moved = [
+                    sm for sm in group.sms if sm in changed and self._residents[sm] != group.residents
+                ]
+                if moved:
+                    self._split(running, group, moved)
+
+    def _split(self, running: Running, group: Group, moved: list[int]) -> None:
+        left, gone = group.target - self._clock[running], set(moved)
+        self._count[running] -= len(moved)
+        group.sms = [sm for sm in group.sms if sm not in gone]
+        group.is_gone = not group.sms
+        for held, members in self._by_residents(moved).items():
+            self._push(group, group.phase, held, members, left)

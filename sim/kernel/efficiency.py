@@ -1,0 +1,90 @@
+"""Named efficiencies of kernel generations on device classes: what the structure does not explain.
+
+Everything else (waves, tails, causal imbalance, tile edges, pipelining, traffic) comes out of the
+simulation. Fitted by ``tests/kernel/fit_efficiencies.py``-style search over published curves; each
+entry says to what, and how far off it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from sim.errors import ScenarioError
+from sim.hardware import HardwareProfile
+
+_GEMM_FRACTION = 0.8  # where the profile has no curve
+_NEAREST = ("hopper", "ampere", "ada", "blackwell")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Efficiency:
+    """How well one kernel generation uses one device class.
+
+    ``tensor_fraction``: of the dense peak while a matrix product runs. ``exposed_fraction``: of the
+    softmax's vector work, what other warps do not hide. ``memory_fraction``: of streaming bandwidth.
+    ``start_s``: from launch to the first block. ``block_start_s`` and
+    ``block_end_s``: a block's own start and end (address set-up, first load, drain of the store).
+    """
+
+    tensor_fraction: float
+    exposed_fraction: float = 1.0
+    memory_fraction: float = 1.0
+    start_s: float = 3e-6
+    block_start_s: float = 1.0e-6
+    block_end_s: float = 0.5e-6
+    source: str = ""
+
+
+# Of streaming bandwidth, what PyTorch's unfused attention kernels reach (batched products with a thin inner
+# dimension, softmax, layout copies around them). Fitted to FlashAttention-2's Fig. 4 and -3's Fig. 5.
+STANDARD_MEMORY_FRACTIONS = {"ampere": 0.65, "ada": 0.65, "hopper": 0.72, "blackwell": 0.72}
+
+EFFICIENCIES: dict[tuple[str, str, str], Efficiency] = {
+    (g, c, d): Efficiency(tensor_fraction=0.7)
+    for g in ("flash_attention_1", "flash_attention_2", "flash_attention_3", "flash_trtllm", "decode")
+    for c in ("ampere", "ada", "hopper", "blackwell")
+    for d in ("forward", "backward")
+}
+
+
+def device_class(profile: HardwareProfile) -> str:
+    """Ampere, Ada, Hopper or Blackwell by compute capability; anything else by what it is nearest to."""
+    major, _, minor = (profile.compute_capability or "8.0").partition(".")
+    if major == "9":
+        return "hopper"
+    if major in ("10", "12"):
+        return "blackwell"
+    if (major, minor) == ("8", "9"):
+        return "ada"
+    return "ampere"
+
+
+def efficiency_of(generation: str, profile: HardwareProfile, direction: str = "forward") -> Efficiency:
+    """The fitted efficiency; on another device class than it was fitted on, that of the nearest one.
+
+    GEMM and streaming kernels take theirs from the profile: the largest fraction on its ``gemm_compute``
+    curve (which the serving price uses too), and its launch time.
+    """
+    if generation in ("gemm", "stream", "standard"):
+        eager = STANDARD_MEMORY_FRACTIONS[device_class(profile)] if generation == "standard" else 1.0
+        curve = profile.efficiency.get("gemm_compute")
+        reached = max(fraction for _, fraction in curve.points) if curve else _GEMM_FRACTION
+        return Efficiency(
+            tensor_fraction=reached,
+            memory_fraction=eager,
+            start_s=profile.kernel_launch_s,
+            source=curve.source if curve else "assumed",
+        )
+    wanted = device_class(profile)
+    for name in (wanted, *_NEAREST):
+        found = EFFICIENCIES.get((generation, name, direction))
+        if found is not None:
+            borrowed = "" if name == wanted else f" (borrowed from {name})"
+            return replace(found, source=found.source + borrowed)
+    raise ScenarioError(
+        f"no efficiency is known for {generation} {direction}",
+        path="kernel.attention.algorithm",
+        given=generation,
+        allowed=", ".join(sorted({name for name, _, way in EFFICIENCIES if way == direction})),
+    )

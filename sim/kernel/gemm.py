@@ -1,0 +1,210 @@
+"""GEMM: an output tile per thread block, slices of k streaming through SRAM.
+
+The tile is the scenario's, or the fastest of a few (the sizes of cuBLAS and CUTLASS). Whole waves and a
+partly empty last one emerge from the device. Split-K gives one output tile to several blocks; their
+partial sums go through HBM in float32 and a second launch adds them. Weight-only quantization loads
+packed weights and dequantizes them in SRAM: vector work, then the product at the activations' rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sim.errors import ScenarioError
+from sim.kernel.building import BlockSpec, LaunchSpec, Shared, build_launch, tile_count
+from sim.kernel.efficiency import Efficiency
+from sim.kernel.elementwise import stream
+from sim.kernel.flash import FLOAT32_BYTES
+from sim.kernel.gpu import Gpu
+from sim.kernel.occupancy import Footprint, blocks_per_sm
+from sim.kernel.rates import compute_s
+from sim.kernel.run_launches import run_launches
+from sim.kernel.shapes import DTYPE_BYTES, Gemm, Tile
+from sim.kernel.work import Launch
+
+# FP32 instructions per dequantized weight and use: unpack, convert, scale (two weights an instruction).
+_DEQUANTIZE_OPS = 1.5
+_CANDIDATES = ((128, 256), (128, 128), (64, 256), (64, 128), (64, 64), (16, 128), (16, 64))
+_SPLITS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GemmTile:
+    """How the product is cut."""
+
+    block_m: int
+    block_n: int
+    block_k: int
+    num_stages: int
+    num_warps: int
+    num_splits: int
+
+
+def gemm_launches(
+    gpu: Gpu, efficiency: Efficiency, given: Gemm, tile: Tile, names: tuple[str, str, str] = ("a", "b", "c")
+) -> list[Launch]:
+    """The product's launches with the given tile, or with the fastest one."""
+    if tile.block_m or tile.block_n or tile.num_splits:
+        return _launches(gpu, efficiency, given, _given_tile(tile), names)
+    return min(
+        (_launches(gpu, efficiency, given, one, names) for one in _choices(gpu, given, tile)),
+        key=lambda launches: _estimate_s(gpu, launches),
+    )
+
+
+def _given_tile(tile: Tile) -> GemmTile:
+    block_m, block_n = tile.block_m or 128, tile.block_n or 128
+    return GemmTile(
+        block_m=block_m,
+        block_n=block_n,
+        block_k=tile.block_k or 64,
+        num_stages=tile.num_stages or 3,
+        num_warps=tile.num_warps or (8 if block_m * block_n > 8192 else 4),
+        num_splits=tile.num_splits or 1,
+    )
+
+
+def _choices(gpu: Gpu, given: Gemm, tile: Tile) -> list[GemmTile]:
+    """Tiles that fit the device; K is split only where output tiles leave SMs empty."""
+    found = []
+    for block_m, block_n in _CANDIDATES:
+        tiles = tile_count(given.m, block_m) * tile_count(given.n, block_n) * given.batch
+        for splits in _SPLITS:
+            if splits > 1 and (tiles >= gpu.sm_count or given.k // splits < 256):
+                continue
+            one = _given_tile(
+                Tile(
+                    block_m=block_m,
+                    block_n=block_n,
+                    block_k=tile.block_k,
+                    num_stages=tile.num_stages,
+                    num_warps=tile.num_warps,
+                    num_splits=splits,
+                )
+            )
+            if _footprint(given, one).sram_bytes <= gpu.sram_bytes_per_block:
+                found.append(one)
+    return found
+
+
+def _footprint(given: Gemm, tile: GemmTile) -> Footprint:
+    size = DTYPE_BYTES[given.dtype]
+    weight = (given.weight_bits or 8 * size) / 8
+    slices = tile.block_k * (tile.block_m * size + tile.block_n * weight)
+    return Footprint(
+        sram_bytes=int(tile.num_stages * slices),
+        warps=tile.num_warps,
+        accumulator_bytes=FLOAT32_BYTES * tile.block_m * tile.block_n,
+    )
+
+
+def _estimate_s(gpu: Gpu, launches: Sequence[Launch]) -> float:
+    """A whole-wave estimate: which tile to take, not how long it runs."""
+    total = 0.0
+    for launch in launches:
+        kind, slots = launch.grid[0][0], launch.blocks_per_sm * gpu.sm_count
+        waves = tile_count(launch.num_blocks, slots)
+        held = min(launch.blocks_per_sm, -(-launch.num_blocks // gpu.sm_count))
+        share = 1.0 / min(slots, launch.num_blocks)
+        per_block = sum(
+            phase.iterations
+            * max(
+                compute_s(phase.cost, held), phase.cost.memory_s / min(share, launch.sm_share), 0.0
+            )
+            for phase in kind.phases
+        )
+        total += launch.start_s + waves * per_block
+    return total
+
+
+def _launches(
+    gpu: Gpu, efficiency: Efficiency, given: Gemm, tile: GemmTile, names: tuple[str, str, str]
+) -> list[Launch]:
+    main = LaunchSpec(
+        name=f"gemm {tile.block_m}x{tile.block_n}x{tile.block_k}",
+        blocks=gemm_blocks(given, tile, names),
+        footprint=_footprint(given, tile),
+        dtype=given.dtype,
+        efficiency=efficiency,
+        num_stages=tile.num_stages,
+        flops=2.0 * given.m * given.n * given.k * given.batch,
+        shared=_shared(given, tile, names),
+    )
+    launches = [build_launch(gpu, main)]
+    if tile.num_splits > 1:
+        output = given.batch * given.m * given.n
+        reads = {"partial": output * tile.num_splits * FLOAT32_BYTES}
+        writes = {names[2]: output * DTYPE_BYTES[given.dtype]}
+        launches.append(stream(gpu, efficiency, "add partial sums", reads, writes))
+    return launches
+
+
+def _shared(given: Gemm, tile: GemmTile, names: tuple[str, str, str]) -> dict[str, Shared]:
+    size = DTYPE_BYTES[given.dtype]
+    a = given.batch * given.m * given.k * size
+    b = given.batch * given.n * given.k * (given.weight_bits or 8 * size) // 8
+    return {
+        names[0]: Shared(size_bytes=a, readers=tile_count(given.n, tile.block_n)),
+        names[1]: Shared(size_bytes=b, readers=tile_count(given.m, tile.block_m)),
+    }
+
+
+def gemm_blocks(given: Gemm, tile: GemmTile, names: tuple[str, str, str]) -> list[BlockSpec]:
+    """Full tiles, and those at the lower and right edges, which load and store less."""
+    if given.k < tile.num_splits:
+        raise ScenarioError(
+            "more splits than the summed dimension has values",
+            path="kernel.tile.num_splits",
+            given=tile.num_splits,
+            allowed=f"at most k ({given.k})",
+        )
+    found = []
+    for rows, down in edges(given.m, tile.block_m):
+        for columns, across in edges(given.n, tile.block_n):
+            for depth, splits in edges_of_split(given.k, tile.num_splits):
+                count = given.batch * down * across * splits
+                found.append(_block(given, tile, names, (rows, columns, depth, count)))
+    return found
+
+
+def _block(
+    given: Gemm, tile: GemmTile, names: tuple[str, str, str], part: tuple[int, int, int, int]
+) -> BlockSpec:
+    rows, columns, depth, count = part
+    size = DTYPE_BYTES[given.dtype]
+    weight_bits = given.weight_bits or 8 * size
+    is_partial = tile.num_splits > 1
+    stored = rows * columns * (FLOAT32_BYTES if is_partial else size)
+    iterations = tile_count(depth, tile.block_k)
+    return BlockSpec(
+        name=f"{rows}x{columns}",
+        count=count,
+        iterations=iterations,
+        loop={names[0]: rows * depth * size, names[1]: columns * depth * weight_bits // 8},
+        last={"partial" if is_partial else names[2]: stored},
+        flops=2.0 * tile.block_m * tile.block_n * iterations * tile.block_k,
+        vector_ops=_DEQUANTIZE_OPS * columns * depth if given.weight_bits else 0.0,
+    )
+
+
+def edges(length: int, tile: int) -> list[tuple[int, int]]:
+    """(length of a tile, how many): the full ones, then the last one where it is shorter."""
+    full, rest = divmod(length, tile)
+    return [(tile, full)] * (full > 0) + [(rest, 1)] * (rest > 0)
+
+
+def edges_of_split(length: int, parts: int) -> list[tuple[int, int]]:
+    """``length`` in ``parts`` as equal as can be: (length of a part, how many)."""
+    small, larger = divmod(length, parts)
+    return [(small + 1, larger)] * (larger > 0) + [(small, parts - larger)] * (parts > larger)
+
+
+def gemm_occupancy(gpu: Gpu, given: Gemm, tile: GemmTile) -> int:
+    """Resident blocks of an SM."""
+    return blocks_per_sm(gpu, _footprint(given, tile), "gemm")
+
+
+def gemm_seconds(gpu: Gpu, efficiency: Efficiency, given: Gemm, tile: Tile = Tile()) -> float:
+    """The product's time on an idle device, launches included."""
+    return run_launches(gemm_launches(gpu, efficiency, given, tile), gpu.sm_count)[-1].end_ps * 1e-12

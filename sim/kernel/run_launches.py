@@ -1,0 +1,35 @@
+"""Launches on one stream, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+from simpy import Environment, Event
+
+from sim.kernel.device import GroupedDevice
+from sim.kernel.every_block import BlockByBlockDevice
+from sim.kernel.rates import PS_PER_S
+from sim.kernel.record import LaunchRecord
+from sim.kernel.work import Launch
+
+
+def run_launches(
+    launches: Sequence[Launch], sm_count: int, *, trace: bool = False, spans: bool = False
+) -> list[LaunchRecord]:
+    """The record of every launch. ``trace`` keeps every tile, ``spans`` every block's start and end."""
+    env = Environment(initial_time=0)
+    records: list[LaunchRecord] = []
+
+    def stream() -> Generator[Event, object, None]:
+        for launch in launches:
+            yield env.timeout(round(launch.start_s * PS_PER_S))
+            if trace:
+                records.append((yield from BlockByBlockDevice(env, launch, sm_count).run()))
+                continue
+            device = GroupedDevice(env, launch, sm_count)
+            device.keeps_spans = spans
+            records.append((yield from device.run()))
+
+    env.process(stream())
+    env.run()
+    return records

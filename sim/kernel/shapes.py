@@ -1,0 +1,117 @@
+"""What a kernel scenario says, as frozen dataclasses: the operation, its shape and its tile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sim.hardware import HardwareProfile
+from sim.scenario import Threshold, key
+
+Dtype = Literal["float32", "float16", "bfloat16", "float8"]
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
+Algorithm = Literal[
+    "standard",
+    "flash_attention_1",
+    "flash_attention_2",
+    "flash_attention_3",
+    "flash_trtllm",
+    "split_kv_decode",
+    "paged_decode",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """softmax(Q Kᵀ) V for ``batch`` sequences."""
+
+    algorithm: Algorithm = key("which kernels compute it")
+    batch: int = key("sequences", ge=1, le=1_000_000)
+    num_heads: int = key("query heads", ge=1, le=100_000)
+    num_kv_heads: int | None = key("KV heads (fewer: GQA, 1: MQA); default: num_heads", default=None, ge=1)
+    head_dim: int = key("size of a head", default=128, ge=8, le=1024)
+    seqlen: int = key("query tokens of a sequence; of a decode: 1", ge=1, le=16_777_216)
+    seqlen_kv: int | None = key("KV tokens of a sequence; default: seqlen", default=None, ge=1)
+    causal: bool = key("a query sees no later key", default=False)
+    direction: Literal["forward", "backward", "forward_backward"] = key(
+        "backward recomputes the scores (flash) or reads them (standard)", default="forward"
+    )
+    dtype: Dtype = key("Q, K, V and O", default="bfloat16")
+    mask: bool = key("standard: an additive mask, a pass of its own", default=False)
+    dropout: bool = key("standard: dropout on the probabilities, passes of their own", default=False)
+    page_tokens: int = key("paged_decode: KV tokens per page of the block table", default=16, ge=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gemm:
+    """(m × k) · (k × n), ``batch`` times."""
+
+    m: int = key("rows of the output", ge=1, le=100_000_000)
+    n: int = key("columns of the output", ge=1, le=100_000_000)
+    k: int = key("the summed dimension", ge=1, le=100_000_000)
+    batch: int = key("independent products", default=1, ge=1, le=10_000_000)
+    dtype: Dtype = key("activations, output, and the peak it runs at", default="bfloat16")
+    weight_bits: int | None = key(
+        "weight-only quantization: bits per weight in HBM, dequantized in SRAM", default=None, ge=1, le=16
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Norm:
+    """RMSNorm over rows."""
+
+    rows: int = key("rows (tokens)", ge=1, le=100_000_000)
+    columns: int = key("values per row (hidden_size)", ge=1, le=10_000_000)
+    dtype: Dtype = key("values", default="bfloat16")
+    is_fused: bool = key(
+        "one kernel; false: square, mean, scale and weight as kernels of their own", default=True
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """Bytes from one memory to another."""
+
+    size_bytes: float = key("how much", gt=0, le=1e15)
+    source: Literal["hbm", "dram"] = key("where it lies", default="hbm")
+    target: Literal["hbm", "dram"] = key("where it goes", default="hbm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """Tile sizes in place of the kernel's own choice."""
+
+    block_m: int | None = key("rows of a tile (of Q, of the output)", default=None, ge=1, le=65_536)
+    block_n: int | None = key("columns of a tile (of K and V, of the output)", default=None, ge=1, le=65_536)
+    block_k: int | None = key("GEMM: slice of the summed dimension", default=None, ge=1, le=65_536)
+    num_stages: int | None = key("tiles in flight; 1: load, then compute", default=None, ge=1, le=16)
+    num_warps: int | None = key("warps of a thread block", default=None, ge=1, le=32)
+    num_splits: int | None = key("split-KV, split-K: blocks that share one sum", default=None, ge=1, le=4096)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelWork:
+    """Exactly one operation, and how it is cut."""
+
+    attention: Attention | None = key("an attention", default=None)
+    gemm: Gemm | None = key("a matrix product", default=None)
+    norm: Norm | None = key("an RMSNorm", default=None)
+    copy: Copy | None = key("a copy", default=None)
+    tile: Tile = key("tile sizes; default: the kernel's own", default=Tile())
+    kv_location: Literal["hbm", "dram"] = key(
+        "dram: K and V come over the host link first, in chunks that overlap with the kernel", default="hbm"
+    )
+    trace: bool = key("keep every tile for the timeline (small cases)", default=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelScenario:
+    """One kernel on one GPU."""
+
+    schema_version: int = key("format of this file", ge=1)
+    question: str = key("what the report answers")
+    kind: Literal["kernel"] = key("what is simulated")
+    seeds: tuple[int, ...] = key("a kernel run draws nothing: one seed is enough", default=(1,), ge=0)
+    hardware: HardwareProfile = key("a profile's name, a path to one, or one written out")
+    kernel: KernelWork = key("what runs")
+    thresholds: tuple[Threshold, ...] = key("bounds that make exit code 1", default=())
