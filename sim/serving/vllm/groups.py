@@ -131,6 +131,14 @@ class DecodingGroup:
         for request in running:
             self.join(request)
 
+    def chunks(self) -> Iterable[Request]:
+        """The running requests in mid-prefill."""
+        return self._chunks.values()
+
+    def block_needs(self) -> tuple[int, list[int]]:
+        """(phase of the next step, how many requests take a block in the steps of each phase)."""
+        return self.step % self._block_size, [len(phase) for phase in self._phases]
+
     def steps_to_first_end(self) -> int:
         """Whole steps before the one in which some decoding request makes its last token."""
         while not self._ends.get(self._end_steps[0]):

@@ -25,6 +25,7 @@ class Plan:
         "grown",
         "held",
         "is_steady",
+        "lost_tokens",
         "new",
         "num_uniform",
         "partial",
@@ -43,6 +44,8 @@ class Plan:
         self.new: dict[Request, int] = {}
         """Admitted or resumed in this step, with the tokens found in the prefix cache."""
         self.preempted: list[Request] = []
+        self.lost_tokens: dict[Request, int] = {}
+        """Computed tokens of the preempted, thrown away."""
         self.grown: tuple[list[Request], list[int]] = ([], [])
         """Decoding requests that got one block each, and those blocks."""
         self.drafts: dict[Request, int] = {}

@@ -116,11 +116,11 @@ class BlockPool:
 
     def _close_gaps(self) -> None:
         """Rebuilds the queue without the entries of blocks that left its middle."""
-        self._queue = deque(self._free_order())
+        self._queue = deque(self.free_order())
         self._gone.clear()
         self._num_gone = 0
 
-    def _free_order(self) -> list[int]:
+    def free_order(self) -> list[int]:
         left = dict(self._gone)
         order = []
         for block in self._queue:
@@ -186,7 +186,7 @@ class BlockPool:
         for table in tables:
             for block in table:
                 owners[block] = owners.get(block, 0) + 1
-        free = self._free_order()
+        free = self.free_order()
         problems = {
             "a block is free twice": len(set(free)) != len(free),
             "the free count is wrong": len(free) != self.num_free,
@@ -211,7 +211,7 @@ class BlockPool:
     def state(self) -> tuple[object, ...]:
         """All that decides the future: free order, owners, content map (for comparisons in tests)."""
         return (
-            self._free_order(),
+            self.free_order(),
             dict(self._extra_owners),
             dict(self._first),
             dict(self._key),

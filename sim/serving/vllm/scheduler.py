@@ -174,6 +174,17 @@ class Scheduler:
         """Sum of those requests' tokens."""
         return self._steady.num_context_tokens if self._steady is not None else 0
 
+    def num_held_tokens(self, plan: Plan) -> int:
+        """Tokens of all running requests that are computed, this planned step's included."""
+        if not plan.is_steady or self._steady is None:
+            return sum(request.num_computed_tokens for request in self.state.running.values())
+        listed = {*plan.chosen, *self._steady.chunks()}
+        return self._steady.num_context_tokens + sum(request.num_computed_tokens for request in listed)
+
+    def block_needs(self) -> tuple[int, list[int]]:
+        """(phase of the next step, how many requests take a block in the steps of each phase)."""
+        return self._steady.block_needs() if self._steady is not None else (0, [0])
+
     def uniform_steps(self) -> int:
         """For how many whole steps, from here on, only decoding happens if nothing arrives or is aborted.
 

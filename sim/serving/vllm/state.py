@@ -64,6 +64,7 @@ class State:
         self.kv.release(request)
         plan.drop(request)
         plan.preempted.append(request)
+        plan.lost_tokens[request] = request.num_computed_tokens
         request.num_computed_tokens = 0
         request.num_drafts = 0
         request.num_stale_tokens = 1 if request.num_placeholders else 0

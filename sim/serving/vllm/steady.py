@@ -34,6 +34,8 @@ class SteadyDecode(DecodingGroup):
             return None
         phase = self._phases[self.step % self._block_size]
         registrars = self._due_registrars() if self._registrars else ()
+        if registrars:
+            self._is_stuck = False
         if not chunks and not registrars and len(phase) <= state.kv.pool.num_free:
             if phase:
                 plan.grown = (list(phase.values()), self._grow(phase))
@@ -140,7 +142,8 @@ class SteadyDecode(DecodingGroup):
             if request.status is Status.RUNNING:
                 self._append_first(request, finished)
         for request in plan.partial:
-            self._chunks[request.order] = request
+            if request.status is Status.RUNNING:
+                self._chunks[request.order] = request
         if finished:
             self._is_stuck = False
             if len(finished) > 1:

@@ -1,0 +1,88 @@
+"""Small plays of the scheduler for its tests: requests in, decisions out, laws checked after each step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sim.serving.vllm import Limits, Plan, Request, Scheduler, Status
+
+ENDLESS = 10_000
+
+
+def limits(**named: Any) -> Limits:
+    """Roomy limits with blocks of 4 tokens, and these differences."""
+    roomy: dict[str, Any] = {
+        "max_num_seqs": 8, "max_num_batched_tokens": 64, "max_model_len": 64, "block_size": 4,
+        "num_gpu_blocks": 100, "enable_prefix_caching": False,
+    }  # fmt: skip
+    return Limits(**{**roomy, **named})
+
+
+def request(name: str, prompt: int | Sequence[tuple[int, int, int]], out: int, **named: Any) -> Request:
+    """A request whose tokens are its own, unless its prompt's segments are given."""
+    own = sum(name.encode())
+    segments = [(own, 0, prompt)] if isinstance(prompt, int) else prompt
+    return Request(name, segments, out, **{"output_stream": 10_000 + own, **named})
+
+
+def ids(requests: Mapping[Request, int] | Sequence[Request]) -> list[str]:
+    return [item.request_id for item in requests]
+
+
+def tokens(plan: Plan) -> dict[str, int]:
+    """What a plan schedules, by request id, in order."""
+    return {item.request_id: count for item, count in plan.scheduled.items()}
+
+
+def blocks(plan: Plan) -> dict[str, list[int]]:
+    """Fresh blocks by request id."""
+    return {item.request_id: list(taken) for item, taken in plan.fresh.items()}
+
+
+def check(scheduler: Scheduler) -> None:
+    """The pool's laws, as the requests' block tables see them."""
+    scheduler.state.kv.pool.check(item.blocks for item in scheduler.state.unfinished())
+
+
+def steps(scheduler: Scheduler, accepted: int = 0) -> Iterator[Plan]:
+    """Plans synchronous steps until nothing is left; each is taken in when the next is asked for."""
+    for _ in range(ENDLESS):
+        if not scheduler.num_unfinished:
+            return
+        plan = scheduler.schedule()
+        assert plan.num_tokens == sum(plan.scheduled.values())
+        check(scheduler)
+        yield plan
+        scheduler.update(plan, dict.fromkeys(plan.drafts, accepted))
+        check(scheduler)
+    raise AssertionError("it goes on for ever")
+
+
+def observed(scheduler: Scheduler) -> tuple[object, ...]:
+    """Everything that decides the future, with every request's counts brought up to date."""
+    state, requests = scheduler.state, []
+    for item in state.unfinished():
+        scheduler.settle(item)
+        requests.append((
+            item.request_id, item.status, item.num_tokens, item.num_computed_tokens, item.is_prefill_chunk,
+            item.num_drafts, item.num_placeholders, item.num_stale_tokens, tuple(item.blocks),
+            item.num_preemptions,
+        ))  # fmt: skip
+    return (
+        requests, ids(list(state.running.values())), ids(list(state.waiting)), state.num_preemptions,
+        state.kv.pool.num_free, state.kv.pool.free_order(),
+    )  # fmt: skip
+
+
+def decided(plan: Plan) -> tuple[object, ...]:
+    """All that a plan says."""
+    return (
+        list(tokens(plan).items()), [(item.request_id, hit) for item, hit in plan.new.items()],
+        ids(plan.preempted), list(blocks(plan).items()), [(i.request_id, n) for i, n in plan.drafts.items()],
+        [(i.request_id, tuple(i.blocks)) for i in plan.new],
+    )  # fmt: skip
+
+
+def is_over(item: Request) -> bool:
+    return item.status in (Status.FINISHED, Status.REFUSED)

@@ -1,0 +1,124 @@
+"""vLLM's recorded decisions, replayed: the copied cases always, the whole collection where it lies beside."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sim.conformance import main_conformance, render, replay_folder
+from sim.errors import ScenarioError
+
+HERE = Path(__file__).parent
+COPIED = sorted((HERE / "cases").glob("vllm-*"))
+SHARED = HERE.parents[2] / "shared" / "conformance"
+
+
+def test_the_copied_cases_have_every_kind() -> None:
+    kinds = {path.name: {case["kind"] for case in _index(path)["cases"]} for path in COPIED}
+    assert {name: len(found) for name, found in kinds.items()} == {"vllm-0.20.0": 22, "vllm-0.33.0": 27}
+
+
+@pytest.mark.parametrize("folder", COPIED, ids=lambda path: path.name)
+def test_every_copied_decision_is_equal(folder: Path) -> None:
+    results = replay_folder(folder)
+    assert all(result.is_equal for result in results), render(results)
+    assert sum(result.num_equal for result in results) == sum(r.num_steps for r in results) > 5000
+
+
+@pytest.mark.parametrize("version, num_cases", [("0.33.0", 64), ("0.20.0", 52)])
+def test_every_shared_decision_is_equal(version: str, num_cases: int) -> None:
+    folder = SHARED / f"vllm-{version}" / "cases"
+    if not folder.is_dir():
+        pytest.skip(
+            f"the whole collection of recorded decisions is not there ({folder.name} beside the checkout)"
+        )
+    results = replay_folder(folder)
+    assert all(result.is_equal for result in results), render(results)
+    assert len(results) == num_cases
+
+
+def test_a_wrong_recording_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = _copy_one(tmp_path)
+    lines = gzip.decompress((tmp_path / f"{case}.log.jsonl.gz").read_bytes()).decode().splitlines()
+    record = json.loads(lines[3])
+    record["bcrc"] += 1
+    lines[3] = json.dumps(record)
+    (tmp_path / f"{case}.log.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    assert main_conformance(tmp_path) == 1
+    printed = capsys.readouterr().out
+    assert f"{case} step 3, bcrc: expected {record['bcrc']}, got {record['bcrc'] - 1}" in printed
+    assert "0/1 cases" in printed
+
+
+def test_a_recording_that_ends_too_early_is_found(tmp_path: Path) -> None:
+    case = _copy_one(tmp_path)
+    lines = gzip.decompress((tmp_path / f"{case}.log.jsonl.gz").read_bytes()).decode().splitlines()
+    (tmp_path / f"{case}.log.jsonl.gz").write_bytes(gzip.compress("\n".join(lines[:-1]).encode()))
+    (result,) = replay_folder(tmp_path)
+    assert result.difference is not None and result.difference.expected == "the end"
+
+
+def test_equal_decisions_give_exit_code_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _copy_one(tmp_path)
+    assert main_conformance(tmp_path) == 0
+    assert "1/1 cases" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "broken", ["absent", "not json", "no cases", "no version", "no log", "cut log", "unknown"]
+)
+def test_a_broken_folder_is_the_users_error(tmp_path: Path, broken: str) -> None:
+    case = _copy_one(tmp_path)
+    index, log = tmp_path / "index.json", tmp_path / f"{case}.log.jsonl.gz"
+    if broken == "absent":
+        index.unlink()
+    elif broken == "not json":
+        index.write_bytes(b"\xff\xfe{")
+    elif broken == "no cases":
+        index.write_text('{"vllm": "0.33.0", "cases": []}')
+    elif broken == "no version":
+        index.write_text(json.dumps({"cases": _index(tmp_path)["cases"]}))
+    elif broken == "no log":
+        log.unlink()
+    elif broken == "cut log":
+        log.write_bytes(log.read_bytes()[:-20])
+    else:
+        index.write_text(index.read_text().replace("0.33.0", "0.11.0"))
+    with pytest.raises(ScenarioError):
+        main_conformance(tmp_path)
+
+
+def test_a_case_that_no_pool_can_serve_is_refused(tmp_path: Path) -> None:
+    _copy_one(tmp_path)
+    index = _index(tmp_path)
+    index["cases"][0]["args"]["num_gpu_blocks"] = 3
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ScenarioError, match="KV blocks"):
+        replay_folder(tmp_path)
+
+
+def _index(folder: Path) -> dict[str, list[dict[str, object]]]:
+    return json.loads((folder / "index.json").read_text())  # type: ignore[no-any-return]
+
+
+def _copy_one(target: Path) -> str:
+    """One small case of 0.33.0 in a folder of its own; returns its name."""
+    folder = HERE / "cases" / "vllm-0.33.0"
+    entry = _index(folder)["cases"][0]
+    name = str(entry["case"])
+    for part in ("log", "workload"):
+        shutil.copyfile(folder / f"{name}.{part}.jsonl.gz", target / f"{name}.{part}.jsonl.gz")
+    (target / "index.json").write_text(json.dumps({"vllm": "0.33.0", "cases": [entry]}))
+    return name
+
+
+def test_both_ways_of_planning_replay_the_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steady decode is used where it can be; planned request by request the decisions are the same."""
+    monkeypatch.setattr("sim.serving.vllm.scheduler._is_steady", lambda limits: False)
+    for folder in COPIED:
+        results = replay_folder(folder)
+        assert all(result.is_equal for result in results), render(results)

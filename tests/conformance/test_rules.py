@@ -1,0 +1,425 @@
+"""Single rules of the scheduler, each in a play small enough to follow by hand."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+from conformance.playing import blocks, check, ids, limits, request, steps, tokens
+
+from sim.errors import InvariantError, ScenarioError
+from sim.serving.vllm import EngineLoop, Limits, Scheduler, Status, server_defaults
+from sim.serving.vllm.keys import BlockKeys, merged
+
+
+def scheduler(version: str = "0.33.0", **named: object) -> Scheduler:
+    return Scheduler(limits(**named), version)
+
+
+def add(target: Scheduler, *requests: object) -> None:
+    for item in requests:
+        assert target.add(item)  # type: ignore[arg-type]
+
+
+def play(target: Scheduler, *requests: object, accepted: int = 0) -> list[dict[str, int]]:
+    add(target, *requests)
+    return [tokens(plan) for plan in steps(target, accepted)]
+
+
+def test_prefill_and_decode_share_a_step_and_the_last_chunk_gives_the_first_token() -> None:
+    target = scheduler(max_num_batched_tokens=6)
+    assert play(target, request("a", 4, 3), request("b", 7, 2)) == [
+        {"a": 4, "b": 2}, {"a": 1, "b": 5}, {"a": 1, "b": 1},
+    ]  # fmt: skip
+
+
+def test_a_chunk_ahead_of_decodes_takes_their_budget() -> None:
+    target = scheduler(max_num_batched_tokens=8, long_prefill_token_threshold=6)
+    assert play(target, request("a", 20, 1), request("b", 2, 4))[:4] == [
+        {"a": 6, "b": 2}, {"a": 6, "b": 1}, {"a": 6, "b": 1}, {"a": 2, "b": 1},
+    ]  # fmt: skip
+    tight = scheduler(max_num_batched_tokens=6, long_prefill_token_threshold=4)
+    assert play(tight, request("a", 16, 1), request("b", 2, 2), request("c", 9, 1))[:3] == [
+        {"a": 4, "b": 2}, {"a": 4, "b": 1, "c": 1}, {"a": 4, "c": 2},
+    ]  # fmt: skip
+
+
+def test_without_chunks_a_prompt_that_does_not_fit_stops_the_queue() -> None:
+    target = scheduler(enable_chunked_prefill=False, max_num_batched_tokens=64, max_model_len=64)
+    assert play(target, request("a", 50, 1), request("b", 20, 1), request("c", 2, 1)) == [
+        {"a": 50}, {"b": 20, "c": 2},
+    ]  # fmt: skip
+
+
+def test_the_threshold_spares_a_lone_request_in_0_33_only() -> None:
+    assert play(scheduler(long_prefill_token_threshold=5), request("a", 12, 1)) == [{"a": 12}]
+    old = scheduler("0.20.0", long_prefill_token_threshold=5)
+    assert play(old, request("a", 12, 1)) == [{"a": 5}, {"a": 5}, {"a": 2}]
+
+
+def test_the_adaptive_threshold_shares_the_budget() -> None:
+    named = {"long_prefill_token_threshold": 5, "long_prefill_token_threshold_adaptive": True}
+    target = scheduler(max_num_batched_tokens=20, **named)
+    assert play(target, request("a", 12, 1), request("b", 12, 1))[0] == {"a": 10, "b": 10}
+
+
+def test_max_num_active_seqs_limits_admissions() -> None:
+    target = scheduler(max_num_active_seqs=1)
+    assert play(target, request("a", 4, 2), request("b", 4, 1)) == [{"a": 4}, {"a": 1}, {"b": 4}]
+
+
+def test_max_model_len_ends_an_answer() -> None:
+    item = request("a", 60, 30)
+    assert len(play(scheduler(), item)) == 4
+    assert item.num_tokens == 64 and item.status is Status.FINISHED
+
+
+def test_the_latest_admitted_is_preempted_and_goes_to_the_front() -> None:
+    target = scheduler(num_gpu_blocks=5)
+    add(target, request("a", 7, 6), request("b", 7, 6), request("c", 7, 1))
+    plans = list(islice(steps(target), 3))
+    assert [tokens(plan) for plan in plans] == [{"a": 7, "b": 7}, {"a": 1, "b": 1}, {"a": 1}]
+    assert ids(plans[2].preempted) == ["b"]
+    assert ids(list(target.state.waiting)) == ["b", "c"]
+    assert [item.num_computed_tokens for item in target.state.waiting] == [0, 0]
+
+
+def test_several_victims_come_back_oldest_first() -> None:
+    target = scheduler(num_gpu_blocks=5)
+    add(target, request("a", 7, 10), request("b", 3, 10), request("c", 3, 10))
+    for plan in steps(target):
+        if len(plan.preempted) == 2:
+            assert ids(plan.preempted) == ["c", "b"]
+            assert ids(list(target.state.waiting)) == ["b", "c"]
+            return
+    raise AssertionError("no step preempted two")
+
+
+def test_nobody_is_admitted_in_a_step_that_preempts() -> None:
+    target = scheduler(num_gpu_blocks=5)
+    add(target, request("a", 7, 6), request("b", 7, 6))
+    for plan in steps(target):
+        assert not (plan.preempted and plan.new)
+
+
+def test_priority_preempts_the_least_urgent_wherever_it_stands() -> None:
+    target = scheduler(num_gpu_blocks=5, policy="priority")
+    add(target, request("a", 7, 6, priority=3), request("b", 7, 6, priority=1, arrival=1))
+    plans = list(islice(steps(target), 3))
+    assert ids(plans[0].new) == ["b", "a"]
+    assert ids(plans[2].preempted) == ["a"] and tokens(plans[2]) == {"b": 1}
+
+
+def test_a_tie_of_priorities_goes_by_arrival_then_by_the_id_as_text() -> None:
+    target = scheduler(max_num_seqs=1, policy="priority")
+    named = {"priority": 1, "arrival": 5}
+    played = play(target, request("r9", 2, 1, **named), request("r10", 2, 1, **named),
+                  request("z", 2, 1, priority=1, arrival=4))  # fmt: skip
+    assert played == [{"z": 2}, {"r10": 2}, {"r9": 2}]
+
+
+def test_a_scheduled_victim_gives_its_tokens_back() -> None:
+    """b, more urgent but later in the list, takes the blocks of a, which was scheduled already."""
+    target = scheduler(num_gpu_blocks=5, policy="priority", max_num_batched_tokens=16)
+    add(target, request("a", 7, 9, priority=9))
+    target.update(target.schedule())
+    add(target, request("b", 7, 9, priority=1))
+    plans = list(islice(steps(target), 3))
+    assert [tokens(plan) for plan in plans] == [{"a": 1, "b": 7}, {"b": 1}, {"b": 1}]
+    assert ids(plans[1].preempted) == ["a"]
+
+
+@pytest.mark.parametrize("version, others", [("0.33.0", {"b": 1}), ("0.20.0", {})])
+def test_who_preempts_itself_ends_the_loop_in_0_20(version: str, others: dict[str, int]) -> None:
+    target = scheduler(version, num_gpu_blocks=4, policy="priority")
+    add(target, request("a", 3, 4, priority=9))
+    target.update(target.schedule())
+    add(target, request("b", 6, 2, priority=1))
+    plan = target.schedule()
+    assert tokens(plan) == {"a": 1, "b": 6}
+    target.update(plan)
+    plan = target.schedule()
+    assert ids(plan.preempted) == ["a"] and tokens(plan) == others
+
+
+def test_of_equal_victims_the_first_in_the_list_goes() -> None:
+    target = scheduler(num_gpu_blocks=4, policy="priority")
+    add(target, request("a", 2, 9, priority=5), request("b", 7, 5, priority=5))
+    plans = list(islice(steps(target), 3))
+    assert ids(plans[2].preempted) == ["a"] and tokens(plans[2]) == {"b": 1}
+
+
+@pytest.mark.parametrize("reserve, first", [(True, {"a": 8}), (False, {"a": 8, "b": 4})])
+def test_the_gate_asks_for_the_whole_prompt(reserve: bool, first: dict[str, int]) -> None:
+    target = scheduler(num_gpu_blocks=6, max_num_batched_tokens=12, scheduler_reserve_full_isl=reserve)
+    assert play(target, request("a", 8, 1), request("b", 16, 1))[0] == first
+
+
+def test_the_watermark_spares_blocks_unless_nobody_runs() -> None:
+    target = scheduler(num_gpu_blocks=10, watermark=0.5)
+    assert play(target, request("a", 20, 1), request("b", 4, 1)) == [{"a": 20}, {"b": 4}]
+    roomier = scheduler(num_gpu_blocks=11, watermark=0.4)
+    assert play(roomier, request("a", 20, 1), request("b", 4, 1)) == [{"a": 20, "b": 4}]
+
+
+@pytest.mark.parametrize("version, taken", [("0.33.0", [3, 2, 1]), ("0.20.0", [4, 5, 6])])
+def test_blocks_without_a_hash_are_used_again_first_in_0_33(version: str, taken: list[int]) -> None:
+    target = scheduler(version, max_num_seqs=1)
+    add(target, request("a", 12, 1), request("b", 12, 1))
+    plans = list(steps(target))
+    assert blocks(plans[0]) == {"a": [1, 2, 3]}
+    assert blocks(plans[1]) == {"b": taken}
+
+
+def test_cached_blocks_are_evicted_last_and_tail_first() -> None:
+    target = scheduler(enable_prefix_caching=True, num_gpu_blocks=6, max_num_seqs=1)
+    add(target, request("a", 10, 1), request("b", 15, 1), request("c", 4, 1))
+    plans = list(steps(target))
+    assert blocks(plans[0]) == {"a": [1, 2, 3]}
+    assert blocks(plans[1]) == {"b": [3, 4, 5, 2]}
+    assert blocks(plans[2]) == {"c": [2]}
+    assert target.state.kv.pool.num_evictions == 1
+
+
+def test_a_full_prompt_computes_its_last_block_again() -> None:
+    prompt = [(1, 0, 12)]
+    target = scheduler(enable_prefix_caching=True, max_num_seqs=1)
+    add(target, request("a", prompt, 1), request("b", prompt, 1), request("c", [(1, 0, 13)], 1))
+    plans = list(steps(target))
+    assert [list(plan.new.values()) for plan in plans] == [[0], [8], [12]]
+    assert plans[2].new and blocks(plans[2]) == {"c": [5]}
+
+
+def test_requests_of_one_step_share_their_prefix() -> None:
+    target = scheduler(enable_prefix_caching=True)
+    add(target, request("a", [(1, 0, 12), (2, 0, 3)], 1), request("b", [(1, 0, 12), (3, 0, 3)], 1))
+    plan = target.schedule()
+    check(target)
+    assert list(plan.new.values()) == [0, 12]
+    assert tokens(plan) == {"a": 15, "b": 3}
+
+
+def test_a_later_turn_hits_the_answer_but_not_its_last_token() -> None:
+    first = request("a", [(1, 0, 6)], 6, output_stream=7)
+    again = request("b", [(1, 0, 6), (7, 0, 6), (8, 0, 4)], 1)
+    target = scheduler(enable_prefix_caching=True)
+    play(target, first)
+    add(target, again)
+    assert list(target.schedule().new.values()) == [8]
+
+
+def test_tokens_of_a_running_answer_can_be_hit() -> None:
+    first = request("a", [(1, 0, 6)], 20, output_stream=7)
+    target = scheduler(enable_prefix_caching=True)
+    add(target, first)
+    for _ in range(9):
+        target.update(target.schedule())
+    add(target, request("b", [(1, 0, 6), (7, 0, 9)], 1))
+    plan = target.schedule()
+    check(target)
+    assert plan.new and list(plan.new.values()) == [12]
+
+
+def test_of_equal_blocks_the_first_registered_answers_until_it_is_evicted() -> None:
+    target = scheduler(enable_prefix_caching=True)
+    pool = target.state.kv.pool
+    pool.take(3)
+    pool.register([2], [50])
+    pool.register([1, 3], [50, 51])
+    assert pool.cached([50, 51]) == [2, 3]
+    pool.release([2], 1)
+    assert pool.take(96) and pool.cached([50]) == [2]
+    pool.take(1)
+    assert pool.cached([50, 51]) == [1, 3]
+
+
+def test_a_lookup_that_leads_to_nothing_changes_nothing() -> None:
+    target = scheduler(enable_prefix_caching=True, num_gpu_blocks=6)
+    add(target, request("a", [(1, 0, 8)], 1))
+    target.update(target.schedule())
+    add(target, request("b", 8, 9))
+    target.update(target.schedule())
+    add(target, request("c", [(1, 0, 8), (2, 0, 8)], 1))
+    before = target.state.kv.pool.free_order()
+    plan = target.schedule()
+    assert not plan.new and len(target.state.waiting) == 1
+    assert target.state.kv.pool.free_order() == before[1:]
+
+
+def test_drafts_are_taken_back_where_they_were_wrong() -> None:
+    item = request("a", 4, 8)
+    target = scheduler(num_speculative_tokens=3)
+    assert play(target, item, accepted=2) == [{"a": 4}, {"a": 4}, {"a": 4}, {"a": 4}]
+    alone = request("a", 4, 8)
+    assert len(play(scheduler(num_speculative_tokens=3), alone, accepted=0)) == 8
+
+
+def test_drafts_fit_the_budget_and_max_model_len() -> None:
+    target = scheduler(num_speculative_tokens=3, max_num_batched_tokens=5)
+    played = play(target, request("a", 2, 9), request("b", 2, 9))
+    assert played[1] == {"a": 4, "b": 1}
+    at_end = scheduler(num_speculative_tokens=3, max_model_len=10)
+    assert play(at_end, request("a", 6, 9))[1:] == [{"a": 3}, {"a": 2}, {"a": 1}]
+
+
+@pytest.mark.parametrize("version, first", [("0.33.0", 4), ("0.20.0", 1)])
+def test_a_one_token_admission_beside_decodes_is_padded_in_0_33(version: str, first: int) -> None:
+    target = scheduler(version, num_speculative_tokens=3)
+    add(target, request("a", 6, 30))
+    target.update(target.schedule())
+    add(target, request("b", 1, 3))
+    plan = target.schedule()
+    assert tokens(plan) == {"a": 4, "b": first}
+    target.update(plan)
+    assert [item.num_tokens for item in target.state.running.values()] == [8, 2]
+
+
+def test_a_padded_admission_that_exceeds_the_budget_waits() -> None:
+    target = scheduler(num_speculative_tokens=3, max_num_batched_tokens=7)
+    add(target, request("a", 6, 30))
+    target.update(target.schedule())
+    add(target, request("b", 1, 3))
+    assert tokens(target.schedule()) == {"a": 4}
+
+
+def test_prefill_waits_for_its_turn_while_decodes_run() -> None:
+    target = scheduler(prefill_schedule_interval=3)
+    add(target, request("a", 4, 9))
+    played = []
+    for step in range(5):
+        if step == 1:
+            add(target, request("b", 4, 9))
+        plan = target.schedule()
+        played.append(tokens(plan))
+        target.update(plan)
+    assert played == [{"a": 4}, {"a": 1}, {"a": 1}, {"a": 1, "b": 4}, {"a": 1, "b": 1}]
+
+
+def test_prefill_does_not_wait_where_the_engine_is_full_anyway() -> None:
+    target = scheduler(prefill_schedule_interval=5, max_num_seqs=1)
+    assert play(target, request("a", 4, 2), request("b", 4, 1)) == [{"a": 4}, {"a": 1}, {"b": 4}]
+
+
+def test_asynchronous_scheduling_plans_one_step_ahead() -> None:
+    target = scheduler(async_scheduling=True)
+    loop = EngineLoop(target, async_scheduling=True)
+    add(target, request("a", 4, 3), request("b", 4, 1))
+    seen = []
+    for _ in range(ENOUGH):
+        planned, completed = loop.plan()
+        ended = loop.complete(completed) if completed is not None else []
+        seen.append((tokens(planned) if planned else None, ids(ended), target.state.kv.pool.num_free))
+        if loop.is_idle:
+            break
+    assert seen == [
+        ({"a": 4, "b": 4}, [], 97), ({"a": 1}, ["b"], 97), ({"a": 1}, [], 97), ({}, ["a"], 99), ({}, [], 99),
+        (None, [], 99),
+    ]  # fmt: skip
+
+
+ENOUGH = 50
+
+
+def test_a_token_that_arrives_after_a_preemption_is_kept_but_not_counted_as_computed() -> None:
+    target = scheduler(async_scheduling=True, num_gpu_blocks=5)
+    loop = EngineLoop(target, async_scheduling=True)
+    first, second = request("a", 7, 6), request("b", 7, 6)
+    add(target, first, second)
+    for _ in range(ENOUGH):
+        planned, completed = loop.plan()
+        if planned is not None and planned.preempted:
+            assert (second.num_tokens, second.num_computed_tokens, second.num_stale_tokens) == (8, 0, 1)
+            assert completed is not None
+            loop.complete(completed)
+            assert (second.num_tokens, second.num_computed_tokens, second.num_stale_tokens) == (9, 0, 0)
+            return
+        if completed is not None:
+            loop.complete(completed)
+    raise AssertionError("nobody was preempted")
+
+
+def test_a_request_with_a_stale_token_is_passed_over_and_keeps_its_place() -> None:
+    target = scheduler(async_scheduling=True)
+    late, other = request("a", 4, 2), request("b", 4, 2)
+    late.num_stale_tokens = 1
+    add(target, late, other)
+    assert ids(target.schedule().new) == ["b"]
+    assert ids(list(target.state.waiting)) == ["a"]
+
+
+@pytest.mark.parametrize("prompt, out, words", [
+    (64, 1, "max_model_len"), (9, 9, "KV blocks"), (0, 1, "at least one"), (4, 0, "at least one"),
+])  # fmt: skip
+def test_what_can_never_be_served_is_refused(prompt: int, out: int, words: str) -> None:
+    target = scheduler(num_gpu_blocks=5)
+    item = request("a", prompt, out)
+    assert not target.add(item)
+    assert item.status is Status.REFUSED and words in target.refusal(item)
+    assert target.num_unfinished == 0
+
+
+def test_what_just_fits_is_served() -> None:
+    item = request("a", 9, 8)
+    play(scheduler(num_gpu_blocks=5), item)
+    assert item.num_tokens == 17
+
+
+def test_an_aborted_request_leaves_at_once() -> None:
+    target = scheduler(enable_prefix_caching=True)
+    one, two, three = request("a", 9, 9), request("b", 9, 9), request("c", 9, 9)
+    add(target, one, two)
+    target.update(target.schedule())
+    plan = target.schedule()
+    add(target, three)
+    target.abort(one)
+    target.abort(three)
+    target.update(plan)
+    check(target)
+    assert ids(list(target.state.unfinished())) == ["b"] and one.num_tokens == 10
+    target.abort(two)
+    assert target.num_unfinished == 0 and target.state.kv.pool.num_free == 99
+
+
+@pytest.mark.parametrize("wrong", [
+    {"max_num_seqs": 0}, {"block_size": 0}, {"num_gpu_blocks": 1}, {"policy": "lifo"}, {"watermark": 1.0},
+    {"prefill_schedule_interval": 0}, {"num_speculative_tokens": -1}, {"max_num_active_seqs": 0},
+    {"enable_chunked_prefill": False, "max_num_batched_tokens": 63},
+])  # fmt: skip
+def test_impossible_limits_are_the_users_error(wrong: dict[str, object]) -> None:
+    with pytest.raises(ScenarioError):
+        limits(**wrong)
+
+
+def test_a_release_does_not_take_settings_it_lacks() -> None:
+    with pytest.raises(ScenarioError, match="no such setting"):
+        Scheduler(Limits(watermark=0.1), "0.20.0")
+    with pytest.raises(ScenarioError, match="unknown vLLM version"):
+        Scheduler(Limits(), "9.9")
+
+
+def test_server_defaults_by_device() -> None:
+    gib = 2**30
+    assert server_defaults(80 * gib, "h100") == {"max_num_seqs": 1024, "max_num_batched_tokens": 8192}
+    assert server_defaults(80 * gib, "NVIDIA A100") == {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
+    assert server_defaults(192 * gib)["max_num_batched_tokens"] == 16384
+    assert server_defaults(24 * gib, throughput=True)["max_num_seqs"] == 512
+
+
+def test_steps_that_are_not_uniform_cannot_be_taken_at_once() -> None:
+    target = scheduler()
+    add(target, request("a", 4, 9))
+    with pytest.raises(InvariantError):
+        target.advance(1)
+
+
+def test_equal_tokens_have_equal_keys_however_they_are_cut() -> None:
+    keys = BlockKeys(4)
+    whole, cut, other = request("a", [(1, 0, 19)], 5), request("b", [(1, 0, 6), (1, 6, 13)], 5), request(
+        "c", [(1, 0, 6), (1, 6, 5), (2, 0, 8)], 5)  # fmt: skip
+    for item in (whole, cut, other):
+        item.output_stream = 9
+        keys.assign(item)
+    assert whole.block_keys == cut.block_keys
+    assert other.block_keys[:2] == whole.block_keys[:2]
+    assert not set(other.block_keys[2:]) & set(whole.block_keys)
+    assert merged([(1, 0, 2), (1, 2, 0), (1, 2, 3), (1, 6, 1)]) == [(1, 0, 5), (1, 6, 1)]
