@@ -181,18 +181,30 @@ class EngineOverheads:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Speculative:
+    """Drafts that the model verifies; their number right is drawn."""
+
+    method: Literal["ngram"] = key("who drafts; draft models (EAGLE, MTP) are not modelled", default="ngram")
+    num_speculative_tokens: int = key("drafts per step", ge=1, le=64)
+    acceptance_rate: float = key("chance that a draft is right if those before it are", ge=0, le=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """One engine (replica). The names and their meaning are vLLM's where vLLM has them."""
 
     batching: str = key(
-        "static, continuous, or ./file.py:function for a policy of one's own", default="continuous"
+        "vllm, continuous, static, or ./file.py:function for a policy of one's own; a file that says nothing "
+        "means vllm",
+        default="continuous",
     )
+    vllm_version: Literal["0.33.0", "0.20.0"] = key("vllm: whose decisions", default="0.33.0")
     schedule_order: Literal["decode_first", "prefill_first"] = key(
         "decode_first: decodes, then prompts in the same step (vLLM V1, Sarathi); "
         "prefill_first: a step with prompts has only prompts (Orca, old vLLM)",
         default="decode_first",
     )
-    policy: Literal["fcfs"] = key("order of the waiting queue", default="fcfs")
+    policy: Literal["fcfs", "priority"] = key("order of the waiting queue (priority: vllm)", default="fcfs")
     static_batch_wait_s: float = key(
         "static: wait this long after the oldest arrival for a full batch", default=0.0, ge=0
     )
@@ -207,6 +219,24 @@ class EngineConfig:
     max_model_len: int | None = key("longest prompt + output; default: the model's", default=None, ge=1)
     enable_chunked_prefill: bool = key("a prompt may be split over steps", default=True)
     enable_prefix_caching: bool = key("share KV of equal prefixes", default=False)
+    long_prefill_token_threshold: int = key(
+        "vllm: most prompt tokens of one request in a step; 0: no limit", default=0, ge=0
+    )
+    long_prefill_token_threshold_adaptive: bool = key(
+        "vllm: raise it while few requests are there", default=False
+    )
+    scheduler_reserve_full_isl: bool = key("vllm: admit only where the whole prompt fits now", default=True)
+    prefill_schedule_interval: int = key(
+        "vllm: steps with prefill at least so many steps apart", default=1, ge=1
+    )
+    max_num_active_seqs: int | None = key(
+        "vllm: most running sequences, if below max_num_seqs", default=None, ge=1
+    )
+    async_scheduling: bool = key(
+        "vllm: plan the next step while one runs; a file that says nothing means true with 0.33.0",
+        default=False,
+    )
+    speculative: Speculative | None = key("vllm: n-gram drafts", default=None)
     kv_allocator: Literal["paged", "contiguous"] = key("how KV memory is given out", default="paged")
     kv_reservation: Literal["max", "pow2", "oracle"] = key(
         "contiguous: reserve max_model_len (Orca's Max), the next power of two, or the true length",

@@ -15,6 +15,7 @@ from sim.serving.kv.paged import PagedKV
 from sim.serving.limits import Limits
 from sim.serving.recorder import Recorder
 from sim.serving.sequence import NEVER, Feed, Sequence
+from sim.serving.vllm_kv import VllmKV
 
 Chunk = tuple[int, int, bool, Sequence]  # queries, cached, whether it samples at the end of the step, whose
 
@@ -29,7 +30,7 @@ class EngineBase:
         *,
         feed: Feed,
         recorder: Recorder,
-        kv: PagedKV | ContiguousKV,
+        kv: PagedKV | ContiguousKV | VllmKV,
         price: StepPrice,
         limits: Limits,
     ) -> None:

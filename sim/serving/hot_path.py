@@ -94,7 +94,8 @@ class HotPathEngine(SkippingEngine):
                 if count * (steps // self.period + 1) > pool.free:
                     steps = self._steps_with_blocks(steps)
                 limit = feed.next_ps
-                if (waiting or num_running >= self.max_num_seqs) and self.is_measuring and not feed.must_see_all:
+                is_full = waiting or num_running >= self.max_num_seqs
+                if is_full and self.is_measuring and not feed.must_see_all:
                     limit = NEVER
                 if now + steps * first + growth * (steps * (steps - 1) // 2) > limit:
                     steps = steps_until(first, growth, limit - now, steps)

@@ -32,6 +32,8 @@ from sim.serving.sequence import Source
 from sim.serving.skipping import SkippingEngine
 from sim.serving.stepped import SteppedEngine
 from sim.serving.usage import integrate
+from sim.serving.vllm_build import vllm_engine, vllm_kv
+from sim.serving.vllm_kv import VllmKV
 from sim.workload.distributions import draw_values
 
 UNLIMITED_BLOCKS = 1 << 40
@@ -98,7 +100,9 @@ def has_kv_budget(scenario: Scenario) -> bool:
     return scenario.engine.service_time is None and scenario.engine.use_kv_cache
 
 
-def kv_of(scenario: Scenario, limits: Limits, block_map: BlockMapRecorder | None) -> PagedKV | ContiguousKV:
+def kv_of(
+    scenario: Scenario, limits: Limits, block_map: BlockMapRecorder | None
+) -> PagedKV | ContiguousKV | VllmKV:
     """The KV memory of one replica. Without a KV cache, or as a plain queue, there is no limit."""
     engine = scenario.engine
     if not has_kv_budget(scenario):
@@ -106,6 +110,8 @@ def kv_of(scenario: Scenario, limits: Limits, block_map: BlockMapRecorder | None
     blocks = engine.num_gpu_blocks_override
     if blocks is None:
         blocks = memory_plan(scenario.model, scenario.hardware, engine).num_gpu_blocks
+    if engine.batching == "vllm":
+        return vllm_kv(scenario, blocks, limits)
     if engine.kv_allocator == "contiguous":
         return ContiguousKV(
             blocks * engine.block_size, engine.kv_reservation, limits.max_model_len, block_map
@@ -116,6 +122,8 @@ def kv_of(scenario: Scenario, limits: Limits, block_map: BlockMapRecorder | None
 def engine_class(scenario: Scenario, table: RequestTable, run: Run) -> type[EngineBase]:
     """Skipping where the policy is known and a KV cache is there; otherwise step by step."""
     engine = scenario.engine
+    if engine.batching == "vllm":
+        return vllm_engine(scenario, run.seed)
     known = BATCHING.get(engine.batching)
     if known and engine.stepping == "skip" and engine.use_kv_cache:
         return HotPathEngine if is_common_case(scenario, table, run) else SkippingEngine
@@ -159,7 +167,7 @@ def load_policy(given: str, base_dir: Path) -> Policy:
 def check_all_free(engines: list[EngineBase]) -> None:
     """At the end every block is free again and nobody is left behind."""
     for engine in engines:
-        if engine.running or engine.waiting:
+        if len(engine.running) or len(engine.waiting):
             left = f"{len(engine.running)} running, {len(engine.waiting)} waiting"
             raise InvariantError(f"replica {engine.index} stopped with {left}")
         in_use = engine.kv.give_out_tokens()
@@ -222,10 +230,25 @@ def notes_of(scenario: Scenario, recorder: Recorder, engines: list[EngineBase]) 
     """What a reader should know: refusals with their reason, a fallback to single steps."""
     notes = list(recorder.table.notes)
     notes += [f"{count} requests refused: {reason}" for reason, count in sorted(recorder.refusals.items())]
-    if scenario.engine.stepping == "skip" and isinstance(engines[0], SteppedEngine):
-        why = "without a KV cache" if not scenario.engine.use_kv_cache else "with a policy of one's own"
+    why = why_stepwise(scenario)
+    if why and scenario.engine.stepping == "skip":
         notes.append(f"every step was simulated by itself: steps cannot be skipped {why}")
     return tuple(notes)
+
+
+def why_stepwise(scenario: Scenario) -> str:
+    """What keeps steps from being skipped, or nothing."""
+    engine = scenario.engine
+    if not engine.use_kv_cache:
+        return "without a KV cache"
+    if engine.batching == "vllm":
+        reasons = {
+            "with async_scheduling": engine.async_scheduling,
+            "with speculative drafts": engine.speculative is not None,
+            "with prefill_schedule_interval": engine.prefill_schedule_interval > 1,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), "")
+    return "" if engine.batching in BATCHING else "with a policy of one's own"
 
 
 def explain_of(scenario: Scenario) -> Mapping[str, Any]:

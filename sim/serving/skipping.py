@@ -106,7 +106,7 @@ class SkippingEngine(SkippingState):
             queries = left if left <= budget else budget
             chunks.append((queries, partial.computed, queries == left, partial))
             budget -= queries
-        waiting, running, kv = self.waiting, self.running, self.kv
+        waiting, running, kv = self.waiting, self.running, self.memory
         while budget > 0 and waiting and len(running) < self.max_num_seqs:
             head = waiting[0]
             if not kv.can_admit(head, is_first=not running):
@@ -143,7 +143,7 @@ class SkippingEngine(SkippingState):
             steps, first, growth = self._plan_jump(now, is_single, count, context)
         paged = self.paged
         if paged is None:
-            self.levels = levels_of(self.kv, held, self.unfilled, self.is_blocked)
+            self.levels = levels_of(self.memory, held, self.unfilled, self.is_blocked)
         else:
             self.levels = (held, held + self.unfilled, (paged.total - paged.free) * self.period, 0)
         self._schedule(steps, first, growth)
@@ -241,11 +241,11 @@ class SkippingEngine(SkippingState):
         chunks: list[Chunk] = []
         while self.waiting and len(chunks) < self.max_num_seqs:
             head = self.waiting[0]
-            if not self.kv.can_admit(head, is_first=not chunks):
+            if not self.memory.can_admit(head, is_first=not chunks):
                 self.is_blocked = True
                 break
             self.waiting.popleft()
-            self.kv.admit(head, now)
+            self.memory.admit(head, now)
             self._admit(head, now)
             self.unfilled += head.target
             chunks.append((head.target, 0, True, head))

@@ -11,6 +11,7 @@ from sim.serving.engine import Chunk, EngineBase
 from sim.serving.kv.paged import PagedKV
 from sim.serving.sequence import NEVER, Sequence
 from sim.serving.usage import sum_blocks
+from sim.serving.vllm_kv import VllmKV
 
 
 class SkippingState(EngineBase):
@@ -30,6 +31,8 @@ class SkippingState(EngineBase):
         self.partial: Sequence | None = None
         self.chunks: list[Chunk] = []
         self.decodes = False
+        assert not isinstance(self.kv, VllmKV)
+        self.memory = self.kv
         paged = self.kv if isinstance(self.kv, PagedKV) else None
         self.paged = paged
         self.period = paged.block_size if paged else 1

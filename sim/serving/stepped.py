@@ -15,6 +15,7 @@ from sim.serving.recorder import pack_segment
 from sim.serving.sequence import NEVER, Sequence
 from sim.serving.skipping import padded
 from sim.serving.usage import levels_of
+from sim.serving.vllm_kv import VllmKV
 
 
 class SteppedEngine(EngineBase):
@@ -25,6 +26,8 @@ class SteppedEngine(EngineBase):
 
     def __init__(self, *arguments: object, **named: object) -> None:
         super().__init__(*arguments, **named)  # type: ignore[arg-type]
+        assert not isinstance(self.kv, VllmKV)
+        self.memory = self.kv
         self.plan = StepPlan()
         self.chunks: list[Chunk] = []
         self.started_ps = 0
@@ -49,7 +52,7 @@ class SteppedEngine(EngineBase):
             if self.feed.next_ps < NEVER:
                 self._wake_at(self.feed.next_ps)
             return
-        view = KVView(self.kv, now)
+        view = KVView(self.memory, now)
         plan = self.policy(tuple(self.waiting), tuple(self.running), view, self.limits)
         self.is_blocked = view.is_blocked
         self._apply(plan, now)
@@ -117,7 +120,7 @@ class SteppedEngine(EngineBase):
         residents = [*self.running, *self.kept]
         held = sum(sequence.computed for sequence in residents) + len(plan.decode)
         unfilled = sum(max(0, sequence.target - sequence.computed) for sequence in self.running)
-        self.levels = levels_of(self.kv, held, unfilled, self.is_blocked)
+        self.levels = levels_of(self.memory, held, unfilled, self.is_blocked)
         self.pending = self.env.after(self.step_time_ps, self._on_step_end, self.index)
         self.is_stepping = True
 

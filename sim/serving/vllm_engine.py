@@ -1,0 +1,322 @@
+"""vLLM's own scheduler in simulated time: what ``gpuyard conformance`` proves is what runs here.
+
+Synchronous scheduling without drafts skips: where ``Scheduler.uniform_steps`` says that only decoding
+happens, those steps are one jump. Otherwise every step is planned by itself, asynchronous scheduling through
+``EngineLoop``'s queue of two: while step k runs, step k + 1 is planned already. Host time is part of a
+step's price; that asynchronous scheduling hides some of it is not modelled here.
+
+KV levels: with prefix caching a block may be shared; *tokens* then counts each shared token once per owner up
+to what is given out, and *internal* is the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from heapq import heappush
+from typing import Any
+
+from simpy.events import Event
+
+from sim.serving.drafts import Drafts
+from sim.serving.engine import EngineBase
+from sim.serving.recorder import pack_segment
+from sim.serving.sequence import NEVER, Sequence
+from sim.serving.skipping import steps_until
+from sim.serving.usage import sum_blocks
+from sim.serving.vllm.loop import EngineLoop
+from sim.serving.vllm.plan import Plan
+from sim.serving.vllm.request import Request, Segment, Status
+from sim.serving.vllm.scheduler import Scheduler
+from sim.serving.vllm_kv import VllmKV
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A step as it was planned: later plans move the requests' counts on."""
+
+    num_decode: int
+    context: int
+    chunks: list[tuple[int, int, bool, object]]
+    held_tokens: int
+
+
+class VllmRequest(Request):
+    """A scheduler's request and the sequence that it stands for."""
+
+    __slots__ = ("sequence",)
+    sequence: Sequence
+
+
+class VllmEngine(EngineBase):
+    """Drives ``Scheduler`` with arrivals, prices and the clock."""
+
+    is_async = False
+    is_stepwise = False
+    drafts: Drafts
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        assert isinstance(self.kv, VllmKV)
+        self.scheduler: Scheduler = self.kv.scheduler
+        self.loop = EngineLoop(self.scheduler, async_scheduling=self.is_async)
+        self.waiting = self.scheduler.state.waiting  # type: ignore[assignment]
+        self.running = self.scheduler.state.running  # type: ignore[assignment]
+        self.pool = self.scheduler.state.kv.pool
+        self.block_size = self.kv.block_size
+        self.requests: dict[int, VllmRequest] = {}
+        self.shapes: dict[int, Shape] = {}  # of planned steps, by the plan's identity
+        self.due: Plan | None = None
+        self.jump = (0, 0, 0)  # steps, first, growth
+        self.started_ps = 0
+        self.last_tokens: dict[Request, int] = {}  # tokens made in the last step, where not one each
+
+    # arrivals
+
+    def receive(self, sequence: Sequence, *, has_own_deadline: bool = True) -> None:
+        """See ``EngineBase``: the scheduler says whether it can be served."""
+        recorder, row = self.recorder, sequence.id
+        recorder.arrival_ps[row] = sequence.arrival_ps
+        recorder.replica[row] = self.index
+        if not self.is_measuring and self._is_measured(sequence):
+            self.on_window()
+        request = self._request(sequence)
+        if not self.scheduler.add(request):
+            recorder.refuse(sequence, self.scheduler.refusal(request))
+            self.feed.on_end(sequence, sequence.arrival_ps)
+            return
+        self.requests[row] = request
+        if sequence.deadline_ps < NEVER:
+            heappush(self.deadlines, (sequence.deadline_ps, row, sequence))
+
+    def _request(self, sequence: Sequence) -> VllmRequest:
+        table, row = self.recorder.table, sequence.id
+        output_stream = 2 * row + 1 if table.output_stream is None else int(table.output_stream[row])
+        request = VllmRequest(
+            f"{row:012d}",  # request ids compare as strings
+            self._segments(row, sequence.prompt_tokens),
+            sequence.output_tokens,
+            output_stream=output_stream,
+            priority=0 if table.priority is None else int(table.priority[row]),
+            arrival=sequence.arrival_ps,
+        )
+        request.sequence = sequence
+        return request
+
+    def _segments(self, row: int, prompt_tokens: int) -> list[Segment]:
+        table = self.recorder.table
+        offsets = table.segment_offsets
+        if offsets is None or table.segment_stream is None:
+            return [(2 * row, 0, prompt_tokens)]
+        assert table.segment_start is not None and table.segment_length is not None
+        part = slice(int(offsets[row]), int(offsets[row + 1]))
+        return list(
+            zip(
+                table.segment_stream[part].tolist(),
+                table.segment_start[part].tolist(),
+                table.segment_length[part].tolist(),
+                strict=True,
+            )
+        )
+
+    def poke(self, was_open: bool) -> None:
+        """See ``EngineBase``."""
+        if self.pending is None:
+            self._wake_at(self.env.now_ps)
+        elif was_open:
+            self._cut()
+
+    def begin_window(self) -> None:
+        """See ``EngineBase``."""
+        super().begin_window()
+        if self.pending is not None:
+            self._cut()
+
+    def _cut(self) -> None:
+        steps, first, growth = self.jump
+        if steps > 1:
+            cut = steps_until(first, growth, self.env.now_ps - self.started_ps, steps)
+            if cut < steps:
+                self._schedule(cut, first, growth)
+
+    # decisions
+
+    def _decide(self, now: int) -> None:
+        self.jump = (0, 0, 0)
+        if self.feed.next_ps <= now or self.deadlines or self.window_is_due:
+            self._begin(now)
+        self.started_ps = now
+        steps = 0 if self.is_async or self.is_stepwise else self.scheduler.uniform_steps()
+        if steps > 1 and self._start_jump(now, steps):
+            return
+        self._start_step(now)
+
+    def _start_jump(self, now: int, steps: int) -> bool:
+        """Several steps of pure decode, until something may come; False if it would be only one."""
+        count, context = self.scheduler.num_decoding, self.scheduler.num_context_tokens
+        first, growth, valid = self.price.decode_run(count, context)
+        steps = min(steps, valid)
+        feed = self.feed
+        limit = feed.next_ps
+        if self.is_measuring and not feed.must_see_all and not self.is_open_for_one():
+            limit = NEVER
+        deadlines = self.deadlines
+        if deadlines:
+            limit = min(limit, deadlines[0][0])
+        if now + steps * first + growth * (steps * (steps - 1) // 2) > limit:
+            steps = steps_until(first, growth, limit - now, steps)
+        if steps < 2:
+            return False
+        self.due = None
+        self._schedule(steps, first, growth)
+        return True
+
+    def _start_step(self, now: int) -> None:
+        """The next step that is due, planned by the scheduler."""
+        while True:
+            planned, due = self.loop.plan()
+            if planned is not None:
+                self._note(planned, now)
+            if due is None:
+                if planned is not None:
+                    continue
+                self._idle()
+                return
+            if due.num_requests:
+                break
+            del self.shapes[id(due)]
+            self._complete(due, now)
+        self.due = due
+        shape = self.shapes[id(due)]
+        self._schedule(1, self.price.step_ps(shape.num_decode, shape.context, shape.chunks), 0)
+
+    def _idle(self) -> None:
+        self.pending = None
+        if self.feed.next_ps < NEVER:
+            self._wake_at(self.feed.next_ps)
+
+    def _note(self, plan: Plan, now: int) -> None:
+        """Prices and records want the step's shape; the records also who was admitted and preempted."""
+        num_decode, context = plan.num_uniform, self.scheduler.num_context_tokens if plan.num_uniform else 0
+        chunks: list[tuple[int, int, bool, object]] = []
+        for request, tokens in plan.chosen.items():
+            cached = request.num_computed_tokens - tokens
+            if tokens == 1 and cached > 0:
+                num_decode += 1
+                context += cached + 1
+            else:
+                chunks.append((tokens, cached, request not in plan.partial, request))
+        self.shapes[id(plan)] = Shape(num_decode, context, chunks, self.scheduler.num_held_tokens(plan))
+        recorder = self.recorder
+        for request, hits in plan.new.items():
+            row = sequence_of(request).id
+            if recorder.first_scheduled_ps[row] < 0:
+                recorder.first_scheduled_ps[row] = now
+                recorder.cached_tokens[row] = hits
+        for request in plan.preempted:
+            recorder.preempt(sequence_of(request), now, self.index, plan.lost_tokens[request])
+
+    # ends
+
+    def _schedule(self, steps: int, first: int, growth: int) -> None:
+        self.jump = (steps, first, growth)
+        end = self.started_ps + steps * first + growth * (steps * (steps - 1) // 2)
+        self.pending = self.env.after(end - self.env.now_ps, self._on_step_end, self.index)
+
+    def _on_step_end(self, event: Event) -> None:
+        if event is not self.pending:
+            return
+        self.num_events += 1
+        now = self.env.now_ps
+        if self.due is None:
+            self._finish_jump()
+        else:
+            self._finish_step(self.due, now)
+        self._decide(now)
+
+    def _finish_jump(self) -> None:
+        scheduler, pool = self.scheduler, self.pool
+        steps, first, growth = self.jump
+        count, context = scheduler.num_decoding, scheduler.num_context_tokens
+        start, needs = scheduler.block_needs()
+        self._row(Shape(count, context, [], context), pool.num_blocks - pool.num_free + needs[start])
+        held, _ = sum_blocks(needs, start, first, growth, steps)
+        self.grown_tokens_ps += held * self.block_size
+        scheduler.advance(steps)
+        self.last_tokens = {}
+
+    def _row(self, shape: Shape, used_blocks: int) -> None:
+        steps, first, growth = self.jump
+        given_out = used_blocks * self.block_size
+        held = min(given_out, shape.held_tokens)
+        self.recorder.segments += pack_segment(
+            self.index,
+            self.started_ps,
+            steps,
+            first,
+            growth,
+            shape.num_decode,
+            shape.context,
+            len(shape.chunks),
+            sum([chunk[0] for chunk in shape.chunks]),
+            len(self.running),
+            len(self.waiting),
+            0,
+            held,
+            held,
+            given_out,
+            0,
+        )
+
+    def _finish_step(self, plan: Plan, now: int) -> None:
+        self._row(self.shapes.pop(id(plan)), self.pool.num_blocks - self.pool.num_free)
+        first_token_ps = self.recorder.first_token_ps
+        for request in plan.emitting():
+            sequence = sequence_of(request)
+            if first_token_ps[sequence.id] < 0 and sequence.deadline_ps >= now:
+                first_token_ps[sequence.id] = now
+        self.last_tokens = {request: 0 for request in plan.partial}
+        self._complete(plan, now)
+
+    def _complete(self, plan: Plan, now: int) -> None:
+        accepted = self.drafts.accepted(plan) if plan.drafts else {}
+        for request, count in accepted.items():
+            self.last_tokens[request] = 1 + count
+        for request in self.loop.complete(plan, accepted):
+            self._end_request(request, now)
+
+    def _end_request(self, request: Request, now: int) -> None:
+        sequence = sequence_of(request)
+        del self.requests[sequence.id]
+        self.drafts.forget(request)
+        if sequence.deadline_ps < now:  # the client left during the step that made the last token
+            made = self.last_tokens.get(request, 1)
+            self.recorder.abort(sequence, request.num_output_tokens - made)
+            self.feed.on_end(sequence, sequence.deadline_ps)
+            return
+        self.recorder.finish(sequence, now)
+        self.recorder.generated_tokens[sequence.id] = request.num_output_tokens
+        self.feed.on_end(sequence, now)
+
+    def _expire_waiting(self, sequence: Sequence) -> None:
+        """A client left, its request queued or running; what came after that is not delivered."""
+        request = self.requests.pop(sequence.id, None)
+        if request is None:
+            return
+        self.scheduler.settle(request)
+        made = 0
+        if (
+            request.status is Status.RUNNING
+            and sequence.deadline_ps < self.env.now_ps
+            and request.num_output_tokens
+        ):
+            made = self.last_tokens.get(request, 1)
+        self.recorder.abort(sequence, request.num_output_tokens - made)
+        self.scheduler.abort(request)
+        self.drafts.forget(request)
+        self.feed.on_end(sequence, sequence.deadline_ps)
+
+
+def sequence_of(request: Request) -> Sequence:
+    """The sequence that a scheduler's request stands for."""
+    assert isinstance(request, VllmRequest)
+    return request.sequence
