@@ -56,9 +56,8 @@ TREE_CORRECTION = (
 NVLINK_FRACTION, PCIE_FRACTION, NETWORK_FRACTION = 0.76, 0.76, 0.95
 
 # Bytes a second that an all-reduce inside the NVSwitch finishes, over the link's rate: fitted to 64 MiB and
-# more on eight H100s (NCCL 2.27 and 2.29).
-NVLS_FRACTION = 0.585
-NVLS_ARCHITECTURES = ("Hopper", "Blackwell")
+# more on eight H100s and eight B200s (NCCL 2.27 and later).
+NVLS_FRACTION = {"Hopper": 0.585, "Blackwell": 0.45}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,11 +149,11 @@ def _tree(num_bytes: float, n: int, fabric: Fabric, protocol: int) -> Collective
 def _has_nvls(num_ranks: int, fabric: Fabric) -> bool:
     """Reduction in the NVSwitch: Hopper and later, all GPUs of one NVLink node."""
     whole_node = num_ranks == fabric.gpus_per_node and num_ranks > 4
-    return whole_node and fabric.is_nvlink and fabric.architecture in NVLS_ARCHITECTURES
+    return whole_node and fabric.is_nvlink and fabric.architecture in NVLS_FRACTION
 
 
 def _nvls(num_bytes: float, fabric: Fabric) -> CollectiveCost:
-    rate = fabric.link_of(fabric.gpus_per_node).bytes_per_s * NVLS_FRACTION
+    rate = fabric.link_of(fabric.gpus_per_node).bytes_per_s * NVLS_FRACTION[fabric.architecture]
     return _cost((BASE_US["ring"][2] + NVLS_HOP_US) * 1e-6, num_bytes / rate, "nvls", "Simple")
 
 

@@ -39,8 +39,15 @@ def adapted_matrices(model: ModelShape, adapter: Adapter) -> tuple[Matrix, ...]:
 
 
 def adapter_parameters(model: ModelShape, adapter: Adapter) -> int:
-    """Trained parameters: r (n + k) for each adapted n x k matrix (Hu et al., arXiv 2106.09685)."""
-    return sum(adapter.r * (m.n + m.k) * m.layers * m.num_experts for m in adapted_matrices(model, adapter))
+    """Trained parameters: r (n + k) for each adapted n x k matrix (Hu et al., arXiv 2106.09685).
+
+    q, k and v, and gate and up, have adapters of their own as in PEFT, though their matrices are fused here.
+    """
+    total = 0
+    for m in adapted_matrices(model, adapter):
+        parts = 3 if m.name == "qkv_proj" else model.mlp_matrices - 1 if m.name in GATE_AND_UP else 1
+        total += adapter.r * (m.n + parts * m.k) * m.layers * m.num_experts
+    return total
 
 
 def frozen_weight_bytes(model: ModelShape, adapter: Adapter, weight_bytes: float = 2.0) -> float:
