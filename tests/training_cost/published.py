@@ -30,7 +30,8 @@ MPT = {
 }
 
 # name: hidden_size, layers, heads, pipeline stages, interleaved, micro-batch, micro-batches. arXiv
-# 2205.05198, table 3, confirmed by Calculon's validation inputs (calculon-ai/calculon, validation/seqsel/tab5, models).
+# 2205.05198, table 3, confirmed by Calculon's validation inputs (calculon-ai/calculon, validation/seqsel/tab5
+# and models).
 MEGATRON = {
     "GPT-22B": (6144, 48, 64, 1, 1, 4, 1),
     "GPT-175B": (12288, 96, 96, 8, 3, 1, 64),
