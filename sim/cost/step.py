@@ -6,7 +6,7 @@ A step's time is a sum of parts, each rounded to picoseconds by itself:
 - lm_head: a table by sequences that sample;
 - decode attention: piecewise linear in the total context, one curve per number of sequences, with the
   analytic time at the breakpoints (``2**(1/4)`` apart) and an integer slope between them;
-- prefill attention: one time per chunk (queries, cached tokens);
+- prefill attention: one time per chunk, piecewise linear in the cached tokens, one curve per queries;
 - engine overheads: per step and per sequence.
 
 Because every part is an integer and decode is linear between breakpoints, k decode steps add up in closed
@@ -29,6 +29,7 @@ from sim.scenario import Scenario
 
 BREAKPOINTS_PER_OCTAVE = 4
 MAX_CONTEXT_TOKENS = 1 << 40
+CHUNK_BREAKPOINTS = 70  # for prompt chunks the first so many: to 2**21 cached tokens
 
 Chunks = Sequence[tuple[int, int, bool, object]]  # queries, cached, samples, and whose (not looked at)
 
@@ -46,12 +47,28 @@ class StepPrice(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class DecodeCurve:
-    """Decode attention for one number of sequences: value and slope from each breakpoint on."""
+class Curve:
+    """Attention by context, of so many decodes or of a chunk: value and slope from each breakpoint on."""
 
     constant_ps: int  # the step without attention
     values_ps: list[int]
     slopes_ps: list[int]
+
+    def at(self, grid: list[int], context_tokens: int) -> int:
+        """Attention over that context; beyond the last breakpoint as in the last piece."""
+        piece = min(bisect_right(grid, context_tokens), len(self.slopes_ps)) - 1
+        return self.values_ps[piece] + self.slopes_ps[piece] * (context_tokens - grid[piece])
+
+
+def curve_of(grid: list[int], seconds: Floats, constant_ps: int) -> Curve:
+    """Times at the first breakpoints, with integer slopes between them.
+
+    More context never costs less: where interpolated efficiencies say so, the longest time so far holds.
+    """
+    values = np.maximum.accumulate(np.rint(seconds * PS_PER_S).astype(np.int64)).tolist()
+    pieces = range(len(values) - 1)
+    slopes = [(values[i + 1] - values[i]) // (grid[i + 1] - grid[i]) for i in pieces]
+    return Curve(constant_ps, values, slopes)
 
 
 class KernelTimes(Protocol):
@@ -88,8 +105,8 @@ class CompiledPrice:
         self._grid = breakpoints()
         self._linear: list[int] = []
         self._head: list[int] = []
-        self._curves: dict[int, DecodeCurve] = {}
-        self._chunks: dict[tuple[int, int], int] = {}
+        self._curves: dict[int, Curve] = {}
+        self._chunk_curves: dict[int, Curve] = {}
         self._fresh_chunks: list[int] = []
 
     @property
@@ -139,8 +156,7 @@ class CompiledPrice:
     def decode_attention_ps(self, num_decode: int, context_tokens: int) -> int:
         """Attention of ``num_decode`` single queries over ``context_tokens`` KV entries in all."""
         curve = self._curves.get(num_decode) or self._curve(num_decode)
-        piece = bisect_right(self._grid, context_tokens) - 1
-        return curve.values_ps[piece] + curve.slopes_ps[piece] * (context_tokens - self._grid[piece])
+        return curve.at(self._grid, context_tokens)
 
     def linear_ps(self, tokens: int) -> int:
         """Everything in the layers but attention, for a step of ``tokens`` tokens."""
@@ -162,12 +178,8 @@ class CompiledPrice:
             if queries >= len(self._fresh_chunks):
                 self._fresh_chunks = table(self._fresh_chunk_s, table_size(queries))
             return self._fresh_chunks[queries]
-        known = self._chunks.get((queries, cached))
-        if known is None:
-            sizes = np.array([float(queries)]), np.array([float(cached)])
-            known = to_ps(float(self.times.chunk_s(*sizes)[0]))
-            self._chunks[queries, cached] = known
-        return known
+        curve = self._chunk_curves.get(queries) or self._chunk_curve(queries)
+        return curve.at(self._grid, cached)
 
     def linear_split_s(self, tokens: Floats) -> dict[str, Floats]:
         """Seconds by operator of the linear part, for the report."""
@@ -182,16 +194,18 @@ class CompiledPrice:
     def _fresh_chunk_s(self, queries: Floats) -> Floats:
         return self.times.chunk_s(queries, np.zeros_like(queries))
 
-    def _curve(self, num_decode: int) -> DecodeCurve:
+    def _curve(self, num_decode: int) -> Curve:
         context = np.array(self._grid, dtype=np.float64)
         seconds = self.times.decode_s(np.full_like(context, num_decode), context)
-        values = [to_ps(float(value)) for value in seconds]
-        grid = self._grid
-        slopes = [
-            max(0, (values[i + 1] - values[i]) // (grid[i + 1] - grid[i])) for i in range(len(grid) - 1)
-        ]
-        curve = DecodeCurve(self.constant_ps(num_decode), values, slopes)
-        self._curves[num_decode] = curve
+        curve = self._curves[num_decode] = curve_of(self._grid, seconds, self.constant_ps(num_decode))
+        return curve
+
+    def _chunk_curve(self, queries: int) -> Curve:
+        cached = np.array(self._grid[:CHUNK_BREAKPOINTS], dtype=np.float64)
+        seconds = self.times.chunk_s(np.full_like(cached, queries), cached)
+        if queries <= LARGEST_TABLE:  # nothing cached: the price that a whole prompt has
+            seconds = np.maximum(seconds, self.chunk_ps(queries, 0) / PS_PER_S)
+        curve = self._chunk_curves[queries] = curve_of(self._grid, seconds, 0)
         return curve
 
 
@@ -243,10 +257,10 @@ def table_size(size: int) -> int:
 
 
 def table(price_s: object, size: int) -> list[int]:
-    """Picoseconds for 0, 1, ..., size - 1."""
+    """Picoseconds for 0, 1, ..., size - 1; more tokens never cost less (see ``curve_of``)."""
     assert callable(price_s)
     seconds = price_s(np.arange(size, dtype=np.float64))
-    picoseconds: list[int] = np.rint(seconds * PS_PER_S).astype(np.int64).tolist()
+    picoseconds: list[int] = np.maximum.accumulate(np.rint(seconds * PS_PER_S).astype(np.int64)).tolist()
     return picoseconds
 
 

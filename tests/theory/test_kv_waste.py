@@ -58,9 +58,7 @@ def test_lengths_are_sharegpts() -> None:
 def test_the_kinds_fill_the_budget() -> None:
     for variant in FIG_2:
         metrics = summary_of(variant, 1).metrics
-        kinds = [
-            metrics[f"kv_{kind}_fraction"] or 0.0 for kind in ("tokens", "reserved", "internal", "external")
-        ]
+        kinds = [metrics[f"kv_{kind}_fraction"] or 0.0 for kind in KV_KINDS]
         assert min(kinds) >= 0
         assert sum(kinds) <= 1 + 1e-12
 

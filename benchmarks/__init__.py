@@ -1,0 +1,1 @@
+"""How fast Gpuyard simulates: ``python -m benchmarks.speed``."""
