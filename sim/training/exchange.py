@@ -1,0 +1,199 @@
+"""What the exchange of one step costs on the links: every message priced, in whole picoseconds.
+
+The prices are ``sim.cost.collective``'s and, for ``nccl``, ``sim.cost.collective_nccl``'s. When a message
+starts is the simulation's matter, not this file's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from sim.cost.collective import (
+    NETWORK_HOP_S,
+    Fabric,
+    fabric_of,
+    hierarchical_all_reduce_s,
+    known_latency,
+    ring_step_s,
+    tree_all_reduce_s,
+)
+from sim.cost.collective_nccl import nccl_cost
+from sim.hardware import Link
+from sim.records import PS_PER_S
+from sim.training.buckets import MIB, Bucket, gradient_buckets
+from sim.training.exchange_sharded import ShardedTimes, sharded_times
+from sim.training.parameter_server import server_times
+from sim.training.scenario import COLLECTIVES, ExchangeConfig, TrainingScenario
+from sim.training.step_time_worker import WorkerStep
+
+# Without a model: gradients are spread evenly over the backward pass in tensors of about this size.
+TENSOR_BYTES = MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """One step's exchange. Only the fields of its ``algorithm`` are set.
+
+    ``buckets``: (share of the backward pass after which it is ready, all-reduce time). ``chunks``: of the
+    same buckets on a ring, (latency, transfer) of one chunk on one link.
+    """
+
+    algorithm: str
+    gradient_bytes: int = 0
+    buckets: tuple[tuple[float, int], ...] = ()
+    chunks: tuple[tuple[int, int], ...] = ()
+    overlap: bool = True
+    after_update_ps: int = 0  # ZeRO 1 and 2 gather the updated weights
+    sharded: ShardedTimes | None = None  # ZeRO 3
+    occupies_ps: int = 0  # parameter server: of one NIC and direction
+    takes_ps: int = 0  # parameter server: a message's whole way
+    replicate_ps: int = 0  # single process: weights from GPU 0 to the others
+    gather_ps: int = 0  # single process: outputs to GPU 0, and their gradients back
+    host_ps: int = 0  # single process: Python per replica, one at a time
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_collective(self) -> bool:
+        """Whether every worker must bring its gradient before any goes on."""
+        return self.algorithm in COLLECTIVES
+
+    @property
+    def comm_ps(self) -> int:
+        """The links' time in one step of one worker, hidden or not."""
+        if self.sharded is not None:
+            return self.sharded.comm_ps
+        reduced = sum(duration for _, duration in self.buckets)
+        return reduced + self.after_update_ps + 2 * self.takes_ps + self.replicate_ps + 2 * self.gather_ps
+
+
+def to_ps(seconds: float) -> int:
+    """Whole picoseconds."""
+    return round(seconds * PS_PER_S)
+
+
+def worker_fabric(scenario: TrainingScenario) -> Fabric:
+    """The links between data-parallel workers: a tensor-parallel group fills a node first."""
+    job = scenario.training
+    gpus = job.gpus_per_node or scenario.hardware.gpus_per_node or 1
+    return fabric_of(scenario.hardware, max(1, gpus // job.tensor_parallel_size))
+
+
+def price_exchange(scenario: TrainingScenario, worker: WorkerStep) -> Exchange:
+    """The exchange of the scenario for workers that do ``worker`` in a step."""
+    algorithm, n = scenario.exchange.algorithm, scenario.training.num_workers
+    size = worker.total_gradient_bytes
+    if algorithm == "none" or n == 1:
+        return Exchange(algorithm="none", gradient_bytes=size)
+    if algorithm == "parameter_server":
+        return _server(scenario, size)
+    if algorithm == "data_parallel_single_process":
+        return _single_process(scenario, size)
+    if scenario.training.zero_stage == 3:
+        micro_batches = scenario.training.gradient_accumulation_steps
+        sharded = sharded_times(worker, micro_batches, n, worker_fabric(scenario))
+        return Exchange(algorithm=algorithm, gradient_bytes=size, sharded=sharded)
+    return _collective(scenario, worker)
+
+
+def _collective(scenario: TrainingScenario, worker: WorkerStep) -> Exchange:
+    config, n = scenario.exchange, scenario.training.num_workers
+    fabric = worker_fabric(scenario)
+    buckets = _buckets(scenario, worker)
+    is_sharded = scenario.training.zero_stage > 0
+    price = _PRICES["nccl_reduce_scatter" if is_sharded else config.algorithm]
+    after = nccl_cost("all_gather", worker.total_gradient_bytes, n, fabric).total_s if is_sharded else 0.0
+    chunks: tuple[tuple[int, int], ...] = ()
+    if config.chunks:
+        chunks = tuple(_chunk(bucket.num_bytes, n, fabric) for bucket in buckets)
+    return Exchange(
+        algorithm=config.algorithm,
+        gradient_bytes=worker.total_gradient_bytes,
+        buckets=tuple((one.ready_fraction, price(one.num_bytes, n, fabric)) for one in buckets),
+        chunks=chunks,
+        overlap=config.overlap and scenario.sync.scheme != "local_sgd",
+        after_update_ps=to_ps(after),
+        notes=_regimes(config, buckets, n, fabric),
+    )
+
+
+def _buckets(scenario: TrainingScenario, worker: WorkerStep) -> tuple[Bucket, ...]:
+    config = scenario.exchange
+    return gradient_buckets(
+        worker.gradient_bytes, worker.backward_s, config.first_bucket_mb * MIB, config.bucket_cap_mb * MIB
+    )
+
+
+def _regimes(config: ExchangeConfig, buckets: tuple[Bucket, ...], n: int, fabric: Fabric) -> dict[str, str]:
+    """For ``nccl``: which algorithm and protocol carries buckets of which size."""
+    if config.algorithm != "nccl":
+        return {}
+    found = {}
+    for bucket in buckets:
+        cost = nccl_cost("all_reduce", bucket.num_bytes, n, fabric)
+        found[f"{bucket.num_bytes / MIB:.1f} MiB"] = f"{cost.algorithm}/{cost.protocol}"
+    return found
+
+
+def _chunk(num_bytes: int, n: int, fabric: Fabric) -> tuple[int, int]:
+    """(latency, transfer) of one chunk of a ring; together ``ring_step_s``."""
+    link = fabric.link_of(n)
+    latency = to_ps(link.latency_s or 0.0)
+    return latency, to_ps(ring_step_s(num_bytes, n, link)) - latency
+
+
+def _ring_ps(num_bytes: int, n: int, fabric: Fabric) -> int:
+    latency, transfer = _chunk(num_bytes, n, fabric)
+    return 2 * (n - 1) * (latency + transfer)
+
+
+_PRICES: Mapping[str, Callable[[int, int, Fabric], int]] = {
+    "ring": _ring_ps,
+    "tree": lambda num_bytes, n, fabric: to_ps(tree_all_reduce_s(num_bytes, n, fabric.link_of(n))),
+    "hierarchical": lambda num_bytes, n, fabric: to_ps(hierarchical_all_reduce_s(num_bytes, n, fabric)),
+    "nccl": lambda num_bytes, n, fabric: to_ps(nccl_cost("all_reduce", num_bytes, n, fabric).total_s),
+    "nccl_reduce_scatter": lambda num_bytes, n, fabric: to_ps(
+        nccl_cost("reduce_scatter", num_bytes, n, fabric).total_s
+    ),
+}
+
+
+def _server(scenario: TrainingScenario, size: int) -> Exchange:
+    """Servers stand on nodes of their own: workers reach them over the network, or what else there is."""
+    times = server_times(size, scenario.exchange.num_servers, _outer_link(scenario))
+    return Exchange(
+        algorithm="parameter_server",
+        gradient_bytes=size,
+        occupies_ps=to_ps(times.occupies_s),
+        takes_ps=max(to_ps(times.takes_s), to_ps(times.occupies_s)),
+    )
+
+
+def _outer_link(scenario: TrainingScenario) -> Link:
+    link = scenario.hardware.inter_node
+    if link is not None:
+        return known_latency(link, NETWORK_HOP_S)
+    return worker_fabric(scenario).link_of(2)
+
+
+def _single_process(scenario: TrainingScenario, size: int) -> Exchange:
+    """torch.nn.DataParallel: GPU 0 sends the weights to the others, and adds their gradients, one by one.
+
+    Outputs come back to GPU 0 in 32 bits where there is a model: its logits.
+    """
+    n, link = scenario.training.num_workers, worker_fabric(scenario).link_of(scenario.training.num_workers)
+    others, latency = n - 1, link.latency_s or 0.0
+    through_gpu_0 = to_ps(others * (latency + size / link.bytes_per_s))
+    outputs = 0
+    if scenario.model is not None:
+        tokens = scenario.training.micro_batch_size * (scenario.training.max_seq_len or 0)
+        outputs = 4 * tokens * scenario.model.vocab_size
+    return Exchange(
+        algorithm="data_parallel_single_process",
+        gradient_bytes=size,
+        overlap=False,
+        buckets=((1.0, through_gpu_0),),
+        replicate_ps=through_gpu_0,
+        gather_ps=to_ps(others * outputs / link.bytes_per_s),
+        host_ps=to_ps(scenario.compute.host_s),
+    )
