@@ -94,6 +94,10 @@ class EngineBase:
             self.window_from_ps = now
             self.grown_tokens_ps = 0
 
+    def load(self) -> int:
+        """Unfinished requests, for the router."""
+        return len(self.running) + len(self.waiting)
+
     def is_open_for_one(self) -> bool:
         """Whether a request that comes now could be admitted at the next step."""
         return not self.waiting and len(self.running) < self.limits.max_num_seqs

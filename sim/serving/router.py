@@ -72,7 +72,7 @@ class Router:
             self._share(sequence)
             return
         if self.routing == "least_loaded":
-            engine = min(self.engines, key=lambda e: len(e.running) + len(e.waiting))
+            engine = min(self.engines, key=lambda e: e.load())
         else:
             engine = self.engines[self._next % len(self.engines)]
             self._next += 1

@@ -5,8 +5,7 @@ happens, those steps are one jump. Otherwise every step is planned by itself, as
 ``EngineLoop``'s queue of two: while step k runs, step k + 1 is planned already. Host time is part of a
 step's price; that asynchronous scheduling hides some of it is not modelled here.
 
-KV levels: with prefix caching a block may be shared; *tokens* then counts each shared token once per owner up
-to what is given out, and *internal* is the rest.
+KV levels: a shared block counts once, and so do its tokens; cached blocks that nobody uses count as free.
 """
 
 from __future__ import annotations
@@ -65,6 +64,8 @@ class VllmEngine(EngineBase):
         self.block_size = self.kv.block_size
         self.requests: dict[int, VllmRequest] = {}
         self.shapes: dict[int, Shape] = {}  # of planned steps, by the plan's identity
+        self.inbox: list[VllmRequest] = []
+        self.is_deciding = False
         self.due: Plan | None = None
         self.jump = (0, 0, 0)  # steps, first, growth
         self.started_ps = 0
@@ -80,11 +81,16 @@ class VllmEngine(EngineBase):
         if not self.is_measuring and self._is_measured(sequence):
             self.on_window()
         request = self._request(sequence)
-        if not self.scheduler.add(request):
-            recorder.refuse(sequence, self.scheduler.refusal(request))
+        reason = self.scheduler.refusal(request)
+        if reason:
+            recorder.refuse(sequence, reason)
             self.feed.on_end(sequence, sequence.arrival_ps)
             return
         self.requests[row] = request
+        if self.pending is None or self.is_deciding:
+            self.scheduler.add(request)
+        else:
+            self.inbox.append(request)  # a step is under way: the scheduler sees it at the next one
         if sequence.deadline_ps < NEVER:
             heappush(self.deadlines, (sequence.deadline_ps, row, sequence))
 
@@ -118,6 +124,16 @@ class VllmEngine(EngineBase):
             )
         )
 
+    def load(self) -> int:
+        """See ``EngineBase``."""
+        return super().load() + len(self.inbox)
+
+    def _begin(self, now: int) -> None:
+        for request in self.inbox:
+            self.scheduler.add(request)
+        self.inbox.clear()
+        super()._begin(now)
+
     def poke(self, was_open: bool) -> None:
         """See ``EngineBase``."""
         if self.pending is None:
@@ -142,8 +158,10 @@ class VllmEngine(EngineBase):
 
     def _decide(self, now: int) -> None:
         self.jump = (0, 0, 0)
-        if self.feed.next_ps <= now or self.deadlines or self.window_is_due:
+        self.is_deciding = True
+        if self.feed.next_ps <= now or self.deadlines or self.window_is_due or self.inbox:
             self._begin(now)
+        self.is_deciding = False
         self.started_ps = now
         steps = 0 if self.is_async or self.is_stepwise else self.scheduler.uniform_steps()
         if steps > 1 and self._start_jump(now, steps):
@@ -205,7 +223,8 @@ class VllmEngine(EngineBase):
                 context += cached + 1
             else:
                 chunks.append((tokens, cached, request not in plan.partial, request))
-        self.shapes[id(plan)] = Shape(num_decode, context, chunks, self.scheduler.num_held_tokens(plan))
+        held = self.scheduler.num_held_tokens(plan) - self._shared_tokens()
+        self.shapes[id(plan)] = Shape(num_decode, context, chunks, held)
         recorder = self.recorder
         for request, hits in plan.new.items():
             row = sequence_of(request).id
@@ -214,6 +233,10 @@ class VllmEngine(EngineBase):
                 recorder.cached_tokens[row] = hits
         for request in plan.preempted:
             recorder.preempt(sequence_of(request), now, self.index, plan.lost_tokens[request])
+
+    def _shared_tokens(self) -> int:
+        """What the sum over requests counts more than once."""
+        return self.pool.num_extra_owners * self.block_size
 
     # ends
 
@@ -238,7 +261,7 @@ class VllmEngine(EngineBase):
         steps, first, growth = self.jump
         count, context = scheduler.num_decoding, scheduler.num_context_tokens
         start, needs = scheduler.block_needs()
-        self._row(Shape(count, context, [], context), pool.num_blocks - pool.num_free + needs[start])
+        self._row(Shape(count, context, [], context - self._shared_tokens()), pool.num_blocks - pool.num_free + needs[start])
         held, _ = sum_blocks(needs, start, first, growth, steps)
         self.grown_tokens_ps += held * self.block_size
         scheduler.advance(steps)
@@ -246,8 +269,7 @@ class VllmEngine(EngineBase):
 
     def _row(self, shape: Shape, used_blocks: int) -> None:
         steps, first, growth = self.jump
-        given_out = used_blocks * self.block_size
-        held = min(given_out, shape.held_tokens)
+        given_out, held = used_blocks * self.block_size, shape.held_tokens
         self.recorder.segments += pack_segment(
             self.index,
             self.started_ps,

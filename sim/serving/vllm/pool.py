@@ -21,6 +21,8 @@ class BlockPool:
         self.num_blocks = num_gpu_blocks - 1
         self.num_free = self.num_blocks
         self.num_evictions = 0
+        self.num_extra_owners = 0
+        """Owners beyond the first, over all shared blocks."""
         self._unhashed_to_front = unhashed_to_front
         self._queue: deque[int] = deque(range(1, num_gpu_blocks))
         self._gone: dict[int, int] = {}
@@ -111,6 +113,7 @@ class BlockPool:
                 self.num_free -= 1
             else:
                 extra[block] = extra.get(block, 0) + 1
+                self.num_extra_owners += 1
         if self._num_gone > self.num_blocks:
             self._close_gaps()
 
@@ -170,7 +173,9 @@ class BlockPool:
             owners = extra.get(block)
             if owners is None:
                 mine.append(block)
-            elif owners == 1:
+                continue
+            self.num_extra_owners -= 1
+            if owners == 1:
                 del extra[block]
             else:
                 extra[block] = owners - 1

@@ -1,0 +1,79 @@
+"""vLLM's scheduler in simulated time: skipping against planning every step request by request."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from property.test_engines_agree import assert_same, run, workloads
+
+from sim.records import FINISHED, RequestTable
+from sim.scenario import EngineOverheads, Speculative
+
+
+@st.composite
+def shared_workloads(draw: st.DrawFn) -> RequestTable:
+    """Requests whose prompts begin with a common prefix or repeat an earlier request, answer included."""
+    table = draw(workloads())
+    count = len(table.arrival_ps)
+    offsets, rows = [0], []
+    for request in range(count):
+        length = int(table.prompt_tokens[request])
+        shared = draw(st.integers(0, length)) if draw(st.booleans()) else 0
+        origin = draw(st.sampled_from([2 * count + 5, 1 if request else 2 * count + 5]))
+        if shared:
+            rows.append((origin, 0, shared))
+        if length > shared:
+            rows.append((2 * request, 0, length - shared))
+        offsets.append(len(rows))
+    stream, start, size = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
+    return replace(
+        table,
+        segment_offsets=np.array(offsets, dtype=np.int64),
+        segment_stream=stream,
+        segment_start=start,
+        segment_length=size,
+        output_stream=2 * np.arange(count, dtype=np.int64) + 1,
+        priority=np.array(draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))),
+    )
+
+
+@st.composite
+def vllm_engines(draw: st.DrawFn) -> dict[str, Any]:
+    """vLLM's settings, small enough that every limit binds."""
+    block_size = draw(st.sampled_from([1, 2, 4, 16]))
+    is_async = draw(st.sampled_from([False, False, True]))
+    engine: dict[str, Any] = {
+        "batching": "vllm",
+        "vllm_version": draw(st.sampled_from(["0.33.0", "0.20.0"])),
+        "policy": draw(st.sampled_from(["fcfs", "priority"])),
+        "max_num_seqs": draw(st.integers(1, 8)),
+        "block_size": block_size,
+        "max_model_len": draw(st.sampled_from([64, 90, 128])),
+        "enable_prefix_caching": draw(st.booleans()),
+        "enable_chunked_prefill": draw(st.booleans()),
+        "long_prefill_token_threshold": draw(st.sampled_from([0, 0, 7])),
+        "async_scheduling": is_async,
+        "num_gpu_blocks_override": 1 + -(-draw(st.integers(100, 500)) // block_size),
+        "overheads": EngineOverheads(step_s=draw(st.sampled_from([0.0, 0.004])), per_sequence_s=1e-5),
+    }
+    if draw(st.sampled_from([False, False, False, True])) and not is_async:
+        engine["speculative"] = Speculative(num_speculative_tokens=2, acceptance_rate=0.6)
+    engine["max_num_batched_tokens"] = draw(st.integers(8 if engine["enable_chunked_prefill"] else 128, 160))
+    return engine
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(table=st.one_of(workloads(), shared_workloads()), engine=vllm_engines(), replicas=st.sampled_from([1, 1, 2]))
+def test_skipping_is_exact(table: RequestTable, engine: dict[str, Any], replicas: int) -> None:
+    fields = {"replicas": replicas, "routing": "least_loaded"}
+    skipped = run(table, engine, "skip", has_block_map=False, **fields)
+    stepped = run(table, engine, "every_step", has_block_map=False, **fields)
+    assert_same(skipped, stepped)
+    assert (skipped.requests.status != 0).all()
+    finished = skipped.requests.status == FINISHED
+    wanted = np.minimum(table.output_tokens, engine["max_model_len"] - table.prompt_tokens)
+    assert (skipped.requests.generated_tokens[finished] == wanted[finished]).all()
