@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -154,7 +155,7 @@ def print_prices() -> None:
         path.write_text(json.dumps(benchmark.scenario(SHARED)))
         price = CompiledPrice(load_scenario(path).base)
     chunks = [(512, 0, True, None)]
-    cases = {
+    cases: dict[str, Callable[[], object]] = {
         "a step of 64 decodes and a prompt": lambda: price.step_ps(64, 40_000, chunks),
         "a jump of decodes (any number of steps)": lambda: price.decode_run(64, 40_000),
     }
@@ -164,7 +165,7 @@ def print_prices() -> None:
         print(f"| {name} | {best_us(call):.2f} |")
 
 
-def best_us(call: Any, times: int = 20_000, repeats: int = 5) -> float:
+def best_us(call: Callable[[], object], times: int = 20_000, repeats: int = 5) -> float:
     """Best mean microseconds of a call."""
     best = float("inf")
     for _ in range(repeats):

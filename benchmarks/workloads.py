@@ -46,7 +46,7 @@ class Benchmark:
         }
 
 
-# The prototype of one event per decision, 1,230 and 1,040: measured before this project, on two noisy cores.
+# Others' figures: measured before this project, on two noisy cores, CPython 3.11.
 NORMAL_FILE = "speed_normal_512_256_rate20_n100000.csv.gz"
 NORMAL_ENGINE = {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
 NORMAL_OTHERS = (
