@@ -16,7 +16,11 @@ ENDLESS = 3_000
 
 @dataclass(frozen=True)
 class Ask:
-    """One request of a play; ``follows``: its prompt goes on where that earlier one's answer ends."""
+    """One request of a play; ``follows``: its prompt goes on where that earlier one's answer ends.
+
+    Arrivals differ: without the admission gate, requests of equal priority that arrive together can
+    preempt each other's half-done prefills for ever, in vLLM too.
+    """
 
     gap: int
     shared: tuple[int, int]
@@ -36,7 +40,8 @@ class Ask:
                 (100 + number, 0, self.own),
             ]
         stream = 1000 + (number if self.priority < 3 else number % 2)
-        return request(f"r{number}", prompt, self.out, priority=self.priority, output_stream=stream)
+        named = {"priority": self.priority, "output_stream": stream, "arrival": number}
+        return request(f"r{number}", prompt, self.out, **named)
 
 
 ASKS = st.lists(

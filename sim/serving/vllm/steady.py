@@ -189,11 +189,11 @@ class SteadyDecode(DecodingGroup):
         size, phases = self._block_size, self._phases
         for step in range(self.step, self.step + num_steps):
             self.step = step
-            for request in self._due_registrars() if self._registrars else ():
-                self.settle(request)
-                self._state.kv.register(request, request.num_tokens)
             phase = phases[step % size]
             if phase:
                 self._grow(phase)
+            for request in self._due_registrars() if self._registrars else ():
+                self.settle(request)
+                self._state.kv.register(request, request.num_tokens)
         self.step += 1 if num_steps else 0
         self.num_context_tokens += num_steps * self.num_decoding
