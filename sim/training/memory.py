@@ -92,12 +92,13 @@ def model_states(shape: StepShape) -> ModelStates:
         trained = adapter_parameters(shape.model, shape.adapter) / shards
         weights = frozen_weight_bytes(shape.model, shape.adapter, 2.0) / shards
         weights += trained * precision.weight_bytes
+    copies = trained * precision.copy_bytes
     gradients = trained * precision.gradient_bytes
     kept = precision.bytes_per_parameter(shape.optimizer) - precision.weight_bytes - precision.gradient_bytes
     optimizer = trained * kept
     n = split.data_parallel_size
     return ModelStates(
-        weight_bytes=weights / n if split.zero_stage >= 3 else weights,
+        weight_bytes=(weights - copies) / n if split.zero_stage >= 3 else weights,
         gradient_bytes=gradients / n if split.zero_stage >= 2 else gradients,
         optimizer_bytes=optimizer / n if split.zero_stage >= 1 else optimizer,
         num_trained=trained,
@@ -210,7 +211,8 @@ def _state_lines(shape: StepShape, states: ModelStates) -> list[MemoryLine]:
         return MemoryLine(label=label, num_bytes=int(num_bytes), formula=count)
 
     kept = precision.bytes_per_parameter(shape.optimizer) - precision.weight_bytes - precision.gradient_bytes
-    weights = line("weights", states.weight_bytes, precision.weight_bytes, 3)
+    copied = precision.copy_bytes if split.zero_stage >= 3 else 0
+    weights = line("weights", states.weight_bytes, precision.weight_bytes - copied, 3)
     if shape.adapter is not None:
         held = "NF4 where quantised, else 16-bit" if shape.adapter.is_quantized else "16-bit"
         formula = f"{num_parameters(shape.model):,} frozen parameters, {held}{over}, and the adapters"

@@ -27,6 +27,7 @@ class Precision:
     activation_bytes: int
     reduce_bytes: int  # of a gradient on the wire
     has_loss_scaling: bool = False
+    copy_bytes: int = 0  # of weight_bytes: 16-bit copies that ZeRO-3 only has of the gathered layers
     cast_bytes: int = 0  # per weight and forward pass: reading and writing copies in the GEMMs' type
     activation_cast_bytes: int = 0  # per GEMM input and output element: quantising and scaling (fp8)
     source: str = ""
@@ -50,12 +51,12 @@ PRECISIONS: dict[str, Precision] = {
         ),
         Precision(
             name="amp_bf16", peak="bfloat16", weight_bytes=6, gradient_bytes=4, master_bytes=0, state_bytes=4,
-            activation_bytes=2, reduce_bytes=4, cast_bytes=6,
+            activation_bytes=2, reduce_bytes=4, copy_bytes=2, cast_bytes=6,
             source="PyTorch autocast: fp32 weights with bf16 copies (4 + 2), fp32 gradients 4, Adam 8: 18",
         ),
         Precision(
             name="amp_fp16", peak="float16", weight_bytes=6, gradient_bytes=4, master_bytes=0, state_bytes=4,
-            activation_bytes=2, reduce_bytes=4, cast_bytes=6, has_loss_scaling=True,
+            activation_bytes=2, reduce_bytes=4, copy_bytes=2, cast_bytes=6, has_loss_scaling=True,
             source="as amp_bf16, with loss scaling (Micikevicius et al., arXiv 1710.03740)",
         ),
         Precision(

@@ -9,6 +9,7 @@ from statistics import median
 import pytest
 from training_cost.published import (
     A100,
+    MEGATRON,
     Run,
     flash_attention_run,
     fsdp_runs,
@@ -19,6 +20,7 @@ from training_cost.published import (
 )
 
 from sim.model import num_parameters
+from sim.training.memory import training_memory
 from sim.training.step_time import model_flops_per_token, step_times
 from sim.training.step_time_layer import layer_times
 from sim.training.step_time_shape import Parallelism, StepShape
@@ -60,6 +62,22 @@ def test_parameters_of_mpt_are_the_published_ones(shared: Path) -> None:
     for run in fsdp_runs(shared):
         name, length = run.name.split()
         assert num_parameters(run.shape.model) == published[name, length]
+
+
+def test_every_run_of_the_fsdp_sweep_fits(priced: list[tuple[Run, float]]) -> None:
+    """They ran, so the account must say that they fit; nothing in it is fitted to them."""
+    used = [(memory := training_memory(run.shape)).peak_memory_bytes / memory.hbm_bytes for run, _ in priced]
+    assert max(used) <= 1
+    assert median(used) > 0.7  # micro-batches were chosen as large as fits
+
+
+@pytest.mark.parametrize("name", MEGATRON)
+def test_megatron_fits_with_what_the_paper_adds_only(name: str) -> None:
+    """Figure 1 of arXiv 2205.05198: above 80 GB with tensor parallelism alone, below with both techniques."""
+    shape = megatron(name, "selective")
+    assert training_memory(shape).fits
+    alone = replace(shape.parallelism, sequence_parallel=False)
+    assert not training_memory(replace(shape, activation_checkpointing="none", parallelism=alone)).fits
 
 
 LAYER_TIMES_MS = [
