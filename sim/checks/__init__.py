@@ -66,11 +66,12 @@ def _check_head(scenario: Any, top: Place) -> None:
 
 
 def _check_routing(scenario: Scenario, top: Place) -> None:
-    if scenario.routing == "shared_queue" and scenario.replicas > 1 and scenario.engine.batching == "static":
+    batching = scenario.engine.batching
+    if scenario.routing == "shared_queue" and scenario.replicas > 1 and batching in ("static", "vllm"):
         raise top.child("routing").error(
-            "a static batch is formed from its replica's own queue",
+            f"with batching: {batching} each replica has its own queue",
             given=scenario.routing,
-            allowed="round_robin or least_loaded with batching: static",
+            allowed=f"round_robin or least_loaded with batching: {batching}",
             hint="routing: least_loaded",
         )
 

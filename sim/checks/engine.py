@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 from sim.checks.distributions import check_distribution, check_file
+from sim.errors import ScenarioError
 from sim.loading.place import Place
 from sim.scenario import EngineConfig
+from sim.serving.vllm.limits import version_profile
+from sim.serving.vllm_limits import vllm_limits
 from sim.suggest import closest, did_you_mean
 
-BATCHING = ("static", "continuous")
-_BATCHING_TEXT = "static, continuous, or PATH:function (./my_policy.py:plan)"
+BATCHING = ("vllm", "continuous", "static")
+_BATCHING_TEXT = "vllm, continuous, static, or PATH:function (./my_policy.py:plan)"
+VLLM_ONLY = (
+    "vllm_version",
+    "policy",
+    "enable_prefix_caching",
+    "long_prefill_token_threshold",
+    "long_prefill_token_threshold_adaptive",
+    "scheduler_reserve_full_isl",
+    "prefill_schedule_interval",
+    "max_num_active_seqs",
+    "async_scheduling",
+    "speculative",
+)
 
 
 def check_engine(engine: EngineConfig, place: Place) -> None:
@@ -20,14 +36,10 @@ def check_engine(engine: EngineConfig, place: Place) -> None:
     _check_belonging(engine, place)
     _check_without_kv_cache(engine, place)
     _check_service_time(engine, place)
-    if engine.enable_prefix_caching:
-        raise place.child("enable_prefix_caching").error(
-            f"not possible with batching: {engine.batching}; "
-            "it comes with the vLLM policy, which is not built yet",
-            given=True,
-            allowed="false",
-            hint="remove it; prompts are then computed in full",
-        )
+    if engine.batching == "vllm":
+        _check_vllm(engine, place)
+    else:
+        _check_not_vllm(engine, place)
 
 
 def _check_budget(engine: EngineConfig, place: Place) -> None:
@@ -81,6 +93,48 @@ def _check_without_kv_cache(engine: EngineConfig, place: Place) -> None:
             )
 
 
+def _check_vllm(engine: EngineConfig, place: Place) -> None:
+    """What vLLM does not have, and what the named release does not have."""
+    for name, has in (
+        ("kv_allocator", engine.kv_allocator == "paged"),
+        ("use_kv_cache", engine.use_kv_cache),
+        ("schedule_order", engine.schedule_order == "decode_first"),
+        ("service_time", engine.service_time is None),
+    ):
+        if not has:
+            raise place.child(name).error(
+                "vLLM has no such choice",
+                given=getattr(engine, name),
+                allowed=f"{name} with batching: continuous or static",
+                hint="batching: continuous",
+            )
+    blocks = engine.num_gpu_blocks_override or 2
+    if blocks < 2:
+        raise place.child("num_gpu_blocks_override").error(
+            "vLLM keeps one block for itself", given=blocks, allowed="2 or more", hint="batching: continuous"
+        )
+    try:
+        limits = vllm_limits(engine, blocks, engine.max_model_len or engine.max_num_batched_tokens)
+        version_profile(engine.vllm_version, limits)
+    except ScenarioError as error:
+        raise place.child(error.path).error(
+            error.problem, given=error.given, allowed=error.allowed, hint=error.hint
+        ) from None
+
+
+def _check_not_vllm(engine: EngineConfig, place: Place) -> None:
+    """Keys that only vLLM's scheduler understands."""
+    defaults = {field.name: field.default for field in fields(EngineConfig)}
+    for name in VLLM_ONLY:
+        if getattr(engine, name) != defaults[name]:
+            raise place.child(name).error(
+                f"not possible with batching: {engine.batching}",
+                given=getattr(engine, name) if not is_dataclass(getattr(engine, name)) else name,
+                allowed=f"{name} with batching: vllm",
+                hint="batching: vllm, or remove it",
+            )
+
+
 def _check_service_time(engine: EngineConfig, place: Place) -> None:
     if engine.service_time is None:
         return
@@ -100,9 +154,7 @@ def check_policy(batching: str, place: Place, base_dir: Path) -> None:
     if batching in BATCHING:
         return
     if batching == "vllm":
-        raise place.error(
-            "vllm's exact policy is not built yet", given=batching, allowed=_BATCHING_TEXT, hint="continuous"
-        )
+        return
     path, colon, function = batching.rpartition(":")
     if not colon or not path or not function.isidentifier():
         near = closest(batching, BATCHING)

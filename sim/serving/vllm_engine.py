@@ -261,7 +261,10 @@ class VllmEngine(EngineBase):
         steps, first, growth = self.jump
         count, context = scheduler.num_decoding, scheduler.num_context_tokens
         start, needs = scheduler.block_needs()
-        self._row(Shape(count, context, [], context - self._shared_tokens()), pool.num_blocks - pool.num_free + needs[start])
+        self._row(
+            Shape(count, context, [], context - self._shared_tokens()),
+            pool.num_blocks - pool.num_free + needs[start],
+        )
         held, _ = sum_blocks(needs, start, first, growth, steps)
         self.grown_tokens_ps += held * self.block_size
         scheduler.advance(steps)

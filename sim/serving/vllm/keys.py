@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from sim.serving.vllm.request import Request, Segment
 
 ROOT = 0
-FEW_NODES = 20_000
+FEW_NODES = 50_000
 
 
 class BlockKeys:

@@ -99,7 +99,7 @@ class KVBlocks:
 
     def release(self, request: Request) -> None:
         """Frees the request's blocks; those with a hash stay findable until they are taken again."""
-        self.pool.release(request.blocks, request.num_registered_blocks)
+        self.pool.release(request.blocks, request.block_keys[: request.num_registered_blocks])
         request.blocks = []
         request.num_registered_blocks = 0
 

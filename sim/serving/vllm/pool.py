@@ -28,10 +28,9 @@ class BlockPool:
         self._gone: dict[int, int] = {}
         self._num_gone = 0
         self._extra_owners: dict[int, int] = {}
-        self._evictable: set[int] = set()
         self._first: dict[int, int] = {}
         self._copies: dict[int, list[int]] = {}
-        self._key: dict[int, int] = {}
+        self._evictable: dict[int, int] = {}
 
     def cached(self, keys: Iterable[int]) -> list[int]:
         """The blocks that hold the first run of these keys; of equal ones the first registered."""
@@ -47,7 +46,7 @@ class BlockPool:
     def num_free_among(self, blocks: Sequence[int]) -> int:
         """How many of these cached blocks nobody owns: using them shortens the free queue."""
         evictable = self._evictable
-        return sum(1 for block in blocks if block in evictable) if evictable else 0
+        return sum(1 for block in blocks if block in evictable) if blocks else 0
 
     def take(self, count: int) -> list[int]:
         """``count`` blocks from the front of the free queue; those with a hash lose it (eviction)."""
@@ -75,19 +74,15 @@ class BlockPool:
         return taken
 
     def _evict(self, blocks: list[int]) -> None:
-        keys, first, copies = self._key, self._first, self._copies
-        hashed = self._evictable.intersection(blocks)
-        if not hashed:
-            return
-        self._evictable -= hashed
-        self.num_evictions += len(hashed)
-        if not copies:
-            for block in hashed:
-                del first[keys.pop(block)]
-            return
+        pop, first, is_unique = self._evictable.pop, self._first, not self._copies
         for block in blocks:
-            if block in hashed:
-                self._forget(block, keys.pop(block))
+            key = pop(block, 0)
+            if key:
+                self.num_evictions += 1
+                if is_unique:
+                    del first[key]
+                else:
+                    self._forget(block, key)
 
     def _forget(self, block: int, key: int) -> None:
         """Takes the hash off a block; the next block of the same content, if any, answers lookups."""
@@ -107,7 +102,7 @@ class BlockPool:
         evictable, extra, gone = self._evictable, self._extra_owners, self._gone
         for block in hits:
             if block in evictable:
-                evictable.remove(block)
+                del evictable[block]
                 gone[block] = gone.get(block, 0) + 1
                 self._num_gone += 1
                 self.num_free -= 1
@@ -144,42 +139,37 @@ class BlockPool:
                     self._copies.setdefault(key, []).append(block)
                 else:
                     first[key] = block
-        self._key.update(zip(blocks, keys, strict=True))
 
-    def release(self, blocks: Sequence[int], num_hashed: int) -> None:
-        """Gives up a request's blocks, tail first; the first ``num_hashed`` of them carry a hash.
+    def release(self, blocks: Sequence[int], keys: Sequence[int] = ()) -> None:
+        """Gives up a request's blocks, tail first; the first of them are registered with these keys.
 
         Blocks without other owners become free: hashed ones at the tail of the queue, so that a
         request's last block is evicted before its first; the others at the front, or at the tail
         where the release of vLLM does so.
         """
-        if self._extra_owners and not self._extra_owners.keys().isdisjoint(blocks):
-            num_unhashed = len(blocks) - num_hashed
-            blocks = self._without_shared(blocks)
-            num_hashed = len(blocks) - num_unhashed
-        self.num_free += len(blocks)
-        hashed = blocks[:num_hashed]
-        self._evictable.update(hashed)
+        num_hashed, hashed = len(keys), blocks[: len(keys)]
+        if self._extra_owners and not self._extra_owners.keys().isdisjoint(hashed):
+            hashed, keys = self._without_shared(hashed, keys)
+        self.num_free += len(hashed) + len(blocks) - num_hashed
+        self._evictable.update(zip(hashed, keys, strict=True))
         if self._unhashed_to_front:
             self._queue.extendleft(blocks[num_hashed:])
-            self._queue.extend(reversed(hashed))
         else:
-            self._queue.extend(reversed(blocks))
+            self._queue.extend(reversed(blocks[num_hashed:]))
+        self._queue.extend(reversed(hashed))
 
-    def _without_shared(self, blocks: Sequence[int]) -> list[int]:
-        """Drops one owner of each shared block; returns the others. Only hashed blocks are shared."""
-        extra, mine = self._extra_owners, []
-        for block in blocks:
+    def _without_shared(self, blocks: Sequence[int], keys: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Drops one owner of each shared block; returns the others, with their keys."""
+        extra, mine = self._extra_owners, {}
+        for block, key in zip(blocks, keys, strict=True):
             owners = extra.get(block)
             if owners is None:
-                mine.append(block)
-                continue
-            self.num_extra_owners -= 1
-            if owners == 1:
+                mine[block] = key
+            elif owners == 1:
                 del extra[block]
             else:
                 extra[block] = owners - 1
-        return mine
+        return list(mine), list(mine.values())
 
     def registered_keys(self) -> Iterable[int]:
         """The keys that some block answers to."""
@@ -191,7 +181,7 @@ class BlockPool:
         for table in tables:
             for block in table:
                 owners[block] = owners.get(block, 0) + 1
-        free = self.free_order()
+        free, hashed = self.free_order(), self.hashed_blocks()
         problems = {
             "a block is free twice": len(set(free)) != len(free),
             "the free count is wrong": len(free) != self.num_free,
@@ -199,15 +189,16 @@ class BlockPool:
             "free and owned are not the pool": sorted([*free, *owners])
             != list(range(1, self.num_blocks + 1)),
             "owners are miscounted": {b: n - 1 for b, n in owners.items() if n > 1} != self._extra_owners,
-            "a shared block has no hash": any(n > 1 and b not in self._key for b, n in owners.items()),
-            "evictable is not free with a hash": self._evictable != {b for b in free if b in self._key},
-            "lookups and hashes differ": self._blocks_by_key() != self._key,
+            "a shared block has no hash": any(n > 1 and b not in hashed for b, n in owners.items()),
+            "evictable is not free with a hash": self._evictable
+            != {b: hashed[b] for b in free if b in hashed},
         }
         broken = [law for law, holds in problems.items() if holds]
         if broken:
             raise InvariantError(f"block pool: {'; '.join(broken)}; free {free}, owners {owners}")
 
-    def _blocks_by_key(self) -> dict[int, int]:
+    def hashed_blocks(self) -> dict[int, int]:
+        """The key of every block that has one."""
         found = {block: key for key, block in self._first.items()}
         for key, blocks in self._copies.items():
             found.update(dict.fromkeys(blocks, key))
@@ -215,10 +206,5 @@ class BlockPool:
 
     def state(self) -> tuple[object, ...]:
         """All that decides the future: free order, owners, content map (for comparisons in tests)."""
-        return (
-            self.free_order(),
-            dict(self._extra_owners),
-            dict(self._first),
-            dict(self._key),
-            {key: list(blocks) for key, blocks in self._copies.items()},
-        )
+        copies = {key: list(blocks) for key, blocks in self._copies.items()}
+        return self.free_order(), dict(self._extra_owners), dict(self._first), copies
