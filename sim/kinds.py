@@ -56,6 +56,19 @@ KINDS: Mapping[str, Kind] = {
         trace_events="sim.report.perfetto:trace_events",
         takes_trace=True,
     ),
+    "kernel": Kind(
+        scenario="sim.kernel.shapes:KernelScenario",
+        check="sim.kernel.result:check_kernel",
+        run_one="sim.kernel.result:run_kernel",
+        summarize="sim.kernel.summary:summarize_kernel",
+        metrics="sim.kernel.summary:KERNEL_METRICS",
+        headline="sim.kernel.summary:kernel_headline",
+        table="sim.kernel.summary:KERNEL_TABLE",
+        num_gpus="sim.kernel.result:num_gpus",
+        records="sim.kernel.tables:KERNEL_TABLES",
+        report="sim.report.figures_kernel_report:build_kernel_report",
+        trace_events="sim.kernel.trace_events:kernel_trace_events",
+    ),
 }
 
 

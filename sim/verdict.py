@@ -11,7 +11,19 @@ import numpy.typing as npt
 from sim.intervals import student_t_quantile
 from sim.records import UNFINISHED, Int64, RequestColumns, RunResult
 
-Word = Literal["STABLE", "BACKLOGGED", "OVERLOADED", "UNTESTED"]
+Word = Literal[
+    "STABLE",
+    "BACKLOGGED",
+    "OVERLOADED",
+    "UNTESTED",
+    # A kernel's: what held it back.
+    "COMPUTE-BOUND",
+    "MEMORY-BOUND",
+    "LATENCY-BOUND",
+    "LAUNCH-BOUND",
+    "LINK-BOUND",
+    "OUT OF MEMORY",
+]
 
 _NUM_BATCHES = 8
 _LEAST_PER_BATCH = 10

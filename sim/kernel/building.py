@@ -43,6 +43,8 @@ class LaunchSpec:
     num_stages: int
     flops: float = 0.0  # useful ones
     shared: Mapping[str, Shared] = field(default_factory=dict)
+    # Library products read each operand once from HBM, their tiles' reuse is L2's: so counts the paper.
+    counted_once: frozenset[str] = frozenset()
     memory_fraction: float = 1.0  # of streaming bandwidth that this kernel's access pattern reaches
 
 
@@ -62,6 +64,8 @@ def build_launch(gpu: Gpu, spec: LaunchSpec) -> Launch:
     from_hbm = _from_hbm(gpu, spec, held, reads, writes)
     total = sum(reads.values()) + sum(writes.values())
     miss = from_hbm / total if total else 0.0
+    for tensor in spec.counted_once:
+        reads[tensor] = min(reads[tensor], spec.shared[tensor].size_bytes)
     grid = tuple((_kind(gpu, spec, block, miss), block.count) for block in spec.blocks if block.count)
     return Launch(
         name=spec.name,

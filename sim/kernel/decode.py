@@ -18,8 +18,6 @@ from sim.kernel.problem import STATISTIC_BYTES, Problem
 from sim.kernel.tiles import TileSizes
 from sim.kernel.work import Launch
 
-_TABLE_ENTRY_BYTES = 4
-
 
 def decode_blocks(problem: Problem, tile: TileSizes, num_splits: int) -> list[BlockSpec]:
     """One kind of block per length of a part."""
@@ -34,8 +32,8 @@ def decode_blocks(problem: Problem, tile: TileSizes, num_splits: int) -> list[Bl
         iterations = max(1, tile_count(keys, tile.block_n))
         scores = padded * iterations * tile.block_n
         loop = {"k": keys * row, "v": keys * row}
-        if given.algorithm == "paged_decode":
-            loop["block_table"] = tile_count(keys, given.page_tokens) * _TABLE_ENTRY_BYTES
+        if problem.is_paged:
+            loop["block_table"] = problem.table_bytes(keys)
         found.append(
             BlockSpec(
                 name=f"{keys} keys",

@@ -26,20 +26,24 @@ def forward_blocks(problem: Problem, tile: TileSizes) -> list[BlockSpec]:
     """One kind of block per query tile, for all heads; most keys first."""
     given, size = problem.given, problem.element_bytes
     row = given.head_dim * size
+    packed = problem.packed(tile.block_m)
     blocks = []
     for index, rows in enumerate(tile_lengths(given.seqlen, tile.block_m)):
         keys = problem.keys_seen(index * tile.block_m + rows)
         iterations = max(1, tile_count(keys, tile.block_n))
         keys = min(problem.seqlen_kv, iterations * tile.block_n) if keys else 0
+        loop = {"k": keys * row, "v": keys * row}
+        if problem.is_paged:
+            loop["block_table"] = problem.table_bytes(keys)
         scores = tile.block_m * iterations * tile.block_n
         blocks.append(
             BlockSpec(
                 name=f"queries {index * tile.block_m}+",
-                count=problem.heads,
+                count=problem.heads // packed,
                 iterations=iterations,
-                first={"q": rows * row},
-                loop={"k": keys * row, "v": keys * row},
-                last={"o": rows * row, "lse": rows * STATISTIC_BYTES},
+                first={"q": packed * rows * row},
+                loop=loop,
+                last={"o": packed * rows * row, "lse": packed * rows * STATISTIC_BYTES},
                 flops=4.0 * scores * given.head_dim,
                 exponentials=float(scores),
                 vector_ops=float(FORWARD_OPS * scores),

@@ -130,6 +130,7 @@ def _launches(
         num_stages=tile.num_stages,
         flops=2.0 * given.m * given.n * given.k * given.batch,
         shared=_shared(given, tile, names),
+        counted_once=frozenset(names[:2]),
     )
     launches = [build_launch(gpu, main)]
     if tile.num_splits > 1:

@@ -99,7 +99,8 @@ def attention_launches(gpu: Gpu, problem: Problem, tile: Tile, *, is_backward: b
         sizes = flash_tiles(gpu, problem, tile, is_backward=False)
         efficiency = efficiency_of("decode", gpu.profile)
         return decode.launches(gpu, problem, sizes, efficiency, tile.num_splits)
-    efficiency = efficiency_of(algorithm, gpu.profile, direction)
+    paged = "_paged" if problem.given.layout == "paged" else ""
+    efficiency = efficiency_of(algorithm + paged, gpu.profile, direction)
     if algorithm == "flash_attention_1":
         sizes = flash_1_tiles(gpu, problem, tile)
         return flash1.launches(gpu, problem, sizes, efficiency, is_backward=is_backward)

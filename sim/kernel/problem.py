@@ -8,6 +8,7 @@ from sim.errors import ScenarioError
 from sim.kernel.shapes import DTYPE_BYTES, Attention
 
 STATISTIC_BYTES = 4  # running maximum and sum, log-sum-exp and delta are float32
+TABLE_ENTRY_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,23 @@ class Problem:
     def key_bytes(self) -> int:
         """K (and V) of one KV head."""
         return self.seqlen_kv * self.given.head_dim * self.element_bytes
+
+    @property
+    def is_paged(self) -> bool:
+        """K and V are reached through a block table."""
+        return self.given.layout == "paged" or self.given.algorithm == "paged_decode"
+
+    def table_bytes(self, keys: int) -> int:
+        """Block-table entries of so many keys, 4 bytes each."""
+        return -(-keys // self.given.page_tokens) * TABLE_ENTRY_BYTES if self.is_paged else 0
+
+    def packed(self, block_m: int) -> int:
+        """Query heads of a group that share a tile (GQA packing): where one head's queries leave it empty."""
+        algorithm = self.given.algorithm
+        if algorithm != "flash_attention_3" and not (algorithm == "flash_trtllm" and self.given.seqlen == 1):
+            return 1
+        most = max(1, block_m // self.given.seqlen)
+        return max(packed for packed in range(1, self.group + 1) if self.group % packed == 0 and packed <= most)
 
     def keys_seen(self, last_query: int) -> int:
         """Keys that a tile of queries ending before ``last_query`` needs."""

@@ -39,6 +39,9 @@ class Attention:
     dtype: Dtype = key("Q, K, V and O", default="bfloat16")
     mask: bool = key("standard: an additive mask, a pass of its own", default=False)
     dropout: bool = key("standard: dropout on the probabilities, passes of their own", default=False)
+    layout: Literal["dense", "paged"] = key(
+        "paged: prefill through a block table with varlen bookkeeping, as vLLM launches it", default="dense"
+    )
     page_tokens: int = key("paged_decode: KV tokens per page of the block table", default=16, ge=1)
 
 

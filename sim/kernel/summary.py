@@ -1,0 +1,178 @@
+"""Statistics of a kernel run: its metrics, its bound, what to be careful with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from sim.kernel.result import KernelResult, bound_ps, bytes_by_tensor
+from sim.metric_table import Better, Metric
+from sim.summary import Summary
+from sim.units import format_gb
+from sim.verdict import Verdict
+
+if TYPE_CHECKING:
+    from sim.comparison import Comparison
+
+_ROWS: tuple[tuple[str, str, Better, str], ...] = (
+    ("time_s", "s", "lower", "first launch to the last block's end, host copies included"),
+    ("achieved_flops_per_s", "FLOP/s", "higher", "useful FLOPs / time_s; causal attention counts half"),
+    ("peak_fraction", "fraction", "higher", "achieved_flops_per_s / the dtype's dense peak"),
+    ("hbm_bytes", "bytes", "lower", "bytes that kernels load from and store to device memory"),
+    ("hbm_read_bytes", "bytes", "lower", "of these, loaded"),
+    ("hbm_write_bytes", "bytes", "lower", "of these, stored"),
+    ("hbm_after_l2_bytes", "bytes", "lower", "of all tile loads and stores, what L2 does not serve"),
+    ("achieved_hbm_bytes_per_s", "bytes/s", "higher", "hbm_after_l2_bytes / time_s"),
+    ("sram_peak_bytes", "bytes", "neither", "most SRAM in use on an SM"),
+    ("extra_memory_bytes", "bytes", "lower", "peak of temporaries: neither input nor output"),
+    ("memory_bytes", "bytes", "lower", "inputs, outputs and temporaries together"),
+    ("num_launches", "launches", "lower", "kernels one after another"),
+    ("num_blocks", "blocks", "neither", "thread blocks of all launches"),
+    ("blocks_per_sm", "blocks", "neither", "resident blocks per SM, of the longest launch"),
+    ("occupancy_fraction", "fraction", "neither", "its resident warps / the SM's most"),
+    ("waves", "waves", "neither", "its blocks / (SMs x resident blocks)"),
+    ("idle_fraction", "fraction", "lower", "block slots of the SMs without a block: tails and small grids"),
+    ("compute_bound_fraction", "fraction", "neither", "block-time held back by compute"),
+    ("memory_bound_fraction", "fraction", "neither", "block-time held back by HBM or L2"),
+    ("latency_bound_fraction", "fraction", "neither", "block-time held back by memory latency"),
+    ("launch_s", "s", "lower", "time between kernels"),
+    ("host_copy_s", "s", "lower", "time on the host link"),
+)
+KERNEL_METRICS: Mapping[str, Metric] = {
+    name: Metric(name=name, unit=unit, meaning=meaning, better=better)
+    for name, unit, better, meaning in _ROWS
+}
+KERNEL_TABLE = (
+    "achieved_flops_per_s",
+    "peak_fraction",
+    "hbm_bytes",
+    "hbm_after_l2_bytes",
+    "extra_memory_bytes",
+    "sram_peak_bytes",
+    "occupancy_fraction",
+    "waves",
+    "idle_fraction",
+    "compute_bound_fraction",
+    "memory_bound_fraction",
+    "num_launches",
+    "host_copy_s",
+)
+
+
+def kernel_headline(comparison: Comparison) -> str:
+    """The metric that answers a kernel question: its time."""
+    del comparison
+    return "time_s"
+
+
+def summarize_kernel(result: KernelResult, *, keep_thin_percentiles: bool = False) -> Summary:
+    """The statistics of one run; a run that does not fit the memory has its bytes and no time."""
+    del keep_thin_percentiles  # one kernel, no percentiles
+    metrics = {name: None for name in KERNEL_METRICS} | _metrics(result)
+    reason = _out_of_memory(result) if result.is_out_of_memory else "nothing of the kind happened"
+    return Summary(
+        question=result.scenario.question,
+        variant=result.variant,
+        seed=result.seed,
+        hardware=result.scenario.hardware.name,
+        model=operation(result),
+        allocator="",
+        arrivals="",
+        metrics=metrics,
+        refused={name: reason for name, value in metrics.items() if value is None},
+        meets_slo=None,
+        verdict=_verdict(result),
+        warnings=(),
+        by_class={},
+        whole_run={},
+        window_s=(0.0, result.time_ps * 1e-12),
+        notes=result.notes,
+        kind="kernel",
+    )
+
+
+def operation(result: KernelResult) -> str:
+    """What ran, in a few words."""
+    work = result.scenario.kernel
+    if work.attention is not None:
+        one = work.attention
+        return f"{one.algorithm} {one.direction} {one.batch}x{one.num_heads}x{one.seqlen}x{one.head_dim}"
+    if work.gemm is not None:
+        return f"gemm {work.gemm.m}x{work.gemm.n}x{work.gemm.k}"
+    return "rms_norm" if work.norm is not None else "copy"
+
+
+def _out_of_memory(result: KernelResult) -> str:
+    needed, there = format_gb(result.memory_bytes), format_gb(result.plan.gpu.profile.hbm_bytes)
+    return f"out of memory: needs {needed}, the device has {there}"
+
+
+def _verdict(result: KernelResult) -> Verdict:
+    """What held the kernel back."""
+    if result.is_out_of_memory:
+        return Verdict(word="OUT OF MEMORY", reason=_out_of_memory(result))
+    shares = bound_ps(result)
+    if not shares:
+        return Verdict(word="LINK-BOUND", reason="the host link carries it")
+    bound, spent = max(shares.items(), key=lambda item: item[1])
+    if result.host_copy_ps > sum(shares.values()):
+        return Verdict(word="LINK-BOUND", reason="the host link takes longer than the kernel")
+    launched = result.kernel_ps - sum(record.end_ps - record.start_ps for record in result.records)
+    if launched > sum(shares.values()):
+        return Verdict(word="LAUNCH-BOUND", reason="launches take longer than the kernels themselves")
+    words = {"compute": "COMPUTE-BOUND", "memory": "MEMORY-BOUND", "latency": "LATENCY-BOUND"}
+    share = spent / max(1, sum(shares.values()))
+    return Verdict(word=words[bound], reason=f"{share:.0%} of block-time waits for {bound}")  # type: ignore[arg-type]
+
+
+def _metrics(result: KernelResult) -> dict[str, float | None]:
+    launches, profile = result.plan.launches, result.plan.gpu.profile
+    moved = bytes_by_tensor(result)
+    read, written = (sum(pair[side] for pair in moved.values()) for side in (0, 1))
+    found: dict[str, float | None] = {
+        "hbm_bytes": read + written,
+        "hbm_read_bytes": read,
+        "hbm_write_bytes": written,
+        "hbm_after_l2_bytes": sum(launch.from_hbm_bytes for launch in launches),
+        "extra_memory_bytes": result.plan.extra_bytes,
+        "memory_bytes": result.memory_bytes,
+        "num_launches": len(launches),
+        "num_blocks": sum(launch.num_blocks for launch in launches),
+    }
+    if result.is_out_of_memory or not result.time_ps:
+        return found
+    time_s = result.time_ps * 1e-12
+    rate = result.plan.flops / time_s
+    found |= {
+        "time_s": time_s,
+        "achieved_flops_per_s": rate or None,
+        "peak_fraction": rate / profile.peak_flops_per_s[result.plan.dtype] or None,
+        "achieved_hbm_bytes_per_s": (found["hbm_after_l2_bytes"] or 0.0) / time_s,
+        "host_copy_s": result.host_copy_ps * 1e-12,
+    }
+    return found | (_device_metrics(result) if result.records else {})
+
+
+def _device_metrics(result: KernelResult) -> dict[str, float | None]:
+    """What the SMs did."""
+    gpu, pairs = result.plan.gpu, list(zip(result.plan.launches, result.records, strict=True))
+    longest, record = max(pairs, key=lambda pair: pair[1].end_ps - pair[1].start_ps)
+    slots = longest.blocks_per_sm * gpu.sm_count
+    shares = bound_ps(result)
+    total = max(1, sum(shares.values()))
+    busy = sum(one.end_ps - one.start_ps for one in result.records)
+    offered = sum(
+        (one.end_ps - one.start_ps) * launch.blocks_per_sm * gpu.sm_count for launch, one in pairs
+    )
+    return {
+        "sram_peak_bytes": max(
+            launch.sram_bytes_per_block * -(-max(count for _, count in one.resident) // gpu.sm_count)
+            for launch, one in pairs
+        ),
+        "blocks_per_sm": longest.blocks_per_sm,
+        "occupancy_fraction": longest.blocks_per_sm * longest.warps_per_block / gpu.max_warps,
+        "waves": longest.num_blocks / slots,
+        "idle_fraction": 1.0 - sum(one.block_ps for one in result.records) / max(1, offered),
+        "launch_s": (result.kernel_ps - busy) * 1e-12,
+        **{f"{bound}_bound_fraction": spent / total for bound, spent in shares.items()},
+    }

@@ -1,0 +1,86 @@
+"""A kernel run's records as tables: launches, traffic by tensor, SRAM fill, tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from sim.export.records import Column
+from sim.kernel.result import KernelResult
+
+
+def launch_columns(result: KernelResult) -> list[Column]:
+    """One entry per launch."""
+    pairs = list(zip(result.plan.launches, result.records, strict=False))
+    return [
+        _column("launch", "text", [launch.name for launch, _ in pairs]),
+        _column("start_s", "time", [one.start_ps for _, one in pairs]),
+        _column("end_s", "time", [one.end_ps for _, one in pairs]),
+        _column("num_blocks", "count", [launch.num_blocks for launch, _ in pairs]),
+        _column("blocks_per_sm", "count", [launch.blocks_per_sm for launch, _ in pairs]),
+        _column("sram_bytes_per_block", "count", [launch.sram_bytes_per_block for launch, _ in pairs]),
+        _column("hbm_read_bytes", "count", [sum(launch.reads.values()) for launch, _ in pairs]),
+        _column("hbm_write_bytes", "count", [sum(launch.writes.values()) for launch, _ in pairs]),
+        *(
+            _column(f"{bound}_bound_s", "time", [one.bound_ps[bound] for _, one in pairs])
+            for bound in ("compute", "memory", "latency")
+        ),
+    ]
+
+
+def traffic_columns(result: KernelResult) -> list[Column]:
+    """One entry per launch and tensor."""
+    rows = [
+        (launch.name, tensor, launch.reads.get(tensor, 0), launch.writes.get(tensor, 0))
+        for launch in result.plan.launches
+        for tensor in {**launch.reads, **launch.writes}
+    ]
+    return [
+        _column("launch", "text", [row[0] for row in rows]),
+        _column("tensor", "text", [row[1] for row in rows]),
+        _column("read_bytes", "count", [row[2] for row in rows]),
+        _column("write_bytes", "count", [row[3] for row in rows]),
+    ]
+
+
+def sram_columns(result: KernelResult) -> list[Column]:
+    """SRAM held by resident blocks, all SMs, at every change."""
+    rows = [
+        (time_ps, count * launch.sram_bytes_per_block)
+        for launch, one in zip(result.plan.launches, result.records, strict=False)
+        for time_ps, count in one.resident
+    ]
+    return [
+        _column("time_s", "time", [row[0] for row in rows]),
+        _column("sram_bytes", "count", [row[1] for row in rows]),
+    ]
+
+
+def tile_columns(result: KernelResult) -> list[Column]:
+    """Every tile of a traced run."""
+    tiles = [tile for one in result.records for tile in one.tiles]
+    return [
+        _column("sm", "count", [tile.sm for tile in tiles]),
+        _column("block", "count", [tile.block for tile in tiles]),
+        _column("phase", "text", [tile.phase for tile in tiles]),
+        _column("tile", "count", [tile.index for tile in tiles]),
+        _column("start_s", "time", [tile.start_ps for tile in tiles]),
+        _column("end_s", "time", [tile.end_ps for tile in tiles]),
+    ]
+
+
+def _column(name: str, kind: Literal["time", "count", "text"], values: list[Any]) -> Column:
+    dtype: Any = object if kind == "text" else np.int64
+    return Column(name=name, kind=kind, values=np.array(values, dtype=dtype))
+
+
+KERNEL_TABLES: Mapping[str, Callable[[KernelResult], list[Column]]] = {
+    "launches": launch_columns,
+    "traffic": traffic_columns,
+    "sram": sram_columns,
+    "tiles": tile_columns,
+}
+
+

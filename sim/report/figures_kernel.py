@@ -1,0 +1,217 @@
+"""Pictures of kernel runs: roofline, HBM traffic by tensor, SRAM fill, and the time of each launch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sim.kernel.result import KernelResult, bytes_by_tensor
+from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, percent, seconds
+from sim.units import format_gb
+
+Runs = Mapping[str, Sequence[KernelResult]]
+_MOST_LAUNCHES = 12
+
+
+def first_runs(runs: Runs, lanes: Sequence[Lane]) -> list[tuple[Lane, KernelResult]]:
+    """Each variant's run: all seeds are the same."""
+    return [(lane, runs[lane.name][0]) for lane in lanes]
+
+
+def finished(runs: Runs, lanes: Sequence[Lane]) -> list[tuple[Lane, KernelResult]]:
+    """Those that fit the device's memory."""
+    return [(lane, run) for lane, run in first_runs(runs, lanes) if run.records]
+
+
+def intensity(run: KernelResult) -> float:
+    """Useful FLOPs per byte that L2 does not serve."""
+    moved = sum(launch.from_hbm_bytes for launch in run.plan.launches)
+    return run.plan.flops / moved if moved else 0.0
+
+
+def roofline_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
+    """The kernels under their device's roof (Williams et al., CACM 2009)."""
+    shown = [(lane, run) for lane, run in finished(runs, lanes) if run.plan.flops and run.time_ps]
+    if not shown:
+        return None
+    roofs = {(run.scenario.hardware.name, run.plan.dtype): run for _, run in shown}
+    low = min(intensity(run) for _, run in shown) / 4
+    high = max(intensity(run) for _, run in shown) * 4
+    traces = [_roof(run, low, high, index) for index, run in enumerate(roofs.values())]
+    rows: list[Row] = []
+    for lane, run in shown:
+        reached = run.plan.flops / (run.time_ps * 1e-12)
+        peak = run.scenario.hardware.peak_flops_per_s[run.plan.dtype]
+        roof = min(peak, intensity(run) * run.scenario.hardware.hbm_bytes_per_s)
+        rows.append((lane.name, intensity(run), reached, roof, reached / roof))
+        traces.append(_dot(lane, intensity(run), reached))
+    parts = [f"{row[0]} reaches {digits(float(row[2] or 0) / 1e12)} TFLOP/s, "
+             f"{percent(float(row[4] or 0))} of its roof" for row in rows]  # fmt: skip
+    return Picture(
+        key="roofline",
+        title="Roofline: what the device allows, and where the kernels stand",
+        reading="; ".join(parts) + ". Bytes are those that L2 does not serve.",
+        traces=traces,
+        layout=layout(
+            axis("useful FLOPs per byte from HBM", type="log"), axis("FLOP/s", type="log", exponentformat="SI")
+        ),
+        header=("variant", "flops_per_byte", "achieved_flops_per_s", "roof_flops_per_s", "roof_fraction"),
+        rows=rows,
+    )
+
+
+def _roof(run: KernelResult, low: float, high: float, index: int) -> Trace:
+    profile = run.scenario.hardware
+    peak = profile.peak_flops_per_s[run.plan.dtype]
+    ridge = peak / profile.hbm_bytes_per_s
+    xs = sorted({low, high, min(max(ridge, low), high)})
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": f"{profile.name}, {run.plan.dtype}",
+        "x": xs,
+        "y": [min(peak, x * profile.hbm_bytes_per_s) for x in xs],
+        "line": {"color": "@muted", "dash": ("solid", "dot", "dash", "dashdot")[index % 4]},
+    }
+
+
+def _dot(lane: Lane, x: float, y: float) -> Trace:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": lane.label,
+        "x": [x],
+        "y": [y],
+        "marker": {"color": lane.color, "size": 12, "symbol": lane.index % 8},
+    }
+
+
+def traffic_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture:
+    """HBM bytes by tensor, a bar per variant."""
+    moved = {lane.name: bytes_by_tensor(run) for lane, run in first_runs(runs, lanes)}
+    totals: dict[str, int] = {}
+    for tensors in moved.values():
+        for tensor, (read, written) in tensors.items():
+            totals[tensor] = totals.get(tensor, 0) + read + written
+    tensors_shown = sorted(totals, key=lambda tensor: -totals[tensor])
+    labels = [lane.label for lane in lanes]
+    traces: list[Trace] = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": tensor,
+            "y": labels,
+            "x": [sum(moved[lane.name].get(tensor, (0, 0))) for lane in lanes],
+            "marker": {"color": f"@v{index % 8}"},
+        }
+        for index, tensor in enumerate(tensors_shown)
+    ]
+    rows: list[Row] = [
+        (lane.name, tensor, *moved[lane.name][tensor])
+        for lane in lanes
+        for tensor in tensors_shown
+        if tensor in moved[lane.name]
+    ]
+    sums = {name: sum(map(sum, tensors.values())) for name, tensors in moved.items()}
+    said = "; ".join(f"{name} moves {format_gb(size)}" for name, size in sums.items())
+    shown = layout(
+        axis("bytes to and from device memory", exponentformat="SI"),
+        axis("", autorange="reversed", type="category"),
+        barmode="stack",
+    )
+    return Picture(
+        key="hbm_traffic",
+        title="HBM traffic by tensor",
+        reading=said + ".",
+        traces=traces,
+        layout=shown,
+        header=("variant", "tensor", "read_bytes", "write_bytes"),
+        rows=rows,
+        height_px=180 + 48 * len(lanes),
+    )
+
+
+def launches_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
+    """Where the time goes, launch by launch."""
+    shown = finished(runs, lanes)
+    spent: dict[str, dict[str, float]] = {}
+    for lane, run in shown:
+        for record in run.records:
+            per = spent.setdefault(record.name, {})
+            per[lane.name] = per.get(lane.name, 0.0) + (record.end_ps - record.start_ps) * 1e-12
+    if not shown:
+        return None
+    names = sorted(spent, key=lambda name: -sum(spent[name].values()))[:_MOST_LAUNCHES]
+    traces: list[Trace] = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": name,
+            "y": [lane.label for lane, _ in shown],
+            "x": [spent[name].get(lane.name, 0.0) for lane, _ in shown],
+            "marker": {"color": f"@v{index % 8}"},
+        }
+        for index, name in enumerate(names)
+    ]
+    rows: list[Row] = [
+        (lane.name, name, spent[name][lane.name])
+        for lane, _ in shown
+        for name in names
+        if lane.name in spent[name]
+    ]
+    parts = [f"{lane.name}: {seconds(run.time_ps * 1e-12)} in {len(run.records)} launches" for lane, run in shown]
+    return Picture(
+        key="launches",
+        title="Time by launch",
+        reading="; ".join(parts) + ".",
+        traces=traces,
+        layout=layout(axis("seconds"), axis("", autorange="reversed", type="category"), barmode="stack"),
+        header=("variant", "launch", "time_s"),
+        rows=rows,
+        height_px=180 + 48 * len(shown),
+    )
+
+
+def sram_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
+    """SRAM held by resident blocks over time, as a share of all SMs' SRAM."""
+    shown = finished(runs, lanes)
+    if not shown:
+        return None
+    traces: list[Trace] = []
+    rows: list[Row] = []
+    for lane, run in shown:
+        xs, ys = fill(run)
+        rows += [(lane.name, x, y) for x, y in zip(xs, ys, strict=True)]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": lane.label,
+                "x": xs,
+                "y": ys,
+                "line": {"color": lane.color, "dash": lane.dash, "shape": "hv"},
+            }
+        )
+    peaks = "; ".join(
+        f"{lane.name}: at most {percent(max(fill(run)[1], default=0.0))} of the SMs' SRAM" for lane, run in shown
+    )
+    return Picture(
+        key="sram_fill",
+        title="SRAM fill over time",
+        reading=peaks + ".",
+        traces=traces,
+        layout=layout(axis("time, s"), axis("share of all SMs' SRAM", tickformat=".0%", rangemode="tozero")),
+        header=("variant", "time_s", "sram_fraction"),
+        rows=rows,
+    )
+
+
+def fill(run: KernelResult) -> tuple[list[float], list[float]]:
+    """(times in seconds, share of the SRAM in use from then on)."""
+    whole = run.plan.gpu.sram_bytes * run.plan.gpu.sm_count
+    times: list[float] = []
+    shares: list[float] = []
+    for launch, record in zip(run.plan.launches, run.records, strict=True):
+        for moment, count in record.resident:
+            times.append(moment * 1e-12)
+            shares.append(count * launch.sram_bytes_per_block / whole)
+    return times, shares

@@ -1,0 +1,123 @@
+"""The report of a kernel scenario, in the order of every report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sim import __version__
+from sim.answer_line import answer_line
+from sim.kernel.efficiency import efficiency_of
+from sim.kernel.limits import NOT_MODELLED
+from sim.kernel.result import KernelResult
+from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, Section, text_table
+from sim.report.decision import decision_section
+from sim.report.figures import Lane, Picture, digits, lanes
+from sim.report.figures_kernel import (
+    first_runs,
+    launches_picture,
+    roofline_picture,
+    sram_picture,
+    traffic_picture,
+)
+from sim.report.figures_kernel_curves import curve_pictures
+from sim.report.figures_kernel_tiles import gantt_pictures
+from sim.units import format_count, format_gb, format_quantity
+
+if TYPE_CHECKING:
+    from sim.run import Answer
+
+
+def build_kernel_report(answer: Answer) -> Report:
+    """Question, decision table, pictures, efficiencies and their errors, limits, how to reproduce."""
+    shown = lanes(answer.comparison.variants)
+    runs: Any = answer.results
+    return Report(
+        question=answer.file.base.question,
+        answer=answer_line(answer.comparison),
+        badges=tuple(
+            Cell(text=f"{name}: {answer.comparison.verdicts(name)}") for name in answer.comparison.variants
+        ),
+        sections=(
+            _question(answer, first_runs(runs, shown)),
+            decision_section(answer),
+            Section(title="Why", pictures=_pictures(runs, shown, answer.comparison.reference)),
+            _trust(first_runs(runs, shown)),
+            Section(title="What is not modelled", blocks=(Bullets(items=NOT_MODELLED),)),
+            Section(title="Reproduce", blocks=_reproduce(answer)),
+        ),
+    )
+
+
+def _pictures(runs: Any, shown: list[Lane], reference: str) -> list[Picture]:
+    pictures = [
+        launches_picture(runs, shown),
+        traffic_picture(runs, shown),
+        roofline_picture(runs, shown),
+        *curve_pictures(runs, shown, reference),
+        sram_picture(runs, shown),
+        *gantt_pictures(runs, shown),
+    ]
+    return [picture for picture in pictures if picture is not None]
+
+
+def _question(answer: Answer, runs: list[tuple[Lane, KernelResult]]) -> Section:
+    from sim.report.question import scenario_word, setting_text
+
+    rows = [("Scenario", scenario_word(answer.file.path))]
+    for profile in {run.scenario.hardware.name: run.scenario.hardware for _, run in runs}.values():
+        speed = format_quantity(profile.hbm_bytes_per_s, "bytes_per_s")
+        rows.append(("Hardware", f"{profile.name}: {profile.sm_count} SMs, HBM {format_gb(profile.hbm_bytes)} at {speed}"))
+    for lane, run in runs:
+        longest = max(run.plan.launches, key=lambda one: one.num_blocks, default=None)
+        tiles = f"; {format_count(longest.num_blocks)} blocks of {longest.name}" if longest else ""
+        rows.append((f"Variant {lane.name}", _operation_text(run) + tiles))
+    changed = {one.name: setting_text(dict(one.differences)) for one in answer.file.variants if one.differences}
+    rows += [(f"{name} differs in", text) for name, text in changed.items()]
+    rows.append(("Made by", f"gpuyard {__version__}"))
+    return Section(title="The question as understood", blocks=(Facts(rows=tuple(rows)),))
+
+
+def _operation_text(run: KernelResult) -> str:
+    from sim.kernel.summary import operation
+
+    return operation(run)
+
+
+def _trust(runs: list[tuple[Lane, KernelResult]]) -> Section:
+    """The fitted efficiencies in use, with what they were fitted to."""
+    rows: list[tuple[str, ...]] = []
+    for lane, run in runs:
+        attention = run.scenario.kernel.attention
+        generation = attention.algorithm if attention else "gemm"
+        if generation in ("split_kv_decode", "paged_decode"):
+            generation = "decode"
+        elif attention and attention.layout == "paged":
+            generation += "_paged"
+        one = efficiency_of(generation, run.scenario.hardware)
+        numbers = f"{digits(one.tensor_fraction)} of peak, {digits(one.exposed_fraction)} of softmax exposed"
+        rows.append((lane.name, generation, numbers, one.source))
+    blocks: tuple[Block, ...] = (
+        Prose(
+            text="Waves, tails, traffic and overlap come out of the simulation; these few efficiencies were fitted."
+        ),
+        text_table(("variant", "kernels", "efficiency", "source"), rows),
+    )
+    return Section(title="How far to trust this", blocks=blocks)
+
+
+def _reproduce(answer: Answer) -> tuple[Block, ...]:
+    import shlex
+
+    import yaml
+
+    from sim.loading import to_raw
+    from sim.report.question import scenario_word
+
+    words = ["gpuyard", "run", scenario_word(answer.file.path)]
+    for override in answer.file.overrides:
+        words += ["--set", override]
+    full = yaml.safe_dump(to_raw(answer.file), sort_keys=False, allow_unicode=True, width=100)
+    return (
+        Code(text=shlex.join(words)),
+        Code(text=full, summary="The scenario as it was run, defaults written out"),
+    )
