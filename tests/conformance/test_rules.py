@@ -227,7 +227,7 @@ def test_of_equal_blocks_the_first_registered_answers_until_it_is_evicted() -> N
     pool.register([2], [50])
     pool.register([1, 3], [50, 51])
     assert pool.cached([50, 51]) == [2, 3]
-    pool.release([2], 1)
+    pool.release([2], [50])
     assert pool.take(96) and pool.cached([50]) == [2]
     pool.take(1)
     assert pool.cached([50, 51]) == [1, 3]
