@@ -14,6 +14,8 @@ from kernels import (
     paged_decode_attention,
     read,
     rms_norm,
+    rope_cache,
+    silu_mul,
     standard_attention,
     triad,
 )
@@ -28,6 +30,8 @@ KERNELS: dict[str, KernelSpec] = {
         matmul.KERNEL,
         int4_matmul.KERNEL,
         rms_norm.KERNEL,
+        rope_cache.KERNEL,
+        silu_mul.KERNEL,
         standard_attention.KERNEL,
         flash_attention.KERNEL,
         flash_attention_backward.KERNEL,

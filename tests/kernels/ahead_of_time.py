@@ -22,7 +22,7 @@ def cases() -> Iterator[Any]:
                     yield pytest.param((major, minor), launch, id=shown)
 
 
-@pytest.mark.parametrize(("capability", "launch"), cases())
+@pytest.mark.parametrize(("capability", "launch"), list(cases()))
 def test_fits_the_device_and_does_not_spill(
     capability: Capability, launch: Launch, request: pytest.FixtureRequest
 ) -> None:

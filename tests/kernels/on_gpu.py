@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from calibrate.measure.correctness import MAX_RELATIVE_ERROR, relative_error
 
+from calibrate.measure.correctness import MAX_RELATIVE_ERROR, relative_error
 from kernels import KERNELS
 from kernels.launch import KernelSpec
 
@@ -20,6 +20,8 @@ SIZES: Mapping[str, Mapping[str, int]] = {
     "flash_attention": {"B": 1, "H": 8, "G": 2, "T": 1000, "S": 1500, "D": 128, "is_causal": True},
     "flash_attention_backward": {"B": 1, "H": 8, "G": 2, "T": 1000, "S": 1000, "D": 64, "is_causal": True},
     "paged_decode_attention": {"B": 7, "H": 32, "G": 8, "D": 128, "context": 3000, "block_size": 16},
+    "rope_cache": {"M": 300, "H": 32, "G": 8, "D": 128, "block_size": 16},
+    "silu_mul": {"M": 300, "N": 5000},
     "copy": {"num_values": 1_000_003},
     "triad": {"num_values": 1_000_003},
     "read": {"P": 132, "C": 16_384, "num_repeats": 3},

@@ -46,6 +46,11 @@ def test_in_the_interpreter(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_measuring_and_the_engine_in_the_interpreter(tmp_path: Path) -> None:
+    assert " passed" in run_in_a_process("measuring.py", tmp_path, TRITON_INTERPRET="1")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
 def test_compiled_ahead_of_time(architecture: str, tmp_path: Path) -> None:
     assert " passed" in run_in_a_process("ahead_of_time.py", tmp_path, "-k", architecture)

@@ -1,0 +1,1 @@
+"""A minimal real engine: forward passes of a random-weight Llama with the Triton kernels."""
