@@ -29,7 +29,11 @@ __all__ = ["load"]
             "engine.batching",
             ["did you mean continuous?"],
         ),
-        (changed("batching: continuous", "batching: vllm"), "engine.batching", ["not built yet"]),
+        (
+            changed("batching: continuous", "batching: vllm\n  vllm_version: 0.20.0\n  watermark: 0.1"),
+            "engine.watermark",
+            ["0.20.0", "no such setting"],
+        ),
         (changed("ttft_s: 500 ms", "ttft_s: 500 MB"), "slo.ttft_s", ["a size in bytes, not a time"]),
         (changed("max_num_seqs: 256", "max_num_seqs: 1e3"), "engine.max_num_seqs", ["1.0e+3"]),
         (changed("max_num_seqs: 256", "max_num_seqs: '256'"), "engine.max_num_seqs", ["256 without quotes"]),

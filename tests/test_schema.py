@@ -160,7 +160,13 @@ def test_the_effective_scenario_writes_every_default_out(load: Load) -> None:
     effective = to_raw(load(without_compare()))
     engine = {one.name for one in dataclasses.fields(EngineConfig)}
     absent = engine - set(effective["engine"])
-    without_value = {"num_gpu_blocks_override", "price_table", "service_time"}
+    without_value = {
+        "max_num_active_seqs",
+        "num_gpu_blocks_override",
+        "price_table",
+        "service_time",
+        "speculative",
+    }
     assert absent == without_value, "only keys without a value are left out"
     assert effective["slo"] == {"ttft_s": 0.5, "tpot_s": 0.05, "attainment_fraction": 0.99}
     assert isinstance(load(yaml.safe_dump(effective)).base, Scenario)

@@ -20,6 +20,7 @@ from sim.errors import InvariantError, ScenarioError
 VERBS = {
     "run": "answer a scenario's question: terminal, report, tables",
     "sweep": "run a grid of what-ifs and mark the points that meet the SLO",
+    "conformance": "replay vLLM's recorded scheduling decisions, and compare every one",
     "memory": "where a device's memory goes, and how many tokens and requests fit",
     "check": "check scenarios, hardware profiles and model configs",
     "list": "list the shipped hardware, models and scenarios",
