@@ -7,6 +7,7 @@ from typing import Literal
 
 from sim.errors import ScenarioError
 from sim.model import Matrix, ModelShape, layer_matrices, num_parameters
+from sim.scenario import key
 
 Targets = Literal["attention", "all_linear"]
 ATTENTION_MATRICES = ("qkv_proj", "o_proj")
@@ -21,9 +22,9 @@ NF4_BITS_PER_WEIGHT = 4 + 8 / 64 + 32 / (64 * 256)
 class Adapter:
     """LoRA of rank ``r`` (PEFT's word) on frozen weights; ``is_quantized`` holds them in NF4 (QLoRA)."""
 
-    r: int = 16
-    targets: Targets = "all_linear"
-    is_quantized: bool = False
+    r: int = key("rank", default=16, ge=1, le=65_536)
+    targets: Targets = key("which matrices get an adapter", default="all_linear")
+    is_quantized: bool = key("QLoRA: frozen weights in NF4", default=False)
 
 
 def adapted_matrices(model: ModelShape, adapter: Adapter) -> tuple[Matrix, ...]:
