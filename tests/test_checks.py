@@ -142,7 +142,7 @@ _DRAWN = "  prompt_tokens: 512\n  output_tokens: 256\n"
         (
             with_keys("engine", "  enable_prefix_caching: true"),
             "engine.enable_prefix_caching",
-            ["vLLM policy"],
+            ["batching: continuous"],
         ),
         (
             with_keys("engine", "  static_batch_wait_s: 1 s"),
