@@ -9,7 +9,6 @@ from sim.errors import ScenarioError
 from sim.model import Matrix, ModelShape, layer_matrices, num_parameters
 from sim.scenario import key
 
-Targets = Literal["attention", "all_linear"]
 ATTENTION_MATRICES = ("qkv_proj", "o_proj")
 GATE_AND_UP = ("gate_up_proj", "moe_gate_up", "shared_gate_up")
 
@@ -23,14 +22,12 @@ class Adapter:
     """LoRA of rank ``r`` (PEFT's word) on frozen weights; ``is_quantized`` holds them in NF4 (QLoRA)."""
 
     r: int = key("rank", default=16, ge=1, le=65_536)
-    targets: Targets = key("which matrices get an adapter", default="all_linear")
+    targets: Literal["attention", "all_linear"] = key("which matrices get an adapter", default="all_linear")
     is_quantized: bool = key("QLoRA: frozen weights in NF4", default=False)
 
 
 def adapted_matrices(model: ModelShape, adapter: Adapter) -> tuple[Matrix, ...]:
-    """The layers' matrices that get an adapter; lm_head and routers never do.
-
-    """
+    """The layers' matrices that get an adapter; lm_head and routers never do."""
     if adapter.r < 1:
         raise ScenarioError("must be at least 1", path="training.lora.r", given=adapter.r, allowed="1 to 256")
     matrices = [m for m in layer_matrices(model) if m.name not in ("lm_head", "router")]
