@@ -72,22 +72,34 @@ class BlockKeys:
     def _append_node(
         self, request: Request, keys: list[int], content: tuple[object, ...], count: int, room: int
     ) -> None:
-        """The first ``count`` keys of the node for this content, made with ``room`` keys if it is new."""
-        size = self._block_size
-        node = self._nodes.get(content)
-        if node is None:
-            node = self._nodes[content] = (self._next_key, self._next_key + room - 1)
-            self._next_key += room
-            if len(keys) == request.num_prompt_tokens // size:
-                self.owner[node[0]] = request
-                request.key_node, request.registers_late = node[0], True
-        elif node[0] in self.owner and self.owner[node[0]] is not request:
-            self.met.append(self.owner.pop(node[0]))
-        first, self._run_last = node
-        here = min(count, self._run_last - first + 1)
-        keys.extend(range(first, first + here))
-        if here < count:
-            self._append_node(request, keys, (keys[-1],), count - here, count - here)
+        """The first ``count`` keys of the node for this content, and of those that go on from it.
+
+        A node that is new is made with ``room`` keys.
+        """
+        while True:
+            first, last = self._nodes.get(content) or self._new_node(request, keys, content, room)
+            owner = self.owner.get(first)
+            if owner is not None and owner is not request:
+                self.met.append(self.owner.pop(first))
+            here = min(count, last - first + 1)
+            keys.extend(range(first, first + here))
+            self._run_last = last
+            count -= here
+            if not count:
+                return
+            content, room = (keys[-1],), count
+
+    def _new_node(
+        self, request: Request, keys: list[int], content: tuple[object, ...], room: int
+    ) -> tuple[int, int]:
+        """A run of ``room`` unused keys; the request's own, if it begins with the output's first block."""
+        first = self._next_key
+        self._next_key += room
+        node = self._nodes[content] = (first, self._next_key - 1)
+        if len(keys) == request.num_prompt_tokens // self._block_size:
+            self.owner[first] = request
+            request.key_node, request.registers_late = first, True
+        return node
 
     @property
     def has_doubled(self) -> bool:

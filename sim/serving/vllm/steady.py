@@ -8,7 +8,7 @@ planned request by request. Both ways lead to the same state: tests compare them
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from operator import attrgetter
 
 from sim.serving.vllm.groups import DecodingGroup
@@ -38,7 +38,8 @@ class SteadyDecode(DecodingGroup):
             self._is_stuck = False
         if not chunks and not registrars and len(phase) <= state.kv.pool.num_free:
             if phase:
-                plan.grown = (list(phase.values()), self._grow(phase))
+                growing = list(phase.values())
+                plan.grown = growing, self._grow(growing)
         elif not self._grow_in_order(plan, phase, chunks, registrars):
             return None
         plan.count_uniform(self.num_decoding, state.running)
@@ -48,10 +49,10 @@ class SteadyDecode(DecodingGroup):
         self._is_planned = True
         return plan
 
-    def _grow(self, phase: dict[int, Request]) -> list[int]:
-        """One block for each request of the phase."""
-        taken = self._state.kv.pool.take(len(phase))
-        for request, block in zip(phase.values(), taken, strict=True):
+    def _grow(self, requests: Collection[Request]) -> list[int]:
+        """A block for each of these requests, in this order."""
+        taken = self._state.kv.pool.take(len(requests))
+        for request, block in zip(requests, taken, strict=True):
             request.blocks.append(block)
         return taken
 
@@ -186,14 +187,18 @@ class SteadyDecode(DecodingGroup):
 
     def advance(self, num_steps: int) -> None:
         """Takes so many uniform steps at once, with the effect of as many single ones."""
-        size, phases = self._block_size, self._phases
-        for step in range(self.step, self.step + num_steps):
-            self.step = step
-            phase = phases[step % size]
-            if phase:
-                self._grow(phase)
-            for request in self._due_registrars() if self._registrars else ():
-                self.settle(request)
-                self._state.kv.register(request, request.num_tokens)
-        self.step += 1 if num_steps else 0
+        first, size, phases = self.step, self._block_size, self._phases
+        if self._registrars:
+            for step in range(first, first + num_steps):
+                self.step = step
+                self._grow(phases[step % size].values())
+                for request in self._due_registrars():
+                    self.settle(request)
+                    self._state.kv.register(request, request.num_tokens)
+        else:
+            growing: list[Request] = []
+            for step in range(first, first + num_steps):
+                growing += phases[step % size].values()
+            self._grow(growing)
+        self.step = first + num_steps
         self.num_context_tokens += num_steps * self.num_decoding
