@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sim.cost.memory import NON_TORCH_BYTES, NON_TORCH_BYTES_OF_NCCL, MemoryLine
+from sim.cost.memory import GIB, NON_TORCH_BYTES, NON_TORCH_BYTES_OF_NCCL, MemoryLine
 from sim.errors import ScenarioError
 from sim.model import num_parameters
 from sim.training.activations import (
@@ -125,6 +125,19 @@ def training_memory(shape: StepShape) -> TrainingMemory:
         hbm_bytes=shape.hardware.hbm_bytes,
         num_trained_parameters=states.num_trained,
     )
+
+
+def render_training_memory(memory: TrainingMemory) -> str:
+    """The account as text: label, GiB, GB and formula; then what is left, or missing."""
+    rows = [_row(line.label, line.num_bytes, line.formula) for line in memory.lines]
+    rows.append(_row("= peak", memory.peak_memory_bytes, "at the start of the backward pass"))
+    word = "left" if memory.fits else "missing"
+    rows.append(_row(word, abs(memory.room_bytes), f"of {memory.hbm_bytes / GIB:.2f} GiB"))
+    return "\n".join(rows)
+
+
+def _row(label: str, num_bytes: int, formula: str) -> str:
+    return f"{label:<28}{num_bytes / GIB:>9.2f} GiB{num_bytes / 1e9:>9.2f} GB   {formula}"
 
 
 def check_fits(shape: StepShape, *, file: str = "") -> TrainingMemory:

@@ -48,11 +48,6 @@ class StepTimes:
     mfu: float
     hfu: float
 
-    @property
-    def forward_s(self) -> float:
-        """Forward pass of one micro-batch through one GPU's layers, for simulations of a worker."""
-        return self.layer.forward_s
-
 
 def step_times(shape: StepShape) -> StepTimes:
     """Price one step of the shape."""
@@ -66,7 +61,7 @@ def step_times(shape: StepShape) -> StepTimes:
     compute = m * (forward + backward)
     bubble = bubble_fraction(shape) * compute
     sends = pipeline_send_s(shape)
-    comm, exposed = exchange_s(shape, layer, head)
+    comm, exposed = exchange_s(shape, layer)
     optimizer = optimizer_s(shape)
     step = compute + bubble + sends + exposed + optimizer
     rate = shape.global_batch_tokens / step
@@ -178,7 +173,7 @@ def data_parallel_fabric(shape: StepShape) -> Fabric:
     return fabric_of(shape.hardware, max(1, gpus // shape.parallelism.tensor_parallel_size))
 
 
-def exchange_s(shape: StepShape, layer: LayerTimes, head: LayerTimes) -> tuple[float, float]:
+def exchange_s(shape: StepShape, layer: LayerTimes) -> tuple[float, float]:
     """Data-parallel exchange of a step: all of it, and what is not hidden behind the layers.
 
     ZeRO-3 gathers each layer's weights before its forward and its backward pass, the next while one computes,
@@ -189,11 +184,11 @@ def exchange_s(shape: StepShape, layer: LayerTimes, head: LayerTimes) -> tuple[f
     if n == 1:
         return 0.0, 0.0
     if shape.parallelism.zero_stage == 3:
-        return _sharded_exchange_s(shape, layer, head, n)
+        return _sharded_exchange_s(shape, layer, n)
     return _gradient_exchange_s(shape, layer, n)
 
 
-def _sharded_exchange_s(shape: StepShape, layer: LayerTimes, head: LayerTimes, n: int) -> tuple[float, float]:
+def _sharded_exchange_s(shape: StepShape, layer: LayerTimes, n: int) -> tuple[float, float]:
     fabric, layers = data_parallel_fabric(shape), shape.layers_per_stage
     held = num_parameters(shape.model) / shape.parallelism.tensor_parallel_size
     in_layer = held / shape.model.num_hidden_layers

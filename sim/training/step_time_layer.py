@@ -13,10 +13,12 @@ from typing import Literal
 
 import numpy as np
 
-from sim.cost.collective import Fabric, fabric_of
+from sim.cost.collective import fabric_of
 from sim.cost.collective_nccl import nccl_cost
 from sim.cost.roofline import Operator, fractions, wave_utilisation
+from sim.errors import ScenarioError
 from sim.model import Matrix, layer_matrices
+from sim.training.finetune import dequantise_bytes
 from sim.training.precision import fake_quantise_bytes
 from sim.training.step_time_constants import (
     EAGER_PASSES,
@@ -132,8 +134,6 @@ def peak_of(shape: StepShape) -> str:
     """The key of ``peak_flops_per_s``; refused where the device has no such units."""
     peak = shape.precision.peak
     if peak not in shape.hardware.peak_flops_per_s:
-        from sim.errors import ScenarioError
-
         raise ScenarioError(
             f"{shape.hardware.name} has no {peak} rate",
             path="training.precision",
@@ -258,7 +258,7 @@ def _inner_passes(shape: StepShape, which: Pass) -> float:
 
 def _format_bytes(shape: StepShape, which: Pass) -> float:
     """Bytes per layer that the number format costs: weight copies, fp8 scaling, fake quantisation."""
-    matrices = [m for m in layer_matrices(shape.model, shape.parallelism.tensor_parallel_size)]
+    matrices = layer_matrices(shape.model, shape.parallelism.tensor_parallel_size)
     layers = shape.model.num_hidden_layers
     weights = sum(x.n * x.k * x.num_experts * x.layers for x in matrices if x.name != "lm_head") / layers
     inputs = sum(x.k * x.experts_per_token * x.layers for x in matrices if x.name != "lm_head") / layers
@@ -272,8 +272,6 @@ def _format_bytes(shape: StepShape, which: Pass) -> float:
         both = fake_quantise_bytes(weights + inputs * tokens, precision.activation_bytes)
         moved += both[0] if which == "forward" else both[1]
     if shape.adapter is not None and shape.adapter.is_quantized:
-        from sim.training.finetune import dequantise_bytes
-
         moved += dequantise_bytes(weights)
     return moved
 
@@ -287,13 +285,8 @@ def _tensor_parallel_s(shape: StepShape, which: Pass) -> float:
         return 0.0
     width = shape.precision.activation_bytes
     size = float(shape.tokens_per_micro_batch) * shape.model.hidden_size * width
-    fabric = tensor_parallel_fabric(shape)
+    fabric = fabric_of(shape.hardware)  # tensor-parallel groups fill nodes first
     if shape.parallelism.sequence_parallel:
         pair = nccl_cost("reduce_scatter", size, t, fabric).total_s
         return 2 * (pair + nccl_cost("all_gather", size, t, fabric).total_s)
     return 2 * nccl_cost("all_reduce", size, t, fabric).total_s
-
-
-def tensor_parallel_fabric(shape: StepShape) -> Fabric:
-    """Tensor-parallel groups fill nodes first."""
-    return fabric_of(shape.hardware)

@@ -17,15 +17,23 @@ from sim.training.activations import (
     kept_layer_bytes,
     layer_activations,
     micro_batches_in_flight,
+    recomputed_layer_bytes,
     selective_saving,
 )
 from sim.training.finetune import NF4_BITS_PER_WEIGHT, Adapter, adapter_parameters, frozen_weight_bytes
-from sim.training.memory import FRAGMENTATION_FRACTION, check_fits, model_states, training_memory
+from sim.training.memory import (
+    FRAGMENTATION_FRACTION,
+    check_fits,
+    model_states,
+    render_training_memory,
+    training_memory,
+)
 from sim.training.memory_timeline import memory_timeline
 from sim.training.precision import PRECISIONS, fake_quantise_bytes, precision_of, unscale_bytes
 from sim.training.step_time_shape import Parallelism, StepShape, check_shape
 
 LLAMA = load_model("llama-3.1-8b")
+SMALL = StepShape(model=LLAMA, hardware=A100, max_seq_len=2048, micro_batch_size=1)
 
 
 def megatron_layer(hidden: int, heads: int, **changes: object) -> StepShape:
@@ -170,6 +178,25 @@ def test_lines_add_up_and_fragmentation_is_a_share() -> None:
     assert memory.lines[-2].num_bytes == int(before * FRAGMENTATION_FRACTION)
     assert memory.room_bytes == memory.hbm_bytes - memory.peak_memory_bytes
     assert memory.to_dict()["fits"] == memory.fits
+
+
+def test_the_account_reads_line_by_line() -> None:
+    text = render_training_memory(training_memory(replace(SMALL, micro_batch_size=4)))
+    assert "weights" in text
+    assert "8,030,261,248 parameters x 2 B" in text
+    assert text.splitlines()[-1].startswith("missing")
+
+
+def test_checkpointing_every_k_layers_is_best_near_the_square_root() -> None:
+    """Kept inputs L/k and k layers brought back: least at k = sqrt(L input / layer) (arXiv 1604.06174)."""
+    shape = replace(SMALL, activation_checkpointing="every_k", max_seq_len=8192)
+    held = {}
+    for k in range(1, 33):
+        every = replace(shape, checkpoint_every=k)
+        held[k] = kept_layer_bytes(every) * 32 + recomputed_layer_bytes(every)
+    whole = layer_activations(shape).total_bytes
+    best = (32 * kept_layer_bytes(replace(shape, checkpoint_every=1)) / whole) ** 0.5
+    assert min(held, key=held.__getitem__) in (int(best), int(best) + 1)
 
 
 def test_what_does_not_fit_is_said_with_numbers_and_ways_out() -> None:
