@@ -158,7 +158,9 @@ def _warnings(
         {name: summary.allocator for name, summary in first.items()},
         {name: summary.metrics.get("max_kv_used_fraction") for name, summary in first.items()},
     )
-    own = [caution for caution in (full, one_seed() if len(seeds) == 1 else None) if caution is not None]
+    draws = any(summary.kind != "kernel" for summary in first.values())  # a kernel run draws nothing
+    alone = one_seed() if draws and len(seeds) == 1 else None
+    own = [caution for caution in (full, alone) if caution is not None]
     return (*warnings, *((everyone, caution) for caution in own))
 
 

@@ -60,7 +60,7 @@ class Shared:
 def build_launch(gpu: Gpu, spec: LaunchSpec) -> Launch:
     """The launch with its occupancy and every block's cost."""
     held = blocks_per_sm(gpu, spec.footprint, spec.name)
-    reads, writes = _totals(spec.blocks)
+    reads, writes = totals_of(spec.blocks)
     from_hbm = _from_hbm(gpu, spec, held, reads, writes)
     total = sum(reads.values()) + sum(writes.values())
     miss = from_hbm / total if total else 0.0
@@ -82,7 +82,8 @@ def build_launch(gpu: Gpu, spec: LaunchSpec) -> Launch:
     )
 
 
-def _totals(blocks: Sequence[BlockSpec]) -> tuple[dict[str, int], dict[str, int]]:
+def totals_of(blocks: Sequence[BlockSpec]) -> tuple[dict[str, int], dict[str, int]]:
+    """(bytes read, bytes written) by tensor, all blocks."""
     reads: dict[str, int] = defaultdict(int)
     writes: dict[str, int] = defaultdict(int)
     for block in blocks:

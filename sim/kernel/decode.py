@@ -50,7 +50,9 @@ def decode_blocks(problem: Problem, tile: TileSizes, num_splits: int) -> list[Bl
     return found
 
 
-def launches(gpu: Gpu, problem: Problem, tile: TileSizes, efficiency: Efficiency, splits: int | None) -> list[Launch]:
+def launches(
+    gpu: Gpu, problem: Problem, tile: TileSizes, efficiency: Efficiency, splits: int | None
+) -> list[Launch]:
     """The main launch, and the combination where keys are split."""
     given, size = problem.given, problem.element_bytes
     row = given.head_dim * size

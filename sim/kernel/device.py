@@ -147,9 +147,7 @@ class GroupedDevice:
             for _, _, group in list(marks):
                 if group.is_gone or changed.isdisjoint(group.sms):
                     continue
-                moved = [
-                    sm for sm in group.sms if sm in changed and self._residents[sm] != group.residents
-                ]
+                moved = [sm for sm in group.sms if sm in changed and self._residents[sm] != group.residents]
                 if moved:
                     self._split(running, group, moved)
 

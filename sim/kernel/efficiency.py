@@ -42,7 +42,7 @@ STANDARD_MEMORY_FRACTIONS = {"ampere": 0.65, "ada": 0.65, "hopper": 0.72, "black
 
 _FA2_FIGURES = "FlashAttention-2 forward+backward figures (Dao-AILab/flash-attention assets)"
 _FA3_FIGURES = "FlashAttention-3 fp16 forward figure (Dao-AILab/flash-attention assets)"
-_AIC = "causal prefill timings of AIConfigurator@095f58a (vLLM), a sample of 70 rows; on 300 others"
+_AIC = "causal prefill timings of AIConfigurator@095f58a (vLLM), a sample of 70 to 150 rows; on 300 others"
 
 EFFICIENCIES: Mapping[tuple[str, str, str], Efficiency] = {
     ("flash_attention_1", "ampere", "forward"): Efficiency(
@@ -93,7 +93,7 @@ EFFICIENCIES: Mapping[tuple[str, str, str], Efficiency] = {
     ("flash_attention_3", "hopper", "backward"): Efficiency(
         tensor_fraction=0.8,
         exposed_fraction=0.6,
-        source="assumed: no published backward curve was read; FlashAttention-3 says 1.5 to 1.75 times FA-2's",
+        source="assumed: no backward curve was read; FlashAttention-3 says 1.5 to 1.75 times FA-2's",
     ),
     ("flash_attention_2_paged", "ampere", "forward"): Efficiency(
         tensor_fraction=0.854,
@@ -120,16 +120,16 @@ EFFICIENCIES: Mapping[tuple[str, str, str], Efficiency] = {
         source=f"fitted to {_AIC}: median error 10 % (H100 SXM)",
     ),
     ("flash_trtllm_paged", "blackwell", "forward"): Efficiency(
-        tensor_fraction=0.807,
-        exposed_fraction=0.519,
-        start_s=8.91e-6,
-        block_start_s=1.46e-6,
-        block_end_s=0.73e-6,
-        source=f"fitted to {_AIC}: median error 15 % (B200 SXM)",
+        tensor_fraction=0.862,
+        exposed_fraction=0.465,
+        start_s=8.07e-6,
+        block_start_s=1.63e-6,
+        block_end_s=0.82e-6,
+        source=f"fitted to {_AIC}: median error 14 % (B200 SXM)",
     ),
     ("flash_trtllm", "blackwell", "forward"): Efficiency(
-        tensor_fraction=0.807,
-        exposed_fraction=0.519,
+        tensor_fraction=0.862,
+        exposed_fraction=0.465,
         source="borrowed from its paged timings, without their launch cost",
     ),
     ("decode", "hopper", "forward"): Efficiency(

@@ -8,7 +8,7 @@ from sim.kernel.building import BlockSpec, LaunchSpec, build_launch
 from sim.kernel.efficiency import Efficiency
 from sim.kernel.gpu import Gpu
 from sim.kernel.occupancy import Footprint
-from sim.kernel.shapes import DTYPE_BYTES, Copy, Norm
+from sim.kernel.scenario import DTYPE_BYTES, Copy, Norm
 from sim.kernel.work import Launch
 
 _CHUNK_BYTES = 16 * 1024  # that a block moves in one iteration
@@ -81,6 +81,4 @@ def norm_launches(gpu: Gpu, efficiency: Efficiency, given: Norm) -> list[Launch]
         ("normalise", {"x": x, "mean": row}, {"normal": x}),
         ("weight", {"normal": x, "weight": weight}, {"y": x}),
     )
-    return [
-        stream(gpu, efficiency, name, reads, writes, vector_ops=values) for name, reads, writes in steps
-    ]
+    return [stream(gpu, efficiency, name, reads, writes, vector_ops=values) for name, reads, writes in steps]

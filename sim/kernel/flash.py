@@ -9,7 +9,7 @@ loaded. Blocks with the most tiles start first.
 from __future__ import annotations
 
 from sim.kernel.building import BlockSpec, LaunchSpec, Shared, build_launch, tile_count
-from sim.kernel.efficiency import Efficiency
+from sim.kernel.efficiency import Efficiency, efficiency_of
 from sim.kernel.gpu import Gpu
 from sim.kernel.occupancy import Footprint
 from sim.kernel.problem import STATISTIC_BYTES, Problem, tile_lengths
@@ -149,27 +149,13 @@ def backward(gpu: Gpu, problem: Problem, tile: TileSizes, efficiency: Efficiency
         shared={"q": q_shared, "do": q_shared, "dq_sum": Shared(size_bytes=2 * sums, readers=readers)},
     )
     return [
-        _row_pass(gpu, problem, efficiency, "delta", {"o": row, "do": row}, {"delta": STATISTIC_BYTES}),
+        _row_pass(gpu, problem, "delta", {"o": row, "do": row}, {"delta": STATISTIC_BYTES}),
         build_launch(gpu, spec),
-        _row_pass(
-            gpu,
-            problem,
-            efficiency,
-            "convert dq",
-            {"dq_sum": given.head_dim * FLOAT32_BYTES},
-            {"dq": row},
-        ),
+        _row_pass(gpu, problem, "convert dq", {"dq_sum": given.head_dim * FLOAT32_BYTES}, {"dq": row}),
     ]
 
 
-def _row_pass(
-    gpu: Gpu,
-    problem: Problem,
-    efficiency: Efficiency,
-    name: str,
-    reads: dict[str, int],
-    writes: dict[str, int],
-) -> Launch:
+def _row_pass(gpu: Gpu, problem: Problem, name: str, reads: dict[str, int], writes: dict[str, int]) -> Launch:
     """A streaming kernel over the query rows, 128 rows per block."""
     blocks = [
         BlockSpec(
@@ -186,7 +172,7 @@ def _row_pass(
         blocks=blocks,
         footprint=Footprint(sram_bytes=4096, warps=4),
         dtype=problem.given.dtype,
-        efficiency=efficiency,
+        efficiency=efficiency_of("stream", gpu.profile),
         num_stages=1,
     )
     return build_launch(gpu, spec)

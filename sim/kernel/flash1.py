@@ -4,7 +4,8 @@
 their queries are split over blocks, as the released kernel does. Accesses per head: K and V once,
 then for each of the ⌈N / B_c⌉ outer steps Q, and O, l and m read and written (the first step reads the zeros
 that were written before it). Causal: tiles above the diagonal are skipped.
-Backward keeps dK and dV of the step in registers (spills are not modelled) and two query tiles in SRAM; its recomputation reads O, dO, dQ, l and m.
+Backward keeps dK and dV of the step in registers (spills are not modelled) and two query tiles in SRAM;
+its recomputation reads O, dO, dQ, l and m.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from sim.kernel.gpu import Gpu
 from sim.kernel.occupancy import Footprint, blocks_per_sm
 from sim.kernel.rates import compute_s
 from sim.kernel.run_launches import run_launches
-from sim.kernel.shapes import DTYPE_BYTES, Gemm, Tile
+from sim.kernel.scenario import DTYPE_BYTES, Gemm, Tile
 from sim.kernel.work import Launch
 
 # FP32 instructions per dequantized weight and use: unpack, convert, scale (two weights an instruction).
@@ -109,9 +109,7 @@ def _estimate_s(gpu: Gpu, launches: Sequence[Launch]) -> float:
         share = 1.0 / min(slots, launch.num_blocks)
         per_block = sum(
             phase.iterations
-            * max(
-                compute_s(phase.cost, held), phase.cost.memory_s / min(share, launch.sm_share), 0.0
-            )
+            * max(compute_s(phase.cost, held), phase.cost.memory_s / min(share, launch.sm_share), 0.0)
             for phase in kind.phases
         )
         total += launch.start_s + waves * per_block
@@ -206,6 +204,6 @@ def gemm_occupancy(gpu: Gpu, given: Gemm, tile: GemmTile) -> int:
     return blocks_per_sm(gpu, _footprint(given, tile), "gemm")
 
 
-def gemm_seconds(gpu: Gpu, efficiency: Efficiency, given: Gemm, tile: Tile = Tile()) -> float:
+def gemm_seconds(gpu: Gpu, efficiency: Efficiency, given: Gemm) -> float:
     """The product's time on an idle device, launches included."""
-    return run_launches(gemm_launches(gpu, efficiency, given, tile), gpu.sm_count)[-1].end_ps * 1e-12
+    return run_launches(gemm_launches(gpu, efficiency, given, Tile()), gpu.sm_count)[-1].end_ps * 1e-12

@@ -11,7 +11,7 @@ from sim.hardware import HardwareProfile
 # (CUDA C++ Programming Guide, technical specifications per compute capability).
 _RESIDENT = {"7.5": (32, 16), "8.6": (48, 16), "8.9": (48, 24), "12.0": (48, 24)}
 _RESIDENT_DEFAULT = (64, 32)
-# FP32 lanes per SM and clock; special function units (exponentials): 16 (same tables; 32 doubled rate on none).
+# FP32 lanes per SM and clock; special function units (exponentials): 16 (same tables).
 _LANES = {"7.0": 64, "7.5": 64, "8.0": 64}
 _EXPONENTIALS_PER_CLOCK = 16
 # Device memory to SM: about 500 ns on A100 and H100 (Chips and Cheese; Luo et al., 2402.13499).

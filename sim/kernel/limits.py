@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 NOT_MODELLED = (
-    "Instruction issue, bank conflicts, register spills and their traffic: they are in the fitted efficiencies.",
-    "Thread-block clusters, distributed shared memory, multicast loads, persistent kernels that hide a prologue.",
-    "Which cache lines L2 keeps: shared tiles pass it once if they fit, else once per group that runs together.",
+    "Instruction issue, bank conflicts, register spills: the fitted efficiencies hold them.",
+    "Thread-block clusters, distributed shared memory, multicast loads, persistent kernels' hidden prologues.",
+    "Which lines L2 keeps: shared tiles pass once if they fit, else once per group that runs together.",
     "Clock changes with power and temperature, ECC, other work on the device.",
-    "DRAM pages, refresh, and reads turning to writes: streaming reaches one measured share of the peak.",
+    "DRAM pages, refresh, reads turning to writes: streaming reaches one measured share of the peak.",
     "Host time between launches beyond a fixed gap; concurrent streams, except host copies in chunks.",
     "Numerical error of low-precision types.",
 )

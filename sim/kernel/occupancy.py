@@ -64,7 +64,7 @@ def blocks_per_sm(gpu: Gpu, footprint: Footprint, what: str) -> int:
             f"{what}: a thread block of {footprint.warps} warps does not fit an SM of {gpu.profile.name}",
             path="kernel.tile.num_warps",
             given=footprint.warps,
-            allowed=f"at most {gpu.max_warps} warps and {format_count(gpu.register_bytes)} bytes of registers",
+            allowed=f"{gpu.max_warps} warps, {format_count(gpu.register_bytes)} bytes of registers",
             hint="fewer warps",
         )
     return min(limits)

@@ -12,7 +12,7 @@ from sim.kernel.elementwise import copy_launches, norm_launches
 from sim.kernel.gemm import gemm_launches
 from sim.kernel.gpu import Gpu, gpu_of
 from sim.kernel.problem import STATISTIC_BYTES, Problem, problem_of
-from sim.kernel.shapes import DTYPE_BYTES, Attention, Gemm, KernelWork, Norm, Tile
+from sim.kernel.scenario import DTYPE_BYTES, Attention, Gemm, KernelWork, Norm, Tile
 from sim.kernel.standard import StandardAttention
 from sim.kernel.tiles import flash_1_tiles, flash_tiles
 from sim.kernel.work import Launch
@@ -112,7 +112,9 @@ def _extra_bytes(gpu: Gpu, problem: Problem, tile: Tile, launches: list[Launch])
     """Temporaries: N × N tensors of standard attention; statistics and float32 sums of the others."""
     given = problem.given
     if given.algorithm == "standard":
-        return StandardAttention(gpu, problem, efficiency_of("standard", gpu.profile)).extra_bytes(given.direction)
+        return StandardAttention(gpu, problem, efficiency_of("standard", gpu.profile)).extra_bytes(
+            given.direction
+        )
     rows = problem.heads * given.seqlen
     if given.algorithm in DECODERS:
         return sum(launches[0].writes.get(name, 0) for name in ("o_partial", "lse"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sim.errors import ScenarioError
-from sim.kernel.shapes import DTYPE_BYTES, Attention
+from sim.kernel.scenario import DTYPE_BYTES, Attention
 
 STATISTIC_BYTES = 4  # running maximum and sum, log-sum-exp and delta are float32
 TABLE_ENTRY_BYTES = 4
@@ -83,7 +83,9 @@ class Problem:
         if algorithm != "flash_attention_3" and not (algorithm == "flash_trtllm" and self.given.seqlen == 1):
             return 1
         most = max(1, block_m // self.given.seqlen)
-        return max(packed for packed in range(1, self.group + 1) if self.group % packed == 0 and packed <= most)
+        return max(
+            packed for packed in range(1, self.group + 1) if self.group % packed == 0 and packed <= most
+        )
 
     def keys_seen(self, last_query: int) -> int:
         """Keys that a tile of queries ending before ``last_query`` needs."""

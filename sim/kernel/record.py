@@ -70,5 +70,7 @@ class Ledger:
             resident=tuple(self.resident),
             num_events=self.num_events,
             spans=tuple(sorted(self.spans)),
-            tiles=tuple(sorted(self.tiles, key=lambda tile: (tile.sm, tile.start_ps, tile.block, tile.index))),
+            tiles=tuple(
+                sorted(self.tiles, key=lambda tile: (tile.sm, tile.start_ps, tile.block, tile.index))
+            ),
         )

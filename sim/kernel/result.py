@@ -13,7 +13,7 @@ from sim.kernel.planning import Plan, plan_of
 from sim.kernel.problem import problem_of
 from sim.kernel.record import LaunchRecord
 from sim.kernel.run_launches import run_launches
-from sim.kernel.shapes import KernelScenario
+from sim.kernel.scenario import KernelScenario
 
 # A traced run has one event per tile and block: beyond this it is a scenario for the grouped device.
 MAX_TRACED_BLOCKS = 4000

@@ -18,11 +18,11 @@ from sim.kernel.elementwise import stream
 from sim.kernel.gemm import gemm_launches
 from sim.kernel.gpu import Gpu
 from sim.kernel.problem import Problem
-from sim.kernel.shapes import Gemm, Tile
+from sim.kernel.scenario import Gemm, Tile
 from sim.kernel.work import Launch
 
-# A broadcast N × N mask is read through index arithmetic: fitted share of streaming bandwidth that PyTorch's
-# elementwise kernel reaches for it (H100 causal rows of FlashAttention-3's Fig. 5; A100 rows of FA-2's Fig. 4).
+# A broadcast N × N mask is read through index arithmetic: fitted share of streaming bandwidth that
+# PyTorch's elementwise kernel reaches for it (causal rows of FlashAttention-2's and -3's figures).
 MASK_MEMORY_FRACTION = 0.42
 
 
@@ -43,7 +43,9 @@ class StandardAttention:
         if given.mask or given.causal:
             mask = given.seqlen * self._problem.seqlen_kv * self._problem.element_bytes
             launches.append(
-                self._pass("mask", {"s": self._square, "mask": mask}, {"s_masked": self._square}, is_mask=True)
+                self._pass(
+                    "mask", {"s": self._square, "mask": mask}, {"s_masked": self._square}, is_mask=True
+                )
             )
             scores = "s_masked"
         launches.append(self._pass("softmax", {scores: self._square}, {"p": self._square}))
@@ -59,7 +61,7 @@ class StandardAttention:
         """dV, dP, dropout, dS, dQ, dK."""
         given, queries, keys = self._problem.given, self._problem.given.seqlen, self._problem.seqlen_kv
         probabilities = "p_dropped" if given.dropout else "p"
-        launches = self._product("do", probabilities, "dv", (keys, given.head_dim, queries))
+        launches = self._product(probabilities, "do", "dv", (keys, given.head_dim, queries))
         launches += self._product("do", "v", "dp", (queries, keys, given.head_dim))
         gradient = "dp"
         if given.dropout:
@@ -69,7 +71,7 @@ class StandardAttention:
         reads = {"p": self._square, gradient: self._square}
         launches.append(self._pass("softmax backward", reads, {"ds": self._square}))
         launches += self._product("ds", "k", "dq", (queries, given.head_dim, keys))
-        return launches + self._product("q", "ds", "dk", (keys, given.head_dim, queries))
+        return launches + self._product("ds", "q", "dk", (keys, given.head_dim, queries))
 
     def extra_bytes(self, direction: str) -> int:
         """Peak of the temporaries.
@@ -80,10 +82,7 @@ class StandardAttention:
         """
         given = self._problem.given
         masked = int(given.mask or given.causal)
-        if direction == "forward":
-            tensors = 2 + masked
-        else:
-            tensors = 4 + masked
+        tensors = masked + (2 if direction == "forward" else 4)
         dropped = 2 * self._square + self._scores if given.dropout else 0
         return tensors * self._square + dropped
 

@@ -156,14 +156,12 @@ def _metrics(result: KernelResult) -> dict[str, float | None]:
 def _device_metrics(result: KernelResult) -> dict[str, float | None]:
     """What the SMs did."""
     gpu, pairs = result.plan.gpu, list(zip(result.plan.launches, result.records, strict=True))
-    longest, record = max(pairs, key=lambda pair: pair[1].end_ps - pair[1].start_ps)
+    longest, _ = max(pairs, key=lambda pair: pair[1].end_ps - pair[1].start_ps)
     slots = longest.blocks_per_sm * gpu.sm_count
     shares = bound_ps(result)
     total = max(1, sum(shares.values()))
     busy = sum(one.end_ps - one.start_ps for one in result.records)
-    offered = sum(
-        (one.end_ps - one.start_ps) * launch.blocks_per_sm * gpu.sm_count for launch, one in pairs
-    )
+    offered = sum((one.end_ps - one.start_ps) * launch.blocks_per_sm * gpu.sm_count for launch, one in pairs)
     return {
         "sram_peak_bytes": max(
             launch.sram_bytes_per_block * -(-max(count for _, count in one.resident) // gpu.sm_count)

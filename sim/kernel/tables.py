@@ -82,5 +82,3 @@ KERNEL_TABLES: Mapping[str, Callable[[KernelResult], list[Column]]] = {
     "sram": sram_columns,
     "tiles": tile_columns,
 }
-
-

@@ -7,7 +7,7 @@ from math import ceil
 
 from sim.kernel.gpu import Gpu
 from sim.kernel.problem import Problem
-from sim.kernel.shapes import Tile
+from sim.kernel.scenario import Tile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,14 +24,19 @@ class TileSizes:
 # (flash-attention 2.7 flash_fwd_launch_template.h and flash_bwd_launch_template.h, hopper/tile_size.h).
 _FLASH_2_FORWARD = {64: (128, 128, 1, 4), 128: (128, 64, 1, 4), 256: (64, 64, 1, 4), 1024: (64, 32, 1, 8)}
 _FLASH_2_BACKWARD = {64: (128, 128, 1, 8), 128: (64, 128, 1, 8), 256: (64, 64, 1, 8), 1024: (32, 32, 1, 8)}
-_FLASH_3_FORWARD = {64: (192, 128, 2, 16), 128: (128, 128, 2, 12), 192: (128, 96, 2, 12), 256: (128, 80, 2, 12)}
+_FLASH_3_FORWARD = {
+    64: (192, 128, 2, 16),
+    128: (128, 128, 2, 12),
+    192: (128, 96, 2, 12),
+    256: (128, 80, 2, 12),
+}
 _FLASH_3_BACKWARD = {64: (128, 128, 2, 12), 128: (64, 128, 2, 12), 256: (64, 80, 1, 12)}
 _ADA_FORWARD = {64: (128, 128, 1, 4), 128: (128, 32, 1, 4), 256: (64, 32, 1, 4), 1024: (32, 32, 1, 4)}
 _DECODE = {64: (16, 128, 2, 4), 128: (16, 128, 2, 4), 256: (16, 64, 2, 4), 1024: (16, 32, 2, 4)}
 
 
 def flash_1_tiles(gpu: Gpu, problem: Problem, given: Tile) -> TileSizes:
-    """Columns ⌈M / 4d⌉ and rows min(⌈M / 4d⌉, d), M the SRAM of an SM in elements (2205.14135, Algorithm 1)."""
+    """⌈M / 4d⌉ columns and min(⌈M / 4d⌉, d) rows, M an SM's SRAM in elements (2205.14135, Algorithm 1)."""
     elements = gpu.profile.sram_bytes_per_sm // problem.element_bytes
     columns = ceil(elements / (4 * problem.given.head_dim))
     rows = min(columns, problem.given.head_dim)

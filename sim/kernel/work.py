@@ -12,8 +12,8 @@ class Cost:
 
     ``tensor_s`` and ``vector_s`` are seconds of the whole SM. ``memory_s`` is seconds of the device's whole
     memory system (the slower of L2 and HBM for these bytes). ``exposed_fraction``: the share of vector work
-    that other warps do not hide behind the tensor cores. With ``num_stages`` of 2 or more the next tile is loaded
-    while this one is computed; with 1 the block waits for it.
+    that other warps do not hide behind the tensor cores. With ``num_stages`` of 2 or more the next tile is
+    loaded while this one is computed; with 1 the block waits for it.
     """
 
     tensor_s: float = 0.0

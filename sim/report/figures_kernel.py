@@ -52,7 +52,8 @@ def roofline_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
         reading="; ".join(parts) + ". Bytes are those that L2 does not serve.",
         traces=traces,
         layout=layout(
-            axis("useful FLOPs per byte from HBM", type="log"), axis("FLOP/s", type="log", exponentformat="SI")
+            axis("useful FLOPs per byte from HBM", type="log"),
+            axis("FLOP/s", type="log", exponentformat="SI"),
         ),
         header=("variant", "flops_per_byte", "achieved_flops_per_s", "roof_flops_per_s", "roof_fraction"),
         rows=rows,
@@ -158,7 +159,9 @@ def launches_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
         for name in names
         if lane.name in spent[name]
     ]
-    parts = [f"{lane.name}: {seconds(run.time_ps * 1e-12)} in {len(run.records)} launches" for lane, run in shown]
+    parts = [
+        f"{lane.name}: {seconds(run.time_ps * 1e-12)} in {len(run.records)} launches" for lane, run in shown
+    ]
     return Picture(
         key="launches",
         title="Time by launch",
@@ -192,7 +195,8 @@ def sram_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
             }
         )
     peaks = "; ".join(
-        f"{lane.name}: at most {percent(max(fill(run)[1], default=0.0))} of the SMs' SRAM" for lane, run in shown
+        f"{lane.name}: at most {percent(max(fill(run)[1], default=0.0))} of the SMs' SRAM"
+        for lane, run in shown
     )
     return Picture(
         key="sram_fill",

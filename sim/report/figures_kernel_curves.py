@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sim.errors import ScenarioError
 from sim.kernel.result import KernelResult, run_kernel
-from sim.kernel.shapes import KernelScenario
+from sim.kernel.scenario import KernelScenario
 from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout
 from sim.report.figures_kernel import Runs, first_runs
 
@@ -18,7 +18,9 @@ Change = Callable[[KernelScenario, int], KernelScenario]
 
 def curve_pictures(runs: Runs, lanes: Sequence[Lane], reference: str) -> list[Picture]:
     """Where variants are attention algorithms on one shape: their speed-up over the reference by length."""
-    shown = [(lane, run) for lane, run in first_runs(runs, lanes) if run.scenario.kernel.attention is not None]
+    shown = [
+        (lane, run) for lane, run in first_runs(runs, lanes) if run.scenario.kernel.attention is not None
+    ]
     algorithms = {_algorithm(run) for _, run in shown}
     lengths = {run.scenario.kernel.attention.seqlen for _, run in shown if run.scenario.kernel.attention}
     pictures = []
@@ -112,7 +114,9 @@ def _sram(lane: Lane, run: KernelResult) -> Picture:
             f"{digits(first[1] / last[1])} ×: larger tiles, fewer passes over Q and O."
         ),
         traces=[_line(lane, SRAM_KIB, times)],
-        layout=layout(axis("SRAM per SM, KiB", type="log", tickvals=list(SRAM_KIB)), axis("time, s", rangemode="tozero")),
+        layout=layout(
+            axis("SRAM per SM, KiB", type="log", tickvals=list(SRAM_KIB)), axis("time, s", rangemode="tozero")
+        ),
         header=("sram_kib", "time_s", "hbm_bytes"),
         rows=list(zip(SRAM_KIB, times, moved, strict=True)),
     )

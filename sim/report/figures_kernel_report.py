@@ -66,12 +66,19 @@ def _question(answer: Answer, runs: list[tuple[Lane, KernelResult]]) -> Section:
     rows = [("Scenario", scenario_word(answer.file.path))]
     for profile in {run.scenario.hardware.name: run.scenario.hardware for _, run in runs}.values():
         speed = format_quantity(profile.hbm_bytes_per_s, "bytes_per_s")
-        rows.append(("Hardware", f"{profile.name}: {profile.sm_count} SMs, HBM {format_gb(profile.hbm_bytes)} at {speed}"))
+        rows.append(
+            (
+                "Hardware",
+                f"{profile.name}: {profile.sm_count} SMs, HBM {format_gb(profile.hbm_bytes)} at {speed}",
+            )
+        )
     for lane, run in runs:
         longest = max(run.plan.launches, key=lambda one: one.num_blocks, default=None)
         tiles = f"; {format_count(longest.num_blocks)} blocks of {longest.name}" if longest else ""
         rows.append((f"Variant {lane.name}", _operation_text(run) + tiles))
-    changed = {one.name: setting_text(dict(one.differences)) for one in answer.file.variants if one.differences}
+    changed = {
+        one.name: setting_text(dict(one.differences)) for one in answer.file.variants if one.differences
+    }
     rows += [(f"{name} differs in", text) for name, text in changed.items()]
     rows.append(("Made by", f"gpuyard {__version__}"))
     return Section(title="The question as understood", blocks=(Facts(rows=tuple(rows)),))
@@ -88,7 +95,7 @@ def _trust(runs: list[tuple[Lane, KernelResult]]) -> Section:
     rows: list[tuple[str, ...]] = []
     for lane, run in runs:
         attention = run.scenario.kernel.attention
-        generation = attention.algorithm if attention else "gemm"
+        generation: str = attention.algorithm if attention else "gemm"
         if generation in ("split_kv_decode", "paged_decode"):
             generation = "decode"
         elif attention and attention.layout == "paged":
@@ -97,9 +104,7 @@ def _trust(runs: list[tuple[Lane, KernelResult]]) -> Section:
         numbers = f"{digits(one.tensor_fraction)} of peak, {digits(one.exposed_fraction)} of softmax exposed"
         rows.append((lane.name, generation, numbers, one.source))
     blocks: tuple[Block, ...] = (
-        Prose(
-            text="Waves, tails, traffic and overlap come out of the simulation; these few efficiencies were fitted."
-        ),
+        Prose(text="Waves, tails, traffic and overlap are simulated; these few efficiencies were fitted."),
         text_table(("variant", "kernels", "efficiency", "source"), rows),
     )
     return Section(title="How far to trust this", blocks=blocks)
