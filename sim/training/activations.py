@@ -46,7 +46,7 @@ def layer_activations(shape: StepShape) -> LayerActivations:
     if shape.parallelism.sequence_parallel:
         replicated /= t
     queries, keys = m.num_attention_heads * m.head_dim, m.num_key_value_heads * m.head_dim
-    inside = width * (2 * queries + 2 * keys) + width * inner_width(m)
+    inside = width * (2 * queries + 2 * keys + inner_width(m, is_fused=shape.fused_kernels))
     scores = 0.0
     if shape.attention != "standard":
         inside += LOGSUMEXP_BYTES * m.num_attention_heads
@@ -59,13 +59,14 @@ def layer_activations(shape: StepShape) -> LayerActivations:
     return LayerActivations(replicated_bytes=replicated, split_bytes=tokens * inside / t, scores_bytes=scores)
 
 
-def inner_width(m: ModelShape) -> float:
+def inner_width(m: ModelShape, *, is_fused: bool) -> float:
     """Elements per token that the MLP keeps inside: each inner tensor once per expert that a token visits.
 
     Plain: before and after the activation function. Gated: gate, up and their product, as the fused kernels
-    of Megatron and Liger keep them (without fusion one more).
+    of Megatron and Liger keep them; PyTorch's own keep the activated gate too.
     """
-    inner_tensors = 3 if m.mlp_matrices == 3 else 2
+    gated = 3 if is_fused else 4
+    inner_tensors = gated if m.mlp_matrices == 3 else 2
     if m.moe is None:
         return float(inner_tensors * m.intermediate_size)
     dense = m.num_dense_mlp_layers / m.num_hidden_layers

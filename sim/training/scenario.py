@@ -53,8 +53,15 @@ class TrainingConfig:
         "what the backward pass recomputes", default="none"
     )
     checkpoint_every: int = key("every_k: layers between kept inputs", default=1, ge=1, le=10_000)
-    attention: Literal["flash", "standard"] = key(
-        "flash: scores stay in SRAM; standard: scores are kept for the backward pass", default="flash"
+    attention: Literal["flash", "flash_2", "flash_triton", "flash_1", "standard"] = key(
+        "flash: scores stay in SRAM, the device's best kernel (flash_2, flash_triton, flash_1: that one); "
+        "standard: scores are kept for the backward pass",
+        default="flash",
+    )
+    fused_kernels: bool = key(
+        "norms, activation functions and softmax fused as in Megatron-LM or by torch.compile; "
+        "false: one kernel per PyTorch operator",
+        default=False,
     )
     dropout: bool = key("dropout masks are kept for the backward pass", default=False)
     fake_quantise: bool = key("quantisation-aware training of weights and GEMM inputs", default=False)
@@ -216,6 +223,7 @@ def step_shape(scenario: TrainingScenario, hardware: HardwareProfile | None = No
         checkpoint_every=job.checkpoint_every,
         attention=job.attention,
         dropout=job.dropout,
+        fused_kernels=job.fused_kernels,
         fake_quantise=job.fake_quantise,
         adapter=job.lora,
         parallelism=Parallelism(

@@ -20,6 +20,10 @@ FLASH_1_FRACTION = 0.5
 # Fitted. The same for its port to Triton, 1.3 to 2.5 times slower than FlashAttention-2 (section 4.1).
 FLASH_TRITON_FRACTION = 0.75
 
+# Kernels written before Hopper's asynchronous instructions over FlashAttention-3 there: 35 against 75 % of an
+# H100's peak (arXiv 2407.08608, abstract). Not fitted; taken for Blackwell too.
+FLASH_2_FRACTION_ON_HOPPER = 0.35 / 0.75
+
 # Fitted. HBM passes of norms, activation functions and the loss where every PyTorch operator is a kernel of
 # its own, over those of fused kernels.
 EAGER_PASSES = 2.0

@@ -23,6 +23,7 @@ from sim.training.precision import fake_quantise_bytes
 from sim.training.step_time_constants import (
     EAGER_PASSES,
     FLASH_1_FRACTION,
+    FLASH_2_FRACTION_ON_HOPPER,
     FLASH_BACKWARD_FLOPS,
     FLASH_BACKWARD_FRACTION,
     FLASH_TRITON_FRACTION,
@@ -31,7 +32,7 @@ from sim.training.step_time_constants import (
 from sim.training.step_time_shape import StepShape
 
 Pass = Literal["forward", "backward"]
-FLASH_FRACTIONS = {"flash": 1.0, "flash_triton": FLASH_TRITON_FRACTION, "flash_1": FLASH_1_FRACTION}
+FLASH_FRACTIONS = {"flash_2": 1.0, "flash_triton": FLASH_TRITON_FRACTION, "flash_1": FLASH_1_FRACTION}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,13 +167,16 @@ def attention_s(shape: StepShape, which: Pass) -> float:
 def _flash_attention_s(shape: StepShape, pairs: float, which: Pass) -> float:
     """Causal tiles only: 4 d FLOPs for half of the pairs forward, 2.5 times that backward (it recomputes S).
 
-    The speed is the profile's curve for causal prefill; FlashAttention-1 reaches a share of it.
+    The speed is the profile's curve for causal prefill; older kernels reach a share of it.
     """
     flops = 4 * pairs / 2 * shape.model.head_dim
     rate = shape.hardware.peak_flops_per_s[_attention_peak(shape)] * float(
         fractions(shape.hardware, "attention_prefill_compute", np.array([flops]))[0]
     )
-    rate *= FLASH_FRACTIONS[shape.attention]
+    if shape.attention != "flash":
+        rate *= FLASH_FRACTIONS[shape.attention]
+        if shape.hardware.architecture in ("Hopper", "Blackwell"):
+            rate *= FLASH_2_FRACTION_ON_HOPPER
     if which == "forward":
         return flops / rate / SUSTAINED_FRACTION
     return FLASH_BACKWARD_FLOPS * flops / (rate * FLASH_BACKWARD_FRACTION) / SUSTAINED_FRACTION

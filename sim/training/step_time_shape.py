@@ -12,7 +12,8 @@ from sim.training.finetune import Adapter
 from sim.training.precision import Precision, precision_of
 
 Checkpointing = Literal["none", "selective", "full", "every_k"]
-Attention = Literal["flash", "flash_triton", "flash_1", "standard"]
+# flash: the device's best kernels, which the profile's curve was measured on.
+Attention = Literal["flash", "flash_2", "flash_triton", "flash_1", "standard"]
 CHECKPOINTING: tuple[Checkpointing, ...] = ("none", "selective", "full", "every_k")
 
 
@@ -48,7 +49,7 @@ class StepShape:
     checkpoint_every: int = 1  # layers between kept inputs, for every_k
     attention: Attention = "flash"
     dropout: bool = False
-    fused_kernels: bool = True  # as in Megatron; False: one kernel per PyTorch operator
+    fused_kernels: bool = False  # as in Megatron-LM or Apex; False: one kernel per PyTorch operator
     fake_quantise: bool = False  # quantisation-aware training of weights and GEMM inputs
     parallelism: Parallelism = field(default_factory=Parallelism)
     adapter: Adapter | None = None

@@ -111,6 +111,7 @@ def megatron(name: str, recomputation: str, data_parallel_size: int = 1) -> Step
         precision_name="fp16_mixed",
         attention="standard",
         dropout=True,
+        fused_kernels=True,
         activation_checkpointing="full" if recomputation == "full" else "selective",
         parallelism=Parallelism(
             data_parallel_size=data_parallel_size,

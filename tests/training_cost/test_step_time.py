@@ -25,7 +25,7 @@ from sim.training.step_time_shape import Parallelism, StepShape
 from sim.training.step_time_worker import worker_step
 
 LLAMA = load_model("llama-3.1-8b")
-SHAPE = StepShape(model=LLAMA, hardware=A100, max_seq_len=2048, micro_batch_size=1)
+SHAPE = StepShape(model=LLAMA, hardware=A100, max_seq_len=2048, micro_batch_size=1, fused_kernels=True)
 
 
 def seconds(**changes: object) -> float:
@@ -102,6 +102,15 @@ def test_scores_in_hbm_cost_more_than_tiles() -> None:
     assert times == sorted(times, reverse=True)
     eager = seconds(max_seq_len=8192, attention="standard", fused_kernels=False)
     assert eager > times[0]
+
+
+def test_kernels_before_flash_attention_3_are_slower_on_hopper_only() -> None:
+    """35 against 75 % of an H100's peak (arXiv 2407.08608); on an A100 FlashAttention-2 is the profile's."""
+    a100, h100 = replace(SHAPE, max_seq_len=8192), replace(SHAPE, hardware=load_hardware("h100-sxm-80gb"))
+    second = {"attention": "flash_2"}
+    assert layer_times(replace(a100, **second)) == layer_times(a100)  # type: ignore[arg-type]
+    ratio = layer_times(h100).forward.attention_s / layer_times(replace(h100, **second)).forward.attention_s  # type: ignore[arg-type]
+    assert ratio == pytest.approx(35 / 75)
 
 
 def test_precisions_in_order() -> None:

@@ -143,6 +143,7 @@ def test_small_gpts_of_flash_attention(shared: Path) -> None:
             micro_batch_size=8,
             gradient_accumulation_steps=4,
             precision_name="amp_bf16",
+            fused_kernels=True,
             parallelism=Parallelism(data_parallel_size=8, zero_stage=1),
         )
         found.append(abs(step_times(shape).tokens_per_s / float(row["value"]) - 1))
