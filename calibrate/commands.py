@@ -1,49 +1,134 @@
-"""The command line of ``python -m calibrate``."""
+"""``python -m calibrate``: prices of kernels from measurements.
+
+fit                fit the kernel laws' constants, print them or put them into the profiles
+validate-kernels   cross-validate the laws with whole groups held out, or hold the profiles' constants
+                   against other measurements of the same kinds
+report             parity plots (HTML) and errors by size (CSV) of the profiles' constants
+import             make a price table that a scenario names as engine.price_table
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from calibrate.kernel_timings import AIC_GPUS, KernelTimings, all_timings
+from calibrate.measure.command import add_measure
 from sim.errors import ScenarioError
+
+MEASURED = Path("../shared/measured")
+FITTED = (*AIC_GPUS, "rtx-4090")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; 0 when it did what it should, 2 when its input is wrong."""
+    """Runs one command; 0 when it did what it should, 1 for a missed target, 2 when its input is wrong."""
     given = parser().parse_args(arguments)
     try:
-        given.run(given)
+        return int(given.run(given))
     except ScenarioError as error:
         print(error, file=sys.stderr)
         return 2
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:
     """Every command and its options."""
-    top = argparse.ArgumentParser(prog="python -m calibrate", description=__doc__)
+    top = argparse.ArgumentParser(
+        prog="python -m calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
+    one = commands.add_parser("fit", help="fit the kernel laws' constants")
+    add_choice(one)
+    one.add_argument("--write", action="store_true", help="put the constants into hardware_profiles/")
+    one.set_defaults(run=run_fit)
+    one = commands.add_parser("validate-kernels", help="errors of the laws on data that a fit has not seen")
+    add_choice(one)
+    one.add_argument(
+        "--use-profiles", action="store_true", help="no fit: the profiles' constants, for data kept aside"
+    )
+    one.set_defaults(run=run_validate)
+    one = commands.add_parser("report", help="parity plots and errors by size of the profiles' constants")
+    add_choice(one)
+    one.add_argument("--out", type=Path, default=Path("out/calibration"), help="folder to write")
+    one.set_defaults(run=run_report)
     add_import(commands)
+    add_measure(commands)
     return top
+
+
+def add_choice(one: argparse.ArgumentParser) -> None:
+    """Which measurements."""
+    one.add_argument("--data", type=Path, default=MEASURED, help="the folder of the measurements")
+    one.add_argument("--profile", choices=FITTED, action="append", help="only this device (repeatable)")
+    one.add_argument("--operator", action="append", help="only this operator (repeatable)")
 
 
 def add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """``import``: a price table from somebody's measurements."""
-    one = commands.add_parser(
-        "import", help="make a price table that a scenario can name (engine.price_table)"
-    )
+    one = commands.add_parser("import", help="make a price table (engine.price_table)")
     one.add_argument("format", choices=("aic", "llmservingsim", "vidur", "own"))
     one.add_argument("path", type=Path, help="the folder of the measurements")
     one.add_argument("out", type=Path, help="the folder to write")
     one.add_argument("--tensor-parallel-size", type=int, default=1)
     one.add_argument("--model", default="", help="aic, vidur: a shipped model or a path to its config.json")
-    one.add_argument("--gpu", default="", help="aic: the GPU's name in the tables (h100_sxm)")
+    one.add_argument("--gpu", default="", help="aic, vidur: the GPU (aic: its name in the tables, h100_sxm)")
     one.set_defaults(run=run_import)
 
 
-def run_import(given: argparse.Namespace) -> None:
+def chosen(given: argparse.Namespace) -> Iterator[KernelTimings]:
+    """The timings that the options name, one device and operator after another."""
+    if not given.data.is_dir():
+        raise ScenarioError("no such folder of measurements", given=str(given.data), hint="--data FOLDER")
+    for profile in given.profile or FITTED:
+        for timings in all_timings(given.data, profile):
+            if len(timings.measured_s) and (not given.operator or timings.operator in given.operator):
+                yield timings
+
+
+def run_fit(given: argparse.Namespace) -> int:
+    """Fits, prints the blocks, and writes them on request."""
+    from calibrate.kernel_fits import fit, kernel_fit
+    from calibrate.profile_writing import write_all, yaml_block
+    from sim.hardware import KernelFit
+
+    fits: dict[str, dict[str, KernelFit]] = {}
+    for timings in chosen(given):
+        one = kernel_fit(timings, fit(timings))
+        fits.setdefault(timings.profile, {})[timings.operator] = one  # the newest version stays
+        print(
+            f"{timings.profile:16} {timings.operator:28} {timings.variant:24} {len(timings.measured_s):6} "
+            f"timings: median {one.median_error_fraction:.1%}, p90 {one.p90_error_fraction:.1%}",
+            file=sys.stderr,
+            flush=True,
+        )
+    if given.write and given.operator:
+        raise ScenarioError("--write replaces a whole block: leave --operator out")
+    if given.write:
+        print(f"written: {', '.join(write_all(fits))}", file=sys.stderr)
+    else:
+        for profile, own in fits.items():
+            print(f"# {profile}.yaml\n{yaml_block(own, {})}")
+    return 0
+
+
+def run_validate(given: argparse.Namespace) -> int:
+    """Prints the table; 1 where a target is missed."""
+    from calibrate.validation_table import print_table
+
+    return print_table(chosen(given), use_profiles=given.use_profiles)
+
+
+def run_report(given: argparse.Namespace) -> int:
+    """Writes the report's files."""
+    from calibrate.fit_report import write_report
+
+    for file in write_report(chosen(given), given.out):
+        print(f"written: {file}")
+    return 0
+
+
+def run_import(given: argparse.Namespace) -> int:
     """Reads, writes, reads back, and says what is there."""
     from calibrate.importing.readers import read_measured
     from calibrate.importing.table_writing import write_table
@@ -55,3 +140,4 @@ def run_import(given: argparse.Namespace) -> None:
     print(f"{table.model} on {table.device}: {len(table.per_token)} operators, {sizes} times by tokens,")
     print(f"{len(table.per_sequence)} by sequences, an attention grid of {points} points")
     print(f"written to {given.out}; name it in a scenario: engine.price_table: {given.out}")
+    return 0

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from sim.cost.laws.device import Device, Floats, KernelLaw, Sizes
 
-MAX_ROUNDS = 60
+MAX_ROUNDS = 40
 NUDGE = 2e-3  # of log(constant): wide enough to feel a wave's step through many rows
 SMALLEST_ERROR = 0.02
 

@@ -136,7 +136,7 @@ def show_hardware(profile: HardwareProfile) -> str:
     """Every field of a profile in readable units, and its source."""
     lines = [f"{profile.name} (hardware, {profile.vendor} {profile.architecture})"]
     for field in fields(profile):
-        if field.name in ("name", "vendor", "architecture", "efficiency", "sources", "notes"):
+        if field.name in ("name", "vendor", "architecture", "efficiency", "kernels", "sources", "notes"):
             continue
         for label, value in _flat(field.name, getattr(profile, field.name)):
             lines.append(f"  {label:<28}  {value}")
@@ -145,6 +145,11 @@ def show_hardware(profile: HardwareProfile) -> str:
         lines.append(f"  efficiency.{which}")
         lines.append(f"      {_points(curve)}")
         lines += _source_lines(profile, f"efficiency.{which}")
+    for operator, fit in profile.kernels.items():
+        lent = f" (borrowed from {fit.borrowed_from})" if fit.borrowed_from else ""
+        errors = f"median error {fit.median_error_fraction:.1%}, p90 {fit.p90_error_fraction:.1%}"
+        lines.append(f"  kernels.{operator:<20}  {fit.law}: {errors}{lent}")
+        lines += _source_lines(profile, f"kernels.{operator}")
     return "\n".join([*lines, *([f"  {profile.notes}"] if profile.notes else [])])
 
 

@@ -47,6 +47,24 @@ class EfficiencyCurve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KernelFit:
+    """A kernel law's constants on a device (``sim.cost.laws``), how well they fit and to what.
+
+    ``sizes`` is the smallest and largest of every size that was fitted to. ``borrowed_from`` names the
+    device whose constants these are, where a device has no measurements: they are fractions of peaks, so
+    they scale with the borrower's.
+    """
+
+    law: str
+    constants: Mapping[str, float]
+    sizes: Mapping[str, tuple[float, float]]
+    fitted_on: str
+    median_error_fraction: float
+    p90_error_fraction: float
+    borrowed_from: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HardwareProfile:
     """One GPU and its surroundings. Rates are peaks from the datasheet, dense, base units.
 
@@ -81,6 +99,7 @@ class HardwareProfile:
     tdp_w: float | None
     usd_per_hour: float | None
     efficiency: Mapping[str, EfficiencyCurve] = field(default_factory=dict)
+    kernels: Mapping[str, KernelFit] = field(default_factory=dict)  # by operator; before the curves
     sources: Mapping[str, str] = field(default_factory=dict)
     notes: str = ""
 

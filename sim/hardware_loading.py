@@ -12,7 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sim.hardware import HardwareProfile
+from sim.hardware import HardwareProfile, KernelFit
+from sim.hardware_kernels import read_kernels
 from sim.hardware_reading import QUANTITIES, UNKNOWN, Reader, check_keys
 from sim.loading.place import Place
 from sim.loading.strict_yaml import load_yaml
@@ -26,7 +27,7 @@ KNOWN_KEYS = ("base", *(one.name for one in fields(HardwareProfile) if one.name 
 def read_profile(given: Mapping[str, Any], place: Place, base: HardwareProfile | None) -> HardwareProfile:
     """A profile from its YAML mapping, laid over ``base`` where there is one."""
     check_keys(given, KNOWN_KEYS, place, what="a hardware profile")
-    values: dict[str, Any] = {"notes": "", "efficiency": {}}
+    values: dict[str, Any] = {"notes": "", "efficiency": {}, "kernels": {}}
     reader = Reader(bare_source=None, sources={})
     if base is not None:
         values = {one.name: getattr(base, one.name) for one in fields(base)}
@@ -58,6 +59,10 @@ def read_field(reader: Reader, key: str, value: object, base: Any, place: Place)
         return reader.peaks(value, base or {}, place)
     if key == "efficiency":
         return reader.curves(value, base or {}, place)
+    if key == "kernels":
+        kernels = read_kernels(value, base or {}, place, lender_kernels)
+        reader.sources.update({f"kernels.{name}": one.fitted_on for name, one in kernels.items()})
+        return kernels
     if key == "compute_capability" and value == UNKNOWN:
         return None
     if not isinstance(value, str) or (key in TEXTS and not value.strip()):
@@ -122,6 +127,13 @@ def read_mapping(given: Mapping[str, Any], place: Place, *, above: tuple[Path, .
 def shipped_profile(name: str) -> HardwareProfile:
     """A shipped profile; the files do not change while the program runs."""
     return read_file(profile_folder() / f"{name}.yaml")
+
+
+def lender_kernels(name: str, place: Place) -> Mapping[str, KernelFit]:
+    """The kernel constants of a shipped profile that others borrow from."""
+    if name not in shipped_names():
+        raise place.error("no such shipped profile", given=name, allowed=", ".join(shipped_names()))
+    return shipped_profile(name).kernels
 
 
 def shipped_names() -> list[str]:

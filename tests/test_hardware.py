@@ -144,8 +144,9 @@ def test_every_known_number_has_its_source_and_no_unknown_one(name: str) -> None
     profile = PROFILES[name]
     expected = {f"peak_flops_per_s.{dtype}" for dtype in profile.peak_flops_per_s}
     expected |= {f"efficiency.{which}" for which in profile.efficiency}
+    expected |= {f"kernels.{operator}" for operator in profile.kernels}
     plain = {"name", "vendor", "architecture", "compute_capability", "notes", "sources"}
-    plain |= {"peak_flops_per_s", "efficiency"}
+    plain |= {"peak_flops_per_s", "efficiency", "kernels"}
     known = {one.name for one in fields(profile) if getattr(profile, one.name) is not None}
     assert set(profile.sources) == expected | (known - plain)
     assert all(len(source) > 4 for source in profile.sources.values())

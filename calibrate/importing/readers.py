@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 
+from calibrate.importing.aic import read_aic
 from calibrate.importing.llmservingsim import read_llmservingsim
+from calibrate.importing.own import read_own
 from calibrate.importing.table_writing import Measured
-from sim.errors import ScenarioError
+from calibrate.importing.vidur import read_vidur
 
 
 def read_measured(given: argparse.Namespace) -> Measured:
     """The measurements that the command line names."""
     if given.format == "llmservingsim":
         return read_llmservingsim(given.path, given.tensor_parallel_size)
-    raise ScenarioError("no reader of this format yet", given=given.format, allowed="llmservingsim")
+    if given.format == "vidur":
+        return read_vidur(given.path, given.tensor_parallel_size, given.model, given.gpu)
+    if given.format == "aic":
+        return read_aic(given.path, given.model, given.gpu, given.tensor_parallel_size)
+    return read_own(given.path)

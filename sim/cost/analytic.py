@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from sim.cost.law_times import outside
 from sim.cost.operators import StepCounter, precision_of
 from sim.cost.roofline import Floats, Operator, total_s
+from sim.model import layer_matrices
 from sim.scenario import Scenario
 
 
@@ -11,6 +13,7 @@ class AnalyticTimes:
     """Seconds of a step's kernels as the model's shape and the device's profile give them."""
 
     def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
         model, engine, hardware = scenario.model, scenario.engine, scenario.hardware
         self.counter = StepCounter(
             model=model,
@@ -40,8 +43,31 @@ class AnalyticTimes:
         return self._sum_s([self.counter.decode_attention(sequences, context_tokens)])
 
     def warnings(self) -> tuple[str, ...]:
-        """Nothing yet."""
-        return ()
+        """Shapes outside of what the laws were fitted to, and constants borrowed from other devices."""
+        hardware, engine = self.counter.hardware, self._scenario.engine
+        longest = float(engine.max_model_len or self._scenario.model.max_position_embeddings)
+        asked = [
+            (law, {"m": float(engine.max_num_batched_tokens), "n": float(matrix.n), "k": float(matrix.k)})
+            for matrix in layer_matrices(self.counter.model, engine.tensor_parallel_size)
+            if (law := self.counter.gemm_law(matrix))
+        ]
+        heads = {name: size for name, size in self.counter.head_sizes.items() if name != "kv_bytes"}
+        chunk = min(longest, float(engine.max_num_batched_tokens))
+        for which, size, most in (
+            ("attention_prefill", "queries", chunk),
+            ("attention_decode", "context", longest),
+        ):
+            used = self.counter.attention_law(which)
+            asked += [(used, {**heads, size: most})] if used else []
+        if engine.tensor_parallel_size > 1:
+            asked.append(("all_reduce_nccl", {"gpus": float(engine.tensor_parallel_size)}))
+        notes = list(dict.fromkeys(text for law, sizes in asked if (text := outside(hardware, law, sizes))))
+        lent = {law: hardware.kernels[law].borrowed_from for law, _ in asked if law in hardware.kernels}
+        found = [f"kernel prices outside of what was measured: {'; '.join(notes)}"] if notes else []
+        for lender in sorted({one for one in lent.values() if one}):
+            names = ", ".join(law for law, one in lent.items() if one == lender)
+            found.append(f"{hardware.name} borrows the kernel constants of {lender}: {names}")
+        return tuple(found)
 
     def _by_operator(self, operators: list[Operator]) -> dict[str, Floats]:
         return {operator.name: self._sum_s([operator]) for operator in operators}

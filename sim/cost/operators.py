@@ -6,10 +6,12 @@ One description for prefill, decode and mixed steps: the linear layers see ``tok
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sim.cost.law_times import all_reduce_s, attention_operator, gemm_operator, gemm_s, law_s
 from sim.cost.roofline import Floats, Operator, wave_utilisation
 from sim.hardware import HardwareProfile, Link
 from sim.model import (
@@ -19,6 +21,7 @@ from sim.model import (
     bits_per_weight,
     kv_bytes_per_token,
     kv_dtype_bytes,
+    kv_heads_per_gpu,
     layer_matrices,
     served_dtype,
     served_quantization,
@@ -91,7 +94,11 @@ class StepCounter:
         )
         flops = 4.0 * context_tokens * share * self._decode_width
         scores = 0.0 if self.is_flash else self._score_bytes(context_tokens * share)
-        return self._attention("attention_decode", flops, kv + scores, "attention_decode_memory")
+        operator = self._attention("attention_decode", flops, kv + scores, "attention_decode_memory")
+        mean = context_tokens * share / np.maximum(sequences, 1.0)
+        return self._by_law(
+            operator, {"sequences": np.maximum(sequences, 1.0), "context": np.maximum(mean, 1.0)}
+        )
 
     def prefill_attention(self, queries: Floats, cached: Floats) -> Operator:
         """A chunk of ``queries`` tokens after ``cached`` tokens, causal: half of the new square.
@@ -101,11 +108,14 @@ class StepCounter:
         P written and read).
         """
         pairs = queries * cached + queries * (queries + 1.0) / 2.0
-        pairs = pairs * self._window_share((cached + queries) / 2.0)
+        share = self._window_share((cached + queries) / 2.0)
+        pairs = pairs * share
         flops = 4.0 * pairs * self._head_width
         kv = (cached + queries) * self._kv_bytes_per_token / self._layers + 2 * queries * self._query_bytes
         scores = 0.0 if self.is_flash else self._score_bytes(pairs)
-        return self._attention("attention_prefill", flops, kv + scores, "attention_decode_memory")
+        operator = self._attention("attention_prefill", flops, kv + scores, "attention_decode_memory")
+        sizes = {"sequences": np.ones_like(queries), "queries": np.maximum(queries, 1.0), "cached": cached}
+        return self._by_law(operator, sizes, share)
 
     @property
     def link(self) -> Link | None:
@@ -167,6 +177,33 @@ class StepCounter:
             memory_curve=memory_curve,
         )
 
+    @property
+    def head_sizes(self) -> dict[str, float]:
+        """Heads of one rank and their size, as the attention laws take them."""
+        return {
+            "heads": self.model.num_attention_heads / self.tensor_parallel_size,
+            "kv_heads": float(kv_heads_per_gpu(self.model, self.tensor_parallel_size)),
+            "head_dim": float(self.model.head_dim),
+            "kv_bytes": float(self.precision.kv_bytes),
+        }
+
+    def attention_law(self, which: str) -> str:
+        """The operator of the profile's ``kernels`` that prices attention; empty: MLA, unfused attention."""
+        if self.model.mla is not None or not self.is_flash:
+            return ""
+        law = attention_operator(which, self.precision.kv_bytes, self.precision.dtype)
+        return law if law in self.hardware.kernels else ""
+
+    def _by_law(
+        self, operator: Operator, sizes: Mapping[str, Floats], share: Floats | float = 1.0
+    ) -> Operator:
+        """The operator with the attention law's time, where there is one."""
+        law = self.attention_law(operator.name)
+        seconds = law_s(self.hardware, law, {**sizes, **self.head_sizes})
+        if seconds is None:
+            return operator
+        return replace(operator, law_s=seconds * share, law=law)
+
     def _gemm(self, matrix: Matrix, tokens: Floats) -> Operator:
         """(tokens × k) · (k × n).
 
@@ -185,6 +222,7 @@ class StepCounter:
         tiles = wave_utilisation(
             np.ceil(rows / experts), matrix.n * np.round(experts), self.hardware.sm_count
         )
+        law = self.gemm_law(matrix)
         return Operator(
             name=matrix.name,
             count=matrix.layers,
@@ -192,7 +230,20 @@ class StepCounter:
             hbm_bytes=np.where(tokens > 0, weights + activations, 0.0),
             peak=peak or self.precision.dtype,
             utilisation=tiles,
+            law_s=gemm_s(self.hardware, law, matrix, rows, self._widths(bits, peak)) if law else None,
+            law=law,
         )
+
+    def gemm_law(self, matrix: Matrix) -> str:
+        """The operator of the profile's ``kernels`` that prices a matrix; empty where none does (experts)."""
+        bits = bits_per_weight(matrix, self.precision.quantization, self.precision.activation_bytes)
+        is_quantized = bits != 8 * self.precision.activation_bytes
+        law = gemm_operator(self.precision.quantization, is_quantized, self.precision.dtype)
+        return law if matrix.num_experts == 1 and law in self.hardware.kernels else ""
+
+    def _widths(self, bits: float, peak: str | None) -> tuple[float, float]:
+        """Bits of a weight, bytes of an activation as the kernel reads them."""
+        return bits, 1.0 if peak else float(self.precision.activation_bytes)
 
     def _elementwise(self, tokens: Floats) -> Operator:
         """Two norms, two residual additions (fused with them) and the activation, per layer."""
@@ -220,4 +271,6 @@ class StepCounter:
             peak=self.precision.dtype,
             link_bytes=2.0 * (size - 1) / size * message,
             link_messages=2 * (size - 1),
+            law_s=all_reduce_s(self.hardware, size, message),
+            law="all_reduce_nccl" if "all_reduce_nccl" in self.hardware.kernels else "",
         )

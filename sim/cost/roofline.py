@@ -8,6 +8,9 @@ the steps that are priced together. Time of one launch:
         link_bytes / (link bytes_per_s * link fraction) + link latency,
         kernel launch)
 
+Where the profile has a kernel law for the operator (``HardwareProfile.kernels``), the law's time stands
+in place of this one, and the bounds say what holds it back.
+
 (Williams et al., "Roofline", CACM 2009, with measured fractions of the peaks.) Not modelled: overlap of
 different operators in one step, clock throttling, contention with copies.
 """
@@ -42,11 +45,15 @@ class Operator:
     utilisation: Floats | float = 1.0  # tiles against whole waves of SMs
     link_bytes: Floats | float = 0.0
     link_messages: int = 0  # latencies paid one after another
+    law_s: Floats | None = None  # seconds of one launch by a fitted kernel law, in place of the roofline
+    law: str = ""  # the operator's name in the profile's ``kernels``
 
     def times_s(self, hardware: HardwareProfile, launch_s: float, link: Link | None) -> Floats:
         """Seconds in a step, all launches together; 0 where there is no work."""
-        bounds = self.bounds_s(hardware, launch_s, link)
         has_work = (self.flops > 0) | (self.hbm_bytes > 0) | (np.asarray(self.link_bytes) > 0)
+        if self.law_s is not None:
+            return np.where(has_work, self.count * self.law_s, 0.0)
+        bounds = self.bounds_s(hardware, launch_s, link)
         longest: Floats = self.count * np.max(np.broadcast_arrays(*bounds), axis=0)
         return np.where(has_work, longest, 0.0)
 

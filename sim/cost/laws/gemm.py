@@ -35,9 +35,8 @@ def seconds(sizes: Sizes, constants: Constants, device: Device) -> Floats:
     memory = moved_s(sizes, constants, device)
     time = constants["start_s"] + soft_max(compute, memory, constants["overlap"])
     if constants.get("quantize_start_s"):
-        values = sizes["m"] * sizes["k"]
-        passes = constants["quantize_bytes"] * values / device.hbm_bytes_per_s
-        time = time + constants["quantize_start_s"] + passes
+        row = constants["quantize_row_s"] + constants["quantize_bytes"] * sizes["k"] / device.hbm_bytes_per_s
+        time = time + constants["quantize_start_s"] + sizes["m"] * row
     return time
 
 
@@ -96,6 +95,7 @@ CONSTANTS = {
 }
 QUANTIZE = {
     "quantize_start_s": Constant(start=2e-6, low=1e-8, high=5e-5, unit="s", meaning="the 8-bit pass"),
+    "quantize_row_s": Constant(start=5e-9, low=1e-11, high=1e-7, unit="s", meaning="per row of it"),
     "quantize_bytes": Constant(start=3.0, low=0.1, high=30.0, unit="bytes", meaning="moved per value by it"),
 }
 TILED_GEMM = KernelLaw(

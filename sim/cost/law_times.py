@@ -1,0 +1,88 @@
+"""Kernel laws applied to a model's operators: seconds of one launch, where the profile has constants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from sim.cost.laws.device import Device, Floats, device_of
+from sim.cost.laws.registry import LAWS, OPERATORS
+from sim.hardware import HardwareProfile
+from sim.model import Matrix
+
+NEVER_HOT = 1e9  # weight copies in rotation: in a model the other layers pass through L2 in between
+GEMM_OF_QUANTIZATION = {"fp8": "gemm_float8", "int8": "gemm_int8", "int4": "gemm_int4_weights"}
+HALF_TYPES = ("bfloat16", "float16")
+NEAR = 2.0  # a size within this factor of the fitted range needs no warning
+
+
+def gemm_operator(quantization: str, is_quantized: bool, dtype: str) -> str:
+    """The operator of a profile's ``kernels`` that a matrix runs as; empty where there is none."""
+    if dtype not in HALF_TYPES:
+        return ""
+    return GEMM_OF_QUANTIZATION.get(quantization, "") if is_quantized else "gemm_bfloat16"
+
+
+def attention_operator(which: str, kv_bytes: float, dtype: str) -> str:
+    """``attention_prefill`` or ``attention_decode``, by the type of the KV entries."""
+    if dtype not in HALF_TYPES or kv_bytes not in (1, 2):
+        return ""
+    return which if kv_bytes == 2 else f"{which}_kv_float8"
+
+
+def law_s(hardware: HardwareProfile, operator: str, sizes: Mapping[str, Floats | float]) -> Floats | None:
+    """Seconds of one launch by the profile's law for ``operator``; None where it has none."""
+    fit = hardware.kernels.get(operator)
+    if fit is None:
+        return None
+    arrays = dict(
+        zip(sizes, np.broadcast_arrays(*[np.asarray(one, float) for one in sizes.values()]), strict=True)
+    )
+    return LAWS[fit.law].seconds(arrays, fit.constants, law_device(hardware, operator))
+
+
+def law_device(hardware: HardwareProfile, operator: str) -> Device:
+    """The peaks that the operator's constants are fractions of."""
+    peak = OPERATORS[operator][1] or "float16"
+    if peak not in hardware.peak_flops_per_s:
+        peak = "float16"
+    return device_of(hardware, peak)
+
+
+def gemm_s(
+    hardware: HardwareProfile, operator: str, matrix: Matrix, rows: Floats, widths: tuple[float, float]
+) -> Floats | None:
+    """(rows × k) · (k × n), weights from memory; ``widths`` are bits per weight and bytes per activation."""
+    sizes: dict[str, Floats | float] = {
+        "m": np.maximum(rows, 1.0),
+        "n": float(matrix.n),
+        "k": float(matrix.k),
+        "value_bytes": widths[1],
+        "weight_bits": widths[0],
+        "copies": NEVER_HOT,
+    }
+    return law_s(hardware, operator, sizes)
+
+
+def all_reduce_s(hardware: HardwareProfile, gpus: int, message: Floats) -> Floats | None:
+    """The faster of NCCL and the engine's custom all-reduce, up to the messages that were measured."""
+    sizes: dict[str, Floats | float] = {"gpus": float(gpus), "bytes": np.maximum(message, 1.0)}
+    nccl = law_s(hardware, "all_reduce_nccl", sizes)
+    custom = law_s(hardware, "all_reduce_custom", sizes)
+    if nccl is None or custom is None:
+        return nccl
+    largest = hardware.kernels["all_reduce_custom"].sizes["bytes"][1]
+    return np.where(message <= largest, np.minimum(nccl, custom), nccl)
+
+
+def outside(hardware: HardwareProfile, operator: str, sizes: Mapping[str, float]) -> str:
+    """Which size lies outside of what the operator was fitted to, in words; empty where none does."""
+    fit = hardware.kernels.get(operator)
+    if fit is None:
+        return ""
+    for name, size in sizes.items():
+        low, high = fit.sizes.get(name, (0.0, np.inf))
+        if not low / NEAR <= size <= high * NEAR:
+            return f"{operator} with {name} {size:g} (fitted to {low:g} to {high:g})"
+    return ""

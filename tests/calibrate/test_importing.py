@@ -1,0 +1,179 @@
+"""Importers on small made-up folders, the own format's strictness, and what a table prices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from calibrate.commands import main
+from sim.cost.price_table import load_price_table
+from sim.cost.table_price import TablePrice
+from sim.errors import ScenarioError
+from sim.hardware import load_hardware
+from sim.model import load_model
+from sim.scenario import EngineConfig, Scenario, Trace, Workload
+
+LAYERS = load_model("llama-3.1-8b").num_hidden_layers
+
+
+def attention_us(chunk: int, cached: int, count: int, context: int) -> float:
+    """A made-up kernel: linear in everything, so that interpolation must reproduce it exactly."""
+    return 10.0 + 0.05 * chunk + 0.01 * cached * bool(chunk) + 0.5 * count + 0.002 * count * context
+
+
+def llmservingsim(folder: Path) -> Path:
+    """A profile folder of LLMServingSim with linear times."""
+    tables = folder / "profile" / "tp1"
+    tables.mkdir(parents=True)
+    shape = {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256}
+    meta = {
+        "gpu": "a GPU",
+        "model": "llama",
+        "engine_effective": {"hf_overrides": {**shape, "num_hidden_layers": 1}},
+    }
+    (folder / "profile" / "meta.yaml").write_text(yaml.safe_dump(meta))
+    dense = [("layernorm", 2.0, 0.0), ("qkv_proj", 50.0, 0.1), ("embedding", 3.0, 0.0)]
+    lines = [f"{name},{m},{a + b * m}" for name, a, b in dense for m in (1, 64, 2048)]
+    (tables / "dense.csv").write_text("\n".join(["layer,tokens,time_us", *lines]) + "\n")
+    head = [f"lm_head,{n},{1000 + n}" for n in (1, 256)]
+    (tables / "per_sequence.csv").write_text("\n".join(["layer,sequences,time_us", *head]) + "\n")
+    rows = ["prefill_chunk,kv_prefill,n_decode,kv_decode,time_us"]
+    for chunk in (0, 16, 2048):
+        for cached in (0, 16, 4096) if chunk else (0,):
+            for count, context in [(0, 0), *((n, c) for n in (1, 8, 64) for c in (16, 1024, 4096))]:
+                if chunk or count:
+                    time = attention_us(chunk, cached, count, context)
+                    rows.append(f"{chunk},{cached},{count},{context},{time}")
+    (tables / "attention.csv").write_text("\n".join(rows) + "\n")
+    return folder / "profile"
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    out = tmp_path / "table"
+    assert main(["import", "llmservingsim", str(llmservingsim(tmp_path)), str(out)]) == 0
+    return out
+
+
+def scenario(**engine: Any) -> Scenario:
+    return Scenario(
+        schema_version=1, question="?", kind="serving",
+        hardware=load_hardware("rtx-4090"), model=load_model("llama-3.1-8b"),
+        workload=Workload(trace=Trace(path="none.csv")), engine=EngineConfig(**engine),
+    )  # fmt: skip
+
+
+def priced(table: Path) -> TablePrice:
+    return TablePrice(scenario(), load_price_table(table))
+
+
+def test_a_decode_step_is_the_sum_of_its_measurements(table: Path) -> None:
+    """layernorm twice in a layer, the embedding once; times are linear, so their sum is known."""
+    tokens, context = 8, 8 * 700
+    linear = LAYERS * (2 * 2.0 + 50.0 + 0.1 * tokens) + 3.0
+    expected = linear + 1000 + tokens + LAYERS * attention_us(0, 0, tokens, 700)
+    assert priced(table).step_ps(tokens, context, []) * 1e-6 == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_mixed_step_is_looked_up_as_it_is(table: Path) -> None:
+    chunk, cached, count, context = 500, 300, 20, 900
+    linear = LAYERS * (2 * 2.0 + 50.0 + 0.1 * (count + chunk)) + 3.0
+    expected = linear + 1000 + count + 1 + LAYERS * attention_us(chunk, cached, count, context)
+    found = priced(table).step_ps(count, count * context, [(chunk, cached, True, None)]) * 1e-6
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_run_of_decode_steps_adds_up(table: Path) -> None:
+    """``decode_run`` promises first + growth · i for as long as it says."""
+    price = priced(table)
+    first, growth, steps = price.decode_run(8, 4000)
+    for step in range(min(steps, 50)):
+        assert price.step_ps(8, 4000 + 8 * step, []) == first + growth * step
+
+
+def test_beyond_the_last_measurement_its_slope_goes_on(table: Path) -> None:
+    price = priced(table)
+    expected = LAYERS * attention_us(0, 0, 64, 9000)
+    assert price.decode_attention_ps(64, 64 * 9000) * 1e-6 == pytest.approx(expected, rel=0.02)
+    grid = load_price_table(table).attention
+    assert grid.at((4096, 0, 0, 0)) * 1e6 == pytest.approx(attention_us(4096, 0, 0, 0), rel=1e-3)
+
+
+def test_a_gap_is_filled_by_the_parts_alone(table: Path) -> None:
+    file = table / "attention.csv"
+    kept = [line for line in file.read_text().splitlines() if not line.startswith("2048,4096,64,")]
+    file.write_text("\n".join(kept) + "\n")
+    grid = load_price_table(table).attention
+    alone = grid.at((2048, 4096, 0, 0)) + grid.at((0, 0, 64, 4096)) - grid.floor_s
+    assert grid.at((2048, 4096, 64, 4096)) == pytest.approx(alone, rel=1e-9)
+
+
+def test_the_own_format_survives_a_round_trip(table: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    assert main(["import", "own", str(table), str(again)]) == 0
+    first, second = load_price_table(table), load_price_table(again)
+    assert np.allclose(first.attention.times_s, second.attention.times_s)
+    assert first.calls == second.calls and first.shape == second.shape
+
+
+def test_another_model_is_refused(table: Path) -> None:
+    other = replace(scenario(), model=load_model("opt-13b"))
+    with pytest.raises(ScenarioError, match="the scenario's model has"):
+        TablePrice(other, load_price_table(table))
+    split = scenario(tensor_parallel_size=2)
+    with pytest.raises(ScenarioError, match="measured with tensor_parallel_size 1"):
+        TablePrice(split, load_price_table(table))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("per_token.csv", "operator,tokens,time_s", "name,tokens,time_s", "wrong header line"),
+        ("per_token.csv", "qkv_proj,64,", "qkv_proj,64,oops", "expected a number"),
+        ("per_token.csv", "qkv_proj,64,", "qkv_proj,1,", "two times at one size"),
+        ("per_sequence.csv", "lm_head,1,", "lm_head,1,1,", "wrong number of columns"),
+        ("price_table.yaml", "format: 1", "format: 2", "not a format that is known"),
+        ("price_table.yaml", "format: 1", "format: 1\ncolour: red", "unknown field"),
+        ("price_table.yaml", "  qkv_proj: 1", "  other: 1", "does not say how often qkv_proj"),
+        ("price_table.yaml", "tensor_parallel_size: 1", "tensor_parallel_size: 0", "expected a whole number"),
+    ],
+)
+def test_a_broken_table_is_refused(table: Path, file: str, old: str, new: str, message: str) -> None:
+    text = (table / file).read_text()
+    assert old in text
+    (table / file).write_text(text.replace(old, new, 1))
+    with pytest.raises(ScenarioError, match=message):
+        load_price_table(table)
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ScenarioError, match="no such price table"):
+        load_price_table(tmp_path / "none")
+    assert main(["import", "vidur", str(tmp_path), str(tmp_path / "out")]) == 2
+    assert "mlp.csv" in capsys.readouterr().err
+
+
+def test_vidurs_tables(tmp_path: Path) -> None:
+    """Milliseconds, a row per operator and token count, prompts and decodes apart."""
+    shape = "n_head,n_kv_head,n_embd,n_expanded_embd,vocab_size,num_tensor_parallel_workers"
+    values = "32,8,4096,14336,128256,1"
+    mlp = [f"num_tokens,{shape},time_stats.mlp_up_proj.median,time_stats.emb.median,time_stats.add.median"]
+    mlp += [f"{m},{values},{0.1 + 0.001 * m},0.003,0.002" for m in (1, 100, 1000)]
+    (tmp_path / "mlp.csv").write_text("\n".join(mlp) + "\n")
+    columns = "batch_size,prefill_chunk_size,kv_cache_size,num_tensor_parallel_workers"
+    stats = ("attn_prefill", "attn_decode", "attn_kv_cache_save")
+    attention = [f"{columns}," + ",".join(f"time_stats.{name}.median" for name in stats)]
+    attention += [f"1,{chunk},{kv},1,{0.02 + chunk * 1e-4},,0.001" for chunk in (64, 1024) for kv in (0, 512)]
+    attention += [f"{n},0,{kv},1,,{0.01 + n * kv * 1e-6},0.001" for n in (1, 32) for kv in (128, 2048)]
+    (tmp_path / "attention.csv").write_text("\n".join(attention) + "\n")
+    assert main(["import", "vidur", str(tmp_path), str(tmp_path / "out"), "--gpu", "a100"]) == 0
+    price = priced(tmp_path / "out")
+    linear = LAYERS * (0.1 + 0.032 + 2 * 0.002) + 0.003
+    decode = LAYERS * (0.01 + 32 * 2048 * 1e-6 + 0.001)
+    assert price.step_ps(32, 32 * 2048, []) * 1e-9 == pytest.approx(linear + decode, rel=0.01)
+    assert price.chunk_ps(1024, 0) * 1e-9 == pytest.approx(LAYERS * (0.02 + 0.1024 + 0.001), rel=1e-6)
