@@ -79,9 +79,8 @@ class Problem:
 
     def packed(self, block_m: int) -> int:
         """Query heads of a group that share a tile (GQA packing): where one head's queries leave it empty."""
-        algorithm = self.given.algorithm
-        if algorithm != "flash_attention_3" and not (algorithm == "flash_trtllm" and self.given.seqlen == 1):
-            return 1
+        if self.given.algorithm != "flash_attention_3" and self.given.seqlen > 1:
+            return 1  # the others pack single queries only
         most = max(1, block_m // self.given.seqlen)
         return max(
             packed for packed in range(1, self.group + 1) if self.group % packed == 0 and packed <= most

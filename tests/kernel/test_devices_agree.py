@@ -97,7 +97,9 @@ def test_memory_is_shared_and_one_sm_cannot_draw_all_of_it() -> None:
 def test_software_pipelining_hides_the_load() -> None:
     """One stage: load, then compute. Two: the longer of the two."""
     times = {
-        stages: run_launches([_one_phase(Cost(tensor_s=1e-6, memory_s=5e-7, num_stages=stages), 1)], 1)[0].end_ps
+        stages: run_launches([_one_phase(Cost(tensor_s=1e-6, memory_s=5e-7, num_stages=stages), 1)], 1)[
+            0
+        ].end_ps
         for stages in (1, 2)
     }
     assert (times[1], times[2]) == (15_000_000, 10_000_000)
