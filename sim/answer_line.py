@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sim.intervals import Interval, mean_interval
 from sim.kinds import KINDS, metric_of
-from sim.units import format_s
+from sim.units import format_gb, format_s
 
 if TYPE_CHECKING:
     from sim.comparison import Cell, Comparison
@@ -85,7 +85,7 @@ def answer_line(comparison: Comparison) -> str:
     among = f" (best of {len(others)} variants)" if len(others) > 1 else ""
     if cell.mean is None or base.mean is None:
         return f"{best}{among}: no {metric} to compare: {cell.note or base.note}."
-    if base.mean == 0 and cell.mean > 0:
+    if base.mean == 0 and cell.mean > 0 and "requests_per_s" in comparison.cells[best]:
         done = _relation(comparison.cells[best]["requests_per_s"], "requests_per_s", comparison)
         found = f"{metric} {format_metric(cell.mean, metric)} where {comparison.reference} has none"
         return f"{best}{among}: {found}; {done}{_state(comparison, best)}."
@@ -156,6 +156,8 @@ def format_metric(value: float | None, name: str, *, with_rate_unit: bool = True
     unit = metric_of(name).unit
     if unit == "s":
         return format_s(value)
+    if unit == "bytes" and value >= 1e7:
+        return format_gb(value)
     if unit == "fraction":
         return f"{value * 100:.3g} %"
     whole = abs(value) >= 1000 or (float(value).is_integer() and "/" not in unit)

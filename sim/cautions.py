@@ -21,6 +21,7 @@ Kind = Literal[
     "block_map_truncated",
     "efficiency_not_measured",
     "one_seed",
+    "too_few_steps",
 ]
 
 _LEAST_FINISHED = 100

@@ -57,7 +57,7 @@ KINDS: Mapping[str, Kind] = {
         takes_trace=True,
     ),
     "kernel": Kind(
-        scenario="sim.kernel.shapes:KernelScenario",
+        scenario="sim.kernel.scenario:KernelScenario",
         check="sim.kernel.result:check_kernel",
         run_one="sim.kernel.result:run_kernel",
         summarize="sim.kernel.summary:summarize_kernel",
@@ -68,6 +68,20 @@ KINDS: Mapping[str, Kind] = {
         records="sim.kernel.tables:KERNEL_TABLES",
         report="sim.report.figures_kernel_report:build_kernel_report",
         trace_events="sim.kernel.trace_events:kernel_trace_events",
+    ),
+    "training": Kind(
+        scenario="sim.training.scenario:TrainingScenario",
+        check="sim.training.scenario_checks:check_training",
+        run_one="sim.training.run:run_training",
+        summarize="sim.training.summary:summarize",
+        metrics="sim.training.summary_metrics:TRAINING_METRICS",
+        headline="sim.training.summary_metrics:headline",
+        table="sim.training.summary_metrics:TABLE",
+        num_gpus="sim.training.scenario:num_gpus",
+        records="sim.training.records_tables:RECORD_TABLES",
+        report="sim.report.training:build_report",
+        trace_events="sim.report.training_trace:trace_events",
+        has_devices=True,
     ),
 }
 

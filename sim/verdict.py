@@ -12,6 +12,11 @@ from sim.intervals import student_t_quantile
 from sim.records import UNFINISHED, Int64, RequestColumns, RunResult
 
 Word = Literal[
+    "COMPUTE_BOUND",
+    "EXCHANGE_BOUND",
+    "STRAGGLER_BOUND",
+    "DATA_BOUND",
+    "FAILURE_BOUND",
     "STABLE",
     "BACKLOGGED",
     "OVERLOADED",

@@ -18,8 +18,8 @@ def to_raw(file: ScenarioFile) -> dict[str, Any]:
     """
     tree: dict[str, Any] = {}
     for one in fields(file.base):
-        if one.name in ("hardware", "model"):
-            tree[one.name] = file.raw[one.name]
+        if one.name in ("hardware", "model", "devices"):
+            tree[one.name] = file.raw.get(one.name, {})
         else:
             tree[one.name] = plain(getattr(file.base, one.name))
     if "compare" in file.raw:

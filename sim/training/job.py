@@ -11,6 +11,7 @@ import numpy as np
 from sim.hardware import HardwareProfile
 from sim.records import PS_PER_S, Int64
 from sim.training.exchange import TENSOR_BYTES, Exchange, price_exchange, to_ps
+from sim.training.job_packing import packed
 from sim.training.scenario import TrainingScenario, step_shape
 from sim.training.scenario_variation import Failures
 from sim.training.step_time_constants import OVERLAP_SLOWDOWN
@@ -55,7 +56,8 @@ def plan_job(scenario: TrainingScenario, seed: int, base_dir: Path) -> Job:
     if is_priced(scenario):
         parts = [_slowed_by_overlap(part, exchange) for part in parts]
     server = exchange.algorithm == "parameter_server"
-    nominal_s = np.array([1.0 if scenario.variation.recorded else part.compute_s for part in parts])
+    slower = packed(scenario, seed, base_dir).time_factor
+    nominal_s = np.array([1.0 if scenario.variation.recorded else part.compute_s * slower for part in parts])
     last = [sum(part.backward_s) / part.compute_s if part.compute_s else 0.0 for part in parts]
     return Job(
         num_workers=job.num_workers,

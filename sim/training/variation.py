@@ -31,7 +31,7 @@ class StepTimes:
         self.has_stalls = variation.data_loader is not None
         self._nominal_s = nominal_s * slowdowns(variation, nominal_s.size)
         self._variation, self._seed, self._base_dir = variation, seed, base_dir
-        self._recorded = None if variation.recorded is None else _read_recorded(variation.recorded, base_dir)
+        self._recorded = None if variation.recorded is None else read_recorded(variation.recorded, base_dir)
 
     def matrix(self, num_steps: int) -> tuple[Int64, Int64 | None]:
         """(compute, data-loader stall) of the first ``num_steps`` steps, a row per worker."""
@@ -186,7 +186,7 @@ def _draw_stalls(
     return stalls
 
 
-def _read_recorded(given: RecordedTimes, base_dir: Path) -> Float64:
+def read_recorded(given: RecordedTimes, base_dir: Path) -> Float64:
     """Seconds, a row per recorded worker."""
     columns = [read_column(base_dir, given.path, name, "variation.recorded.path") for name in given.columns]
     shortest = min(column.size for column in columns)

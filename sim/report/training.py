@@ -1,0 +1,164 @@
+"""The report of a training scenario, in the order of every report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sim import __version__
+from sim.answer_line import answer_line
+from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, Section, text_table
+from sim.report.decision import decision_section
+from sim.report.figures import digits, lanes, percent
+from sim.report.training_figures import split_picture, timeline_pictures
+from sim.units import format_gb, format_s
+
+if TYPE_CHECKING:
+    from sim.run import Answer
+
+NOT_MODELLED = (
+    "The network beyond its links: switches, congestion, other jobs.",
+    "Servers' arithmetic and memory (it hides behind their NICs), and gradients cut into interleaved pieces.",
+    "Gradients copied into and out of buckets, parameters without a gradient, dynamic graphs.",
+    "A worker's variation inside one step: its factor stretches all its layers alike.",
+    "Convergence of the scenario's own model: nobody can simulate it; see what a run says about staleness.",
+)
+MOST_WORKERS = 8
+
+
+def build_report(answer: Answer) -> Report:
+    """Question, decision table, where the time goes, who is to blame, limits, how to reproduce."""
+    runs: Any = answer.results
+    shown = lanes(answer.comparison.variants)
+    pictures = [split_picture(runs, shown), *timeline_pictures(runs, shown)]
+    return Report(
+        question=answer.file.base.question,
+        answer=answer_line(answer.comparison),
+        badges=tuple(
+            Cell(text=f"{name}: {answer.comparison.verdicts(name)}") for name in answer.comparison.variants
+        ),
+        sections=(
+            _question(answer),
+            decision_section(answer),
+            Section(title="Why", pictures=[one for one in pictures if one is not None]),
+            Section(title="Who is to blame", blocks=_blame(runs)),
+            _trust(answer),
+            Section(title="What is not modelled", blocks=(Bullets(items=NOT_MODELLED),)),
+            Section(title="Reproduce", blocks=_reproduce(answer)),
+        ),
+    )
+
+
+def _question(answer: Answer) -> Section:
+    from sim.report.question import scenario_word
+
+    base: Any = answer.file.base
+    job, sync, exchange = base.training, base.sync, base.exchange
+    model = base.model.name if base.model else "none: times are given"
+    rows = [
+        ("Scenario", scenario_word(answer.file.path)),
+        ("Model", f"{model}, {job.precision}, {job.optimizer}" if base.model else model),
+        ("Hardware", f"{job.num_workers} workers x {_gpus(base)} {base.hardware.name}"),
+        ("Step", _step(base)),
+        ("Synchronisation", sync.scheme),
+        ("Exchange", exchange.algorithm),
+        *((f"Variant {name}", text) for name, text in _variants(answer)),
+        ("Seeds", ", ".join(map(str, base.seeds)) + "; the same step times in every variant"),
+        ("Made by", f"gpuyard {__version__}"),
+    ]
+    return Section(title="The question as understood", blocks=(Facts(rows=tuple(rows)),))
+
+
+def _gpus(base: Any) -> int:
+    return int(base.training.tensor_parallel_size * base.training.pipeline_parallel_size)
+
+
+def _step(base: Any) -> str:
+    job = base.training
+    given = base.compute.compute_s
+    told = f"{format_s(given)} of computing, given" if given is not None else "priced from the profile"
+    batch = f"micro-batches of {job.micro_batch_size} x {job.gradient_accumulation_steps}"
+    return f"{batch}, {told}; variation: {base.variation.law}; {job.num_steps:,} steps a worker"
+
+
+def _variants(answer: Answer) -> list[tuple[str, str]]:
+    from sim.loading.dump import plain
+    from sim.report.question import setting_text
+
+    if len(answer.file.variants) == 1 and not answer.file.variants[0].differences:
+        return []
+    return [
+        (one.name, setting_text(plain(one.differences)) or "the file as it stands")
+        for one in answer.file.variants
+    ]
+
+
+def _blame(runs: Any) -> list[Block]:
+    """Slowdown S against workers that all take the mean time: in all, and by each worker alone."""
+    rows = []
+    for name, results in runs.items():
+        outcome = results[0].outcome
+        total = int(outcome.update_ps[-1])
+        order = sorted(range(len(outcome.slowdown_by_worker)), key=lambda w: -outcome.slowdown_by_worker[w])
+        worst = ", ".join(f"worker {w}: {outcome.slowdown_by_worker[w]:.3g}" for w in order[:MOST_WORKERS])
+        waiting = total / outcome.no_stall_ps if outcome.no_stall_ps else 1.0
+        slowdown = total / outcome.ideal_ps if outcome.ideal_ps else 1.0
+        rows.append((name, f"{slowdown:.3g}", f"{waiting:.3g}", worst))
+    explained = (
+        "Slowdown S: the run's time over that of the same run in which every worker takes the fleet's mean "
+        "compute time in each step and nobody waits for data (first seed). By worker: S if only this one "
+        "were as it is."
+    )
+    return [Prose(text=explained), text_table(("variant", "S", "S of data stalls", "S by worker"), rows)]
+
+
+def _trust(answer: Answer) -> Section:
+    blocks: list[Block] = []
+    warnings = answer.comparison.warnings
+    if warnings:
+        blocks.append(Bullets(items=tuple(f"{who}: {one}" if who else str(one) for who, one in warnings)))
+    notes = dict.fromkeys(
+        f"{name}: {note}" for name, runs in answer.results.items() for run in runs[:1] for note in run.notes
+    )
+    if notes:
+        blocks.append(Bullets(items=tuple(notes)))
+    seen: dict[str, list[str]] = {}
+    for name, runs in answer.results.items():
+        memory = runs[0].explain.get("memory")
+        if memory:
+            seen.setdefault(repr(memory["lines"]), []).append(name)
+    for name, runs in answer.results.items():
+        memory = runs[0].explain.get("memory")
+        if memory and seen.pop(repr(memory["lines"]), None):
+            lines = [(one["label"], format_gb(one["bytes"]), one["formula"]) for one in memory["lines"]]
+            share = percent(memory["peak_memory_bytes"] / memory["hbm_bytes"])
+            blocks.append(Prose(text=f"{name}: memory of the fullest GPU, {share} of what it has."))
+            blocks.append(text_table(("", "size", "formula"), lines, f"Memory of {name}"))
+    blocks.append(Prose(text=_exchange_text(answer)))
+    return Section(title="How far to trust this", blocks=blocks)
+
+
+def _exchange_text(answer: Answer) -> str:
+    parts = []
+    for name, runs in answer.results.items():
+        found = runs[0].explain["exchange"]
+        size = f"{digits(found['gradient_bytes'] / 2**20)} MiB in {found['num_buckets'] or 1} messages"
+        parts.append(f"{name}: {found['algorithm']}, {size}, {format_s(found['comm_s'])} of the links a step")
+    return "Exchange of one worker's step. " + "; ".join(parts) + "."
+
+
+def _reproduce(answer: Answer) -> tuple[Block, ...]:
+    import shlex
+
+    import yaml
+
+    from sim.loading import to_raw
+    from sim.report.question import scenario_word
+
+    words = ["gpuyard", "run", scenario_word(answer.file.path)]
+    for override in answer.file.overrides:
+        words += ["--set", override]
+    full = yaml.safe_dump(to_raw(answer.file), sort_keys=False, allow_unicode=True, width=100)
+    return (
+        Code(text=shlex.join(words)),
+        Code(text=full, summary="The scenario as it was run, defaults written out"),
+    )

@@ -1,0 +1,84 @@
+"""BSP on a ring whose every chunk is timed on every link: no barrier but the chunks themselves.
+
+A rank sends its first chunk when its own bucket is ready, and goes on when it has received its last one:
+ranks may leave the ring at different moments. ``ring.ring_done_ps`` times one bucket; they follow each other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sim.records import Int64
+from sim.training.job import Job
+from sim.training.job_synchronous import Block, blocks, step_lengths
+from sim.training.records import Outcome, WorkerColumns
+from sim.training.ring import ring_done_ps
+
+
+def run_chunks(job: Job) -> Outcome:
+    """The whole run, step by step."""
+    n = job.num_workers
+    done = np.zeros(n, dtype=np.int64)
+    sums = {name: np.zeros(n, dtype=np.int64) for name in ("compute", "stall", "wait", "extra")}
+    update_ps: list[int] = []
+    slowest: list[int] = []
+    ideal = 0
+    for block in blocks(job):
+        for step in range(block.compute.shape[1]):
+            compute = block.compute[:, step]
+            stall = np.zeros(n, dtype=np.int64) if block.stall is None else block.stall[:, step]
+            begin = done + (job.optimizer_ps if update_ps else 0)
+            end = begin + stall + compute
+            done = _exchanged(job, end, compute)
+            update_ps.append(int(done.max()))
+            slowest.append(int(end.argmax()))
+            sums["compute"] += compute
+            sums["stall"] += stall
+            sums["wait"] += end.max() - end
+            mean = round(float(compute.mean()))
+            sums["extra"] += np.maximum(stall + compute - mean, 0)
+        ideal += _ideal_ps(job, block)
+    return _outcome(job, np.array(update_ps, dtype=np.int64), np.array(slowest), (done, sums, ideal))
+
+
+def _exchanged(job: Job, end: Int64, compute: Int64) -> Int64:
+    """When each rank has all sums."""
+    exchange = job.exchange
+    back = np.rint(compute * job.backward_share).astype(np.int64)
+    done = np.zeros_like(end)
+    for (fraction, _), (latency, transfer) in zip(exchange.buckets, exchange.chunks, strict=True):
+        ready = end - back + np.rint(back * fraction).astype(np.int64) if exchange.overlap else end
+        done = ring_done_ps(np.maximum(ready, done), latency, transfer)
+    return np.maximum(done, end)
+
+
+def _ideal_ps(job: Job, block: Block) -> int:
+    mean = np.rint(block.compute.mean(axis=0)).astype(np.int64)
+    alike = Block(compute=np.broadcast_to(mean, block.compute.shape), stall=None, offset=block.offset)
+    return int(step_lengths(job, alike).length.sum())
+
+
+def _outcome(
+    job: Job, update_ps: Int64, slowest: Int64, found: tuple[Int64, dict[str, Int64], int]
+) -> Outcome:
+    done, sums, ideal = found
+    updating = job.optimizer_ps * (job.num_steps - 1)
+    rest = done - sums["compute"] - sums["stall"] - sums["wait"] - updating
+    return Outcome(
+        update_ps=update_ps,
+        gradients=None,
+        workers=WorkerColumns(
+            num_steps=np.full(job.num_workers, job.num_steps),
+            compute_ps=sums["compute"],
+            data_stall_ps=sums["stall"],
+            wait_ps=sums["wait"],
+            exchange_ps=np.maximum(rest, 0),
+            optimizer_ps=updating,
+            lost_ps=np.zeros(job.num_workers, dtype=np.int64),
+        ),
+        slowest=slowest,
+        end_ps=int((done + job.optimizer_ps).max()),
+        ideal_ps=ideal,
+        no_stall_ps=int(update_ps[-1]) - int(sums["stall"].max()),
+        slowdown_by_worker=tuple((1 + sums["extra"] / max(1, ideal)).tolist()),
+    )

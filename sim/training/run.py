@@ -1,0 +1,117 @@
+"""One training run: the job is planned, its schedule found, failures laid over it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sim.errors import InvariantError
+from sim.training.failures import failure_columns, with_failures
+from sim.training.job import Job, is_priced, plan_job
+from sim.training.job_asynchronous import run_asynchronous
+from sim.training.job_chunks import run_chunks
+from sim.training.job_synchronous import run_synchronous
+from sim.training.memory import training_memory
+from sim.training.records import Outcome, TrainingResult, WorkerStepColumns, no_failures
+from sim.training.scenario import TrainingScenario, step_shape
+from sim.training.worker import simulate_events
+
+ASYNCHRONOUS = ("ssp", "asp", "k_async")
+TIMELINE_ROWS = 3000
+TIMELINE_STEPS = 40
+
+
+def run_training(
+    scenario: TrainingScenario, *, variant: str, seed: int, base_dir: Path, record_block_map: bool
+) -> TrainingResult:
+    """What the run left behind; ``record_block_map`` has no meaning here."""
+    job = plan_job(scenario, seed, base_dir)
+    outcome, failures = schedule(job)
+    if scenario.training.stepping == "every_step" and has_events(job):
+        check_against_events(job, outcome)
+    checkpoints = (0, 0)
+    if job.failures is not None and job.scheme not in ASYNCHRONOUS:
+        restarted = with_failures(outcome.update_ps, job.failures, job.num_workers, seed)
+        late = int(restarted.update_ps[-1] - outcome.update_ps[-1])
+        outcome = replace(outcome, update_ps=restarted.update_ps, end_ps=outcome.end_ps + late)
+        failures = restarted.failures
+        checkpoints = restarted.num_checkpoints, restarted.checkpoint_ps
+    return TrainingResult(
+        scenario=scenario,
+        variant=variant,
+        seed=seed,
+        outcome=outcome,
+        timeline=timeline(job),
+        failures=failures,
+        num_checkpoints=checkpoints[0],
+        checkpoint_ps=checkpoints[1],
+        notes=_notes(scenario, job),
+        explain=_explain(scenario, job),
+    )
+
+
+def schedule(job: Job) -> tuple[Outcome, Any]:
+    """When every update happens, and an asynchronous job's failures."""
+    failures = no_failures()
+    if job.exchange.chunks:
+        return run_chunks(job), failures
+    if job.scheme not in ASYNCHRONOUS:
+        return run_synchronous(job), failures
+    outcome, log = run_asynchronous(job)
+    rows = [row for one in log.mishaps for row in one.rows if row[0] <= outcome.end_ps]
+    return outcome, failure_columns(rows) if rows else failures
+
+
+def check_against_events(job: Job, outcome: Outcome) -> int:
+    """Runs every step in SimPy, too; both must agree on every update. Returns the number of updates."""
+    trail = simulate_events(job, job.num_steps)
+    if trail.updates != outcome.update_ps.tolist():
+        wrong = next(
+            (
+                k
+                for k, (a, b) in enumerate(zip(trail.updates, outcome.update_ps.tolist(), strict=False))
+                if a != b
+            ),
+            min(len(trail.updates), outcome.update_ps.size),
+        )
+        raise InvariantError(f"the schedule and its events differ from update {wrong} on ({job.scheme})")
+    return len(trail.updates)
+
+
+def timeline(job: Job) -> WorkerStepColumns:
+    """The first steps of all workers, event by event; chunks and ZeRO-3 as if they came at the end."""
+    steps = max(1, min(TIMELINE_STEPS, job.num_steps, TIMELINE_ROWS // job.num_workers))
+    return simulate_events(job, steps).columns()
+
+
+def has_events(job: Job) -> bool:
+    """Whether the reference simulates this exchange too."""
+    return not job.exchange.chunks and job.exchange.sharded is None and not job.exchange.replicate_ps
+
+
+def _notes(scenario: TrainingScenario, job: Job) -> tuple[str, ...]:
+    notes = []
+    if job.scheme in (*ASYNCHRONOUS, "local_sgd"):
+        notes.append(
+            f"{job.scheme} changes what is learnt, not only how fast: read staleness_steps beside every rate"
+        )
+    if is_priced(scenario):
+        notes.append("step times are priced from the profile's efficiency curves, not measured on this job")
+    return tuple(notes)
+
+
+def _explain(scenario: TrainingScenario, job: Job) -> dict[str, Any]:
+    exchange = job.exchange
+    found: dict[str, Any] = {
+        "exchange": {
+            "algorithm": exchange.algorithm,
+            "gradient_bytes": exchange.gradient_bytes,
+            "num_buckets": len(exchange.buckets),
+            "comm_s": exchange.comm_ps / 1e12,
+            **dict(exchange.notes),
+        }
+    }
+    if scenario.model is not None:
+        found["memory"] = training_memory(step_shape(scenario)).to_dict()
+    return found

@@ -1,0 +1,259 @@
+"""Workers as SimPy processes: every step, message and wait an event. The reference; timelines come from it.
+
+At one instant messages arrive first, then released workers go on, then computations end; each in the order of
+the workers. The arrays of ``job_synchronous`` and the heap of ``job_asynchronous`` say the same, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from simpy import Event
+
+from sim.serving.clock import Clock
+from sim.training.failures import Mishaps
+from sim.training.job import Job
+from sim.training.parameter_server import ServerNic
+from sim.training.records import WorkerStepColumns
+from sim.training.sync import Gate
+
+Steps = Generator[Any, Any, None]
+Row = tuple[int, int, int, int, int, int, int]
+
+
+@dataclass(slots=True, kw_only=True)
+class Trail:
+    """What the processes write down."""
+
+    rows: list[Row] = field(default_factory=list)  # fields of WorkerStepColumns
+    gradients: list[tuple[int, int, int]] = field(default_factory=list)  # (time, worker, version read)
+    updates: list[int] = field(default_factory=list)
+    wait_ps: dict[int, int] = field(default_factory=dict)
+    num_events: int = 0
+
+    def columns(self) -> WorkerStepColumns:
+        """The rows in order of worker and step."""
+        table = np.array(sorted(self.rows), dtype=np.int64).reshape(-1, 7).T
+        late = np.flatnonzero(table[6])
+        if late.size:  # who is late is cut off by the update
+            cut = np.array(self.updates)[table[1, late]]
+            table[3:6, late] = np.minimum(table[3:6, late], cut)
+        return WorkerStepColumns(
+            worker=table[0],
+            step=table[1],
+            release_ps=table[2],
+            compute_start_ps=table[3],
+            compute_end_ps=table[4],
+            done_ps=table[5],
+            is_cancelled=table[6],
+        )
+
+
+class Ranked(Clock):
+    """A clock on which a process can say after whom it acts at one instant."""
+
+    def sleep(self, delay_ps: int, rank: int) -> Event:
+        """An event after ``delay_ps``; among those of one instant by ``rank``, after all plain ones."""
+        return self.after(delay_ps, _nothing, rank)
+
+
+def _nothing(event: Any) -> None:
+    return None
+
+
+class Asynchronous:
+    """BSP, SSP, ASP (a gate) and K-async (a count) on a parameter server or without exchange."""
+
+    def __init__(self, job: Job, max_gradients: int) -> None:
+        self.job, self.clock, self.trail = job, Ranked(), Trail()
+        self._limit = max_gradients
+        self._gate = Gate(job.num_workers, job.staleness_bound)
+        self._batch: list[int] = []
+        self._version_of = [0] * job.num_workers
+        self._go: dict[int, Event] = {}
+        exchange = job.exchange
+        is_server = exchange.algorithm == "parameter_server"
+        self._nic = ServerNic(self.clock, exchange.occupies_ps, exchange.takes_ps) if is_server else None
+        self._stop = self.clock.event()
+
+    def run(self) -> Trail:
+        """All gradients up to the limit."""
+        for worker in range(self.job.num_workers):
+            self.clock.process(self._worker(worker))
+        self.clock.run(until=self._stop)
+        return self.trail
+
+    def _worker(self, worker: int) -> Steps:
+        job, clock, n = self.job, self.clock, self.job.num_workers
+        pairs = job.times.pairs_of(worker)
+        mishaps = job.failures and Mishaps(job.failures, worker, job.seed)
+        local = int(job.optimizer_ps[worker])
+        step = 0
+        while True:
+            yield clock.sleep(0, 1 + worker)
+            release, version = clock.now_ps, self._version_of[worker]
+            if self._nic is not None:
+                yield from self._nic.pull()
+            stall, compute = next(pairs)
+            begin, work = clock.now_ps, stall + compute + local
+            end = mishaps.end_of(begin, work) if mishaps else begin + work
+            yield clock.sleep(end - begin, 1 + n + worker)
+            if self._nic is not None:
+                yield from self._nic.push()
+            done = clock.now_ps
+            self.trail.rows.append((worker, step, release, end - compute - local, end, done, 0))
+            self._go[worker] = clock.event()
+            self._bring(worker, version)
+            yield self._go[worker]
+            waits = self.trail.wait_ps
+            waits[worker] = waits.get(worker, 0) + clock.now_ps - done
+            step += 1
+
+    def _bring(self, worker: int, version: int) -> None:
+        """A gradient has arrived: apply it, and let go whom that releases."""
+        trail, job = self.trail, self.job
+        trail.gradients.append((self.clock.now_ps, worker, version))
+        if job.scheme == "k_async":
+            self._batch.append(worker)
+            released = sorted(self._batch) if len(self._batch) == job.num_awaited else []
+            if released:
+                self._batch = []
+                trail.updates.append(self.clock.now_ps)
+        else:
+            trail.updates.append(self.clock.now_ps)
+            released = self._gate.complete(worker)
+        for one in released:
+            self._version_of[one] = len(trail.updates)
+            self._go[one].succeed()
+        if len(trail.gradients) == self._limit:
+            self._stop.succeed()
+
+
+class Synchronous:
+    """Every update waits for so many workers: BSP by collective or server, K-sync, local SGD."""
+
+    def __init__(self, job: Job, max_steps: int) -> None:
+        self.job, self.clock, self.trail = job, Ranked(), Trail()
+        self._num_steps = max_steps
+        self._pairs = [job.times.pairs_of(worker) for worker in range(job.num_workers)]
+
+    def run(self) -> Trail:
+        """All steps up to the limit."""
+        self.clock.run(until=self.clock.process(self._job()))
+        return self.trail
+
+    def _job(self) -> Steps:
+        job = self.job
+        rounds = range(0, self._num_steps, job.local_steps)
+        for index, begin in enumerate(rounds):
+            count = min(job.local_steps, self._num_steps - begin)
+            update = _Update(self, index, count)
+            yield self.clock.process(update.run())
+            self.trail.updates.append(self.clock.now_ps)
+
+    def next_pair(self, worker: int) -> tuple[int, int]:
+        """(stall, compute) of the worker's next step."""
+        return next(self._pairs[worker])
+
+
+class _Update:
+    """One update: the workers' processes, and the exchange that brings them together."""
+
+    def __init__(self, whole: Synchronous, index: int, num_local: int) -> None:
+        self.job, self.clock, self.trail, self.whole = whole.job, whole.clock, whole.trail, whole
+        self.index, self.num_local = index, num_local
+        self.release = whole.clock.now_ps
+        exchange = self.job.exchange
+        self.nic = ServerNic(self.clock, exchange.occupies_ps, exchange.takes_ps)
+        buckets = exchange.buckets if exchange.overlap else ()
+        self.num_ready = [0] * (len(buckets) + 1)
+        self.ready = [self.clock.event() for _ in self.num_ready]
+        self.fractions = [fraction for fraction, _ in buckets]
+        self.enough = self.clock.event()
+        self.num_pushed = 0
+        self.is_open = True
+
+    def run(self) -> Steps:
+        """From the update before to this one."""
+        exchange = self.job.exchange
+        for worker in range(self.job.num_workers):
+            self.clock.process(self._worker(worker))
+        if not exchange.is_collective:
+            yield self.enough
+        elif exchange.overlap:
+            for event, (_, duration) in zip(self.ready[:-1], exchange.buckets, strict=True):
+                yield event
+                yield self.clock.timeout(duration)
+            yield self.ready[-1]
+        else:
+            yield self.ready[-1]
+            yield self.clock.timeout(sum(duration for _, duration in exchange.buckets))
+        self.is_open = False
+
+    def _begin(self, worker: int) -> Steps:
+        """What stands between the update before and this worker's computation."""
+        job, exchange = self.job, self.job.exchange
+        if exchange.algorithm == "parameter_server":
+            yield from self.nic.pull()
+        elif self.index and exchange.after_update_ps:
+            yield self.clock.timeout(int(job.optimizer_ps.max()) + exchange.after_update_ps)
+        elif self.index:
+            yield self.clock.timeout(int(job.optimizer_ps[worker]))
+
+    def _worker(self, worker: int) -> Steps:
+        job, clock = self.job, self.clock
+        yield from self._begin(worker)
+        stall = compute = 0
+        for step in range(self.num_local):
+            one_stall, one = self.whole.next_pair(worker)
+            stall, compute = stall + one_stall, compute + one
+            if step:
+                yield clock.timeout(int(job.optimizer_ps[worker]))
+        start = clock.now_ps + stall
+        back = round(compute * float(job.backward_share[worker]))
+        if job.exchange.is_collective:
+            yield clock.timeout(stall + compute - back)
+            yield from self._backward(back)
+        else:
+            yield clock.sleep(stall + compute, 1 + job.num_workers + worker)
+        end = clock.now_ps
+        if not job.exchange.is_collective:
+            yield from self._push(worker)
+        self._note(worker, (start, end))
+
+    def _backward(self, back: int) -> Steps:
+        gone = 0
+        for index, fraction in enumerate([*self.fractions, 1.0]):
+            until = round(back * fraction)
+            if until > gone:
+                yield self.clock.timeout(until - gone)
+                gone = until
+            self.num_ready[index] += 1
+            if self.num_ready[index] == self.job.num_workers:
+                self.ready[index].succeed()
+
+    def _push(self, worker: int) -> Steps:
+        """The gradient's way to the server; the update comes with the last one awaited."""
+        if self.job.exchange.algorithm == "parameter_server":
+            yield from self.nic.push()
+        self.num_pushed += 1
+        if self.num_pushed <= self.job.num_awaited:
+            self.trail.gradients.append((self.clock.now_ps, worker, self.index))
+        if self.num_pushed == self.job.num_awaited:
+            self.enough.succeed()
+
+    def _note(self, worker: int, computed: tuple[int, int]) -> None:
+        is_late = not self.is_open or self.num_pushed > self.job.num_awaited
+        row = (worker, self.index, self.release, *computed, self.clock.now_ps, int(is_late))
+        self.trail.rows.append(row)
+
+
+def simulate_events(job: Job, max_steps: int) -> Trail:
+    """The first ``max_steps`` steps of every worker (asynchronous: as many gradients), event by event."""
+    is_gated = job.scheme in ("ssp", "asp", "k_async")
+    if is_gated:
+        return Asynchronous(job, max(1, min(job.num_gradients, max_steps * job.num_workers))).run()
+    return Synchronous(job, min(job.num_steps, max_steps)).run()
