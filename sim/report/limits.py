@@ -6,11 +6,12 @@ NOT_MODELLED = (
     "The network between client and engine, HTTP, tokenisation and detokenisation, except as the named "
     "engine overheads.",
     "Token content: lengths are given, no request stops early or loops, and sampling costs the same for all.",
-    "Speculative decoding, LoRA adapters, multi-modal inputs, structured output.",
+    "Draft models (EAGLE, MTP), LoRA adapters, multi-modal inputs, structured output; of speculative decoding "
+    "only n-gram drafts, with a given acceptance rate.",
     "Pipeline, expert and data parallelism inside one replica; disaggregated prefill and decode.",
     "KV offload to host memory or disk, and swapping: a preempted request is recomputed.",
     "Clock changes with power and temperature, other tenants of the GPU, ECC and failures.",
-    "Overlap of kernels on different streams, and of host scheduling with the device.",
+    "Overlap of kernels on different streams; with asynchronous scheduling, how much host time it hides.",
     "Imbalance: all tensor-parallel ranks take the same time; experts receive tokens evenly.",
     "Start-up: model loading, graph capture and autoscaling; the engine is warm at time 0.",
 )

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from property.test_engines_agree import assert_same, run, workloads
+from property.test_engines_agree import assert_same
+from random_runs import run, workloads
 
 from sim.records import FINISHED, RequestTable
 from sim.scenario import EngineOverheads, Speculative
@@ -67,7 +68,11 @@ def vllm_engines(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(table=st.one_of(workloads(), shared_workloads()), engine=vllm_engines(), replicas=st.sampled_from([1, 1, 2]))
+@given(
+    table=st.one_of(workloads(), shared_workloads()),
+    engine=vllm_engines(),
+    replicas=st.sampled_from([1, 1, 2]),
+)
 def test_skipping_is_exact(table: RequestTable, engine: dict[str, Any], replicas: int) -> None:
     fields = {"replicas": replicas, "routing": "least_loaded"}
     skipped = run(table, engine, "skip", has_block_map=False, **fields)
