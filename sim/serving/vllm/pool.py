@@ -165,7 +165,9 @@ class BlockPool:
             owners = extra.get(block)
             if owners is None:
                 mine[block] = key
-            elif owners == 1:
+                continue
+            self.num_extra_owners -= 1
+            if owners == 1:
                 del extra[block]
             else:
                 extra[block] = owners - 1
@@ -189,6 +191,7 @@ class BlockPool:
             "free and owned are not the pool": sorted([*free, *owners])
             != list(range(1, self.num_blocks + 1)),
             "owners are miscounted": {b: n - 1 for b, n in owners.items() if n > 1} != self._extra_owners,
+            "extra owners are miscounted": self.num_extra_owners != sum(self._extra_owners.values()),
             "a shared block has no hash": any(n > 1 and b not in hashed for b, n in owners.items()),
             "evictable is not free with a hash": self._evictable
             != {b: hashed[b] for b in free if b in hashed},
