@@ -82,7 +82,10 @@ class Llama:
             x = linear(silu_mul(linear(x, layer.gate_up)), layer.down)
             last = index + 1 == len(self.layers)
             x = rms_norm(x, self.norm if last else self.layers[index + 1].input_norm, residual_MN=residual)
-        return linear(x if batch.sampled is None else x[batch.sampled], self.lm_head)
+        wanted = x if batch.sampled is None else x[batch.sampled]
+        if not len(wanted):  # a step of unfinished prompts
+            return wanted.new_empty((0, self.shape.vocab_size))
+        return linear(wanted, self.lm_head)
 
     def attend(self, layer: Layer, qkv_MC: Any, batch: Batch) -> Any:
         """Attention of every row over its own sequence."""

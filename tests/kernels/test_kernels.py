@@ -46,8 +46,9 @@ def test_in_the_interpreter(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_measuring_and_the_engine_in_the_interpreter(tmp_path: Path) -> None:
-    assert " passed" in run_in_a_process("measuring.py", tmp_path, TRITON_INTERPRET="1")
+@pytest.mark.parametrize("file", ["measuring.py", "engine_serving.py"])
+def test_measuring_and_serving_in_the_interpreter(file: str, tmp_path: Path) -> None:
+    assert " passed" in run_in_a_process(file, tmp_path, TRITON_INTERPRET="1")
 
 
 @pytest.mark.slow
