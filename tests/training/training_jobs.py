@@ -1,0 +1,38 @@
+"""Jobs made by hand, without a scenario."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sim.training.exchange import Exchange
+from sim.training.job import Job
+from sim.training.scenario_variation import StepVariation
+from sim.training.variation import StepTimes
+
+S = 10**12
+FREE = Exchange(algorithm="none")
+
+
+def job(num_workers: int, num_steps: int, scheme: str = "bsp", **changes: Any) -> Job:
+    """A job of mean compute time 1 s; ``variation`` and the fields of ``Job`` may be given."""
+    variation = changes.pop("variation", StepVariation())
+    seed = changes.pop("seed", 1)
+    nominal = changes.pop("nominal_s", np.ones(num_workers))
+    fields: dict[str, Any] = {
+        "num_workers": num_workers,
+        "num_steps": num_steps,
+        "scheme": scheme,
+        "staleness_bound": 0,
+        "num_awaited": num_workers,
+        "local_steps": 1,
+        "times": StepTimes(nominal, variation, seed, Path(".")),
+        "backward_share": np.full(num_workers, 2 / 3),
+        "optimizer_ps": np.zeros(num_workers, dtype=np.int64),
+        "exchange": FREE,
+        "failures": None,
+        "seed": seed,
+    }
+    return Job(**(fields | changes))
