@@ -1,7 +1,7 @@
 """Seconds of one transformer layer, forward, backward and recomputed, from its FLOPs and bytes.
 
-Linear layers are three GEMMs each (output, gradient of the input, gradient of the weight) on the profile's
-GEMM curves; attention is FlashAttention's tiles or standard attention with its scores in HBM; norms,
+Linear layers are three GEMMs each (output, gradient of the input, gradient of the weight) by the profile's
+GEMM law or curves; attention is FlashAttention's tiles or standard attention with its scores in HBM; norms,
 residuals, activation functions and dropout are HBM traffic, fused as Megatron and PyTorch's kernels fuse
 them. Not modelled: overlap of kernels, the allocator, data loading.
 """
@@ -15,6 +15,7 @@ import numpy as np
 
 from sim.cost.collective import fabric_of
 from sim.cost.collective_nccl import nccl_cost
+from sim.cost.law_times import NEVER_HOT, gemm_operator, law_s
 from sim.cost.roofline import Operator, fractions, wave_utilisation
 from sim.errors import ScenarioError
 from sim.model import Matrix, layer_matrices
@@ -117,18 +118,21 @@ def gemm_s(shape: StepShape, matrix: Matrix, tokens: float, which: Pass) -> floa
 
 
 def _one_gemm_s(shape: StepShape, m: float, n: float, k: float) -> float:
-    precision = shape.precision
+    """By the profile's kernel law where it has one for 16-bit GEMMs, else by its efficiency curves."""
+    precision, hardware = shape.precision, shape.hardware
     width = 1 if precision.peak == "float8" else precision.activation_bytes
+    sizes = {"m": m, "n": n, "k": k, "value_bytes": 2.0, "weight_bits": 16.0, "copies": NEVER_HOT}
+    law = gemm_operator("none", False, precision.peak)
     operator = Operator(
         name="gemm",
         count=1,
         flops=np.array([2 * m * n * k]),
         hbm_bytes=np.array([(m * k + k * n) * width + m * n * precision.activation_bytes]),
         peak=peak_of(shape),
-        utilisation=wave_utilisation(np.array([m]), np.array([n]), shape.hardware.sm_count),
+        utilisation=wave_utilisation(np.array([m]), np.array([n]), hardware.sm_count),
+        law_s=law_s(hardware, law, {name: np.array([size]) for name, size in sizes.items()}),
     )
-    busy = float(operator.times_s(shape.hardware, shape.hardware.kernel_launch_s, None)[0])
-    return busy / SUSTAINED_FRACTION
+    return float(operator.times_s(hardware, hardware.kernel_launch_s, None)[0]) / SUSTAINED_FRACTION
 
 
 def peak_of(shape: StepShape) -> str:
