@@ -101,7 +101,7 @@ def test_all_reduce_grows_with_the_message(name: str, exponent: int, gpus: int) 
 
 
 def test_published_gemm_rates() -> None:
-    """The best dense bfloat16 GEMMs, TFLOPS: 794 on an H100 SXM, 268 on an A100 SXM (ml-engineering, MAMF)."""
+    """The best dense bfloat16 GEMMs: 794 TFLOPS on an H100 SXM, 268 on an A100 (ml-engineering, MAMF)."""
     flops = 2.0 * 8192**3
     h100, a100 = load_hardware("h100-sxm-80gb"), load_hardware("a100-sxm-80gb")
     assert flops / gemm(h100, 8192, 8192, 8192) == pytest.approx(794e12, rel=0.12)

@@ -6,7 +6,8 @@ For every tile size and split of K that a library offers,
     a wave = tile start + max(2 · tile m · tile n · k / split / (rate per SM · efficiency of the tile),
                               operands of the tile / (bytes an SM can load per s))
 
-and the library takes the fastest. Weights and activations move through HBM at the same time (``overlap``);
+and the library takes the fastest. Libraries that give SMs parts of tiles (stream-K) need no whole last wave:
+``quantisation`` below 1. Weights and activations move through HBM at the same time (``overlap``);
 weights that return while they are still in L2 move faster. Large GEMMs clock down (``throttle``). 8-bit
 activations are made by a pass of their own (``quantize``).
 
@@ -55,7 +56,9 @@ def tiled_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
             (sizes["value_bytes"] * tile[0] + sizes["weight_bits"] / 8.0 * tile[1]) / load,
         )
         for split in SPLITS:
-            parts = np.maximum(np.ceil(tiles * split / device.sm_count), 1.0)
+            waves = tiles * split / device.sm_count
+            evened = 1.0 - constants["quantisation"]
+            parts = np.maximum(np.ceil(waves) + evened * (waves - np.ceil(waves)), 1.0)
             time = parts * (constants["tile_s"] + k / split * per_k)
             if split > 1:
                 sums = 2.0 * BYTES_OF_A_SUM * m * n * split
@@ -82,6 +85,9 @@ CONSTANTS = {
     "start_s": Constant(start=3e-6, low=5e-7, high=5e-5, unit="s", meaning="start-up of a launch"),
     "tile_s": Constant(start=1e-6, low=1e-8, high=2e-5, unit="s", meaning="prologue and epilogue of a tile"),
     "split_s": Constant(start=1e-6, low=1e-8, high=3e-5, unit="s", meaning="summing the parts of a split"),
+    "quantisation": Constant(
+        start=0.7, low=1e-2, high=1.0, unit="", meaning="whole waves; 0: work evened out"
+    ),
     "sm_load": Constant(start=3.0, low=0.3, high=30.0, unit="of HBM", meaning="loads of all SMs from L2"),
     "l2_speed": Constant(start=2.5, low=1.0, high=10.0, unit="of HBM", meaning="L2 bandwidth"),
     "l2_share": Constant(start=0.7, low=0.05, high=2.0, unit="of L2", meaning="what stays in L2"),
