@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from sim.cost.collective import (
     NETWORK_HOP_S,
@@ -20,6 +21,7 @@ from sim.cost.collective import (
 )
 from sim.cost.collective_nccl import nccl_cost
 from sim.hardware import Link
+from sim.model import layer_matrices
 from sim.records import PS_PER_S
 from sim.training.buckets import MIB, Bucket, gradient_buckets
 from sim.training.exchange_sharded import ShardedTimes, sharded_times
@@ -119,9 +121,30 @@ def _collective(scenario: TrainingScenario, worker: WorkerStep) -> Exchange:
 
 def _buckets(scenario: TrainingScenario, worker: WorkerStep) -> tuple[Bucket, ...]:
     config = scenario.exchange
-    return gradient_buckets(
-        worker.gradient_bytes, worker.backward_s, config.first_bucket_mb * MIB, config.bucket_cap_mb * MIB
-    )
+    sizes, backward_s = _tensors(scenario, worker)
+    return gradient_buckets(sizes, backward_s, config.first_bucket_mb * MIB, config.bucket_cap_mb * MIB)
+
+
+def _tensors(scenario: TrainingScenario, worker: WorkerStep) -> tuple[list[int], list[float]]:
+    """Gradient bytes and backward time by tensor: a layer's matrices, in proportion to their size.
+
+    Norms and biases travel with their layer's matrices; q, k and v are one tensor here, as are gate and up.
+    """
+    weights = [1.0]
+    if scenario.model is not None and scenario.training.lora is None:
+        matrices = layer_matrices(scenario.model, scenario.training.tensor_parallel_size)
+        inside = [one for one in matrices if one.name != "lm_head"]
+        weights = [float(one.n * one.k * one.num_experts * one.layers) for one in inside]
+    edges = [sum(weights[:index]) / sum(weights) for index in range(len(weights) + 1)]
+    sizes: list[int] = []
+    backward_s: list[float] = []
+    last = len(worker.gradient_bytes) - 1
+    for index, (size, spent) in enumerate(zip(worker.gradient_bytes, worker.backward_s, strict=True)):
+        parts = edges if 0 < index < last else [0.0, 1.0]
+        cuts = [round(size * edge) for edge in parts]
+        sizes += [b - a for a, b in pairwise(cuts)]
+        backward_s += [spent * (b - a) for a, b in pairwise(parts)]
+    return sizes, backward_s
 
 
 def _regimes(config: ExchangeConfig, buckets: tuple[Bucket, ...], n: int, fabric: Fabric) -> dict[str, str]:
