@@ -8,6 +8,7 @@ from sim.cautions import Caution
 from sim.records import PS_PER_S
 from sim.summary import Summary
 from sim.training.job_packing import Packed, packed
+from sim.training.learning_run import learn_run
 from sim.training.records import TrainingResult
 from sim.training.scenario import TrainingScenario, gpus_per_worker, num_gpus, step_shape, tokens_per_step
 from sim.training.step_time import model_flops_per_token
@@ -26,6 +27,7 @@ def summarize(result: TrainingResult, *, keep_thin_percentiles: bool = False) ->
         **_staleness(result),
         **_failures(result),
         **_memory(result),
+        **_learning(result),
     }
     thin = numbers["num_updates"] is not None and numbers["num_updates"] < 1000 and not keep_thin_percentiles
     if thin:
@@ -215,7 +217,26 @@ def _cautions(result: TrainingResult) -> tuple[Caution, ...]:
     return tuple(found)
 
 
+def _learning(result: TrainingResult) -> Numbers:
+    """What real SGD made of the schedule, where the scenario asks for it."""
+    scenario = result.scenario
+    if scenario.learning is None:
+        return {}
+    local_steps = scenario.sync.local_steps or 1 if scenario.sync.scheme == "local_sgd" else 1
+    learnt = learn_run(scenario.learning, result.schedule(), result.seed, local_steps=local_steps)
+    reached = learnt.updates_to_target
+    return {
+        "final_loss": float(learnt.curve.losses[-1]),
+        "updates_to_target": None if reached is None else float(reached),
+        "time_to_target_s": learnt.time_to_target_s,
+    }
+
+
 def _reason(name: str) -> str:
+    if name == "final_loss":
+        return "the scenario has no learning"
+    if name in ("updates_to_target", "time_to_target_s"):
+        return "the scenario has no learning.target_loss, or the run did not reach it"
     if name == "p99_step_s":
         return "p99 needs 1,000 updates"
     if name in ("num_failures", "lost_fraction", "ettr_fraction"):

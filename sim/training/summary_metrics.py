@@ -46,6 +46,9 @@ _ROWS: tuple[tuple[str, str, Better, str], ...] = (
     ("padding_fraction", "fraction", "lower", "computed tokens that are padding"),
     ("peak_memory_bytes", "bytes", "lower", "of the fullest GPU, at the start of the backward pass"),
     ("cost_per_million_tokens", "usd", "lower", "price of all GPUs / useful tokens"),
+    ("final_loss", "nats", "lower", "of learning's problem, real SGD on this run's schedule"),
+    ("updates_to_target", "updates", "lower", "until learning.target_loss: statistical efficiency"),
+    ("time_to_target_s", "s", "lower", "the same on the simulated clock"),
 )
 
 TRAINING_METRICS: Mapping[str, Metric] = {
@@ -73,6 +76,9 @@ TABLE = (
     "padding_fraction",
     "peak_memory_bytes",
     "cost_per_million_tokens",
+    "final_loss",
+    "updates_to_target",
+    "time_to_target_s",
 )
 
 

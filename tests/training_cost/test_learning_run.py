@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from sim.loading import load_scenario
+from sim.run import run_scenario
 from sim.training.learning import single_gradient_schedule, synchronous_schedule
 from sim.training.learning_run import LearningConfig, first_gradients, learn_run
 
@@ -46,3 +50,31 @@ def test_local_steps_are_counted_as_updates() -> None:
     result = learn_run(LearningConfig(), schedule, seed=1, local_steps=5)
     assert result.curve.updates[-1] == 50
     assert result.curve.times_s[-1] == 10
+
+
+def test_a_scenario_learns_on_its_own_schedule(tmp_path: Path) -> None:
+    """ASP's gradients come sooner but stale and one by one: it needs more updates than BSP."""
+    text = """
+schema_version: 1
+question: What does staleness cost in updates?
+kind: training
+hardware: a100-sxm-80gb
+training: {num_workers: 8, num_steps: 200, max_seq_len: 128}
+compute: {compute_s: 1 s, gradient_bytes: 10 MB}
+exchange: {algorithm: none}
+variation: {law: exponential}
+learning: {learning_rate: 0.1, target_loss: 0.5}
+compare: {reference: bsp, variants: {bsp: {}, asp: {sync: {scheme: asp}}}}
+"""
+    file = tmp_path / "learning.yaml"
+    file.write_text(text)
+    answer = run_scenario(load_scenario(file))
+    bsp, asp = (answer.summaries[name][0].metrics for name in ("bsp", "asp"))
+    assert bsp["updates_to_target"] is not None
+    assert asp["updates_to_target"] is not None
+    assert bsp["time_to_target_s"] is not None
+    assert asp["updates_to_target"] > bsp["updates_to_target"]
+    assert asp["final_loss"] == pytest.approx(bsp["final_loss"], rel=0.1)
+    assert bsp["time_to_target_s"] == pytest.approx(
+        bsp["updates_to_target"] / (bsp["updates_per_s"] or 0), rel=0.3
+    )
