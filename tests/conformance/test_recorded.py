@@ -92,6 +92,28 @@ def test_a_broken_folder_is_the_users_error(tmp_path: Path, broken: str) -> None
         main_conformance(tmp_path)
 
 
+@pytest.mark.parametrize("part", ["log", "workload"])
+@pytest.mark.parametrize(
+    "line", ["[1]", "{", '{"id": 3}', '{"id": "a", "arrive": "soon", "prompt": [[1, 2]]}']
+)
+def test_a_broken_line_is_the_users_error_or_a_difference(tmp_path: Path, part: str, line: str) -> None:
+    case = _copy_one(tmp_path)
+    (tmp_path / f"{case}.{part}.jsonl.gz").write_bytes(gzip.compress(line.encode()))
+    try:
+        assert main_conformance(tmp_path) == 1
+    except ScenarioError as error:
+        assert case in error.file
+
+
+def test_a_setting_that_nobody_knows_is_the_users_error(tmp_path: Path) -> None:
+    _copy_one(tmp_path)
+    index = _index(tmp_path)
+    index["cases"][0]["args"]["max_num_sequences"] = 3
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ScenarioError, match="replayed"):
+        main_conformance(tmp_path)
+
+
 def test_a_case_that_no_pool_can_serve_is_refused(tmp_path: Path) -> None:
     _copy_one(tmp_path)
     index = _index(tmp_path)

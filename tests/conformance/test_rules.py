@@ -8,7 +8,7 @@ import pytest
 from conformance.playing import blocks, check, ids, limits, request, steps, tokens
 
 from sim.errors import InvariantError, ScenarioError
-from sim.serving.vllm import EngineLoop, Limits, Scheduler, Status, server_defaults
+from sim.serving.vllm import EngineLoop, Limits, Plan, Scheduler, Status, server_defaults
 from sim.serving.vllm.keys import BlockKeys, merged
 
 
@@ -129,6 +129,24 @@ def test_a_scheduled_victim_gives_its_tokens_back() -> None:
     assert ids(plans[1].preempted) == ["a"]
 
 
+def test_a_dropped_request_gives_its_tokens_back() -> None:
+    plan, item = Plan(10, 0), request("a", 4, 4)
+    plan.choose(item, 4, [1])
+    plan.drafts[item] = 2
+    plan.drop(item)
+    assert (plan.budget, plan.scheduled, plan.fresh, plan.drafts) == (10, {}, {}, {})
+
+
+def test_preemption_drops_the_drafts() -> None:
+    target = scheduler(num_gpu_blocks=6, num_speculative_tokens=3)
+    add(target, request("a", 7, 9), request("b", 7, 9))
+    for plan in steps(target):
+        if plan.preempted:
+            assert [item.num_drafts for item in plan.preempted] == [0]
+            return
+    raise AssertionError("nobody was preempted")
+
+
 @pytest.mark.parametrize("version, others", [("0.33.0", {"b": 1}), ("0.20.0", {})])
 def test_who_preempts_itself_ends_the_loop_in_0_20(version: str, others: dict[str, int]) -> None:
     target = scheduler(version, num_gpu_blocks=4, policy="priority")
@@ -153,6 +171,16 @@ def test_of_equal_victims_the_first_in_the_list_goes() -> None:
 def test_the_gate_asks_for_the_whole_prompt(reserve: bool, first: dict[str, int]) -> None:
     target = scheduler(num_gpu_blocks=6, max_num_batched_tokens=12, scheduler_reserve_full_isl=reserve)
     assert play(target, request("a", 8, 1), request("b", 16, 1))[0] == first
+
+
+def test_the_gate_counts_the_answer_of_a_resumed_request() -> None:
+    kv = scheduler(num_gpu_blocks=6).state.kv
+    resumed = request("a", 1, 16)
+    resumed.num_tokens = 14
+    kv.pool.take(2)
+    assert kv.admit(resumed, [], 4, spare=False) is None
+    resumed.num_tokens = 12
+    assert kv.admit(resumed, [], 4, spare=False) == [3]
 
 
 def test_the_watermark_spares_blocks_unless_nobody_runs() -> None:
@@ -223,12 +251,13 @@ def test_tokens_of_a_running_answer_can_be_hit() -> None:
 def test_of_equal_blocks_the_first_registered_answers_until_it_is_evicted() -> None:
     target = scheduler(enable_prefix_caching=True)
     pool = target.state.kv.pool
-    pool.take(3)
+    pool.take(4)
     pool.register([2], [50])
     pool.register([1, 3], [50, 51])
+    pool.register([4], [50])
     assert pool.cached([50, 51]) == [2, 3]
     pool.release([2], [50])
-    assert pool.take(96) and pool.cached([50]) == [2]
+    assert pool.take(95) and pool.cached([50]) == [2]
     pool.take(1)
     assert pool.cached([50, 51]) == [1, 3]
 
@@ -274,6 +303,25 @@ def test_a_one_token_admission_beside_decodes_is_padded_in_0_33(version: str, fi
     assert [item.num_tokens for item in target.state.running.values()] == [8, 2]
 
 
+def test_padding_needs_company_or_a_hit() -> None:
+    assert play(scheduler(num_speculative_tokens=3), request("a", 1, 1)) == [{"a": 1}]
+
+
+@pytest.mark.parametrize("max_model_len, second", [(9, 4), (8, 1)])
+def test_padding_keeps_within_max_model_len(max_model_len: int, second: int) -> None:
+    target = scheduler(num_speculative_tokens=3, enable_prefix_caching=True, max_model_len=max_model_len)
+    add(target, request("a", [(1, 0, 4)], 3), request("b", [(1, 0, 4), (2, 0, 1)], 2))
+    assert tokens(target.schedule()) == {"a": 4, "b": second}
+
+
+@pytest.mark.parametrize("version, hit", [("0.33.0", 8), ("0.20.0", 4)])
+def test_a_block_that_drafts_filled_is_cached_at_once_in_0_33(version: str, hit: int) -> None:
+    target = scheduler(version, num_speculative_tokens=3, enable_prefix_caching=True)
+    play(target, request("a", [(1, 0, 4)], 5, output_stream=7), accepted=3)
+    add(target, request("b", [(1, 0, 4), (7, 0, 5), (2, 0, 4)], 1))
+    assert list(target.schedule().new.values()) == [hit]
+
+
 def test_a_padded_admission_that_exceeds_the_budget_waits() -> None:
     target = scheduler(num_speculative_tokens=3, max_num_batched_tokens=7)
     add(target, request("a", 6, 30))
@@ -298,6 +346,27 @@ def test_prefill_waits_for_its_turn_while_decodes_run() -> None:
 def test_prefill_does_not_wait_where_the_engine_is_full_anyway() -> None:
     target = scheduler(prefill_schedule_interval=5, max_num_seqs=1)
     assert play(target, request("a", 4, 2), request("b", 4, 1)) == [{"a": 4}, {"a": 1}, {"b": 4}]
+
+
+def test_prefills_do_not_wait_for_each_other() -> None:
+    target = scheduler(prefill_schedule_interval=5, max_num_batched_tokens=4)
+    assert play(target, request("a", 12, 1)) == [{"a": 4}, {"a": 4}, {"a": 4}]
+
+
+def test_an_admission_with_one_token_left_is_no_prefill() -> None:
+    target = scheduler(prefill_schedule_interval=4, enable_prefix_caching=True)
+    add(target, request("a", [(1, 0, 4)], 20))
+    played = []
+    for step in range(6):
+        if step == 1:
+            add(target, request("b", [(1, 0, 4), (2, 0, 1)], 20))
+        if step == 2:
+            add(target, request("c", 4, 20))
+        plan = target.schedule()
+        played.append(tokens(plan))
+        target.update(plan)
+    assert played[1] == {"a": 1, "b": 1}
+    assert [("c" in step) for step in played] == [False, False, False, False, True, True]
 
 
 def test_asynchronous_scheduling_plans_one_step_ahead() -> None:
@@ -339,12 +408,12 @@ def test_a_token_that_arrives_after_a_preemption_is_kept_but_not_counted_as_comp
 
 
 def test_a_request_with_a_stale_token_is_passed_over_and_keeps_its_place() -> None:
-    target = scheduler(async_scheduling=True)
-    late, other = request("a", 4, 2), request("b", 4, 2)
+    target = scheduler(async_scheduling=True, max_num_seqs=1)
+    late, others = request("a", 4, 2), [request("b", 4, 2), request("c", 4, 2)]
     late.num_stale_tokens = 1
-    add(target, late, other)
+    add(target, late, *others)
     assert ids(target.schedule().new) == ["b"]
-    assert ids(list(target.state.waiting)) == ["a"]
+    assert ids(list(target.state.waiting)) == ["a", "c"]
 
 
 @pytest.mark.parametrize("prompt, out, words", [
