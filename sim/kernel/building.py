@@ -45,6 +45,7 @@ class LaunchSpec:
     shared: Mapping[str, Shared] = field(default_factory=dict)
     # Library products read each operand once from HBM, their tiles' reuse is L2's: so counts the paper.
     counted_once: frozenset[str] = frozenset()
+    from_l2_fraction: float = 1.0
     memory_fraction: float = 1.0  # of streaming bandwidth that this kernel's access pattern reaches
 
 
@@ -129,7 +130,9 @@ def _kind(gpu: Gpu, spec: LaunchSpec, block: BlockSpec, miss: float) -> BlockKin
     efficiency, n = spec.efficiency, max(1, block.iterations)
 
     def memory_s(sizes: float) -> float:
-        return gpu.memory_s(sizes, miss) / (spec.memory_fraction * efficiency.memory_fraction)
+        return gpu.memory_s(sizes, miss, spec.from_l2_fraction) / (
+            spec.memory_fraction * efficiency.memory_fraction
+        )
 
     moved = sum(block.loop.values()) + sum(block.loop_writes.values())
     rate = gpu.tensor_flops_per_s(spec.dtype) * efficiency.tensor_fraction

@@ -129,6 +129,7 @@ def _launches(
         flops=2.0 * given.m * given.n * given.k * given.batch,
         shared=_shared(given, tile, names),
         counted_once=frozenset(names[:2]),
+        from_l2_fraction=gpu.multicast_fraction,
     )
     launches = [build_launch(gpu, main)]
     if tile.num_splits > 1:

@@ -61,9 +61,19 @@ class Gpu:
             )
         return peak / self.sm_count
 
-    def memory_s(self, size_bytes: float, from_hbm_fraction: float) -> float:
-        """Seconds of the whole memory system: the slower of L2 (everything) and HBM (what L2 misses)."""
-        return size_bytes * max(from_hbm_fraction / self.hbm_bytes_per_s, 1.0 / self.l2_bytes_per_s)
+    def memory_s(self, size_bytes: float, from_hbm_fraction: float, from_l2_fraction: float = 1.0) -> float:
+        """Seconds of the whole memory system: the slower of L2 (everything) and HBM (what L2 misses).
+
+        ``from_l2_fraction`` is below 1 where one load from L2 serves several SMs (multicast).
+        """
+        l2_s = from_l2_fraction / self.l2_bytes_per_s
+        return size_bytes * max(from_hbm_fraction / self.hbm_bytes_per_s, l2_s)
+
+    @property
+    def multicast_fraction(self) -> float:
+        """L2 loads over SRAM fills of a GEMM's operands: pairs of SMs share them from Hopper on."""
+        major = (self.profile.compute_capability or "0").partition(".")[0]
+        return 0.5 if major in ("9", "10") else 1.0
 
 
 def gpu_of(profile: HardwareProfile) -> Gpu:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 NOT_MODELLED = (
     "Instruction issue, bank conflicts, register spills: the fitted efficiencies hold them.",
-    "Thread-block clusters, distributed shared memory, multicast loads, persistent kernels' hidden prologues.",
+    "Thread-block clusters, distributed shared memory, persistent kernels' hidden prologues.",
     "Which lines L2 keeps: shared tiles pass once if they fit, else once per group that runs together.",
     "Clock changes with power and temperature, ECC, other work on the device.",
     "DRAM pages, refresh, reads turning to writes: streaming reaches one measured share of the peak.",

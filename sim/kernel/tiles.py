@@ -20,6 +20,8 @@ class TileSizes:
     num_warps: int
 
 
+_LARGE_SRAM = 140 * 1024  # A100 and later data-centre devices; Ada and the smaller Ampere have 99 KiB
+
 # (block_m, block_n, num_stages, num_warps) by the largest head_dim they serve: the published kernels' sizes
 # (flash-attention 2.7 flash_fwd_launch_template.h and flash_bwd_launch_template.h, hopper/tile_size.h).
 _FLASH_2_FORWARD = {64: (128, 128, 1, 4), 128: (128, 64, 1, 4), 256: (64, 64, 1, 4), 1024: (64, 32, 1, 8)}
@@ -32,6 +34,7 @@ _FLASH_3_FORWARD = {
 }
 _FLASH_3_BACKWARD = {64: (128, 128, 2, 12), 128: (64, 128, 2, 12), 256: (64, 80, 1, 12)}
 _ADA_FORWARD = {64: (128, 128, 1, 4), 128: (128, 32, 1, 4), 256: (64, 32, 1, 4), 1024: (32, 32, 1, 4)}
+_DECODE_SMALL = {64: (16, 128, 2, 4), 128: (16, 64, 2, 4), 256: (16, 32, 2, 4), 1024: (16, 16, 2, 4)}
 _DECODE = {64: (16, 128, 2, 4), 128: (16, 128, 2, 4), 256: (16, 64, 2, 4), 1024: (16, 32, 2, 4)}
 
 
@@ -49,8 +52,8 @@ def flash_tiles(gpu: Gpu, problem: Problem, given: Tile, *, is_backward: bool) -
     if algorithm in ("flash_attention_3", "flash_trtllm"):
         table = _FLASH_3_BACKWARD if is_backward else _FLASH_3_FORWARD
     elif algorithm in ("split_kv_decode", "paged_decode"):
-        table = _DECODE
-    elif not is_backward and gpu.sram_bytes_per_block < 128 * 1024:
+        table = _DECODE if gpu.sram_bytes_per_block >= _LARGE_SRAM else _DECODE_SMALL
+    elif not is_backward and gpu.sram_bytes_per_block < _LARGE_SRAM:
         table = _ADA_FORWARD
     else:
         table = _FLASH_2_BACKWARD if is_backward else _FLASH_2_FORWARD

@@ -24,7 +24,8 @@ def curve_pictures(runs: Runs, lanes: Sequence[Lane], reference: str) -> list[Pi
     algorithms = {_algorithm(run) for _, run in shown}
     lengths = {run.scenario.kernel.attention.seqlen for _, run in shown if run.scenario.kernel.attention}
     pictures = []
-    if len(algorithms) > 1 and len(lengths) == 1 and lengths != {1}:
+    is_one_device = all(run.scenario.hardware == shown[0][1].scenario.hardware for _, run in shown)
+    if is_one_device and len(algorithms) > 1 and len(lengths) == 1 and lengths != {1}:
         picture = _speedup(shown, reference)
         pictures += [picture] if picture else []
     flash_1 = [(lane, run) for lane, run in shown if _algorithm(run) == "flash_attention_1"]

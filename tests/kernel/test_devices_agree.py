@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -102,7 +103,7 @@ def test_software_pipelining_hides_the_load() -> None:
         ].end_ps
         for stages in (1, 2)
     }
-    assert (times[1], times[2]) == (15_000_000, 10_000_000)
+    assert (times[1], times[2]) == (pytest.approx(15_000_000, abs=1), 10_000_000)
 
 
 def test_neighbours_share_the_tensor_cores_and_speed_up_when_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def test_the_order_of_the_generations_is_right_in_every_group(ran: list[tuple[Ro
     compared = 0
     for group, found in groups.items():
         known = [found[name] for name in order if name in found]
-        for earlier, later in zip(known, known[1:], strict=False):
+        for earlier, later in pairwise(known):
             if later[0] > earlier[0]:
                 compared += 1
                 assert later[1] > earlier[1], group

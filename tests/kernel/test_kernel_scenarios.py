@@ -1,0 +1,114 @@
+"""Kernel scenarios from file to report: every shipped one, refusals, what a report shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sim.data import data_dir, scenario_name
+from sim.errors import ScenarioError
+from sim.kernel.gpu import gpu_of
+from sim.kernel.host_link import copy_ps, overlapped_ps
+from sim.kernel.summary import KERNEL_METRICS, summarize_kernel
+from sim.kernel.tables import KERNEL_TABLES
+from sim.kernel.trace_events import kernel_trace_events
+from sim.loading import load_scenario
+from sim.report.html import render_html
+from sim.report.markdown import render_markdown
+from sim.run import Answer, run_scenario
+
+SHIPPED = sorted(data_dir("scenarios").glob("kernel/*.yaml"))
+
+
+def answer(name: str, overrides: Sequence[str] = ()) -> Answer:
+    return run_scenario(load_scenario(name, overrides=overrides))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_scenario_answers(path: Any) -> None:
+    found = answer(scenario_name(path))
+    for variant, summaries in found.summaries.items():
+        metrics = summaries[0].metrics
+        assert set(metrics) == set(KERNEL_METRICS)
+        assert metrics["time_s"], variant
+        shares = [metrics[f"{bound}_bound_fraction"] or 0.0 for bound in ("compute", "memory", "latency")]
+        assert sum(shares) == pytest.approx(1.0)
+    text = render_markdown(found)
+    assert "What is not modelled" in text
+
+
+def test_a_report_has_its_pictures_and_opens_offline() -> None:
+    html = render_html(answer("kernel/standard_vs_flash"))
+    for key in ("launches", "hbm_traffic", "roofline", "speedup_by_length", "time_by_sram", "sram_fill"):
+        assert f'id="plot-{key}"' in html
+    assert "plot-tiles_0" in render_html(answer("kernel/tiles_over_time"))
+
+
+def test_two_runs_are_the_same_bytes() -> None:
+    one, other = (answer("kernel/block_size") for _ in range(2))
+    assert render_markdown(one) == render_markdown(other)
+    assert one.comparison.to_dict() == other.comparison.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("kernel.tile.block_n=1024", "max_sram_bytes_per_block"),
+        ("kernel.attention.num_kv_heads=3", "a divisor of num_heads"),
+        ("kernel.attention.dtype=float8", "no float8 rate"),
+        ("kernel.gemm={m: 1, n: 1, k: 1}", "exactly one of"),
+        ("kernel.trace=true", "thread blocks"),
+        ("kernel.attention.algorithm=flash", "flash_attention_2"),
+        ("kernel.tile.blockn=64", "block_n"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(override: str, words: str) -> None:
+    with pytest.raises(ScenarioError) as refused:
+        load_scenario("kernel/speedup_by_length", overrides=[override])
+    assert words in str(refused.value)
+
+
+def test_out_of_memory_is_an_answer_not_an_error() -> None:
+    found = answer("kernel/speedup_by_length", ["kernel.attention.seqlen=32768"])
+    summary = found.summaries["standard"][0]
+    assert summary.metrics["time_s"] is None
+    assert summary.refused["time_s"].startswith("out of memory: needs")
+    assert summary.verdict.word == "OUT OF MEMORY"
+    assert found.summaries["flash_attention_2"][0].metrics["time_s"]
+    assert render_html(found)
+
+
+def test_tables_and_trace_of_a_traced_run() -> None:
+    result: Any = answer("kernel/tiles_over_time").results["causal"][0]
+    columns = {name: make(result) for name, make in KERNEL_TABLES.items()}
+    tiles = {column.name: column.values for column in columns["tiles"]}
+    assert len(set(tiles["block"])) == result.plan.launches[0].num_blocks
+    assert (tiles["end_s"] >= tiles["start_s"]).all()
+    assert len(json.dumps(kernel_trace_events(result))) > 1000
+    total = sum(column.values.sum() for column in columns["traffic"] if column.name.endswith("bytes"))
+    assert total == summarize_kernel(result).metrics["hbm_bytes"]
+
+
+def test_host_copies_overlap_in_chunks() -> None:
+    """Eight chunks: the longer of the two, and one chunk of the shorter."""
+    assert overlapped_ps(800, 80) == 800 + 10
+    assert overlapped_ps(80, 800) == 800 + 10
+    h100 = load_scenario("kernel/kv_offload").base.hardware
+    assert copy_ps(h100, 63e9) == 1_000_000_000_000
+    assert gpu_of(h100).profile is h100
+
+
+def test_thresholds_and_overrides_work_on_kernel_metrics(tmp_path: Path) -> None:
+    scenario = tmp_path / "copy.yaml"
+    scenario.write_text(
+        "schema_version: 1\nquestion: How fast is a copy?\nkind: kernel\nhardware: a100-sxm-80gb\n"
+        "kernel: {copy: {size_bytes: 1 GB}}\nthresholds:\n  - {metric: time_s, max: 2 ms}\n"
+    )
+    found = run_scenario(load_scenario(scenario)).summaries["base"][0]
+    assert found.metrics["hbm_bytes"] == 2e9
+    # 2 GB at what streaming reaches of 2,039 GB/s (the profile's own curve), and one launch.
+    assert found.metrics["time_s"] == pytest.approx(2e9 / 1.905e12, rel=0.03)

@@ -1,0 +1,89 @@
+"""Kernel scale and serving price say the same: two models of one kernel, made from different facts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sim.cost.step import CompiledPrice
+from sim.kernel.efficiency import efficiency_of
+from sim.kernel.gemm import gemm_seconds
+from sim.kernel.gpu import gpu_of
+from sim.kernel.planning import plan_of
+from sim.kernel.run_launches import run_launches
+from sim.kernel.scenario import Attention, Gemm, KernelWork
+from sim.loading import load_scenario
+from sim.model import layer_matrices
+from sim.scenario import Scenario
+
+PS_PER_S = 1e12
+# The band: 25 % from 512 tokens on; below, where start-up and split-K heuristics decide, a factor 1.75.
+LARGE, SMALL = 1.25, 1.75
+
+
+@pytest.fixture(scope="module", params=["a100-sxm-80gb", "h100-sxm-80gb"])
+def serving(request: pytest.FixtureRequest) -> Scenario:
+    return load_scenario("serving/static_vs_continuous", overrides=[f"hardware={request.param}"]).base
+
+
+@pytest.mark.parametrize(("tokens", "band"), [(16, SMALL), (128, SMALL), (512, LARGE), (2048, LARGE)])
+def test_projections_cost_what_the_step_price_says(serving: Scenario, tokens: int, band: float) -> None:
+    priced = CompiledPrice(serving).linear_split_s(np.array([float(tokens)]))
+    gpu, efficiency = gpu_of(serving.hardware), efficiency_of("gemm", serving.hardware)
+    compared = 0
+    for matrix in layer_matrices(serving.model, 1):
+        if matrix.name == "lm_head":
+            continue
+        simulated = gemm_seconds(gpu, efficiency, Gemm(m=tokens, n=matrix.n, k=matrix.k))
+        ratio = simulated / (float(priced[matrix.name][0]) / matrix.layers)
+        assert 1 / band <= ratio <= band, (matrix.name, ratio)
+        compared += 1
+    assert compared == 4
+
+
+def _attention_s(serving: Scenario, attention: Attention) -> float:
+    plan = plan_of(serving.hardware, KernelWork(attention=attention))
+    return run_launches(plan.launches, plan.gpu.sm_count)[-1].end_ps / PS_PER_S
+
+
+@pytest.mark.parametrize("tokens", [512, 2048, 8192])
+def test_prefill_attention_costs_what_the_step_price_says(serving: Scenario, tokens: int) -> None:
+    model = serving.model
+    generation = "flash_attention_3" if serving.hardware.name.startswith("h") else "flash_attention_2"
+    simulated = _attention_s(
+        serving,
+        Attention(
+            algorithm=generation,  # type: ignore[arg-type]
+            layout="paged",
+            batch=1,
+            num_heads=model.num_attention_heads,
+            num_kv_heads=model.num_key_value_heads,
+            head_dim=model.head_dim,
+            seqlen=tokens,
+            causal=True,
+        ),
+    )
+    priced = CompiledPrice(serving).chunk_ps(tokens, 0) / model.num_hidden_layers / PS_PER_S
+    assert 1 / LARGE <= simulated / priced <= LARGE
+
+
+@pytest.mark.parametrize(("sequences", "band"), [(1, SMALL), (16, LARGE), (64, LARGE)])
+def test_decode_attention_costs_what_the_step_price_says(
+    serving: Scenario, sequences: int, band: float
+) -> None:
+    model = serving.model
+    simulated = _attention_s(
+        serving,
+        Attention(
+            algorithm="paged_decode",
+            batch=sequences,
+            num_heads=model.num_attention_heads,
+            num_kv_heads=model.num_key_value_heads,
+            head_dim=model.head_dim,
+            seqlen=1,
+            seqlen_kv=2048,
+        ),
+    )
+    price = CompiledPrice(serving)
+    priced = price.decode_attention_ps(sequences, sequences * 2048) / model.num_hidden_layers / PS_PER_S
+    assert 1 / band <= simulated / priced <= band
