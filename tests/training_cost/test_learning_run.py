@@ -53,7 +53,7 @@ def test_local_steps_are_counted_as_updates() -> None:
 
 
 def test_a_scenario_learns_on_its_own_schedule(tmp_path: Path) -> None:
-    """ASP's gradients come sooner but stale and one by one: it needs more updates than BSP."""
+    """ASP's gradients come sooner but stale and one by one: it needs more updates, or never arrives."""
     text = """
 schema_version: 1
 question: What does staleness cost in updates?
@@ -63,7 +63,7 @@ training: {num_workers: 8, num_steps: 200, max_seq_len: 128}
 compute: {compute_s: 1 s, gradient_bytes: 10 MB}
 exchange: {algorithm: none}
 variation: {law: exponential}
-learning: {learning_rate: 0.1, target_loss: 0.5}
+learning: {learning_rate: 0.3, target_loss: 0.485}
 compare: {reference: bsp, variants: {bsp: {}, asp: {sync: {scheme: asp}}}}
 """
     file = tmp_path / "learning.yaml"
@@ -71,9 +71,8 @@ compare: {reference: bsp, variants: {bsp: {}, asp: {sync: {scheme: asp}}}}
     answer = run_scenario(load_scenario(file))
     bsp, asp = (answer.summaries[name][0].metrics for name in ("bsp", "asp"))
     assert bsp["updates_to_target"] is not None
-    assert asp["updates_to_target"] is not None
     assert bsp["time_to_target_s"] is not None
-    assert asp["updates_to_target"] > bsp["updates_to_target"]
+    assert (asp["updates_to_target"] or 1600) > 1.5 * bsp["updates_to_target"]
     assert asp["final_loss"] == pytest.approx(bsp["final_loss"], rel=0.1)
     assert bsp["time_to_target_s"] == pytest.approx(
         bsp["updates_to_target"] / (bsp["updates_per_s"] or 0), rel=0.3
