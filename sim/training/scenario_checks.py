@@ -321,14 +321,7 @@ def _check_model(scenario: TrainingScenario, top: Place) -> None:
     for hardware in devices(scenario)[:: max(1, len(devices(scenario)) - 1)]:
         shape = step_shape(scenario, hardware)
         _placed(top, partial(check_shape, shape))
-        peak = peak_of(shape)
-        if peak not in hardware.peak_flops_per_s:
-            raise there.child("precision").error(
-                f"{hardware.name} has no peak rate for {peak}",
-                given=scenario.training.precision,
-                allowed=f"what it has: {', '.join(hardware.peak_flops_per_s)}",
-                hint="precision: fp16_mixed" if "float16" in hardware.peak_flops_per_s else "precision: fp32",
-            )
+        _placed(there.child("precision"), partial(peak_of, shape))
         check_fits(shape, file=top.file)
     _check_sharding(scenario, there)
 
