@@ -57,7 +57,8 @@ def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
     source = Source(table)
     price = price_of(scenario, table, run)
     limits = limits_of(scenario)
-    blocks = BlockMapRecorder(0, BLOCK_MAP_RECTANGLES) if run.record_block_map else None
+    has_map = run.record_block_map and scenario.engine.batching != "vllm"
+    blocks = BlockMapRecorder(0, BLOCK_MAP_RECTANGLES) if has_map else None
     pools = [kv_of(scenario, limits, None if index else blocks) for index in range(scenario.replicas)]
     router = Router(env, source, recorder, scenario.routing) if scenario.replicas > 1 else None
     engines: list[EngineBase] = [
