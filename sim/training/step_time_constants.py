@@ -1,7 +1,8 @@
 """The fitted constants of training step times: four numbers, fitted once, by the mean absolute MFU error over
 MosaicML's 61 FSDP runs on A100-80GB (llm-foundry, scripts/train/benchmarking, 8 to 64 GPUs). On runs that no
 fit has seen: median error 2.7 % over its 78 runs on A100-40GB (8 to 128 GPUs), Megatron-LM's iteration times
-(arXiv 2205.05198, table 5) within 5 %, FlashAttention-2's training table within 11 %.
+(arXiv 2205.05198, table 5) within 5 %, FlashAttention-2's training table within 11 % (but see
+``step_time_layer.EAGER_SCORE_BYTES``). Taken for every device: on others than Ampere nothing was checked.
 """
 
 from __future__ import annotations
