@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from conformance.playing import check, decided, is_over, limits, observed, request
+from conformance.playing import blocks, check, decided, is_over, limits, observed, request, steps
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -168,6 +168,14 @@ def test_a_long_decode_is_one_jump() -> None:
     assert scheduler.uniform_steps() == 3998
     scheduler.advance(3998)
     assert len(scheduler.update(scheduler.schedule())) == 1
+
+
+def test_blocks_go_out_in_order_of_admission_though_the_later_one_decodes_first() -> None:
+    scheduler = Scheduler(limits(long_prefill_token_threshold=8))
+    for item in (request("a", 20, 12), request("b", 6, 12)):
+        scheduler.add(item)
+    grown = [list(blocks(plan)) for plan in steps(scheduler) if not plan.new]
+    assert ["a", "b"] in grown and ["b", "a"] not in grown
 
 
 def test_a_full_engine_with_a_queue_still_jumps() -> None:
