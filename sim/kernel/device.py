@@ -111,6 +111,12 @@ class GroupedDevice:
     def _start_blocks(self, freed: range | list[int]) -> None:
         """Fill the freed slots; who stays beside fewer or more neighbours changes its pace."""
         now, residents = int(self._env.now), self._residents
+        # While blocks wait every slot is taken, so identical successors leave all else as it was.
+        successor = self._grid.take_all(len(freed)) if isinstance(freed, list) else None
+        if successor is not None and isinstance(freed, list):
+            group = Group(successor, 0, 0, now, 0, freed)
+            self._push(group, 0, self._launch.blocks_per_sm, freed)
+            return
         sms = sorted(set(freed))
         before = {sm: residents[sm] for sm in sms}
         if isinstance(freed, list):

@@ -17,6 +17,16 @@ class Grid:
         self._taken = 0
         self.left = launch.num_blocks
 
+    def take_all(self, count: int) -> BlockKind | None:
+        """The kind of the next ``count`` blocks, taken, if they are identical; else None."""
+        if self.left < count:
+            return None
+        kind, whole = self._runs[self._run]
+        if whole - self._taken < count:
+            return None
+        self.take(count)
+        return kind
+
     def take(self, most: int) -> tuple[BlockKind, int]:
         """Up to ``most`` identical blocks from the front."""
         kind, count = self._runs[self._run]
