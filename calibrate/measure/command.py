@@ -40,15 +40,14 @@ def run_measure(given: argparse.Namespace) -> int:
     if reason:
         print(f"no GPU to measure: {reason}", file=sys.stderr)
         return NO_GPU
-    measure_slots(given)
-    return 0
+    return measure_slots(given)
 
 
-def measure_slots(given: argparse.Namespace) -> None:
-    """One slot, or all of them one after another; each says what it did and what is left."""
+def measure_slots(given: argparse.Namespace) -> int:
+    """One slot, or all of them one after another, each saying what is left; 1 when the device is lost."""
     from calibrate.measure import device
     from calibrate.measure.planning import chosen, plan
-    from calibrate.measure.run import measure_slot
+    from calibrate.measure.run import DeviceLostError, measure_slot
 
     profile = given.profile or device.profile_of(device.device_name())
     if not profile:
@@ -56,11 +55,20 @@ def measure_slots(given: argparse.Namespace) -> None:
     for slot in chosen(plan(profile, given.only), given.slot):
         deadline_s = time.monotonic() + given.slot_seconds
         print(f"slot {slot.number}: {len(slot.points)} points, some {slot.expected_s:.0f} s", flush=True)
-        outcome = measure_slot(slot, given.data / profile, deadline_s, lambda line: print(line, flush=True))
+        try:
+            outcome = measure_slot(
+                slot, given.data / profile, deadline_s, lambda line: print(line, flush=True)
+            )
+        except DeviceLostError as lost:
+            print(f"the device was lost at {lost}; run the slot again: it goes on behind it", file=sys.stderr)
+            return 1
         print(
             f"slot {slot.number}: {outcome.measured} measured, {outcome.refused} refused, {outcome.left} left"
-            + (f"; go on with: python -m calibrate measure --slot {slot.number}" if outcome.left else "")
         )
+        if outcome.left:
+            only = f" --only {given.only}" if given.only else ""
+            print(f"go on with: python -m calibrate measure --slot {slot.number}{only}")
+    return 0
 
 
 def dry_run(given: argparse.Namespace) -> int:

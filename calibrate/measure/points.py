@@ -77,8 +77,8 @@ def launch_points() -> Iterator[Point]:
 
 
 def memory_points() -> Iterator[Point]:
-    """Copies from 64 KB to 4 GB, and one working set after another read from SRAM, L2 and HBM."""
-    sizes: list[Size] = [{"num_values": 1 << exponent} for exponent in range(15, 32)]
+    """Copies from 64 KB to 2 GB, and one working set after another read from SRAM, L2 and HBM."""
+    sizes: list[Size] = [{"num_values": 1 << exponent} for exponent in range(15, 31)]
     yield from points_of("memory", "copy", ("triton", "torch"), sizes)
     yield from points_of("memory", "triad", ("triton", "torch"), sizes[::4])
     slices: list[Size] = []

@@ -33,6 +33,10 @@ class Outcome:
     left: int
 
 
+class DeviceLostError(Exception):
+    """Nothing more can be measured in this process."""
+
+
 def measure_slot(slot: Slot, folder: Path, deadline_s: float, say: Say) -> Outcome:
     """Every point of the slot that has no row yet; ``deadline_s`` is on the monotonic clock."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,11 +47,17 @@ def measure_slot(slot: Slot, folder: Path, deadline_s: float, say: Say) -> Outco
     for index, point in enumerate(todo):
         if time.monotonic() > deadline_s - LAST_POINT_SECONDS:
             return Outcome(measured=index - refused, refused=refused, left=len(todo) - index)
-        found = measure(point, "cuda")
+        lost: DeviceLostError | None = None
+        try:
+            found = measure(point, "cuda")
+        except DeviceLostError as error:
+            lost, found = error, {"refused": f"the device was lost: {error}"}
         refused += "refused" in found
         context = {**versions, **state.now(), "measured_at": now(), "slot": slot.number}
         rows.append(folder, point.family, rows.row_of(point, {**found, **context}))
         say(line_of(point, found))
+        if lost is not None:
+            raise lost  # its row stands, so that the next run goes on behind it
     return Outcome(measured=len(todo) - refused, refused=refused, left=0)
 
 
@@ -59,9 +69,9 @@ def measure(point: Point, where: str) -> dict[str, object]:
         check(" ".join(point.key), found, case.max_error)
         timing = case.time()
     except REFUSALS as refusal:
-        if "CUDA error" in str(refusal):
-            raise  # the device is lost, and with it every later row
         reason = " ".join(str(refusal).split())
+        if "CUDA error" in reason:
+            raise DeviceLostError(f"{' '.join(point.key)}: {reason[:160]}") from refusal
         return {"refused": f"{type(refusal).__name__}: {reason[:160]}"}
     finally:
         tidy()

@@ -13,7 +13,7 @@ import torch
 from calibrate.engine.llama import Batch, Chunk, Llama, random_llama
 from calibrate.engine.step import BLOCK_SIZE, cut_down, decode_step
 from calibrate.measure import correctness, device, rows, run
-from calibrate.measure.points import points_of
+from calibrate.measure.points import Point, points_of
 from calibrate.measure.slots import LAST_POINT_SECONDS, Slot
 from calibrate.measure.timing import timing_of
 from kernels import KERNELS
@@ -81,13 +81,22 @@ def test_a_wrong_kernel_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "relative error 1; the limit is 0.01" in str(found["refused"])
 
 
-def test_a_lost_device_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(*_: object) -> None:
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+def test_a_lost_device_ends_the_run_and_the_next_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, slot = run.prepare, slot_of(*SIZES)
+
+    def lost(point: Point, where: str) -> object:
+        if point == slot.points[1]:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return prepare(point, "cpu")
 
     monkeypatch.setattr(run, "prepare", lost)
-    with pytest.raises(RuntimeError, match="CUDA error"):
-        run.measure(slot_of(SIZES[0]).points[0], "cpu")
+    with pytest.raises(run.DeviceLostError, match="M=9 N=16 K=16: CUDA error"):
+        run.measure_slot(slot, tmp_path, time.monotonic() + 100, print)
+    again = run.measure_slot(slot, tmp_path, time.monotonic() + 100, print)
+    assert (again.measured, again.left) == (1, 0)
+    assert rows.known_keys(tmp_path) == {point.key for point in slot.points}
 
 
 def test_nan_is_wrong() -> None:
