@@ -73,10 +73,8 @@ class Request:
         self.arrival = arrival
         """When it came, in any unit: orders requests of equal priority."""
         self.num_prompt_tokens = sum(length for _, _, length in prompt)
-        self.num_tokens = self.num_prompt_tokens
-        """Prompt and output tokens known so far."""
-        self.num_computed_tokens = 0
-        """Tokens whose KV is, or is being, written."""
+        self.num_tokens = self.num_prompt_tokens  # prompt and output tokens known so far
+        self.num_computed_tokens = 0  # tokens whose KV is, or is being, written
         self.end_tokens = self.num_prompt_tokens + max_tokens
         """``num_tokens`` at which it stops."""
         self.num_drafts = 0

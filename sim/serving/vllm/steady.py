@@ -82,7 +82,7 @@ class SteadyDecode(DecodingGroup):
         return all(next(newest).is_prefill_chunk for _ in self._chunks)
 
     def _due_registrars(self) -> list[Request]:
-        """Those of the prompt registrars that fill a block in this step."""
+        """Those whose blocks are registered at once and that fill one in this step."""
         size, step = self._block_size, self.step
         return [
             request
