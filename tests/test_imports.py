@@ -15,7 +15,19 @@ CHECKOUT = Path(__file__).parent.parent
 SIM = CHECKOUT / "sim"
 SOURCES = {path.relative_to(SIM).as_posix(): path for path in sorted(SIM.rglob("*.py"))}
 # SimPy stays at the rim: what decides, prices, allocates and counts runs without a clock or chance.
-PURE = ("cost/", "serving/batching/", "serving/kv/", "metrics.py", "comparison.py", "report/")
+PURE = (
+    "training/sync.py",
+    "training/buckets.py",
+    "training/ring.py",
+    "training/exchange.py",
+    "training/job_synchronous.py",
+    "cost/",
+    "serving/batching/",
+    "serving/kv/",
+    "metrics.py",
+    "comparison.py",
+    "report/",
+)
 # Loaded only inside the functions that need them: they cost a second on a cold disk.
 HEAVY = {"pandas", "plotly", "pyarrow", "scipy", "distributed"}
 

@@ -102,7 +102,7 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     ({"compute": {"compute_s": "2 GB"}}, "compute.compute_s", "GB"),
     ({"thresholds": [{"metric": "p99_ttft_s", "max": 1}]}, "thresholds[0].metric", "unknown metric"),
     ({"engine": {"max_num_seqs": 4}}, "engine", "unknown field"),
-    ({"kind": "trainning"}, "kind", "did you mean training"),
+    ({"kind": "training_"}, "kind", "did you mean training"),
 ]
 
 
