@@ -26,7 +26,7 @@ from sim.records import PS_PER_S
 from sim.training.buckets import MIB, Bucket, gradient_buckets
 from sim.training.exchange_sharded import ShardedTimes, sharded_times
 from sim.training.parameter_server import server_times
-from sim.training.scenario import COLLECTIVES, ExchangeConfig, TrainingScenario
+from sim.training.scenario import COLLECTIVES, ExchangeConfig, TrainingScenario, max_seq_len
 from sim.training.step_time_worker import WorkerStep
 
 # Without a model: gradients are spread evenly over the backward pass in tensors of about this size.
@@ -209,7 +209,7 @@ def _single_process(scenario: TrainingScenario, size: int) -> Exchange:
     through_gpu_0 = to_ps(others * (latency + size / link.bytes_per_s))
     outputs = 0
     if scenario.model is not None:
-        tokens = scenario.training.micro_batch_size * (scenario.training.max_seq_len or 0)
+        tokens = scenario.training.micro_batch_size * max_seq_len(scenario)
         outputs = 4 * tokens * scenario.model.vocab_size
     return Exchange(
         algorithm="data_parallel_single_process",
