@@ -6,7 +6,7 @@ and large budgets, drafts or asynchronous scheduling, as 0.33.0 and as 0.20.0.
 
     python -m tests.conformance.bounded [EVERY]
 
-plays all of them (about half an hour on one core), or every EVERY-th.
+plays all of them (an hour or two on one core), or every EVERY-th.
 """
 
 from __future__ import annotations
