@@ -76,7 +76,9 @@ def _column(comparison: Comparison, variant: str) -> str:
 def _verdict_row(comparison: Comparison) -> tuple[Cell, ...]:
     tones: dict[str, Tone] = {"STABLE": "good", "OVERLOADED": "bad", "BACKLOGGED": "bad"}
     words = [comparison.verdicts(name) for name in comparison.variants]
-    return (Cell(text="queue"), *(Cell(text=word, tone=tones.get(word, "plain")) for word in words))
+    kind = comparison.summaries[comparison.reference][0].kind
+    head = "what holds it back" if kind == "kernel" else "queue"
+    return (Cell(text=head), *(Cell(text=word, tone=tones.get(word, "plain")) for word in words))
 
 
 def _slo_rows(comparison: Comparison) -> list[tuple[Cell, ...]]:
