@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from math import ceil
 
-from sim.kernel.building import BlockSpec, LaunchSpec, Shared, build_launch
+from sim.kernel.building import BlockSpec, Bytes, LaunchSpec, Shared, build_launch
 from sim.kernel.efficiency import Efficiency
 from sim.kernel.flash import BACKWARD_OPS, FLOAT32_BYTES, FORWARD_OPS
 from sim.kernel.gpu import Gpu
@@ -53,47 +53,36 @@ def _block(
                 inner, visited, columns = inner + 1, visited + rows, columns + _padded(width)
     own = sum(rows for _, rows in rows_of)
     scores = float(columns * tile.block_m)
-    keys = problem.seqlen_kv * row
     outputs = float(inner * tile.block_m * given.head_dim)
-    if is_backward:
-        return BlockSpec(
-            name=name,
-            count=problem.heads,
-            iterations=max(1, inner),
-            loop={
-                "k": keys,
-                "v": keys,
-                "q": visited * row,
-                "o": visited * row,
-                "do": visited * row,
-                "dq": visited * row,
-                "l": visited * STATISTIC_BYTES,
-                "m": visited * STATISTIC_BYTES,
-            },
-            loop_writes={"dq": visited * row},
-            last={"dk": keys, "dv": keys, "dq": own * row},
-            flops=10.0 * scores * given.head_dim,
-            exponentials=scores,
-            vector_ops=BACKWARD_OPS * scores + outputs,
-        )
+    products, ops = (10.0, BACKWARD_OPS * scores + outputs) if is_backward else (
+        4.0, FORWARD_OPS * scores + _RESCALE_OPS_PER_OUTPUT * outputs
+    )  # fmt: skip
     return BlockSpec(
         name=name,
         count=problem.heads,
         iterations=max(1, inner),
-        loop={
-            "k": keys,
-            "v": keys,
-            "q": visited * row,
-            "o": visited * row,
-            "l": visited * STATISTIC_BYTES,
-            "m": visited * STATISTIC_BYTES,
-        },
-        loop_writes={"o": visited * row, "l": visited * STATISTIC_BYTES, "m": visited * STATISTIC_BYTES},
-        last={"o": own * row, "l": own * STATISTIC_BYTES, "m": own * STATISTIC_BYTES},
-        flops=4.0 * scores * given.head_dim,
+        **_traffic(problem.seqlen_kv * row, visited, own, row, is_backward=is_backward),
+        flops=products * scores * given.head_dim,
         exponentials=scores,
-        vector_ops=FORWARD_OPS * scores + _RESCALE_OPS_PER_OUTPUT * outputs,
+        vector_ops=ops,
     )
+
+
+def _traffic(keys: int, visited: int, own: int, row: int, *, is_backward: bool) -> dict[str, Bytes]:
+    """Bytes of a block: K and V once, ``visited`` query rows over all steps, ``own`` rows besides."""
+    step, first = visited * STATISTIC_BYTES, own * STATISTIC_BYTES
+    loop = {"k": keys, "v": keys, "q": visited * row, "o": visited * row, "l": step, "m": step}
+    if is_backward:
+        return {
+            "loop": {**loop, "do": visited * row, "dq": visited * row},
+            "loop_writes": {"dq": visited * row},
+            "last": {"dk": keys, "dv": keys, "dq": own * row},
+        }
+    return {
+        "loop": loop,
+        "loop_writes": {"o": visited * row, "l": step, "m": step},
+        "last": {"o": own * row, "l": first, "m": first},
+    }
 
 
 def _padded(width: int) -> int:

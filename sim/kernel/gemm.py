@@ -17,7 +17,7 @@ from sim.kernel.efficiency import Efficiency
 from sim.kernel.elementwise import stream
 from sim.kernel.flash import FLOAT32_BYTES
 from sim.kernel.gpu import Gpu
-from sim.kernel.occupancy import Footprint, blocks_per_sm
+from sim.kernel.occupancy import Footprint
 from sim.kernel.rates import compute_s
 from sim.kernel.run_launches import run_launches
 from sim.kernel.scenario import DTYPE_BYTES, Gemm, Tile
@@ -198,11 +198,6 @@ def edges_of_split(length: int, parts: int) -> list[tuple[int, int]]:
     """``length`` in ``parts`` as equal as can be: (length of a part, how many)."""
     small, larger = divmod(length, parts)
     return [(small + 1, larger)] * (larger > 0) + [(small, parts - larger)] * (parts > larger)
-
-
-def gemm_occupancy(gpu: Gpu, given: Gemm, tile: GemmTile) -> int:
-    """Resident blocks of an SM."""
-    return blocks_per_sm(gpu, _footprint(given, tile), "gemm")
 
 
 def gemm_seconds(gpu: Gpu, efficiency: Efficiency, given: Gemm) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,11 +41,6 @@ class KernelResult:
     def is_out_of_memory(self) -> bool:
         """The device's HBM cannot hold it."""
         return self.memory_bytes > self.plan.gpu.profile.hbm_bytes
-
-    @property
-    def explain(self) -> Mapping[str, object]:
-        """The efficiencies behind the seconds."""
-        return {"launches": [launch.name for launch in self.plan.launches]}
 
 
 def run_kernel(
