@@ -24,6 +24,8 @@ PURE = (
     "cost/",
     "serving/batching/",
     "serving/kv/",
+    "serving/vllm/",
+    "conformance/",
     "metrics.py",
     "comparison.py",
     "report/",
