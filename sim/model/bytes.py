@@ -90,7 +90,7 @@ def weight_bytes(
 
 
 def bits_per_weight(matrix: Matrix, quantization: Quantization, dtype_bytes: int) -> float:
-    """Bits that one weight of ``matrix`` takes: lm_head and router are never quantised, mxfp4 only experts."""
+    """Bits that one weight takes: lm_head and router are never quantised, mxfp4 only experts."""
     whole = matrix.name in ("lm_head", "router") or (quantization == "mxfp4" and matrix.num_experts == 1)
     return 8.0 * dtype_bytes if quantization == "none" or whole else BITS_PER_WEIGHT[quantization]
 

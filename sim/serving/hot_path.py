@@ -27,21 +27,25 @@ class HotPathEngine(SkippingEngine):
         super().__init__(*arguments, **named)
         assert isinstance(self.kv, PagedKV)
         self.pool: PagedKV = self.kv
-        self.row = b""
-        self.rows = self.recorder.segments
         self.tick = Event(self.env)
         self.tick._ok, self.tick._value = True, None
-        self.tick_callbacks: list[Callback] = [self._on_step_end]
+        self.tick_callbacks: list[Callback] = [self._turn]
+        self.steps = self.first_ps = self.growth_ps = 0
 
-    def _on_step_end(self, event: Event) -> None:
-        self.num_events += 1
+    def _decide(self, now: int) -> None:
+        """After an idle time: nothing was under way."""
+        self.end_ps = now
+        self.decodes = False
+        self.chunks = NO_CHUNKS
+        self._turn(self.tick)
+
+    def _turn(self, event: Event) -> None:
+        """The end of a step or jump, and the next decision: what is done, for how many steps, and its row."""
         now = self.end_ps
-        rows = self.rows
-        rows += self.row
         if self.decodes:
-            steps, first, growth = self.jump
+            steps = self.steps
             if steps > 1:
-                self._advance_blocks(steps, first, growth)
+                self._advance_blocks(steps, self.first_ps, self.growth_ps)
             self.step += steps
             self.context += self.num_decode * steps
         ends = self.ends
@@ -49,18 +53,14 @@ class HotPathEngine(SkippingEngine):
             self._finish_due(now)
         if self.chunks:
             self._finish_chunks(now)
-        self._decide(now)
-
-    def _decide(self, now: int) -> None:
-        """One decision: what the next step does, for how many steps, and its row."""
         feed = self.feed
         if feed.next_ps <= now or self.window_is_due:
             self._begin(now)
-        waiting, pool, count = self.waiting, self.pool, self.num_decode
+        waiting, pool, count, step = self.waiting, self.pool, self.num_decode, self.step
         chunks = NO_CHUNKS
         is_single = False
         if count:
-            need = self.phase_counts[self.step % self.period]
+            need = self.phase_counts[step % self.period]
             if need <= pool.free:
                 pool.free -= need
             else:
@@ -71,59 +71,47 @@ class HotPathEngine(SkippingEngine):
         elif not count:
             self._idle()
             return
-        context, num_running = self.context, len(self.running)
+        context = self.context if count else 0
+        num_running = len(self.running)
         if chunks:
-            first = self.price.step_ps(count, context if count else 0, chunks)
-            end = now + first
-            self.jump = (1, first, 0)
-            steps, growth, prefill_tokens = (
-                1,
-                0,
-                chunks[0][0] if len(chunks) == 1 else sum([c[0] for c in chunks]),
-            )
+            first = self.price.step_ps(count, context, chunks)
+            steps, growth, end = 1, 0, now + first
+            prefill_tokens = chunks[0][0] if len(chunks) == 1 else sum([c[0] for c in chunks])
         else:
             prefill_tokens = 0
             first, growth, steps = self.price.decode_run(count, context)
-            soonest = self.ends[0]
-            until_end = (soonest[0] if soonest[2].order == soonest[1] else self._next_end()) - self.step
+            soonest = ends[0]
+            until_end = (soonest[0] if soonest[2].order == soonest[1] else self._next_end()) - step
             if until_end < steps:
                 steps = until_end
             if is_single:
                 steps = 1
-            elif steps > 1:
+            if steps == 1:
+                end = now + first
+            else:
                 if count * (steps // self.period + 1) > pool.free:
                     steps = self._steps_with_blocks(steps)
                 limit = feed.next_ps
                 is_full = waiting or num_running >= self.max_num_seqs
                 if is_full and self.is_measuring and not feed.must_see_all:
                     limit = NEVER
-                if now + steps * first + growth * (steps * (steps - 1) // 2) > limit:
+                end = now + steps * first + growth * (steps * (steps - 1) // 2)
+                if end > limit:
                     steps = steps_until(first, growth, limit - now, steps)
-            end = now + steps * first + growth * (steps * (steps - 1) // 2)
-            self.jump = (steps, first, growth)
+                    end = now + steps * first + growth * (steps * (steps - 1) // 2)
+            self.first_ps, self.growth_ps = first, growth
         self.chunks = chunks
         self.decodes = count > 0
-        self.started_ps, self.end_ps = now, end
-        held = context + self.extra_held
-        self.row = pack_segment(
-            0,
-            now,
-            steps,
-            first,
-            growth,
-            count,
-            context if count else 0,
-            len(chunks),
-            prefill_tokens,
-            num_running,
-            len(waiting),
-            0,
-            held,
-            held + self.unfilled,
-            (pool.total - pool.free) * self.period,
-            0,
-        )
-        self.env.again(self.tick, self.tick_callbacks, end)
+        self.steps, self.end_ps = steps, end
+        held = self.context + self.extra_held
+        self.extend_rows(
+            pack_segment(
+                0, now, steps, first, growth, count, context, len(chunks), prefill_tokens, num_running,
+                len(waiting), 0, held, held + self.unfilled, (pool.total - pool.free) * self.period, 0,
+            )
+        )  # fmt: skip
+        self.num_events += 1
+        self.env.again(event, self.tick_callbacks, end)
 
     def _take_chunks(self, budget: int, now: int) -> list[Chunk]:
         chunks: list[Chunk] = []

@@ -133,7 +133,8 @@ class Recorder:
     def rows(self) -> dict[str, Int64]:
         """The raw rows of all segments, by ``SEGMENT_FIELDS``."""
         rows = np.frombuffer(self.segments, dtype=np.int64).reshape(-1, len(SEGMENT_FIELDS))
-        return {name: rows[:, index] for index, name in enumerate(SEGMENT_FIELDS)}
+        columns = np.ascontiguousarray(rows.T)
+        return {name: columns[index] for index, name in enumerate(SEGMENT_FIELDS)}
 
     def preemption_columns(self) -> PreemptionColumns:
         """The ledger."""

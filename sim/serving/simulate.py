@@ -31,7 +31,7 @@ from sim.serving.router import Router, RouterFeed
 from sim.serving.sequence import Source
 from sim.serving.skipping import SkippingEngine
 from sim.serving.stepped import SteppedEngine
-from sim.serving.usage import integrate
+from sim.serving.usage import USAGE_COLUMNS, integrate
 from sim.serving.vllm_build import vllm_engine, vllm_kv
 from sim.serving.vllm_kv import VllmKV
 from sim.workload.distributions import draw_values
@@ -217,7 +217,7 @@ def usage_of(engine: EngineBase) -> dict[str, int]:
     """KV tokens × time by kind since the measured window began, of one replica."""
     rows = engine.recorder.rows()
     chosen = (rows["replica"] == engine.index) & (rows["start_ps"] >= engine.window_from_ps)
-    own = {name: column[chosen] for name, column in rows.items()}
+    own = {name: rows[name] if chosen.all() else rows[name][chosen] for name in USAGE_COLUMNS}
     return integrate(own, is_paged=engine.kv.is_paged, grown_tokens_ps=engine.grown_tokens_ps)
 
 

@@ -18,6 +18,16 @@ from sim.serving.kv.paged import PagedKV
 
 Levels = tuple[int, int, int, int]
 
+USAGE_COLUMNS = (
+    "num_steps",
+    "first_step_ps",
+    "step_growth_ps",
+    "num_decode",
+    "tokens",
+    "wanted",
+    "given_out",
+    "external",
+)
 LONG_JUMP_STEPS = 1024  # beyond, products of the closed form may pass 64 bits: Python's integers do those
 
 
