@@ -30,6 +30,7 @@ def vllm_engine(scenario: Scenario, seed: int) -> type[VllmEngine]:
     choices = {
         "is_async": engine.async_scheduling,
         "is_stepwise": engine.stepping == "every_step",
+        "is_order_open": engine.policy == "priority" or engine.long_prefill_token_threshold > 0,
         "drafts": drafts,
     }
     return type("Engine", (VllmEngine,), choices)

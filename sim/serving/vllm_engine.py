@@ -51,6 +51,7 @@ class VllmEngine(EngineBase):
 
     is_async = False
     is_stepwise = False
+    is_order_open = False  # a newcomer may pass the head of the queue, or change what the head may ask for
     drafts: Drafts
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -187,6 +188,12 @@ class VllmEngine(EngineBase):
         self.due = None
         self._schedule(steps, first, growth)
         return True
+
+    def is_open_for_one(self) -> bool:
+        """See ``EngineBase``: it may also pass the head of the queue."""
+        if len(self.running) >= self.limits.max_num_seqs:
+            return False
+        return not self.waiting or self.is_order_open
 
     def _start_step(self, now: int) -> None:
         """The next step that is due, planned by the scheduler."""
