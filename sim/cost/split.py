@@ -61,10 +61,7 @@ def _weighted(price_s: object, values: np.ndarray, weights: np.ndarray) -> float
 def _decode_attention(price: CompiledPrice, segments: SegmentColumns) -> float:
     """Decode attention: exact where the step has prompts too; of pure decode steps, what is left of them."""
     mixed = (segments.num_prefill > 0) & (segments.num_decode > 0)
-    pairs = zip(
-        segments.num_decode[mixed].tolist(), segments.decode_context_tokens[mixed].tolist(), strict=True
-    )
-    total = sum(price.decode_attention_ps(sequences, context) for sequences, context in pairs)
+    total = price.decode_attention_sum_ps(segments.num_decode[mixed], segments.decode_context_tokens[mixed])
     pure = segments.num_prefill == 0
     steps, first, growth = (
         segments.num_steps[pure],

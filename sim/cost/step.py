@@ -24,7 +24,7 @@ import numpy as np
 
 from sim.cost.analytic import AnalyticTimes
 from sim.cost.roofline import Floats
-from sim.records import PS_PER_S
+from sim.records import PS_PER_S, Int64
 from sim.scenario import Scenario
 
 BREAKPOINTS_PER_OCTAVE = 4
@@ -157,6 +157,19 @@ class CompiledPrice:
         """Attention of ``num_decode`` single queries over ``context_tokens`` KV entries in all."""
         curve = self._curves.get(num_decode) or self._curve(num_decode)
         return curve.at(self._grid, context_tokens)
+
+    def decode_attention_sum_ps(self, num_decode: Int64, context_tokens: Int64) -> int:
+        """Sum of ``decode_attention_ps`` over many steps."""
+        grid = np.array(self._grid, dtype=np.int64)
+        pieces = np.searchsorted(grid, context_tokens, side="right") - 1
+        total = 0
+        for count in np.unique(num_decode).tolist():
+            curve = self._curves.get(count) or self._curve(count)
+            chosen = num_decode == count
+            piece = np.minimum(pieces[chosen], len(curve.slopes_ps) - 1)
+            inside = np.array(curve.slopes_ps)[piece] * (context_tokens[chosen] - grid[piece])
+            total += int((np.array(curve.values_ps)[piece] + inside).sum())
+        return total
 
     def linear_ps(self, tokens: int) -> int:
         """Everything in the layers but attention, for a step of ``tokens`` tokens."""

@@ -45,7 +45,10 @@ class HotPathEngine(SkippingEngine):
         if self.decodes:
             steps = self.steps
             if steps > 1:
-                self._advance_blocks(steps, self.first_ps, self.growth_ps)
+                if steps > self.period:
+                    self._advance_blocks(steps, self.first_ps, self.growth_ps)
+                else:
+                    self._advance_few(steps)
             self.step += steps
             self.context += self.num_decode * steps
         ends = self.ends
@@ -54,7 +57,7 @@ class HotPathEngine(SkippingEngine):
         if self.chunks:
             self._finish_chunks(now)
         feed = self.feed
-        if feed.next_ps <= now or self.window_is_due:
+        if feed.next_ps <= now:
             self._begin(now)
         waiting, pool, count, step = self.waiting, self.pool, self.num_decode, self.step
         chunks = NO_CHUNKS
@@ -112,6 +115,22 @@ class HotPathEngine(SkippingEngine):
         )  # fmt: skip
         self.num_events += 1
         self.env.again(event, self.tick_callbacks, end)
+
+    def _advance_few(self, steps: int) -> None:
+        """``_advance_blocks`` for no more steps than a block has tokens: every phase comes once at most."""
+        start = (self.step + 1) % self.period
+        end = start + steps - 1
+        counts = self.phase_counts
+        taken = counts[start:end] if end <= self.period else counts[start:] + counts[: end - self.period]
+        growth = self.growth_ps
+        time_ps = self.first_ps + growth
+        used = total = 0
+        for count in taken:
+            used += count
+            total += used * time_ps
+            time_ps += growth
+        self.grown_tokens_ps += total * self.period
+        self.pool.free -= used
 
     def _take_chunks(self, budget: int, now: int) -> list[Chunk]:
         chunks: list[Chunk] = []
