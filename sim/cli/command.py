@@ -21,6 +21,7 @@ VERBS = {
     "run": "answer a scenario's question: terminal, report, tables",
     "sweep": "run a grid of what-ifs and mark the points that meet the SLO",
     "conformance": "replay vLLM's recorded scheduling decisions, and compare every one",
+    "explain": "one engine step, operator by operator: counts, bound, time, source",
     "memory": "where a device's memory goes, and how many tokens and requests fit",
     "check": "check scenarios, hardware profiles and model configs",
     "list": "list the shipped hardware, models and scenarios",
