@@ -23,6 +23,7 @@ VERBS = {
     "conformance": "replay vLLM's recorded scheduling decisions, and compare every one",
     "explain": "one engine step, operator by operator: counts, bound, time, source",
     "memory": "where a device's memory goes, and how many tokens and requests fit",
+    "validate": "run a folder of measured cases, and print the errors by case and by group",
     "check": "check scenarios, hardware profiles and model configs",
     "list": "list the shipped hardware, models and scenarios",
     "show": "print one hardware profile or model, with sources",
