@@ -1,0 +1,45 @@
+"""Facts that a naive model gets wrong, held by the price of a step."""
+
+from __future__ import annotations
+
+import pytest
+
+from sim.cost.explain import OperatorLine, StepShape, explain_step
+from sim.hardware import load_hardware
+from sim.model import load_model
+from sim.scenario import EngineConfig, Scenario, Workload
+
+
+def decode_step(hardware: str, model: str, sequences: int, context: int) -> list[OperatorLine]:
+    scenario = Scenario(
+        schema_version=1,
+        question="",
+        kind="serving",
+        hardware=load_hardware(hardware),
+        model=load_model(model),
+        workload=Workload(),
+        engine=EngineConfig(),
+    )
+    return explain_step(scenario, StepShape(decode=sequences, context=context))
+
+
+@pytest.mark.parametrize("hardware", ["h100-sxm-80gb", "a100-sxm-80gb"])
+def test_decode_of_one_request_stays_far_below_the_bandwidth(hardware: str) -> None:
+    """Medians of published runs: 0.57 (H100, vLLM), 0.67 and 0.71 (A100, vLLM and TensorRT-LLM)."""
+    lines = decode_step(hardware, "llama-3.1-8b", 1, 1024)
+    time_s = sum(line.time_s for line in lines)
+    moved = sum(line.hbm_bytes for line in lines)
+    assert 0.50 <= moved / time_s / load_hardware(hardware).hbm_bytes_per_s <= 0.80
+
+
+@pytest.mark.parametrize(("sequences", "low", "high"), [(1, 0.9, 1.1), (64, 2.0, 3.0)])
+@pytest.mark.parametrize("hardware", ["h100-sxm-80gb", "a100-sxm-80gb"])
+def test_grouped_queries_help_large_batches_only(
+    hardware: str, sequences: int, low: float, high: float
+) -> None:
+    """Llama-3-8B over Llama-2-7B at 2,048 tokens: nothing at batch 1, 2.4 to 2.5 times at 64."""
+    old, new = (
+        sum(line.time_s for line in decode_step(hardware, model, sequences, 2048))
+        for model in ("llama-2-7b", "llama-3.1-8b")
+    )
+    assert low <= old / new <= high
