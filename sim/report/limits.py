@@ -6,8 +6,8 @@ NOT_MODELLED = (
     "The network between client and engine, HTTP, tokenisation and detokenisation, except as the named "
     "engine overheads.",
     "Token content: lengths are given, no request stops early or loops, and sampling costs the same for all.",
-    "Draft models (EAGLE, MTP), LoRA adapters, multi-modal inputs, structured output; n-gram drafts are right "
-    "at a given rate.",
+    "Draft models (EAGLE, MTP), LoRA adapters, multi-modal inputs, structured output; n-gram drafts are "
+    "right at a given rate.",
     "Pipeline, expert and data parallelism inside one replica; disaggregated prefill and decode.",
     "KV offload to host memory or disk, and swapping: a preempted request is recomputed.",
     "Clock changes with power and temperature, other tenants of the GPU, ECC and failures.",
