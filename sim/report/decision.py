@@ -77,7 +77,7 @@ def _verdict_row(comparison: Comparison) -> tuple[Cell, ...]:
     tones: dict[str, Tone] = {"STABLE": "good", "OVERLOADED": "bad", "BACKLOGGED": "bad"}
     words = [comparison.verdicts(name) for name in comparison.variants]
     kind = comparison.summaries[comparison.reference][0].kind
-    head = "what holds it back" if kind == "kernel" else "queue"
+    head = "queue" if kind == "serving" else "what holds it back"
     return (Cell(text=head), *(Cell(text=word, tone=tones.get(word, "plain")) for word in words))
 
 
