@@ -14,10 +14,11 @@ from simpy.events import Event
 from sim.records import FINISHED
 from sim.serving.clock import Callback
 from sim.serving.engine import Chunk
+from sim.serving.jumping import steps_until
 from sim.serving.kv.paged import PagedKV
 from sim.serving.recorder import pack_segment
 from sim.serving.sequence import NEVER
-from sim.serving.skipping import NO_CHUNKS, SkippingEngine, steps_until
+from sim.serving.skipping import NO_CHUNKS, SkippingEngine
 
 
 class HotPathEngine(SkippingEngine):

@@ -15,12 +15,12 @@ is the hot path: attributes are bound to locals and small calls are written out 
 
 from __future__ import annotations
 
-from math import isqrt
 from typing import Any
 
 from simpy.events import Event
 
 from sim.serving.engine import Chunk
+from sim.serving.jumping import steps_until
 from sim.serving.recorder import pack_segment
 from sim.serving.sequence import NEVER
 from sim.serving.skipping_state import SkippingState
@@ -34,32 +34,8 @@ class SkippingEngine(SkippingState):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.end_ps = 0
-        self.jump = (0, 0, 0)  # steps, first, growth; no steps: idle, or holding for a fuller batch
         self.levels = (0, 0, 0, 0)
         self.priced = (0, 0)  # sequences and context that the decode part was priced at
-        self.on_step_end = self._on_step_end
-
-    def poke(self, was_open: bool) -> None:
-        """See ``EngineBase``: starts an idle engine, cuts a jump at the next step's end."""
-        if self.pending is None or self.jump[0] == 0:
-            self._wake_at(self.env.now_ps)
-        elif was_open:
-            self._cut()
-
-    def begin_window(self) -> None:
-        """See ``EngineBase``."""
-        super().begin_window()
-        if self.pending is not None:
-            self._cut()
-
-    def _cut(self) -> None:
-        """Ends the jump with the step that is under way."""
-        steps, first, growth = self.jump
-        if steps > 1:
-            cut = steps_until(first, growth, self.env.now_ps - self.started_ps, steps)
-            if cut < steps:
-                self._schedule(cut, first, growth)
 
     # decisions
 
@@ -169,11 +145,6 @@ class SkippingEngine(SkippingState):
             steps = steps_until(first, growth, limit - now, steps)
         return steps, first, growth
 
-    def _schedule(self, steps: int, first: int, growth: int) -> None:
-        self.jump = (steps, first, growth)
-        self.end_ps = end = self.started_ps + steps * first + growth * (steps * (steps - 1) // 2)
-        self.pending = self.env.after(end - self.env.now_ps, self.on_step_end, self.index)
-
     def _on_step_end(self, event: Event) -> None:
         if event is not self.pending:
             return  # the jump was cut short
@@ -259,22 +230,3 @@ def padded(chunks: list[Chunk]) -> list[Chunk]:
     """All prompts as long as the longest: what a static batch computes."""
     longest = max(chunk[0] for chunk in chunks)
     return [(longest, 0, True, chunk[3]) for chunk in chunks]
-
-
-def steps_until(first: int, growth: int, time_ps: int, most: int) -> int:
-    """The fewest steps (at least 1, at most ``most``) that last ``time_ps`` or longer.
-
-    Solves k·first + growth·k(k − 1)/2 ≥ time_ps in integers.
-    """
-    if growth == 0:
-        steps = -(-time_ps // first) if first else most
-    elif time_ps < 64 * first:
-        steps = -(-time_ps // first)  # enough without growth; growth makes it a few fewer
-        while (steps - 1) * first + growth * ((steps - 1) * (steps - 2) // 2) >= time_ps:
-            steps -= 1
-    else:
-        linear = 2 * first - growth
-        steps = (isqrt(linear * linear + 8 * growth * time_ps) - linear) // (2 * growth)
-        while steps * first + growth * (steps * (steps - 1) // 2) < time_ps:
-            steps += 1
-    return min(max(steps, 1), most)

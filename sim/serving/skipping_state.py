@@ -7,20 +7,20 @@ from typing import Any
 
 from sim.errors import InvariantError
 from sim.records import FINISHED
-from sim.serving.engine import Chunk, EngineBase
+from sim.serving.engine import Chunk
+from sim.serving.jumping import JumpingEngine
 from sim.serving.kv.paged import PagedKV
 from sim.serving.sequence import NEVER, Sequence
 from sim.serving.usage import sum_blocks
 from sim.serving.vllm_kv import VllmKV
 
 
-class SkippingState(EngineBase):
+class SkippingState(JumpingEngine):
     """State of ``SkippingEngine`` and its transitions; when they happen is decided there."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.step = 0
-        self.started_ps = 0
         self.num_decode = 0
         self.context = 0
         self.extra_held = (

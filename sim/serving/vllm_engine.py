@@ -17,10 +17,9 @@ from typing import Any
 from simpy.events import Event
 
 from sim.serving.drafts import Drafts
-from sim.serving.engine import EngineBase
+from sim.serving.jumping import JumpingEngine, steps_until
 from sim.serving.recorder import pack_segment
 from sim.serving.sequence import NEVER, Sequence
-from sim.serving.skipping import steps_until
 from sim.serving.usage import sum_blocks
 from sim.serving.vllm.loop import EngineLoop
 from sim.serving.vllm.plan import Plan
@@ -46,7 +45,7 @@ class VllmRequest(Request):
     sequence: Sequence
 
 
-class VllmEngine(EngineBase):
+class VllmEngine(JumpingEngine):
     """Drives ``Scheduler`` with arrivals, prices and the clock."""
 
     is_async = False
@@ -68,8 +67,6 @@ class VllmEngine(EngineBase):
         self.inbox: list[VllmRequest] = []
         self.is_deciding = False
         self.due: Plan | None = None
-        self.jump = (0, 0, 0)  # steps, first, growth
-        self.started_ps = 0
         self.last_tokens: dict[Request, int] = {}  # tokens made in the last step, where not one each
 
     # arrivals
@@ -134,26 +131,6 @@ class VllmEngine(EngineBase):
             self.scheduler.add(request)
         self.inbox.clear()
         super()._begin(now)
-
-    def poke(self, was_open: bool) -> None:
-        """See ``EngineBase``."""
-        if self.pending is None:
-            self._wake_at(self.env.now_ps)
-        elif was_open:
-            self._cut()
-
-    def begin_window(self) -> None:
-        """See ``EngineBase``."""
-        super().begin_window()
-        if self.pending is not None:
-            self._cut()
-
-    def _cut(self) -> None:
-        steps, first, growth = self.jump
-        if steps > 1:
-            cut = steps_until(first, growth, self.env.now_ps - self.started_ps, steps)
-            if cut < steps:
-                self._schedule(cut, first, growth)
 
     # decisions
 
@@ -246,11 +223,6 @@ class VllmEngine(EngineBase):
         return self.pool.num_extra_owners * self.block_size
 
     # ends
-
-    def _schedule(self, steps: int, first: int, growth: int) -> None:
-        self.jump = (steps, first, growth)
-        end = self.started_ps + steps * first + growth * (steps * (steps - 1) // 2)
-        self.pending = self.env.after(end - self.env.now_ps, self._on_step_end, self.index)
 
     def _on_step_end(self, event: Event) -> None:
         if event is not self.pending:
