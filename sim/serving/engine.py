@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
@@ -20,7 +21,7 @@ from sim.serving.vllm_kv import VllmKV
 Chunk = tuple[int, int, bool, Sequence]  # queries, cached, whether it samples at the end of the step, whose
 
 
-class EngineBase:
+class EngineBase(ABC):
     """State and bookkeeping of one replica; ``SkippingEngine`` and ``SteppedEngine`` decide and advance."""
 
     def __init__(
@@ -57,9 +58,9 @@ class EngineBase:
         if self.feed.next_ps < NEVER:
             self._wake_at(self.feed.next_ps)
 
+    @abstractmethod
     def poke(self, was_open: bool) -> None:
         """A request was put into ``waiting``; ``was_open``: one more could have been admitted."""
-        raise NotImplementedError
 
     def begin_window(self) -> None:
         """The measured window begins: KV usage counts from the next decision on."""
@@ -74,8 +75,9 @@ class EngineBase:
             self.pending = None
             self._decide(self.env.now_ps)
 
+    @abstractmethod
     def _decide(self, now: int) -> None:
-        raise NotImplementedError
+        """What happens next, and the event at its end."""
 
     def _begin(self, now: int) -> None:
         """What comes before every decision, in order of time: arrivals, queued clients that left."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from math import isqrt
 from typing import Any
 
@@ -44,8 +45,9 @@ class JumpingEngine(EngineBase):
         self.end_ps = end = self.started_ps + steps * first + growth * (steps * (steps - 1) // 2)
         self.pending = self.env.after(end - self.env.now_ps, self._on_step_end, self.index)
 
+    @abstractmethod
     def _on_step_end(self, event: Event) -> None:
-        raise NotImplementedError
+        """The step or jump is over."""
 
 
 def steps_until(first: int, growth: int, time_ps: int, most: int) -> int:

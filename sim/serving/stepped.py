@@ -6,6 +6,8 @@ It also runs what cannot be skipped: policies of one's own, and generation witho
 
 from __future__ import annotations
 
+from typing import Any
+
 from simpy.events import Event
 
 from sim.errors import ScenarioError
@@ -24,8 +26,8 @@ class SteppedEngine(EngineBase):
     policy: Policy
     policy_name = ""
 
-    def __init__(self, *arguments: object, **named: object) -> None:
-        super().__init__(*arguments, **named)  # type: ignore[arg-type]
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
         assert not isinstance(self.kv, VllmKV)
         self.memory = self.kv
         self.plan = StepPlan()
