@@ -104,6 +104,7 @@ class VllmEngine(JumpingEngine):
             arrival=sequence.arrival_ps,
         )
         request.sequence = sequence
+        request.is_alone = table.segment_offsets is None and table.output_stream is None
         return request
 
     def _segments(self, row: int, prompt_tokens: int) -> list[Segment]:

@@ -93,7 +93,7 @@ def _accepted(plan: Plan, step: int) -> dict[Request, int]:
 
 def _check(scheduler: Scheduler, plan: Plan | None, budget: int, index: int) -> None:
     state = scheduler.state
-    state.kv.pool.check(request.blocks for request in state.unfinished())
+    state.kv.pool.check((request.blocks, request.path) for request in state.unfinished())
     if plan is not None:
         assert 0 <= plan.num_tokens <= budget, f"combination {index} exceeds the budget"
         assert all(count > 0 for count in plan.scheduled.values()), f"combination {index}: nothing to do"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
-TESTS = ("test_recorded.py", "test_rules.py", "test_steady.py")
+TESTS = ("test_recorded.py", "test_rules.py", "test_steady.py", "test_prefix_tree.py")
 PATIENCE_S = 120
 NUM_AT_ONCE = 2
 FLOOR = 38

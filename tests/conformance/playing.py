@@ -42,7 +42,7 @@ def blocks(plan: Plan) -> dict[str, list[int]]:
 
 def check(scheduler: Scheduler) -> None:
     """The pool's laws, as the requests' block tables see them."""
-    scheduler.state.kv.pool.check(item.blocks for item in scheduler.state.unfinished())
+    scheduler.state.kv.pool.check((item.blocks, item.path) for item in scheduler.state.unfinished())
 
 
 def steps(scheduler: Scheduler, accepted: int = 0) -> Iterator[Plan]:

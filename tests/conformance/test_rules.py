@@ -9,7 +9,7 @@ from conformance.playing import blocks, check, ids, limits, request, steps, toke
 
 from sim.errors import InvariantError, ScenarioError
 from sim.serving.vllm import EngineLoop, Limits, Plan, Scheduler, Status, server_defaults
-from sim.serving.vllm.keys import BlockKeys, merged
+from sim.serving.vllm.prefix_tree import Node
 
 
 def scheduler(version: str = "0.33.0", **named: object) -> Scheduler:
@@ -178,9 +178,9 @@ def test_the_gate_counts_the_answer_of_a_resumed_request() -> None:
     resumed = request("a", 1, 16)
     resumed.num_tokens = 14
     kv.pool.take(2)
-    assert kv.admit(resumed, [], 4, spare=False) is None
+    assert kv.admit(resumed, 0, 4, spare=False) is None
     resumed.num_tokens = 12
-    assert kv.admit(resumed, [], 4, spare=False) == [3]
+    assert kv.admit(resumed, 0, 4, spare=False) == [3]
 
 
 def test_the_watermark_spares_blocks_unless_nobody_runs() -> None:
@@ -249,17 +249,18 @@ def test_tokens_of_a_running_answer_can_be_hit() -> None:
 
 
 def test_of_equal_blocks_the_first_registered_answers_until_it_is_evicted() -> None:
-    target = scheduler(enable_prefix_caching=True)
-    pool = target.state.kv.pool
+    pool = scheduler(enable_prefix_caching=True).state.kv.pool
     pool.take(4)
-    pool.register([2], [50])
-    pool.register([1, 3], [50, 51])
-    pool.register([4], [50])
-    assert pool.cached([50, 51]) == [2, 3]
-    pool.release([2], [50])
-    assert pool.take(95) and pool.cached([50]) == [2]
+    node = Node(2)
+    path = [(node, 2)]
+    pool.register(path, [2], 0, 1)
+    pool.register(path, [1, 3], 0, 2)
+    pool.register(path, [4], 0, 1)
+    assert node.blocks == [2, 3]
+    pool.release([2], path, 1)
+    assert pool.take(95) and node.blocks == [2, 3]
     pool.take(1)
-    assert pool.cached([50, 51]) == [1, 3]
+    assert node.blocks == [1, 3]
 
 
 def test_a_lookup_that_leads_to_nothing_changes_nothing() -> None:
@@ -479,16 +480,3 @@ def test_steps_that_are_not_uniform_cannot_be_taken_at_once() -> None:
     add(target, request("a", 4, 9))
     with pytest.raises(InvariantError):
         target.advance(1)
-
-
-def test_equal_tokens_have_equal_keys_however_they_are_cut() -> None:
-    keys = BlockKeys(4)
-    whole, cut, other = request("a", [(1, 0, 19)], 5), request("b", [(1, 0, 6), (1, 6, 13)], 5), request(
-        "c", [(1, 0, 6), (1, 6, 5), (2, 0, 8)], 5)  # fmt: skip
-    for item in (whole, cut, other):
-        item.output_stream = 9
-        keys.assign(item)
-    assert whole.block_keys == cut.block_keys
-    assert other.block_keys[:2] == whole.block_keys[:2]
-    assert not set(other.block_keys[2:]) & set(whole.block_keys)
-    assert merged([(1, 0, 2), (1, 2, 0), (1, 2, 3), (1, 6, 1)]) == [(1, 0, 5), (1, 6, 1)]

@@ -158,7 +158,6 @@ def test_steps_taken_at_once_are_the_same_steps(
             play.compare()
     play.compare()
     assert play.is_over
-    assert play.pair[0].state.kv.pool.state() == play.pair[1].state.kv.pool.state()
 
 
 def test_a_long_decode_is_one_jump() -> None:
@@ -194,18 +193,3 @@ def test_what_cannot_be_skipped_says_so(named: dict[str, object]) -> None:
     scheduler.add(request("a", 8, 40))
     scheduler.update(scheduler.schedule())
     assert scheduler.uniform_steps() == 0
-
-
-@settings(max_examples=30, deadline=None)
-@given(LIMITS, ASKS)
-def test_forgetting_dead_content_changes_nothing(named: dict[str, object], asks: list[Ask]) -> None:
-    play = Play({**named, "enable_prefix_caching": True}, asks, "0.33.0")
-    for _ in range(ENDLESS):
-        for scheduler in play.pair[:1]:
-            keys, state = scheduler.state.kv.keys, scheduler.state
-            keys.sweep(state.kv.pool.registered_keys(), state.unfinished())
-        play.offer()
-        if play.is_over:
-            break
-        play.one_step()
-    assert play.is_over

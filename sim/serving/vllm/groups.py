@@ -60,7 +60,8 @@ class DecodingGroup:
             ending.append(request)
         self.num_decoding += 1
         self.num_context_tokens += tokens
-        if len(request.block_keys) > request.num_registered_blocks and not request.registers_late:
+        num_full = request.end_tokens // self._block_size if request.path else 0
+        if num_full > request.num_registered_blocks and not request.registers_late:
             self._registrars[order] = request
 
     def leave(self, request: Request) -> None:

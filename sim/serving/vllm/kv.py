@@ -6,11 +6,9 @@ multiple of ``block_size``, and hashes have the granularity of a block.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
-from sim.serving.vllm.keys import BlockKeys
 from sim.serving.vllm.limits import Limits
 from sim.serving.vllm.pool import BlockPool
+from sim.serving.vllm.prefix_tree import PrefixTree
 from sim.serving.vllm.request import Request
 from sim.serving.vllm.versions import VersionProfile
 
@@ -25,30 +23,33 @@ class KVBlocks:
 
     def __init__(self, limits: Limits, profile: VersionProfile) -> None:
         self.pool = BlockPool(limits.num_gpu_blocks, unhashed_to_front=profile.unhashed_blocks_to_front)
-        self.keys = BlockKeys(limits.block_size)
+        self.tree = PrefixTree(limits.block_size)
         self._caching = limits.enable_prefix_caching
         self._block_size = limits.block_size
         self._max_model_len = limits.max_model_len
         self._reserve_full_isl = limits.scheduler_reserve_full_isl
         self._watermark_blocks = int(limits.watermark * limits.num_gpu_blocks)
 
-    def open(self, request: Request, others: Iterable[Request]) -> list[Request]:
-        """Makes a new request known beside the unfinished ones; returns those whose output it may repeat."""
+    def open(self, request: Request) -> list[Request]:
+        """Makes a new request known; returns the unfinished ones whose output it may repeat."""
         if not self._caching:
             return []
-        if self.keys.has_doubled:
-            self.keys.sweep(self.pool.registered_keys(), others)
-        self.keys.assign(request)
-        met = self.keys.met
+        self.tree.enter(request)
+        met = self.tree.met
         if met:
-            self.keys.met = []
+            self.tree.met = []
         return met
 
-    def find_hits(self, request: Request) -> list[int]:
+    def find_hits(self, request: Request) -> int:
         """Blocks that already hold the start of this request; at least one token is left to compute."""
-        if not self._caching:
-            return []
-        return self.pool.cached(request.block_keys[: (request.num_tokens - 1) // self._block_size])
+        num_hits = 0
+        for node, count in request.path:
+            present = len(node.blocks)
+            if present < count:
+                num_hits += present
+                break
+            num_hits += count
+        return min(num_hits, (request.num_tokens - 1) // self._block_size)
 
     def extend(self, request: Request, num_new_tokens: int) -> list[int] | None:
         """Blocks that a running request needs to compute so many tokens more; None if there are too few."""
@@ -61,31 +62,32 @@ class KVBlocks:
         self.register(request, request.num_computed_tokens + num_new_tokens)
         return fresh
 
-    def admit(
-        self, request: Request, hits: Sequence[int], num_new_tokens: int, *, spare: bool
-    ) -> list[int] | None:
+    def admit(self, request: Request, num_hits: int, num_new_tokens: int, *, spare: bool) -> list[int] | None:
         """The fresh blocks of an admission that computes so many tokens after its hits; None if too few.
 
         ``scheduler_reserve_full_isl`` asks that all known tokens would fit now, though only this
         chunk's blocks are taken. ``spare``: the watermark's blocks must stay free.
         """
+        pool, path = self.pool, request.path
         margin = self._watermark_blocks if spare else 0
-        available = self.pool.num_free - self.pool.num_free_among(hits) - margin
-        computed = len(hits) * self._block_size
-        need = self._blocks_after(hits, computed + num_new_tokens)
-        gate = self._blocks_after(hits, request.num_tokens) if self._reserve_full_isl else need
+        available = pool.num_free - margin
+        if num_hits:
+            available -= pool.num_free_among(path, num_hits)
+        computed = num_hits * self._block_size
+        need = self._blocks_after(num_hits, computed + num_new_tokens)
+        gate = self._blocks_after(num_hits, request.num_tokens) if self._reserve_full_isl else need
         if max(need, gate) > available:
             return None
-        self.pool.share(hits)
-        fresh = self.pool.take(need)
+        hits = pool.share(path, num_hits) if num_hits else []
+        fresh = pool.take(need)
         request.blocks = [*hits, *fresh]
-        request.num_registered_blocks = len(hits)
+        request.num_registered_blocks = num_hits
         self.register(request, computed + num_new_tokens)
         return fresh
 
-    def _blocks_after(self, hits: Sequence[int], num_tokens: int) -> int:
+    def _blocks_after(self, num_hits: int, num_tokens: int) -> int:
         total = blocks_for(min(num_tokens, self._max_model_len), self._block_size)
-        return max(0, total - len(hits))
+        return max(0, total - num_hits)
 
     def register(self, request: Request, num_tokens: int) -> None:
         """Makes the full blocks among the first ``num_tokens`` findable, as far as tokens are known."""
@@ -94,12 +96,12 @@ class KVBlocks:
         done = request.num_registered_blocks
         full = min(num_tokens, request.num_tokens) // self._block_size
         if full > done:
-            self.pool.register(request.blocks[done:full], request.block_keys[done:full])
+            self.pool.register(request.path, request.blocks, done, full)
             request.num_registered_blocks = full
 
     def release(self, request: Request) -> None:
         """Frees the request's blocks; those with a hash stay findable until they are taken again."""
-        self.pool.release(request.blocks, request.block_keys[: request.num_registered_blocks])
+        self.pool.release(request.blocks, request.path, request.num_registered_blocks)
         request.blocks = []
         request.num_registered_blocks = 0
 
@@ -107,4 +109,4 @@ class KVBlocks:
         """Releases a request that has ended."""
         self.release(request)
         if self._caching:
-            self.keys.release(request)
+            self.tree.leave(request)

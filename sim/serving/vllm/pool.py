@@ -1,9 +1,9 @@
-"""vLLM's block pool: physical block ids, the free queue and the map from content to blocks.
+"""vLLM's block pool: physical block ids, the free queue, and which content a block holds.
 
-Every operation works on many blocks at a time, because the simulator hands out millions. The free
-queue is a deque; a block that a cache hit takes out of its middle leaves its entry behind, counted in
-``_gone``, and is skipped when it reaches the front. Such an entry always stands before the same block's
-next one: a hit block has a hash, so it comes back at the tail.
+Every operation works on runs of blocks, because the simulator hands out millions. The free queue is made
+of ``FreeRun``s: what one release freed and one node of the prefix tree describes. A cache hit takes the
+beginning of a content run, so it cuts the beginnings of free runs; the queue is used up from their ends,
+because a request's last block is evicted before its first.
 """
 
 from __future__ import annotations
@@ -12,6 +12,21 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from sim.errors import InvariantError
+from sim.serving.vllm.prefix_tree import Node, Path
+
+
+class FreeRun:
+    """Neighbours in the free queue, in the order of their request's table: the last is used first.
+
+    With a hash, they hold the contents ``first``, ``first + 1``, ... of ``node``.
+    """
+
+    __slots__ = ("blocks", "first", "node")
+
+    def __init__(self, blocks: list[int], node: Node | None = None, first: int = 0) -> None:
+        self.blocks = blocks
+        self.node = node
+        self.first = first
 
 
 class BlockPool:
@@ -24,166 +39,205 @@ class BlockPool:
         self.num_extra_owners = 0
         """Owners beyond the first, over all shared blocks."""
         self._unhashed_to_front = unhashed_to_front
-        self._queue: deque[int] = deque(range(1, num_gpu_blocks))
-        self._gone: dict[int, int] = {}
-        self._num_gone = 0
+        self._queue: deque[FreeRun] = deque([FreeRun(list(range(self.num_blocks, 0, -1)))])
+        self._num_hollow = 0  # runs that hits have emptied, skipped when they reach the front
         self._extra_owners: dict[int, int] = {}
-        self._first: dict[int, int] = {}
-        self._copies: dict[int, list[int]] = {}
-        self._evictable: dict[int, int] = {}
 
-    def cached(self, keys: Iterable[int]) -> list[int]:
-        """The blocks that hold the first run of these keys; of equal ones the first registered."""
-        get = self._first.get
-        hits = []
-        for key in keys:
-            block = get(key)
-            if block is None:
+    # hits
+
+    def num_free_among(self, path: Path, num_blocks: int) -> int:
+        """How many of the path's first blocks, all cached, nobody owns: a hit takes them off the free queue."""
+        num_free = 0
+        for node, count in path:
+            if num_blocks <= 0:
                 break
-            hits.append(block)
+            here = min(count, num_blocks)
+            num_free += here - node.free[:here].count(None)
+            num_blocks -= here
+        return num_free
+
+    def share(self, path: Path, num_blocks: int) -> list[int]:
+        """One more owner for each of the path's first blocks, all cached; free ones leave the free queue."""
+        hits: list[int] = []
+        for node, count in path:
+            if len(hits) == num_blocks:
+                break
+            here = min(count, num_blocks - len(hits))
+            hits += node.blocks[:here]
+            self._share(node, here)
         return hits
 
-    def num_free_among(self, blocks: Sequence[int]) -> int:
-        """How many of these cached blocks nobody owns: using them shortens the free queue."""
-        evictable = self._evictable
-        return sum(1 for block in blocks if block in evictable) if blocks else 0
+    def _share(self, node: Node, count: int) -> None:
+        free, blocks, extra = node.free, node.blocks, self._extra_owners
+        index = 0
+        while index < count:
+            run = free[index]
+            if run is None:
+                block = blocks[index]
+                extra[block] = extra.get(block, 0) + 1
+                self.num_extra_owners += 1
+                index += 1
+                continue
+            here = min(count - index, len(run.blocks))
+            free[index : index + here] = [None] * here
+            del run.blocks[:here]
+            run.first += here
+            self.num_free -= here
+            index += here
+            if not run.blocks:
+                self._num_hollow += 1
+        if self._num_hollow > len(self._queue) // 2 + 100:
+            self._queue = deque(run for run in self._queue if run.blocks)
+            self._num_hollow = 0
+
+    # out of the free queue
 
     def take(self, count: int) -> list[int]:
         """``count`` blocks from the front of the free queue; those with a hash lose it (eviction)."""
         self.num_free -= count
-        popleft = self._queue.popleft
-        taken = self._take_around_gone(count) if self._gone else [popleft() for _ in range(count)]
-        if self._evictable:
-            self._evict(taken)
-        return taken
-
-    def _take_around_gone(self, count: int) -> list[int]:
-        gone, popleft = self._gone, self._queue.popleft
+        queue = self._queue
         taken: list[int] = []
-        while len(taken) < count:
-            block = popleft()
-            entries = gone.get(block)
-            if entries is None:
-                taken.append(block)
-                continue
-            self._num_gone -= 1
-            if entries == 1:
-                del gone[block]
+        while count:
+            run = queue[0]
+            blocks, node = run.blocks, run.node
+            here = min(len(blocks), count)
+            if node is not None and here:
+                self._evict(run, node, here)
+            if here == len(blocks):
+                queue.popleft()
+                self._num_hollow -= not here
+                part = blocks
             else:
-                gone[block] = entries - 1
+                part = blocks[-here:]
+                del blocks[-here:]
+            part.reverse()
+            taken += part
+            count -= here
         return taken
 
-    def _evict(self, blocks: list[int]) -> None:
-        pop, first, is_unique = self._evictable.pop, self._first, not self._copies
-        for block in blocks:
-            key = pop(block, 0)
-            if key:
-                self.num_evictions += 1
-                if is_unique:
-                    del first[key]
-                else:
-                    self._forget(block, key)
-
-    def _forget(self, block: int, key: int) -> None:
-        """Takes the hash off a block; the next block of the same content, if any, answers lookups."""
-        others = self._copies.get(key)
-        if others is None:
-            del self._first[key]
-            return
-        if self._first[key] == block:
-            self._first[key] = others.pop(0)
+    def _evict(self, run: FreeRun, node: Node, count: int) -> None:
+        """Takes the hash off the last blocks of a free run."""
+        self.num_evictions += count
+        if node.copies:
+            for offset in range(len(run.blocks) - 1, len(run.blocks) - 1 - count, -1):
+                _forget(node, run.first + offset, run.blocks[offset])
         else:
-            others.remove(block)
-        if not others:
-            del self._copies[key]
+            left = run.first + len(run.blocks) - count
+            del node.blocks[left:], node.free[left:]
+        if not node.blocks:
+            node.drop_if_unused()
 
-    def share(self, hits: Sequence[int]) -> None:
-        """One more owner for each of these cached blocks; free ones leave the free queue."""
-        evictable, extra, gone = self._evictable, self._extra_owners, self._gone
-        for block in hits:
-            if block in evictable:
-                del evictable[block]
-                gone[block] = gone.get(block, 0) + 1
-                self._num_gone += 1
-                self.num_free -= 1
-            else:
-                extra[block] = extra.get(block, 0) + 1
-                self.num_extra_owners += 1
-        if self._num_gone > self.num_blocks:
-            self._close_gaps()
+    # into the content map
 
-    def _close_gaps(self) -> None:
-        """Rebuilds the queue without the entries of blocks that left its middle."""
-        self._queue = deque(self.free_order())
-        self._gone.clear()
-        self._num_gone = 0
-
-    def free_order(self) -> list[int]:
-        left = dict(self._gone)
-        order = []
-        for block in self._queue:
-            if left.get(block, 0):
-                left[block] -= 1
-            else:
-                order.append(block)
-        return order
-
-    def register(self, blocks: Sequence[int], keys: Sequence[int]) -> None:
-        """Makes full blocks findable by their content's keys, in this order."""
-        first = self._first
-        if first.keys().isdisjoint(keys):
-            first.update(zip(keys, blocks, strict=True))
-        else:
-            for key, block in zip(keys, blocks, strict=True):
-                if key in first:
-                    self._copies.setdefault(key, []).append(block)
+    def register(self, path: Path, table: Sequence[int], first: int, last: int) -> None:
+        """Makes a table's full blocks ``first`` up to ``last`` findable by their contents, in this order."""
+        at = 0
+        for node, count in path:
+            if at + count > first:
+                begin, end = max(first, at), min(last, at + count)
+                if len(node.blocks) == begin - at:
+                    node.blocks += table[begin:end]
+                    node.free += [None] * (end - begin)
                 else:
-                    first[key] = block
+                    _register_each(node, table[begin:end], begin - at)
+            at += count
+            if at >= last:
+                break
 
-    def release(self, blocks: Sequence[int], keys: Sequence[int] = ()) -> None:
-        """Gives up a request's blocks, tail first; the first of them are registered with these keys.
+    # back into the free queue
+
+    def release(self, table: list[int], path: Path, num_hashed: int) -> None:
+        """Gives up a request's blocks, tail first; the first ``num_hashed`` are registered along the path.
 
         Blocks without other owners become free: hashed ones at the tail of the queue, so that a
         request's last block is evicted before its first; the others at the front, or at the tail
         where the release of vLLM does so.
         """
-        num_hashed, hashed = len(keys), blocks[: len(keys)]
-        if self._extra_owners and not self._extra_owners.keys().isdisjoint(hashed):
-            hashed, keys = self._without_shared(hashed, keys)
-        self.num_free += len(hashed) + len(blocks) - num_hashed
-        self._evictable.update(zip(hashed, keys, strict=True))
-        if self._unhashed_to_front:
-            self._queue.extendleft(blocks[num_hashed:])
-        else:
-            self._queue.extend(reversed(blocks[num_hashed:]))
-        self._queue.extend(reversed(hashed))
-
-    def _without_shared(self, blocks: Sequence[int], keys: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Drops one owner of each shared block; returns the others, with their keys."""
-        extra, mine = self._extra_owners, {}
-        for block, key in zip(blocks, keys, strict=True):
-            owners = extra.get(block)
-            if owners is None:
-                mine[block] = key
-                continue
-            self.num_extra_owners -= 1
-            if owners == 1:
-                del extra[block]
+        if num_hashed < len(table):
+            unhashed = FreeRun(table[num_hashed:])
+            self.num_free += len(unhashed.blocks)
+            if self._unhashed_to_front:
+                self._queue.appendleft(unhashed)
             else:
-                extra[block] = owners - 1
-        return list(mine), list(mine.values())
+                self._queue.append(unhashed)
+        if not num_hashed:
+            return
+        runs: list[FreeRun] = []
+        at = 0
+        for node, count in path:
+            here = min(count, num_hashed - at)
+            blocks = table[at : at + here]
+            extra = self._extra_owners
+            if node.blocks[:here] == blocks and (not extra or extra.keys().isdisjoint(blocks)):
+                run = FreeRun(blocks, node)
+                node.free[:here] = [run] * here
+                runs.append(run)
+            else:
+                runs += self._release_each(node, blocks)
+            at += here
+            if at >= num_hashed:
+                break
+        for run in reversed(runs):
+            self.num_free += len(run.blocks)
+            self._queue.append(run)
 
-    def registered_keys(self) -> Iterable[int]:
-        """The keys that some block answers to."""
-        return self._first.keys()
+    def _release_each(self, node: Node, blocks: Sequence[int]) -> list[FreeRun]:
+        """Drops one owner of each block, some of which are shared or copies; the runs that become free."""
+        extra, runs = self._extra_owners, []
+        for index, block in enumerate(blocks):
+            owners = extra.get(block)
+            if owners is not None:
+                self.num_extra_owners -= 1
+                if owners == 1:
+                    del extra[block]
+                else:
+                    extra[block] = owners - 1
+            elif node.blocks[index] != block:
+                run = FreeRun([block], node, index)
+                node.copies[index][block] = run
+                runs.append(run)
+            else:
+                before = node.free[index - 1] if index else None
+                if before is not None and runs and runs[-1] is before:
+                    run = before
+                    run.blocks.append(block)
+                else:
+                    run = FreeRun([block], node, index)
+                    runs.append(run)
+                node.free[index] = run
+        return runs
 
-    def check(self, tables: Iterable[Sequence[int]]) -> None:
-        """Raises where the pool's laws do not hold for these owners' block tables."""
+    # for tests
+
+    def free_order(self) -> list[int]:
+        """The free blocks, the next to be taken first."""
+        return [block for run in self._queue for block in reversed(run.blocks)]
+
+    def hashed_blocks(self, paths: Iterable[Path]) -> dict[int, tuple[Node, int]]:
+        """The content of every block that has one, of those that are free or on these paths."""
+        nodes = {id(node): node for path in paths for node, _ in path}
+        nodes.update({id(run.node): run.node for run in self._queue if run.node is not None})
+        found = {}
+        for node in nodes.values():
+            found.update({block: (node, index) for index, block in enumerate(node.blocks)})
+            for index, copies in node.copies.items():
+                found.update(dict.fromkeys(copies, (node, index)))
+        return found
+
+    def check(self, tables: Iterable[tuple[Sequence[int], Path]]) -> None:
+        """Raises where the pool's laws do not hold for these owners' block tables and paths."""
+        owned = list(tables)
         owners: dict[int, int] = {}
-        for table in tables:
+        for table, _ in owned:
             for block in table:
                 owners[block] = owners.get(block, 0) + 1
-        free, hashed = self.free_order(), self.hashed_blocks()
+        free, hashed = self.free_order(), self.hashed_blocks(path for _, path in owned)
+        free_hashed = {
+            block: (run.node, run.first + index)
+            for run in self._queue
+            if run.node is not None
+            for index, block in enumerate(run.blocks)
+        }
         problems = {
             "a block is free twice": len(set(free)) != len(free),
             "the free count is wrong": len(free) != self.num_free,
@@ -193,21 +247,43 @@ class BlockPool:
             "owners are miscounted": {b: n - 1 for b, n in owners.items() if n > 1} != self._extra_owners,
             "extra owners are miscounted": self.num_extra_owners != sum(self._extra_owners.values()),
             "a shared block has no hash": any(n > 1 and b not in hashed for b, n in owners.items()),
-            "evictable is not free with a hash": self._evictable
+            "free blocks with a hash are not those that the contents name": free_hashed
             != {b: hashed[b] for b in free if b in hashed},
+            "a content does not name its block's free run": any(
+                (block in owners) != (_run_of(node, index, block) is None)
+                for block, (node, index) in hashed.items()
+            ),
+            "empty runs are miscounted": self._num_hollow != sum(not run.blocks for run in self._queue),
         }
         broken = [law for law, holds in problems.items() if holds]
         if broken:
             raise InvariantError(f"block pool: {'; '.join(broken)}; free {free}, owners {owners}")
 
-    def hashed_blocks(self) -> dict[int, int]:
-        """The key of every block that has one."""
-        found = {block: key for key, block in self._first.items()}
-        for key, blocks in self._copies.items():
-            found.update(dict.fromkeys(blocks, key))
-        return found
 
-    def state(self) -> tuple[object, ...]:
-        """All that decides the future: free order, owners, content map (for comparisons in tests)."""
-        copies = {key: list(blocks) for key, blocks in self._copies.items()}
-        return self.free_order(), dict(self._extra_owners), dict(self._first), copies
+def _run_of(node: Node, index: int, block: int) -> FreeRun | None:
+    return node.free[index] if node.blocks[index] == block else node.copies[index][block]
+
+
+def _register_each(node: Node, blocks: Sequence[int], first: int) -> None:
+    """Contents from ``first`` on, of which some have blocks already: further ones are copies."""
+    for index, block in enumerate(blocks, first):
+        if index < len(node.blocks):
+            node.copies.setdefault(index, {})[block] = None
+        else:
+            node.blocks.append(block)
+            node.free.append(None)
+
+
+def _forget(node: Node, index: int, block: int) -> None:
+    """Takes the hash off a block; the next block of the same content, if any, answers lookups."""
+    copies = node.copies.get(index)
+    if node.blocks[index] != block:
+        assert copies is not None
+        del copies[block]
+    elif copies:
+        heir = next(iter(copies))
+        node.blocks[index], node.free[index] = heir, copies.pop(heir)
+    else:
+        del node.blocks[index], node.free[index]
+    if copies is not None and not copies:
+        del node.copies[index]

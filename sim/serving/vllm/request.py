@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
+from sim.serving.vllm.prefix_tree import Path
+
 Segment = tuple[int, int, int]
 """(stream, start, length): the tokens (stream, start), (stream, start + 1), ..."""
 
@@ -30,11 +32,10 @@ class Request:
 
     __slots__ = (
         "arrival",
-        "block_keys",
         "blocks",
         "end_tokens",
+        "is_alone",
         "is_prefill_chunk",
-        "key_node",
         "max_tokens",
         "num_computed_tokens",
         "num_drafts",
@@ -46,6 +47,7 @@ class Request:
         "num_tokens",
         "order",
         "output_stream",
+        "path",
         "priority",
         "prompt",
         "registers_late",
@@ -88,8 +90,10 @@ class Request:
         """Place in the running list: numbers of admission grow."""
         self.blocks: list[int] = []
         self.num_registered_blocks = 0
-        self.block_keys: list[int] = []
-        self.key_node = 0
+        self.is_alone = False
+        """Said by who makes it: no other request has tokens of its streams."""
+        self.path: Path = []
+        """Its blocks' contents in the prefix tree; empty without prefix caching."""
         self.registers_late = False
         self.settled_step = 0
         self.num_preemptions = 0

@@ -66,7 +66,7 @@ class Scheduler:
             return False
         request.end_tokens = min(request.num_prompt_tokens + request.max_tokens, self._limits.max_model_len)
         state, steady = self.state, self._steady
-        for met in state.kv.open(request, state.unfinished()):
+        for met in state.kv.open(request):
             if steady is None:
                 met.registers_late = False
             else:

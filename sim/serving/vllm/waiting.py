@@ -31,8 +31,8 @@ def schedule_waiting(state: State, plan: Plan) -> bool:
 
 def _admit(state: State, plan: Plan, request: Request) -> bool:
     """Admits the head of the queue if its first chunk may run and its blocks are to be had."""
-    hits = state.kv.find_hits(request)
-    hit_tokens = len(hits) * state.limits.block_size
+    num_hits = state.kv.find_hits(request)
+    hit_tokens = num_hits * state.limits.block_size
     missing = request.num_tokens - hit_tokens
     if plan.held and missing > 1:
         return False
@@ -43,7 +43,7 @@ def _admit(state: State, plan: Plan, request: Request) -> bool:
     if dummies and dummies + 1 > plan.budget:
         return False
     num_tokens = min(num_tokens, plan.budget) + dummies
-    fresh = state.kv.admit(request, hits, num_tokens, spare=bool(state.running))
+    fresh = state.kv.admit(request, num_hits, num_tokens, spare=bool(state.running))
     if fresh is None:
         return False
     state.admit(plan, request, num_tokens, fresh)

@@ -1,0 +1,187 @@
+"""The tree of block contents: requests whose blocks hold equal tokens meet in it.
+
+vLLM hashes (parent's hash, tokens of the block). Here a block's content is the run of
+(stream, start, length) pieces that make up its tokens, merged where they touch, so equal tokens have
+equal pieces. A node is a run of blocks that follow each other in one segment, so that a long segment
+costs one node and no token is ever listed; a child branches off after some block of its parent. Two
+blocks have the same hash exactly if they are the same block of the same node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sim.serving.vllm.pool import FreeRun
+    from sim.serving.vllm.request import Request, Segment
+
+Content = tuple[object, ...]
+GOES_ON: Content = ()
+"""Content of a node that goes on in its parent's stream."""
+
+
+class Node:
+    """A run of ``length`` block contents, and the blocks of the pool that hold them now.
+
+    ``blocks[i]`` holds content i; what is cached is always a beginning of the run, because a block is never
+    evicted before the blocks that follow it. ``free[i]`` is the run of the free queue in which that block
+    stands, or None while somebody owns it. ``copies[i]`` are further blocks of the same content, in order of
+    registration, each with its run of the free queue or None.
+    """
+
+    __slots__ = (
+        "blocks",
+        "children",
+        "content",
+        "copies",
+        "free",
+        "length",
+        "num_users",
+        "owner",
+        "parent",
+    )
+
+    def __init__(
+        self, length: int, parent: Node | None = None, content: tuple[int, Content] = (0, ())
+    ) -> None:
+        self.length = length
+        self.parent = parent
+        self.content = content
+        self.blocks: list[int] = []
+        self.free: list[FreeRun | None] = []
+        self.copies: dict[int, dict[int, FreeRun | None]] = {}
+        self.children: dict[tuple[int, Content], Node] = {}
+        self.num_users = 0
+        """Live requests and children."""
+        self.owner: Request | None = None
+        """The live request that made this node for its own output. As long as nobody else reaches the node,
+        nobody can look its blocks up, and their registration may wait (``Request.registers_late``)."""
+
+    def drop_if_unused(self) -> None:
+        """Leaves the tree if no block holds the content and nobody can ask for it.
+
+        Exact: forgotten content can be met again only as something new.
+        """
+        node, parent = self, self.parent
+        while parent is not None and not node.blocks and not node.num_users:
+            del parent.children[node.content]
+            parent.num_users -= 1
+            node, parent = parent, parent.parent
+
+
+Path = list[tuple[Node, int]]
+"""A request's blocks as (node, how many of its first contents), in order."""
+
+
+class PrefixTree:
+    """Gives requests the same nodes for blocks whose tokens, from the first token on, are equal."""
+
+    def __init__(self, block_size: int) -> None:
+        self._block_size = block_size
+        self.root = Node(0)
+        self.met: list[Request] = []
+        """Live requests whose output somebody else's tokens repeat; whoever reads it empties it."""
+
+    def enter(self, request: Request) -> None:
+        """Fills ``request.path`` for every block that its prompt and output will fill."""
+        size = self._block_size
+        wanted = request.end_tokens // size
+        if request.is_alone:
+            request.path = [(Node(wanted), wanted)] if wanted else []
+            request.registers_late = True
+            return
+        output_tokens = request.end_tokens - request.num_prompt_tokens
+        segments = merged([*request.prompt, (request.output_stream, 0, output_tokens)])
+        index = offset = done = 0
+        while done < wanted:
+            stream, start, length = segments[index]
+            left = length - offset
+            if left >= size:
+                count = left // size
+                content = GOES_ON if offset else (stream, start)
+                self._go(request, done, content, count, count)
+                offset += count * size
+                done += count
+            elif left == 0:
+                index, offset = index + 1, 0
+            else:
+                pieces, index, offset = _straddle(segments, index, offset, size)
+                self._go(request, done, pieces, 1, 1 + (segments[index][2] - offset) // size)
+                done += 1
+
+    def _go(self, request: Request, done: int, content: Content, count: int, room: int) -> None:
+        """``count`` more blocks of the path, beginning with this content; a new node has ``room`` of them."""
+        path = request.path
+        parent, at = path[-1] if path else (self.root, 0)
+        if content is GOES_ON and at < parent.length:
+            here = min(count, parent.length - at)
+            path[-1] = (parent, at + here)
+            at, count = at + here, count - here
+            done, room = done + here, room - here
+        while count:
+            node = parent.children.get((at, content))
+            if node is None:
+                node = self._new_node(request, done, Node(room, parent, (at, content)))
+            elif node.owner is not None and node.owner is not request:
+                self.met.append(node.owner)
+                node.owner = None
+            here = min(count, node.length)
+            path.append((node, here))
+            node.num_users += 1
+            parent, at, content = node, here, GOES_ON
+            done, count = done + here, count - here
+            room = count
+
+    def _new_node(self, request: Request, done: int, node: Node) -> Node:
+        """Hangs the node under its parent; the request's own, if it begins with the output's first block."""
+        assert node.parent is not None
+        node.parent.children[node.content] = node
+        node.parent.num_users += 1
+        if done == request.num_prompt_tokens // self._block_size:
+            node.owner = request
+            request.registers_late = True
+        return node
+
+    def leave(self, request: Request) -> None:
+        """The request has ended: its output's content is like any other's."""
+        path = request.path
+        request.path = []
+        if request.is_alone:
+            return
+        for node, _ in reversed(path):
+            node.num_users -= 1
+            if node.owner is request:
+                node.owner = None
+            if not node.num_users and not node.blocks:
+                node.drop_if_unused()
+
+
+def merged(segments: Iterable[Segment]) -> list[Segment]:
+    """The same tokens in as few segments as possible."""
+    result: list[Segment] = []
+    for stream, start, length in segments:
+        if length == 0:
+            continue
+        if result and result[-1][0] == stream and result[-1][1] + result[-1][2] == start:
+            result[-1] = (stream, result[-1][1], result[-1][2] + length)
+        else:
+            result.append((stream, start, length))
+    return result
+
+
+def _straddle(
+    segments: Sequence[Segment], index: int, offset: int, size: int
+) -> tuple[tuple[Segment, ...], int, int]:
+    """The pieces of one block that does not lie in one segment, and where the next block begins."""
+    pieces = []
+    while size:
+        stream, start, length = segments[index]
+        here = min(size, length - offset)
+        if here:
+            pieces.append((stream, start + offset, here))
+        size -= here
+        offset += here
+        if size:
+            index, offset = index + 1, 0
+    return tuple(pieces), index, offset

@@ -1,0 +1,96 @@
+"""The prefix tree and its pool of runs against a cache that lists every token and every block."""
+
+from __future__ import annotations
+
+import pytest
+from conformance.plain_cache import PlainCache
+from conformance.playing import check, decided, limits, observed, request
+from conformance.test_steady import ASKS, ENDLESS, LIMITS, Ask, Play
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.serving.vllm import Request, Scheduler
+from sim.serving.vllm.prefix_tree import PrefixTree, merged
+
+
+@settings(max_examples=300, deadline=None)
+@given(LIMITS, ASKS, st.sampled_from(["0.33.0", "0.20.0"]))
+def test_blocks_are_found_shared_and_evicted_as_by_the_plain_cache(
+    named: dict[str, object], asks: list[Ask], version: str
+) -> None:
+    play = Play({**named, "enable_prefix_caching": True}, asks, version)
+    state = play.pair[1].state
+    state.kv = PlainCache(state.limits, state.profile)  # type: ignore[assignment]
+    for _ in range(ENDLESS):
+        play.offer()
+        if play.is_over:
+            break
+        play.one_step()
+        play.compare()
+    assert play.is_over
+    assert play.pair[0].state.kv.tree.root.num_users == len(play.pair[0].state.kv.tree.root.children)
+
+
+@settings(max_examples=150, deadline=None)
+@given(LIMITS, ASKS)
+def test_a_request_that_says_it_is_alone_is_served_the_same(
+    named: dict[str, object], asks: list[Ask]
+) -> None:
+    pair = [Scheduler(limits(**{**named, "enable_prefix_caching": True})) for _ in range(2)]
+    for number, ask in enumerate(asks):
+        for scheduler, is_alone in zip(pair, (True, False), strict=True):
+            item = request(f"r{number}", [(number, 0, ask.own + 1)], ask.out, output_stream=1000 + number)
+            item.arrival, item.priority, item.is_alone = number, ask.priority, is_alone
+            scheduler.add(item)
+    for _ in range(ENDLESS):
+        if not pair[0].num_unfinished:
+            return
+        plans = [scheduler.schedule() for scheduler in pair]
+        assert decided(plans[0]) == decided(plans[1])
+        for scheduler, plan in zip(pair, plans, strict=True):
+            scheduler.update(plan)
+            check(scheduler)
+        assert observed(pair[0]) == observed(pair[1])
+    raise AssertionError("it goes on for ever")
+
+
+def entered(tree: PrefixTree, name: str, prompt: list[tuple[int, int, int]]) -> Request:
+    item = request(name, prompt, 5, output_stream=9)
+    tree.enter(item)
+    return item
+
+
+def contents(item: Request) -> list[tuple[int, int]]:
+    return [(id(node), index) for node, count in item.path for index in range(count)]
+
+
+def test_equal_tokens_meet_however_they_are_cut() -> None:
+    tree = PrefixTree(4)
+    whole = contents(entered(tree, "a", [(1, 0, 19)]))
+    cut = contents(entered(tree, "b", [(1, 0, 6), (1, 6, 13)]))
+    other = contents(entered(tree, "c", [(1, 0, 6), (1, 6, 5), (2, 0, 8)]))
+    assert whole == cut and len(whole) == 6
+    assert other[:2] == whole[:2]
+    assert not set(other[2:]) & set(whole)
+    assert merged([(1, 0, 2), (1, 2, 0), (1, 2, 3), (1, 6, 1)]) == [(1, 0, 5), (1, 6, 1)]
+
+
+def test_content_that_nobody_holds_or_asks_for_is_forgotten() -> None:
+    tree = PrefixTree(4)
+    items = [entered(tree, name, [(1, 0, length)]) for name, length in (("a", 19), ("b", 8), ("c", 30))]
+    assert tree.root.children
+    for item in items:
+        tree.leave(item)
+    assert not tree.root.children and not tree.root.num_users
+
+
+@pytest.mark.parametrize("num_seqs", [1, 3])
+def test_no_tree_is_left_where_the_pool_was_used_anew(num_seqs: int) -> None:
+    """Ten prompts in turn through a pool that holds two: only what is cached is remembered."""
+    scheduler = Scheduler(limits(enable_prefix_caching=True, num_gpu_blocks=11, max_num_seqs=num_seqs))
+    for number in range(10):
+        scheduler.add(request(f"r{number}", [(number, 0, 15)], 3, output_stream=100 + number))
+    while scheduler.num_unfinished:
+        scheduler.update(scheduler.schedule())
+        check(scheduler)
+    assert len(scheduler.state.kv.tree.root.children) <= 3
