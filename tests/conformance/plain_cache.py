@@ -12,7 +12,7 @@ Token = tuple[int, int]
 
 
 class PlainCache:
-    """What ``sim.serving.vllm.kv.KVBlocks`` decides. A block's hash is the tuple of its tokens and all before."""
+    """What ``KVBlocks`` decides. A block's hash is the tuple of its tokens and of all before it."""
 
     def __init__(self, limits: Limits, profile: VersionProfile) -> None:
         self.limits, self.profile = limits, profile

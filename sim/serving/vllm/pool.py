@@ -46,7 +46,7 @@ class BlockPool:
     # hits
 
     def num_free_among(self, path: Path, num_blocks: int) -> int:
-        """How many of the path's first blocks, all cached, nobody owns: a hit takes them off the free queue."""
+        """How many of the path's first blocks, all cached, nobody owns: a hit takes them out of the queue."""
         num_free = 0
         for node, count in path:
             if num_blocks <= 0:
