@@ -204,7 +204,10 @@ class EngineConfig:
         "prefill_first: a step with prompts has only prompts (Orca, old vLLM)",
         default="decode_first",
     )
-    policy: Literal["fcfs", "priority"] = key("order of the waiting queue (priority: vllm)", default="fcfs")
+    policy: str = key(
+        "vllm: fcfs, priority, or ./file.py:Class for a waiting order or preemption victim of one's own",
+        default="fcfs",
+    )
     static_batch_wait_s: float = key(
         "static: wait this long after the oldest arrival for a full batch", default=0.0, ge=0
     )

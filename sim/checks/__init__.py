@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from sim.checks.engine import check_engine, check_policy
+from sim.checks.engine import check_engine, check_policies
 from sim.checks.fit import check_kv_fits, check_model_and_hardware
 from sim.checks.workload import check_workload
 from sim.kinds import kind_of
@@ -33,10 +33,10 @@ def check_serving(scenario: Scenario, *, file: str) -> None:
     """What must hold in a serving scenario."""
     top = Place(file=file)
     base_dir = Path(file).parent
-    check_workload(scenario.workload, top.child("workload"), base_dir)
+    check_workload(scenario.workload, top.child("workload"), base_dir, scenario.engine.policy)
     check_engine(scenario.engine, top.child("engine"))
     _check_routing(scenario, top)
-    check_policy(scenario.engine.batching, top.child("engine").child("batching"), base_dir)
+    check_policies(scenario.engine, top.child("engine"), base_dir)
     check_model_and_hardware(scenario, top)
     check_kv_fits(scenario, top)
 

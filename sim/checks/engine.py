@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -10,12 +11,14 @@ from sim.checks.distributions import check_distribution, check_file
 from sim.errors import ScenarioError
 from sim.loading.place import Place
 from sim.scenario import EngineConfig
+from sim.serving.own_policy import policy_path
 from sim.serving.vllm.limits import version_profile
 from sim.serving.vllm_limits import vllm_limits
 from sim.suggest import closest, did_you_mean
 
 BATCHING = ("vllm", "continuous", "static")
-_BATCHING_TEXT = "vllm, continuous, static, or PATH:function (./my_policy.py:plan)"
+POLICIES = ("fcfs", "priority")
+_EXAMPLES = {"function": "plan", "class": "MyPolicy"}
 VLLM_ONLY = (
     "vllm_version",
     "policy",
@@ -149,33 +152,37 @@ def _check_service_time(engine: EngineConfig, place: Place) -> None:
     check_distribution(engine.service_time, there, Path(there.file).parent)
 
 
-def check_policy(batching: str, place: Place, base_dir: Path) -> None:
-    """``batching`` is a policy of ours, or a function that is there; its file is not run."""
-    if batching in BATCHING:
+def check_policies(engine: EngineConfig, place: Place, base_dir: Path) -> None:
+    """``batching`` and ``policy`` are known or name something that is there; its file is not run."""
+    _check_policy(engine.batching, BATCHING, place.child("batching"), base_dir, "function")
+    _check_policy(engine.policy, POLICIES, place.child("policy"), base_dir, "class")
+
+
+def _check_policy(given: str, known: Sequence[str], place: Place, base_dir: Path, wanted: str) -> None:
+    if given in known:
         return
-    if batching == "vllm":
-        return
-    path, colon, function = batching.rpartition(":")
-    if not colon or not path or not function.isidentifier():
-        near = closest(batching, BATCHING)
+    path, colon, name = given.rpartition(":")
+    if not colon or not path or not name.isidentifier():
         raise place.error(
-            f"unknown policy{did_you_mean(batching, BATCHING)}",
-            given=batching,
-            allowed=_BATCHING_TEXT,
-            hint=near or "continuous",
+            f"unknown policy{did_you_mean(given, known)}",
+            given=given,
+            allowed=f"{', '.join(known)}, or PATH:{wanted} (./my_policy.py:{_EXAMPLES[wanted]})",
+            hint=closest(given, known) or known[1],
         )
-    check_file(path, place, base_dir)
-    names = _functions_in(base_dir / path, place)
-    if function not in names:
+    file = policy_path(given, base_dir)
+    if not file.is_file():
+        check_file(path, place, base_dir)
+    names = _names_in(file, place)
+    if name not in names:
         raise place.error(
-            f"{path} has no function {function}{did_you_mean(function, names)}",
-            given=batching,
-            allowed=f"{path}: {', '.join(names) or 'no function at all'}",
-            hint=f"def {function}(...): in that file",
+            f"{path} has no {wanted} {name}{did_you_mean(name, names)}",
+            given=given,
+            allowed=f"{path}: {', '.join(names) or f'no {wanted} at all'}",
+            hint=f"define {name} in that file",
         )
 
 
-def _functions_in(path: Path, place: Place) -> list[str]:
+def _names_in(path: Path, place: Place) -> list[str]:
     try:
         module = ast.parse(path.read_bytes())
     except (OSError, ValueError, SyntaxError, RecursionError) as error:

@@ -11,8 +11,8 @@ from sim.scenario import Distribution, RequestClass, Sessions, SharedPrefix, Tra
 _KINDS = "prompt_tokens with output_tokens, classes, or trace"
 
 
-def check_workload(workload: Workload, place: Place, base_dir: Path) -> None:
-    """Exactly one of drawn lengths, classes and trace, with what each needs."""
+def check_workload(workload: Workload, place: Place, base_dir: Path, policy: str = "fcfs") -> None:
+    """Exactly one of drawn lengths, classes and trace, with what each needs; ``policy``: the engine's."""
     _check_one_kind(workload, place)
     if workload.arrivals is not None:
         check_arrivals(workload.arrivals, place.child("arrivals"), base_dir)
@@ -21,7 +21,9 @@ def check_workload(workload: Workload, place: Place, base_dir: Path) -> None:
     else:
         _check_drawn(workload, place)
     for name, one in (workload.classes or {}).items():
-        _check_class(one, place.child("classes").child(name), base_dir)
+        there = place.child("classes").child(name)
+        _check_class(one, there, base_dir)
+        _check_priority(one.priority, there, policy)
     for name in ("prompt_tokens", "output_tokens"):
         _check_tokens(getattr(workload, name), place.child(name), base_dir)
     _check_sharing(workload.shared_prefix, workload.sessions, place, base_dir)
@@ -123,12 +125,15 @@ def _check_class(one: RequestClass, place: Place, base_dir: Path) -> None:
     _check_tokens(one.prompt_tokens, place.child("prompt_tokens"), base_dir)
     _check_tokens(one.output_tokens, place.child("output_tokens"), base_dir)
     _check_sharing(one.shared_prefix, one.sessions, place, base_dir)
-    if one.priority != 0:
+
+
+def _check_priority(priority: int, place: Place, policy: str) -> None:
+    if priority != 0 and policy == "fcfs":
         raise place.child("priority").error(
             "has no effect under policy: fcfs",
-            given=one.priority,
-            allowed="0 under fcfs, the only policy yet",
-            hint="remove it",
+            given=priority,
+            allowed="0 under fcfs",
+            hint="engine.policy: priority (with batching: vllm), or remove it",
         )
 
 

@@ -97,13 +97,16 @@ def program_digest() -> str:
 
 def _files_read(point: Point) -> list[Path]:
     """The trace, the empirical lengths and the policy that the scenario points at."""
+    from sim.serving.own_policy import policy_path
+
     names: list[str] = []
     _collect_paths(asdict(point.scenario), names)
     engine = getattr(point.scenario, "engine", None)
-    policy_file, colon, _ = engine.batching.rpartition(":") if engine else ("", "", "")
-    if colon:
-        names.append(policy_file)
-    return [Path(point.base_dir) / name for name in names]
+    files = [Path(point.base_dir) / name for name in names]
+    for given in (engine.batching, engine.policy) if engine else ():
+        if ":" in given:
+            files.append(policy_path(given, Path(point.base_dir)))
+    return files
 
 
 def _collect_paths(content: Any, names: list[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +13,18 @@ from sim.cost.memory import memory_plan
 from sim.cost.split import split_by_operator
 from sim.cost.step import CompiledPrice, ServiceTimePrice
 from sim.cost.table_price import table_price
-from sim.errors import InvariantError, ScenarioError
+from sim.errors import InvariantError
 from sim.records import FINISHED, KV_KINDS, PS_PER_S, BlockMap, RequestTable, RunResult, SegmentColumns
 from sim.rng import stream
 from sim.scenario import Scenario
 from sim.serving.batching import BATCHING
-from sim.serving.batching.plan import Policy
 from sim.serving.clock import Clock
 from sim.serving.engine import EngineBase
 from sim.serving.hot_path import HotPathEngine
 from sim.serving.kv.contiguous import ContiguousKV
 from sim.serving.kv.paged import PagedKV
 from sim.serving.limits import Limits, limits_of
+from sim.serving.own_policy import load_policy
 from sim.serving.recorder import BlockMapRecorder, Recorder
 from sim.serving.router import Router, RouterFeed
 from sim.serving.sequence import Source
@@ -59,7 +58,9 @@ def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
     limits = limits_of(scenario)
     has_map = run.record_block_map and scenario.engine.batching != "vllm"
     blocks = BlockMapRecorder(0, BLOCK_MAP_RECTANGLES) if has_map else None
-    pools = [kv_of(scenario, limits, None if index else blocks) for index in range(scenario.replicas)]
+    pools = [
+        kv_of(scenario, limits, run.base_dir, None if index else blocks) for index in range(scenario.replicas)
+    ]
     router = Router(env, source, recorder, scenario.routing) if scenario.replicas > 1 else None
     engines: list[EngineBase] = [
         engine_class(scenario, table, run)(
@@ -102,7 +103,7 @@ def has_kv_budget(scenario: Scenario) -> bool:
 
 
 def kv_of(
-    scenario: Scenario, limits: Limits, block_map: BlockMapRecorder | None
+    scenario: Scenario, limits: Limits, base_dir: Path, block_map: BlockMapRecorder | None
 ) -> PagedKV | ContiguousKV | VllmKV:
     """The KV memory of one replica. Without a KV cache, or as a plain queue, there is no limit."""
     engine = scenario.engine
@@ -112,7 +113,7 @@ def kv_of(
     if blocks is None:
         blocks = memory_plan(scenario.model, scenario.hardware, engine).num_gpu_blocks
     if engine.batching == "vllm":
-        return vllm_kv(scenario, blocks, limits)
+        return vllm_kv(scenario, blocks, limits, base_dir)
     if engine.kv_allocator == "contiguous":
         return ContiguousKV(
             blocks * engine.block_size, engine.kv_reservation, limits.max_model_len, block_map
@@ -138,31 +139,6 @@ def is_common_case(scenario: Scenario, table: RequestTable, run: Run) -> bool:
     is_plain = engine.batching == "continuous" and engine.schedule_order == "decode_first"
     is_plain = is_plain and engine.kv_allocator == "paged" and engine.service_time is None
     return is_plain and scenario.replicas == 1 and table.timeout_ps is None and not run.record_block_map
-
-
-def load_policy(given: str, base_dir: Path) -> Policy:
-    """The function of ``./file.py:function``, relative to the scenario file."""
-    path_text, _, name = given.rpartition(":")
-    path = base_dir / path_text
-    spec = importlib.util.spec_from_file_location(f"gpuyard_policy_{path.stem}", path)
-    allowed = f"{', '.join(BATCHING)} or ./file.py:function"
-    if spec is None or spec.loader is None or not path.is_file():
-        raise ScenarioError("no such policy file", path="engine.batching", given=given, allowed=allowed)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises is about the user's file
-        raise ScenarioError(
-            f"the policy file does not load: {type(error).__name__}: {error}",
-            path="engine.batching",
-            given=given,
-        ) from error
-    policy: Policy | None = getattr(module, name, None)
-    if not callable(policy):
-        raise ScenarioError(
-            "the file has no such function", path="engine.batching", given=given, allowed=allowed
-        )
-    return policy
 
 
 def check_all_free(engines: list[EngineBase]) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sim.scenario import Scenario
 from sim.serving.drafts import Drafts
 from sim.serving.limits import Limits
+from sim.serving.own_policy import load_scheduling_policy
 from sim.serving.vllm.scheduler import Scheduler
 from sim.serving.vllm_engine import VllmEngine
 from sim.serving.vllm_kv import VllmKV
 from sim.serving.vllm_limits import vllm_limits
 
 
-def vllm_kv(scenario: Scenario, num_gpu_blocks: int, limits: Limits) -> VllmKV:
+def vllm_kv(scenario: Scenario, num_gpu_blocks: int, limits: Limits, base_dir: Path) -> VllmKV:
     """A scheduler with its block pool, for one replica."""
     engine = scenario.engine
     limits_ = vllm_limits(engine, num_gpu_blocks, limits.max_model_len)
-    scheduler = Scheduler(limits_, engine.vllm_version, steady=engine.stepping == "skip")
+    own = load_scheduling_policy(engine.policy, base_dir) if limits_.policy == "own" else None
+    scheduler = Scheduler(limits_, engine.vllm_version, steady=engine.stepping == "skip", policy=own)
     return VllmKV(scheduler, engine.block_size)
 
 
@@ -30,7 +34,7 @@ def vllm_engine(scenario: Scenario, seed: int) -> type[VllmEngine]:
     choices = {
         "is_async": engine.async_scheduling,
         "is_stepwise": engine.stepping == "every_step",
-        "is_order_open": engine.policy == "priority" or engine.long_prefill_token_threshold > 0,
+        "is_order_open": engine.policy != "fcfs" or engine.long_prefill_token_threshold > 0,
         "drafts": drafts,
     }
     return type("Engine", (VllmEngine,), choices)

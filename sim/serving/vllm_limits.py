@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from sim.scenario import EngineConfig
 from sim.serving.vllm.limits import Limits as VllmLimits
+
+
+def scheduling_policy(given: str) -> Literal["fcfs", "priority", "own"]:
+    """vLLM's two by name; a path means one's own."""
+    if given == "fcfs":
+        return "fcfs"
+    return "priority" if given == "priority" else "own"
 
 
 def vllm_limits(engine: EngineConfig, num_gpu_blocks: int, max_model_len: int) -> VllmLimits:
@@ -17,7 +26,7 @@ def vllm_limits(engine: EngineConfig, num_gpu_blocks: int, max_model_len: int) -
         num_gpu_blocks=num_gpu_blocks,
         enable_prefix_caching=engine.enable_prefix_caching,
         enable_chunked_prefill=engine.enable_chunked_prefill,
-        policy=engine.policy,
+        policy=scheduling_policy(engine.policy),
         long_prefill_token_threshold=engine.long_prefill_token_threshold,
         long_prefill_token_threshold_adaptive=engine.long_prefill_token_threshold_adaptive,
         scheduler_reserve_full_isl=engine.scheduler_reserve_full_isl,

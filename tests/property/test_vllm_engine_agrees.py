@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from random_runs import run, workloads
 
 from sim.records import FINISHED, RequestTable
 from sim.scenario import EngineOverheads, Speculative
+
+SHIPPED = Path(__file__).parents[2] / "scenarios" / "serving" / "policies" / "cache_aware.py"
+OWN_POLICIES = [f"{SHIPPED}:CacheAware", f"{SHIPPED}:CheapestVictim"]
 
 
 @st.composite
@@ -50,7 +54,7 @@ def vllm_engines(draw: st.DrawFn) -> dict[str, Any]:
     engine: dict[str, Any] = {
         "batching": "vllm",
         "vllm_version": draw(st.sampled_from(["0.33.0", "0.20.0"])),
-        "policy": draw(st.sampled_from(["fcfs", "priority"])),
+        "policy": draw(st.sampled_from(["fcfs", "priority", *OWN_POLICIES])),
         "max_num_seqs": draw(st.integers(1, 8)),
         "block_size": block_size,
         "max_model_len": draw(st.sampled_from([64, 90, 128])),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from sim.serving.vllm.limits import Limits
 from sim.serving.vllm.loop import EngineLoop
+from sim.serving.vllm.own import CacheView, SchedulingPolicy
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.request import Request, Segment, Status
 from sim.serving.vllm.scheduler import Scheduler
@@ -19,11 +20,13 @@ from sim.serving.vllm.versions import VERSIONS, VersionProfile, server_defaults
 
 __all__ = [
     "VERSIONS",
+    "CacheView",
     "EngineLoop",
     "Limits",
     "Plan",
     "Request",
     "Scheduler",
+    "SchedulingPolicy",
     "Segment",
     "Status",
     "VersionProfile",

@@ -110,7 +110,7 @@ class DecodingGroup:
     def look_again(self, *, new: bool = False) -> None:
         """The head of the queue may be another one, or might fit now (``new``: a request was queued)."""
         limits = self._state.limits
-        if not new or limits.policy == "priority" or limits.long_prefill_token_threshold:
+        if not new or limits.policy != "fcfs" or limits.long_prefill_token_threshold:
             self._is_stuck = False
 
     def dissolve(self) -> None:

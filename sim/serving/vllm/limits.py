@@ -21,7 +21,8 @@ class Limits:
     """Ids of the pool; id 0 is the null block, so one fewer can hold tokens."""
     enable_prefix_caching: bool = True
     enable_chunked_prefill: bool = True
-    policy: Literal["fcfs", "priority"] = "fcfs"
+    policy: Literal["fcfs", "priority", "own"] = "fcfs"
+    """``own``: a ``SchedulingPolicy`` is given to the scheduler; vLLM has the other two."""
     long_prefill_token_threshold: int = 0
     long_prefill_token_threshold_adaptive: bool = False
     scheduler_reserve_full_isl: bool = True
@@ -37,7 +38,7 @@ class Limits:
         _require(
             self.num_gpu_blocks >= 2, "num_gpu_blocks", self.num_gpu_blocks, "2 or more: block 0 is unused"
         )
-        _require(self.policy in ("fcfs", "priority"), "policy", self.policy, "fcfs, priority")
+        _require(self.policy in ("fcfs", "priority", "own"), "policy", self.policy, "fcfs, priority")
         _require(0 <= self.watermark < 1, "watermark", self.watermark, "0 up to, not including, 1")
         _require(
             self.prefill_schedule_interval >= 1,

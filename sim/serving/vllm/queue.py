@@ -23,6 +23,9 @@ class WaitingQueue(Protocol):
     def put_back(self, request: Request) -> None:
         """A preempted request."""
 
+    def arrange(self) -> None:
+        """A step is about to look at the head: an order that changes with time is settled here."""
+
     def head(self) -> Request: ...
 
     def pop(self) -> Request: ...
@@ -50,6 +53,9 @@ class FcfsQueue:
 
     def put_back(self, request: Request) -> None:
         self._queue.appendleft(request)
+
+    def arrange(self) -> None:
+        """The order stands."""
 
     def head(self) -> Request:
         return self._queue[0]
@@ -83,6 +89,9 @@ class PriorityQueue:
         heapq.heappush(self._heap, entry)
 
     put_back = add
+
+    def arrange(self) -> None:
+        """The order stands."""
 
     def head(self) -> Request:
         return self._heap[0][-1]

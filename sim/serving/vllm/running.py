@@ -12,7 +12,7 @@ def schedule_running(state: State, plan: Plan) -> None:
 
     A request that can have no token now is passed over: the order is not strict here.
     """
-    goes_on_after_self = state.limits.policy == "priority" and state.profile.self_preemption_continues
+    goes_on_after_self = state.limits.policy != "fcfs" and state.profile.self_preemption_continues
     for request in list(state.running.values()):
         if plan.budget <= 0:
             return

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from sim.errors import InvariantError
 from sim.serving.vllm.kv import blocks_for
 from sim.serving.vllm.limits import Limits
+from sim.serving.vllm.own import SchedulingPolicy
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.request import Request, Status
 from sim.serving.vllm.running import schedule_running
@@ -25,10 +26,18 @@ class Scheduler:
     """One engine's scheduler and KV block pool, as the named vLLM release decides.
 
     ``steady`` off plans every step request by request: slower, and the reference for the other way.
+    ``policy`` goes with ``policy: own`` of the limits.
     """
 
-    def __init__(self, limits: Limits, version: str = "0.33.0", *, steady: bool = True) -> None:
-        self.state = State(limits, version)
+    def __init__(
+        self,
+        limits: Limits,
+        version: str = "0.33.0",
+        *,
+        steady: bool = True,
+        policy: SchedulingPolicy | None = None,
+    ) -> None:
+        self.state = State(limits, version, policy)
         self._steady = SteadyDecode(self.state) if steady and _is_steady(limits) else None
         self._limits = limits
         self._registers_in_update = (

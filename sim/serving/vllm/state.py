@@ -8,6 +8,7 @@ from itertools import chain
 from sim.serving.vllm.interval import PrefillInterval
 from sim.serving.vllm.kv import KVBlocks
 from sim.serving.vllm.limits import Limits, version_profile
+from sim.serving.vllm.own import CacheView, OwnQueue, SchedulingPolicy
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.queue import QUEUES, WaitingQueue
 from sim.serving.vllm.request import Request, Status
@@ -19,12 +20,18 @@ class State:
     ``running`` is ordered by admission: a resumed request gets a new place at its end.
     """
 
-    def __init__(self, limits: Limits, version: str) -> None:
+    def __init__(self, limits: Limits, version: str, policy: SchedulingPolicy | None = None) -> None:
         self.limits = limits
         self.profile = version_profile(version, limits)
         self.kv = KVBlocks(limits, self.profile)
         self.running: dict[int, Request] = {}
-        self.waiting: WaitingQueue = QUEUES[limits.policy]()
+        self._own_policy = policy or SchedulingPolicy()
+        self._cache_view = CacheView(self.kv, limits.block_size)
+        self.waiting: WaitingQueue = (
+            OwnQueue(self._own_policy, self._cache_view)
+            if limits.policy == "own"
+            else QUEUES[limits.policy]()
+        )
         self.interval = PrefillInterval(limits.prefill_schedule_interval)
         self.num_admissions = 0
         self.num_preemptions = 0
@@ -85,6 +92,8 @@ class State:
 
     def victim(self) -> Request:
         """Whom to preempt: fcfs the latest admitted; priority the largest (priority, arrival)."""
+        if self.limits.policy == "own":
+            return self._own_policy.victim(tuple(self.running.values()), self._cache_view)
         if self.limits.policy == "priority":
             return max(self.running.values(), key=lambda request: (request.priority, request.arrival))
         return next(reversed(self.running.values()))

@@ -15,6 +15,8 @@ def schedule_waiting(state: State, plan: Plan) -> bool:
     skipped: list[Request] = []
     waiting, running, max_running = state.waiting, state.running, state.limits.max_running
     is_refused = False
+    if plan.budget > 0 and len(waiting) and len(running) < max_running:
+        waiting.arrange()
     while plan.budget > 0 and len(waiting) and len(running) < max_running:
         request = waiting.head()
         if request.num_stale_tokens:
