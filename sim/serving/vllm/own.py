@@ -29,7 +29,7 @@ class CacheView:
 
     def cached_tokens(self, request: Request) -> int:
         """Tokens at the request's start that the prefix cache holds now: what its admission would hit."""
-        return len(self._kv.find_hits(request)) * self.block_size
+        return self._kv.find_hits(request) * self.block_size
 
 
 class SchedulingPolicy:
