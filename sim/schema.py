@@ -18,6 +18,7 @@ from sim.loading.build import field_hints, takes_number, unit_in
 from sim.loading.scalars import LIMITS, MAX_PLAIN
 from sim.model import ModelShape
 from sim.scenario import SCHEMA_VERSION, Threshold
+from sim.trust.measured import Measured, MeasuredColumn, MeasuredTable
 from sim.units import UNITS, allowed_units, unit_of_name
 
 JsonSchema = dict[str, Any]
@@ -75,7 +76,29 @@ def _of_kind(name: str, cls: Any, made: _Definitions) -> JsonSchema:
         "required": ["reference", "variants"],
         "additionalProperties": False,
     }
+    top["properties"]["measured"] = _measured(made)
     return top
+
+
+def _measured(made: _Definitions) -> JsonSchema:
+    """What `gpuyard validate` compares a run with: values, or tables of them."""
+    one = made.object_of(Measured, None, is_partial=False)
+    for name in ("value", "at_least", "at_most"):  # in the unit of the metric, which the schema cannot know
+        doc = one["properties"][name]["description"]
+        one["properties"][name] = {"description": doc, "type": ["number", "string"]}
+    table = made.object_of(MeasuredTable, None, is_partial=False)
+    made.by_name["MeasuredColumn"] = made.object_of(MeasuredColumn, None, is_partial=False)
+    paths = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+    table["properties"]["columns"]["additionalProperties"] = _any_of(
+        {"type": "string"}, paths, {"$ref": "#/$defs/MeasuredColumn"}
+    )
+    made.by_name |= {"Measured": one, "MeasuredTable": table}
+    return {
+        "description": "measured values that `gpuyard validate` compares the run with",
+        "type": "array",
+        "minItems": 1,
+        "items": _any_of({"$ref": "#/$defs/Measured"}, {"$ref": "#/$defs/MeasuredTable"}),
+    }
 
 
 @dataclass(slots=True)
@@ -118,7 +141,7 @@ class _Definitions:
             return self._reference(hint, unit, is_partial)
         if hint in (int, float):
             return _number(hint, bounds, unit)
-        return {"type": "boolean" if hint is bool else "string"}
+        return {} if hint is Any else {"type": "boolean" if hint is bool else "string"}
 
     def _reference(self, cls: Any, unit: str | None, is_partial: bool) -> JsonSchema:
         name = cls.__name__ + (f"In_{unit or 'count'}" if takes_number(cls) else "")

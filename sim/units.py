@@ -77,8 +77,13 @@ _EXAMPLES = {
     "fraction": "0.9 or '90%'",
 }
 
-# Words of vLLM's, and one of ours, whose names carry no suffix.
-_UNIT_OF_WORD = {"gpu_memory_utilization": "fraction", "watermark": "fraction", "service_time": "s"}
+# Words of vLLM's, and some of ours, whose names carry no suffix.
+_UNIT_OF_WORD = {
+    "gpu_memory_utilization": "fraction",
+    "watermark": "fraction",
+    "service_time": "s",
+    "tolerance": "fraction",
+}
 _UNIT_OF_SUFFIX = {
     "bytes_per_s": "bytes_per_s",
     "flops_per_s": "flops_per_s",
@@ -87,6 +92,8 @@ _UNIT_OF_SUFFIX = {
     "usd_per_hour": "usd",
     "bytes": "bytes",
     "fraction": "fraction",
+    "error": "fraction",
+    "bias": "fraction",
     "tokens": "tokens",
     "hz": "hz",
     "w": "w",

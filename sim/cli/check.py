@@ -53,6 +53,8 @@ def _check(path: Path) -> str:
         return _check_model(path)
     from sim.loading import load_yaml
 
+    if path.name == "board.yaml":
+        return _check_board(path)
     content = load_yaml(path)
     is_profile = isinstance(content, Mapping) and "kind" not in content and "question" not in content
     return _check_profile(path) if is_profile else _check_scenario(path)
@@ -70,6 +72,12 @@ def _check_profile(path: Path) -> str:
 
     profile = load_hardware(str(path))
     return f"hardware profile of {profile.vendor} {profile.name}"
+
+
+def _check_board(path: Path) -> str:
+    from sim.trust.board_file import read_board
+
+    return f"board of measured cases, {len(read_board(path).groups)} groups with bounds"
 
 
 def _check_scenario(path: Path) -> str:

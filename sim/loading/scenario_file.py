@@ -16,6 +16,8 @@ from sim.loading.strict_yaml import load_yaml
 from sim.loading.tree import Override, apply_override, has_path, merge, parse_override, with_trace
 from sim.suggest import closest
 
+MEASURED = "measured"  # beside the scenario: what `gpuyard validate` compares its run with
+
 
 def load_scenario(
     path: str | Path, *, overrides: Sequence[str] = (), trace: str | None = None
@@ -26,29 +28,42 @@ def load_scenario(
     trace's file, relative to the current folder; all paths inside the file are relative to it.
     """
     found = _find(path)
-    file = str(found)
     tree = load_yaml(found)
-    _check_version(tree, file)
-    if isinstance(tree.get("measured"), list):  # what `gpuyard validate` compares; no part of the question
-        tree = {name: value for name, value in tree.items() if name != "measured"}
     parsed = [parse_override(text) for text in overrides]
-    for override in parsed:
+    loaded = load_tree(tree, str(found), overrides=parsed, trace=trace)
+    if MEASURED in tree:
+        from sim.trust.measured import check_measured
+
+        check_measured(tree[MEASURED], loaded)
+    return loaded
+
+
+def load_tree(
+    tree: dict[str, Any], file: str, *, overrides: Sequence[Override] = (), trace: str | None = None
+) -> contracts.ScenarioFile:
+    """The scenario that the mapping of ``file`` holds: a file read once may be loaded many times.
+
+    What was measured is no part of the question, and left out.
+    """
+    _check_version(tree, file)
+    tree = {name: value for name, value in tree.items() if name != MEASURED}
+    for override in overrides:
         tree = apply_override(tree, override)
     if trace is not None:
         _refuse_trace_of(_kind(tree, file), file)
         tree = with_trace(tree, str(_existing_trace(trace)))
     base_tree, compare = split_compare(tree, file)
-    for override in parsed:
+    for override in overrides:
         _refuse_if_unused(override, compare)
-    base = _load_one(base_tree, file, parsed, compare.names)
+    base = _load_one(base_tree, file, overrides, compare.names)
     return contracts.ScenarioFile(
         path=file,
         base=base,
         reference=compare.reference,
         raw=tree,
-        overrides=tuple(overrides),
+        overrides=tuple(override.text for override in overrides),
         variants=tuple(
-            _load_variant(name, base, base_tree, compare, (file, parsed)) for name in compare.names
+            _load_variant(name, base, base_tree, compare, (file, overrides)) for name in compare.names
         ),
     )
 

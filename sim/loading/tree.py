@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.errors import ScenarioError
+from sim.loading.place import Place
 from sim.loading.strict_yaml import parse_value
 
 # A mapping whose tag changes is another object: the rest of the old one says nothing about it.
@@ -98,6 +99,16 @@ def parse_override(text: str) -> Override:
         error.problem = re.sub(r"^line 1: ", "", error.problem)
         raise
     return Override(text=text, steps=steps, value=value)
+
+
+def override_of(path: str, value: Any, place: Place) -> Override:
+    """The key path and a value that has been read already; ``place`` is where the value stands."""
+    steps = _parse_steps(path)
+    if steps is None:
+        raise place.error(
+            "not a key path", given=path, allowed="names with dots between, e.g. engine.max_num_seqs"
+        )
+    return Override(text=f"{path}={value}", steps=steps, value=value)
 
 
 def _parse_steps(name: str) -> tuple[str | int, ...] | None:

@@ -1,110 +1,175 @@
-"""Cases with measured values, run and scored: errors by case, by group, and what a fit has seen."""
+"""Scores of measured cases: errors by case and by group, and what a fit has seen apart from the rest."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from sim.errors import ScenarioError
-from sim.scenario import key
+from sim.trust.board_file import BoardFile, GroupBounds, with_flags
+from sim.trust.cases import Scored
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """One measured value of a case, beside the scenario in its ``measured`` list."""
-
-    metric: str = key("a metric of the summary, e.g. mean_tpot_s")
-    value: float = key("what was measured, in the metric's base unit", gt=0)
-    source: str = key("where the figure stands")
-    group: str = key("rows that are scored together", default="all")
-    tolerance: float | None = key("relative uncertainty of the measurement, where known", default=None, gt=0)
-    seen_by_fit: bool = key("a constant was fitted on it: calibrated, not validated", default=False)
-    rival_error: float | None = key("a rival's relative error on this value", default=None)
+LEAST_FOR_RANKS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
-    """A measured value beside the predicted one (the mean over seeds)."""
+class Board:
+    """A folder of cases, run and scored."""
 
-    case: str
-    measured: Measured
-    predicted: float
+    title: str
+    command: str
+    rows: Sequence[Scored]
+    cases: Sequence[Score]
+    groups: Sequence[Score]
+    bounds: Mapping[str, GroupBounds]
 
     @property
-    def error(self) -> float:
-        """Signed relative error."""
-        return self.predicted / self.measured.value - 1.0
+    def is_missed(self) -> bool:
+        """Whether any group misses a bound."""
+        return any(group.misses for group in self.groups)
+
+    @property
+    def answer(self) -> str:
+        """One line: what holds, and over how many values."""
+        missed = sum(bool(group.misses) for group in self.groups)
+        unseen = sum(not row.measured.seen_by_fit for row in self.rows)
+        held = f"{missed} of {len(self.groups)} groups miss a bound" if missed else "no group misses a bound"
+        return f"{held}; {len(self.rows)} measured values, {unseen} of them not seen by a fit"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupScore:
-    """Errors of a group; rank correlation is Spearman's, None below three values."""
-
-    group: str
-    seen_by_fit: bool
-    values: int
-    median_error: float
-    p90_error: float
-    bias: float
-    rank_correlation: float | None
-
-
-def run_case(path: Path) -> list[Scored]:
-    """The scenario of one file run with all of its seeds, each measured value scored."""
-    from sim.loading import build, load_scenario, load_yaml
-    from sim.run import run_scenario
-
-    given = load_yaml(path).get("measured")
-    if not isinstance(given, list) or not given:
-        raise ScenarioError("not a case: it measures nothing", file=str(path), path="measured")
-    rows = [
-        build(Measured, one, file=str(path), path=f"measured[{index}]") for index, one in enumerate(given)
-    ]
-    answer = run_scenario(load_scenario(path))
-    summaries = answer.summaries[answer.file.reference]
-    scored = []
-    for row in rows:
-        values = [summary.metrics.get(row.metric) for summary in summaries]
-        known = [value for value in values if value is not None]
-        if len(known) < len(values):
-            raise ScenarioError("no such value in the run", file=str(path), path="metric", given=row.metric)
-        scored.append(Scored(case=path.stem, measured=row, predicted=float(np.mean(known))))
-    return scored
-
-
-def score_groups(rows: Sequence[Scored]) -> list[GroupScore]:
-    """By group; values that a fit has seen stand apart from those it has not."""
-    keys = sorted({(row.measured.group, row.measured.seen_by_fit) for row in rows})
-    return [
-        _score(group, seen, [r for r in rows if (r.measured.group, r.measured.seen_by_fit) == (group, seen)])
-        for group, seen in keys
-    ]
-
-
-def _score(group: str, seen: bool, rows: Sequence[Scored]) -> GroupScore:
-    errors = np.array([row.error for row in rows])
-    return GroupScore(
-        group=group,
-        seen_by_fit=seen,
-        values=len(rows),
-        median_error=float(np.median(np.abs(errors))),
-        p90_error=float(np.percentile(np.abs(errors), 90)),
-        bias=float(errors.mean()),
-        rank_correlation=_rank_correlation(
-            [row.measured.value for row in rows], [row.predicted for row in rows]
-        ),
+def make_board(
+    file: BoardFile, rows: Sequence[Scored], command: str, flags: GroupBounds | None = None
+) -> Board:
+    """The board of scored cases, with the bounds of ``file`` and ``flags`` over them for every group."""
+    names = {row.measured.group for row in rows}
+    bounds = {
+        name: with_flags(file.groups.get(name, GroupBounds()), flags or GroupBounds()) for name in names
+    }
+    return Board(
+        title=file.title,
+        command=command,
+        rows=rows,
+        cases=score_cases(rows),
+        groups=score_groups(rows, bounds),
+        bounds=bounds,
     )
 
 
-def _rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's, ties at their mean rank."""
-    ranks = [
-        np.array([sum(y < x for y in values) + 0.5 * sum(y == x for y in values) for x in values])
-        for values in (first, second)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Errors of several values. Errors are None where no value has a prediction."""
+
+    name: str
+    seen_by_fit: bool
+    values: int
+    without_prediction: int
+    outside_band: int
+    median_error: float | None  # of the absolute relative error
+    p90_error: float | None
+    max_error: float | None
+    bias: float | None  # mean of the signed relative error
+    rank_correlation: float | None  # Spearman's; None below three values, or where all are equal
+    tolerance: float | None  # median relative uncertainty of the measurements, where known
+    rivals: Mapping[str, float]  # median error of others
+    misses: tuple[str, ...]
+
+
+def score_groups(rows: Sequence[Scored], bounds: Mapping[str, GroupBounds]) -> list[Score]:
+    """By group; values that a fit has seen stand apart from those it has not. What misses comes first."""
+    groups: dict[tuple[str, bool], list[Scored]] = {}
+    for row in rows:
+        groups.setdefault((row.measured.group, row.measured.seen_by_fit), []).append(row)
+    scores = [
+        score(name, members, bounds.get(name, GroupBounds())) for (name, _), members in sorted(groups.items())
     ]
-    if len(first) < 3 or not all(rank.std() for rank in ranks):
+    return sorted(scores, key=lambda one: not one.misses)
+
+
+def score_cases(rows: Sequence[Scored]) -> list[Score]:
+    """By case file and metric, without bounds, in the order given."""
+    cases: dict[tuple[str, str, bool], list[Scored]] = {}
+    for row in rows:
+        cases.setdefault((row.case, row.measured.metric, row.measured.seen_by_fit), []).append(row)
+    return [score(f"{case} {metric}", members) for (case, metric, _), members in cases.items()]
+
+
+def score(name: str, rows: Sequence[Scored], bounds: GroupBounds | None = None) -> Score:
+    """The errors of ``rows``, all of them seen by a fit or none, held against ``bounds``."""
+    known = [row for row in rows if row.error is not None]
+    errors = np.array([row.error for row in known], dtype=float)
+    sizes = np.abs(errors)
+    tolerances = [row.measured.tolerance for row in rows if row.measured.tolerance is not None]
+    found = {
+        "median_error": float(np.median(sizes)) if known else None,
+        "p90_error": float(np.percentile(sizes, 90)) if known else None,
+        "max_error": float(sizes.max()) if known else None,
+        "bias": float(errors.mean()) if known else None,
+        "rank_correlation": rank_correlation(
+            [row.measured.value for row in known], [row.predicted or 0.0 for row in known]
+        ),
+    }
+    without, outside = len(rows) - len(known), sum(row.is_outside_band for row in known)
+    misses = [*_misses(found, bounds or GroupBounds())]
+    if without:
+        misses.append(f"{without} without a prediction")
+    if outside:
+        misses.append(f"{outside} outside the accepted band")
+    return Score(
+        name=name,
+        seen_by_fit=rows[0].measured.seen_by_fit,
+        values=len(rows),
+        without_prediction=without,
+        outside_band=outside,
+        tolerance=float(np.median(tolerances)) if tolerances else None,
+        rivals=_rivals(rows) | dict((bounds.rivals if bounds else None) or {}),
+        misses=tuple(misses),
+        **found,
+    )
+
+
+def _misses(found: Mapping[str, float | None], bounds: GroupBounds) -> list[str]:
+    """The bounds that are broken, in words; a value that does not exist breaks its bound."""
+    misses = []
+    for name in ("median_error", "p90_error", "max_error"):
+        limit = getattr(bounds, f"max_{name.removeprefix('max_')}")
+        value = found[name]
+        if limit is not None and (value is None or value > limit):
+            misses.append(f"{name} {_percent(value)}, at most {_percent(limit)}")
+    bias, limit = found["bias"], bounds.max_bias
+    if limit is not None and (bias is None or abs(bias) > limit):
+        misses.append(f"bias {_percent(bias)}, at most {_percent(limit)} either way")
+    rank, least = found["rank_correlation"], bounds.min_rank_correlation
+    if least is not None and (rank is None or rank < least):
+        misses.append(f"rank correlation {'none' if rank is None else f'{rank:.2f}'}, at least {least:.2f}")
+    return misses
+
+
+def _percent(value: float | None) -> str:
+    return "none" if value is None else f"{100 * value:.1f} %"
+
+
+def _rivals(rows: Sequence[Scored]) -> dict[str, float]:
+    """Each rival's median error over the values that name it."""
+    named: dict[str, list[float]] = {}
+    for row in rows:
+        for rival, error in (row.measured.rivals or {}).items():
+            named.setdefault(rival, []).append(abs(error))
+    return {rival: float(np.median(errors)) for rival, errors in named.items()}
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's, ties at their mean rank; None where it says nothing."""
+    if len(first) < LEAST_FOR_RANKS:
+        return None
+    ranks = [_ranks(np.asarray(values, dtype=float)) for values in (first, second)]
+    if not all(rank.std() for rank in ranks):
         return None
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    below = (values[None, :] < values[:, None]).sum(axis=1)
+    equal = (values[None, :] == values[:, None]).sum(axis=1)
+    return np.asarray(below + 0.5 * equal)
