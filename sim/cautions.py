@@ -22,6 +22,8 @@ Kind = Literal[
     "efficiency_not_measured",
     "one_seed",
     "too_few_steps",
+    "loss_not_falling",
+    "target_not_reached",
 ]
 
 _LEAST_FINISHED = 100

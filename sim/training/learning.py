@@ -79,6 +79,11 @@ class LearningCurve:
         """Hardware efficiency."""
         return float(self.times_s[-1] / self.updates[-1]) if self.updates[-1] else 0.0
 
+    @property
+    def has_learnt(self) -> bool:
+        """Whether the loss ended below its start; a run that diverges ends above it."""
+        return bool(self.losses[-1] < self.losses[0])
+
     def updates_to_target(self, target_loss: float) -> int | None:
         """Statistical efficiency: updates until the loss is first at or below the target; None if never."""
         at = self._reached(target_loss)
@@ -102,25 +107,42 @@ def learn(
     staleness_aware: bool = False,
     seed: int = 1,
     evaluate_every: int = 1,
+    target_loss: float = -np.inf,
 ) -> LearningCurve:
     """Apply the schedule's updates to the problem.
 
     ``staleness_aware`` divides each gradient by its staleness where that is above one (Zhang et al., arXiv
     1511.05950). The k-th mini-batch of a worker is the same under every schedule. A run that diverges is cut
-    at the first loss that is not finite; what it has reached stays.
+    at the first loss that is not finite; what it has reached stays. In the first interval that ends at or
+    below ``target_loss`` every update is evaluated: the curve has the very update that reached it, however
+    far apart its other points are.
     """
     check_schedule(schedule)
     points = [(0.0, 0, problem.loss(problem.start()))]
+    since: list[Vector] = []
     with np.errstate(over="ignore", invalid="ignore"):
         for k, weights in enumerate(_weights(problem, schedule, learning_rate, staleness_aware, seed)):
+            since.append(weights)
             if (k + 1) % evaluate_every and k + 1 != schedule.num_updates:
                 continue
             loss = problem.loss(weights)
             if not np.isfinite(loss):
                 break
-            points.append((float(schedule.update_times_s[k]), k + 1, loss))
+            if loss <= target_loss < min(point[2] for point in points):
+                at, reached = _first_below(problem, since, target_loss)
+                at += k + 1 - len(since)
+                points.append((float(schedule.update_times_s[at]), at + 1, reached))
+            if points[-1][1] != k + 1:
+                points.append((float(schedule.update_times_s[k]), k + 1, loss))
+            since.clear()
     stale = schedule.staleness
     return _curve(points, float(stale.mean()) if len(stale) else 0.0, len(stale))
+
+
+def _first_below(problem: Problem, since: list[Vector], target_loss: float) -> tuple[int, float]:
+    """Which of these weights, whose last is there, is the first at or below the target; its loss."""
+    losses = (problem.loss(weights) for weights in since)
+    return next((index, loss) for index, loss in enumerate(losses) if loss <= target_loss)
 
 
 def _weights(

@@ -36,6 +36,7 @@ class LearningResult:
 
     curve: LearningCurve
     updates_to_target: int | None
+    gradients_to_target: int | None  # in these updates, of all workers
     time_to_target_s: float | None
     is_cut: bool  # the schedule was longer than max_gradients
 
@@ -72,14 +73,24 @@ def learn_run(
             staleness_aware=learning.staleness_aware,
             seed=seed,
             evaluate_every=ceil(cut.num_updates / MAX_POINTS),
+            target_loss=-np.inf if learning.target_loss is None else learning.target_loss,
         )
     target = learning.target_loss
+    updates = None if target is None else curve.updates_to_target(target)
     return LearningResult(
         curve=curve,
-        updates_to_target=None if target is None else curve.updates_to_target(target),
+        updates_to_target=updates,
+        gradients_to_target=None if updates is None else _gradients(cut, updates, local_steps),
         time_to_target_s=None if target is None else curve.time_to_target_s(target),
         is_cut=cut.num_updates < schedule.num_updates,
     )
+
+
+def _gradients(schedule: Schedule, num_updates: int, local_steps: int) -> int:
+    """Gradients in the first updates; in local SGD every worker's every step is one."""
+    if local_steps > 1:
+        return num_updates * schedule.num_workers
+    return int(np.searchsorted(schedule.update, num_updates))
 
 
 def first_gradients(schedule: Schedule, num_gradients: int) -> Schedule:

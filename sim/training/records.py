@@ -15,6 +15,7 @@ from sim.records import PS_PER_S, Int64
 
 if TYPE_CHECKING:
     from sim.training.learning import Schedule
+    from sim.training.learning_run import LearningResult
     from sim.training.scenario import TrainingScenario
 
 
@@ -105,6 +106,7 @@ class TrainingResult:
     checkpoint_ps: int  # time that training stood still for checkpoints
     notes: tuple[str, ...]
     explain: Mapping[str, Any]  # exchange, memory, packing: constants and their formulas
+    learning: LearningResult | None = None  # real SGD on this schedule, where the scenario asks for it
 
     def schedule(self) -> Schedule:
         """The updates and the gradients in them, for an optimizer that follows this run."""

@@ -15,6 +15,7 @@ from sim.training.job_synchronous import run_synchronous
 from sim.training.memory import training_memory
 from sim.training.records import Outcome, TrainingResult, WorkerStepColumns, no_failures
 from sim.training.scenario import TrainingScenario, step_shape
+from sim.training.summary_learning import learnt
 from sim.training.worker import simulate_events
 
 ASYNCHRONOUS = ("ssp", "asp", "k_async")
@@ -37,7 +38,7 @@ def run_training(
         outcome = replace(outcome, update_ps=restarted.update_ps, end_ps=outcome.end_ps + late)
         failures = restarted.failures
         checkpoints = restarted.num_checkpoints, restarted.checkpoint_ps
-    return TrainingResult(
+    result = TrainingResult(
         scenario=scenario,
         variant=variant,
         seed=seed,
@@ -49,6 +50,7 @@ def run_training(
         notes=_notes(scenario, job),
         explain=_explain(scenario, job),
     )
+    return replace(result, learning=learnt(result))
 
 
 def schedule(job: Job) -> tuple[Outcome, Any]:

@@ -12,6 +12,7 @@ from sim.loading.place import Place
 from sim.training.buckets import MIB
 from sim.training.exchange import worker_fabric
 from sim.training.job import devices, is_priced
+from sim.training.learning_checks import check_learning
 from sim.training.memory import check_fits
 from sim.training.precision import precision_of
 from sim.training.scenario import COLLECTIVES, SyncConfig, TrainingScenario, num_gpus, step_shape
@@ -44,6 +45,7 @@ def check_training(scenario: TrainingScenario, *, file: str) -> None:
     _check_variation(scenario.variation, scenario.training.num_workers, top.child("variation"))
     _check_failures(scenario, top.child("failures"))
     _check_packing(scenario, top.child("packing"))
+    check_learning(scenario, top.child("learning"))
     _check_model(scenario, top)
     _check_links(scenario, top)
 

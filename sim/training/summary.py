@@ -8,11 +8,11 @@ from sim.cautions import Caution
 from sim.records import PS_PER_S
 from sim.summary import Summary
 from sim.training.job_packing import Packed, packed
-from sim.training.learning_run import learn_run
 from sim.training.records import TrainingResult
 from sim.training.scenario import TrainingScenario, gpus_per_worker, num_gpus, step_shape, tokens_per_step
 from sim.training.step_time import model_flops_per_token
 from sim.training.step_time_layer import peak_of
+from sim.training.summary_learning import learning_cautions, learning_metrics, missing_learning
 from sim.training.summary_metrics import TRAINING_METRICS
 from sim.verdict import Verdict, Word
 
@@ -27,7 +27,7 @@ def summarize(result: TrainingResult, *, keep_thin_percentiles: bool = False) ->
         **_staleness(result),
         **_failures(result),
         **_memory(result),
-        **_learning(result),
+        **learning_metrics(result),
     }
     thin = numbers["num_updates"] is not None and numbers["num_updates"] < 1000 and not keep_thin_percentiles
     if thin:
@@ -43,7 +43,7 @@ def summarize(result: TrainingResult, *, keep_thin_percentiles: bool = False) ->
         allocator="",
         arrivals="",
         metrics=metrics,
-        refused={name: _reason(name) for name, value in metrics.items() if value is None},
+        refused={name: _reason(result, name) for name, value in metrics.items() if value is None},
         meets_slo=None,
         verdict=_verdict(metrics),
         warnings=_cautions(result),
@@ -214,29 +214,13 @@ def _cautions(result: TrainingResult) -> tuple[Caution, ...]:
                 remedy="raise training.num_steps",
             )
         )
-    return tuple(found)
+    return (*found, *learning_cautions(result))
 
 
-def _learning(result: TrainingResult) -> Numbers:
-    """What real SGD made of the schedule, where the scenario asks for it."""
-    scenario = result.scenario
-    if scenario.learning is None:
-        return {}
-    local_steps = scenario.sync.local_steps or 1 if scenario.sync.scheme == "local_sgd" else 1
-    learnt = learn_run(scenario.learning, result.schedule(), result.seed, local_steps=local_steps)
-    reached = learnt.updates_to_target
-    return {
-        "final_loss": float(learnt.curve.losses[-1]),
-        "updates_to_target": None if reached is None else float(reached),
-        "time_to_target_s": learnt.time_to_target_s,
-    }
-
-
-def _reason(name: str) -> str:
-    if name == "final_loss":
-        return "the scenario has no learning"
-    if name in ("updates_to_target", "time_to_target_s"):
-        return "the scenario has no learning.target_loss, or the run did not reach it"
+def _reason(result: TrainingResult, name: str) -> str:
+    learning = missing_learning(result, name)
+    if learning is not None:
+        return learning
     if name == "p99_step_s":
         return "p99 needs 1,000 updates"
     if name in ("num_failures", "lost_fraction", "ettr_fraction"):

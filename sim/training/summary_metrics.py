@@ -48,7 +48,9 @@ _ROWS: tuple[tuple[str, str, Better, str], ...] = (
     ("cost_per_million_tokens", "usd", "lower", "price of all GPUs / useful tokens"),
     ("final_loss", "nats", "lower", "of learning's problem, real SGD on this run's schedule"),
     ("updates_to_target", "updates", "lower", "until learning.target_loss: statistical efficiency"),
-    ("time_to_target_s", "s", "lower", "the same on the simulated clock"),
+    ("gradients_to_target", "gradients", "lower", "in these updates, of all workers"),
+    ("updates_per_s_to_target", "updates/s", "neither", "updates / s until then: hardware efficiency"),
+    ("time_to_target_s", "s", "lower", "updates_to_target / updates_per_s_to_target"),
 )
 
 TRAINING_METRICS: Mapping[str, Metric] = {
@@ -78,14 +80,20 @@ TABLE = (
     "cost_per_million_tokens",
     "final_loss",
     "updates_to_target",
+    "gradients_to_target",
+    "updates_per_s_to_target",
     "time_to_target_s",
 )
 
 
 def headline(comparison: Comparison) -> str:
-    """Useful tokens a second; gradients a second where no run says how many tokens a step has."""
+    """Time to target where SGD ran and every run reached it, else the final loss: never speed alone.
+
+    Without learning useful tokens a second; gradients a second where no run says how many tokens a step has.
+    """
     runs = [summary for found in comparison.summaries.values() for summary in found]
-    for name in ("useful_tokens_per_s", "tokens_per_s"):
+    names = ("time_to_target_s", "final_loss", "useful_tokens_per_s", "tokens_per_s")
+    for name in names:
         if all(summary.metrics[name] is not None for summary in runs):
             return name
     return "gradients_per_s"
