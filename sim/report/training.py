@@ -10,6 +10,7 @@ from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, 
 from sim.report.decision import decision_section
 from sim.report.figures import digits, lanes, percent
 from sim.report.training_figures import split_picture, timeline_pictures
+from sim.report.training_learning import learning_section
 from sim.units import format_gb, format_s
 
 if TYPE_CHECKING:
@@ -30,21 +31,23 @@ def build_report(answer: Answer) -> Report:
     runs: Any = answer.results
     shown = lanes(answer.comparison.variants)
     pictures = [split_picture(runs, shown), *timeline_pictures(runs, shown)]
+    sections = (
+        _question(answer),
+        decision_section(answer),
+        learning_section(answer),
+        Section(title="Why", pictures=[one for one in pictures if one is not None]),
+        Section(title="Who is to blame", blocks=_blame(runs)),
+        _trust(answer),
+        Section(title="What is not modelled", blocks=(Bullets(items=NOT_MODELLED),)),
+        Section(title="Reproduce", blocks=_reproduce(answer)),
+    )
     return Report(
         question=answer.file.base.question,
         answer=answer_line(answer.comparison),
         badges=tuple(
             Cell(text=f"{name}: {answer.comparison.verdicts(name)}") for name in answer.comparison.variants
         ),
-        sections=(
-            _question(answer),
-            decision_section(answer),
-            Section(title="Why", pictures=[one for one in pictures if one is not None]),
-            Section(title="Who is to blame", blocks=_blame(runs)),
-            _trust(answer),
-            Section(title="What is not modelled", blocks=(Bullets(items=NOT_MODELLED),)),
-            Section(title="Reproduce", blocks=_reproduce(answer)),
-        ),
+        sections=[one for one in sections if one is not None],
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.cautions import Caution
-from sim.training.learning_run import LearningResult, learn_run, problem_of
+from sim.training.learning_run import LearningResult, learn_run
 from sim.training.records import TrainingResult
 
 Numbers = dict[str, float | None]
@@ -16,7 +16,7 @@ NOT_ABOUT_LARGE_MODELS = (
 
 
 def learnt(result: TrainingResult) -> LearningResult | None:
-    """The scenario's problem, trained in the order and with the staleness of this run; None if not asked for."""
+    """The scenario's problem, trained in this run's order and with its staleness; None if not asked for."""
     scenario = result.scenario
     if scenario.learning is None:
         return None
@@ -86,15 +86,3 @@ def learning_cautions(result: TrainingResult) -> list[Caution]:
             remedy=f"raise {more} or learning.target_loss, or change the learning rate",
         )
     ]
-
-
-def learning_note(result: TrainingResult) -> str:
-    """What was trained, in one sentence."""
-    learning = result.scenario.learning
-    assert learning is not None
-    start = problem_of(learning)
-    return (
-        f"{learning.problem} from a loss of {start.loss(start.start()):.3g}, {learning.batch_size} examples a "
-        f"gradient, learning rate {learning.learning_rate:g}"
-        + (" over the staleness" if learning.staleness_aware else "")
-    )

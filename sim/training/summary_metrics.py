@@ -87,13 +87,16 @@ TABLE = (
 
 
 def headline(comparison: Comparison) -> str:
-    """Time to target where SGD ran and every run reached it, else the final loss: never speed alone.
+    """What answers: where SGD ran, time to target or else the final loss, never speed alone.
 
-    Without learning useful tokens a second; gradients a second where no run says how many tokens a step has.
+    Time to target needs a reference and one more variant that reached it with every seed. Without learning:
+    useful tokens a second; gradients a second where no run says how many tokens a step has.
     """
-    runs = [summary for found in comparison.summaries.values() for summary in found]
-    names = ("time_to_target_s", "final_loss", "useful_tokens_per_s", "tokens_per_s")
-    for name in names:
-        if all(summary.metrics[name] is not None for summary in runs):
+    cells = comparison.cells
+    timed = [name for name in comparison.variants if cells[name]["time_to_target_s"].mean is not None]
+    if comparison.reference in timed and len(timed) >= min(2, len(comparison.variants)):
+        return "time_to_target_s"
+    for name in ("final_loss", "useful_tokens_per_s", "tokens_per_s"):
+        if all(cells[variant][name].mean is not None for variant in comparison.variants):
             return name
     return "gradients_per_s"
