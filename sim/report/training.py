@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sim import __version__
 from sim.answer_line import answer_line
 from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, Section, text_table
 from sim.report.decision import decision_section
-from sim.report.figures import digits, lanes, percent
+from sim.report.figures import Lane, digits, lanes, percent
 from sim.report.training_figures import split_picture, timeline_pictures
 from sim.report.training_learning import learning_section
+from sim.report.training_memory_figures import EXPLAINED, memory_pictures
 from sim.units import format_gb, format_s
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ def build_report(answer: Answer) -> Report:
         decision_section(answer),
         learning_section(answer),
         Section(title="Why", pictures=[one for one in pictures if one is not None]),
+        *_memory(runs, shown),
         Section(title="Who is to blame", blocks=_blame(runs)),
         _trust(answer),
         Section(title="What is not modelled", blocks=(Bullets(items=NOT_MODELLED),)),
@@ -49,6 +52,14 @@ def build_report(answer: Answer) -> Report:
         ),
         sections=[one for one in sections if one is not None],
     )
+
+
+def _memory(runs: Any, shown: Sequence[Lane]) -> list[Section]:
+    """What a GPU holds through a step, where there is a model."""
+    pictures = memory_pictures(runs, shown)
+    if not pictures:
+        return []
+    return [Section(title="What the memory holds when", blocks=(Prose(text=EXPLAINED),), pictures=pictures)]
 
 
 def _question(answer: Answer) -> Section:

@@ -1,8 +1,13 @@
 """One GPU's memory through a training step: what is held when, for a picture.
 
 Activations grow layer by layer through the forward pass and shrink through the backward pass, where
-recomputed ones come back for a moment and gradients appear; the optimizer runs last. The first micro-batch
-is drawn (its gradients are new); pipelines are drawn as their first stage after the warm-up.
+recomputed ones come back for a moment; the optimizer runs last. One micro-batch is drawn, the last of the
+step; pipelines as their first stage after the warm-up, when it holds the most.
+
+Every band at the peak is the line of that name in ``memory.training_memory``, to the byte. Two
+simplifications of the account are therefore in the picture too: gradient buffers stay allocated between steps
+(DDP's buckets, Megatron's and ZeRO's flat buffers do; PyTorch alone frees them by ``set_to_none``), and the
+logits are still there while the last layer goes back.
 """
 
 from __future__ import annotations
@@ -10,69 +15,157 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sim.training.activations import (
+    activation_bytes,
     head_activations,
     kept_layer_bytes,
-    micro_batches_in_flight,
-    recomputed_layer_bytes,
 )
-from sim.training.memory import model_states
+from sim.training.memory import training_memory
 from sim.training.step_time import head_times, optimizer_s
-from sim.training.step_time_layer import layer_times
+from sim.training.step_time_layer import LayerTimes, layer_times
 from sim.training.step_time_shape import StepShape, check_shape
 
-CATEGORIES = ("weights", "optimizer states", "gradients", "activations", "recomputed")
+CATEGORIES = (
+    "CUDA context",
+    "fragmentation",
+    "weights",
+    "optimizer states",
+    "gradients",
+    "gradient buffers",
+    "activations",
+    "head and logits",
+    "recomputed",
+    "gathered layers",
+    "gradient buckets",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryTimeline:
-    """Held bytes by category (``CATEGORIES``) from each time on, in seconds from the step's start."""
+    """Held bytes by category (``CATEGORIES``) at each time from the step's start; linear in between."""
 
     times_s: tuple[float, ...]
-    phases: tuple[str, ...]  # forward, head, backward, optimizer
-    held_bytes: dict[str, tuple[float, ...]]
+    phases: tuple[str, ...]  # what ends then: forward, head, recompute, backward, exchange, optimizer
+    layers: tuple[int, ...]  # of which layer; -1 outside the layers
+    held_bytes: dict[str, tuple[int, ...]]
 
     @property
-    def totals_bytes(self) -> tuple[float, ...]:
+    def totals_bytes(self) -> tuple[int, ...]:
         """All categories together."""
         return tuple(sum(column) for column in zip(*self.held_bytes.values(), strict=True))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Moment:
+    """A moment of the step: how much is there of what comes and goes."""
+
+    time_s: float
+    phase: str
+    layer: int = -1
+    num_kept: int = 0  # layers of this micro-batch whose activations are held
+    has_head: bool = False
+    recomputed: float = 0.0  # share of what recomputation brings back at most
+    written: float = 0.0  # share of the gradients
+    has_gathered: bool = True  # ZeRO-3's layers, in forward and backward pass
+    has_buckets: bool = False  # gradients under way, in the backward pass
+
+
 def memory_timeline(shape: StepShape) -> MemoryTimeline:
-    """The series; its highest total is the account's peak without fragmentation, buffers and CUDA context."""
+    """The series; its highest total is ``training_memory``'s peak, in every checkpointing mode."""
     check_shape(shape)
-    rows = _rows(shape)
-    states = model_states(shape)
-    columns = {
-        "weights": tuple(states.weight_bytes for _ in rows),
-        "optimizer states": tuple(states.optimizer_bytes for _ in rows),
-        "gradients": tuple(row[2] * states.gradient_bytes for row in rows),
-        "activations": tuple(row[3] for row in rows),
-        "recomputed": tuple(row[4] for row in rows),
-    }
+    moments = _moments(shape)
+    columns = {name: [0] * len(moments) for name in CATEGORIES}
+    lines = {line.label: line.num_bytes for line in training_memory(shape).lines}
+    for at, moment in enumerate(moments):
+        for name, held in _held(shape, lines, moment).items():
+            columns[name][at] = held
     return MemoryTimeline(
-        times_s=tuple(row[0] for row in rows), phases=tuple(row[1] for row in rows), held_bytes=columns
+        times_s=tuple(moment.time_s for moment in moments),
+        phases=tuple(moment.phase for moment in moments),
+        layers=tuple(moment.layer for moment in moments),
+        held_bytes={name: tuple(column) for name, column in columns.items() if any(column)},
     )
 
 
-def _rows(shape: StepShape) -> list[tuple[float, str, float, float, float]]:
-    """(time, phase, share of the gradients, activations, recomputed) at each layer's start and the end."""
-    layer, head = layer_times(shape), head_times(shape)
-    kept, again = kept_layer_bytes(shape), recomputed_layer_bytes(shape)
-    layers = max(1, round(shape.layers_per_stage))
-    # Micro-batches that stay in flight on a pipeline's first stage beside the drawn one.
-    others = (micro_batches_in_flight(shape) - 1) * kept * layers
-    outside = head_activations(shape)
-    rows, now = [], 0.0
-    for done in range(layers):
-        rows.append((now, "forward", 0.0, others + done * kept, 0.0))
+def num_layers(shape: StepShape) -> int:
+    """Layers that are drawn: those of one GPU, as a whole number."""
+    return max(1, round(shape.layers_per_stage))
+
+
+def _held(shape: StepShape, lines: dict[str, int], moment: _Moment) -> dict[str, int]:
+    """Bytes by category: the account's lines less what is not there yet, or no longer."""
+    layers = num_layers(shape)
+    missing = kept_layer_bytes(shape) * shape.layers_per_stage / layers * (layers - moment.num_kept)
+    head = int(head_activations(shape))
+    written = int(lines["gradients"] * moment.written)
+    return {
+        "CUDA context": next(size for label, size in lines.items() if label.startswith("CUDA context")),
+        "fragmentation": lines["fragmentation"],
+        "weights": lines["weights"],
+        "optimizer states": lines["optimizer states"],
+        "gradients": written,
+        "gradient buffers": lines["gradients"] - written,
+        "activations": max(0, int(activation_bytes(shape) - missing) - head),
+        "head and logits": head * moment.has_head,
+        "recomputed": int(lines.get("recomputed", 0) * moment.recomputed),
+        "gathered layers": lines.get("gathered layers", 0) * moment.has_gathered,
+        "gradient buckets": lines.get("gradient buckets", 0) * moment.has_buckets,
+    }
+
+
+def _moments(shape: StepShape) -> list[_Moment]:
+    layer, layers = layer_times(shape), num_layers(shape)
+    before = 1.0 if shape.gradient_accumulation_steps > 1 else 0.0
+    found = [_Moment(time_s=0.0, phase="start", written=before)]
+    now = 0.0
+    for index in range(layers):
         now += layer.forward_s
-    rows.append((now, "head", 0.0, others + layers * kept + outside, 0.0))
-    now += head.forward_s + head.backward_s
-    for left in range(layers, 0, -1):
-        # The layer's activations are all there while it goes back; its gradients are complete at its end.
-        held = others + left * kept + (outside if left == layers else 0.0)
-        rows.append((now, "backward", (layers - left) / layers, held, again))
-        now += layer.backward_s
-    rows.append((now, "optimizer", 1.0, others, 0.0))
-    rows.append((now + optimizer_s(shape), "end", 0.0, others, 0.0))
-    return rows
+        found.append(_Moment(time_s=now, phase="forward", layer=index, num_kept=index + 1, written=before))
+    if shape.parallelism.pipeline_parallel_size == 1:
+        head = head_times(shape)
+        now += head.forward_s + head.backward_s
+    found.append(
+        _Moment(time_s=now, phase="head", num_kept=layers, has_head=True, written=before, has_buckets=True)
+    )
+    found += _backward(shape, layer, now, before)
+    now = found[-1].time_s
+    for phase in ("exchange", "optimizer"):
+        now += optimizer_s(shape) if phase == "optimizer" else 0.0
+        found.append(_Moment(time_s=now, phase=phase, written=1.0, has_gathered=False))
+    return found
+
+
+def _backward(shape: StepShape, layer: LayerTimes, now: float, before: float) -> list[_Moment]:
+    """From the last layer to the first: a segment's layers are recomputed together, then each goes back."""
+    layers, kind = num_layers(shape), shape.activation_checkpointing
+    size = min(shape.checkpoint_every, layers) if kind == "every_k" else 1
+    found: list[_Moment] = []
+    for gone in range(layers):
+        left = min(size, layers - gone // size * size) - gone % size  # of the segment, this one included
+        share = left / size if kind != "none" else 0.0
+        if gone % size == 0 and share:
+            now += left * layer.recompute.total_s
+            found.append(
+                _Moment(
+                    time_s=now,
+                    phase="recompute",
+                    layer=layers - 1 - gone,
+                    num_kept=layers - gone,
+                    has_head=gone == 0,
+                    recomputed=share,
+                    written=max(before, gone / layers),
+                    has_buckets=True,
+                )
+            )
+        now += layer.backward.total_s
+        found.append(
+            _Moment(
+                time_s=now,
+                phase="backward",
+                layer=layers - 1 - gone,
+                num_kept=layers - gone - 1,
+                recomputed=(left - 1) / size if share else 0.0,
+                written=max(before, (gone + 1) / layers),
+                has_buckets=True,
+            )
+        )
+    return found

@@ -13,7 +13,6 @@ from sim.errors import ScenarioError
 from sim.hardware import load_hardware
 from sim.model import load_model, num_parameters
 from sim.training.activations import (
-    activation_bytes,
     kept_layer_bytes,
     layer_activations,
     micro_batches_in_flight,
@@ -28,7 +27,6 @@ from sim.training.memory import (
     render_training_memory,
     training_memory,
 )
-from sim.training.memory_timeline import memory_timeline
 from sim.training.precision import PRECISIONS, fake_quantise_bytes, precision_of, unscale_bytes
 from sim.training.step_time_shape import Parallelism, StepShape, check_shape
 
@@ -247,28 +245,6 @@ def test_a_model_that_fits_nowhere_still_has_a_hint() -> None:
     shape = StepShape(model=load_model("llama-3.1-405b"), hardware=A100, max_seq_len=2048, micro_batch_size=1)
     with pytest.raises(ScenarioError, match=r"a smaller model, or hardware with more hbm_bytes"):
         check_fits(shape)
-
-
-@given(st.sampled_from(["none", "selective", "full", "every_k"]), st.integers(1, 4), st.sampled_from([0, 3]))
-def test_the_timeline_peaks_at_the_account(kind: str, batch: int, stage: int) -> None:
-    """Weights, states, activations and what is recomputed; without the account's buffers and margins."""
-    shape = StepShape(
-        model=LLAMA,
-        hardware=A100,
-        max_seq_len=2048,
-        micro_batch_size=batch,
-        activation_checkpointing=kind,  # type: ignore[arg-type]
-        checkpoint_every=4,
-        parallelism=Parallelism(data_parallel_size=8, zero_stage=stage),  # type: ignore[arg-type]
-    )
-    timeline = memory_timeline(shape)
-    states = model_states(shape)
-    assert list(timeline.times_s) == sorted(timeline.times_s)
-    assert len(timeline.times_s) == len(timeline.phases) == 2 * 32 + 3
-    first, last = timeline.totals_bytes[0], timeline.totals_bytes[-1]
-    assert first == last == pytest.approx(states.weight_bytes + states.optimizer_bytes)
-    assert max(timeline.held_bytes["activations"]) == pytest.approx(activation_bytes(shape))
-    assert max(timeline.totals_bytes) <= sum(x.num_bytes for x in training_memory(shape).lines)
 
 
 def test_loss_scaling_and_fake_quantise_are_passes_over_memory() -> None:
