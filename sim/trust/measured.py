@@ -49,6 +49,8 @@ class MeasuredColumn:
     group: str | None = key("values that are scored together", default=None)
     tolerance: float | None = key("relative uncertainty of the measurement", default=None, gt=0)
     rivals: Mapping[str, float] | None = key("median relative error of other simulators", default=None)
+    at_least: float | None = key("the lowest prediction that counts", default=None)
+    at_most: float | None = key("the highest prediction that counts", default=None)
     variant: str | None = key("of which variant of compare", default=None)
     over: str | None = key("divided by the same metric of this variant", default=None)
 
@@ -229,6 +231,8 @@ def _value_of(table: MeasuredTable, column: MeasuredColumn, value: object, place
         tolerance=column.tolerance or table.tolerance,
         seen_by_fit=table.seen_by_fit,
         rivals=column.rivals,
+        at_least=column.at_least,
+        at_most=column.at_most,
         variant=column.variant,
         over=column.over,
     )
