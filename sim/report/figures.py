@@ -51,7 +51,7 @@ class Picture:
     """One figure of the report.
 
     ``reading`` says in a sentence what the numbers show; ``header`` and ``rows`` are those numbers (the
-    CSV); ``sketch`` is the figure in text, for Markdown.
+    CSV); ``sketch`` is the figure in text, for Markdown. ``frames`` are plotly's, for a slider in the layout.
     """
 
     key: str
@@ -64,6 +64,7 @@ class Picture:
     sketch: str = ""
     height_px: int = 360
     group: str = ""
+    frames: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,8 @@ def report_markdown(report: Report) -> str:
     """Heading, answer, sections."""
     badges = ", ".join(_text(badge.text) for badge in report.badges)
     parts = [f"# {_text(report.question)}", f"**{_text(report.answer)}**", badges]
+    if any(section.pictures for section in report.sections):
+        parts.append("The pictures are in report.html; here each is a sketch and its reading.")
     for section in report.sections:
         parts.append(_section(section))
     return "\n\n".join(parts) + "\n"

@@ -42,7 +42,8 @@
       const layout = inked(picture.layout, inks, false);
       // On a phone a drag must scroll the page, not zoom the plot.
       if (window.matchMedia("(pointer: coarse)").matches) layout.dragmode = false;
-      await Plotly.react(place, inked(picture.traces, inks, false), layout, options(picture.key));
+      const frames = picture.frames.length ? inked(picture.frames, inks, false) : undefined;
+      await Plotly.react(place, { data: inked(picture.traces, inks, false), layout, config: options(picture.key), frames });
     }
     document.documentElement.dataset.drawn = scheme.matches ? "dark" : "light";
   }

@@ -116,7 +116,9 @@ def csv_uri(picture: Picture) -> str:
 
 def _json(pictures: Sequence[Picture]) -> str:
     """What the page's script reads. ``<`` is written as an escape, so that no text can end the script."""
-    shown = [{"key": picture.key, "traces": picture.traces, "layout": picture.layout} for picture in pictures]
+    shown = [
+        {"key": one.key, "traces": one.traces, "layout": one.layout, "frames": one.frames} for one in pictures
+    ]
     text = json.dumps({"inks": INKS, "pictures": shown}, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c")
 

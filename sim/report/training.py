@@ -13,6 +13,7 @@ from sim.report.figures import Lane, digits, lanes, percent
 from sim.report.training_figures import split_picture, timeline_pictures
 from sim.report.training_learning import learning_section
 from sim.report.training_memory_figures import EXPLAINED, memory_pictures
+from sim.report.training_ring_figure import ring_picture
 from sim.units import format_gb, format_s
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def build_report(answer: Answer) -> Report:
     """Question, decision table, where the time goes, who is to blame, limits, how to reproduce."""
     runs: Any = answer.results
     shown = lanes(answer.comparison.variants)
-    pictures = [split_picture(runs, shown), *timeline_pictures(runs, shown)]
+    pictures = [split_picture(runs, shown), *timeline_pictures(runs, shown), ring_picture(runs, shown)]
     sections = (
         _question(answer),
         decision_section(answer),

@@ -1,17 +1,20 @@
 """Ring all-reduce chunk by chunk: n - 1 steps of reduce-scatter and n - 1 of all-gather.
 
 Each rank sends one chunk of S/n bytes to its right neighbour per step. ``chunk_of`` says which; on that
-schedule ``sum_over_ring`` really adds NumPy chunks, and ``ring_done_ps`` times every chunk on every link.
+schedule ``ring_states`` really adds NumPy chunks, and ``ring_done_ps`` times every chunk on every link.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.records import Int64
+
+Chunk = npt.NDArray[np.float64]
 
 
 def num_ring_steps(num_ranks: int) -> int:
@@ -30,16 +33,50 @@ def chunk_of(step: int, rank: int, num_ranks: int) -> int:
     return (rank + 1 - (step - (num_ranks - 1))) % num_ranks
 
 
-def sum_over_ring(gradients: Sequence[npt.NDArray[np.float64]]) -> list[npt.NDArray[np.float64]]:
-    """What each rank holds after the ring: the sum, chunks really sent and added one by one."""
+def ring_states(gradients: Sequence[Chunk]) -> Iterator[list[list[Chunk]]]:
+    """By rank and chunk: what is held at the start and after each step; chunks are really sent and added."""
     n = len(gradients)
     held = [list(np.array_split(gradient.copy(), n)) for gradient in gradients]
+    yield held
     for step in range(num_ring_steps(n)):
         sent = [held[rank][chunk_of(step, rank, n)].copy() for rank in range(n)]
         for rank, chunk in enumerate(sent):
             index, right = chunk_of(step, rank, n), (rank + 1) % n
             held[right][index] = held[right][index] + chunk if step < n - 1 else chunk
+        yield held
+
+
+def sum_over_ring(gradients: Sequence[Chunk]) -> list[Chunk]:
+    """What each rank holds after the ring: the sum."""
+    *_, held = ring_states(gradients)
     return [np.concatenate(chunks) for chunks in held]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RingFrame:
+    """The ring after ``step`` steps. ``summed[rank][chunk]``: the ranks whose gradients are in that sum."""
+
+    step: int
+    phase: str  # start, reduce-scatter, all-gather
+    sends: tuple[tuple[int, int, int], ...]  # (from, to, chunk) of the step that led here
+    summed: tuple[tuple[tuple[int, ...], ...], ...]
+
+
+def ring_frames(num_ranks: int) -> list[RingFrame]:
+    """The start and every step, by sending gradients that say whose they are: a column of ones per rank."""
+    n = num_ranks
+    marked = []
+    for rank in range(n):
+        gradient = np.zeros((n, n))
+        gradient[:, rank] = 1.0
+        marked.append(gradient)
+    frames = []
+    for step, held in enumerate(ring_states(marked)):
+        summed = tuple(tuple(tuple(np.flatnonzero(chunk[0]).tolist()) for chunk in chunks) for chunks in held)
+        sends = tuple((r, (r + 1) % n, chunk_of(step - 1, r, n)) for r in range(n)) if step else ()
+        phase = "start" if step == 0 else "reduce-scatter" if step < n else "all-gather"
+        frames.append(RingFrame(step=step, phase=phase, sends=sends, summed=summed))
+    return frames
 
 
 def ring_done_ps(ready_ps: Int64, latency_ps: int, transfer_ps: int) -> Int64:

@@ -1,0 +1,106 @@
+"""The stepped ring: every frame says truly whose gradients each chunk sums, and the picture says it too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.loading import load_scenario
+from sim.report.figures import Picture, lanes
+from sim.report.html import render_html
+from sim.report.markdown import render_markdown
+from sim.report.training_ring_figure import ring_picture
+from sim.run import Answer, run_scenario
+from sim.training.ring import ring_frames, ring_states
+
+TEXT = """
+schema_version: 1
+question: Which chunk is where?
+kind: training
+hardware: a100-sxm-80gb
+training: {num_workers: 4, num_steps: 30}
+compute: {compute_s: 100 ms, gradient_bytes: 1 GB}
+exchange: {algorithm: ring, overlap: false, bucket_cap_mb: 1000, first_bucket_mb: 1000}
+"""
+
+
+def answer_to(folder: Path, text: str = TEXT) -> Answer:
+    """The scenario, run."""
+    path = folder / "ring.yaml"
+    path.write_text(text, encoding="utf-8")
+    return run_scenario(load_scenario(path))
+
+
+def picture_of(answer: Answer) -> Picture | None:
+    """Its ring."""
+    results: Any = answer.results
+    return ring_picture(results, lanes(answer.comparison.variants))
+
+
+@given(st.integers(2, 9), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_every_frame_is_what_the_chunks_really_sum_to(n: int, length: int, seed: int) -> None:
+    """Whole numbers, so that the order of adding changes nothing: each cell = the sum of the named ranks'."""
+    drawn = np.random.default_rng(seed).integers(-99, 100, size=(n, length)).astype(np.float64)
+    parts = [np.array_split(gradient, n) for gradient in drawn]
+    for frame, held in zip(ring_frames(n), ring_states(list(drawn)), strict=True):
+        for rank in range(n):
+            for chunk in range(n):
+                expected = sum(parts[one][chunk] for one in frame.summed[rank][chunk])
+                assert np.array_equal(held[rank][chunk], expected)
+
+
+@given(st.integers(2, 40))
+def test_reduce_scatter_then_all_gather(n: int) -> None:
+    frames, everyone = ring_frames(n), tuple(range(n))
+    assert len(frames) == 2 * (n - 1) + 1
+    assert [frame.phase for frame in frames] == ["start"] + ["reduce-scatter"] * (n - 1) + ["all-gather"] * (
+        n - 1
+    )
+    assert all(frames[0].summed[rank][chunk] == (rank,) for rank in range(n) for chunk in range(n))
+    scattered = frames[n - 1].summed
+    whole = [[chunk for chunk in range(n) if scattered[rank][chunk] == everyone] for rank in range(n)]
+    assert whole == [[(rank + 1) % n] for rank in range(n)]
+    assert all(summed == everyone for chunks in frames[-1].summed for summed in chunks)
+    for frame in frames[1:]:
+        assert [(sender, receiver) for sender, receiver, _ in frame.sends] == [
+            (rank, (rank + 1) % n) for rank in range(n)
+        ]
+        assert sorted(chunk for _, _, chunk in frame.sends) == list(range(n))
+
+
+def test_the_picture_steps_from_own_gradients_to_sums(tmp_path: Path) -> None:
+    answer = answer_to(tmp_path)
+    picture = picture_of(answer)
+    assert picture is not None
+    assert [frame["name"] for frame in picture.frames] == [str(step) for step in range(7)]
+    steps = [step["args"][0][0] for step in picture.layout["sliders"][0]["steps"]]
+    assert steps == [frame["name"] for frame in picture.frames]
+    texts = [frame["data"][1]["text"] for frame in picture.frames]
+    assert texts[0] == [str(rank) for rank in range(4) for _ in range(4)]
+    assert texts[3].count("sum") == 4 and set(texts[-1]) == {"sum"}
+    # chunk 1 goes 1 -> 2 -> 3 -> 0 and is whole on GPU 0 after three steps
+    assert [texts[step][(1 + step) % 4 * 4 + 1] for step in range(4)] == ["1", "1+2", "1+2+3", "sum"]
+    # 2(n-1)/n = 1.5 times 1 GB at 300 GB/s is 5 ms, and six messages' latency
+    assert "1.5 times 954 MiB, 5.02 ms" in picture.reading
+    assert 'id="plot-ring"' in render_html(answer)
+    assert "after step 3 (reduce-scatter)" in render_markdown(answer)
+
+
+@pytest.mark.parametrize("num_workers", [2, 8, 64])
+def test_large_rings_are_drawn_small_but_told_whole(tmp_path: Path, num_workers: int) -> None:
+    picture = picture_of(answer_to(tmp_path, TEXT.replace("num_workers: 4", f"num_workers: {num_workers}")))
+    assert picture is not None
+    assert len(picture.frames) == 2 * (min(num_workers, 8) - 1) + 1
+    assert ("Drawn with 8 of the 64 GPUs" in picture.reading) == (num_workers == 64)
+    share = 2 * (num_workers - 1) / num_workers
+    assert f"2(n-1)/n = {share:.3g} times" in picture.reading
+
+
+@pytest.mark.parametrize("changed", ["algorithm: tree", "algorithm: none"])
+def test_no_ring_no_picture(tmp_path: Path, changed: str) -> None:
+    assert picture_of(answer_to(tmp_path, TEXT.replace("algorithm: ring", changed))) is None
