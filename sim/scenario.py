@@ -173,10 +173,21 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOverheads:
-    """Time that no kernel explains, per engine step. Named, so that it can be calibrated."""
+    """Time that no kernel explains, per engine step. Named, so that it can be calibrated.
+
+    Launches run ahead of the GPU: of them and the kernels the longer counts. The rest is added.
+    """
 
     step_s: float = key("scheduler, input preparation and sampling, per step", default=0.0, ge=0)
     per_sequence_s: float = key("the same, per sequence of the step", default=0.0, ge=0)
+    per_prompt_token_s: float = key(
+        "input preparation and copies, per prompt token of the step, however many GPUs", default=0.0, ge=0
+    )
+    launch_per_layer_s: float = key(
+        "launching a layer's kernels without CUDA graphs; a step is no shorter than that of all layers",
+        default=0.0,
+        ge=0,
+    )
     source: str = key("where these come from", default="")
 
 

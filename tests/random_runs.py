@@ -75,7 +75,12 @@ def engines(draw: st.DrawFn) -> dict[str, Any]:
         if batching == "static"
         else "streamed",
         "kv_reservation": draw(st.sampled_from(["max", "pow2", "oracle"])),
-        "overheads": EngineOverheads(step_s=draw(st.sampled_from([0.0, 0.004])), per_sequence_s=1e-5),
+        "overheads": EngineOverheads(
+            step_s=draw(st.sampled_from([0.0, 0.004])),
+            per_sequence_s=1e-5,
+            launch_per_layer_s=draw(st.sampled_from([0.0, 2e-4, 5e-4])),
+            per_prompt_token_s=draw(st.sampled_from([0.0, 1e-6])),
+        ),
     }
     settings_["num_gpu_blocks_override"] = -(-draw(st.integers(100, 500)) // settings_["block_size"])
     low = 8 if settings_["enable_chunked_prefill"] else 128

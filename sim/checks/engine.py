@@ -39,6 +39,7 @@ def check_engine(engine: EngineConfig, place: Place) -> None:
     _check_belonging(engine, place)
     _check_without_kv_cache(engine, place)
     _check_service_time(engine, place)
+    _check_overheads(engine, place)
     if engine.batching == "vllm":
         _check_vllm(engine, place)
     else:
@@ -135,6 +136,22 @@ def _check_not_vllm(engine: EngineConfig, place: Place) -> None:
                 given=getattr(engine, name) if not is_dataclass(getattr(engine, name)) else name,
                 allowed=f"{name} with batching: vllm",
                 hint="batching: vllm, or remove it",
+            )
+
+
+def _check_overheads(engine: EngineConfig, place: Place) -> None:
+    """A measured table is of one engine's steps; how its launches overlap is part of what was measured."""
+    for name in ("launch_per_layer_s", "per_prompt_token_s"):
+        if engine.price_table and getattr(engine.overheads, name):
+            raise (
+                place.child("overheads")
+                .child(name)
+                .error(
+                    "not possible with price_table",
+                    given=getattr(engine.overheads, name),
+                    allowed="step_s and per_sequence_s with price_table",
+                    hint="remove it, or price_table",
+                )
             )
 
 

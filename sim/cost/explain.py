@@ -51,11 +51,14 @@ def explain_step(scenario: Scenario, shape: StepShape) -> list[OperatorLine]:
     operators = operators_of(counter, shape)
     times = [float(one.times_s(hardware, launch, counter.link)[0]) for one in operators]
     sequences = shape.decode + (1 if shape.prefill else 0)
-    host_s = engine.overheads.step_s + engine.overheads.per_sequence_s * sequences
-    whole = sum(times) + host_s
+    host = engine.overheads
+    host_s = host.step_s + host.per_sequence_s * sequences + host.per_prompt_token_s * shape.prefill
+    wait_s = max(host.launch_per_layer_s * scenario.model.num_hidden_layers - sum(times), 0.0)
+    whole = sum(times) + wait_s + host_s
     lines = [_line(one, time, whole, counter, launch) for one, time in zip(operators, times, strict=True)]
-    if host_s:
-        lines.append(_host_line(host_s, whole, engine.overheads.source))
+    for name, time_s in (("launch_wait", wait_s), ("engine_overhead", host_s)):
+        if time_s:
+            lines.append(_host_line(name, time_s, whole, host.source))
     return lines
 
 
@@ -110,9 +113,9 @@ def _source(one: Operator, counter: StepCounter) -> str:
     return f"kernel law {one.law}" + (f", borrowed from {lender}" if lender else "")
 
 
-def _host_line(host_s: float, whole_s: float, source: str) -> OperatorLine:
+def _host_line(name: str, host_s: float, whole_s: float, source: str) -> OperatorLine:
     return OperatorLine(
-        name="engine_overhead",
+        name=name,
         launches=0,
         flops=0.0,
         hbm_bytes=0.0,

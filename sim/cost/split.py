@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from sim.cost.launch import LaunchedPrice
 from sim.cost.roofline import Floats
 from sim.cost.step import LARGEST_TABLE, CompiledPrice, ServiceTimePrice
 from sim.records import PS_PER_S, SegmentColumns
@@ -29,16 +30,29 @@ def split_by_operator(
         lambda n: np.array([price.head_ps(int(x)) for x in n]) / PS_PER_S, sequences, steps
     )
     overheads = price.overheads_ps
-    host = float(np.sum(steps * (overheads[0] + overheads[1] * sequences), dtype=np.float64)) / PS_PER_S
+    host_ps = steps * (overheads[0] + overheads[1] * sequences)
+    if isinstance(price, LaunchedPrice):
+        host_ps = host_ps + price.prompt_token_ps * segments.prefill_tokens
+    host = float(np.sum(host_ps, dtype=np.float64)) / PS_PER_S
     if host:
         split["engine_overhead"] = host
+    if isinstance(price, LaunchedPrice):
+        split["launch_wait"] = _launch_wait(price, segments)
     prompts = segments.num_prefill > 0
     rest = busy_s - sum(split.values())
-    decode = _decode_attention(price, segments)
+    decode = _decode_attention(price, segments) - split.get("launch_wait", 0.0)
     split["attention_decode"] = min(decode, max(rest, 0.0)) if prompts.any() else max(rest, 0.0)
     if prompts.any():
         split["attention_prefill"] = max(rest - split["attention_decode"], 0.0)
     return split
+
+
+def _launch_wait(price: LaunchedPrice, segments: SegmentColumns) -> float:
+    """Waiting for launches in pure decode steps, at the middle of each run of them."""
+    pure = segments.num_prefill == 0
+    decode, steps = segments.num_decode[pure], segments.num_steps[pure]
+    middle = segments.decode_context_tokens[pure] + decode * (steps - 1) // 2
+    return price.launch_wait_sum_ps(decode, middle, steps) / PS_PER_S
 
 
 def _linear(price: CompiledPrice, segments: SegmentColumns) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sim.cost.launch import LaunchedPrice
 from sim.cost.memory import memory_plan
 from sim.cost.split import split_by_operator
 from sim.cost.step import CompiledPrice, ServiceTimePrice
@@ -91,6 +92,9 @@ def price_of(scenario: Scenario, table: RequestTable, run: Run) -> CompiledPrice
     law = scenario.engine.service_time
     if law is None and scenario.engine.price_table:
         return table_price(scenario, run.base_dir)
+    overheads = scenario.engine.overheads
+    if law is None and (overheads.launch_per_layer_s or overheads.per_prompt_token_s):
+        return LaunchedPrice(scenario)
     if law is None:
         return CompiledPrice(scenario)
     drawn = draw_values(law, len(table.arrival_ps), stream(run.seed, "service_time"))
