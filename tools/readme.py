@@ -1,7 +1,8 @@
 """The parts of README.md that the program itself says: ``python -m tools.readme`` writes them anew.
 
 A part stands between ``<!-- begin: WHAT -->`` and ``<!-- end -->``. WHAT is ``limits``, what is not
-modelled, or ``$ gpuyard ...``, what that command prints. ``tests/test_readme.py`` compares.
+modelled, ``board``, the scores of the measured cases in ``tests/validation``, or ``$ gpuyard ...``, what
+that command prints. ``tests/test_readme.py`` compares.
 """
 
 from __future__ import annotations
@@ -15,9 +16,15 @@ import tempfile
 from pathlib import Path
 
 from sim.cli import main as gpuyard
+from sim.plan.executors import open_executor
 from sim.report.limits import NOT_MODELLED
+from sim.trust.board import make_board
+from sim.trust.board_file import load_board
+from sim.trust.board_text import groups_markdown
+from sim.trust.cases import load_folder, run_cases
 
 README = Path(__file__).parent.parent / "README.md"
+CASES = README.parent / "tests" / "validation"
 PART = re.compile(r"(<!-- begin: (?P<what>.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -30,7 +37,16 @@ def said(what: str) -> str:
     """What stands in a part."""
     if what == "limits":
         return "\n".join(f"- {line}" for line in NOT_MODELLED)
+    if what == "board":
+        return measured_board()
     return f"```text\n{printed(shlex.split(what.removeprefix('$ gpuyard ')))}```"
+
+
+def measured_board() -> str:
+    """The groups of the measured cases, as a table. A missed bound does not stop it: it stands there."""
+    with open_executor(os.cpu_count() or 1) as executor:
+        rows = run_cases(load_folder(CASES), executor, in_flight=os.cpu_count() or 1)
+    return groups_markdown(make_board(load_board(CASES), rows, "").groups)
 
 
 def printed(arguments: list[str]) -> str:

@@ -50,11 +50,15 @@ def board_report(board: Board) -> Report:
 
 def _misses(missed: Sequence[Score]) -> Section:
     rows = tuple(
-        (Cell(text=group.name), Cell(text="; ".join(group.misses), tone="bad"), Cell(text=_kind(group)))
+        (Cell(text=group.name), Cell(text="; ".join(group.misses), tone="bad"), Cell(text=_fit(group)))
         for group in missed
     )
     table = Table(header=("group", "misses", "a fit has"), rows=rows, is_text=True)
     return Section(title="Misses", blocks=[table])
+
+
+def _fit(score: Score) -> str:
+    return "seen it" if score.seen_by_fit else "not seen it"
 
 
 def _kind(score: Score) -> str:
@@ -63,10 +67,21 @@ def _kind(score: Score) -> str:
 
 def _groups_table(groups: Sequence[Score]) -> Table:
     return Table(
-        header=("group", "values", "median error", "p90", "bias", "rank", "measured ±", "others"),
+        header=(
+            "group",
+            "a fit has",
+            "values",
+            "median error",
+            "p90",
+            "bias",
+            "rank",
+            "measured ±",
+            "others",
+        ),
         rows=tuple(
             (
-                Cell(text=group.name, small=_kind(group)),
+                Cell(text=group.name),
+                Cell(text=_fit(group)),
                 *_score_row(group),
                 Cell(text="-" if group.tolerance is None else f"{100 * group.tolerance:.2g} %"),
                 Cell(text="; ".join(f"{name} {100 * error:.1f} %" for name, error in group.rivals.items())),
@@ -84,8 +99,8 @@ def _score_row(score: Score) -> tuple[Cell, ...]:
 
 def _cases_table(cases: Sequence[Score]) -> Table:
     return Table(
-        header=("case and metric", "values", "median error", "p90", "bias", "rank"),
-        rows=tuple((Cell(text=one.name, small=_kind(one)), *_score_row(one)) for one in cases),
+        header=("case and metric", "a fit has", "values", "median error", "p90", "bias", "rank"),
+        rows=tuple((Cell(text=one.name), Cell(text=_fit(one)), *_score_row(one)) for one in cases),
     )
 
 

@@ -38,6 +38,18 @@ def groups_table(groups: Sequence[Score]) -> str:
     return "\n".join(shown_lines)
 
 
+def groups_markdown(groups: Sequence[Score]) -> str:
+    """The groups as a Markdown table, for a README."""
+    names = ("group", "a fit has", *HEADER)
+    lines = [names, ("---", "---", *("---:" for _ in HEADER))]
+    for group in groups:
+        missed = " **missed**" if group.misses else ""
+        lines.append(
+            (group.name + missed, "seen it" if group.seen_by_fit else "not seen it", *score_cells(group))
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def _group_name(score: Score) -> str:
     return f"{score.name} ({CALIBRATED if score.seen_by_fit else UNSEEN})"
 
