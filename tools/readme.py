@@ -46,7 +46,8 @@ def measured_board() -> str:
     """The groups of the measured cases, as a table. A missed bound does not stop it: it stands there."""
     with open_executor(os.cpu_count() or 1) as executor:
         rows = run_cases(load_folder(CASES), executor, in_flight=os.cpu_count() or 1)
-    return groups_markdown(make_board(load_board(CASES), rows, "").groups)
+    board = make_board(load_board(CASES), rows, "")
+    return f"{board.answer[0].upper()}{board.answer[1:]}.\n\n{groups_markdown(board.groups)}"
 
 
 def printed(arguments: list[str]) -> str:
