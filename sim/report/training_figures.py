@@ -10,6 +10,9 @@ from sim.records import PS_PER_S
 from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, percent, seconds
 from sim.training.records import TrainingResult
 
+# (worker, what, from, to) in seconds
+Span = tuple[int, str, float, float]
+
 PARTS = (
     ("compute", "compute_ps"),
     ("data loader", "data_stall_ps"),
@@ -85,7 +88,7 @@ def timeline_pictures(
 
 
 def _timeline(run: TrainingResult, lane: Lane) -> Picture:
-    spans = worker_spans(run)
+    spans = until_the_first_is_done(worker_spans(run))
     traces: list[Trace] = []
     for kind, ink in KINDS:
         own = [span for span in spans if span[1] == kind]
@@ -115,7 +118,7 @@ def _timeline(run: TrainingResult, lane: Lane) -> Picture:
     return Picture(
         key=f"timeline-{lane.index}",
         title=f"The first steps of {lane.name}",
-        reading=f"In these steps the {len(workers)} workers shown compute {share} of the time.",
+        reading=f"Until the first is done the {len(workers)} workers shown compute {share} of the time.",
         traces=traces,
         layout=shown,
         header=("worker", "what", "from s", "to s"),
@@ -126,11 +129,29 @@ def _timeline(run: TrainingResult, lane: Lane) -> Picture:
     )
 
 
-def worker_spans(run: TrainingResult) -> list[tuple[int, str, float, float]]:
-    """(worker, what, from, to) in seconds, of the first steps of the first workers."""
+def shown_workers(run: TrainingResult) -> list[int]:
+    """The first workers; of many the one that slows the job most in place of the last."""
+    slowdown = run.outcome.slowdown_by_worker
+    first = list(range(min(len(slowdown), MAX_TIMELINE_WORKERS)))
+    worst = max(range(len(slowdown)), key=lambda worker: slowdown[worker])
+    return first if worst in first else [*first[:-1], worst]
+
+
+def until_the_first_is_done(spans: Sequence[Span]) -> list[Span]:
+    """The spans, cut where the first worker has done its steps: beyond, faster ones would seem to stand."""
+    ends = {worker: end for worker, _, _, end in spans}
+    steps = {worker: sum(one[0] == worker and one[1] == "compute" for one in spans) for worker in ends}
+    most = max(steps.values(), default=0)
+    cut = min((end for worker, end in ends.items() if steps[worker] == most), default=0.0)
+    return [(worker, what, begin, min(end, cut)) for worker, what, begin, end in spans if begin < cut]
+
+
+def worker_spans(run: TrainingResult) -> list[Span]:
+    """(worker, what, from, to) in seconds, of the first steps of the workers shown."""
     rows = run.timeline
-    spans: list[tuple[int, str, float, float]] = []
-    chosen = np.flatnonzero((rows.worker < MAX_TIMELINE_WORKERS) & (rows.step < MAX_TIMELINE_STEPS))
+    spans: list[Span] = []
+    is_shown = np.isin(rows.worker, shown_workers(run)) & (rows.step < MAX_TIMELINE_STEPS)
+    chosen = np.flatnonzero(is_shown)
     until: dict[int, float] = {}
     for row in chosen.tolist():
         worker = int(rows.worker[row])

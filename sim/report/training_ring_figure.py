@@ -60,16 +60,17 @@ def _picture(run: TrainingResult, lane: Lane) -> Picture:
         rows=rows,
         sketch=_sketch(frames, n),
         height_px=230 + 42 * n,
-        frames=[
-            {
-                "name": str(frame.step),
-                "data": _traces(frame, n),
-                "traces": [0, 1, 2],
-                "layout": {"title": {"text": title}},
-            }
-            for frame, title in zip(frames, titles, strict=True)
-        ],
+        frames=[_frame(frame, title, n) for frame, title in zip(frames, titles, strict=True)],
     )
+
+
+def _frame(frame: RingFrame, title: str, n: int) -> Frame:
+    return {
+        "name": str(frame.step),
+        "data": _traces(frame, n),
+        "traces": [0, 1, 2],
+        "layout": {"title": {"text": title}},
+    }
 
 
 def _title(frame: RingFrame, n: int, comm_s: float) -> str:

@@ -46,6 +46,11 @@ class Schedule:
         return self.update - self.version_read
 
     @property
+    def mean_staleness(self) -> float:
+        """Of all gradients."""
+        return float(self.staleness.mean()) if len(self.update) else 0.0
+
+    @property
     def num_workers(self) -> int:
         """Workers that brought a gradient, by the largest index."""
         return int(self.worker.max()) + 1 if len(self.worker) else 0
@@ -108,14 +113,15 @@ def learn(
     seed: int = 1,
     evaluate_every: int = 1,
     target_loss: float = -np.inf,
+    ceiling: float = np.inf,
 ) -> LearningCurve:
     """Apply the schedule's updates to the problem.
 
     ``staleness_aware`` divides each gradient by its staleness where that is above one (Zhang et al., arXiv
     1511.05950). The k-th mini-batch of a worker is the same under every schedule. A run that diverges is cut
-    at the first loss that is not finite; what it has reached stays. In the first interval that ends at or
-    below ``target_loss`` every update is evaluated: the curve has the very update that reached it, however
-    far apart its other points are.
+    at the first loss that is not below ``ceiling``, and given as that; what it has reached stays. In the
+    first interval that ends at or below ``target_loss`` every update is evaluated: the curve has the very
+    update that reached it, however far apart its other points are.
     """
     check_schedule(schedule)
     points = [(0.0, 0, problem.loss(problem.start()))]
@@ -126,7 +132,9 @@ def learn(
             if (k + 1) % evaluate_every and k + 1 != schedule.num_updates:
                 continue
             loss = problem.loss(weights)
-            if not np.isfinite(loss):
+            if not loss < ceiling:
+                if np.isfinite(ceiling):
+                    points.append((float(schedule.update_times_s[k]), k + 1, ceiling))
                 break
             if loss <= target_loss < min(point[2] for point in points):
                 at, reached = _first_below(problem, since, target_loss)
@@ -135,8 +143,7 @@ def learn(
             if points[-1][1] != k + 1:
                 points.append((float(schedule.update_times_s[k]), k + 1, loss))
             since.clear()
-    stale = schedule.staleness
-    return _curve(points, float(stale.mean()) if len(stale) else 0.0, len(stale))
+    return _curve(points, schedule.mean_staleness, len(schedule.update))
 
 
 def _first_below(problem: Problem, since: list[Vector], target_loss: float) -> tuple[int, float]:
@@ -212,6 +219,7 @@ def learn_locally(
     local_steps: int,
     learning_rate: float,
     seed: int = 1,
+    ceiling: float = np.inf,
 ) -> LearningCurve:
     """Local SGD: each worker does ``local_steps`` of its own, then all average their weights."""
     weights = problem.start()
@@ -225,8 +233,10 @@ def learn_locally(
                 local = local - learning_rate * problem.gradient(local, rng)
             ends.append(local)
         weights = np.mean(ends, axis=0)
-        points.append((time_s, done * local_steps, problem.loss(weights)))
-        if not np.isfinite(points[-1][2]):
-            points.pop()
+        loss = problem.loss(weights)
+        if not loss < ceiling:
+            if np.isfinite(ceiling):
+                points.append((time_s, done * local_steps, ceiling))
             break
+        points.append((time_s, done * local_steps, loss))
     return _curve(points, 0.0, num_workers * local_steps * (len(points) - 1))

@@ -14,6 +14,8 @@ from sim.training.learning_problems import LogisticRegression, Mlp, NoisyQuadrat
 
 # Loss is computed at this many points of a run: as many gradients apart in every scheme.
 MAX_POINTS = 200
+# A loss so many times its start is not followed any further.
+DIVERGED = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,7 @@ def learn_run(
     """Train on the run's schedule; ``local_steps`` above 1 is local SGD, whose updates are averages."""
     cut = first_gradients(schedule, max(1, learning.max_gradients // local_steps))
     problem = problem_of(learning)
+    ceiling = DIVERGED * problem.loss(problem.start())
     if local_steps > 1:
         curve = learn_locally(
             problem,
@@ -64,6 +67,7 @@ def learn_run(
             local_steps=local_steps,
             learning_rate=learning.learning_rate,
             seed=seed,
+            ceiling=ceiling,
         )
     else:
         curve = learn(
@@ -73,6 +77,7 @@ def learn_run(
             staleness_aware=learning.staleness_aware,
             seed=seed,
             evaluate_every=ceil(cut.num_updates / MAX_POINTS),
+            ceiling=ceiling,
             target_loss=-np.inf if learning.target_loss is None else learning.target_loss,
         )
     target = learning.target_loss

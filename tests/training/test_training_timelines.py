@@ -1,0 +1,64 @@
+"""The workers' timelines of a report: who is shown, and until when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sim.loading import load_scenario
+from sim.report.figures import lanes
+from sim.report.training_figures import shown_workers, timeline_pictures, until_the_first_is_done
+from sim.run import run_scenario
+
+TEXT = """
+schema_version: 1
+question: Who waits for whom?
+kind: training
+hardware: a100-sxm-80gb
+training: {num_workers: WORKERS, num_steps: 40}
+compute: {compute_s: 1 s}
+exchange: {algorithm: none}
+variation: {slow_workers: [{worker: SLOW, slowdown: 2}]}
+compare: {reference: bsp, variants: {bsp: {}, asp: {sync: {scheme: asp}}}}
+"""
+
+
+def results_of(folder: Path, num_workers: int, slow: int) -> Any:
+    path = folder / "timeline.yaml"
+    path.write_text(TEXT.replace("WORKERS", str(num_workers)).replace("SLOW", str(slow)), encoding="utf-8")
+    return run_scenario(load_scenario(path)).results
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "slow", "shown"),
+    [
+        (4, 2, [0, 1, 2, 3]),
+        (16, 15, list(range(16))),
+        (40, 5, list(range(16))),
+        (40, 31, [*range(15), 31]),
+    ],
+)
+def test_the_slowest_worker_is_always_shown(
+    tmp_path: Path, num_workers: int, slow: int, shown: list[int]
+) -> None:
+    assert shown_workers(results_of(tmp_path, num_workers, slow)["bsp"][0]) == shown
+
+
+def test_shares_are_those_of_a_time_in_which_all_work(tmp_path: Path) -> None:
+    """A half-speed worker, 12 steps: under BSP (3 x 12 + 23) / (4 x 23) = 64 %; under ASP all the time."""
+    bsp, asp = timeline_pictures(results_of(tmp_path, 4, 2), lanes(["bsp", "asp"]))
+    assert "compute 64 % of the time" in bsp.reading
+    assert "compute 100 % of the time" in asp.reading
+    assert max(float(row[3] or 0) for row in asp.rows) == 12.0
+
+
+def test_spans_are_cut_where_the_first_worker_is_done() -> None:
+    spans = [(0, "compute", 0.0, 2.0), (0, "exchange", 2.0, 3.0), (1, "compute", 0.0, 4.0)]
+    assert until_the_first_is_done(spans) == [
+        (0, "compute", 0.0, 2.0),
+        (0, "exchange", 2.0, 3.0),
+        (1, "compute", 0.0, 3.0),
+    ]
+    assert until_the_first_is_done([]) == []
