@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sim.report.blocks import Prose, Section, text_table
+from sim.report.blocks import Block, Prose, Section, text_table
 from sim.report.figures import digits, lanes, seconds
 from sim.report.training_learning_figures import Runs, efficiency_picture, loss_pictures
+from sim.training.learning_problems import NoisyQuadratic
 from sim.training.learning_run import MAX_POINTS, problem_of
+from sim.training.learning_theory import largest_stable_rate
 from sim.training.summary_learning import NOT_ABOUT_LARGE_MODELS
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ def learning_section(answer: Answer) -> Section | None:
         blocks=(
             Prose(text=_what(runs)),
             text_table(HEADER, rows),
+            *_stability(answer.comparison, runs),
             Prose(text=NOT_ABOUT_LARGE_MODELS),
         ),
         pictures=[one for one in pictures if one is not None],
@@ -88,6 +91,27 @@ def _row(comparison: Comparison, name: str, learning: LearningConfig) -> tuple[s
         _number(cells, "gradients_to_target") if time_s else missing,
         _number(cells, "final_loss"),
     )
+
+
+def _stability(comparison: Comparison, runs: Runs) -> list[Block]:
+    """For the quadratic: each variant's rate against the exact bound of a fixed delay."""
+    rows = []
+    for name, found in runs.items():
+        learning, staleness = found[0].scenario.learning, comparison.cells[name]["staleness_steps"].mean
+        if learning is None or staleness is None or learning.problem != "noisy_quadratic":
+            continue
+        steepest = max(NoisyQuadratic().curvatures)
+        delay = round(staleness)
+        bound = digits(largest_stable_rate(delay))
+        rows.append((name, digits(learning.learning_rate * steepest), str(delay), bound))
+    if not rows:
+        return []
+    told = (
+        "Of the quadratic it is known exactly: with every gradient τ updates late it converges for "
+        "η·h < 2·sin(π / (2(2τ + 1))), h its largest curvature. Beside it the rate given; τ is the mean "
+        "staleness, rounded. Staleness that varies has no such bound; a staleness-aware rate divides η."
+    )
+    return [Prose(text=told), text_table(("variant", "η·h", "τ", "bound of η·h"), rows)]
 
 
 def _number(cells: Mapping[str, Cell], name: str) -> str:

@@ -7,7 +7,9 @@ different.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import sqrt
 from typing import Protocol
 
 import numpy as np
@@ -167,8 +169,9 @@ class Mlp:
         return hidden, scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
 
 
-PROBLEMS: dict[str, type[LogisticRegression] | type[Mlp] | type[NoisyQuadratic]] = {
-    "logistic_regression": LogisticRegression,
-    "mlp": Mlp,
-    "noisy_quadratic": NoisyQuadratic,
+# By name, from the examples per gradient; more of them mean less noise.
+PROBLEMS: Mapping[str, Callable[[int], Problem]] = {
+    "logistic_regression": lambda batch_size: LogisticRegression(batch_size=batch_size),
+    "mlp": lambda batch_size: Mlp(batch_size=batch_size),
+    "noisy_quadratic": lambda batch_size: NoisyQuadratic(noise=1 / sqrt(batch_size)),
 }

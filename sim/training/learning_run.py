@@ -10,7 +10,7 @@ import numpy as np
 
 from sim.scenario import key
 from sim.training.learning import LearningCurve, Schedule, learn, learn_locally
-from sim.training.learning_problems import LogisticRegression, Mlp, NoisyQuadratic, Problem
+from sim.training.learning_problems import PROBLEMS, Problem
 
 # Loss is computed at this many points of a run: as many gradients apart in every scheme.
 MAX_POINTS = 200
@@ -44,12 +44,8 @@ class LearningResult:
 
 
 def problem_of(learning: LearningConfig) -> Problem:
-    """The problem by its name, with the batch size; more examples per gradient mean less noise."""
-    if learning.problem == "mlp":
-        return Mlp(batch_size=learning.batch_size)
-    if learning.problem == "noisy_quadratic":
-        return NoisyQuadratic(noise=1.0 / np.sqrt(learning.batch_size))
-    return LogisticRegression(batch_size=learning.batch_size)
+    """The problem by its name, with the batch size."""
+    return PROBLEMS[learning.problem](learning.batch_size)
 
 
 def learn_run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -18,7 +18,8 @@ from sim.report.markdown import render_markdown
 from sim.report.training_learning_figures import mean_curve
 from sim.run import Answer, run_scenario
 from sim.training.learning import learn, single_gradient_schedule
-from sim.training.learning_problems import NoisyQuadratic
+from sim.training.learning_problems import PROBLEMS, NoisyQuadratic
+from sim.training.learning_run import LearningConfig
 from sim.training.learning_theory import largest_stable_rate
 
 GOOD: dict[str, Any] = {
@@ -144,6 +145,24 @@ def test_the_report_shows_both_efficiencies_and_their_limits(tmp_path: Path) -> 
     assert "does not say how many updates the scenario's own model needs" in section
     for key in ("loss-seconds", "loss-updates", "efficiency"):
         assert f'id="plot-{key}"' in page
+
+
+def test_the_report_of_a_quadratic_gives_the_exact_bound(tmp_path: Path) -> None:
+    """Three workers in lockstep: τ = 2, 2 sin(π/10) = 0.618; BSP: τ = 0, 2."""
+    quadratic = {"problem": "noisy_quadratic", "target_loss": None}
+    answer = answer_to(
+        tmp_path,
+        {"training": {"num_workers": 3}, "learning": quadratic}
+        | {"compare": {"reference": "bsp", "variants": {"bsp": {}, "asp": ASP}}},
+    )
+    markdown = render_markdown(answer)
+    assert "| bsp | 0.3 | 0 | 2 |" in markdown
+    assert "| asp | 0.3 | 2 | 0.618 |" in markdown
+
+
+def test_every_problem_has_a_name_in_the_scenario() -> None:
+    named = get_args(get_type_hints(LearningConfig)["problem"])
+    assert set(named) == set(PROBLEMS)
 
 
 def test_curves_are_averaged_as_far_as_the_shortest_goes() -> None:
