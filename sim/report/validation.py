@@ -13,6 +13,7 @@ from sim.trust.board import Board, Score
 from sim.trust.board_text import CALIBRATED, UNSEEN, score_cells, value_cells, worst_first
 from sim.trust.cases import Scored
 
+SCORES = ("median error", "p90", "bias", "rank", "a fit has", "values")
 READ = (
     "An error is predicted / measured - 1. Median and p90 are of its size, bias is its signed mean, rank is "
     "Spearman's correlation. A group that a fit has seen is calibrated; only the others are validated."
@@ -81,7 +82,6 @@ def _groups_table(groups: Sequence[Score]) -> Table:
         rows=tuple(
             (
                 Cell(text=group.name),
-                Cell(text=_fit(group)),
                 *_score_row(group),
                 Cell(text="-" if group.tolerance is None else f"{100 * group.tolerance:.2g} %"),
                 Cell(text="; ".join(f"{name} {100 * error:.1f} %" for name, error in group.rivals.items())),
@@ -92,15 +92,16 @@ def _groups_table(groups: Sequence[Score]) -> Table:
 
 
 def _score_row(score: Score) -> tuple[Cell, ...]:
+    """In the order of ``SCORES``: on a phone the first ones are seen."""
     values, median, *rest = score_cells(score)
     verdict = Cell(text=median, small="missed", tone="bad") if score.misses else Cell(text=median)
-    return (Cell(text=values), verdict, *(Cell(text=text) for text in rest))
+    return (verdict, *(Cell(text=text) for text in rest), Cell(text=_fit(score)), Cell(text=values))
 
 
 def _cases_table(cases: Sequence[Score]) -> Table:
     return Table(
-        header=("case and metric", "a fit has", "values", "median error", "p90", "bias", "rank"),
-        rows=tuple((Cell(text=one.name), Cell(text=_fit(one)), *_score_row(one)) for one in cases),
+        header=("case and metric", *SCORES),
+        rows=tuple((Cell(text=one.name), *_score_row(one)) for one in cases),
     )
 
 
