@@ -68,17 +68,7 @@ def _kind(score: Score) -> str:
 
 def _groups_table(groups: Sequence[Score]) -> Table:
     return Table(
-        header=(
-            "group",
-            "a fit has",
-            "values",
-            "median error",
-            "p90",
-            "bias",
-            "rank",
-            "measured ±",
-            "others",
-        ),
+        header=("group", *SCORES, "measured ±", "others"),
         rows=tuple(
             (
                 Cell(text=group.name),

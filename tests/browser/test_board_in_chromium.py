@@ -67,6 +67,21 @@ def test_misses_stand_first_and_nothing_complains(page: Page) -> None:
     ]
 
 
+@pytest.mark.parametrize(("nth", "first"), [(1, "far"), (2, "case_0 mean_tpot_s")])
+def test_columns_stand_under_their_headings(page: Page, nth: int, first: str) -> None:
+    tables = "[...document.querySelectorAll('table')].filter(t => t.innerText.includes('median error'))"
+    head, row = page.value(
+        f"(t => [t.tHead.rows[0], t.tBodies[0].rows[0]].map(r => [...r.cells].map(c => c.innerText)))"
+        f"({tables}[{nth - 1}])"
+    )
+    shown = dict(zip(head, row, strict=True))
+    assert row[0] == first
+    # A case has four values of each group that no fit has seen, half of them 2 % off and half 50 %.
+    assert shown["median error"] == ("50.0 %\nmissed" if nth == 1 else "26.0 %")
+    assert shown["values"] == ("12" if nth == 1 else "8")
+    assert shown["a fit has"] == "not seen it"
+
+
 def test_every_group_has_its_marks(page: Page) -> None:
     marks = page.value(
         "[...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('.point').length)"
