@@ -1,0 +1,146 @@
+"""What must hold between ``sync``, ``exchange`` and the links; each breach is a ScenarioError."""
+
+from __future__ import annotations
+
+from sim.loading.place import Place
+from sim.training.buckets import MIB
+from sim.training.exchange import worker_fabric
+from sim.training.scenario import COLLECTIVES, SyncConfig, TrainingScenario, num_gpus
+from sim.training.scenario_checks_places import no_effect, placed
+
+MAX_CHUNK_STEPS = 20_000_000
+
+# The keys of ``sync`` that say something for one scheme only, and for which.
+_SYNC_KEYS = {
+    "staleness_bound": "ssp",
+    "backup_workers": "k_sync",
+    "num_required": "k_async",
+    "local_steps": "local_sgd",
+}
+
+
+def check_sync(scenario: TrainingScenario, place: Place) -> None:
+    """Refuses a scheme whose own keys are missing, or that waits for more workers than there are."""
+    sync, n = scenario.sync, scenario.training.num_workers
+    _check_sync_keys(sync, place)
+    if sync.backup_workers is not None and sync.backup_workers >= n:
+        raise place.child("backup_workers").error(
+            f"{sync.backup_workers} backup workers of {n} leave no gradient to wait for",
+            given=sync.backup_workers,
+            allowed=f"0 to {n - 1}",
+            hint=f"backup_workers: {max(1, n // 16) if n > 1 else 0}",
+        )
+    if sync.num_required is not None and sync.num_required > n:
+        raise place.child("num_required").error(
+            f"an update that waits for {sync.num_required} gradients of {n} workers never comes",
+            given=sync.num_required,
+            allowed=f"1 to {n}",
+            hint=f"num_required: {max(1, n // 2)}",
+        )
+
+
+def _check_sync_keys(sync: SyncConfig, place: Place) -> None:
+    for name, scheme in _SYNC_KEYS.items():
+        value = getattr(sync, name)
+        if sync.scheme == scheme and value is None:
+            raise place.child(name).error(
+                f"missing: scheme: {scheme} needs it", allowed=f"{name}: a whole number", hint=f"{name}: 3"
+            )
+        if sync.scheme != scheme and value is not None:
+            raise place.child(name).error(
+                f"has no effect with scheme: {sync.scheme}",
+                given=value,
+                allowed=f"{name} with scheme: {scheme}",
+                hint=f"scheme: {scheme}, or remove it",
+            )
+
+
+def check_exchange(scenario: TrainingScenario, place: Place) -> None:
+    """Refuses an exchange that the scheme or the device cannot have."""
+    exchange, scheme = scenario.exchange, scenario.sync.scheme
+    algorithm = exchange.algorithm
+    needs_all = algorithm in COLLECTIVES or algorithm == "data_parallel_single_process"
+    allowed = ("bsp", "local_sgd") if algorithm in COLLECTIVES else ("bsp",)
+    if needs_all and scheme not in allowed:
+        raise place.child("algorithm").error(
+            f"{algorithm} needs every worker's gradient, and {scheme} lets workers go on without",
+            given=algorithm,
+            allowed=f"parameter_server or none with scheme: {scheme}",
+            hint="algorithm: parameter_server",
+        )
+    if exchange.num_servers > 1 and algorithm != "parameter_server":
+        raise no_effect(place, "num_servers", exchange.num_servers, "algorithm: parameter_server")
+    if exchange.chunks and algorithm != "ring":
+        raise no_effect(place, "chunks", True, "algorithm: ring")
+    if exchange.chunks and (scheme != "bsp" or scenario.training.zero_stage or scenario.failures):
+        raise place.child("chunks").error(
+            "chunk by chunk only plain BSP is simulated",
+            given=True,
+            allowed="scheme: bsp, zero_stage: 0 and no failures",
+            hint="chunks: false",
+        )
+    _check_chunks(scenario, place)
+    _check_buckets(scenario, place)
+
+
+def _check_chunks(scenario: TrainingScenario, place: Place) -> None:
+    job = scenario.training
+    sends = job.num_steps * 2 * (job.num_workers - 1) * job.num_workers
+    if scenario.exchange.chunks and sends > MAX_CHUNK_STEPS:
+        raise place.child("chunks").error(
+            f"{job.num_steps:,} steps of {job.num_workers:,} ranks send {sends:,} chunks per bucket",
+            given=True,
+            allowed=f"at most {MAX_CHUNK_STEPS:,} chunks",
+            hint="fewer steps or workers, or chunks: false",
+        )
+
+
+def _check_buckets(scenario: TrainingScenario, place: Place) -> None:
+    for name in ("bucket_cap_mb", "first_bucket_mb"):
+        size, memory = getattr(scenario.exchange, name) * MIB, scenario.hardware.hbm_bytes
+        if size > memory:
+            raise place.child(name).error(
+                f"a bucket of {size / 1e9:.1f} GB is larger than the {memory / 1e9:.1f} GB of "
+                f"{scenario.hardware.name}",
+                given=getattr(scenario.exchange, name),
+                allowed=f"at most {memory // MIB:,} MiB",
+                hint=f"{name}: 25",
+            )
+
+
+def check_sharding(scenario: TrainingScenario, place: Place) -> None:
+    """Refuses shards that nothing exchanges."""
+    stage, exchange = scenario.training.zero_stage, scenario.exchange.algorithm
+    if stage and (exchange not in ("nccl", "none") or scenario.sync.scheme != "bsp"):
+        raise place.child("zero_stage").error(
+            f"shards are exchanged by NCCL under BSP, not by {exchange} under {scenario.sync.scheme}",
+            given=stage,
+            allowed="zero_stage with exchange.algorithm: nccl and sync.scheme: bsp",
+            hint="zero_stage: 0",
+        )
+
+
+def check_links(scenario: TrainingScenario, top: Place) -> None:
+    """What the exchange needs must be known; a single process has the GPUs of one node only."""
+    n, algorithm = scenario.training.num_workers, scenario.exchange.algorithm
+    if algorithm == "none" or n == 1:
+        return
+    fabric = worker_fabric(scenario)
+    if algorithm == "data_parallel_single_process" and n > fabric.gpus_per_node:
+        raise (
+            top.child("exchange")
+            .child("algorithm")
+            .error(
+                f"one process drives the GPUs of one node: {fabric.gpus_per_node}, not {n}",
+                given=algorithm,
+                allowed="data_parallel_single_process within a node",
+                hint=f"training.num_workers: {fabric.gpus_per_node}, or algorithm: nccl",
+            )
+        )
+    if num_gpus(scenario) > 1_000_000:
+        raise (
+            top.child("training")
+            .child("num_workers")
+            .error(f"{num_gpus(scenario):,} GPUs", given=n, allowed="at most 1,000,000 GPUs")
+        )
+    placed(top, lambda: fabric.link_of(n))
