@@ -1,9 +1,12 @@
-"""An example of a policy of one's own: the shortest prompt first, but nobody waits for ever.
+"""Shortest prompt first, but nobody waits for ever: a policy of one's own, on either of the two seams.
 
-A policy sees the queue, the running sequences, the KV memory and the limits; it returns a ``StepPlan`` and
-touches nothing else. This one only reorders the queue and leaves the rest to ``continuous``: a request moves
-forward by ``AGEING_TOKENS`` for each one that came after it, so that a long prompt is overtaken a bounded
-number of times. Named in a scenario as ``batching: ./policies/shortest_first.py:decide``.
+A request moves forward by ``AGEING_TOKENS`` for each one that came after it, so that a long prompt is
+overtaken a bounded number of times; preempted requests go on first.
+
+``ShortestFirst`` reorders the queue of vLLM's own scheduler, prefix cache and all
+(``policy: ./policies/shortest_first.py:ShortestFirst``). ``decide`` plans whole steps over the generic KV
+memory, where it could change anything (``batching: ./policies/shortest_first.py:decide``); it reorders the
+queue and leaves the rest to ``continuous``. Neither remembers anything or touches anything else.
 """
 
 from __future__ import annotations
@@ -14,16 +17,25 @@ from sim.serving.batching.continuous import continuous
 from sim.serving.batching.plan import KVView, StepPlan
 from sim.serving.limits import Limits
 from sim.serving.sequence import Sequence
+from sim.serving.vllm import CacheView, Request, SchedulingPolicy
 
 AGEING_TOKENS = 64
 
 
-def decide(waiting: Seq[Sequence], running: Seq[Sequence], kv: KVView, limits: Limits) -> StepPlan:
-    """One step of continuous batching over a queue in order of size and age."""
-    newest = max((sequence.id for sequence in waiting), default=0)
+class ShortestFirst(SchedulingPolicy):
+    """vLLM's scheduler with the queue in order of size and age; ids are numbers in order of arrival."""
 
-    def rank(sequence: Sequence) -> tuple[bool, int, int]:
-        is_new = sequence.generated == 0  # a preempted one goes on first
-        return is_new, sequence.prompt_tokens - AGEING_TOKENS * (newest - sequence.id), sequence.id
+    def order(self, waiting: Seq[Request], cache: CacheView) -> list[Request]:
+        def rank(request: Request) -> tuple[bool, int]:
+            return request.num_preemptions == 0, request.num_tokens + AGEING_TOKENS * int(request.request_id)
+
+        return sorted(waiting, key=rank)
+
+
+def decide(waiting: Seq[Sequence], running: Seq[Sequence], kv: KVView, limits: Limits) -> StepPlan:
+    """One step of continuous batching over such a queue."""
+
+    def rank(sequence: Sequence) -> tuple[bool, int]:
+        return sequence.generated == 0, sequence.prompt_tokens + AGEING_TOKENS * sequence.id
 
     return continuous(sorted(waiting, key=rank), running, kv, limits)
