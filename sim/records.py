@@ -21,6 +21,7 @@ Int64 = npt.NDArray[np.int64]
 PS_PER_S = 1_000_000_000_000
 
 UNFINISHED, FINISHED, REFUSED, ABORTED = 0, 1, 2, 3
+OWNED, SHARED, CACHED, EVICTED = 0, 1, 2, 3  # what a rectangle of a block map is
 STATUS_NAMES = ("unfinished", "finished", "refused", "aborted")
 
 KV_KINDS = ("tokens", "reserved", "internal", "external")
@@ -122,7 +123,11 @@ class PreemptionColumns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockMap:
-    """KV memory over time, as rectangles: ``size_tokens`` from ``address_tokens`` belonged to ``request``."""
+    """KV memory over time, as rectangles: ``size_tokens`` from ``address_tokens`` belonged to ``request``.
+
+    ``kind``: owned by one request, ``SHARED`` by several (``request`` is the first), or ``CACHED``: free,
+    with content that a request may hit; ``EVICTED`` is such content, given up at the rectangle's end.
+    """
 
     capacity_tokens: int
     block_size: int
@@ -132,6 +137,7 @@ class BlockMap:
     start_ps: Int64
     end_ps: Int64
     request: Int64
+    kind: Int64
     is_truncated: bool  # only the first part of the run was kept
 
 

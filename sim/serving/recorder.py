@@ -10,6 +10,7 @@ import numpy as np
 from sim.records import (
     ABORTED,
     FINISHED,
+    OWNED,
     REFUSED,
     BlockMap,
     Int64,
@@ -181,6 +182,7 @@ class BlockMapRecorder:
             start_ps=rows[:, 2],
             end_ps=ends,
             request=rows[:, 4],
+            kind=np.full(len(rows), OWNED, dtype=np.int64),
             is_truncated=self.is_truncated,
         )
 

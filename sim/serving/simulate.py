@@ -32,6 +32,7 @@ from sim.serving.sequence import Source
 from sim.serving.skipping import SkippingEngine
 from sim.serving.stepped import SteppedEngine
 from sim.serving.usage import USAGE_COLUMNS, integrate
+from sim.serving.vllm_block_map import VllmBlockMapRecorder
 from sim.serving.vllm_build import vllm_engine, vllm_kv
 from sim.serving.vllm_kv import VllmKV
 from sim.workload.distributions import draw_values
@@ -57,8 +58,7 @@ def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
     source = Source(table)
     price = price_of(scenario, table, run)
     limits = limits_of(scenario)
-    has_map = run.record_block_map and scenario.engine.batching != "vllm"
-    blocks = BlockMapRecorder(0, BLOCK_MAP_RECTANGLES) if has_map else None
+    blocks = block_map_recorder(scenario) if run.record_block_map else None
     pools = [
         kv_of(scenario, limits, run.base_dir, None if index else blocks) for index in range(scenario.replicas)
     ]
@@ -87,6 +87,13 @@ def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
     return result_of(scenario, run, recorder, engines, price=price, block_map=block_map)
 
 
+def block_map_recorder(scenario: Scenario) -> BlockMapRecorder | VllmBlockMapRecorder:
+    """For the first replica; only vLLM's pool has shared and cached blocks."""
+    if scenario.engine.batching == "vllm":
+        return VllmBlockMapRecorder(0, BLOCK_MAP_RECTANGLES)
+    return BlockMapRecorder(0, BLOCK_MAP_RECTANGLES)
+
+
 def price_of(scenario: Scenario, table: RequestTable, run: Run) -> CompiledPrice | ServiceTimePrice:
     """The analytic price, measured tables, or drawn service times where a plain queue is asked for."""
     law = scenario.engine.service_time
@@ -107,7 +114,10 @@ def has_kv_budget(scenario: Scenario) -> bool:
 
 
 def kv_of(
-    scenario: Scenario, limits: Limits, base_dir: Path, block_map: BlockMapRecorder | None
+    scenario: Scenario,
+    limits: Limits,
+    base_dir: Path,
+    block_map: BlockMapRecorder | VllmBlockMapRecorder | None,
 ) -> PagedKV | ContiguousKV | VllmKV:
     """The KV memory of one replica. Without a KV cache, or as a plain queue, there is no limit."""
     engine = scenario.engine
@@ -116,8 +126,10 @@ def kv_of(
     blocks = engine.num_gpu_blocks_override
     if blocks is None:
         blocks = memory_plan(scenario.model, scenario.hardware, engine).num_gpu_blocks
-    if engine.batching == "vllm":
-        return vllm_kv(scenario, blocks, limits, base_dir)
+    if not isinstance(block_map, BlockMapRecorder):
+        if engine.batching == "vllm":
+            return vllm_kv(scenario, blocks, limits, base_dir, block_map)
+        block_map = None
     if engine.kv_allocator == "contiguous":
         return ContiguousKV(
             blocks * engine.block_size, engine.kv_reservation, limits.max_model_len, block_map

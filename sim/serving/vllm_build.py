@@ -9,18 +9,25 @@ from sim.serving.drafts import Drafts
 from sim.serving.limits import Limits
 from sim.serving.own_policy import load_scheduling_policy
 from sim.serving.vllm.scheduler import Scheduler
+from sim.serving.vllm_block_map import VllmBlockMapRecorder
 from sim.serving.vllm_engine import VllmEngine
 from sim.serving.vllm_kv import VllmKV
 from sim.serving.vllm_limits import vllm_limits
 
 
-def vllm_kv(scenario: Scenario, num_gpu_blocks: int, limits: Limits, base_dir: Path) -> VllmKV:
+def vllm_kv(
+    scenario: Scenario,
+    num_gpu_blocks: int,
+    limits: Limits,
+    base_dir: Path,
+    block_map: VllmBlockMapRecorder | None = None,
+) -> VllmKV:
     """A scheduler with its block pool, for one replica."""
     engine = scenario.engine
     limits_ = vllm_limits(engine, num_gpu_blocks, limits.max_model_len)
     own = load_scheduling_policy(engine.policy, base_dir) if limits_.policy == "own" else None
     scheduler = Scheduler(limits_, engine.vllm_version, steady=engine.stepping == "skip", policy=own)
-    return VllmKV(scheduler, engine.block_size)
+    return VllmKV(scheduler, engine.block_size, block_map)
 
 
 def vllm_engine(scenario: Scenario, seed: int) -> type[VllmEngine]:

@@ -25,6 +25,7 @@ from sim.serving.vllm.loop import EngineLoop
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.request import Request, Segment, Status
 from sim.serving.vllm.scheduler import Scheduler
+from sim.serving.vllm_block_map import Jump, VllmBlockMapRecorder
 from sim.serving.vllm_kv import VllmKV
 
 
@@ -62,6 +63,9 @@ class VllmEngine(JumpingEngine):
         self.running = self.scheduler.state.running  # type: ignore[assignment]
         self.pool = self.scheduler.state.kv.pool
         self.block_size = self.kv.block_size
+        self.block_map = self.kv.block_map
+        if self.block_map is not None:
+            self.scheduler.state.kv.on_release = self._on_release
         self.requests: dict[int, VllmRequest] = {}
         self.shapes: dict[int, Shape] = {}  # of planned steps, by the plan's identity
         self.inbox: list[VllmRequest] = []
@@ -199,6 +203,8 @@ class VllmEngine(JumpingEngine):
 
     def _note(self, plan: Plan, now: int) -> None:
         """Prices and records want the step's shape; the records also who was admitted and preempted."""
+        if self.block_map is not None:
+            self.block_map.note(plan, self.block_size, now)
         num_decode, context = plan.num_uniform, self.scheduler.num_context_tokens if plan.num_uniform else 0
         chunks: list[tuple[int, int, bool, object]] = []
         for request, tokens in plan.chosen.items():
@@ -248,7 +254,21 @@ class VllmEngine(JumpingEngine):
         held, _ = sum_blocks(needs, start, first, growth, steps)
         self.grown_tokens_ps += held * self.block_size
         scheduler.advance(steps)
+        if self.block_map is not None:
+            self._map_jump(self.block_map)
         self.last_tokens = {}
+
+    def _map_jump(self, block_map: VllmBlockMapRecorder) -> None:
+        steps, first, growth = self.jump
+        for request in self.requests.values():
+            self.scheduler.settle(request)
+        jump = Jump(started_ps=self.started_ps, num_steps=steps, first_ps=first, growth_ps=growth)
+        running = self.scheduler.state.running.values()
+        block_map.note_jump(running, self.block_size, jump)
+
+    def _on_release(self, request: Request) -> None:
+        if self.block_map is not None:
+            self.block_map.release(request, self.env.now_ps)
 
     def _row(self, shape: Shape, used_blocks: int) -> None:
         steps, first, growth = self.jump

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sim.serving.sequence import Sequence
 from sim.serving.vllm.scheduler import Scheduler
+from sim.serving.vllm_block_map import VllmBlockMapRecorder
 
 
 class VllmKV:
@@ -11,10 +12,13 @@ class VllmKV:
 
     is_paged = True
 
-    def __init__(self, scheduler: Scheduler, block_size: int) -> None:
+    def __init__(
+        self, scheduler: Scheduler, block_size: int, block_map: VllmBlockMapRecorder | None = None
+    ) -> None:
         self.scheduler = scheduler
         self.pool = scheduler.state.kv.pool
         self.block_size = block_size
+        self.block_map = block_map
         self.capacity_tokens = self.pool.num_blocks * block_size
 
     def can_ever_fit(self, sequence: Sequence) -> bool:

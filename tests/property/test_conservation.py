@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from random_runs import engines, run, workloads
 
 from sim.littles_law import littles_law_gap, running_time_gap
-from sim.records import ABORTED, FINISHED, KV_KINDS, REFUSED, UNFINISHED, RequestTable, RunResult
+from sim.records import ABORTED, FINISHED, KV_KINDS, REFUSED, UNFINISHED, BlockMap, RequestTable, RunResult
 from sim.token_gaps import segment_length_ps
 
 ROUTINGS = st.sampled_from([(1, "round_robin"), (2, "round_robin"), (2, "least_loaded"), (3, "shared_queue")])
@@ -114,6 +114,11 @@ def test_running_time_is_in_the_steps(table: RequestTable, engine: dict[str, Any
 @given(table=workloads(), engine=engines())
 def test_block_map_rectangles_do_not_overlap(table: RequestTable, engine: dict[str, Any]) -> None:
     block_map = run(table, engine, "skip").block_map
+    assert_no_overlap(block_map)
+
+
+def assert_no_overlap(block_map: BlockMap | None) -> None:
+    """A place in memory is one thing at a time."""
     assert block_map is not None and not block_map.is_truncated
     low, high = block_map.address_tokens, block_map.address_tokens + block_map.size_tokens
     assert (low >= 0).all()

@@ -26,7 +26,7 @@ def assert_same(skipped: RunResult, stepped: RunResult) -> None:
     if skipped.block_map is None:
         return
     assert stepped.block_map is not None
-    for name in ("address_tokens", "size_tokens", "start_ps", "end_ps", "request"):
+    for name in ("address_tokens", "size_tokens", "start_ps", "end_ps", "request", "kind"):
         assert np.array_equal(getattr(skipped.block_map, name), getattr(stepped.block_map, name)), name
 
 

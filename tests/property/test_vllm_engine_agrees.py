@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from property.test_conservation import assert_no_overlap
 from property.test_engines_agree import assert_same
 from random_runs import run, workloads
 
-from sim.records import FINISHED, RequestTable
+from sim.records import FINISHED, SHARED, RequestTable, RunResult
 from sim.scenario import EngineOverheads, Speculative
 
 SHIPPED = Path(__file__).parents[2] / "scenarios" / "serving" / "policies" / "cache_aware.py"
@@ -71,6 +72,19 @@ def vllm_engines(draw: st.DrawFn) -> dict[str, Any]:
     return engine
 
 
+def assert_map_holds_what_was_given_out(result: RunResult) -> None:
+    """At the start of every segment the owned and shared blocks of the map are the pool's used blocks."""
+    block_map, segments = result.block_map, result.segments
+    assert block_map is not None
+    rows = segments.replica == 0
+    times = segments.start_ps[rows]
+    given_out = (segments.kv_tokens + segments.kv_reserved + segments.kv_internal)[rows]
+    is_owned = block_map.kind <= SHARED
+    is_there = (block_map.start_ps[:, None] <= times) & (times < block_map.end_ps[:, None])
+    held = np.where(is_there & is_owned[:, None], block_map.size_tokens[:, None], 0).sum(axis=0)
+    assert np.array_equal(held, given_out)
+
+
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     table=st.one_of(workloads(), shared_workloads()),
@@ -79,9 +93,12 @@ def vllm_engines(draw: st.DrawFn) -> dict[str, Any]:
 )
 def test_skipping_is_exact(table: RequestTable, engine: dict[str, Any], replicas: int) -> None:
     fields = {"replicas": replicas, "routing": "least_loaded"}
-    skipped = run(table, engine, "skip", has_block_map=False, **fields)
-    stepped = run(table, engine, "every_step", has_block_map=False, **fields)
+    skipped = run(table, engine, "skip", **fields)
+    stepped = run(table, engine, "every_step", **fields)
     assert_same(skipped, stepped)
+    assert_no_overlap(skipped.block_map)
+    if not engine["async_scheduling"]:
+        assert_map_holds_what_was_given_out(skipped)
     assert (skipped.requests.status != 0).all()
     finished = skipped.requests.status == FINISHED
     wanted = np.minimum(table.output_tokens, engine["max_model_len"] - table.prompt_tokens)

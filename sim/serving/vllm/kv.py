@@ -6,6 +6,8 @@ multiple of ``block_size``, and hashes have the granularity of a block.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sim.serving.vllm.limits import Limits
 from sim.serving.vllm.pool import BlockPool
 from sim.serving.vllm.prefix_tree import PrefixTree
@@ -29,6 +31,8 @@ class KVBlocks:
         self._max_model_len = limits.max_model_len
         self._reserve_full_isl = limits.scheduler_reserve_full_isl
         self._watermark_blocks = int(limits.watermark * limits.num_gpu_blocks)
+        self.on_release: Callable[[Request], None] | None = None
+        """Told before a request gives its blocks back, where somebody keeps a map of them."""
 
     def open(self, request: Request) -> list[Request]:
         """Makes a new request known; returns the unfinished ones whose output it may repeat."""
@@ -101,6 +105,8 @@ class KVBlocks:
 
     def release(self, request: Request) -> None:
         """Frees the request's blocks; those with a hash stay findable until they are taken again."""
+        if self.on_release is not None:
+            self.on_release(request)
         self.pool.release(request.blocks, request.path, request.num_registered_blocks)
         request.blocks = []
         request.num_registered_blocks = 0

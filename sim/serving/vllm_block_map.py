@@ -1,0 +1,158 @@
+"""vLLM's KV blocks over time: owned, shared, cached with no owner, and evicted.
+
+Kept only where a report asks for it. What a block is changes when a request gets it (a fresh block, or a hit
+of the prefix cache) and when one gives it back; neighbouring blocks that began and end together are one
+rectangle. Inside a jump the step in which a decoding request takes its next block follows from its length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.records import CACHED, EVICTED, OWNED, SHARED, BlockMap
+from sim.serving.vllm.plan import Plan
+from sim.serving.vllm.request import Request
+
+Begun = tuple[int, int, Request]
+"""(since when, what it is, whose content it holds: the first owner's)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jump:
+    """Steps of pure decode: the j-th of them (from 0) lasts ``first_ps`` + j · ``growth_ps``."""
+
+    started_ps: int
+    num_steps: int
+    first_ps: int
+    growth_ps: int
+
+    def start_of(self, step: int) -> int:
+        return self.started_ps + step * self.first_ps + self.growth_ps * (step * (step - 1) // 2)
+
+
+class VllmBlockMapRecorder:
+    """Rectangles of one replica, the first ``limit`` of them."""
+
+    def __init__(self, replica: int, limit: int) -> None:
+        self.replica = replica
+        self.limit = limit
+        self.is_truncated = False
+        self._begun: dict[int, Begun] = {}
+        self._owners: dict[int, list[Request]] = {}
+        self._num_known: dict[Request, int] = {}
+        self._ended: list[tuple[int, int, int, int]] = []  # since when, kind, request, block
+        self._rows: list[tuple[int, int, int, int, int, int]] = []
+
+    def note(self, plan: Plan, block_size: int, now_ps: int) -> None:
+        """A step was planned: who was admitted has hits and fresh blocks, others fresh blocks."""
+        if self.is_truncated:
+            return
+        for request, hit_tokens in plan.new.items():
+            self._take(request, hit_tokens // block_size, now_ps)
+        for request in plan.fresh:
+            self._take(request, 0, now_ps)
+        self._write(now_ps)
+
+    def note_jump(self, running: Iterable[Request], block_size: int, jump: Jump) -> None:
+        """A jump is over; the requests' counts are up to date."""
+        if self.is_truncated:
+            return
+        by_step: dict[int, list[tuple[int, Request]]] = {}
+        for request in running:
+            for index in range(self._num_known.get(request, 0), len(request.blocks)):
+                # The block is needed in the step whose token is the first of it.
+                step = index * block_size + 1 - (request.num_tokens - jump.num_steps)
+                by_step.setdefault(step, []).append((request.blocks[index], request))
+            self._num_known[request] = len(request.blocks)
+        for step in sorted(by_step):
+            begun_ps = jump.start_of(step)
+            for block, request in by_step[step]:
+                self._begin(block, request, begun_ps, is_hit=False)
+            self._write(begun_ps)
+
+    def release(self, request: Request, now_ps: int) -> None:
+        """A request is about to give its blocks back; those that are registered stay cached."""
+        if self.is_truncated:
+            return
+        self._take(request, 0, now_ps)
+        for index, block in enumerate(request.blocks):
+            owners = self._owners[block]
+            owners.remove(request)
+            if len(owners) > 1:
+                continue
+            if owners:
+                self._turn(block, OWNED, owners[0], now_ps)
+            else:
+                del self._owners[block]
+                kind = CACHED if index < request.num_registered_blocks else None
+                self._turn(block, kind, request, now_ps)
+        del self._num_known[request]
+        self._write(now_ps)
+
+    def _take(self, request: Request, num_hits: int, now_ps: int) -> None:
+        known = self._num_known.get(request, 0)
+        for index, block in enumerate(request.blocks[known:], known):
+            self._begin(block, request, now_ps, is_hit=index < num_hits)
+        self._num_known[request] = len(request.blocks)
+
+    def _begin(self, block: int, request: Request, now_ps: int, *, is_hit: bool) -> None:
+        owners = self._owners.setdefault(block, [])
+        owners.append(request)
+        if len(owners) == 1:
+            self._turn(block, OWNED, request, now_ps, is_hit=is_hit)
+        elif len(owners) == 2:
+            self._turn(block, SHARED, owners[0], now_ps)
+
+    def _turn(
+        self, block: int, kind: int | None, request: Request, now_ps: int, *, is_hit: bool = True
+    ) -> None:
+        """From now on the block is something else; None: free, with nothing in it."""
+        before = self._begun.pop(block, None)
+        if before is not None and before[0] < now_ps:
+            since, was, whose = before
+            was = EVICTED if was == CACHED and not is_hit else was
+            self._ended.append((since, was, int(whose.request_id), block))
+        if kind is not None:
+            self._begun[block] = (now_ps, kind, request)
+
+    def _write(self, end_ps: int) -> None:
+        """Rectangles of the blocks that ceased to be something at this moment."""
+        ended, self._ended = sorted(self._ended), []
+        at = 0
+        while at < len(ended):
+            since, kind, request, block = ended[at]
+            size = 1
+            while at + size < len(ended) and ended[at + size] == (since, kind, request, block + size):
+                size += 1
+            self._rows.append((block - 1, size, since, end_ps, request, kind))
+            at += size
+        if len(self._rows) >= self.limit:
+            self._close(end_ps)
+            self.is_truncated = True
+
+    def _close(self, end_ps: int) -> None:
+        self.limit += len(self._begun) + 1
+        for block, (_, _, request) in list(self._begun.items()):
+            self._turn(block, None, request, end_ps)
+        self._write(end_ps)
+
+    def block_map(self, capacity_tokens: int, block_size: int, end_ps: int) -> BlockMap:
+        """The rectangles; those still open end at ``end_ps``."""
+        if not self.is_truncated:
+            self._close(end_ps)
+        rows = np.array(self._rows, dtype=np.int64).reshape(-1, 6)
+        return BlockMap(
+            capacity_tokens=capacity_tokens,
+            block_size=block_size,
+            replica=self.replica,
+            address_tokens=rows[:, 0] * block_size,
+            size_tokens=rows[:, 1] * block_size,
+            start_ps=rows[:, 2],
+            end_ps=rows[:, 3],
+            request=rows[:, 4],
+            kind=rows[:, 5],
+            is_truncated=self.is_truncated,
+        )
