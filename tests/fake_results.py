@@ -227,7 +227,8 @@ def block_map(*, is_truncated: bool = False) -> BlockMap:
     one = np.array([0], dtype=np.int64)
     return BlockMap(
         capacity_tokens=100, block_size=16, replica=0, address_tokens=one, size_tokens=one + 16,
-        start_ps=one, end_ps=one + PS_PER_S, request=one, is_truncated=is_truncated,
+        start_ps=one, end_ps=one + PS_PER_S, request=one, kind=0 * one,
+        is_truncated=is_truncated,
     )  # fmt: skip
 
 

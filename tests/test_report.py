@@ -147,7 +147,8 @@ def test_raster_is_what_asking_every_cell_gives(rectangles: list[tuple[int, ...]
     columns = np.array(rectangles, dtype=np.int64).reshape(-1, 5).T
     block_map = BlockMap(
         capacity_tokens=20, block_size=1, replica=0, address_tokens=columns[0], size_tokens=columns[1],
-        start_ps=columns[2], end_ps=columns[2] + columns[3], request=columns[4], is_truncated=False,
+        start_ps=columns[2], end_ps=columns[2] + columns[3], request=columns[4], kind=0 * columns[4],
+        is_truncated=False,
     )  # fmt: skip
     grid = raster(block_map, View(start_ps=2, end_ps=22, top_tokens=20), (40, 40))
     for row in range(40):
@@ -165,7 +166,7 @@ def test_block_map_leaves_out_what_is_never_used() -> None:
     one = np.array([0], dtype=np.int64)
     block_map = BlockMap(
         capacity_tokens=1000, block_size=10, replica=0, address_tokens=one, size_tokens=one + 100,
-        start_ps=one, end_ps=one + 1000, request=one, is_truncated=False,
+        start_ps=one, end_ps=one + 1000, request=one, kind=one, is_truncated=False,
     )  # fmt: skip
     view = view_of(block_map)
     assert (view.start_ps, view.end_ps, view.top_tokens) == (0, 1000, 110)

@@ -228,6 +228,7 @@ def _recorded(engine: _Engine, toys: list[_Toy], scenario: Scenario, variant: st
         block_map=BlockMap(
             capacity_tokens=CAPACITY, block_size=BLOCK, replica=0, address_tokens=rectangles[0],
             size_tokens=rectangles[1], start_ps=rectangles[2], end_ps=rectangles[3], request=rectangles[4],
+            kind=0 * rectangles[4],
             is_truncated=False,
         ) if seed == 1 else None,
         notes=(), explain={"memory": [("weights", 10**9, "1,000,000,000 parameters × 1 B")]},

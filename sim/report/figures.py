@@ -32,14 +32,14 @@ INKS: Mapping[str, Mapping[str, str]] = {
         "v0": "#0072b2", "v1": "#d55e00", "v2": "#00875f", "v3": "#b4558f",
         "v4": "#b07800", "v5": "#3d3d99", "v6": "#1b95c9", "v7": "#7a7a7a",
         "tokens": "#0072b2", "reserved": "#7fc4ec", "internal": "#e69f00", "external": "#d55e00",
-        "free": "#e9ecef", "limit": "#9a2a2a",
+        "free": "#e9ecef", "limit": "#9a2a2a", "shared": "#24292f", "cached": "#d9c99c",
     },
     "dark": {
         "paper": "#14181d", "text": "#dfe4ea", "muted": "#9aa5b1", "grid": "#2c343d",
         "v0": "#4aa8e0", "v1": "#f08a45", "v2": "#35c296", "v3": "#e08fc0",
         "v4": "#e6b84d", "v5": "#9d9df0", "v6": "#7fd0f0", "v7": "#a8a8a8",
         "tokens": "#2f8fcb", "reserved": "#8fd0f5", "internal": "#e6ab2e", "external": "#e8703a",
-        "free": "#2a3038", "limit": "#ff8f8f",
+        "free": "#2a3038", "limit": "#ff8f8f", "shared": "#ffffff", "cached": "#6e6244",
     },
 }  # fmt: skip
 

@@ -1,15 +1,15 @@
-"""The block map: which request holds which KV address, over time."""
+"""The block map: which request holds which KV address, over time; which are shared, cached and evicted."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from sim.records import PS_PER_S, BlockMap, RunResult
+from sim.records import CACHED, EVICTED, OWNED, PS_PER_S, SHARED, BlockMap, RunResult
 from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, percent
 
 GRID_ROWS, GRID_COLUMNS = 300, 400
@@ -18,7 +18,15 @@ LIFETIMES_SHOWN = 12
 CROPPED_BELOW = 0.75
 FREE = -1
 NUM_COLORS = 8
+MARK_COLUMNS = 3  # an eviction is a moment; so wide it can be seen
+STATES = ("owned", "shared", "cached", "evicted")  # by a rectangle's kind
+KEY = (
+    ("shared by several requests", "shared"),
+    ("cached, no owner", "cached"),
+    ("evicted here", "limit"),
+)
 Grid = npt.NDArray[np.int32]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +41,7 @@ class View:
 def view_of(block_map: BlockMap) -> View:
     """About a dozen lifetimes around the middle, so that rectangles can be seen; no empty upper part."""
     first, last = int(block_map.start_ps.min(initial=0)), int(block_map.end_ps.max(initial=1))
-    lifetimes = block_map.end_ps - block_map.start_ps
+    lifetimes = (block_map.end_ps - block_map.start_ps)[block_map.kind <= SHARED]
     typical = int(np.median(lifetimes)) if lifetimes.size else last - first
     length = min(last - first, max(1, LIFETIMES_SHOWN * typical))
     start = max(first, (first + last - length) // 2)
@@ -51,28 +59,49 @@ def _inside(block_map: BlockMap, start_ps: int, end_ps: int) -> npt.NDArray[np.b
 
 
 def raster(block_map: BlockMap, view: View, shape: tuple[int, int] = (GRID_ROWS, GRID_COLUMNS)) -> Grid:
-    """Who holds the address in each row's middle at each column's middle; -1 where nobody does."""
-    rows, columns = shape
+    """Who holds the address in each row's middle at each column's middle; -1 where nobody does.
+
+    A cached block is held by the request whose content it keeps.
+    """
     grid: Grid = np.full(shape, FREE, dtype=np.int32)
+    for i, rows, columns in _cells(block_map, view, shape):
+        grid[rows, columns] = block_map.request[i]
+    return grid
+
+
+def states(block_map: BlockMap, view: View, shape: tuple[int, int] = (GRID_ROWS, GRID_COLUMNS)) -> Grid:
+    """Of the same cells, the kind of rectangle; the last ones before an eviction say ``EVICTED``."""
+    grid: Grid = np.full(shape, FREE, dtype=np.int32)
+    for i, rows, columns in _cells(block_map, view, shape):
+        kind = int(block_map.kind[i])
+        grid[rows, columns] = CACHED if kind == EVICTED else kind
+        if kind == EVICTED and block_map.end_ps[i] < view.end_ps:
+            grid[rows, max(columns.start, columns.stop - MARK_COLUMNS) : columns.stop] = EVICTED
+    return grid
+
+
+def _cells(block_map: BlockMap, view: View, shape: tuple[int, int]) -> Iterator[tuple[int, slice, slice]]:
+    """The cells of each rectangle that covers some cell's middle."""
+    rows, columns = shape
     row_step = view.top_tokens / rows
     column_step = (view.end_ps - view.start_ps) / columns
 
-    def cells(values: npt.NDArray[np.int64], origin: int, step: float, count: int) -> npt.NDArray[np.int64]:
+    def cells(values: Ints, origin: int, step: float, count: int) -> Ints:
         return np.clip(np.ceil((values - origin) / step - 0.5), 0, count).astype(np.int64)
 
     top = cells(block_map.address_tokens, 0, row_step, rows)
     bottom = cells(block_map.address_tokens + block_map.size_tokens, 0, row_step, rows)
     left = cells(block_map.start_ps, view.start_ps, column_step, columns)
     right = cells(block_map.end_ps, view.start_ps, column_step, columns)
-    for i in np.flatnonzero((bottom > top) & (right > left)):
-        grid[top[i] : bottom[i], left[i] : right[i]] = block_map.request[i]
-    return grid
+    for i in np.flatnonzero((bottom > top) & (right > left)).tolist():
+        yield i, slice(int(top[i]), int(bottom[i])), slice(int(left[i]), int(right[i]))
 
 
-def held_fraction(block_map: BlockMap, view: View) -> float:
-    """Share of all addresses that somebody holds, averaged over the stretch."""
+def held_fraction(block_map: BlockMap, view: View, kinds: tuple[int, ...] = (OWNED, SHARED)) -> float:
+    """Share of all addresses that somebody owns (or that are of these kinds), averaged over the stretch."""
     lasts = np.minimum(block_map.end_ps, view.end_ps) - np.maximum(block_map.start_ps, view.start_ps)
-    area = float((np.maximum(lasts, 0) * block_map.size_tokens.astype(np.float64)).sum())
+    sizes = np.where(np.isin(block_map.kind, kinds), block_map.size_tokens, 0).astype(np.float64)
+    area = float((np.maximum(lasts, 0) * sizes).sum())
     return area / (view.end_ps - view.start_ps) / block_map.capacity_tokens
 
 
@@ -89,30 +118,35 @@ def block_map_picture(result: RunResult, lane: Lane) -> Picture | None:
         group="block_map",
         title=f"Block map: {lane.name} (seed {result.seed}{replica})",
         reading=_reading(block_map, lane.name, view),
-        traces=[_image(grid, view)],
+        traces=[_image(grid, states(block_map, view), view), *_key(block_map)],
         layout=layout(axis("time (s)"), axis("KV address (tokens)", rangemode="tozero")),
-        header=("address_tokens", "size_tokens", "start_s", "end_s", "request"),
+        header=("address_tokens", "size_tokens", "start_s", "end_s", "request", "state"),
         rows=_rows(block_map, view),
-        sketch=_sketch(grid),
+        sketch=_sketch(grid, states(block_map, view)),
         height_px=440,
     )
 
 
-def _image(grid: Grid, view: View) -> Trace:
-    """One heat map: a request's number picks one of a few colours, free memory the background."""
+def _image(grid: Grid, kinds: Grid, view: View) -> Trace:
+    """One heat map: a request's number picks one of a few colours, free memory the background.
+
+    Shared, cached and evicted cells have colours of their own, above those of the requests.
+    """
     # A multiplicative hash: neighbours in the queue get different colours, the same ones on every run.
     hashed = (grid.astype(np.uint32) * np.uint32(2654435761)) >> np.uint32(16)
-    picked = np.where(grid == FREE, 0, 1 + hashed % NUM_COLORS).astype(np.uint8)
+    picked = np.where(grid == FREE, 0, 1 + hashed % NUM_COLORS)
+    picked = np.where(kinds >= SHARED, NUM_COLORS + kinds, picked).astype(np.uint8)
+    inks = ["@free", *(f"@v{i}" for i in range(NUM_COLORS)), *(f"@{ink}" for _, ink in KEY)]
     stops: list[list[float | str]] = []
-    for index, ink in enumerate(["@free", *(f"@v{i}" for i in range(NUM_COLORS))]):
-        stops += [[index / (NUM_COLORS + 1), ink], [(index + 1) / (NUM_COLORS + 1), ink]]
+    for index, ink in enumerate(inks):
+        stops += [[index / len(inks), ink], [(index + 1) / len(inks), ink]]
     column_s = (view.end_ps - view.start_ps) / grid.shape[1] / PS_PER_S
     row_tokens = view.top_tokens / grid.shape[0]
     return {
         "type": "heatmap",
         "z": packed(picked),
         "zmin": -0.5,
-        "zmax": NUM_COLORS + 0.5,
+        "zmax": len(inks) - 0.5,
         "colorscale": stops,
         "customdata": packed(grid.astype(np.int16) if int(grid.max()) < 32768 else grid),
         "x0": view.start_ps / PS_PER_S + column_s / 2,
@@ -123,6 +157,23 @@ def _image(grid: Grid, view: View) -> Trace:
         "zsmooth": False,
         "hovertemplate": "address %{y:.0f}, %{x:.3f} s: request %{customdata}<extra></extra>",
     }
+
+
+def _key(block_map: BlockMap) -> list[Trace]:
+    """What the colours that are no request's mean, where there are such."""
+    if not (block_map.kind >= SHARED).any():
+        return []
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [None],
+            "y": [None],
+            "name": name,
+            "marker": {"symbol": "square", "size": 11, "color": f"@{ink}"},
+        }
+        for name, ink in KEY
+    ]
 
 
 def packed(values: npt.NDArray[np.generic]) -> dict[str, str]:
@@ -146,6 +197,7 @@ def _rows(block_map: BlockMap, view: View) -> list[Row]:
             float(block_map.start_ps[i] / PS_PER_S),
             float(block_map.end_ps[i] / PS_PER_S),
             int(block_map.request[i]),
+            STATES[int(block_map.kind[i])],
         )
         for i in inside
     ]
@@ -154,6 +206,7 @@ def _rows(block_map: BlockMap, view: View) -> list[Row]:
 def _reading(block_map: BlockMap, name: str, view: View) -> str:
     """How much is held, by how many, in pieces of what size."""
     inside = _inside(block_map, view.start_ps, view.end_ps)
+    inside &= block_map.kind <= SHARED
     sizes = block_map.size_tokens[inside]
     piece = f"pieces of {digits(float(np.median(sizes)))} tokens" if sizes.size else "no pieces"
     requests = np.unique(block_map.request[inside]).size
@@ -164,19 +217,42 @@ def _reading(block_map: BlockMap, name: str, view: View) -> str:
     part = " Only the first part of the run was kept." if block_map.is_truncated else ""
     return (
         f"{name}: {requests:,} requests hold {held} of the addresses in this stretch, in {piece}. "
-        f"Each colour is a request (colours repeat), the background is free.{cropped}{part}"
+        f"Each colour is a request (colours repeat), the background is free.{_caching(block_map, view)}"
+        f"{cropped}{part}"
     )
 
 
-def _sketch(grid: Grid, rows: int = 12, columns: int = 60) -> str:
-    """The map in letters: one per request, a dot where free, the highest address on top."""
+def _caching(block_map: BlockMap, view: View) -> str:
+    """How much is shared, and how much is kept for nobody, and lost."""
+    if not (block_map.kind >= SHARED).any():
+        return ""
+    shared = percent(held_fraction(block_map, view, (SHARED,)))
+    cached = percent(held_fraction(block_map, view, (CACHED, EVICTED)))
+    ends_here = (block_map.end_ps > view.start_ps) & (block_map.end_ps <= view.end_ps)
+    lost = int(block_map.size_tokens[(block_map.kind == EVICTED) & ends_here].sum()) // block_map.block_size
+    return (
+        f" Several requests share {shared} of the addresses; {cached} are free with cached content that a "
+        f"request may still hit; {lost:,} such blocks were evicted, taken for other content."
+    )
+
+
+def _sketch(grid: Grid, kinds: Grid, rows: int = 12, columns: int = 60) -> str:
+    """The map in letters: one per request, a dot where free, the highest address on top.
+
+    Shared is #, cached with no owner -, about to be evicted x.
+    """
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
     picked_rows = np.linspace(grid.shape[0] - 1, 0, rows).astype(int)
     picked_columns = np.linspace(0, grid.shape[1] - 1, columns).astype(int)
-    small = grid[np.ix_(picked_rows, picked_columns)]
-    return "\n".join(
-        "".join("." if cell == FREE else letters[int(cell) % 52] for cell in row) for row in small
-    )
+    chosen = np.ix_(picked_rows, picked_columns)
+
+    def mark(cell: int, kind: int) -> str:
+        if kind >= SHARED:
+            return "#-x"[kind - SHARED]
+        return "." if cell == FREE else letters[cell % 52]
+
+    pairs = zip(grid[chosen].tolist(), kinds[chosen].tolist(), strict=True)
+    return "\n".join("".join(map(mark, *pair)) for pair in pairs)
 
 
 def block_map_pictures(results: Mapping[str, Sequence[RunResult]], lanes: Sequence[Lane]) -> list[Picture]:
