@@ -14,6 +14,7 @@ from sim.report.training_figures import split_picture, timeline_pictures
 from sim.report.training_learning import learning_section
 from sim.report.training_memory_figures import EXPLAINED, memory_pictures
 from sim.report.training_ring_figure import ring_picture
+from sim.report.training_ring_links import link_pictures
 from sim.units import format_gb, format_s
 
 if TYPE_CHECKING:
@@ -33,7 +34,12 @@ def build_report(answer: Answer) -> Report:
     """Question, decision table, where the time goes, who is to blame, limits, how to reproduce."""
     runs: Any = answer.results
     shown = lanes(answer.comparison.variants)
-    pictures = [split_picture(runs, shown), *timeline_pictures(runs, shown), ring_picture(runs, shown)]
+    pictures = [
+        split_picture(runs, shown),
+        *timeline_pictures(runs, shown),
+        ring_picture(runs, shown),
+        *link_pictures(runs, shown),
+    ]
     sections = (
         _question(answer),
         decision_section(answer),

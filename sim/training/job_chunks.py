@@ -1,18 +1,23 @@
 """BSP on a ring whose every chunk is timed on every link: no barrier but the chunks themselves.
 
 A rank sends its first chunk when its own bucket is ready, and goes on when it has received its last one:
-ranks may leave the ring at different moments. ``ring.ring_done_ps`` times one bucket; they follow each other.
+ranks may leave the ring at different moments. ``ring_sends_ps`` times one bucket; they follow each other.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
 from sim.records import Int64
 from sim.training.job import Job
 from sim.training.job_synchronous import Block, blocks, step_lengths
-from sim.training.records import Outcome, WorkerColumns
-from sim.training.ring import ring_done_ps
+from sim.training.records import Outcome, RingSendColumns, WorkerColumns
+from sim.training.ring import chunk_of, num_ring_steps, ring_done_ps, ring_sends_ps
+
+# Of the first step every chunk on every link is kept, if there are no more than these.
+MAX_SENDS = 20_000
 
 
 def run_chunks(job: Job) -> Outcome:
@@ -22,6 +27,7 @@ def run_chunks(job: Job) -> Outcome:
     sums = {name: np.zeros(n, dtype=np.int64) for name in ("compute", "stall", "wait", "extra")}
     update_ps: list[int] = []
     slowest: list[int] = []
+    sends: RingSendColumns | None = None
     ideal = 0
     for block in blocks(job):
         for step in range(block.compute.shape[1]):
@@ -29,6 +35,8 @@ def run_chunks(job: Job) -> Outcome:
             stall = np.zeros(n, dtype=np.int64) if block.stall is None else block.stall[:, step]
             begin = done + (job.optimizer_ps if update_ps else 0)
             end = begin + stall + compute
+            if not update_ps and num_ring_steps(n) * n * len(job.exchange.chunks) <= MAX_SENDS:
+                sends = _sends(job, end, compute)
             done = _exchanged(job, end, compute)
             update_ps.append(int(done.max()))
             slowest.append(int(end.argmax()))
@@ -38,18 +46,43 @@ def run_chunks(job: Job) -> Outcome:
             mean = round(float(compute.mean()))
             sums["extra"] += np.maximum(stall + compute - mean, 0)
         ideal += _ideal_ps(job, block)
-    return _outcome(job, np.array(update_ps, dtype=np.int64), np.array(slowest), (done, sums, ideal))
+    outcome = _outcome(job, np.array(update_ps, dtype=np.int64), np.array(slowest), (done, sums, ideal))
+    return replace(outcome, ring_sends=sends)
 
 
 def _exchanged(job: Job, end: Int64, compute: Int64) -> Int64:
     """When each rank has all sums."""
-    exchange = job.exchange
-    back = np.rint(compute * job.backward_share).astype(np.int64)
     done = np.zeros_like(end)
-    for (fraction, _), (latency, transfer) in zip(exchange.buckets, exchange.chunks, strict=True):
-        ready = end - back + np.rint(back * fraction).astype(np.int64) if exchange.overlap else end
-        done = ring_done_ps(np.maximum(ready, done), latency, transfer)
+    for bucket, (latency, transfer) in enumerate(job.exchange.chunks):
+        done = ring_done_ps(np.maximum(_ready_ps(job, bucket, end, compute), done), latency, transfer)
     return np.maximum(done, end)
+
+
+def _ready_ps(job: Job, bucket: int, end: Int64, compute: Int64) -> Int64:
+    """When each rank's own part of the bucket is there."""
+    if not job.exchange.overlap:
+        return end
+    back: Int64 = np.rint(compute * job.backward_share).astype(np.int64)
+    ready: Int64 = end - back + np.rint(back * job.exchange.buckets[bucket][0]).astype(np.int64)
+    return ready
+
+
+def _sends(job: Job, end: Int64, compute: Int64) -> RingSendColumns:
+    """Every chunk on every link in a step whose ranks are done computing at ``end``."""
+    n, done = job.num_workers, np.zeros_like(end)
+    ranks = np.arange(n)
+    rows: list[Int64] = []
+    for bucket, (latency, transfer) in enumerate(job.exchange.chunks):
+        ready = np.maximum(_ready_ps(job, bucket, end, compute), done)
+        for step, (begin, holds) in enumerate(ring_sends_ps(ready, latency, transfer)):
+            chunk = [chunk_of(step, rank, n) for rank in range(n)]
+            rows.append(
+                np.array([np.full(n, bucket), np.full(n, step), ranks, chunk, begin, begin + transfer])
+            )
+            done = holds
+    columns = np.concatenate(rows, axis=1)
+    names = ("bucket", "step", "rank", "chunk", "begin_ps", "end_ps")
+    return RingSendColumns(**dict(zip(names, columns, strict=True)))
 
 
 def _ideal_ps(job: Job, block: Block) -> int:

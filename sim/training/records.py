@@ -47,6 +47,18 @@ class WorkerColumns:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RingSendColumns:
+    """One entry per chunk on a link, of the first step of a ring that is simulated chunk by chunk."""
+
+    bucket: Int64
+    step: Int64  # of the ring: 0 .. 2(n-1) - 1
+    rank: Int64  # that sends it to its right neighbour
+    chunk: Int64
+    begin_ps: Int64
+    end_ps: Int64  # the link is free again; the chunk arrives a latency later
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """The schedule of one run. ``gradients`` is None where every update has one fresh gradient per worker.
 
@@ -64,6 +76,7 @@ class Outcome:
     slowdown_by_worker: tuple[float, ...]  # as if all other workers took the mean time
     num_cancelled: int = 0
     num_events: int = 0
+    ring_sends: RingSendColumns | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Ring all-reduce chunk by chunk: n - 1 steps of reduce-scatter and n - 1 of all-gather.
 
 Each rank sends one chunk of S/n bytes to its right neighbour per step. ``chunk_of`` says which; on that
-schedule ``ring_states`` really adds NumPy chunks, and ``ring_done_ps`` times every chunk on every link.
+schedule ``ring_states`` really adds NumPy chunks, and ``ring_sends_ps`` times every chunk on every link.
 """
 
 from __future__ import annotations
@@ -79,20 +79,26 @@ def ring_frames(num_ranks: int) -> list[RingFrame]:
     return frames
 
 
-def ring_done_ps(ready_ps: Int64, latency_ps: int, transfer_ps: int) -> Int64:
-    """When each rank has the sum, if rank r's gradient is ready at ``ready_ps[r]``.
+def ring_sends_ps(ready_ps: Int64, latency_ps: int, transfer_ps: int) -> Iterator[tuple[Int64, Int64]]:
+    """By step: when each rank begins to send its chunk, and when it holds the one that it is sent.
 
-    A chunk takes ``transfer_ps`` on its link, which carries one at a time, and arrives ``latency_ps`` later.
-    A rank sends on what it has received and, in the reduce-scatter, added to its own.
+    Rank r's gradient is ready at ``ready_ps[r]``. A chunk takes ``transfer_ps`` on its link, which carries
+    one at a time, and arrives ``latency_ps`` later. A rank sends on what it has received and, in the
+    reduce-scatter, added to its own.
     """
-    n = ready_ps.size
-    if n == 1:
-        return ready_ps.copy()
     holds = ready_ps.astype(np.int64)
     link_free = holds.copy()
-    for _ in range(num_ring_steps(n)):
+    for _ in range(num_ring_steps(ready_ps.size)):
         begin = np.maximum(holds, link_free)
         link_free = begin + transfer_ps
         arrived = np.roll(link_free + latency_ps, 1)
         holds = np.maximum(arrived, ready_ps)
-    return holds
+        yield begin, holds
+
+
+def ring_done_ps(ready_ps: Int64, latency_ps: int, transfer_ps: int) -> Int64:
+    """When each rank has the sum."""
+    done = ready_ps.copy()
+    for _, holds in ring_sends_ps(ready_ps, latency_ps, transfer_ps):
+        done = holds
+    return done

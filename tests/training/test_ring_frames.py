@@ -15,6 +15,7 @@ from sim.report.figures import Picture, lanes
 from sim.report.html import render_html
 from sim.report.markdown import render_markdown
 from sim.report.training_ring_figure import ring_picture
+from sim.report.training_ring_links import link_pictures
 from sim.run import Answer, run_scenario
 from sim.training.ring import ring_frames, ring_states
 
@@ -104,3 +105,60 @@ def test_large_rings_are_drawn_small_but_told_whole(tmp_path: Path, num_workers:
 @pytest.mark.parametrize("changed", ["algorithm: tree", "algorithm: none"])
 def test_no_ring_no_picture(tmp_path: Path, changed: str) -> None:
     assert picture_of(answer_to(tmp_path, TEXT.replace("algorithm: ring", changed))) is None
+
+
+CHUNKED = TEXT.replace("algorithm: ring", "algorithm: ring, chunks: true")
+
+
+def sends_of(folder: Path, text: str) -> tuple[Any, dict[tuple[int, int, int], tuple[int, int]], Any]:
+    """The run, (begin, end) by (bucket, step, rank), and the chunks in the same order."""
+    result: Any = answer_to(folder, text).results["base"][0]
+    sends = result.outcome.ring_sends
+    keys = zip(sends.bucket.tolist(), sends.step.tolist(), sends.rank.tolist(), strict=True)
+    times = zip(sends.begin_ps.tolist(), sends.end_ps.tolist(), strict=True)
+    return result, dict(zip(keys, times, strict=True)), sends.chunk.tolist()
+
+
+def test_a_rings_sends_follow_the_closed_form(tmp_path: Path) -> None:
+    """All ready at 100 ms: step k begins k (α + S/nB) later, and the update comes with the last arrival."""
+    result, times, _ = sends_of(tmp_path, CHUNKED)
+    begin, end = times[0, 0, 0]
+    step_ps = times[0, 1, 0][0] - begin
+    assert begin == 10**11
+    assert end - begin == pytest.approx(1e9 / 4 / 300e9 * 1e12)
+    assert all(one[0] == begin + step * step_ps for (_, step, _), one in times.items())
+    assert int(result.outcome.update_ps[0]) == begin + 6 * step_ps
+
+
+@pytest.mark.parametrize("late", [0, 1, 3])
+@pytest.mark.parametrize("overlap", ["false", "true"])
+def test_no_chunk_is_sent_before_it_is_there_and_no_link_carries_two(
+    tmp_path: Path, late: int, overlap: str
+) -> None:
+    text = CHUNKED.replace("overlap: false", f"overlap: {overlap}").replace(
+        "bucket_cap_mb: 1000", "bucket_cap_mb: 100"
+    )
+    text += f"variation: {{law: exponential, slow_workers: [{{worker: {late}, slowdown: 1.5}}]}}\n"
+    result, times, chunks = sends_of(tmp_path, text)
+    n = 4
+    assert len(times) == 2 * (n - 1) * n * result.explain["exchange"]["num_buckets"]
+    for (bucket, step, rank), (begin, _) in times.items():
+        if step:
+            # what it sends came from the left one step ago, at least a latency after it left the link
+            assert begin > times[bucket, step - 1, (rank - 1) % n][1]
+            assert begin >= times[bucket, step - 1, rank][1]
+        elif bucket:
+            assert begin >= times[bucket - 1, 2 * (n - 1) - 1, (rank - 1) % n][1]
+    by_key = dict(zip(times, chunks, strict=True))
+    for (bucket, step, rank), chunk in by_key.items():
+        assert chunk == by_key.get((bucket, step - 1, (rank - 1) % n), chunk)
+    assert max(end for _, end in times.values()) < int(result.outcome.update_ps[0])
+
+
+def test_the_links_picture_names_who_is_late(tmp_path: Path) -> None:
+    answer = answer_to(tmp_path, CHUNKED + "variation: {slow_workers: [{worker: 3, slowdown: 1.2}]}\n")
+    results: Any = answer.results
+    (picture,) = link_pictures(results, lanes(answer.comparison.variants))
+    assert "GPU 3 starts 20.0 ms after the first" in picture.reading
+    assert len(picture.rows) == 2 * 3 * 4 == sum(len(trace["x"]) for trace in picture.traces)
+    assert not link_pictures(answer_to(tmp_path).results, lanes(["base"]))  # type: ignore[arg-type]
