@@ -106,6 +106,6 @@ def _reading(rows: Sequence[Row], n: int, busy: float, lane: Lane) -> str:
         )
     return (
         f"{lane.name}: {told}; from the first chunk to the last {digits(whole)} ms, of which a link is busy "
-        f"{percent(busy)}. A colour is a chunk: full while it is summed (reduce-scatter), faint while the sum "
-        "is handed on (all-gather)."
+        f"{percent(busy)}. A colour is a chunk: full while it is summed (reduce-scatter), faint while the "
+        "sum is handed on (all-gather)."
     )

@@ -218,25 +218,38 @@ def learn_locally(
     num_workers: int,
     local_steps: int,
     learning_rate: float,
+    num_steps: int | None = None,
     seed: int = 1,
     ceiling: float = np.inf,
 ) -> LearningCurve:
-    """Local SGD: each worker does ``local_steps`` of its own, then all average their weights."""
+    """Local SGD: each worker does ``local_steps`` of its own, then all average their weights.
+
+    The last round is shorter where ``num_steps`` of a worker are not a multiple of it. A run that diverges
+    ends as in ``learn``.
+    """
     weights = problem.start()
     draws = [stream(seed, f"learning.worker.{w}") for w in range(num_workers)]
     points = [(0.0, 0, problem.loss(weights))]
-    for done, time_s in enumerate(round_times_s.tolist(), start=1):
-        ends: list[Vector] = []
-        for rng in draws:
-            local = weights
-            for _ in range(local_steps):
-                local = local - learning_rate * problem.gradient(local, rng)
-            ends.append(local)
-        weights = np.mean(ends, axis=0)
-        loss = problem.loss(weights)
-        if not loss < ceiling:
-            if np.isfinite(ceiling):
-                points.append((time_s, done * local_steps, ceiling))
-            break
-        points.append((time_s, done * local_steps, loss))
-    return _curve(points, 0.0, num_workers * local_steps * (len(points) - 1))
+    whole = len(round_times_s) * local_steps if num_steps is None else num_steps
+    with np.errstate(over="ignore", invalid="ignore"):
+        for time_s in round_times_s.tolist():
+            before = points[-1][1]
+            steps = min(local_steps, whole - before)
+            ends = [_alone(problem, weights, rng, steps, learning_rate) for rng in draws]
+            weights = np.mean(ends, axis=0)
+            loss = problem.loss(weights)
+            if not loss < ceiling:
+                if np.isfinite(ceiling):
+                    points.append((time_s, before + steps, ceiling))
+                break
+            points.append((time_s, before + steps, loss))
+    return _curve(points, 0.0, num_workers * points[-1][1])
+
+
+def _alone(
+    problem: Problem, weights: Vector, rng: np.random.Generator, num_steps: int, learning_rate: float
+) -> Vector:
+    """A worker's weights after so many steps of its own."""
+    for _ in range(num_steps):
+        weights = weights - learning_rate * problem.gradient(weights, rng)
+    return weights

@@ -49,9 +49,17 @@ def problem_of(learning: LearningConfig) -> Problem:
 
 
 def learn_run(
-    learning: LearningConfig, schedule: Schedule, seed: int, *, local_steps: int = 1
+    learning: LearningConfig,
+    schedule: Schedule,
+    seed: int,
+    *,
+    local_steps: int = 1,
+    num_steps: int | None = None,
 ) -> LearningResult:
-    """Train on the run's schedule; ``local_steps`` above 1 is local SGD, whose updates are averages."""
+    """Train on the run's schedule; ``local_steps`` above 1 is local SGD, whose updates are averages.
+
+    Of local SGD's ``num_steps`` a worker those after the last whole round make a shorter one.
+    """
     cut = first_gradients(schedule, max(1, learning.max_gradients // local_steps))
     problem = problem_of(learning)
     ceiling = DIVERGED * problem.loss(problem.start())
@@ -61,6 +69,7 @@ def learn_run(
             cut.update_times_s,
             num_workers=cut.num_workers,
             local_steps=local_steps,
+            num_steps=None if cut.num_updates < schedule.num_updates else num_steps,
             learning_rate=learning.learning_rate,
             seed=seed,
             ceiling=ceiling,

@@ -21,7 +21,13 @@ def learnt(result: TrainingResult) -> LearningResult | None:
     if scenario.learning is None:
         return None
     local_steps = scenario.sync.local_steps or 1 if scenario.sync.scheme == "local_sgd" else 1
-    return learn_run(scenario.learning, result.schedule(), result.seed, local_steps=local_steps)
+    return learn_run(
+        scenario.learning,
+        result.schedule(),
+        result.seed,
+        local_steps=local_steps,
+        num_steps=scenario.training.num_steps,
+    )
 
 
 def learning_metrics(result: TrainingResult) -> Numbers:

@@ -114,6 +114,17 @@ def test_one_worker_learns_the_same_under_every_scheme(tmp_path: Path) -> None:
     assert found[0]["time_to_target_s"] == found[1]["time_to_target_s"] == found[2]["time_to_target_s"]
 
 
+@pytest.mark.parametrize("local_steps", [1, 3, 7, 50])
+def test_local_sgd_learns_as_many_steps_as_were_simulated(tmp_path: Path, local_steps: int) -> None:
+    sync = {"scheme": "local_sgd", "local_steps": local_steps}
+    answer = answer_to(tmp_path, {"training": {"num_workers": 2, "num_steps": 20}, "sync": sync})
+    result: Any = answer.results["base"][0]
+    curve = result.learning.curve
+    assert curve.updates[-1] == 20
+    assert curve.times_s[-1] == 20.0
+    assert curve.num_gradients == 40
+
+
 def test_the_answer_is_time_to_target_never_speed_alone(tmp_path: Path) -> None:
     variants = {"bsp": {}, "asp": ASP, "slow": {"learning": {"learning_rate": 1e-4}}}
     compared = {"compare": {"reference": "bsp", "variants": variants}}
