@@ -147,12 +147,15 @@ class VllmEngine(JumpingEngine):
         self.is_deciding = False
         self.started_ps = now
         steps = 0 if self.is_async or self.is_stepwise else self.scheduler.uniform_steps()
-        if steps > 1 and self._start_jump(now, steps):
-            return
-        self._start_step(now)
+        if steps and self.block_map is not None:
+            steps -= 1  # a jump that ends nobody: its blocks are noted before any is freed
+        if steps:
+            self._start_jump(now, steps)
+        else:
+            self._start_step(now)
 
-    def _start_jump(self, now: int, steps: int) -> bool:
-        """Several steps of pure decode, until something may come; False if it would be only one."""
+    def _start_jump(self, now: int, steps: int) -> None:
+        """Steps of pure decode, until something may come."""
         count, context = self.scheduler.num_decoding, self.scheduler.num_context_tokens
         first, growth, valid = self.price.decode_run(count, context)
         steps = min(steps, valid)
@@ -165,11 +168,8 @@ class VllmEngine(JumpingEngine):
             limit = min(limit, deadlines[0][0])
         if now + steps * first + growth * (steps * (steps - 1) // 2) > limit:
             steps = steps_until(first, growth, limit - now, steps)
-        if steps < 2:
-            return False
         self.due = None
         self._schedule(steps, first, growth)
-        return True
 
     def is_open_for_one(self) -> bool:
         """See ``EngineBase``: it may also pass the head of the queue."""
@@ -237,12 +237,12 @@ class VllmEngine(JumpingEngine):
         self.num_events += 1
         now = self.env.now_ps
         if self.due is None:
-            self._finish_jump()
+            self._finish_jump(now)
         else:
             self._finish_step(self.due, now)
         self._decide(now)
 
-    def _finish_jump(self) -> None:
+    def _finish_jump(self, now: int) -> None:
         scheduler, pool = self.scheduler, self.pool
         steps, first, growth = self.jump
         count, context = scheduler.num_decoding, scheduler.num_context_tokens
@@ -253,17 +253,18 @@ class VllmEngine(JumpingEngine):
         )
         held, _ = sum_blocks(needs, start, first, growth, steps)
         self.grown_tokens_ps += held * self.block_size
-        scheduler.advance(steps)
+        self.last_tokens = {}
+        for request in scheduler.advance(steps):
+            self._end_request(request, now)
         if self.block_map is not None:
             self._map_jump(self.block_map)
-        self.last_tokens = {}
 
     def _map_jump(self, block_map: VllmBlockMapRecorder) -> None:
         steps, first, growth = self.jump
-        for request in self.requests.values():
+        running = self.scheduler.state.running.values()
+        for request in running:
             self.scheduler.settle(request)
         jump = Jump(started_ps=self.started_ps, num_steps=steps, first_ps=first, growth_ps=growth)
-        running = self.scheduler.state.running.values()
         block_map.note_jump(running, self.block_size, jump)
 
     def _on_release(self, request: Request) -> None:

@@ -5,9 +5,9 @@ While requests decode, each computes one token per step. So their counts are not
 - ``step`` counts the steps; a request has grown by ``step - settled_step`` tokens since it was settled;
 - it needs a block whenever ``step`` is congruent to its phase modulo ``block_size``, so requests lie in
   one dictionary per phase, by order of admission, the order in which blocks are given out;
-- the step in which it makes its last token is known when it begins to decode (``_ends``);
+- the step in which it makes its last token is known when it begins to decode (``ends``);
 - the blocks that its output fills get their hash when somebody could see it: at the request's end,
-  at its preemption, or at once, if another request's tokens repeat its output (``_registrars``).
+  at its preemption, or at once, if another request's tokens repeat its output (``registrars``).
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ class DecodingGroup:
         """Sum of the decoding requests' tokens."""
         self._state = state
         self._block_size = state.limits.block_size
-        self._phases: list[dict[int, Request]] = [{} for _ in range(self._block_size)]
-        self._ends: dict[int, list[Request]] = {}
-        self._end_steps: list[int] = []
-        self._chunks: dict[int, Request] = {}
-        self._registrars: dict[int, Request] = {}
+        self.phases: list[dict[int, Request]] = [{} for _ in range(self._block_size)]
+        self.ends: dict[int, list[Request]] = {}
+        self.end_steps: list[int] = []
+        self.prefilling: dict[int, Request] = {}
+        self.registrars: dict[int, Request] = {}
         self._is_planned = False
-        self._is_stuck = False
+        self.is_stuck = False
 
     def join(self, request: Request) -> None:
         """A running request, as it stands between two steps."""
         if request.is_prefill_chunk:
-            self._chunks[request.order] = request
+            self.prefilling[request.order] = request
             return
         request.settled_step = self.step
         tokens, order = request.num_tokens, request.order
-        phase = self._phases[(self.step + 1 - tokens) % self._block_size]
+        phase = self.phases[(self.step + 1 - tokens) % self._block_size]
         is_late = bool(phase) and next(reversed(phase)) > order
         phase[order] = request
         if is_late:
@@ -52,35 +52,35 @@ class DecodingGroup:
             phase.clear()
             phase.update(in_order)
         end = self.step + request.end_tokens - 1 - tokens
-        ending = self._ends.get(end)
+        ending = self.ends.get(end)
         if ending is None:
-            self._ends[end] = [request]
-            heappush(self._end_steps, end)
+            self.ends[end] = [request]
+            heappush(self.end_steps, end)
         else:
             ending.append(request)
         self.num_decoding += 1
         self.num_context_tokens += tokens
         num_full = request.end_tokens // self._block_size if request.path else 0
         if num_full > request.num_registered_blocks and not request.registers_late:
-            self._registrars[order] = request
+            self.registrars[order] = request
 
     def leave(self, request: Request) -> None:
         """Settles a request that stops running, and registers what its output has filled."""
-        if self._chunks.pop(request.order, None) is not None or not self.is_decoding(request):
+        if self.prefilling.pop(request.order, None) is not None or not self.is_decoding(request):
             return
         end = request.settled_step + request.end_tokens - 1 - request.num_tokens
-        ending = self._ends.get(end)
+        ending = self.ends.get(end)
         if ending is not None:
             ending.remove(request)
         self._part(request)
 
     def _part(self, request: Request) -> None:
         phase = (request.settled_step + 1 - request.num_tokens) % self._block_size
-        del self._phases[phase][request.order]
+        del self.phases[phase][request.order]
         self.settle(request)
         self.num_decoding -= 1
         self.num_context_tokens -= request.num_tokens
-        self._registrars.pop(request.order, None)
+        self.registrars.pop(request.order, None)
         self._register(request)
 
     def settle(self, request: Request) -> None:
@@ -93,7 +93,7 @@ class DecodingGroup:
     def is_decoding(self, request: Request) -> bool:
         """Whether the request's counts stand still because it decodes in step."""
         phase = (request.settled_step + 1 - request.num_tokens) % self._block_size
-        return self._phases[phase].get(request.order) is request
+        return self.phases[phase].get(request.order) is request
 
     def _register(self, request: Request) -> None:
         done = request.num_tokens if self._is_planned else request.num_computed_tokens
@@ -105,27 +105,27 @@ class DecodingGroup:
         if self.is_decoding(request):
             self.settle(request)
             self._register(request)
-            self._registrars[request.order] = request
+            self.registrars[request.order] = request
 
     def look_again(self, *, new: bool = False) -> None:
         """The head of the queue may be another one, or might fit now (``new``: a request was queued)."""
         limits = self._state.limits
         if not new or limits.policy != "fcfs" or limits.long_prefill_token_threshold:
-            self._is_stuck = False
+            self.is_stuck = False
 
     def dissolve(self) -> None:
         """Settles everybody: the next step is planned request by request."""
-        for phase in self._phases:
+        for phase in self.phases:
             for request in phase.values():
                 self.settle(request)
                 self._register(request)
             phase.clear()
-        self._ends.clear()
-        self._end_steps.clear()
-        self._chunks.clear()
-        self._registrars.clear()
+        self.ends.clear()
+        self.end_steps.clear()
+        self.prefilling.clear()
+        self.registrars.clear()
         self.num_decoding = self.num_context_tokens = 0
-        self._is_stuck = False
+        self.is_stuck = False
 
     def gather(self, running: Iterable[Request]) -> None:
         """Takes up the running requests after such a step."""
@@ -134,17 +134,17 @@ class DecodingGroup:
 
     def chunks(self) -> Iterable[Request]:
         """The running requests in mid-prefill."""
-        return self._chunks.values()
+        return self.prefilling.values()
 
     def block_needs(self) -> tuple[int, list[int]]:
         """(phase of the next step, how many requests take a block in the steps of each phase)."""
-        return self.step % self._block_size, [len(phase) for phase in self._phases]
+        return self.step % self._block_size, [len(phase) for phase in self.phases]
 
     def steps_to_first_end(self) -> int:
-        """Whole steps before the one in which some decoding request makes its last token."""
-        while not self._ends.get(self._end_steps[0]):
-            self._ends.pop(heappop(self._end_steps), None)
-        return self._end_steps[0] - self.step
+        """Steps until some decoding request has made its last token."""
+        while not self.ends.get(self.end_steps[0]):
+            self.ends.pop(heappop(self.end_steps), None)
+        return self.end_steps[0] - self.step + 1
 
     def steps_to_shortage(self, limit: int) -> int:
         """Whole steps, ``limit`` at most, for which the free blocks last."""
@@ -154,7 +154,7 @@ class DecodingGroup:
         rounds, left = divmod(left, self.num_decoding)
         steps = rounds * size
         while steps < limit:
-            left -= len(self._phases[(self.step + steps) % size])
+            left -= len(self.phases[(self.step + steps) % size])
             if left < 0:
                 break
             steps += 1

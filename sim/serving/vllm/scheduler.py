@@ -197,21 +197,22 @@ class Scheduler:
     def uniform_steps(self) -> int:
         """For how many whole steps, from here on, only decoding happens if nothing arrives or is aborted.
 
-        To be asked between two steps. No admission, end, preemption or prefill falls into them, so they
-        have the same requests and one token each, and ``advance`` takes them at once. Always 0 with
-        asynchronous scheduling, drafts or ``prefill_schedule_interval`` above 1.
+        To be asked between two steps. No admission, preemption or prefill falls into them, and an end only
+        into the last, so they have the same requests and one token each, and ``advance`` takes them at
+        once. Always 0 with asynchronous scheduling, drafts or ``prefill_schedule_interval`` above 1.
         """
         return self._steady.uniform_steps() if self._steady is not None else 0
 
-    def advance(self, num_steps: int) -> None:
+    def advance(self, num_steps: int) -> list[Request]:
         """Takes so many uniform steps: the same state as from as many ``schedule()`` and ``update()``.
 
-        Costs the blocks that are handed out, not the tokens.
+        Returns the requests that finished. Costs the blocks that are handed out, not the tokens.
         """
         if num_steps > self.uniform_steps():
             raise InvariantError(f"{num_steps} steps at once, {self.uniform_steps()} are uniform")
-        if num_steps and self._steady is not None:
-            self._steady.advance(num_steps)
+        if not num_steps or self._steady is None:
+            return []
+        return self._steady.advance(num_steps)
 
 
 def _is_steady(limits: Limits) -> bool:

@@ -32,10 +32,10 @@ class SteadyDecode(DecodingGroup):
         chunks = self._chunk_tokens(plan)
         if chunks is None:
             return None
-        phase = self._phases[self.step % self._block_size]
-        registrars = self._due_registrars() if self._registrars else ()
+        phase = self.phases[self.step % self._block_size]
+        registrars = self._due_registrars() if self.registrars else ()
         if registrars:
-            self._is_stuck = False
+            self.is_stuck = False
         if not chunks and not registrars and len(phase) <= state.kv.pool.num_free:
             if phase:
                 growing = list(phase.values())
@@ -43,10 +43,10 @@ class SteadyDecode(DecodingGroup):
         elif not self._grow_in_order(plan, phase, chunks, registrars):
             return None
         plan.count_uniform(self.num_decoding, state.running)
-        if not plan.preempted and state.waiting and not self._is_stuck:
+        if not plan.preempted and state.waiting and not self.is_stuck:
             is_refused = schedule_waiting(state, plan)
             is_lasting = limits.scheduler_reserve_full_isl and limits.policy != "own"
-            self._is_stuck = is_refused and not plan.chosen and is_lasting
+            self.is_stuck = is_refused and not plan.chosen and is_lasting
         self._is_planned = True
         return plan
 
@@ -59,13 +59,13 @@ class SteadyDecode(DecodingGroup):
 
     def _chunk_tokens(self, plan: Plan) -> dict[Request, int] | None:
         """Tokens of each half-done prefill; None if one would take the budget of decodes after it."""
-        if not self._chunks:
+        if not self.prefilling:
             return {}
-        self._is_stuck = False
+        self.is_stuck = False
         chosen, budget, max_model_len = {}, plan.budget, self._state.limits.max_model_len
         wanted = 0
-        for order in sorted(self._chunks):
-            request = self._chunks[order]
+        for order in sorted(self.prefilling):
+            request = self.prefilling[order]
             tokens = request.num_tokens - request.num_computed_tokens
             if 0 < plan.threshold < tokens:
                 tokens = plan.threshold
@@ -80,14 +80,14 @@ class SteadyDecode(DecodingGroup):
 
     def _chunks_are_last(self) -> bool:
         newest = reversed(self._state.running.values())
-        return all(next(newest).is_prefill_chunk for _ in self._chunks)
+        return all(next(newest).is_prefill_chunk for _ in self.prefilling)
 
     def _due_registrars(self) -> list[Request]:
         """Those whose blocks are registered at once and that fill one in this step."""
         size, step = self._block_size, self.step
         return [
             request
-            for request in self._registrars.values()
+            for request in self.registrars.values()
             if (request.num_tokens + step - request.settled_step) % size == 0
         ]
 
@@ -125,7 +125,7 @@ class SteadyDecode(DecodingGroup):
         return True
 
     def _preempt(self, plan: Plan, request: Request) -> None:
-        self._is_stuck = False
+        self.is_stuck = False
         if not request.is_prefill_chunk:
             plan.budget += 1
         self.leave(request)
@@ -133,30 +133,37 @@ class SteadyDecode(DecodingGroup):
 
     def update(self, plan: Plan) -> list[Request]:
         """Takes a step's tokens in; returns the requests that finished, in scheduling order."""
-        step = self.step
-        self.step = step + 1
         self._is_planned = False
-        self.num_context_tokens += self.num_decoding
-        finished = self._ends.pop(step, [])
-        for request in finished:
-            self._part(request)
+        finished = self._end_of_steps(1)
         for request in plan.emitting():
             if request.status is Status.RUNNING:
                 self._append_first(request, finished)
         for request in plan.partial:
             if request.status is Status.RUNNING:
-                self._chunks[request.order] = request
+                self.prefilling[request.order] = request
+        self._finish(finished)
+        return finished
+
+    def _end_of_steps(self, num_steps: int) -> list[Request]:
+        """Every decoding request has one token more per step; those that have made their last part."""
+        self.step += num_steps
+        self.num_context_tokens += num_steps * self.num_decoding
+        finished = self.ends.pop(self.step - 1, [])
+        for request in finished:
+            self._part(request)
+        return finished
+
+    def _finish(self, finished: list[Request]) -> None:
+        """Frees those who made their last token, in order of admission."""
         if finished:
-            self._is_stuck = False
-            if len(finished) > 1:
-                finished.sort(key=by_order)
+            self.is_stuck = False
+            finished.sort(key=by_order)
             for request in finished:
                 self._state.finish(request)
-        return finished
 
     def _append_first(self, request: Request, finished: list[Request]) -> None:
         """The token that ends a prefill."""
-        self._chunks.pop(request.order, None)
+        self.prefilling.pop(request.order, None)
         request.num_tokens += 1
         if request.num_tokens >= request.end_tokens:
             finished.append(request)
@@ -168,10 +175,10 @@ class SteadyDecode(DecodingGroup):
     def uniform_steps(self) -> int:
         """For how many steps from now on nothing but decoding happens, if nothing arrives or is aborted.
 
-        No admission, no end, no shortage of blocks, no prefill, and no hash registered that a waiting
-        request could wait for.
+        No admission, no shortage of blocks, no prefill, no hash registered that a waiting request could
+        wait for, and no end but in the last step.
         """
-        if not self.num_decoding or self._chunks or not self._queue_is_still():
+        if not self.num_decoding or self.prefilling or not self._queue_is_still():
             return 0
         if self.num_decoding > self._state.limits.max_num_batched_tokens:
             return 0
@@ -184,12 +191,12 @@ class SteadyDecode(DecodingGroup):
             return True
         if self.num_decoding >= limits.max_num_batched_tokens:
             return True
-        return self._is_stuck and not self._registrars
+        return self.is_stuck and not self.registrars
 
-    def advance(self, num_steps: int) -> None:
-        """Takes so many uniform steps at once, with the effect of as many single ones."""
-        first, size, phases = self.step, self._block_size, self._phases
-        if self._registrars:
+    def advance(self, num_steps: int) -> list[Request]:
+        """Takes so many uniform steps at once, with the effect of as many single ones; who finished."""
+        first, size, phases = self.step, self._block_size, self.phases
+        if self.registrars:
             for step in range(first, first + num_steps):
                 self.step = step
                 self._grow(phases[step % size].values())
@@ -201,5 +208,7 @@ class SteadyDecode(DecodingGroup):
             for step in range(first, first + num_steps):
                 growing += phases[step % size].values()
             self._grow(growing)
-        self.step = first + num_steps
-        self.num_context_tokens += num_steps * self.num_decoding
+        self.step = first
+        finished = self._end_of_steps(num_steps)
+        self._finish(finished)
+        return finished
