@@ -33,7 +33,7 @@ from sim.serving.skipping import SkippingEngine
 from sim.serving.stepped import SteppedEngine
 from sim.serving.usage import USAGE_COLUMNS, integrate
 from sim.serving.vllm_block_map import VllmBlockMapRecorder
-from sim.serving.vllm_build import vllm_engine, vllm_kv
+from sim.serving.vllm_build import vllm_engine, vllm_kv, why_vllm_stepwise
 from sim.serving.vllm_kv import VllmKV
 from sim.workload.distributions import draw_values
 
@@ -141,7 +141,7 @@ def engine_class(scenario: Scenario, table: RequestTable, run: Run) -> type[Engi
     """Skipping where the policy is known and a KV cache is there; otherwise step by step."""
     engine = scenario.engine
     if engine.batching == "vllm":
-        return vllm_engine(scenario, run.seed)
+        return vllm_engine(scenario, run.seed, is_alone=is_alone(scenario, table, run))
     known = BATCHING.get(engine.batching)
     if known and engine.stepping == "skip" and engine.use_kv_cache:
         return HotPathEngine if is_common_case(scenario, table, run) else SkippingEngine
@@ -154,7 +154,12 @@ def is_common_case(scenario: Scenario, table: RequestTable, run: Run) -> bool:
     engine = scenario.engine
     is_plain = engine.batching == "continuous" and engine.schedule_order == "decode_first"
     is_plain = is_plain and engine.kv_allocator == "paged" and engine.service_time is None
-    return is_plain and scenario.replicas == 1 and table.timeout_ps is None and not run.record_block_map
+    return is_plain and is_alone(scenario, table, run)
+
+
+def is_alone(scenario: Scenario, table: RequestTable, run: Run) -> bool:
+    """One replica whose clients wait, with no block map to keep."""
+    return scenario.replicas == 1 and table.timeout_ps is None and not run.record_block_map
 
 
 def check_all_free(engines: list[EngineBase]) -> None:
@@ -235,12 +240,7 @@ def why_stepwise(scenario: Scenario) -> str:
     if not engine.use_kv_cache:
         return "without a KV cache"
     if engine.batching == "vllm":
-        reasons = {
-            "with async_scheduling": engine.async_scheduling,
-            "with speculative drafts": engine.speculative is not None,
-            "with prefill_schedule_interval": engine.prefill_schedule_interval > 1,
-        }
-        return next((reason for reason, holds in reasons.items() if holds), "")
+        return why_vllm_stepwise(engine)
     return "" if engine.batching in BATCHING else "with a policy of one's own"
 
 

@@ -72,9 +72,9 @@ class DecodingGroup:
         ending = self.ends.get(end)
         if ending is not None:
             ending.remove(request)
-        self._part(request)
+        self.part(request)
 
-    def _part(self, request: Request) -> None:
+    def part(self, request: Request) -> None:
         phase = (request.settled_step + 1 - request.num_tokens) % self._block_size
         del self.phases[phase][request.order]
         self.settle(request)

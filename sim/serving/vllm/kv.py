@@ -72,47 +72,71 @@ class KVBlocks:
         ``scheduler_reserve_full_isl`` asks that all known tokens would fit now, though only this
         chunk's blocks are taken. ``spare``: the watermark's blocks must stay free.
         """
-        pool, path = self.pool, request.path
-        margin = self._watermark_blocks if spare else 0
-        available = pool.num_free - margin
-        if num_hits:
-            available -= pool.num_free_among(path, num_hits)
-        computed = num_hits * self._block_size
-        need = self._blocks_after(num_hits, computed + num_new_tokens)
-        gate = self._blocks_after(num_hits, request.num_tokens) if self._reserve_full_isl else need
-        if max(need, gate) > available:
+        if not self.can_admit(request, num_hits, num_new_tokens, spare=spare):
             return None
-        hits = pool.share(path, num_hits) if num_hits else []
-        fresh = pool.take(need)
-        request.blocks = [*hits, *fresh]
-        request.num_registered_blocks = num_hits
+        pool, computed = self.pool, num_hits * self._block_size
+        need = self._blocks_after(num_hits, computed + num_new_tokens)
+        fresh: list[int]
+        if num_hits:
+            hits = pool.share(request.path, num_hits)
+            fresh = pool.take(need)
+            request.blocks = hits + fresh
+        else:
+            fresh = pool.take(need)
+            request.blocks = fresh.copy()
+        request.num_registered_blocks = request.num_hit_blocks = num_hits
         self.register(request, computed + num_new_tokens)
         return fresh
+
+    def can_admit(
+        self, request: Request, num_hits: int, num_new_tokens: int, num_growing: int = 0, *, spare: bool
+    ) -> bool:
+        """Whether ``admit`` would find its blocks after ``num_growing`` others were taken."""
+        need = self._blocks_after(num_hits, num_hits * self._block_size + num_new_tokens)
+        gate = self._blocks_after(num_hits, request.num_tokens) if self._reserve_full_isl else need
+        available = self.pool.num_free - num_growing
+        if spare:
+            available -= self._watermark_blocks
+        if num_hits:
+            available -= self.pool.num_free_among(request.path, num_hits)
+        return max(need, gate) <= available
 
     def _blocks_after(self, num_hits: int, num_tokens: int) -> int:
         total = blocks_for(min(num_tokens, self._max_model_len), self._block_size)
         return max(0, total - num_hits)
 
     def register(self, request: Request, num_tokens: int) -> None:
-        """Makes the full blocks among the first ``num_tokens`` findable, as far as tokens are known."""
+        """Makes the full blocks among the first ``num_tokens`` findable, as far as tokens are known.
+
+        Those of a request that is alone can be found by itself only, after a preemption: till then it is
+        enough to count them.
+        """
         if not self._caching:
             return
         done = request.num_registered_blocks
         full = min(num_tokens, request.num_tokens) // self._block_size
         if full > done:
-            self.pool.register(request.path, request.blocks, done, full)
+            if not request.is_alone:
+                self.pool.register(request.path, request.blocks, done, full)
             request.num_registered_blocks = full
 
     def release(self, request: Request) -> None:
         """Frees the request's blocks; those with a hash stay findable until they are taken again."""
         if self.on_release is not None:
             self.on_release(request)
-        self.pool.release(request.blocks, request.path, request.num_registered_blocks)
+        num_registered = request.num_registered_blocks
+        if request.is_alone and num_registered > request.num_hit_blocks:
+            self.pool.register(request.path, request.blocks, request.num_hit_blocks, num_registered)
+        self.pool.release(request.blocks, request.path, num_registered)
         request.blocks = []
-        request.num_registered_blocks = 0
+        request.num_registered_blocks = request.num_hit_blocks = 0
 
     def close(self, request: Request) -> None:
         """Releases a request that has ended."""
+        if request.is_alone and not request.num_preemptions and self.on_release is None:
+            self.pool.retire(request.blocks, request.num_registered_blocks)
+            request.blocks, request.path = [], []
+            return
         self.release(request)
         if self._caching:
             self.tree.leave(request)

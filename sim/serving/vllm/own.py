@@ -62,7 +62,7 @@ class OwnQueue(FcfsQueue):
         self._arranged: list[Request] = []
 
     def arrange(self) -> None:
-        self._arranged = list(self._policy.order(tuple(self._queue), self._cache))
+        self._arranged = list(self._policy.order(tuple(self.requests), self._cache))
         self._arranged.reverse()
 
     def head(self) -> Request:
@@ -70,5 +70,5 @@ class OwnQueue(FcfsQueue):
 
     def pop(self) -> Request:
         request = self._arranged.pop()
-        self._queue.remove(request)
+        self.requests.remove(request)
         return request

@@ -21,12 +21,14 @@ class FreeRun:
     With a hash, they hold the contents ``first``, ``first + 1``, ... of ``node``.
     """
 
-    __slots__ = ("blocks", "first", "node")
+    __slots__ = ("blocks", "first", "is_cached", "node")
 
     def __init__(self, blocks: list[int], node: Node | None = None, first: int = 0) -> None:
         self.blocks = blocks
         self.node = node
         self.first = first
+        self.is_cached = False
+        """They hold content with a hash that nobody can ask for."""
 
 
 class BlockPool:
@@ -103,6 +105,8 @@ class BlockPool:
             here = min(len(blocks), count)
             if node is not None and here:
                 self._evict(run, node, here)
+            elif run.is_cached:
+                self.num_evictions += here
             if here == len(blocks):
                 queue.popleft()
                 self._num_hollow -= not here
@@ -154,12 +158,7 @@ class BlockPool:
         where the release of vLLM does so.
         """
         if num_hashed < len(table):
-            unhashed = FreeRun(table[num_hashed:])
-            self.num_free += len(unhashed.blocks)
-            if self._unhashed_to_front:
-                self._queue.appendleft(unhashed)
-            else:
-                self._queue.append(unhashed)
+            self._release_unhashed(table[num_hashed:])
         if not num_hashed:
             return
         runs: list[FreeRun] = []
@@ -179,6 +178,23 @@ class BlockPool:
                 break
         for run in reversed(runs):
             self.num_free += len(run.blocks)
+            self._queue.append(run)
+
+    def _release_unhashed(self, blocks: list[int]) -> None:
+        self.num_free += len(blocks)
+        if self._unhashed_to_front:
+            self._queue.appendleft(FreeRun(blocks))
+        else:
+            self._queue.append(FreeRun(blocks))
+
+    def retire(self, table: list[int], num_hashed: int) -> None:
+        """``release`` where nobody can ever look the content up: the first blocks only count as cached."""
+        if num_hashed < len(table):
+            self._release_unhashed(table[num_hashed:])
+        if num_hashed:
+            self.num_free += num_hashed
+            run = FreeRun(table[:num_hashed])
+            run.is_cached = True
             self._queue.append(run)
 
     def _release_each(self, node: Node, blocks: Sequence[int]) -> list[FreeRun]:

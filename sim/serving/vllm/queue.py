@@ -40,34 +40,34 @@ class FcfsQueue:
     """First come, first served; preempted requests go to the front."""
 
     def __init__(self) -> None:
-        self._queue: deque[Request] = deque()
+        self.requests: deque[Request] = deque()
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self.requests)
 
     def __iter__(self) -> Iterator[Request]:
-        return iter(self._queue)
+        return iter(self.requests)
 
     def add(self, request: Request) -> None:
-        self._queue.append(request)
+        self.requests.append(request)
 
     def put_back(self, request: Request) -> None:
-        self._queue.appendleft(request)
+        self.requests.appendleft(request)
 
     def arrange(self) -> None:
         """The order stands."""
 
     def head(self) -> Request:
-        return self._queue[0]
+        return self.requests[0]
 
     def pop(self) -> Request:
-        return self._queue.popleft()
+        return self.requests.popleft()
 
     def restore(self, skipped: Sequence[Request]) -> None:
-        self._queue.extendleft(reversed(skipped))
+        self.requests.extendleft(reversed(skipped))
 
     def remove(self, request: Request) -> None:
-        self._queue.remove(request)
+        self.requests.remove(request)
 
 
 class PriorityQueue:

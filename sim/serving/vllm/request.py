@@ -39,6 +39,7 @@ class Request:
         "max_tokens",
         "num_computed_tokens",
         "num_drafts",
+        "num_hit_blocks",
         "num_placeholders",
         "num_preemptions",
         "num_prompt_tokens",
@@ -89,6 +90,7 @@ class Request:
         self.order = -1
         """Place in the running list: numbers of admission grow."""
         self.blocks: list[int] = []
+        self.num_hit_blocks = 0  # found in the prefix cache at its admission
         self.num_registered_blocks = 0
         self.is_alone = False
         """Said by who makes it: no other request has tokens of its streams."""

@@ -38,7 +38,7 @@ class Scheduler:
         policy: SchedulingPolicy | None = None,
     ) -> None:
         self.state = State(limits, version, policy)
-        self._steady = SteadyDecode(self.state) if steady and _is_steady(limits) else None
+        self.steady = SteadyDecode(self.state) if steady and _is_steady(limits) else None
         self._limits = limits
         self._registers_in_update = (
             limits.num_speculative_tokens > 0 and self.state.profile.registers_drafted_blocks_in_update
@@ -74,7 +74,7 @@ class Scheduler:
             request.status = Status.REFUSED
             return False
         request.end_tokens = min(request.num_prompt_tokens + request.max_tokens, self._limits.max_model_len)
-        state, steady = self.state, self._steady
+        state, steady = self.state, self.steady
         for met in state.kv.open(request):
             if steady is None:
                 met.registers_late = False
@@ -88,10 +88,10 @@ class Scheduler:
     def schedule(self) -> Plan:
         """Decides the next step and counts its tokens as computed."""
         plan = None
-        if self._steady is not None:
-            plan = self._steady.schedule()
+        if self.steady is not None:
+            plan = self.steady.schedule()
             if plan is None:
-                self._steady.dissolve()
+                self.steady.dissolve()
         if plan is None:
             plan = self._schedule_each()
         for request, num_tokens in plan.chosen.items():
@@ -124,11 +124,11 @@ class Scheduler:
 
         ``accepted``: how many of a request's drafts were right; dummy drafts never are.
         """
-        if plan.is_steady and self._steady is not None:
-            return self._steady.update(plan)
+        if plan.is_steady and self.steady is not None:
+            return self.steady.update(plan)
         finished = self._update_each(plan, accepted)
-        if self._steady is not None:
-            self._steady.gather(self.state.running.values())
+        if self.steady is not None:
+            self.steady.gather(self.state.running.values())
         return finished
 
     def _update_each(self, plan: Plan, accepted: Mapping[Request, int]) -> list[Request]:
@@ -163,36 +163,36 @@ class Scheduler:
         """The client has left: frees everything at once."""
         if request.status in (Status.FINISHED, Status.REFUSED):
             return
-        if self._steady is not None:
-            self._steady.leave(request)
-            self._steady.look_again()
+        if self.steady is not None:
+            self.steady.leave(request)
+            self.steady.look_again()
         self.state.finish(request)
 
     def settle(self, request: Request) -> None:
         """Brings the counts of a request that decodes in step up to date, for reading."""
-        if self._steady is not None and self._steady.is_decoding(request):
-            self._steady.settle(request)
+        if self.steady is not None and self.steady.is_decoding(request):
+            self.steady.settle(request)
 
     @property
     def num_decoding(self) -> int:
         """Requests that decode in step (none where steps are planned request by request)."""
-        return self._steady.num_decoding if self._steady is not None else 0
+        return self.steady.num_decoding if self.steady is not None else 0
 
     @property
     def num_context_tokens(self) -> int:
         """Sum of those requests' tokens."""
-        return self._steady.num_context_tokens if self._steady is not None else 0
+        return self.steady.num_context_tokens if self.steady is not None else 0
 
     def num_held_tokens(self, plan: Plan) -> int:
         """Tokens of all running requests that are computed, this planned step's included."""
-        if not plan.is_steady or self._steady is None:
+        if not plan.is_steady or self.steady is None:
             return sum(request.num_computed_tokens for request in self.state.running.values())
-        listed = {*plan.chosen, *self._steady.chunks()}
-        return self._steady.num_context_tokens + sum(request.num_computed_tokens for request in listed)
+        listed = {*plan.chosen, *self.steady.chunks()}
+        return self.steady.num_context_tokens + sum(request.num_computed_tokens for request in listed)
 
     def block_needs(self) -> tuple[int, list[int]]:
         """(phase of the next step, how many requests take a block in the steps of each phase)."""
-        return self._steady.block_needs() if self._steady is not None else (0, [0])
+        return self.steady.block_needs() if self.steady is not None else (0, [0])
 
     def uniform_steps(self) -> int:
         """For how many whole steps, from here on, only decoding happens if nothing arrives or is aborted.
@@ -201,7 +201,7 @@ class Scheduler:
         into the last, so they have the same requests and one token each, and ``advance`` takes them at
         once. Always 0 with asynchronous scheduling, drafts or ``prefill_schedule_interval`` above 1.
         """
-        return self._steady.uniform_steps() if self._steady is not None else 0
+        return self.steady.uniform_steps() if self.steady is not None else 0
 
     def advance(self, num_steps: int) -> list[Request]:
         """Takes so many uniform steps: the same state as from as many ``schedule()`` and ``update()``.
@@ -210,9 +210,9 @@ class Scheduler:
         """
         if num_steps > self.uniform_steps():
             raise InvariantError(f"{num_steps} steps at once, {self.uniform_steps()} are uniform")
-        if not num_steps or self._steady is None:
+        if not num_steps or self.steady is None:
             return []
-        return self._steady.advance(num_steps)
+        return self.steady.advance(num_steps)
 
 
 def _is_steady(limits: Limits) -> bool:

@@ -150,7 +150,7 @@ class SteadyDecode(DecodingGroup):
         self.num_context_tokens += num_steps * self.num_decoding
         finished = self.ends.pop(self.step - 1, [])
         for request in finished:
-            self._part(request)
+            self.part(request)
         return finished
 
     def _finish(self, finished: list[Request]) -> None:
