@@ -71,6 +71,8 @@ class VllmEngine(JumpingEngine):
         self.inbox: list[VllmRequest] = []
         self.is_deciding = False
         self.due: Plan | None = None
+        table = self.recorder.table
+        self.are_alone = table.segment_offsets is None and table.output_stream is None
         self.last_tokens: dict[Request, int] = {}  # tokens made in the last step, where not one each
 
     # arrivals
@@ -83,16 +85,18 @@ class VllmEngine(JumpingEngine):
         if not self.is_measuring and self._is_measured(sequence):
             self.on_window()
         request = self._request(sequence)
-        reason = self.scheduler.refusal(request)
+        is_under_way = self.pending is not None and not self.is_deciding
+        if is_under_way:  # the scheduler sees it at the next step
+            reason = self.scheduler.refusal(request)
+        else:
+            reason = "" if self.scheduler.add(request) else self.scheduler.refusal(request)
         if reason:
             recorder.refuse(sequence, reason)
             self.feed.on_end(sequence, sequence.arrival_ps)
             return
+        if is_under_way:
+            self.inbox.append(request)
         self.requests[row] = request
-        if self.pending is None or self.is_deciding:
-            self.scheduler.add(request)
-        else:
-            self.inbox.append(request)  # a step is under way: the scheduler sees it at the next one
         if sequence.deadline_ps < NEVER:
             heappush(self.deadlines, (sequence.deadline_ps, row, sequence))
 
@@ -108,7 +112,7 @@ class VllmEngine(JumpingEngine):
             arrival=sequence.arrival_ps,
         )
         request.sequence = sequence
-        request.is_alone = table.segment_offsets is None and table.output_stream is None
+        request.is_alone = self.are_alone
         return request
 
     def _segments(self, row: int, prompt_tokens: int) -> list[Segment]:

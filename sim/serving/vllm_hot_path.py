@@ -1,9 +1,9 @@
 """The common case of vLLM's scheduler, written out: one replica, fcfs, one step at a time under way.
 
-State and decisions are ``Scheduler``'s, whose steady-decode state this changes in the same order; where a step
-needs more (preemption, blocks registered at once for others, half-done prompts that are not the newest) the
-scheduler plans it (``VllmEngine``). Calls and attribute traffic were most of the time (``benchmarks/``); the
-tests run both ways, and every step planned request by request, on the same workloads.
+State and decisions are ``Scheduler``'s, whose steady-decode state this changes in the same order; where a
+step needs more (preemption, blocks registered at once for others, half-done prompts that are not the newest)
+the scheduler plans it (``VllmEngine``). Calls and attribute traffic were most of the time (``benchmarks/``);
+the tests run both ways, and every step planned request by request, on the same workloads.
 """
 
 from __future__ import annotations
@@ -224,8 +224,7 @@ class VllmHotPath(VllmEngine):
                 if num_hits:  # of which the decodes may have taken some
                     self.has_grown = True
                     continue
-            fresh = blocks.admit(head, num_hits, tokens, spare=bool(running))
-            if fresh is None:
+            if blocks.admit(head, num_hits, tokens, spare=bool(running)) is None:
                 is_refused = True
                 break
             self._admit_head(head, num_hits * self.block_size, tokens, now)

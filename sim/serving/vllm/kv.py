@@ -92,13 +92,13 @@ class KVBlocks:
         self, request: Request, num_hits: int, num_new_tokens: int, num_growing: int = 0, *, spare: bool
     ) -> bool:
         """Whether ``admit`` would find its blocks after ``num_growing`` others were taken."""
-        need = self._blocks_after(num_hits, num_hits * self._block_size + num_new_tokens)
-        gate = self._blocks_after(num_hits, request.num_tokens) if self._reserve_full_isl else need
         available = self.pool.num_free - num_growing
         if spare:
             available -= self._watermark_blocks
         if num_hits:
             available -= self.pool.num_free_among(request.path, num_hits)
+        need = self._blocks_after(num_hits, num_hits * self._block_size + num_new_tokens)
+        gate = self._blocks_after(num_hits, request.num_tokens) if self._reserve_full_isl else need
         return max(need, gate) <= available
 
     def _blocks_after(self, num_hits: int, num_tokens: int) -> int:

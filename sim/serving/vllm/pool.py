@@ -98,7 +98,17 @@ class BlockPool:
         """``count`` blocks from the front of the free queue; those with a hash lose it (eviction)."""
         self.num_free -= count
         queue = self._queue
-        taken: list[int] = []
+        if not count:
+            return []
+        run = queue[0]
+        if run.node is None and len(run.blocks) > count:  # mostly: all from one run
+            taken = run.blocks[-count:]
+            del run.blocks[-count:]
+            if run.is_cached:
+                self.num_evictions += count
+            taken.reverse()
+            return taken
+        taken = []
         while count:
             run = queue[0]
             blocks, node = run.blocks, run.node
