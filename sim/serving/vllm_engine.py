@@ -66,7 +66,7 @@ class VllmEngine(JumpingEngine):
         self.block_map = self.kv.block_map
         if self.block_map is not None:
             self.scheduler.state.kv.on_release = self._on_release
-        self.requests: dict[int, VllmRequest] = {}
+        self.requests: dict[int, VllmRequest] = {}  # whose clients may leave
         self.shapes: dict[int, Shape] = {}  # of planned steps, by the plan's identity
         self.inbox: list[VllmRequest] = []
         self.is_deciding = False
@@ -96,8 +96,8 @@ class VllmEngine(JumpingEngine):
             return
         if is_under_way:
             self.inbox.append(request)
-        self.requests[row] = request
         if sequence.deadline_ps < NEVER:
+            self.requests[row] = request
             heappush(self.deadlines, (sequence.deadline_ps, row, sequence))
 
     def _request(self, sequence: Sequence) -> VllmRequest:
@@ -316,7 +316,7 @@ class VllmEngine(JumpingEngine):
 
     def _end_request(self, request: Request, now: int) -> None:
         sequence = sequence_of(request)
-        del self.requests[sequence.id]
+        self.requests.pop(sequence.id, None)
         self.drafts.forget(request)
         if sequence.deadline_ps < now:  # the client left during the step that made the last token
             made = self.last_tokens.get(request, 1)
