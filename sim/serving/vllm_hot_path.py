@@ -18,7 +18,7 @@ from sim.records import FINISHED
 from sim.serving.clock import Callback
 from sim.serving.jumping import steps_until
 from sim.serving.recorder import pack_segment
-from sim.serving.sequence import NEVER
+from sim.serving.sequence import NEVER, Sequence
 from sim.serving.usage import sum_blocks
 from sim.serving.vllm.queue import FcfsQueue
 from sim.serving.vllm.request import Request, Status
@@ -56,6 +56,31 @@ class VllmHotPath(VllmEngine):
         self.steps = 0
         self._turn(self.tick)
 
+    def _begin(self, now: int) -> None:
+        feed = self.feed
+        while feed.next_ps <= now:
+            self.receive(feed.take())
+        if self.window_is_due:
+            super()._begin(now)
+
+    def receive(self, sequence: Sequence, *, has_own_deadline: bool = True) -> None:
+        """See ``EngineBase``; written out for a request whose tokens nobody else has."""
+        prompt, end = sequence.prompt_tokens, sequence.prompt_tokens + sequence.output_tokens
+        most = self.settings.max_model_len
+        if end > most:
+            end = most
+        fits = prompt < most and -(-(end - 1) // self.block_size) <= self.pool.num_blocks
+        if not (self.are_alone and self.is_measuring and fits):
+            super().receive(sequence)
+            return
+        recorder, row = self.recorder, sequence.id
+        recorder.arrival_ps[row] = sequence.arrival_ps
+        recorder.replica[row] = 0
+        request = self._request(sequence)
+        request.end_tokens = end
+        request.registers_late = True
+        self.queue.append(request)
+
     def _turn(self, event: Event) -> None:
         """The end of a step or jump, and the next decision: what is done, for how many steps, and its row."""
         now = self.end_ps
@@ -63,7 +88,7 @@ class VllmHotPath(VllmEngine):
         steps = self.steps
         if steps:
             mixed = self.mixed
-            if not self.has_grown:
+            if not self.has_grown and (steps > 1 or steady.phases[steady.step % size]):
                 self._hand_out(steps)
             steady.step = step = steady.step + steps
             steady.num_context_tokens += steps * steady.num_decoding
@@ -183,7 +208,7 @@ class VllmHotPath(VllmEngine):
 
     def _grow(self, growing: Collection[Request]) -> None:
         """A block for each, in this order."""
-        for request, block in zip(growing, self.pool.take(len(growing)), strict=True):
+        for request, block in zip(growing, self.pool.take(len(growing)), strict=False):
             request.blocks.append(block)
 
     def _take_chunks(self, now: int, growing: dict[int, Request], count: int) -> list[MixedChunk] | None:
@@ -207,16 +232,14 @@ class VllmHotPath(VllmEngine):
         is_refused = False
         while budget > 0 and queue and len(running) < self.max_running:
             head = queue[0]
-            num_hits = blocks.find_hits(head)
+            num_hits = blocks.find_hits(head) if head.path else 0
             missing = head.num_tokens - num_hits * self.block_size
             tokens = missing if missing <= budget else budget
             is_refused = tokens < missing and not self.settings.enable_chunked_prefill
             if is_refused:
                 break
             if growing:
-                is_refused = not num_hits and not blocks.can_admit(
-                    head, 0, tokens, len(growing), spare=bool(running)
-                )
+                is_refused = not num_hits and not self._can_admit(head, tokens, len(growing))
                 if is_refused:
                     break
                 self._grow(growing.values())
@@ -224,8 +247,8 @@ class VllmHotPath(VllmEngine):
                 if num_hits:  # of which the decodes may have taken some
                     self.has_grown = True
                     continue
-            if blocks.admit(head, num_hits, tokens, spare=bool(running)) is None:
-                is_refused = True
+            is_refused = not self._allocate(head, num_hits, tokens)
+            if is_refused:
                 break
             self._admit_head(head, num_hits * self.block_size, tokens, now)
             chunks.append((tokens, num_hits * self.block_size, tokens == missing, head))
@@ -234,6 +257,25 @@ class VllmHotPath(VllmEngine):
             self.has_grown = True
         steady.is_stuck = is_refused and not chunks and self.settings.scheduler_reserve_full_isl
         return chunks if self.has_grown or (steady.is_stuck and count) else None
+
+    def _can_admit(self, head: Request, tokens: int, num_growing: int) -> bool:
+        """``KVBlocks.can_admit`` without hits."""
+        wanted = head.num_tokens if self.settings.scheduler_reserve_full_isl else tokens
+        available = self.pool.num_free - num_growing
+        if self.running:
+            available -= self.blocks.watermark_blocks
+        return -(-wanted // self.block_size) <= available
+
+    def _allocate(self, head: Request, num_hits: int, tokens: int) -> bool:
+        """``KVBlocks.admit``: False if there are too few blocks."""
+        if num_hits or not head.is_alone:
+            return self.blocks.admit(head, num_hits, tokens, spare=bool(self.running)) is not None
+        if not self._can_admit(head, tokens, 0):
+            return False
+        size = self.block_size
+        head.blocks = self.pool.take(-(-tokens // size))
+        head.num_registered_blocks = tokens // size if self.settings.enable_prefix_caching else 0
+        return True
 
     def _next_chunk(self, growing: dict[int, Request], budget: int) -> MixedChunk | None:
         """More of a half-done prompt, after the decodes' blocks; None if that is not how this step goes."""

@@ -30,7 +30,7 @@ class KVBlocks:
         self._block_size = limits.block_size
         self._max_model_len = limits.max_model_len
         self._reserve_full_isl = limits.scheduler_reserve_full_isl
-        self._watermark_blocks = int(limits.watermark * limits.num_gpu_blocks)
+        self.watermark_blocks = int(limits.watermark * limits.num_gpu_blocks)
         self.on_release: Callable[[Request], None] | None = None
         """Told before a request gives its blocks back, where somebody keeps a map of them."""
 
@@ -94,7 +94,7 @@ class KVBlocks:
         """Whether ``admit`` would find its blocks after ``num_growing`` others were taken."""
         available = self.pool.num_free - num_growing
         if spare:
-            available -= self._watermark_blocks
+            available -= self.watermark_blocks
         if num_hits:
             available -= self.pool.num_free_among(request.path, num_hits)
         need = self._blocks_after(num_hits, num_hits * self._block_size + num_new_tokens)
@@ -126,6 +126,7 @@ class KVBlocks:
             self.on_release(request)
         num_registered = request.num_registered_blocks
         if request.is_alone and num_registered > request.num_hit_blocks:
+            self.tree.remember(request)
             self.pool.register(request.path, request.blocks, request.num_hit_blocks, num_registered)
         self.pool.release(request.blocks, request.path, num_registered)
         request.blocks = []
@@ -135,7 +136,7 @@ class KVBlocks:
         """Releases a request that has ended."""
         if request.is_alone and not request.num_preemptions and self.on_release is None:
             self.pool.retire(request.blocks, request.num_registered_blocks)
-            request.blocks, request.path = [], []
+            request.blocks = []
             return
         self.release(request)
         if self._caching:

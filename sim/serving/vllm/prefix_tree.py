@@ -87,8 +87,7 @@ class PrefixTree:
         """Fills ``request.path`` for every block that its prompt and output will fill."""
         size = self._block_size
         wanted = request.end_tokens // size
-        if request.is_alone:
-            request.path = [(Node(wanted), wanted)] if wanted else []
+        if request.is_alone:  # it needs a node when it is preempted and may look its own blocks up
             request.registers_late = True
             return
         output_tokens = request.end_tokens - request.num_prompt_tokens
@@ -142,6 +141,12 @@ class PrefixTree:
             node.owner = request
             request.registers_late = True
         return node
+
+    def remember(self, request: Request) -> None:
+        """A request that is alone is preempted: a node beside the tree holds what it will look up."""
+        if not request.path:
+            wanted = request.end_tokens // self._block_size
+            request.path = [(Node(wanted), wanted)]
 
     def leave(self, request: Request) -> None:
         """The request has ended: its output's content is like any other's."""

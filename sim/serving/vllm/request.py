@@ -75,7 +75,7 @@ class Request:
         self.priority = priority
         self.arrival = arrival
         """When it came, in any unit: orders requests of equal priority."""
-        self.num_prompt_tokens = sum(length for _, _, length in prompt)
+        self.num_prompt_tokens = prompt[0][2] if len(prompt) == 1 else sum(piece[2] for piece in prompt)
         self.num_tokens = self.num_prompt_tokens  # prompt and output tokens known so far
         self.num_computed_tokens = 0  # tokens whose KV is, or is being, written
         self.end_tokens = self.num_prompt_tokens + max_tokens
