@@ -44,7 +44,7 @@ def learning_section(answer: Answer) -> Section | None:
         if (learning := found[0].scenario.learning) is not None
     ]
     return Section(
-        title="What staleness does to convergence",
+        title="What the schedule does to convergence",
         blocks=(
             Prose(text=_what(runs)),
             text_table(HEADER, rows),
@@ -59,13 +59,16 @@ def _what(runs: Runs) -> str:
     learnings = [found[0].scenario.learning for found in runs.values()]
     problems = {_problem(one) for one in learnings if one is not None}
     targets = {one.target_loss for one in learnings if one is not None and one.target_loss is not None}
+    is_local = any(found[0].scenario.sync.scheme == "local_sgd" for found in runs.values())
+    local = " Local SGD: a worker's step is an update, and the loss is looked at after each average."
     goal = f" to a loss of {' or '.join(f'{one:g}' for one in sorted(targets))}" if targets else ""
     return (
         f"Real SGD{goal}, every gradient computed on the weights that its worker had read, applied when the "
         f"simulated update came: {'; '.join(sorted(problems))}. The k-th mini-batch of a worker is the same "
         "in every variant. Updates to target / updates a second until then = time to target: what the "
         f"hardware does and what the statistics ask for stay apart. The loss is looked at {MAX_POINTS} times "
-        "a run, and update by update where it has just passed the target. Means over the seeds."
+        f"a run, and update by update where it has just passed the target.{local if is_local else ''} "
+        "Means over the seeds."
     )
 
 

@@ -97,6 +97,7 @@ def _notes(scenario: TrainingScenario, job: Job) -> tuple[str, ...]:
     if job.scheme in (*ASYNCHRONOUS, "local_sgd"):
         notes.append(
             f"{job.scheme} changes what is learnt, not only how fast: read staleness_steps beside every rate"
+            + ("" if scenario.learning else "; a learning section shows what that does to a loss")
         )
     if is_priced(scenario):
         notes.append("step times are priced from the profile's efficiency curves, not measured on this job")

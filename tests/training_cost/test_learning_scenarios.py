@@ -143,7 +143,7 @@ def test_the_report_shows_both_efficiencies_and_their_limits(tmp_path: Path) -> 
     variants = {"bsp": {}, "asp": ASP, "slow": {"learning": {"learning_rate": 1e-4}}}
     answer = answer_to(tmp_path, {"seeds": [1, 2], "compare": {"reference": "bsp", "variants": variants}})
     markdown, page = render_markdown(answer), render_html(answer)
-    section = markdown.split("## What staleness does to convergence")[1].split("\n## ")[0]
+    section = markdown.split("## What the schedule does to convergence")[1].split("\n## ")[0]
     updates, time_s = (
         answer.comparison.cells["asp"][name].mean for name in ("updates_to_target", "time_to_target_s")
     )
