@@ -54,7 +54,16 @@ def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed["time_s"] == pytest.approx(sum(one["time_s"] for one in printed["operators"]))
 
 
-@pytest.mark.parametrize("given", [[], ["--model", "llama-3.1-8b"], ["--decode", "-1"]])
+@pytest.mark.parametrize(
+    "given",
+    [
+        [],
+        ["--model", "llama-3.1-8b"],
+        ["--decode", "-1"],
+        ["training/bucket_size"],
+        ["kernel/standard_vs_flash"],
+    ],
+)
 def test_what_cannot_be_explained_is_refused(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", *given]) == 2
     assert "gpuyard:" in capsys.readouterr().err

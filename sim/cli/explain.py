@@ -62,6 +62,15 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
 
     if arguments.scenario:
         scenario = load_scenario(arguments.scenario).base
+        if scenario.kind != "serving":
+            raise ScenarioError(
+                "explain takes an engine's step apart, and there is no engine",
+                file=arguments.scenario,
+                path="kind",
+                given=scenario.kind,
+                allowed="kind: serving",
+                hint=f"gpuyard run {arguments.scenario}: its report says what the price is made of",
+            )
         if scenario.engine.price_table or scenario.engine.service_time:
             raise ScenarioError(
                 "its price is measured or drawn as a whole; explain takes prices apart by counts",

@@ -157,7 +157,8 @@ class Mlp:
 
     def _parts(self, weights: Vector) -> tuple[Vector, Vector, Vector, Vector]:
         width, inner, classes = self.examples.inputs.shape[1], self.hidden_size, self.num_classes
-        a, b, c = np.cumsum([width * inner, inner, inner * classes]).tolist()
+        a = width * inner
+        b, c = a + inner, a + inner + inner * classes
         first, second = weights[:a].reshape(width, inner), weights[b:c].reshape(inner, classes)
         return first, weights[a:b], second, weights[c:]
 

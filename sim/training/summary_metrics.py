@@ -46,7 +46,12 @@ _ROWS: tuple[tuple[str, str, Better, str], ...] = (
     ("padding_fraction", "fraction", "lower", "computed tokens that are padding"),
     ("peak_memory_bytes", "bytes", "lower", "of the fullest GPU, at the start of the backward pass"),
     ("cost_per_million_tokens", "usd", "lower", "price of all GPUs / useful tokens"),
-    ("final_loss", "nats", "lower", "of learning's problem, real SGD on this run's schedule"),
+    (
+        "final_loss",
+        "nats",
+        "lower",
+        "of learning's problem on this schedule; at most 1e6 times its start",
+    ),
     ("updates_to_target", "updates", "lower", "until learning.target_loss: statistical efficiency"),
     ("gradients_to_target", "gradients", "lower", "in these updates, of all workers"),
     ("updates_per_s_to_target", "updates/s", "neither", "updates / s until then: hardware efficiency"),
