@@ -27,6 +27,10 @@ class RouterFeed:
         """Never asked for, as ``next_ps`` never comes."""
         raise LookupError("an engine behind a router does not fetch requests")
 
+    def is_exhausted(self) -> bool:
+        """See ``Feed``: nobody will come to any replica."""
+        return self.router.source.is_exhausted()
+
     def on_end(self, sequence: Sequence, now_ps: int) -> None:
         """May trigger an arrival at the router."""
         self.router.source.on_end(sequence, now_ps)

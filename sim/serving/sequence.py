@@ -73,6 +73,10 @@ class Feed(Protocol):
         """A request is over: triggers what waited for it."""
         ...
 
+    def is_exhausted(self) -> bool:
+        """Whether nobody will come unless some request ends."""
+        ...
+
 
 class Source:
     """All requests of a run in order of arrival, read from a ``RequestTable`` chunk by chunk.
@@ -176,6 +180,10 @@ class Source:
         if timeouts is not None and timeouts[row] >= 0:
             sequence.deadline_ps = sequence.arrival_ps + int(timeouts[row])
         return sequence
+
+    def is_exhausted(self) -> bool:
+        """See ``Feed``."""
+        return self.next_ps >= NEVER
 
     def on_end(self, sequence: Sequence, now_ps: int) -> None:
         """Releases the next turn of its session, or the next request of the closed loop."""

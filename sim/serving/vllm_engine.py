@@ -10,12 +10,14 @@ KV levels: a shared block counts once, and so do its tokens; cached blocks that 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heappush
 from typing import Any
 
 from simpy.events import Event
 
+from sim.errors import ScenarioError
 from sim.serving.drafts import Drafts
 from sim.serving.jumping import JumpingEngine, steps_until
 from sim.serving.recorder import pack_segment
@@ -226,8 +228,23 @@ class VllmEngine(JumpingEngine):
             if recorder.first_scheduled_ps[row] < 0:
                 recorder.first_scheduled_ps[row] = now
                 recorder.cached_tokens[row] = hits
+        if plan.preempted and self.scheduler.is_circling and not self.deadlines and self.feed.is_exhausted():
+            raise self._endless(plan)
         for request in plan.preempted:
             recorder.preempt(sequence_of(request), now, self.index, plan.lost_tokens[request])
+
+    def _endless(self, plan: Plan) -> ScenarioError:
+        def ids(requests: Iterable[Request]) -> str:
+            return ", ".join(str(sequence_of(request).id) for request in requests)
+
+        state = self.scheduler.state
+        return ScenarioError(
+            f"requests preempt one another for ever: {ids(plan.preempted)} made room again without having "
+            f"made a token, for {ids(state.running.values())}; an engine that decides so never ends",
+            path="engine.scheduler_reserve_full_isl",
+            given=state.limits.scheduler_reserve_full_isl,
+            hint="scheduler_reserve_full_isl: true, policy: fcfs, priorities that differ, or more KV blocks",
+        )
 
     def _shared_tokens(self) -> int:
         """What the sum over requests counts more than once."""

@@ -138,3 +138,56 @@ def test_a_policy_that_is_not_there_or_no_policy_is_refused(tmp_path: Path) -> N
         load_scheduling_policy("./mine.py:Ordre", tmp_path)
     with pytest.raises(ScenarioError, match="no such policy file"):
         load_scheduling_policy("./yours.py:Order", tmp_path)
+
+
+class FirstGoes(SchedulingPolicy):
+    """A rule that throws out whoever has got furthest."""
+
+    def victim(self, running: Sequence[Request], cache: CacheView) -> Request:
+        return running[0]
+
+
+def endless(policy: SchedulingPolicy | None, **named: object) -> Scheduler:
+    """Two prompts prefilled side by side, which the pool holds one at a time."""
+    tight = {"block_size": 2, "num_gpu_blocks": 8, "max_num_batched_tokens": 5, **named}
+    tight |= {"long_prefill_token_threshold": 4, "policy": "own" if policy else "priority"}
+    target = Scheduler(limits(**tight), policy=policy)
+    assert target.add(request("a", 12, 3)) and target.add(request("b", 14, 1))
+    return target
+
+
+@pytest.mark.parametrize("policy", [None, FirstGoes()])
+def test_requests_that_preempt_each_other_for_ever_are_noticed(policy: SchedulingPolicy | None) -> None:
+    target = endless(policy, scheduler_reserve_full_isl=False)
+    for _ in range(2_000):
+        target.update(target.schedule())
+        if target.is_circling:
+            break
+    assert target.is_circling
+    before = [(item.request_id, item.num_tokens) for item in target.state.unfinished()]
+    for _ in range(500):
+        target.update(target.schedule())
+    assert sorted(before) == sorted((item.request_id, item.num_tokens) for item in target.state.unfinished())
+    target.abort(next(iter(target.state.running.values())))  # one leaves: the other gets on
+    assert not target.is_circling
+    assert len(list(steps(target))) < 20
+
+
+@pytest.mark.parametrize("policy", [None, SchedulingPolicy()])
+def test_whom_the_gate_or_the_order_protects_gets_on(policy: SchedulingPolicy | None) -> None:
+    target = endless(policy, scheduler_reserve_full_isl=policy is None)
+    assert len(list(steps(target))) < 50
+    assert not target.is_circling
+
+
+def test_a_run_that_would_never_end_says_so(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(FILE.format(method="victim", body="return items[0]"), encoding="utf-8")
+    engine = (
+        "policy: ./mine.py:Wrong, scheduler_reserve_full_isl: false, async_scheduling: false, "
+        "long_prefill_token_threshold: 16, max_num_batched_tokens: 64, max_num_seqs: 2, "
+        "enable_prefix_caching: false"
+    )
+    text = SCENARIO.format(engine=engine).replace("300, max", "41, max").replace("200}", "20}")
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ScenarioError, match="preempt one another for ever"):
+        run_scenario(load_scenario(tmp_path / "mine.yaml"))

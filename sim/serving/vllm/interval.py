@@ -29,6 +29,10 @@ class PrefillInterval:
             return False
         return any(not request.is_prefill_chunk for request in running)
 
+    def phase(self) -> tuple[int, bool]:
+        """What the next answers depend on."""
+        return min(self._steps - self._last_prefill, self._interval), self._bound
+
     def looked_at_waiting(self, *, left_over: bool) -> None:
         """A waiting phase that was not held back has ended."""
         self._bound = left_over

@@ -233,6 +233,14 @@ class BlockPool:
                 node.free[index] = run
         return runs
 
+    def free_contents(self) -> list[tuple[Node, int] | None]:
+        """What the free blocks hold, the next to be taken first; None: nothing that a lookup would find."""
+        return [
+            None if run.node is None else (run.node, run.first + index)
+            for run in self._queue
+            for index in range(len(run.blocks) - 1, -1, -1)
+        ]
+
     # for tests
 
     def free_order(self) -> list[int]:

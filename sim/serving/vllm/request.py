@@ -46,6 +46,8 @@ class Request:
         "num_registered_blocks",
         "num_stale_tokens",
         "num_tokens",
+        "num_tokens_at_preemption",
+        "num_vain_preemptions",
         "order",
         "output_stream",
         "path",
@@ -99,6 +101,9 @@ class Request:
         self.registers_late = False
         self.settled_step = 0
         self.num_preemptions = 0
+        self.num_tokens_at_preemption = -1
+        self.num_vain_preemptions = 0
+        """Preemptions since it last made a token between two of them."""
 
     @property
     def num_output_tokens(self) -> int:

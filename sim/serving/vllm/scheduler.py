@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.errors import InvariantError
+from sim.serving.vllm.circling import PreemptionWatch
 from sim.serving.vllm.kv import blocks_for
 from sim.serving.vllm.limits import Limits
 from sim.serving.vllm.own import SchedulingPolicy
@@ -40,9 +41,15 @@ class Scheduler:
         self.state = State(limits, version, policy)
         self.steady = SteadyDecode(self.state) if steady and _is_steady(limits) else None
         self._limits = limits
+        self._watch = PreemptionWatch()
         self._registers_in_update = (
             limits.num_speculative_tokens > 0 and self.state.profile.registers_drafted_blocks_in_update
         )
+
+    @property
+    def is_circling(self) -> bool:
+        """Whether requests preempt one another for ever, unless a request comes or leaves."""
+        return self._watch.is_circling
 
     @property
     def num_unfinished(self) -> int:
@@ -81,6 +88,7 @@ class Scheduler:
             else:
                 steady.register_promptly(met)
         state.waiting.add(request)
+        self._watch.reset()
         if steady is not None:
             steady.look_again(new=True)
         return True
@@ -107,6 +115,8 @@ class Scheduler:
         if not plan.preempted:
             schedule_waiting(state, plan)
         state.interval.note(plan)
+        if plan.preempted and self._limits.policy != "fcfs":
+            self._watch.note(state, plan)
         return plan
 
     def _count_as_computed(self, plan: Plan, request: Request, num_tokens: int) -> None:
@@ -163,6 +173,7 @@ class Scheduler:
         """The client has left: frees everything at once."""
         if request.status in (Status.FINISHED, Status.REFUSED):
             return
+        self._watch.reset()
         if self.steady is not None:
             self.steady.leave(request)
             self.steady.look_again()

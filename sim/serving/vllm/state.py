@@ -78,6 +78,9 @@ class State:
         request.num_placeholders = 0
         request.status = Status.PREEMPTED
         request.num_preemptions += 1
+        is_in_vain = request.num_tokens == request.num_tokens_at_preemption
+        request.num_vain_preemptions = request.num_vain_preemptions + 1 if is_in_vain else 0
+        request.num_tokens_at_preemption = request.num_tokens
         self.num_preemptions += 1
         self.waiting.put_back(request)
 
