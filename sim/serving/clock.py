@@ -9,6 +9,8 @@ from typing import Any
 from simpy import Environment
 from simpy.events import NORMAL, URGENT, Event
 
+from sim.errors import InvariantError
+
 Callback = Callable[[Any], None]
 
 
@@ -31,6 +33,12 @@ class Clock(Environment):
         # SimPy's schedule() with a priority of our own: NORMAL and above.
         heappush(self._queue, (self._now + delay_ps, NORMAL + rank, next(self._eid), event))  # type: ignore[misc]
         return event
+
+    def pass_to(self, time_ps: int) -> None:
+        """Time goes on to ``time_ps`` without an event: nothing is scheduled before."""
+        if self._queue and self._queue[0][0] < time_ps:
+            raise InvariantError(f"an event at {self._queue[0][0]} ps was passed over at {time_ps} ps")
+        self._now = time_ps
 
     def again(self, event: Event, callbacks: list[Callback], time_ps: int) -> None:
         """The same event at ``time_ps``: for an engine whose only event has just been processed."""
