@@ -13,6 +13,7 @@ from math import sqrt
 
 import numpy as np
 
+from sim.errors import ScenarioError
 from sim.records import PS_PER_S, Int64
 from sim.rng import stream
 from sim.training.records import FailureColumns
@@ -73,7 +74,7 @@ def with_failures(update_ps: Int64, failures: Failures, num_workers: int, seed: 
         now = next_failure + restart_ps
         next_failure = now + round(rng.standard_exponential() * mean_ps)
         if len(rows) >= MAX_FAILURES:
-            break
+            raise _never_gets_on(failures, f"{done:,} of {update_ps.size:,} updates are saved")
     table = np.array(rows, dtype=np.int64).reshape(-1, 4).T
     return Restarted(
         update_ps=wall,
@@ -100,6 +101,7 @@ class Mishaps:
 
     def __init__(self, failures: Failures, worker: int, seed: int) -> None:
         self._rng = stream(seed, f"failures of worker {worker}")
+        self._failures = failures
         self._mean_ps = failures.mtbf_s * PS_PER_S
         self._restart_ps = round(failures.restart_s * PS_PER_S)
         self._next = round(self._rng.standard_exponential() * self._mean_ps)
@@ -114,8 +116,18 @@ class Mishaps:
             begin_ps = failed + self._restart_ps
             self._next = begin_ps + round(self._rng.standard_exponential() * self._mean_ps)
             if len(self.rows) >= MAX_FAILURES:
-                break
+                raise _never_gets_on(self._failures, f"worker {self.worker} is in one and the same step")
         return begin_ps + work_ps
+
+
+def _never_gets_on(failures: Failures, where: str) -> ScenarioError:
+    return ScenarioError(
+        f"the job does not get on: after {MAX_FAILURES:,} failures {where}",
+        path="failures.mtbf_s",
+        given=failures.mtbf_s,
+        allowed="a time in which steps between two checkpoints can be done",
+        hint="a larger mtbf_s, or a shorter interval_s",
+    )
 
 
 def failure_columns(rows: list[tuple[int, int, int, int]]) -> FailureColumns:

@@ -6,7 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sim.errors import InvariantError
+import numpy as np
+
+from sim.errors import InvariantError, ScenarioError
+from sim.records import PS_PER_S
 from sim.training.failures import failure_columns, with_failures
 from sim.training.job import Job, is_priced, plan_job
 from sim.training.job_asynchronous import run_asynchronous
@@ -16,6 +19,7 @@ from sim.training.memory import training_memory
 from sim.training.records import Outcome, TrainingResult, WorkerStepColumns, no_failures
 from sim.training.scenario import TrainingScenario, step_shape
 from sim.training.summary_learning import learnt
+from sim.training.variation import MAX_RUN_S
 from sim.training.worker import simulate_events
 
 ASYNCHRONOUS = ("ssp", "asp", "k_async")
@@ -28,7 +32,7 @@ def run_training(
 ) -> TrainingResult:
     """What the run left behind; ``record_block_map`` has no meaning here."""
     job = plan_job(scenario, seed, base_dir)
-    outcome, failures = schedule(job)
+    outcome, failures = _bounded_schedule(job)
     if scenario.training.stepping == "every_step" and has_events(job):
         check_against_events(job, outcome)
     checkpoints = (0, 0)
@@ -51,6 +55,27 @@ def run_training(
         explain=_explain(scenario, job),
     )
     return replace(result, learning=learnt(result))
+
+
+def _bounded_schedule(job: Job) -> tuple[Outcome, Any]:
+    """``schedule``, as long as its moments are picoseconds of 64 bits."""
+    try:
+        outcome, failures = schedule(job)
+    except OverflowError:
+        raise _too_long(job) from None
+    if outcome.end_ps > MAX_RUN_S * PS_PER_S or np.any(np.diff(outcome.update_ps, prepend=0) < 0):
+        raise _too_long(job)
+    return outcome, failures
+
+
+def _too_long(job: Job) -> ScenarioError:
+    return ScenarioError(
+        f"{job.num_steps:,} steps of {job.num_workers:,} workers last longer than a run can",
+        path="training.num_steps",
+        given=job.num_steps,
+        allowed=f"a run of at most {MAX_RUN_S:,.0f} s",
+        hint="fewer steps; their mean does not change",
+    )
 
 
 def schedule(job: Job) -> tuple[Outcome, Any]:

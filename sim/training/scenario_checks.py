@@ -11,9 +11,15 @@ from sim.training.job import devices, is_priced
 from sim.training.learning_checks import check_learning
 from sim.training.memory import check_fits
 from sim.training.precision import precision_of
-from sim.training.scenario import TrainingScenario, step_shape
-from sim.training.scenario_checks_exchange import check_exchange, check_links, check_sharding, check_sync
-from sim.training.scenario_checks_places import placed
+from sim.training.scenario import ComputeConfig, TrainingScenario, step_shape
+from sim.training.scenario_checks_exchange import (
+    check_exchange,
+    check_length,
+    check_links,
+    check_sharding,
+    check_sync,
+)
+from sim.training.scenario_checks_places import no_effect, placed
 from sim.training.scenario_checks_variation import check_failures, check_variation
 from sim.training.step_time_layer import peak_of
 from sim.training.step_time_shape import check_shape
@@ -37,6 +43,7 @@ def check_training(scenario: TrainingScenario, *, file: str) -> None:
     check_learning(scenario, top.child("learning"))
     _check_model(scenario, top)
     check_links(scenario, top)
+    check_length(scenario, top)
 
 
 def _check_size(scenario: TrainingScenario, place: Place) -> None:
@@ -91,6 +98,8 @@ def _check_times(scenario: TrainingScenario, top: Place) -> None:
             allowed="one of them",
             hint="remove compute_s",
         )
+    if is_priced(scenario):
+        _check_unused_times(scenario, place)
     if scenario.model is None and is_priced(scenario):
         raise top.child("model").error(
             "missing: without it no step can be priced",
@@ -104,6 +113,14 @@ def _check_times(scenario: TrainingScenario, top: Place) -> None:
             allowed="compute.gradient_bytes, or a model",
             hint="gradient_bytes: 1 GB, or exchange: {algorithm: none}",
         )
+
+
+def _check_unused_times(scenario: TrainingScenario, place: Place) -> None:
+    compute = scenario.compute
+    if compute.optimizer_s:
+        raise no_effect(place, "optimizer_s", compute.optimizer_s, "compute_s: the optimizer is priced too")
+    if compute.forward_fraction != ComputeConfig().forward_fraction:
+        raise no_effect(place, "forward_fraction", compute.forward_fraction, "compute_s: it is priced too")
 
 
 def _check_packing(scenario: TrainingScenario, place: Place) -> None:

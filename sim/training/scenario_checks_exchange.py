@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from sim.loading.place import Place
+from sim.records import PS_PER_S
 from sim.training.buckets import MIB
-from sim.training.exchange import worker_fabric
+from sim.training.exchange import price_exchange, worker_fabric
+from sim.training.job import nominal_step
 from sim.training.scenario import COLLECTIVES, SyncConfig, TrainingScenario, num_gpus
 from sim.training.scenario_checks_places import no_effect, placed
+from sim.training.variation import MAX_RUN_S, slowdowns
 
 MAX_CHUNK_STEPS = 20_000_000
 
@@ -68,6 +71,13 @@ def check_exchange(scenario: TrainingScenario, place: Place) -> None:
             allowed=f"parameter_server or none with scheme: {scheme}",
             hint="algorithm: parameter_server",
         )
+    if scenario.compute.host_s and algorithm != "data_parallel_single_process":
+        raise no_effect(
+            Place(file=place.file).child("compute"),
+            "host_s",
+            scenario.compute.host_s,
+            "exchange.algorithm: data_parallel_single_process",
+        )
     if exchange.num_servers > 1 and algorithm != "parameter_server":
         raise no_effect(place, "num_servers", exchange.num_servers, "algorithm: parameter_server")
     if exchange.chunks and algorithm != "ring":
@@ -120,11 +130,62 @@ def check_sharding(scenario: TrainingScenario, place: Place) -> None:
         )
 
 
+def _check_node(scenario: TrainingScenario, top: Place) -> None:
+    hardware, job = scenario.hardware, scenario.training
+    is_known = hardware.gpus_per_node is not None or job.gpus_per_node is not None
+    if not is_known and hardware.inter_node is None and hardware.intra_node is not None:
+        raise (
+            top.child("training")
+            .child("gpus_per_node")
+            .error(
+                f"missing: nobody says how many {hardware.name} share a node, and its network is unknown",
+                allowed="gpus_per_node, or hardware with inter_node",
+                hint=f"gpus_per_node: {num_gpus(scenario)}",
+            )
+        )
+
+
+def check_length(scenario: TrainingScenario, top: Place) -> None:
+    """Refuses a run that takes no time at all, or longer than its clock can count."""
+    steps, factor = (
+        scenario.training.num_steps,
+        float(slowdowns(scenario.variation, scenario.training.num_workers).max()),
+    )
+    worker = nominal_step(scenario, scenario.hardware)
+    exchange_s = price_exchange(scenario, worker).comm_ps / PS_PER_S
+    step_s = (worker.compute_s * factor if scenario.variation.recorded is None else 0.0) + exchange_s
+    if worker.compute_s + worker.optimizer_s + exchange_s == 0:
+        raise (
+            top.child("compute")
+            .child("compute_s")
+            .error(
+                "nothing takes any time: neither computing, nor exchange, nor optimizer",
+                given=scenario.compute.compute_s,
+                allowed="above 0 s where nothing is exchanged",
+                hint="compute_s: 1 s",
+            )
+        )
+    if step_s * steps > MAX_RUN_S:
+        raise (
+            top.child("training")
+            .child("num_steps")
+            .error(
+                f"{steps:,} steps of about {step_s:.3g} s",
+                given=steps,
+                allowed=f"a run of at most {MAX_RUN_S:,.0f} s",
+                hint=f"num_steps: {int(MAX_RUN_S / step_s / 2)}"
+                if step_s < MAX_RUN_S / 2
+                else "shorter steps",
+            )
+        )
+
+
 def check_links(scenario: TrainingScenario, top: Place) -> None:
     """What the exchange needs must be known; a single process has the GPUs of one node only."""
     n, algorithm = scenario.training.num_workers, scenario.exchange.algorithm
     if algorithm == "none" or n == 1:
         return
+    _check_node(scenario, top)
     fabric = worker_fabric(scenario)
     if algorithm == "data_parallel_single_process" and n > fabric.gpus_per_node:
         raise (

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sim.errors import ScenarioError
 from sim.records import PS_PER_S, Int64
 from sim.rng import stream
 from sim.training.scenario_variation import DataLoaderStall, MarkovSlow, RecordedTimes, StepVariation
@@ -21,6 +22,7 @@ from sim.workload.distributions import Place, draw_values
 Float64 = npt.NDArray[np.float64]
 
 BLOCK = 1024
+MAX_RUN_S = 4e6  # 46 days; picoseconds in 64 bits end at twice that
 
 
 class StepTimes:
@@ -51,6 +53,8 @@ class StepTimes:
 
         def take(count: int) -> tuple[Int64, Int64 | int]:
             compute_s = factor(count)
+            if count and not compute_s.max() <= MAX_RUN_S:
+                raise _too_long(worker, float(compute_s.max()))
             return np.rint(compute_s * PS_PER_S).astype(np.int64), stalls(count)
 
         return take
@@ -93,6 +97,16 @@ class StepTimes:
             stream(self._seed, f"data loader {what} {worker}") for what in ("stalls", "seconds")
         )
         return lambda count: _draw_stalls(given, count, when, how_long, self._base_dir)
+
+
+def _too_long(worker: int, step_s: float) -> ScenarioError:
+    return ScenarioError(
+        f"a step of worker {worker} takes {step_s:.3g} s",
+        path="variation",
+        given=f"{step_s:.3g} s",
+        allowed=f"steps of at most {MAX_RUN_S:,.0f} s",
+        hint="smaller slowdowns or recorded times, or a law with a lighter tail",
+    )
 
 
 def slowdowns(variation: StepVariation, num_workers: int) -> Float64:
