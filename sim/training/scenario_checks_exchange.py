@@ -166,6 +166,7 @@ def check_length(scenario: TrainingScenario, top: Place) -> None:
             )
         )
     if step_s * steps > MAX_RUN_S:
+        most = int(MAX_RUN_S / step_s)
         raise (
             top.child("training")
             .child("num_steps")

@@ -139,7 +139,7 @@ GIVEN = {"schema_version": 1, "question": "q?", "kind": "training", "hardware": 
     "training": {"num_workers": 4, "num_steps": 10},
     "compute": {"compute_s": 1, "gradient_bytes": "1 MB"},
 }
-# Together impossible, though each field alone is fine: (what differs, key that the error names, what it says).
+# Impossible together, though each field alone is fine: (what differs, key of the error, what it says).
 TOGETHER: list[tuple[dict[str, Any], str, str]] = [
     ({"compute": {"compute_s": 0}, "exchange": {"algorithm": "none"}}, "compute.compute_s", "nothing takes"),
     ({"training": {"num_workers": 4, "num_steps": 5_000_000}}, "training.num_steps", "at most 4,000,000 s"),
