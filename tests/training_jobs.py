@@ -7,13 +7,27 @@ from typing import Any
 
 import numpy as np
 
+from sim.scenario import Distribution
 from sim.training.exchange import Exchange
 from sim.training.job import Job
-from sim.training.scenario_variation import StepVariation
+from sim.training.scenario_variation import DataLoaderStall, MarkovSlow, StepVariation
 from sim.training.variation import StepTimes
 
 S = 10**12
 FREE = Exchange(algorithm="none")
+VARIATIONS = (
+    StepVariation(),
+    StepVariation(law="exponential"),
+    StepVariation(law="uniform", min=0.0, max=2.0),
+    StepVariation(
+        law="lognormal",
+        sigma=0.5,
+        markov=MarkovSlow(slowdown=3, mean_slow_steps=2, mean_fast_steps=5),
+        data_loader=DataLoaderStall(
+            probability=0.3, stall_s=Distribution(distribution="exponential", mean=0.5)
+        ),
+    ),
+)
 
 
 def job(num_workers: int, num_steps: int, scheme: str = "bsp", **changes: Any) -> Job:

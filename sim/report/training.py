@@ -10,6 +10,7 @@ from sim.answer_line import answer_line
 from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, Section, text_table
 from sim.report.decision import decision_section
 from sim.report.figures import Lane, digits, lanes, percent
+from sim.report.training_blame import blame
 from sim.report.training_figures import split_picture, timeline_pictures
 from sim.report.training_learning import learning_section
 from sim.report.training_memory_figures import EXPLAINED, memory_pictures
@@ -27,7 +28,6 @@ NOT_MODELLED = (
     "A worker's variation inside one step: its factor stretches all its layers alike.",
     "Convergence of the scenario's own model: nobody can simulate it; see what a run says about staleness.",
 )
-MOST_WORKERS = 8
 
 
 def build_report(answer: Answer) -> Report:
@@ -46,7 +46,7 @@ def build_report(answer: Answer) -> Report:
         learning_section(answer),
         Section(title="Why", pictures=[one for one in pictures if one is not None]),
         *_memory(runs, shown),
-        Section(title="Who is to blame", blocks=_blame(runs)),
+        Section(title="Who is to blame", blocks=blame(answer)),
         _trust(answer),
         Section(title="What is not modelled", blocks=(Bullets(items=NOT_MODELLED),)),
         Section(title="Reproduce", blocks=_reproduce(answer)),
@@ -111,25 +111,6 @@ def _variants(answer: Answer) -> list[tuple[str, str]]:
         (one.name, setting_text(plain(one.differences)) or "the file as it stands")
         for one in answer.file.variants
     ]
-
-
-def _blame(runs: Any) -> list[Block]:
-    """Slowdown S against workers that all take the mean time: in all, and by each worker alone."""
-    rows = []
-    for name, results in runs.items():
-        outcome = results[0].outcome
-        total = int(outcome.update_ps[-1])
-        order = sorted(range(len(outcome.slowdown_by_worker)), key=lambda w: -outcome.slowdown_by_worker[w])
-        worst = ", ".join(f"worker {w}: {outcome.slowdown_by_worker[w]:.3g}" for w in order[:MOST_WORKERS])
-        waiting = total / outcome.no_stall_ps if outcome.no_stall_ps else 1.0
-        slowdown = total / outcome.ideal_ps if outcome.ideal_ps else 1.0
-        rows.append((name, f"{slowdown:.3g}", f"{waiting:.3g}", worst))
-    explained = (
-        "Slowdown S: the run's time over that of the same run in which every worker takes the fleet's mean "
-        "compute time in each step and nobody waits for data (first seed). By worker: S if only this one "
-        "were as it is."
-    )
-    return [Prose(text=explained), text_table(("variant", "S", "S of data stalls", "S by worker"), rows)]
 
 
 def _trust(answer: Answer) -> Section:

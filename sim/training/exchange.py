@@ -7,8 +7,10 @@ starts is the simulation's matter, not this file's.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
+
+import numpy as np
 
 from sim.cost.collective import (
     NETWORK_HOP_S,
@@ -22,7 +24,7 @@ from sim.cost.collective import (
 from sim.cost.collective_nccl import nccl_cost
 from sim.hardware import Link
 from sim.model import layer_matrices
-from sim.records import PS_PER_S
+from sim.records import PS_PER_S, Int64
 from sim.training.buckets import MIB, Bucket, gradient_buckets
 from sim.training.exchange_sharded import ShardedTimes, sharded_times
 from sim.training.parameter_server import server_times
@@ -53,6 +55,8 @@ class Exchange:
     replicate_ps: int = 0  # single process: weights from GPU 0 to the others
     gather_ps: int = 0  # single process: outputs to GPU 0, and their gradients back
     host_ps: int = 0  # single process: Python per replica, one at a time
+    link_slowdown: tuple[tuple[int, float], ...] = ()  # chunks: (worker, what its chunks take, times)
+    link_ps: tuple[tuple[int, int], ...] = ()  # server: (worker, what its own slow link adds to a step)
     notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -69,6 +73,15 @@ class Exchange:
         return reduced + self.after_update_ps + 2 * self.takes_ps + self.replicate_ps + 2 * self.gather_ps
 
 
+def chunk_transfer_ps(exchange: Exchange, transfer_ps: int, num_workers: int) -> Int64:
+    """What a chunk takes on each worker's link to its right neighbour."""
+    factors = np.ones(num_workers)
+    for worker, slowdown in exchange.link_slowdown:
+        factors[worker] = slowdown
+    taken: Int64 = np.rint(transfer_ps * factors).astype(np.int64)
+    return taken
+
+
 def to_ps(seconds: float) -> int:
     """Whole picoseconds."""
     return round(seconds * PS_PER_S)
@@ -79,6 +92,23 @@ def worker_fabric(scenario: TrainingScenario) -> Fabric:
     job = scenario.training
     gpus = job.gpus_per_node or scenario.hardware.gpus_per_node or 1
     return fabric_of(scenario.hardware, max(1, gpus // job.tensor_parallel_size))
+
+
+def slowed_fabric(scenario: TrainingScenario) -> Fabric:
+    """``worker_fabric`` as a collective finds it: its outermost links at the pace of the slowest one.
+
+    Every rank's data passes every link of a ring, up and down a tree, so one slow link bounds them all; with
+    several NICs a node NCCL cuts the data into equal channels, and the last channel ends the collective.
+    """
+    fabric, n = worker_fabric(scenario), scenario.training.num_workers
+    slowest = max((one.slowdown for one in scenario.exchange.slow_links), default=1.0)
+    if n <= fabric.gpus_per_node:
+        return replace(fabric, intra_node=_slowed(fabric.intra_node, slowest))
+    return replace(fabric, inter_node=_slowed(fabric.inter_node, slowest))
+
+
+def _slowed(link: Link | None, slowdown: float) -> Link | None:
+    return link and replace(link, bytes_per_s=link.bytes_per_s / slowdown)
 
 
 def price_exchange(scenario: TrainingScenario, worker: WorkerStep) -> Exchange:
@@ -93,26 +123,27 @@ def price_exchange(scenario: TrainingScenario, worker: WorkerStep) -> Exchange:
         return _single_process(scenario, size)
     if scenario.training.zero_stage == 3:
         micro_batches = scenario.training.gradient_accumulation_steps
-        sharded = sharded_times(worker, micro_batches, n, worker_fabric(scenario))
+        sharded = sharded_times(worker, micro_batches, n, slowed_fabric(scenario))
         return Exchange(algorithm=algorithm, gradient_bytes=size, sharded=sharded)
     return _collective(scenario, worker)
 
 
 def _collective(scenario: TrainingScenario, worker: WorkerStep) -> Exchange:
     config, n = scenario.exchange, scenario.training.num_workers
-    fabric = worker_fabric(scenario)
+    fabric = slowed_fabric(scenario)
     buckets = _buckets(scenario, worker)
     is_sharded = scenario.training.zero_stage > 0
     price = _PRICES["nccl_reduce_scatter" if is_sharded else config.algorithm]
     after = nccl_cost("all_gather", worker.total_gradient_bytes, n, fabric).total_s if is_sharded else 0.0
     chunks: tuple[tuple[int, int], ...] = ()
     if config.chunks:
-        chunks = tuple(_chunk(bucket.num_bytes, n, fabric) for bucket in buckets)
+        chunks = tuple(_chunk(bucket.num_bytes, n, worker_fabric(scenario)) for bucket in buckets)
     return Exchange(
         algorithm=config.algorithm,
         gradient_bytes=worker.total_gradient_bytes,
         buckets=tuple((one.ready_fraction, price(one.num_bytes, n, fabric)) for one in buckets),
         chunks=chunks,
+        link_slowdown=tuple((one.worker, one.slowdown) for one in config.slow_links),
         overlap=config.overlap and scenario.sync.scheme != "local_sgd",
         after_update_ps=to_ps(after),
         notes=_regimes(config, buckets, n, fabric),
@@ -182,13 +213,21 @@ _PRICES: Mapping[str, Callable[[int, int, Fabric], int]] = {
 
 
 def _server(scenario: TrainingScenario, size: int) -> Exchange:
-    """Servers stand on nodes of their own: workers reach them over the network, or what else there is."""
-    times = server_times(size, scenario.exchange.num_servers, _outer_link(scenario))
+    """Servers stand on nodes of their own: workers reach them over the network, or what else there is.
+
+    A slow link holds its worker up on the way out and in; it does not keep a server's NIC busy for longer.
+    """
+    link = _outer_link(scenario)
+    times = server_times(size, scenario.exchange.num_servers, link)
+    once_s = size / link.bytes_per_s
     return Exchange(
         algorithm="parameter_server",
         gradient_bytes=size,
         occupies_ps=to_ps(times.occupies_s),
         takes_ps=max(to_ps(times.takes_s), to_ps(times.occupies_s)),
+        link_ps=tuple(
+            (one.worker, to_ps(2 * (one.slowdown - 1) * once_s)) for one in scenario.exchange.slow_links
+        ),
     )
 
 

@@ -44,6 +44,14 @@ class Job:
         """Gradients that the run applies: ``num_steps`` a worker, of k_sync's only those it takes."""
         return self.num_steps * (self.num_awaited if self.scheme == "k_sync" else self.num_workers)
 
+    @property
+    def link_ps(self) -> Int64:
+        """What each worker's own slow link adds to its step, on the way to the server and back."""
+        added = np.zeros(self.num_workers, dtype=np.int64)
+        for worker, extra in self.exchange.link_ps:
+            added[worker] = extra
+        return added
+
 
 def plan_job(scenario: TrainingScenario, seed: int, base_dir: Path) -> Job:
     """The job that the scenario means, its step times priced or taken as given."""

@@ -51,7 +51,7 @@ class _Starts:
     def __init__(self, job: Job) -> None:
         self.occupies_ps, self.takes_ps = job.exchange.occupies_ps, job.exchange.takes_ps
         self.works = [job.times.steps_of(worker).__next__ for worker in range(job.num_workers)]
-        self.local_ps: list[int] = job.optimizer_ps.tolist()
+        self.local_ps: list[int] = (job.optimizer_ps + job.link_ps).tolist()
         self._outbound_free = 0
         self.mishaps: tuple[Mishaps, ...] = ()
         if job.failures is not None:

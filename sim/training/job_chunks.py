@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from sim.records import Int64
+from sim.training.exchange import chunk_transfer_ps
 from sim.training.job import Job
 from sim.training.job_synchronous import Block, blocks, step_lengths
 from sim.training.records import Outcome, RingSendColumns, WorkerColumns
@@ -54,7 +55,8 @@ def _exchanged(job: Job, end: Int64, compute: Int64) -> Int64:
     """When each rank has all sums."""
     done = np.zeros_like(end)
     for bucket, (latency, transfer) in enumerate(job.exchange.chunks):
-        done = ring_done_ps(np.maximum(_ready_ps(job, bucket, end, compute), done), latency, transfer)
+        on_link = chunk_transfer_ps(job.exchange, transfer, job.num_workers)
+        done = ring_done_ps(np.maximum(_ready_ps(job, bucket, end, compute), done), latency, on_link)
     return np.maximum(done, end)
 
 
@@ -74,21 +76,20 @@ def _sends(job: Job, end: Int64, compute: Int64) -> RingSendColumns:
     rows: list[Int64] = []
     for bucket, (latency, transfer) in enumerate(job.exchange.chunks):
         ready = np.maximum(_ready_ps(job, bucket, end, compute), done)
-        for step, (begin, holds) in enumerate(ring_sends_ps(ready, latency, transfer)):
+        on_link = chunk_transfer_ps(job.exchange, transfer, n)
+        for step, (begin, holds) in enumerate(ring_sends_ps(ready, latency, on_link)):
             chunk = [chunk_of(step, rank, n) for rank in range(n)]
             rows.append(
-                np.array([np.full(n, bucket), np.full(n, step), ranks, chunk, begin, begin + transfer])
+                np.array([np.full(n, bucket), np.full(n, step), ranks, chunk, begin, begin + on_link])
             )
-            done = holds
+            done = np.maximum(holds, begin + on_link)
     columns = np.concatenate(rows, axis=1)
     names = ("bucket", "step", "rank", "chunk", "begin_ps", "end_ps")
     return RingSendColumns(**dict(zip(names, columns, strict=True)))
 
 
 def _ideal_ps(job: Job, block: Block) -> int:
-    mean = np.rint(block.compute.mean(axis=0)).astype(np.int64)
-    alike = Block(compute=np.broadcast_to(mean, block.compute.shape), stall=None, offset=block.offset)
-    return int(step_lengths(job, alike).length.sum())
+    return int(step_lengths(job, block.alike()).length.sum())
 
 
 def _outcome(

@@ -7,7 +7,7 @@ of steps are arrays of (workers x steps). Integer picoseconds, equal to ``worker
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class Block:
     compute: Int64  # (workers, steps)
     stall: Int64 | None
     offset: Int64  # (workers, steps or 1): from the update before until the worker begins
+    link: Int64 | None = None  # (workers, 1): added by a worker's own slow link, on its way to the server
 
     @property
     def work_end(self) -> Int64:
@@ -34,6 +35,17 @@ class Block:
         work = self.compute if self.stall is None else self.compute + self.stall
         ends: Int64 = self.offset + work
         return ends
+
+    @property
+    def arrival(self) -> Int64:
+        """When each worker's gradient asks for its turn at the server."""
+        ends = self.work_end
+        return ends if self.link is None else ends + self.link
+
+    def alike(self) -> Block:
+        """Every worker takes the mean compute time of the step, and nobody waits for data."""
+        mean = np.rint(self.compute.mean(axis=0)).astype(np.int64)
+        return replace(self, compute=np.broadcast_to(mean, self.compute.shape), stall=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +118,7 @@ def _single_process(job: Job, block: Block) -> Lengths:
 def _first_ones(job: Job, block: Block) -> Lengths:
     """No exchange or a parameter server: the update comes with the last awaited push, served in turn."""
     exchange, awaited = job.exchange, job.num_awaited
-    ends = block.work_end
+    ends = block.arrival
     if awaited == len(ends):
         top = ends.max(axis=0)
         if exchange.occupies_ps == 0:
@@ -152,7 +164,8 @@ def blocks(job: Job) -> Iterator[Block]:
         if begin == 0:
             offset = offset.copy()
             offset[:, 0] = begin_at
-        yield _rounds(job, Block(compute=compute, stall=stall, offset=offset))
+        link = job.link_ps[:, None] if job.exchange.link_ps else None
+        yield _rounds(job, Block(compute=compute, stall=stall, offset=offset, link=link))
 
 
 def _first_offsets(job: Job) -> Int64:
@@ -171,7 +184,7 @@ def _rounds(job: Job, block: Block) -> Block:
     stall = None if block.stall is None else np.add.reduceat(block.stall, starts, axis=1)
     # Every step but the last has its update inside the round; the last one's comes with the average.
     inside = job.optimizer_ps[:, None] * (sizes - 1)
-    return Block(compute=compute, stall=stall, offset=block.offset + inside)
+    return replace(block, compute=compute, stall=stall, offset=block.offset + inside)
 
 
 def run_synchronous(job: Job) -> Outcome:
@@ -221,22 +234,21 @@ class _Part:
     def of(job: Job, block: Block) -> _Part:
         """The block, run and summed up."""
         lengths = step_lengths(job, block)
-        ends = block.work_end
+        ends = block.arrival
         n = job.num_workers
         stall = np.zeros(n, dtype=np.int64) if block.stall is None else block.stall.sum(axis=1)
         compute, lost = block.compute.sum(axis=1), np.zeros(n, dtype=np.int64)
         wait = np.maximum(lengths.computed - ends, 0).sum(axis=1)
         if lengths.is_used is not None:
             compute, lost, wait = _of_cancelled(block, lengths)
-        mean = np.rint(block.compute.mean(axis=0)).astype(np.int64)
-        alike = Block(compute=np.broadcast_to(mean, block.compute.shape), stall=None, offset=block.offset)
+        alike = block.alike()
         ideal = step_lengths(job, alike).length
-        bare = lengths.length if block.stall is None else step_lengths(
-            job, Block(compute=block.compute, stall=None, offset=block.offset)
-        ).length  # fmt: skip
+        bare = lengths.length
+        if block.stall is not None:
+            bare = step_lengths(job, replace(block, stall=None)).length
         return _Part(
             lengths=lengths,
-            slowest=ends.argmax(axis=0),
+            slowest=(ends if lengths.is_used is None else ends * lengths.is_used).argmax(axis=0),
             num_steps=block.compute.shape[1],
             compute_ps=compute,
             data_stall_ps=stall,
@@ -245,7 +257,7 @@ class _Part:
             lost_ps=lost,
             ideal_ps=int(ideal.sum()),
             no_stall_ps=int(bare.sum()),
-            extra_ps=np.maximum(ends - alike.work_end, 0).sum(axis=1),
+            extra_ps=np.maximum(ends - alike.arrival, 0).sum(axis=1),
         )
 
 
@@ -254,7 +266,7 @@ def _of_cancelled(block: Block, lengths: Lengths) -> tuple[Int64, Int64, Int64]:
     assert lengths.is_used is not None
     begun = block.work_end - block.compute
     done = np.clip(lengths.length - begun, 0, block.compute)
-    wait = np.maximum(lengths.computed - block.work_end, 0) * lengths.is_used
+    wait = np.maximum(lengths.computed - block.arrival, 0) * lengths.is_used
     return (
         (block.compute * lengths.is_used).sum(axis=1),
         (done * (1 - lengths.is_used)).sum(axis=1),

@@ -79,7 +79,9 @@ def ring_frames(num_ranks: int) -> list[RingFrame]:
     return frames
 
 
-def ring_sends_ps(ready_ps: Int64, latency_ps: int, transfer_ps: int) -> Iterator[tuple[Int64, Int64]]:
+def ring_sends_ps(
+    ready_ps: Int64, latency_ps: int, transfer_ps: int | Int64
+) -> Iterator[tuple[Int64, Int64]]:
     """By step: when each rank begins to send its chunk, and when it holds the one that it is sent.
 
     Rank r's gradient is ready at ``ready_ps[r]``. A chunk takes ``transfer_ps`` on its link, which carries
@@ -90,15 +92,15 @@ def ring_sends_ps(ready_ps: Int64, latency_ps: int, transfer_ps: int) -> Iterato
     link_free = holds.copy()
     for _ in range(num_ring_steps(ready_ps.size)):
         begin = np.maximum(holds, link_free)
-        link_free = begin + transfer_ps
+        link_free = np.add(begin, transfer_ps, dtype=np.int64)
         arrived = np.roll(link_free + latency_ps, 1)
         holds = np.maximum(arrived, ready_ps)
         yield begin, holds
 
 
-def ring_done_ps(ready_ps: Int64, latency_ps: int, transfer_ps: int) -> Int64:
-    """When each rank has the sum."""
+def ring_done_ps(ready_ps: Int64, latency_ps: int, transfer_ps: int | Int64) -> Int64:
+    """When each rank has the sum and has sent its last chunk on: its stream is free again."""
     done = ready_ps.copy()
-    for _, holds in ring_sends_ps(ready_ps, latency_ps, transfer_ps):
-        done = holds
+    for begin, holds in ring_sends_ps(ready_ps, latency_ps, transfer_ps):
+        done = np.maximum(holds, begin + transfer_ps)
     return done

@@ -13,7 +13,7 @@ from sim.model import ModelShape
 from sim.scenario import Distribution, Threshold, key
 from sim.training.finetune import Adapter
 from sim.training.learning_run import LearningConfig
-from sim.training.scenario_variation import Failures, StepVariation
+from sim.training.scenario_variation import Failures, SlowLink, StepVariation
 from sim.training.step_time_shape import Parallelism, StepShape
 
 SyncScheme = Literal["bsp", "ssp", "asp", "k_sync", "k_async", "local_sgd"]
@@ -132,6 +132,9 @@ class ExchangeConfig:
     first_bucket_mb: float = key("DDP: MiB of the first bucket", default=1.0, gt=0, le=1_000_000)
     overlap: bool = key("all-reduce buckets while the backward pass goes on", default=True)
     chunks: bool = key("ring: simulate every chunk on every link, not the closed form", default=False)
+    slow_links: tuple[SlowLink, ...] = key(
+        "workers with a slow link; every collective goes at the slowest one's pace", default=()
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,7 +90,28 @@ def check_exchange(scenario: TrainingScenario, place: Place) -> None:
             hint="chunks: false",
         )
     _check_chunks(scenario, place)
+    _check_slow_links(scenario, place)
     _check_buckets(scenario, place)
+
+
+def _check_slow_links(scenario: TrainingScenario, place: Place) -> None:
+    """The links of these workers must be there, and something must use them."""
+    n, links = scenario.training.num_workers, scenario.exchange.slow_links
+    if links and scenario.exchange.algorithm not in (*COLLECTIVES, "parameter_server"):
+        needed = "a collective or parameter_server"
+        raise no_effect(place, "slow_links", [one.worker for one in links], needed)
+    for index, one in enumerate(links):
+        there = place.child("slow_links").item(index).child("worker")
+        if one.worker >= n:
+            raise there.error(
+                f"there is no worker {one.worker}: they are 0 to {n - 1}",
+                given=one.worker,
+                allowed=f"0 to {n - 1}",
+            )
+        if one.worker in [other.worker for other in links[:index]]:
+            raise there.error(
+                f"worker {one.worker} stands there twice", given=one.worker, allowed="each worker once"
+            )
 
 
 def _check_chunks(scenario: TrainingScenario, place: Place) -> None:
@@ -174,9 +195,7 @@ def check_length(scenario: TrainingScenario, top: Place) -> None:
                 f"{steps:,} steps of about {step_s:.3g} s",
                 given=steps,
                 allowed=f"a run of at most {MAX_RUN_S:,.0f} s",
-                hint=f"num_steps: {int(MAX_RUN_S / step_s / 2)}"
-                if step_s < MAX_RUN_S / 2
-                else "shorter steps",
+                hint=f"num_steps: {most // 2}" if most > 1 else "shorter steps",
             )
         )
 

@@ -28,6 +28,14 @@ class SlowWorker:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SlowLink:
+    """One worker whose link to the others is slow all the time: a flapping NIC, a wrong cable or slot."""
+
+    worker: int = key("which one, from 0", ge=0, le=65_535)
+    slowdown: float = key("what its link takes per byte, times this", ge=1, le=1e6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataLoaderStall:
     """Steps that wait for their batch before they can begin."""
 

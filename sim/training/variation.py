@@ -7,6 +7,8 @@ depend on how many workers there are, nor on how far a run goes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,12 @@ class StepTimes:
         self._nominal_s = nominal_s * slowdowns(variation, nominal_s.size)
         self._variation, self._seed, self._base_dir = variation, seed, base_dir
         self._recorded = None if variation.recorded is None else read_recorded(variation.recorded, base_dir)
+
+    def without_stalls(self) -> StepTimes:
+        """The same compute times, and no data loader to wait for."""
+        clean = copy(self)
+        clean.has_stalls, clean._variation = False, replace(self._variation, data_loader=None)
+        return clean
 
     def matrix(self, num_steps: int) -> tuple[Int64, Int64 | None]:
         """(compute, data-loader stall) of the first ``num_steps`` steps, a row per worker."""
@@ -97,6 +105,34 @@ class StepTimes:
             stream(self._seed, f"data loader {what} {worker}") for what in ("stalls", "seconds")
         )
         return lambda count: _draw_stalls(given, count, when, how_long, self._base_dir)
+
+
+class AlikeTimes(StepTimes):
+    """In each step every worker takes the mean compute time of the step, and nobody waits for data."""
+
+    def __init__(self, times: StepTimes) -> None:
+        self.num_workers, self.has_stalls = times.num_workers, False
+        self._takes = [times.of_worker(worker) for worker in range(times.num_workers)]
+        self._means = np.zeros(0, dtype=np.int64)
+
+    def of_worker(self, worker: int) -> Callable[[int], tuple[Int64, Int64 | int]]:
+        """The same for every worker."""
+        at = 0
+
+        def take(count: int) -> tuple[Int64, Int64 | int]:
+            nonlocal at
+            at += count
+            return self._first(at)[at - count :], 0
+
+        return take
+
+    def _first(self, count: int) -> Int64:
+        """The means of the first ``count`` steps."""
+        if count > self._means.size:
+            more = max(count - self._means.size, BLOCK)
+            drawn = np.stack([take(more)[0] for take in self._takes])
+            self._means = np.concatenate([self._means, np.rint(drawn.mean(axis=0)).astype(np.int64)])
+        return self._means[:count]
 
 
 def _too_long(worker: int, step_s: float) -> ScenarioError:

@@ -90,7 +90,8 @@ class Asynchronous:
         job, clock, n = self.job, self.clock, self.job.num_workers
         pairs = job.times.pairs_of(worker)
         mishaps = job.failures and Mishaps(job.failures, worker, job.seed)
-        local = int(job.optimizer_ps[worker])
+        link = int(job.link_ps[worker])
+        local = int(job.optimizer_ps[worker]) + link
         step = 0
         while True:
             yield clock.sleep(0, 1 + worker)
@@ -104,7 +105,7 @@ class Asynchronous:
             if self._nic is not None:
                 yield from self._nic.push()
             done = clock.now_ps
-            self.trail.rows.append((worker, step, release, end - compute - local, end, done, 0))
+            self.trail.rows.append((worker, step, release, end - compute - local, end - link, done, 0))
             self._go[worker] = clock.event()
             self._bring(worker, version)
             yield self._go[worker]
@@ -139,6 +140,7 @@ class Synchronous:
         self.job, self.clock, self.trail = job, Ranked(), Trail()
         self._num_steps = max_steps
         self._pairs = [job.times.pairs_of(worker) for worker in range(job.num_workers)]
+        self.link_ps: list[int] = job.link_ps.tolist()
 
     def run(self) -> Trail:
         """All steps up to the limit."""
@@ -172,6 +174,7 @@ class _Update:
         self.num_ready = [0] * (len(buckets) + 1)
         self.ready = [self.clock.event() for _ in self.num_ready]
         self.fractions = [fraction for fraction, _ in buckets]
+        self.link_ps = whole.link_ps
         self.enough = self.clock.event()
         self.num_pushed = 0
         self.is_open = True
@@ -218,8 +221,8 @@ class _Update:
             yield clock.timeout(stall + compute - back)
             yield from self._backward(back)
         else:
-            yield clock.sleep(stall + compute, 1 + job.num_workers + worker)
-        end = clock.now_ps
+            yield clock.sleep(stall + compute + self.link_ps[worker], 1 + job.num_workers + worker)
+        end = clock.now_ps - self.link_ps[worker]
         if not job.exchange.is_collective:
             yield from self._push(worker)
         self._note(worker, (start, end))

@@ -8,36 +8,26 @@ from typing import Any
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training_jobs import FREE, job
+from training_jobs import FREE, VARIATIONS, job
 
-from sim.scenario import Distribution
 from sim.training.exchange import Exchange
 from sim.training.job import Job
 from sim.training.job_asynchronous import run_asynchronous
 from sim.training.job_synchronous import run_synchronous
-from sim.training.scenario_variation import DataLoaderStall, Failures, MarkovSlow, StepVariation
+from sim.training.scenario_variation import Failures
 from sim.training.sync import UNBOUNDED
 from sim.training.worker import simulate_events
 
 MS = 10**9
-VARIATIONS = (
-    StepVariation(),
-    StepVariation(law="exponential"),
-    StepVariation(law="uniform", min=0.0, max=2.0),
-    StepVariation(
-        law="lognormal",
-        sigma=0.5,
-        markov=MarkovSlow(slowdown=3, mean_slow_steps=2, mean_fast_steps=5),
-        data_loader=DataLoaderStall(
-            probability=0.3, stall_s=Distribution(distribution="exponential", mean=0.5)
-        ),
-    ),
-)
 SERVERS = st.builds(
-    lambda occupies, rest: Exchange(
-        algorithm="parameter_server", occupies_ps=occupies * 50 * MS, takes_ps=(occupies + rest) * 50 * MS
+    lambda occupies, rest, late: Exchange(
+        algorithm="parameter_server",
+        occupies_ps=occupies * 50 * MS,
+        takes_ps=(occupies + rest) * 50 * MS,
+        link_ps=((0, late * 130 * MS),) if late else (),
     ),
     st.integers(0, 6),
+    st.integers(0, 3),
     st.integers(0, 3),
 )
 BUCKETS = st.lists(
