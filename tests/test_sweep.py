@@ -23,7 +23,8 @@ from sim.plan.evaluate import Point, evaluate, fingerprint
 from sim.plan.executors import SerialExecutor, map_as_completed, open_executor
 from sim.plan.grid import grid, parse_over
 from sim.plan.progress import Progress, progress_line
-from sim.plan.sweep import cheapest_meeting, read_ledger, run_points, sweep_points
+from sim.plan.sweep import Sweep, cheapest_meeting, read_ledger, run_points, sweep_points
+from sim.plan.sweep_pictures import sweep_pictures
 
 TINY = """\
 schema_version: 1
@@ -308,3 +309,18 @@ def test_a_point_is_picklable(tiny: Path) -> None:
     point = sweep_points(str(tiny), ["replicas=2"])[0]
     assert isinstance(point, Point)
     assert pickle.loads(pickle.dumps(point)) == point
+
+
+def test_a_number_of_blocks_is_shown_as_the_memory_it_takes() -> None:
+    points = sweep_points(
+        "serving/prefix_cache_size", ["engine.num_gpu_blocks_override=500,1000,8000"], overrides=[]
+    )
+    rows = tuple({"prefix_hit_fraction": value, "meets_slo": None} for value in (0.1, 0.2, 0.3))
+    sweep = Sweep(
+        question="", command="", keys=("engine.num_gpu_blocks_override",), points=tuple(points), rows=rows
+    )
+    [picture] = sweep_pictures(sweep, ["prefix_hit_fraction"])
+    token_bytes = 2 * 32 * 8 * 128 * 2  # K and V, layers, KV heads, head size, bytes
+    assert picture.traces[0]["x"] == [blocks * 512 * token_bytes / 1e9 for blocks in (500, 1000, 8000)]
+    assert picture.layout["xaxis"]["title"]["text"] == "KV memory of a replica (GB)"
+    assert picture.layout["xaxis"]["type"] == "log"

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sim.cost.memory import memory_plan
 from sim.plan.evaluate import Value
 from sim.plan.shown import shown
 from sim.plan.sweep import Sweep
 from sim.report.figures import Lane, Picture, Row, Trace, axis, lanes, layout
+from sim.scenario import Scenario
 
 MAX_LINES = 8  # as many as there are colours; a finer grid is read in the table
 MAX_PICTURES = 4
+BLOCKS = "engine.num_gpu_blocks_override"
+WIDE = 10.0
 
 
 def sweep_pictures(sweep: Sweep, metrics: Sequence[str]) -> list[Picture]:
@@ -55,10 +59,9 @@ def _lines(sweep: Sweep, along: str) -> dict[str, list[int]]:
 
 
 def _picture(sweep: Sweep, along: str, metric: str, lines: dict[str, list[int]]) -> Picture:
-    is_numeric = all(_number(point.swept[along]) is not None for point in sweep.points)
-    x_axis = axis(along) if is_numeric else axis(along, type="category")
+    label, places = _places(sweep, along)
     rows: list[Row] = [
-        (name, sweep.points[i].swept[along], _plain(sweep.rows[i][metric]), str(sweep.rows[i]["meets_slo"]))
+        (name, places[i], _plain(sweep.rows[i][metric]), str(sweep.rows[i]["meets_slo"]))
         for name, indices in lines.items()
         for i in indices
     ]
@@ -67,29 +70,50 @@ def _picture(sweep: Sweep, along: str, metric: str, lines: dict[str, list[int]])
         title=metric,
         reading=_reading(sweep, metric),
         traces=[
-            _trace(sweep, along, metric, lane, indices)
+            _trace(sweep, places, metric, lane, indices)
             for lane, indices in zip(lanes(list(lines)), lines.values(), strict=True)
         ],
-        layout=layout(x_axis, axis(metric, rangemode="tozero"), showlegend=len(lines) > 1),
-        header=("line", along, metric, "meets_slo"),
+        layout=layout(_x_axis(label, places), axis(metric, rangemode="tozero"), showlegend=len(lines) > 1),
+        header=("line", label, metric, "meets_slo"),
         rows=rows,
         height_px=420,
         group="sweep",
     )
 
 
-def _trace(sweep: Sweep, along: str, metric: str, lane: Lane, indices: Sequence[int]) -> Trace:
-    def place(index: int) -> Any:
-        text = sweep.points[index].swept[along]
-        number = _number(text)
-        return text if number is None else number
+def _places(sweep: Sweep, along: str) -> tuple[str, list[float | str]]:
+    """The x axis's name and every point's place on it; a number of blocks is shown as the memory it takes."""
+    if along == BLOCKS:
+        return "KV memory of a replica (GB)", [_kv_gb(point.scenario) for point in sweep.points]
+    texts = [point.swept[along] for point in sweep.points]
+    numbers = [_number(text) for text in texts]
+    return along, [text if number is None else number for text, number in zip(texts, numbers, strict=True)]
 
+
+def _kv_gb(scenario: Scenario) -> float:
+    plan = memory_plan(scenario.model, scenario.hardware, scenario.engine)
+    return plan.kv_budget_bytes * scenario.engine.tensor_parallel_size / 1e9
+
+
+def _x_axis(label: str, places: Sequence[float | str]) -> dict[str, Any]:
+    """Words apart, numbers by size; memory over more than a decade on a logarithmic scale."""
+    numbers = [place for place in places if not isinstance(place, str)]
+    if len(numbers) < len(places):
+        return axis(label, type="category")
+    if label.endswith("(GB)") and max(numbers) > WIDE * min(numbers):
+        return axis(label, type="log", dtick="D2")
+    return axis(label)
+
+
+def _trace(
+    sweep: Sweep, places: Sequence[float | str], metric: str, lane: Lane, indices: Sequence[int]
+) -> Trace:
     symbols = ["circle-open" if sweep.rows[index]["meets_slo"] is False else "circle" for index in indices]
     return {
         "type": "scatter",
         "mode": "lines+markers",
         "name": lane.label,
-        "x": [place(index) for index in indices],
+        "x": [places[index] for index in indices],
         "y": [_plain(sweep.rows[index][metric]) for index in indices],
         "line": {"color": lane.color, "dash": lane.dash, "width": 2},
         "marker": {"color": lane.color, "symbol": symbols, "size": 9, "line": {"width": 2}},
