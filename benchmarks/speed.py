@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -102,6 +103,9 @@ def one_run(benchmark: Benchmark, folder: Path) -> dict[str, Any]:
     """Loads the trace and simulates it, in this process; imports are not counted."""
     from sim.loading import load_scenario
     from sim.run import run_one
+
+    for module in ("sim.checks", "sim.serving.run", "sim.workload", "sim.model", "sim.hardware_loading"):
+        import_module(module)  # some of them only wait for the first scenario
 
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "speed.yaml"

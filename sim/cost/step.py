@@ -29,6 +29,7 @@ from sim.scenario import Scenario
 
 BREAKPOINTS_PER_OCTAVE = 4
 MAX_CONTEXT_TOKENS = 1 << 40
+CHUNK_GROUP = 32
 CHUNK_BREAKPOINTS = 70  # for prompt chunks the first so many: to 2**21 cached tokens
 
 Chunks = Sequence[tuple[int, int, bool, object]]  # queries, cached, samples, and whose (not looked at)
@@ -65,10 +66,9 @@ def curve_of(grid: list[int], seconds: Floats, constant_ps: int) -> Curve:
 
     More context never costs less: where interpolated efficiencies say so, the longest time so far holds.
     """
-    values = np.maximum.accumulate(np.rint(seconds * PS_PER_S).astype(np.int64)).tolist()
-    pieces = range(len(values) - 1)
-    slopes = [(values[i + 1] - values[i]) // (grid[i + 1] - grid[i]) for i in pieces]
-    return Curve(constant_ps, values, slopes)
+    values = np.maximum.accumulate(np.rint(seconds * PS_PER_S).astype(np.int64))
+    slopes = np.diff(values) // np.diff(grid[: len(values)])
+    return Curve(constant_ps, values.tolist(), slopes.tolist())
 
 
 class KernelTimes(Protocol):
@@ -107,6 +107,7 @@ class CompiledPrice:
         self._head: list[int] = []
         self._curves: dict[int, Curve] = {}
         self._chunk_curves: dict[int, Curve] = {}
+        self._chunk_groups: dict[int, Floats] = {}
         self._fresh_chunks: list[int] = []
 
     @property
@@ -163,9 +164,10 @@ class CompiledPrice:
         grid = np.array(self._grid, dtype=np.int64)
         pieces = np.searchsorted(grid, context_tokens, side="right") - 1
         total = 0
-        for count in np.unique(num_decode).tolist():
+        order = np.argsort(num_decode, kind="stable")
+        counts, starts = np.unique(num_decode[order], return_index=True)
+        for count, chosen in zip(counts.tolist(), np.split(order, starts[1:]), strict=False):
             curve = self._curves.get(count) or self._curve(count)
-            chosen = num_decode == count
             piece = np.minimum(pieces[chosen], len(curve.slopes_ps) - 1)
             inside = np.array(curve.slopes_ps)[piece] * (context_tokens[chosen] - grid[piece])
             total += int((np.array(curve.values_ps)[piece] + inside).sum())
@@ -214,12 +216,23 @@ class CompiledPrice:
         return curve
 
     def _chunk_curve(self, queries: int) -> Curve:
-        cached = np.array(self._grid[:CHUNK_BREAKPOINTS], dtype=np.float64)
-        seconds = self.times.chunk_s(np.full_like(cached, queries), cached)
-        if queries <= LARGEST_TABLE:  # nothing cached: the price that a whole prompt has
-            seconds = np.maximum(seconds, self.chunk_ps(queries, 0) / PS_PER_S)
-        curve = self._chunk_curves[queries] = curve_of(self._grid, seconds, 0)
+        first = queries - queries % CHUNK_GROUP
+        seconds = self._chunk_groups.get(first)
+        if seconds is None:
+            seconds = self._chunk_groups[first] = self._chunk_group(first)
+        curve = self._chunk_curves[queries] = curve_of(self._grid, seconds[queries - first], 0)
         return curve
+
+    def _chunk_group(self, first: int) -> Floats:
+        """Seconds of ``CHUNK_GROUP`` sizes of chunks (rows) at the breakpoints; most are asked for."""
+        queries = np.arange(first, first + CHUNK_GROUP, dtype=np.float64)
+        cached = np.array(self._grid[:CHUNK_BREAKPOINTS], dtype=np.float64)
+        seconds = self.times.chunk_s(np.repeat(queries, len(cached)), np.tile(cached, len(queries)))
+        seconds = seconds.reshape(len(queries), len(cached))
+        if queries[-1] <= LARGEST_TABLE:  # nothing cached: the price that a whole prompt has
+            fresh = [self.chunk_ps(int(size), 0) / PS_PER_S for size in queries]
+            seconds = np.maximum(seconds, np.array(fresh)[:, None])
+        return seconds
 
 
 class ServiceTimePrice:

@@ -59,6 +59,7 @@ class Recorder:
         self.cached_tokens = filled(size, 0)
         self.replica = array("h", [-1]) * size
         self.segments = bytearray()
+        self._columns: Int64 | None = None
         self.preemptions = array("q")
         self.refusals: dict[str, int] = {}
         self.num_ended = 0
@@ -132,10 +133,11 @@ class Recorder:
         )
 
     def rows(self) -> dict[str, Int64]:
-        """The raw rows of all segments, by ``SEGMENT_FIELDS``."""
-        rows = np.frombuffer(self.segments, dtype=np.int64).reshape(-1, len(SEGMENT_FIELDS))
-        columns = np.ascontiguousarray(rows.T)
-        return {name: columns[index] for index, name in enumerate(SEGMENT_FIELDS)}
+        """The raw rows of all segments, by ``SEGMENT_FIELDS``; of a run that is over."""
+        if self._columns is None:
+            rows = np.frombuffer(self.segments, dtype=np.int64).reshape(-1, len(SEGMENT_FIELDS))
+            self._columns = np.ascontiguousarray(rows.T)
+        return {name: self._columns[index] for index, name in enumerate(SEGMENT_FIELDS)}
 
     def preemption_columns(self) -> PreemptionColumns:
         """The ledger."""
