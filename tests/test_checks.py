@@ -251,3 +251,31 @@ def test_a_policy_file_is_looked_into_but_not_run(load: Load, tmp_path: Path) ->
     assert "no function plan; did you mean pln?" in str(refusal(load, text))
     policy.write_text("def plan(:")
     assert "cannot be read as Python" in str(refusal(load, text))
+
+
+DRAFTS = "  speculative: {num_speculative_tokens: 2, acceptance_rate: 0.5}\n"
+
+
+def test_with_drafts_vllm_schedules_synchronously(load: Load) -> None:
+    text = with_keys("engine", "").replace("  batching: continuous\n", "")
+    assert load(text).base.engine.async_scheduling
+    drafted = text.replace("engine:\n", f"engine:\n{DRAFTS}")
+    assert not load(drafted).base.engine.async_scheduling
+    both = drafted.replace("engine:\n", "engine:\n  async_scheduling: true\n")
+    assert "vLLM itself refuses asynchronous scheduling with n-gram drafts" in str(refusal(load, both))
+
+
+def test_priorities_of_classes_go_with_a_policy_that_reads_them(load: Load) -> None:
+    lengths = "prompt_tokens: {distribution: fixed, value: 9}, output_tokens: {distribution: fixed, value: 9}"
+    classes = f"  classes: {{urgent: {{share: 1, priority: -1, {lengths}}}}}\n"
+    text = with_keys("workload", classes)
+    text = "\n".join(
+        line
+        for line in text.split("\n")
+        if not line.startswith(("  prompt_tokens", "  output_tokens", "  batching"))
+    )
+    assert "has no effect under policy: fcfs" in str(refusal(load, text))
+    ordered = load(text.replace("engine:\n", "engine:\n  policy: priority\n"))
+    assert ordered.base.engine.policy == "priority"
+    misspelt = text.replace("engine:\n", "engine:\n  policy: priorit\n")
+    assert "did you mean priority" in str(refusal(load, misspelt))

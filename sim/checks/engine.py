@@ -112,6 +112,13 @@ def _check_vllm(engine: EngineConfig, place: Place) -> None:
                 allowed=f"{name} with batching: continuous or static",
                 hint="batching: continuous",
             )
+    if engine.async_scheduling and engine.speculative is not None:
+        raise place.child("async_scheduling").error(
+            "vLLM itself refuses asynchronous scheduling with n-gram drafts",
+            given=True,
+            allowed="async_scheduling: false with speculative: {method: ngram}",
+            hint="remove async_scheduling (vLLM turns it off with n-gram drafts), or remove speculative",
+        )
     blocks = engine.num_gpu_blocks_override or 2
     if blocks < 2:
         raise place.child("num_gpu_blocks_override").error(

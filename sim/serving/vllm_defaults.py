@@ -13,7 +13,8 @@ def vllm_defaults(engine: Mapping[str, Any], hardware: HardwareProfile) -> dict[
     """What a scenario's ``engine`` section means where it says nothing.
 
     ``batching: vllm`` unless something is asked for that it does not have; with it, 0.33.0's server defaults
-    on this device, prefix caching on, and asynchronous scheduling (0.33.0) on.
+    on this device, prefix caching on, and asynchronous scheduling (0.33.0) on, except with n-gram drafts:
+    vLLM turns it off then.
     """
     beyond = engine.get("kv_allocator", "paged") != "paged" or "service_time" in engine
     beyond = beyond or engine.get("use_kv_cache") is False or engine.get("schedule_order") == "prefill_first"
@@ -24,6 +25,6 @@ def vllm_defaults(engine: Mapping[str, Any], hardware: HardwareProfile) -> dict[
     return {
         "batching": "vllm",
         "enable_prefix_caching": True,
-        "async_scheduling": is_newest,
+        "async_scheduling": is_newest and not engine.get("speculative"),
         **server_defaults(hardware.hbm_bytes, hardware.name),
     }
