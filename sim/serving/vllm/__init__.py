@@ -5,7 +5,8 @@ prefix caching and eviction down to the block ids, priority, long-prefill thresh
 and watermark, ``prefill_schedule_interval``, n-gram drafts, asynchronous scheduling, in 0.33.0 and 0.20.0.
 
 Not proven, because no recording shows it: lookahead slots of drafting models (EAGLE, MTP), asynchronous
-scheduling together with drafts, sliding-window and hybrid KV groups, data parallel, KV connectors.
+scheduling together with drafts (vLLM refuses n-gram drafts there), sliding-window and hybrid KV groups,
+data parallel, KV connectors. ``docs/vllm.md`` has the table.
 """
 
 from __future__ import annotations
