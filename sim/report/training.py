@@ -16,6 +16,7 @@ from sim.report.training_learning import learning_section
 from sim.report.training_memory_figures import EXPLAINED, memory_pictures
 from sim.report.training_ring_figure import ring_picture
 from sim.report.training_ring_links import link_pictures
+from sim.report.training_scaling import scaling_blocks, scaling_pictures
 from sim.units import format_gb, format_s
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def build_report(answer: Answer) -> Report:
         decision_section(answer),
         learning_section(answer),
         Section(title="Why", pictures=[one for one in pictures if one is not None]),
+        *_scaling(runs, shown),
         *_memory(runs, shown),
         Section(title="Who is to blame", blocks=blame(answer)),
         _trust(answer),
@@ -59,6 +61,14 @@ def build_report(answer: Answer) -> Report:
         ),
         sections=[one for one in sections if one is not None],
     )
+
+
+def _scaling(runs: Any, shown: Sequence[Lane]) -> list[Section]:
+    """The job with other numbers of workers, where the scenario asks."""
+    pictures = scaling_pictures(runs, shown)
+    if not pictures:
+        return []
+    return [Section(title="How far it scales", blocks=scaling_blocks(runs), pictures=pictures)]
 
 
 def _memory(runs: Any, shown: Sequence[Lane]) -> list[Section]:

@@ -23,8 +23,8 @@ from sim.records import Int64
 from sim.training.failures import with_failures
 from sim.training.job import Job, plan_job
 from sim.training.records import Outcome
-from sim.training.run import ASYNCHRONOUS, schedule
 from sim.training.scenario import ExchangeConfig, TrainingScenario
+from sim.training.schedules import ASYNCHRONOUS, schedule
 from sim.training.variation import AlikeTimes
 
 MAX_WORKER_STEPS = 200_000

@@ -16,6 +16,7 @@ from sim.records import PS_PER_S, Int64
 if TYPE_CHECKING:
     from sim.training.learning import Schedule
     from sim.training.learning_run import LearningResult
+    from sim.training.scaling import ScalingPoint
     from sim.training.scenario import TrainingScenario
 
 
@@ -119,6 +120,7 @@ class TrainingResult:
     checkpoint_ps: int  # time that training stood still for checkpoints
     notes: tuple[str, ...]
     explain: Mapping[str, Any]  # exchange, memory, packing: constants and their formulas
+    scaling: tuple[ScalingPoint, ...] = ()  # other numbers of workers, where the scenario asks for them
     learning: LearningResult | None = None  # real SGD on this schedule, where the scenario asks for it
 
     def schedule(self) -> Schedule:

@@ -69,12 +69,28 @@ def failure_columns(result: TrainingResult) -> list[Column]:
     ]
 
 
+def scaling_columns(result: TrainingResult) -> list[Column]:
+    """One row per number of workers that can run; none where no scaling curve is asked for."""
+    runs = [one for one in result.scaling if not one.refused]
+    names = ("gradients_per_s", "step_s", "exposed_comm_s", "stall_s", "efficiency")
+    return [
+        _count("num_workers", np.array([one.num_workers for one in runs], dtype=np.int64)),
+        *(
+            Column(
+                name=name, kind="count", values=np.array([getattr(one, name) for one in runs], dtype=float)
+            )
+            for name in names
+        ),
+    ]
+
+
 RECORD_TABLES: Mapping[str, Callable[[TrainingResult], list[Column]]] = {
     "workers": worker_columns,
     "updates": update_columns,
     "gradients": gradient_columns,
     "timeline": timeline_columns,
     "failures": failure_columns,
+    "scaling": scaling_columns,
 }
 
 

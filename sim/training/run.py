@@ -6,23 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from sim.errors import InvariantError, ScenarioError
-from sim.records import PS_PER_S
-from sim.training.failures import failure_columns, with_failures
+from sim.errors import InvariantError
+from sim.training.failures import with_failures
 from sim.training.job import Job, is_priced, plan_job
-from sim.training.job_asynchronous import run_asynchronous
-from sim.training.job_chunks import run_chunks
-from sim.training.job_synchronous import run_synchronous
 from sim.training.memory import training_memory
-from sim.training.records import Outcome, TrainingResult, WorkerStepColumns, no_failures
+from sim.training.records import Outcome, TrainingResult, WorkerStepColumns
+from sim.training.scaling import scaling_points
 from sim.training.scenario import TrainingScenario, step_shape
+from sim.training.schedules import ASYNCHRONOUS, bounded_schedule
 from sim.training.summary_learning import learnt
-from sim.training.variation import MAX_RUN_S
 from sim.training.worker import simulate_events
 
-ASYNCHRONOUS = ("ssp", "asp", "k_async")
 TIMELINE_ROWS = 3000
 TIMELINE_STEPS = 40
 
@@ -32,7 +26,7 @@ def run_training(
 ) -> TrainingResult:
     """What the run left behind; ``record_block_map`` has no meaning here."""
     job = plan_job(scenario, seed, base_dir)
-    outcome, failures = _bounded_schedule(job)
+    outcome, failures = bounded_schedule(job)
     if scenario.training.stepping == "every_step" and has_events(job):
         check_against_events(job, outcome)
     checkpoints = (0, 0)
@@ -54,40 +48,7 @@ def run_training(
         notes=_notes(scenario, job),
         explain=_explain(scenario, job),
     )
-    return replace(result, learning=learnt(result))
-
-
-def _bounded_schedule(job: Job) -> tuple[Outcome, Any]:
-    """``schedule``, as long as its moments are picoseconds of 64 bits."""
-    try:
-        outcome, failures = schedule(job)
-    except OverflowError:
-        raise _too_long(job) from None
-    if outcome.end_ps > MAX_RUN_S * PS_PER_S or np.any(np.diff(outcome.update_ps, prepend=0) < 0):
-        raise _too_long(job)
-    return outcome, failures
-
-
-def _too_long(job: Job) -> ScenarioError:
-    return ScenarioError(
-        f"{job.num_steps:,} steps of {job.num_workers:,} workers last longer than a run can",
-        path="training.num_steps",
-        given=job.num_steps,
-        allowed=f"a run of at most {MAX_RUN_S:,.0f} s",
-        hint="fewer steps; their mean does not change",
-    )
-
-
-def schedule(job: Job) -> tuple[Outcome, Any]:
-    """When every update happens, and an asynchronous job's failures."""
-    failures = no_failures()
-    if job.exchange.chunks:
-        return run_chunks(job), failures
-    if job.scheme not in ASYNCHRONOUS:
-        return run_synchronous(job), failures
-    outcome, log = run_asynchronous(job)
-    rows = [row for one in log.mishaps for row in one.rows if row[0] <= outcome.end_ps]
-    return outcome, failure_columns(rows) if rows else failures
+    return replace(result, learning=learnt(result), scaling=scaling_points(scenario, seed, base_dir))
 
 
 def check_against_events(job: Job, outcome: Outcome) -> int:

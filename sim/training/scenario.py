@@ -13,6 +13,7 @@ from sim.model import ModelShape
 from sim.scenario import Distribution, Threshold, key
 from sim.training.finetune import Adapter
 from sim.training.learning_run import LearningConfig
+from sim.training.scenario_scaling import ScalingConfig
 from sim.training.scenario_variation import Failures, SlowLink, StepVariation
 from sim.training.step_time_shape import Parallelism, StepShape
 
@@ -180,6 +181,7 @@ class TrainingScenario:
     packing: PackingConfig | None = key("how documents fill sequences", default=None)
     devices: tuple[DeviceGroup, ...] = key("workers on other devices", default=())
     failures: Failures | None = key("workers that die, and checkpoints", default=None)
+    scaling: ScalingConfig | None = key("the same job with other numbers of workers", default=None)
     learning: LearningConfig | None = key("real SGD on the simulated schedule", default=None)
     thresholds: tuple[Threshold, ...] = key("bounds that make exit code 1", default=())
 

@@ -11,6 +11,7 @@ from sim.training.job import devices, is_priced
 from sim.training.learning_checks import check_learning
 from sim.training.memory import check_fits
 from sim.training.precision import precision_of
+from sim.training.scaling import check_scaling
 from sim.training.scenario import ComputeConfig, TrainingScenario, step_shape
 from sim.training.scenario_checks_exchange import (
     check_exchange,
@@ -44,6 +45,7 @@ def check_training(scenario: TrainingScenario, *, file: str) -> None:
     _check_model(scenario, top)
     check_links(scenario, top)
     check_length(scenario, top)
+    check_scaling(scenario, top.child("scaling"))
 
 
 def _check_size(scenario: TrainingScenario, place: Place) -> None:

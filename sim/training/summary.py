@@ -9,6 +9,7 @@ from sim.records import PS_PER_S
 from sim.summary import Summary
 from sim.training.job_packing import Packed, packed
 from sim.training.records import TrainingResult
+from sim.training.scaling import efficient_workers
 from sim.training.scenario import TrainingScenario, gpus_per_worker, num_gpus, step_shape, tokens_per_step
 from sim.training.step_time import model_flops_per_token
 from sim.training.step_time_layer import peak_of
@@ -27,6 +28,7 @@ def summarize(result: TrainingResult, *, keep_thin_percentiles: bool = False) ->
         **_staleness(result),
         **_failures(result),
         **_memory(result),
+        **_scaling(result),
         **learning_metrics(result),
     }
     thin = numbers["num_updates"] is not None and numbers["num_updates"] < 1000 and not keep_thin_percentiles
@@ -182,6 +184,15 @@ def _memory(result: TrainingResult) -> Numbers:
     return {"peak_memory_bytes": float(memory["peak_memory_bytes"]) if memory else None}
 
 
+def _scaling(result: TrainingResult) -> Numbers:
+    scaling = result.scenario.scaling
+    if scaling is None:
+        return {}
+    most = efficient_workers(result.scaling, scaling.min_efficiency)
+    runs = [one.efficiency for one in result.scaling if not one.refused]
+    return {"efficient_workers": most and float(most), "scaling_efficiency": runs[-1] if runs else None}
+
+
 _WORDS: tuple[tuple[Word, str, str], ...] = (
     ("COMPUTE_BOUND", "compute_s", "computing"),
     ("EXCHANGE_BOUND", "exposed_comm_s", "exchange that nothing hides"),
@@ -227,6 +238,8 @@ def _reason(result: TrainingResult, name: str) -> str:
         return "the scenario has no failures"
     if name == "padding_fraction":
         return "the scenario does not say how documents fill sequences"
+    if name in ("efficient_workers", "scaling_efficiency"):
+        return "the scenario asks for no scaling curve"
     if name in ("peak_memory_bytes", "mfu"):
         return "times are given without a model"
     if name == "cost_per_million_tokens":

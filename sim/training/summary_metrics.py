@@ -43,6 +43,8 @@ _ROWS: tuple[tuple[str, str, Better, str], ...] = (
     ("num_failures", "failures", "lower", "workers that died"),
     ("lost_fraction", "fraction", "lower", "training_s spent on work done again, restarts and checkpoints"),
     ("ettr_fraction", "fraction", "higher", "effective training time: 1 - lost_fraction"),
+    ("efficient_workers", "workers", "higher", "up to which scaling.min_efficiency holds, of scaling's"),
+    ("scaling_efficiency", "fraction", "higher", "rate per worker, scaling's most workers over its fewest"),
     ("padding_fraction", "fraction", "lower", "computed tokens that are padding"),
     ("peak_memory_bytes", "bytes", "lower", "of the fullest GPU, at the start of the backward pass"),
     ("cost_per_million_tokens", "usd", "lower", "price of all GPUs / useful tokens"),
@@ -79,6 +81,8 @@ TABLE = (
     "cancelled_fraction",
     "num_failures",
     "ettr_fraction",
+    "efficient_workers",
+    "scaling_efficiency",
     "mfu",
     "padding_fraction",
     "peak_memory_bytes",
@@ -95,13 +99,14 @@ def headline(comparison: Comparison) -> str:
     """What answers: where SGD ran, time to target or else the final loss, never speed alone.
 
     Time to target needs a reference and one more variant that reached it with every seed. Without learning:
-    useful tokens a second; gradients a second where no run says how many tokens a step has.
+    how far it scales, where that is asked; useful tokens a second; gradients a second where no run says how
+    many tokens a step has.
     """
     cells = comparison.cells
     timed = [name for name in comparison.variants if cells[name]["time_to_target_s"].mean is not None]
     if comparison.reference in timed and len(timed) >= min(2, len(comparison.variants)):
         return "time_to_target_s"
-    for name in ("final_loss", "useful_tokens_per_s", "tokens_per_s"):
+    for name in ("final_loss", "efficient_workers", "useful_tokens_per_s", "tokens_per_s"):
         if all(cells[variant][name].mean is not None for variant in comparison.variants):
             return name
     return "gradients_per_s"
