@@ -2,23 +2,23 @@
 
 State and decisions are ``Scheduler``'s, whose steady-decode state this changes in the same order; where a
 step needs more (preemption, blocks registered at once for others, half-done prompts that are not the newest)
-the scheduler plans it (``VllmEngine``). Calls and attribute traffic were most of the time (``benchmarks/``);
-the tests run both ways, and every step planned request by request, on the same workloads.
+the scheduler plans it (``VllmEngine``). Calls and attribute traffic were most of the time (``benchmarks/``),
+so decisions are a loop over local variables, and those that nothing else can fall between are one SimPy
+event. The tests run both ways, and every step planned request by request, on the same workloads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from heapq import heappush
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
-from simpy.events import Event
-
 from sim.records import FINISHED
-from sim.serving.clock import Callback
 from sim.serving.jumping import steps_until
 from sim.serving.recorder import pack_segment
-from sim.serving.sequence import NEVER, Sequence
+from sim.serving.sequence import NEVER
 from sim.serving.usage import sum_blocks
 from sim.serving.vllm.queue import FcfsQueue
 from sim.serving.vllm.request import Request, Status
@@ -42,169 +42,223 @@ class VllmHotPath(VllmEngine):
         self.settings = state.limits
         self.max_running = state.limits.max_running
         self.max_num_batched_tokens = state.limits.max_num_batched_tokens
-        self.extend_rows = self.recorder.segments.extend
-        self.tick = Event(self.env)
-        self.tick._ok, self.tick._value = True, None
-        self.tick_callbacks: list[Callback] = [self._turn]
-        self.steps = self.first_ps = self.growth_ps = 0
-        self.mixed: list[MixedChunk] = NO_CHUNKS
         self.has_grown = False
 
     def _decide(self, now: int) -> None:
-        """After an idle time, or a step that the scheduler planned."""
-        self.end_ps = now
-        self.steps = 0
-        self._turn(self.tick)
+        """From here on until the engine is idle or the scheduler has to plan a step."""
+        env, feed, recorder, pool, price = self.env, self.feed, self.recorder, self.pool, self.price
+        steady, state, queue, size = self.steady, self.scheduler.state, self.queue, self.block_size
+        phases, ends, end_steps, running = steady.phases, steady.ends, steady.end_steps, state.running
+        prefilling, registrars = steady.prefilling, steady.registrars
+        max_tokens, max_running, max_num_seqs = (
+            self.max_num_batched_tokens, self.max_running, self.limits.max_num_seqs
+        )  # fmt: skip
+        first_token_ps, finish_ps, status = recorder.first_token_ps, recorder.finish_ps, recorder.status
+        generated_tokens = recorder.generated_tokens
+        must_see_all, has_triggers = feed.must_see_all, feed.has_triggers
+        extend_rows, pack, step_ps, decode_run = (
+            recorder.segments.extend, pack_segment, price.step_ps, price.decode_run
+        )  # fmt: skip
+        are_alone, is_caching = self.are_alone, self.settings.enable_prefix_caching
+        num_blocks, take, retire = pool.num_blocks, pool.take, pool.retire
+        step, count, context = steady.step, steady.num_decoding, steady.num_context_tokens
+        self.jump, self.pending = (0, 0, 0), None
+        mixed = NO_CHUNKS
+        has_grown = False
+        steps = first = growth = 0
+        while True:
+            # What ran is over: ``count`` sequences decoded ``steps`` times, or once beside ``mixed``.
+            if steps:
+                if not has_grown:  # its blocks
+                    if steps <= size:
+                        index = step % size
+                        growing: Collection[Request] = phases[index].values()
+                        if steps > 1:
+                            growing = list(growing)
+                            time_ps = first
+                            used = total = 0
+                            for _ in range(steps - 1):
+                                index += 1
+                                if index == size:
+                                    index = 0
+                                phase = phases[index]
+                                time_ps += growth
+                                if phase:
+                                    growing += phase.values()
+                                    used += len(phase)
+                                total += used * time_ps
+                            self.grown_tokens_ps += total * size
+                    else:
+                        growing = self._growing_in(step, first, growth, steps)
+                    if growing:
+                        for request, block in zip(growing, take(len(growing)), strict=False):
+                            request.blocks.append(block)
+                step += steps
+                context += steps * count
+                finished = ends.pop(step - 1, None)
+                if not are_alone:
+                    steady.step, steady.num_decoding, steady.num_context_tokens = step, count, context
+                    self._end_of_step(mixed, finished or [], now)
+                    count, context = steady.num_decoding, steady.num_context_tokens
+                else:
+                    if finished:
+                        for request in finished:
+                            tokens = request.end_tokens
+                            del phases[(request.settled_step + 1 - request.num_tokens) % size][request.order]
+                            count -= 1
+                            context -= tokens
+                            request.num_tokens = tokens
+                            request.num_computed_tokens = tokens - 1
+                            if is_caching:
+                                request.num_registered_blocks = (tokens - 1) // size
+                    for _, _, samples, request in mixed:
+                        order = request.order
+                        if not samples:
+                            prefilling[order] = request
+                            continue
+                        if prefilling:
+                            prefilling.pop(order, None)
+                        request.num_tokens = tokens = request.num_tokens + 1
+                        row = sequence_of(request).id
+                        if first_token_ps[row] < 0:
+                            first_token_ps[row] = now
+                        left = request.end_tokens - tokens
+                        if not left:
+                            finished = [*(finished or ()), request]
+                            continue
+                        request.settled_step = step
+                        phases[(step + 1 - tokens) % size][order] = request
+                        end = step + left - 1
+                        ending = ends.get(end)
+                        if ending is None:
+                            ends[end] = [request]
+                            heappush(end_steps, end)
+                        else:
+                            ending.append(request)
+                        count += 1
+                        context += tokens
+                    if finished:
+                        steady.is_stuck = False
+                        if len(finished) > 1:
+                            finished.sort(key=by_order)
+                        for request in finished:
+                            del running[request.order]
+                            request.status = Status.FINISHED
+                            if request.num_preemptions:
+                                self.blocks.close(request)
+                            else:
+                                retire(request.blocks, request.num_registered_blocks)
+                            sequence = sequence_of(request)
+                            row = sequence.id
+                            finish_ps[row] = now
+                            generated_tokens[row] = request.end_tokens - sequence.prompt_tokens
+                            status[row] = FINISHED
+                            sequence.is_ended = True
+                            if has_triggers:
+                                feed.on_end(sequence, now)
+            # Who has come.
+            if feed.next_ps <= now or self.window_is_due:
+                self.is_deciding = True
+                self._begin(now)
+                self.is_deciding = False
+            # What is next.
+            mixed = NO_CHUNKS
+            has_grown = False
+            if queue or prefilling:
+                if count >= max_tokens or registrars:
+                    break
+                if prefilling or (not steady.is_stuck and len(running) < max_running):
+                    planned = self._take_chunks(now, phases[step % size], count)
+                    if planned is None:
+                        break
+                    mixed, has_grown = planned, self.has_grown
+            if not (mixed or count) or registrars:
+                break
+            num_decode, shown_context, held, prefill_tokens = count, context, context, 0
+            priced = mixed
+            if has_grown:
+                steps, growth = 1, 0
+                for chunk in mixed:
+                    tokens, cached = chunk[0], chunk[1]
+                    held += tokens + cached
+                    if tokens == 1 and cached:  # priced like a decode
+                        num_decode += 1
+                        shown_context += cached + 1
+                        priced = [other for other in priced if other is not chunk]
+                    else:
+                        prefill_tokens += tokens
+                first = step_ps(num_decode, shown_context, priced)
+                end = now + first
+                used = num_blocks - pool.num_free
+            else:
+                first, growth, steps = decode_run(count, context)
+                if ends.get(end_steps[0]):
+                    until_end = end_steps[0] - step + 1
+                else:
+                    steady.step = step
+                    until_end = steady.steps_to_first_end()
+                if until_end < steps:
+                    steps = until_end
+                if count * (steps // size + 1) > pool.num_free:
+                    steady.step, steady.num_decoding = step, count
+                    steps = steady.steps_to_shortage(steps)
+                    if steps < 1:
+                        break
+                limit = feed.next_ps
+                is_full = queue or len(running) >= max_num_seqs
+                if is_full and not must_see_all and self.is_measuring:
+                    limit = NEVER
+                end = now + steps * first + growth * (steps * (steps - 1) // 2)
+                if end > limit:
+                    steps = steps_until(first, growth, limit - now, steps)
+                    end = now + steps * first + growth * (steps * (steps - 1) // 2)
+                used = num_blocks - pool.num_free + len(phases[step % size])
+            held -= pool.num_extra_owners * size
+            extend_rows(
+                pack(
+                    0, now, steps, first, growth, num_decode, shown_context, len(priced), prefill_tokens,
+                    len(running), len(queue), 0, held, held, used * size, 0,
+                )
+            )  # fmt: skip
+            self.num_events += 1
+            now = end
+        steady.step, steady.num_decoding, steady.num_context_tokens = step, count, context
+        env.pass_to(now)
+        super()._decide(now)
 
     def _begin(self, now: int) -> None:
         feed = self.feed
-        while feed.next_ps <= now:
-            self.receive(feed.take())
-        if self.window_is_due:
+        if not self.are_alone or not self.is_measuring or self.window_is_due:
             super()._begin(now)
-
-    def receive(self, sequence: Sequence, *, has_own_deadline: bool = True) -> None:
-        """See ``EngineBase``; written out for a request whose tokens nobody else has."""
-        prompt, end = sequence.prompt_tokens, sequence.prompt_tokens + sequence.output_tokens
-        most = self.settings.max_model_len
-        if end > most:
-            end = most
-        fits = prompt < most and -(-(end - 1) // self.block_size) <= self.pool.num_blocks
-        if not (self.are_alone and self.is_measuring and fits):
-            super().receive(sequence)
             return
-        recorder, row = self.recorder, sequence.id
-        recorder.arrival_ps[row] = sequence.arrival_ps
-        recorder.replica[row] = 0
-        request = self._request(sequence)
-        request.end_tokens = end
-        request.registers_late = True
-        self.queue.append(request)
+        recorder, size, most, queue = self.recorder, self.block_size, self.settings.max_model_len, self.queue
+        most_tokens = self.pool.num_blocks * size + 1
+        while feed.next_ps <= now:
+            sequence = feed.take()
+            end = sequence.prompt_tokens + sequence.output_tokens
+            if end > most:
+                end = most
+            if sequence.prompt_tokens >= most or end > most_tokens:
+                self.receive(sequence)
+                continue
+            recorder.arrival_ps[sequence.id] = sequence.arrival_ps
+            recorder.replica[sequence.id] = 0
+            request = self._request(sequence)
+            request.end_tokens = end
+            request.registers_late = True
+            queue.append(request)
 
-    def _turn(self, event: Event) -> None:
-        """The end of a step or jump, and the next decision: what is done, for how many steps, and its row."""
-        now = self.end_ps
-        steady, pool, size, running = self.steady, self.pool, self.block_size, self.running
-        steps = self.steps
-        if steps:
-            mixed = self.mixed
-            if not self.has_grown and (steps > 1 or steady.phases[steady.step % size]):
-                self._hand_out(steps)
-            steady.step = step = steady.step + steps
-            steady.num_context_tokens += steps * steady.num_decoding
-            finished = steady.ends.pop(step - 1, None)
-            if finished:
-                self._part_all(finished)
-            if mixed:
-                finished = self._first_tokens(mixed, finished, now)
-            if finished:
-                self._finish_all(finished, now)
-        feed = self.feed
-        if feed.next_ps <= now or self.window_is_due:
-            self.jump, self.pending = (0, 0, 0), None
-            self.is_deciding = True
-            self._begin(now)
-            self.is_deciding = False
-        count, step = steady.num_decoding, steady.step
-        mixed = NO_CHUNKS
-        self.has_grown = False
-        growing = steady.phases[step % size]
-        if self.queue or steady.prefilling:
-            is_open = not steady.is_stuck and len(running) < self.max_running
-            if count >= self.max_num_batched_tokens or steady.registrars:
-                self._leave_to_scheduler(now)
-                return
-            if is_open or steady.prefilling:
-                planned = self._take_chunks(now, growing, count)
-                if planned is None:
-                    self._leave_to_scheduler(now)
-                    return
-                mixed = planned
-        if not (mixed or count) or steady.registrars:
-            self._leave_to_scheduler(now)
-            return
-        context = steady.num_context_tokens
-        if self.has_grown:
-            steps, growth, prefill_tokens = 1, 0, 0
-            held, num_decode, priced = context, count, mixed
-            for chunk in mixed:
-                tokens, cached = chunk[0], chunk[1]
-                held += tokens + cached
-                if tokens == 1 and cached:  # priced like a decode
-                    num_decode += 1
-                    context += cached + 1
-                    priced = [other for other in priced if other is not chunk]
-                else:
-                    prefill_tokens += tokens
-            first = self.price.step_ps(num_decode, context, priced)
-            end = now + first
-            num_prefill = len(priced)
-            used = pool.num_blocks - pool.num_free
-        else:
-            num_decode, held, num_prefill, prefill_tokens = count, context, 0, 0
-            first, growth, steps = self.price.decode_run(count, context)
-            ends, end_steps = steady.ends, steady.end_steps
-            until_end = end_steps[0] - step + 1 if ends.get(end_steps[0]) else steady.steps_to_first_end()
-            if until_end < steps:
-                steps = until_end
-            if count * (steps // size + 1) > pool.num_free:
-                steps = steady.steps_to_shortage(steps)
-                if steps < 1:
-                    self._leave_to_scheduler(now)
-                    return
-            limit = feed.next_ps
-            is_full = self.queue or len(running) >= self.limits.max_num_seqs
-            if is_full and self.is_measuring and not feed.must_see_all:
-                limit = NEVER
-            end = now + steps * first + growth * (steps * (steps - 1) // 2)
-            if end > limit:
-                steps = steps_until(first, growth, limit - now, steps)
-                end = now + steps * first + growth * (steps * (steps - 1) // 2)
-            self.first_ps, self.growth_ps = first, growth
-            used = pool.num_blocks - pool.num_free + len(growing)
-        self.mixed = mixed
-        self.steps, self.end_ps = steps, end
-        held -= pool.num_extra_owners * size
-        self.extend_rows(
-            pack_segment(
-                0, now, steps, first, growth, num_decode, context, num_prefill, prefill_tokens,
-                len(running), len(self.queue), 0, held, held, used * size, 0,
-            )
-        )  # fmt: skip
-        self.num_events += 1
-        self.env.again(event, self.tick_callbacks, end)
-
-    def _leave_to_scheduler(self, now: int) -> None:
-        """A step or jump by ``Scheduler``'s own plan, or nothing to do."""
-        self.steps = 0
-        super()._decide(now)
-
-    def _hand_out(self, steps: int) -> None:
-        """The blocks that decoding requests took in the steps of a jump, and KV added in it × time."""
+    def _growing_in(self, step: int, first_ps: int, growth_ps: int, steps: int) -> list[Request]:
+        """Who takes a block in the steps of a long jump, in order; notes KV added in it × time."""
         phases, size = self.steady.phases, self.block_size
-        start = self.steady.step % size
-        if steps <= size:
-            growing = list(phases[start].values())
-            time_ps, growth = self.first_ps, self.growth_ps
-            used = total = 0
-            for index in range(start + 1, start + steps):
-                phase = phases[index % size]
-                if phase:
-                    growing += phase.values()
-                    used += len(phase)
-                time_ps += growth
-                total += used * time_ps
-        else:
-            turned = phases[start:] + phases[:start]
-            rounds, rest = divmod(steps, size)
-            growing = [request for phase in turned for request in phase.values()] * rounds
-            growing += [request for phase in turned[:rest] for request in phase.values()]
-            total, _ = sum_blocks(
-                [len(phase) for phase in phases], start, self.first_ps, self.growth_ps, steps
-            )
+        start = step % size
+        turned = phases[start:] + phases[:start]
+        rounds, rest = divmod(steps, size)
+        growing = list(in_order(turned)) * rounds
+        growing += in_order(turned[:rest])
+        total, _ = sum_blocks([len(phase) for phase in phases], start, first_ps, growth_ps, steps)
         self.grown_tokens_ps += total * size
-        if growing:
-            self._grow(growing)
+        return growing
 
     def _grow(self, growing: Collection[Request]) -> None:
         """A block for each, in this order."""
@@ -311,23 +365,16 @@ class VllmHotPath(VllmEngine):
             recorder.first_scheduled_ps[row] = now
             recorder.cached_tokens[row] = hit_tokens
 
-    def _part_all(self, finished: list[Request]) -> None:
-        """Decoding requests that have made their last token leave the group."""
-        for request in finished:
-            self.steady.part(request)
-
-    def _first_tokens(
-        self, mixed: list[MixedChunk], finished: list[Request] | None, now: int
-    ) -> list[Request]:
-        """What came out of a step's chunks; ``finished``, with those whose first token was the last."""
-        finished = finished or []
+    def _end_of_step(self, mixed: list[MixedChunk], finished: list[Request], now: int) -> None:
+        """What came out of a step, where requests may share content: who ended, first tokens, who joins."""
         steady, first_token_ps = self.steady, self.recorder.first_token_ps
+        for request in finished:
+            steady.part(request)
         for _, _, samples, request in mixed:
             if not samples:
                 steady.prefilling[request.order] = request
                 continue
-            if steady.prefilling:
-                steady.prefilling.pop(request.order, None)
+            steady.prefilling.pop(request.order, None)
             request.num_tokens += 1
             row = sequence_of(request).id
             if first_token_ps[row] < 0:
@@ -336,7 +383,8 @@ class VllmHotPath(VllmEngine):
                 finished.append(request)
             else:
                 steady.join(request)
-        return finished
+        if finished:
+            self._finish_all(finished, now)
 
     def _finish_all(self, finished: list[Request], now: int) -> None:
         """Frees those who made their last token, in order of admission."""
@@ -357,3 +405,8 @@ class VllmHotPath(VllmEngine):
         sequence.is_ended = True
         if self.feed.has_triggers:
             self.feed.on_end(sequence, now)
+
+
+def in_order(phases: list[dict[int, Request]]) -> Iterable[Request]:
+    """The requests of these phases, one after another."""
+    return chain.from_iterable(phase.values() for phase in phases)
