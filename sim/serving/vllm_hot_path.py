@@ -61,6 +61,10 @@ class VllmHotPath(VllmEngine):
         )  # fmt: skip
         are_alone, is_caching = self.are_alone, self.settings.enable_prefix_caching
         num_blocks, take, retire = pool.num_blocks, pool.take, pool.retire
+        is_chunked, watermark = self.settings.enable_chunked_prefill, self.blocks.watermark_blocks
+        reserves_all, first_scheduled_ps = (
+            self.settings.scheduler_reserve_full_isl, recorder.first_scheduled_ps
+        )  # fmt: skip
         step, count, context = steady.step, steady.num_decoding, steady.num_context_tokens
         self.jump, self.pending = (0, 0, 0), None
         mixed = NO_CHUNKS
@@ -167,7 +171,55 @@ class VllmHotPath(VllmEngine):
             if queue or prefilling:
                 if count >= max_tokens or registrars:
                     break
-                if prefilling or (not steady.is_stuck and len(running) < max_running):
+                if not prefilling and (steady.is_stuck or len(running) >= max_running):
+                    pass
+                elif are_alone and not prefilling and not state.num_preemptions:
+                    phase = phases[step % size]
+                    if len(phase) > pool.num_free:
+                        break
+                    budget = max_tokens - count
+                    mixed = []
+                    is_refused = False
+                    while budget > 0 and queue and len(running) < max_running:
+                        request = queue[0]
+                        wanted = tokens = request.num_tokens
+                        if tokens > budget:
+                            if not is_chunked:
+                                is_refused = True
+                                break
+                            tokens = budget
+                        need = -(-tokens // size)
+                        available = pool.num_free - (watermark if running else 0)
+                        if not has_grown:
+                            available -= len(phase)
+                        if (-(-wanted // size) if reserves_all else need) > available:
+                            is_refused = True
+                            break
+                        if not has_grown:
+                            has_grown = True
+                            if phase:
+                                for other, block in zip(phase.values(), take(len(phase)), strict=False):
+                                    other.blocks.append(block)
+                        queue.popleft()
+                        request.blocks = take(need)
+                        if is_caching:
+                            request.num_registered_blocks = tokens // size
+                        state.num_admissions = order = state.num_admissions + 1
+                        request.order = order
+                        request.status = Status.RUNNING
+                        request.num_computed_tokens = tokens
+                        request.is_prefill_chunk = tokens < wanted
+                        running[order] = request
+                        row = sequence_of(request).id
+                        if first_scheduled_ps[row] < 0:
+                            first_scheduled_ps[row] = now
+                        mixed.append((tokens, 0, tokens == wanted, request))
+                        budget -= tokens
+                    if not mixed:
+                        steady.is_stuck = is_refused and reserves_all
+                        if not (steady.is_stuck and count):
+                            break
+                else:
                     planned = self._take_chunks(now, phases[step % size], count)
                     if planned is None:
                         break
@@ -293,7 +345,9 @@ class VllmHotPath(VllmEngine):
             if is_refused:
                 break
             if growing:
-                is_refused = not num_hits and not self._can_admit(head, tokens, len(growing))
+                is_refused = not num_hits and not blocks.can_admit(
+                    head, 0, tokens, len(growing), spare=bool(running)
+                )
                 if is_refused:
                     break
                 self._grow(growing.values())
@@ -301,7 +355,7 @@ class VllmHotPath(VllmEngine):
                 if num_hits:  # of which the decodes may have taken some
                     self.has_grown = True
                     continue
-            is_refused = not self._allocate(head, num_hits, tokens)
+            is_refused = blocks.admit(head, num_hits, tokens, spare=bool(running)) is None
             if is_refused:
                 break
             self._admit_head(head, num_hits * self.block_size, tokens, now)
@@ -311,25 +365,6 @@ class VllmHotPath(VllmEngine):
             self.has_grown = True
         steady.is_stuck = is_refused and not chunks and self.settings.scheduler_reserve_full_isl
         return chunks if self.has_grown or (steady.is_stuck and count) else None
-
-    def _can_admit(self, head: Request, tokens: int, num_growing: int) -> bool:
-        """``KVBlocks.can_admit`` without hits."""
-        wanted = head.num_tokens if self.settings.scheduler_reserve_full_isl else tokens
-        available = self.pool.num_free - num_growing
-        if self.running:
-            available -= self.blocks.watermark_blocks
-        return -(-wanted // self.block_size) <= available
-
-    def _allocate(self, head: Request, num_hits: int, tokens: int) -> bool:
-        """``KVBlocks.admit``: False if there are too few blocks."""
-        if num_hits or not head.is_alone:
-            return self.blocks.admit(head, num_hits, tokens, spare=bool(self.running)) is not None
-        if not self._can_admit(head, tokens, 0):
-            return False
-        size = self.block_size
-        head.blocks = self.pool.take(-(-tokens // size))
-        head.num_registered_blocks = tokens // size if self.settings.enable_prefix_caching else 0
-        return True
 
     def _next_chunk(self, growing: dict[int, Request], budget: int) -> MixedChunk | None:
         """More of a half-done prompt, after the decodes' blocks; None if that is not how this step goes."""
