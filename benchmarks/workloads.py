@@ -78,6 +78,19 @@ BENCHMARKS = {
             others=NORMAL_OTHERS,
         ),
         Benchmark(
+            name="normal_512_256_vllm",
+            file=NORMAL_FILE,
+            engine={
+                **NORMAL_ENGINE,
+                "batching": "vllm",
+                "enable_prefix_caching": True,
+                "async_scheduling": False,
+            },
+            model="llama-3.1-8b",
+            hardware="h100-sxm-80gb",
+            others=NORMAL_OTHERS,
+        ),
+        Benchmark(
             name="vidur_fixed_512_128",
             file="trace_fixed512_128_qps6.45_n20000.csv.gz",
             engine=VIDUR_ENGINE,

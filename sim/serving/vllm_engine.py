@@ -44,7 +44,6 @@ class Shape:
 class VllmRequest(Request):
     """A scheduler's request and the sequence that it stands for."""
 
-    __slots__ = ("sequence",)
     sequence: Sequence
 
 

@@ -30,34 +30,29 @@ class Request:
     ``Scheduler.settle`` brings them up to date.
     """
 
-    __slots__ = (
-        "arrival",
-        "blocks",
-        "end_tokens",
-        "is_alone",
-        "is_prefill_chunk",
-        "max_tokens",
-        "num_computed_tokens",
-        "num_drafts",
-        "num_hit_blocks",
-        "num_placeholders",
-        "num_preemptions",
-        "num_prompt_tokens",
-        "num_registered_blocks",
-        "num_stale_tokens",
-        "num_tokens",
-        "num_tokens_at_preemption",
-        "num_vain_preemptions",
-        "order",
-        "output_stream",
-        "path",
-        "priority",
-        "prompt",
-        "registers_late",
-        "request_id",
-        "settled_step",
-        "status",
-    )
+    # As it arrives; most requests never change the rarer of these.
+    num_computed_tokens = 0
+    """Tokens whose KV is, or is being, written."""
+    num_drafts = 0
+    num_placeholders = 0
+    """Asynchronous scheduling: tokens that are being made and not known yet."""
+    num_stale_tokens = 0
+    """Of these, those that were under way when it was preempted."""
+    is_prefill_chunk = False
+    status = Status.WAITING
+    order = -1
+    """Place in the running list: numbers of admission grow."""
+    num_hit_blocks = 0
+    """Found in the prefix cache at its admission."""
+    num_registered_blocks = 0
+    is_alone = False
+    """Said by who makes it: no other request has tokens of its streams."""
+    registers_late = False
+    settled_step = 0
+    num_preemptions = 0
+    num_tokens_at_preemption = -1
+    num_vain_preemptions = 0
+    """Preemptions in a row between which it made no token."""
 
     def __init__(
         self,
@@ -77,33 +72,14 @@ class Request:
         self.priority = priority
         self.arrival = arrival
         """When it came, in any unit: orders requests of equal priority."""
-        self.num_prompt_tokens = prompt[0][2] if len(prompt) == 1 else sum(piece[2] for piece in prompt)
-        self.num_tokens = self.num_prompt_tokens  # prompt and output tokens known so far
-        self.num_computed_tokens = 0  # tokens whose KV is, or is being, written
-        self.end_tokens = self.num_prompt_tokens + max_tokens
+        tokens = prompt[0][2] if len(prompt) == 1 else sum(piece[2] for piece in prompt)
+        self.num_prompt_tokens = self.num_tokens = tokens
+        """``num_tokens``: prompt and output tokens known so far."""
+        self.end_tokens = tokens + max_tokens
         """``num_tokens`` at which it stops."""
-        self.num_drafts = 0
-        self.num_placeholders = 0
-        """Asynchronous scheduling: tokens that are being made and not known yet."""
-        self.num_stale_tokens = 0
-        """Of these, those that were under way when it was preempted."""
-        self.is_prefill_chunk = False
-        self.status = Status.WAITING
-        self.order = -1
-        """Place in the running list: numbers of admission grow."""
         self.blocks: list[int] = []
-        self.num_hit_blocks = 0  # found in the prefix cache at its admission
-        self.num_registered_blocks = 0
-        self.is_alone = False
-        """Said by who makes it: no other request has tokens of its streams."""
         self.path: Path = []
         """Its blocks' contents in the prefix tree; empty without prefix caching."""
-        self.registers_late = False
-        self.settled_step = 0
-        self.num_preemptions = 0
-        self.num_tokens_at_preemption = -1
-        self.num_vain_preemptions = 0
-        """Preemptions since it last made a token between two of them."""
 
     @property
     def num_output_tokens(self) -> int:
