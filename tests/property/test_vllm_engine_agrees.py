@@ -85,7 +85,7 @@ def assert_map_holds_what_was_given_out(result: RunResult) -> None:
     assert np.array_equal(held, given_out)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     table=st.one_of(workloads(), shared_workloads()),
     engine=vllm_engines(),
@@ -96,6 +96,7 @@ def test_skipping_is_exact(table: RequestTable, engine: dict[str, Any], replicas
     skipped = run(table, engine, "skip", **fields)
     stepped = run(table, engine, "every_step", **fields)
     assert_same(skipped, stepped)
+    assert_same(run(table, engine, "skip", has_block_map=False, **fields), stepped)
     assert_no_overlap(skipped.block_map)
     if not engine["async_scheduling"]:
         assert_map_holds_what_was_given_out(skipped)
@@ -103,3 +104,14 @@ def test_skipping_is_exact(table: RequestTable, engine: dict[str, Any], replicas
     finished = skipped.requests.status == FINISHED
     wanted = np.minimum(table.output_tokens, engine["max_model_len"] - table.prompt_tokens)
     assert (skipped.requests.generated_tokens[finished] == wanted[finished]).all()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(table=st.one_of(workloads(), shared_workloads()), engine=vllm_engines())
+def test_the_common_case_is_exact(table: RequestTable, engine: dict[str, Any]) -> None:
+    """First come, first served on one replica, without time-outs or a map: ``VllmHotPath``."""
+    engine |= {"policy": "fcfs", "long_prefill_token_threshold": 0, "async_scheduling": False}
+    engine |= {"speculative": None}
+    plain = replace(table, timeout_ps=None)
+    skipped = run(plain, engine, "skip", has_block_map=False)
+    assert_same(skipped, run(plain, engine, "every_step", has_block_map=False))
