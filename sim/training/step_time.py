@@ -91,21 +91,29 @@ def _passes(layer: LayerTimes) -> tuple[PassTimes, ...]:
 
 
 def model_flops_per_token(shape: StepShape) -> float:
-    """6 P + 12 L h s: P the parameters that a token uses, embeddings included as MosaicML counts."""
+    """6 P + 12 L h s: P the parameters that a token uses, embeddings included as MosaicML counts.
+
+    Frozen weights under LoRA take part forward and in the activations' gradient, 4 P, and have none of their
+    own; the adapters count in full.
+    """
     model = shape.model
     width = model.num_attention_heads * model.head_dim
-    return 6 * num_active_parameters(model) + 12 * model.num_hidden_layers * width * shape.max_seq_len
+    attention = 12 * model.num_hidden_layers * width * shape.max_seq_len
+    if shape.adapter is not None:
+        adapters = adapter_parameters(model, shape.adapter)
+        return 4 * num_active_parameters(model) + 6 * adapters + attention
+    return 6 * num_active_parameters(model) + attention
 
 
 def hardware_flops_per_token(shape: StepShape) -> float:
-    """With recomputation: 4/3 of the model's FLOPs under full; under selective the scores' products again."""
+    """With recomputation: full: one more forward pass (4/3); selective: the scores' products again."""
     flops = model_flops_per_token(shape)
+    width = shape.model.num_attention_heads * shape.model.head_dim
+    scores = 4 * shape.model.num_hidden_layers * width * shape.max_seq_len
     if shape.activation_checkpointing in ("full", "every_k"):
-        return flops * 4 / 3
-    if shape.activation_checkpointing == "selective":
-        width = shape.model.num_attention_heads * shape.model.head_dim
-        return flops + 4 * shape.model.num_hidden_layers * width * shape.max_seq_len
-    return flops
+        adapters = adapter_parameters(shape.model, shape.adapter) if shape.adapter else 0
+        return flops + 2 * (num_active_parameters(shape.model) + adapters) + scores
+    return flops + scores if shape.activation_checkpointing == "selective" else flops
 
 
 def bubble_fraction(shape: StepShape) -> float:

@@ -12,7 +12,7 @@ from training_cost.published import A100, gpt
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware
 from sim.model import load_model, num_parameters
-from sim.training.finetune import Adapter
+from sim.training.finetune import Adapter, adapter_parameters
 from sim.training.precision import PRECISIONS, useful_step_fraction
 from sim.training.step_time import (
     bubble_fraction,
@@ -138,6 +138,16 @@ def test_adapters_spare_weight_gradients_and_exchange() -> None:
     assert lora.comm_s < 0.05 * whole.comm_s
     assert lora.optimizer_s < 0.05 * whole.optimizer_s
     assert lora.step_s < qlora.step_s
+
+
+def test_frozen_weights_need_no_gradient_of_their_own() -> None:
+    """LoRA: 2 P forward, 2 P back to the activations, 6 for an adapter parameter; attention as ever."""
+    adapter = Adapter(r=16)
+    shape, whole = replace(SHAPE, adapter=adapter), replace(SHAPE, adapter=None)
+    saved = model_flops_per_token(whole) - model_flops_per_token(shape)
+    assert saved == 2 * num_parameters(SHAPE.model) - 6 * adapter_parameters(SHAPE.model, adapter)
+    again = replace(shape, activation_checkpointing="full")
+    assert model_flops_per_token(again) < hardware_flops_per_token(again) < model_flops_per_token(shape) * 1.6
 
 
 def test_tensor_parallelism_splits_work_and_adds_all_reduces() -> None:
