@@ -19,6 +19,8 @@ from sim.training.worker import simulate_events
 
 TIMELINE_ROWS = 3000
 TIMELINE_STEPS = 40
+FEWEST_TIMELINE_STEPS = 12  # as many as the picture shows
+TIMELINE_EVENTS = 50_000
 
 
 def run_training(
@@ -69,7 +71,9 @@ def check_against_events(job: Job, outcome: Outcome) -> int:
 
 def timeline(job: Job) -> WorkerStepColumns:
     """The first steps of all workers, event by event; chunks and ZeRO-3 as if they came at the end."""
-    steps = max(1, min(TIMELINE_STEPS, job.num_steps, TIMELINE_ROWS // job.num_workers))
+    per_step = job.num_workers * (1 + len(job.exchange.buckets))
+    quick = max(FEWEST_TIMELINE_STEPS, TIMELINE_EVENTS // per_step)
+    steps = max(1, min(TIMELINE_STEPS, job.num_steps, TIMELINE_ROWS // job.num_workers, quick))
     return simulate_events(job, steps).columns()
 
 
