@@ -10,19 +10,18 @@ KV levels: a shared block counts once, and so do its tokens; cached blocks that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heappush
 from typing import Any
 
 from simpy.events import Event
 
-from sim.errors import ScenarioError
 from sim.serving.drafts import Drafts
 from sim.serving.jumping import JumpingEngine, steps_until
 from sim.serving.recorder import pack_segment
 from sim.serving.sequence import NEVER, Sequence
 from sim.serving.usage import sum_blocks
+from sim.serving.vllm.circling import endless
 from sim.serving.vllm.loop import EngineLoop
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.request import Request, Segment, Status
@@ -228,22 +227,9 @@ class VllmEngine(JumpingEngine):
                 recorder.first_scheduled_ps[row] = now
                 recorder.cached_tokens[row] = hits
         if plan.preempted and self.scheduler.is_circling and not self.deadlines and self.feed.is_exhausted():
-            raise self._endless(plan)
+            raise endless(self.scheduler.state, plan)
         for request in plan.preempted:
             recorder.preempt(sequence_of(request), now, self.index, plan.lost_tokens[request])
-
-    def _endless(self, plan: Plan) -> ScenarioError:
-        def ids(requests: Iterable[Request]) -> str:
-            return ", ".join(str(sequence_of(request).id) for request in requests)
-
-        state = self.scheduler.state
-        return ScenarioError(
-            f"requests preempt one another for ever: {ids(plan.preempted)} made room again without having "
-            f"made a token, for {ids(state.running.values())}; an engine that decides so never ends",
-            path="engine.scheduler_reserve_full_isl",
-            given=state.limits.scheduler_reserve_full_isl,
-            hint="scheduler_reserve_full_isl: true, policy: fcfs, priorities that differ, or more KV blocks",
-        )
 
     def _shared_tokens(self) -> int:
         """What the sum over requests counts more than once."""
@@ -280,6 +266,8 @@ class VllmEngine(JumpingEngine):
             self._map_jump(self.block_map)
 
     def _map_jump(self, block_map: VllmBlockMapRecorder) -> None:
+        if block_map.is_truncated:
+            return
         steps, first, growth = self.jump
         running = self.scheduler.state.running.values()
         for request in running:

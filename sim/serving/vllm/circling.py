@@ -8,7 +8,11 @@ between, repeats for ever. Under fcfs it cannot happen: the first admitted is ne
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from sim.errors import ScenarioError
 from sim.serving.vllm.plan import Plan
+from sim.serving.vllm.request import Request
 from sim.serving.vllm.state import State
 
 MANY_IN_VAIN = 50
@@ -41,6 +45,21 @@ class PreemptionWatch:
         if self._age == self._keep_for:
             self._kept = now
             self._age, self._keep_for = 0, 2 * self._keep_for
+
+
+def endless(state: State, plan: Plan) -> ScenarioError:
+    """What to say of a run that circles and to which nobody comes any more."""
+
+    def ids(requests: Iterable[Request]) -> str:
+        return ", ".join(request.request_id.lstrip("0") or "0" for request in requests)
+
+    return ScenarioError(
+        f"requests preempt one another for ever: {ids(plan.preempted)} made room again without having "
+        f"made a token, for {ids(state.running.values())}; an engine that decides so never ends",
+        path="engine.scheduler_reserve_full_isl",
+        given=state.limits.scheduler_reserve_full_isl,
+        hint="scheduler_reserve_full_isl: true, policy: fcfs, priorities that differ, or more KV blocks",
+    )
 
 
 def _snapshot(state: State) -> object:
