@@ -324,6 +324,7 @@ class VllmHotPath(VllmEngine):
         decodes have got the step's blocks, before any admission looked.
         """
         steady, running, queue, blocks = self.steady, self.running, self.queue, self.blocks
+        self.has_grown = False
         if len(growing) > self.pool.num_free:
             return None
         budget = self.max_num_batched_tokens - count

@@ -115,3 +115,18 @@ def test_the_common_case_is_exact(table: RequestTable, engine: dict[str, Any]) -
     plain = replace(table, timeout_ps=None)
     skipped = run(plain, engine, "skip", has_block_map=False)
     assert_same(skipped, run(plain, engine, "every_step", has_block_map=False))
+
+
+def test_a_step_grows_once_though_its_admission_is_refused() -> None:
+    """After a preemption the head does not fit beside a decode that takes a block in every step."""
+    engine: dict[str, Any] = {"batching": "vllm", "async_scheduling": False, "enable_prefix_caching": False}
+    engine |= {"max_num_seqs": 3, "block_size": 1, "max_model_len": 64, "num_gpu_blocks_override": 101}
+    engine |= {"enable_chunked_prefill": False, "max_num_batched_tokens": 128}
+    table = RequestTable(
+        arrival_ps=np.zeros(10, dtype=np.int64),
+        prompt_tokens=np.array([1, 1, 1, 1, 1, 39, 42, 1, 1, 1]),
+        output_tokens=np.array([1, 1, 1, 21, 21, 22, 1, 1, 1, 1]),
+    )
+    skipped = run(table, engine, "skip", has_block_map=False)
+    assert skipped.requests.num_preemptions.sum() == 1
+    assert_same(skipped, run(table, engine, "every_step", has_block_map=False))
