@@ -143,7 +143,11 @@ class Trace:
     time_scale: float = key("arrival times are multiplied by this; 0.5 doubles the load", default=1.0, gt=0)
     repeat: int = key("play the trace this many times, one after another", default=1, ge=1, le=100_000)
     skip_requests: int = key("leave out this many requests from the start", default=0, ge=0)
-    hash_block_tokens: int = key("mooncake: tokens per hash id", default=512, ge=1)
+    hash_block_tokens: int = key(
+        "mooncake: tokens per hash id; a CSV says it in the name of its column prefix_block_hashes16_first64",
+        default=512,
+        ge=1,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

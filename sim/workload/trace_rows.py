@@ -70,6 +70,7 @@ class RawTrace:
     prompt_tokens: Float64
     output_tokens: Float64
     hash_ids: Sequence[Sequence[int]] | None = None
+    hash_block_tokens: int | None = None  # tokens per id, where the file says it
     is_dated: bool = False
 
     def error(self, problem: str, row: int, role: str, **more: object) -> ScenarioError:

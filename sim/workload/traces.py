@@ -16,6 +16,7 @@ from sim.workload.arrivals import MAX_ROWS, MAX_SPAN_PS, arrival_times
 from sim.workload.csv_files import open_csv
 from sim.workload.drawn import closed_loop_think, timeout_column, warmup_columns
 from sim.workload.files import TextFile, read_text_file
+from sim.workload.hash_column import read_prefix_hashes
 from sim.workload.json_files import read_json_trace
 from sim.workload.trace_rows import (
     ARRIVAL,
@@ -117,14 +118,18 @@ def _read_csv(file: TextFile, trace: Trace) -> RawTrace:
     times: Any = None
     if ARRIVAL in at:
         times = table.dates_ns(at[ARRIVAL]) if is_dated else table.numbers(at[ARRIVAL])
+    prompt_tokens = table.numbers(at[PROMPT])
+    hashes = read_prefix_hashes(table, prompt_tokens)
     return RawTrace(
         file=file,
         where=table.line_of,
         names=roles,
         times=times,
         unit="ns" if is_dated else unit_in_name(roles[ARRIVAL]) if ARRIVAL in roles else None,
-        prompt_tokens=table.numbers(at[PROMPT]),
+        prompt_tokens=prompt_tokens,
         output_tokens=table.numbers(at[OUTPUT]),
+        hash_ids=hashes and hashes.ids,
+        hash_block_tokens=hashes and hashes.block_tokens,
         is_dated=is_dated,
     )
 
@@ -223,13 +228,16 @@ def _block_segments(
 ) -> dict[str, Any]:
     """Token identity from hash ids: block k of a prompt is (its hash id's stream, 0, tokens of the block).
 
-    Equal ids mean equal blocks. Each repetition of the trace has streams of its own, so that the share of
+    Equal ids mean equal blocks; the last id stands for all that is left of the prompt. Each repetition of the trace has streams of its own, so that the share of
     shared tokens stays what it was.
     """
     if raw.hash_ids is None:
         return {}
     counts = np.fromiter(map(len, raw.hash_ids), dtype=np.int64, count=len(raw.hash_ids))
-    _check_counts(raw, counts, block_tokens)
+    if raw.hash_block_tokens is None:
+        _check_counts(raw, counts, block_tokens)
+    else:
+        block_tokens = raw.hash_block_tokens
     flat = np.fromiter(chain.from_iterable(_at_least_one(raw.hash_ids)), dtype=np.int64)
     names, streams = np.unique(flat, return_inverse=True)
     starts = np.concatenate([[0], np.cumsum(np.maximum(counts, 1))])
@@ -238,7 +246,8 @@ def _block_segments(
     owner = np.repeat(np.arange(len(rows)), of_row)
     place = np.arange(int(offsets[-1])) - offsets[owner]
     stream = streams[starts[rows[owner]] + place] + (owner // num_kept) * len(names)
-    length = np.minimum(block_tokens, prompts[rows[owner]] - place * block_tokens)
+    left = prompts[rows[owner]] - place * block_tokens
+    length = np.where(place == of_row[owner] - 1, left, block_tokens)
     rounds = -(-len(rows) // num_kept)
     return {
         "segment_offsets": offsets,
