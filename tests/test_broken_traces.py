@@ -33,6 +33,12 @@ def mooncake_records(rows: int = 30) -> list[dict[str, object]]:
     ]
 
 
+def hashed(*cells: str) -> str:
+    """Prompts of 40 tokens with the hashes of their two whole blocks of 16."""
+    lines = [f"{k},40,9,{text}" for k, text in enumerate(cells)]
+    return "\n".join([f"{HEADER},prefix_block_hashes16_first2", *lines]) + "\n"
+
+
 def json_lines(records: list[dict[str, object]]) -> str:
     return "\n".join(map(json.dumps, records)) + "\n"
 
@@ -182,6 +188,10 @@ BROKEN: dict[str, tuple[str | bytes, dict[str, object], str]] = {
     "mooncake, negative id": (record(3, hash_ids=[-1, 2]), {}, "line 4: key hash_ids"),
     "mooncake, huge id": (record(3, hash_ids=[2**63, 2]), {}, "line 4: key hash_ids"),
     "mooncake, a number for ids": (record(3, hash_ids=7), {}, "line 4: key hash_ids"),
+    "hashes, a word": (hashed("0a 0b", "0a zz"), {}, "hashes16_first2: not a hash"),
+    "hashes, one too few": (hashed("0a 0b", "0a"), {}, "line 3: column prefix_block_hashes16_first2: 1"),
+    "hashes, one too many": (hashed("0a 0b", "1 2 3"), {}, "3 hashes for 40 tokens"),
+    "hashes, endless prompt": (hashed("0a 0b", "0a 0b").replace("40", "inf"), {}, "not a number of tokens"),
     "mooncake, negative length": (record(3, input_length=-5), {}, "line 4: column input_length"),
     "vllm, no input_lens": (bench(input_lens=...), {}, "input_lens is missing"),
     "vllm, no output_lens": (bench(output_lens=...), {}, "--save-detailed"),

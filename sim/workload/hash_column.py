@@ -16,6 +16,7 @@ from sim.workload.distributions import Float64
 
 _NAME = re.compile(r"prefix_block_hashes([1-9]\d{0,5})_first([1-9]\d{0,5})", re.IGNORECASE)
 _HASH = re.compile(r"[0-9a-f]{1,15}", re.IGNORECASE)
+_MAX_TOKENS = 1e15  # impossible lengths are refused where all lengths are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +54,7 @@ def _row_ids(
         raise table.file.error(
             "not a hash", where, given=bad[0], allowed="up to 15 hexadecimal digits, separated by spaces"
         )
-    expected = min(most, int(tokens // block_tokens)) if tokens >= 0 else 0
-    if len(words) != expected:
+    if 0 <= tokens < _MAX_TOKENS and len(words) != (expected := min(most, int(tokens // block_tokens))):
         raise table.file.error(
             f"{len(words):,} hashes for {tokens:,.0f} tokens",
             where,

@@ -128,8 +128,8 @@ def _read_csv(file: TextFile, trace: Trace) -> RawTrace:
         unit="ns" if is_dated else unit_in_name(roles[ARRIVAL]) if ARRIVAL in roles else None,
         prompt_tokens=prompt_tokens,
         output_tokens=table.numbers(at[OUTPUT]),
-        hash_ids=hashes and hashes.ids,
-        hash_block_tokens=hashes and hashes.block_tokens,
+        hash_ids=None if hashes is None else hashes.ids,
+        hash_block_tokens=None if hashes is None else hashes.block_tokens,
         is_dated=is_dated,
     )
 
@@ -228,8 +228,8 @@ def _block_segments(
 ) -> dict[str, Any]:
     """Token identity from hash ids: block k of a prompt is (its hash id's stream, 0, tokens of the block).
 
-    Equal ids mean equal blocks; the last id stands for all that is left of the prompt. Each repetition of the trace has streams of its own, so that the share of
-    shared tokens stays what it was.
+    Equal ids mean equal blocks; the last id stands for all that is left of the prompt. Each repetition of the
+    trace has streams of its own, so that the share of shared tokens stays what it was.
     """
     if raw.hash_ids is None:
         return {}
