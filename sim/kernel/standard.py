@@ -19,6 +19,7 @@ from sim.kernel.gemm import gemm_launches
 from sim.kernel.gpu import Gpu
 from sim.kernel.problem import Problem
 from sim.kernel.scenario import Gemm, Tile
+from sim.kernel.standard_memory import Squares, peak_bytes
 from sim.kernel.work import Launch
 
 # A broadcast N × N mask is read through index arithmetic: fitted share of streaming bandwidth that
@@ -74,17 +75,16 @@ class StandardAttention:
         return launches + self._product("ds", "q", "dk", (keys, given.head_dim, queries))
 
     def extra_bytes(self, direction: str) -> int:
-        """Peak of the temporaries.
-
-        Forward: the scores and what is made of them next to each other; autograd keeps P (and the dropout
-        mask). Backward: P, dP and dS together, beside the scores that the forward pass still holds: four
-        N² tensors, as FlashAttention's appendix E.6 measures (17.0 GB at N = 4096 is 4.0 of them).
-        """
+        """Peak of the temporaries: ``sim.kernel.standard_memory`` lists them and their lifetimes."""
         given = self._problem.given
-        masked = int(given.mask or given.causal)
-        tensors = masked + (2 if direction == "forward" else 4)
-        dropped = 2 * self._square + self._scores if given.dropout else 0
-        return tensors * self._square + dropped
+        has_mask = given.mask or given.causal
+        sizes = Squares(
+            scores=self._scores,
+            element_bytes=self._problem.element_bytes,
+            mask_elements=given.seqlen * self._problem.seqlen_kv if has_mask else 0,
+            has_dropout=given.dropout,
+        )
+        return peak_bytes(sizes, forward=direction != "backward", backward=direction != "forward")
 
     def _product(self, a: str, b: str, c: str, shape: tuple[int, int, int]) -> list[Launch]:
         m, n, k = shape

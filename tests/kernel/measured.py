@@ -70,6 +70,31 @@ def published(shared: Path) -> Iterator[Row]:
         )
 
 
+def ran_on_40_gb(shared: Path) -> Iterator[tuple[Attention, bool]]:
+    """FlashAttention's appendix E.6 (A100 of 40 GB, batch 16, 8 heads of 64): asked, and whether it ran."""
+    import pandas as pd
+
+    table = pd.read_csv(shared / "measured/kernels/attention.csv")
+    names = {name: ALGORITHMS[name] for name in ("PyTorch", "FlashAttention1")}
+    chosen = table[table.gpu.str.startswith("A100-SXM4-40GB") & table.impl.isin(names)]
+    directions: dict[str, Any] = {"fwd": "forward", "bwd": "backward", "fwd+bwd": "forward_backward"}
+    for row in chosen.itertuples():
+        extras = row.notes.startswith("dropout+mask")
+        algorithm: Any = names[row.impl]
+        attention = Attention(
+            algorithm=algorithm,
+            batch=int(row.batch),
+            num_heads=int(row.heads),
+            head_dim=int(row.headdim),
+            seqlen=int(row.seqlen),
+            dtype="float16",
+            direction=directions[row[3].removeprefix("memory ")],
+            mask=extras and algorithm == "standard",
+            dropout=extras and algorithm == "standard",
+        )
+        yield attention, row.value != "OOM"
+
+
 def simulate(device: str, attention: Attention) -> Any:
     """The run of one attention."""
     work = KernelWork(attention=attention)
