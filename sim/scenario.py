@@ -184,6 +184,11 @@ class EngineOverheads:
 
     step_s: float = key("scheduler, input preparation and sampling, per step", default=0.0, ge=0)
     per_sequence_s: float = key("the same, per sequence of the step", default=0.0, ge=0)
+    cold_start_s: float = key(
+        "an engine's first step takes so much longer: kernels compiled, loaded or tuned at their first use",
+        default=0.0,
+        ge=0,
+    )
     per_prompt_token_s: float = key(
         "input preparation and copies, per prompt token of the step, however many GPUs", default=0.0, ge=0
     )

@@ -78,6 +78,7 @@ def engines(draw: st.DrawFn) -> dict[str, Any]:
         "overheads": EngineOverheads(
             step_s=draw(st.sampled_from([0.0, 0.004])),
             per_sequence_s=1e-5,
+            cold_start_s=draw(st.sampled_from([0.0, 0.3])),
             launch_per_layer_s=draw(st.sampled_from([0.0, 2e-4, 5e-4])),
             per_prompt_token_s=draw(st.sampled_from([0.0, 1e-6])),
         ),

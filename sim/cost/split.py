@@ -33,7 +33,8 @@ def split_by_operator(
     host_ps = steps * (overheads[0] + overheads[1] * sequences)
     if isinstance(price, LaunchedPrice):
         host_ps = host_ps + price.prompt_token_ps * segments.prefill_tokens
-    host = float(np.sum(host_ps, dtype=np.float64)) / PS_PER_S
+    cold_ps = price.cold_start_ps * len(np.unique(segments.replica))  # replicas that ran a step
+    host = float(np.sum(host_ps, dtype=np.float64) + cold_ps) / PS_PER_S
     if host:
         split["engine_overhead"] = host
     if isinstance(price, LaunchedPrice):

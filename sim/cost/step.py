@@ -102,6 +102,7 @@ class CompiledPrice:
         self.times: KernelTimes = times or AnalyticTimes(scenario)
         self._step_ps = to_ps(scenario.engine.overheads.step_s)
         self._sequence_ps = to_ps(scenario.engine.overheads.per_sequence_s)
+        self.cold_start_ps = to_ps(scenario.engine.overheads.cold_start_s)
         self._grid = breakpoints()
         self._linear: list[int] = []
         self._head: list[int] = []
@@ -243,6 +244,7 @@ class ServiceTimePrice:
     """
 
     warnings: tuple[str, ...] = ()
+    cold_start_ps = 0
 
     def __init__(self, service_ps: Sequence[int]) -> None:
         self._service_ps = service_ps

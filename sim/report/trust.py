@@ -104,7 +104,7 @@ def _quantity(name: str, value: Any) -> str:
 def _overheads(answer: Answer) -> Iterator[tuple[str, str, str, str]]:
     """The engine's host time, if it has any."""
     overheads = answer.file.base.engine.overheads
-    for name in ("step_s", "per_sequence_s", "per_prompt_token_s", "launch_per_layer_s"):
+    for name in ("step_s", "per_sequence_s", "cold_start_s", "per_prompt_token_s", "launch_per_layer_s"):
         value = getattr(overheads, name)
         if value:
             source = overheads.source or "no source given"

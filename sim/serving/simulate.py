@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sim.cost.cold_start import cold
 from sim.cost.launch import LaunchedPrice
 from sim.cost.memory import memory_plan
 from sim.cost.split import split_by_operator
@@ -70,7 +71,7 @@ def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
             feed=RouterFeed(router) if router else source,
             recorder=recorder,
             kv=kv,
-            price=price,
+            price=cold(price, price.cold_start_ps),
             limits=limits,
         )
         for index, kv in enumerate(pools)

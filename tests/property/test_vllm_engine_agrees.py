@@ -64,7 +64,11 @@ def vllm_engines(draw: st.DrawFn) -> dict[str, Any]:
         "long_prefill_token_threshold": draw(st.sampled_from([0, 0, 7])),
         "async_scheduling": is_async,
         "num_gpu_blocks_override": 1 + -(-draw(st.integers(100, 500)) // block_size),
-        "overheads": EngineOverheads(step_s=draw(st.sampled_from([0.0, 0.004])), per_sequence_s=1e-5),
+        "overheads": EngineOverheads(
+            step_s=draw(st.sampled_from([0.0, 0.004])),
+            per_sequence_s=1e-5,
+            cold_start_s=draw(st.sampled_from([0.0, 0.3])),
+        ),
     }
     if draw(st.sampled_from([False, False, False, True])) and not is_async:
         engine["speculative"] = Speculative(num_speculative_tokens=2, acceptance_rate=0.6)
