@@ -26,7 +26,7 @@ from sim.run import run_one
 RUN = "measured/serving/rtx4090_llama-3.1-8b"
 MEASURED_BLOCKS = 2588
 DECILES = np.arange(1, 10) / 10
-# The first step's 2,048 prompt tokens were done 0.561 s after it was scheduled: the scheduler was called then.
+# The first step, of 2,048 prompt tokens, took 0.561 s: the scheduler was called again then.
 # Every later step of as many tokens took 0.20 s, as the table says.
 COLD_START = "0.36 s"
 
