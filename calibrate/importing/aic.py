@@ -48,7 +48,7 @@ def read_aic(folder: Path, model: str, gpu: str, tensor_parallel_size: int) -> M
         per_token=list(dense_rows(shape, hardware, timings["gemm_bfloat16"], tensor_parallel_size)),
         per_sequence=list(head_rows(shape, timings["gemm_bfloat16"], hardware, tensor_parallel_size)),
         attention=list(attention_rows(shape, hardware, timings, tensor_parallel_size)),
-        notes="nearest measured shapes, scaled by the profile's kernel laws; all-reduces are not in it",
+        notes="nearest measured shapes, scaled by the profile's kernel laws",
     )
 
 

@@ -61,7 +61,23 @@ def rows_of(table: pd.DataFrame, columns: tuple[str, str]) -> list[Row]:
 
 
 def attention_rows(table: pd.DataFrame) -> list[Row]:
-    """(chunk, its context, decodes, their context, seconds)."""
+    """(chunk, its context, decodes, their context, seconds); decodes that verify drafts are left out.
+
+    Newer profiles have ``prefill_key``, the mean number of keys that a chunk's tokens see (its context and
+    half of itself), in place of ``kv_prefill``.
+    """
+    if "decode_q_len" in table:
+        table = table[(table["decode_q_len"] == 1) | (table["n_decode"] == 0)]
+    if "layer" in table and table["layer"].nunique() > 1:
+        raise ScenarioError(
+            "more than one kind of attention",
+            path="attention.csv",
+            given=", ".join(sorted(set(table["layer"]))),
+            allowed="one: every layer of a price table is alike",
+        )
+    if "kv_prefill" not in table:
+        context = (table["prefill_key"] - table["prefill_chunk"] / 2).clip(lower=0)
+        table = table.assign(kv_prefill=context.where(table["prefill_chunk"] > 0, 0).round())
     columns = ["prefill_chunk", "kv_prefill", "n_decode", "kv_decode"]
     means = table.groupby(columns, sort=True)["time_us"].mean().reset_index()
     sizes = [means[name].astype(int) for name in columns]

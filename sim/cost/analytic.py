@@ -30,6 +30,10 @@ class AnalyticTimes:
         """By operator, everything in the layers but attention."""
         return self._by_operator(self.counter.linear(tokens))
 
+    def all_reduce_s(self, tokens: Floats) -> Floats:
+        """The all-reduces of all layers, by the profile's law; 0 on one GPU."""
+        return self._sum_s([one for one in self.counter.linear(tokens) if one.name == "all_reduce"])
+
     def head_s(self, sequences: Floats) -> dict[str, Floats]:
         """The vocabulary projection of the sequences that sample."""
         return self._by_operator(self.counter.head(sequences))

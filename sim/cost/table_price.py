@@ -3,6 +3,8 @@
 Attention of a step with prompts and decodes is one measurement (chunk, its context, decodes, their context),
 not a sum: the kernel runs both together. Of several chunks the largest stands with the decodes; the others
 add their own time beyond a launch. Decodes of unequal context are taken at their mean.
+
+Tables are of one rank. Where they time no all-reduce, tensor parallelism is charged the profile's.
 """
 
 from __future__ import annotations
@@ -11,26 +13,34 @@ from pathlib import Path
 
 import numpy as np
 
+from sim.cost.analytic import AnalyticTimes
 from sim.cost.price_table import PriceTable, check_model, load_price_table
 from sim.cost.roofline import Floats
 from sim.cost.step import Chunks, CompiledPrice, to_ps
 from sim.scenario import Scenario
 
+ALL_REDUCE = "all_reduce"
+
 
 class TableTimes:
     """Kernel times of one model on one device, as they were measured."""
 
-    def __init__(self, table: PriceTable, num_layers: int) -> None:
+    def __init__(self, table: PriceTable, scenario: Scenario) -> None:
         self.table = table
-        self.num_layers = num_layers
+        self.num_layers = scenario.model.num_hidden_layers
+        is_split = scenario.engine.tensor_parallel_size > 1
+        self._exchange = AnalyticTimes(scenario) if is_split and ALL_REDUCE not in table.per_token else None
 
     def linear_s(self, tokens: Floats) -> dict[str, Floats]:
         """By operator of ``per_token.csv``: calls in a layer times layers, or once in a step."""
         layers = self.num_layers
-        return {
+        times = {
             name: curve.at(tokens) * ((self.table.calls[name] * layers) or 1)
             for name, curve in self.table.per_token.items()
         }
+        if self._exchange is not None:
+            times[ALL_REDUCE] = self._exchange.all_reduce_s(tokens)
+        return times
 
     def head_s(self, sequences: Floats) -> dict[str, Floats]:
         """By operator of ``per_sequence.csv``, once in a step."""
@@ -67,7 +77,9 @@ class TableTimes:
 
     def warnings(self) -> tuple[str, ...]:
         """What the times are of."""
-        return (f"priced from measured tables of {self.table.model} on {self.table.device}",)
+        whose = f"{self.table.model} on {self.table.device}"
+        law = "; all-reduces, which it has not, from the profile" if self._exchange is not None else ""
+        return (f"priced from measured tables of {whose}{law}",)
 
 
 class TablePrice(CompiledPrice):
@@ -75,7 +87,7 @@ class TablePrice(CompiledPrice):
 
     def __init__(self, scenario: Scenario, table: PriceTable) -> None:
         check_model(table, scenario.model, scenario.engine.tensor_parallel_size)
-        self.measured = TableTimes(table, scenario.model.num_hidden_layers)
+        self.measured = TableTimes(table, scenario)
         super().__init__(scenario, self.measured)
 
     def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks) -> int:

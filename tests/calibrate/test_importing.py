@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from calibrate.commands import main
+from sim.cost.analytic import AnalyticTimes
 from sim.cost.price_table import load_price_table
 from sim.cost.table_price import TablePrice
 from sim.errors import ScenarioError
@@ -78,6 +79,46 @@ def test_a_decode_step_is_the_sum_of_its_measurements(table: Path) -> None:
     linear = LAYERS * (2 * 2.0 + 50.0 + 0.1 * tokens) + 3.0
     expected = linear + 1000 + tokens + LAYERS * attention_us(0, 0, tokens, 700)
     assert priced(table).step_ps(tokens, context, []) * 1e-6 == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_newer_profile_says_keys_in_place_of_context(tmp_path: Path, table: Path) -> None:
+    """``prefill_key`` is the context and half of the chunk; rows that verify drafts are another kernel's."""
+    file = tmp_path / "profile" / "tp1" / "attention.csv"
+    rows = [[int(float(cell)) for cell in line.split(",")[:4]] for line in file.read_text().splitlines()[1:]]
+    lines = ["layer,prefill_chunk,prefill_key,n_decode,kv_decode,decode_q_len,time_us,measurement_protocol"]
+    for chunk, cached, count, context in rows:
+        time = attention_us(chunk, cached, count, context)
+        lines.append(f"attention,{chunk},{cached + chunk / 2},{count},{context},1,{time},v4")
+        if count:
+            lines.append(f"attention,{chunk},{cached + chunk / 2},{count},{context},4,{3 * time},v4")
+    file.write_text("\n".join(lines) + "\n")
+    assert main(["import", "llmservingsim", str(tmp_path / "profile"), str(tmp_path / "newer")]) == 0
+    first, second = load_price_table(table).attention, load_price_table(tmp_path / "newer").attention
+    assert first.points == second.points and np.allclose(first.times_s, second.times_s)
+    file.write_text("\n".join([*lines, "indexer,16,8,0,0,1,5.0,v4"]) + "\n")
+    assert main(["import", "llmservingsim", str(tmp_path / "profile"), str(tmp_path / "other")]) == 2
+
+
+def test_a_table_of_one_rank_is_charged_the_profile_s_all_reduces(table: Path) -> None:
+    """Two in a layer over the A100s' NVLink; a table that times them itself is left alone."""
+    header = table / "price_table.yaml"
+    header.write_text(header.read_text().replace("tensor_parallel_size: 1", "tensor_parallel_size: 2"))
+    split = replace(scenario(tensor_parallel_size=2), hardware=load_hardware("a100-sxm-80gb"))
+    plain = load_price_table(table)
+    price = TablePrice(split, plain)
+    analytic = AnalyticTimes(split)
+    tokens = np.array([256.0])
+    exchange = float(analytic.all_reduce_s(tokens)[0])
+    assert exchange > 64 * 256 * 4096 * 2 / 600e9  # both directions of every link busy all the time
+    own = 1e-6 * (LAYERS * (2 * 2.0 + 50.0 + 0.1 * 256) + 3.0)
+    assert price.linear_ps(256) * 1e-12 == pytest.approx(own + exchange, rel=1e-6)
+    assert "all-reduces" in price.warnings[0]
+    timed = replace(
+        plain,
+        per_token={**plain.per_token, "all_reduce": plain.per_token["embedding"]},
+        calls={**plain.calls, "all_reduce": 2},
+    )
+    assert TablePrice(split, timed).linear_ps(256) * 1e-12 == pytest.approx(own + 2 * LAYERS * 3e-6, rel=1e-6)
 
 
 def test_a_mixed_step_is_looked_up_as_it_is(table: Path) -> None:
