@@ -16,11 +16,14 @@ from sim.hardware import KernelFit
 
 MAX_ROWS = 2000  # per fit: drawn with a fixed seed
 FOLDS = 4
+SMALL_L2 = {"tile_s": 4e-6, "l2_speed": 4.0, "l2_share": 0.3}
+SHARP_L2 = {"tile_s": 1e-6, "tile_area_s": 3e-6, "l2_sharpness": 12.0, "l2_speed": 4.0, "l2_share": 0.3}
 # Where a fit starts besides the law's own start: a law of maxima has local minima.
 OTHER_STARTS: Mapping[str, tuple[Mapping[str, float], ...]] = {
-    "tiled_gemm": ({"tile_s": 4e-6, "l2_speed": 4.0, "l2_share": 0.3},),
+    "tiled_gemm": (SMALL_L2, SHARP_L2),
     "tiled_gemm_quantized": (
-        {"tile_s": 4e-6, "l2_speed": 4.0, "l2_share": 0.3},
+        SMALL_L2,
+        SHARP_L2,
         {"start_s": 5e-6, "tile_s": 3e-7, "sm_load": 8.0},
     ),
     "attention_prefill": ({"start_s": 2e-6, "block_s": 4e-6},),

@@ -82,15 +82,16 @@ def read_constants(law: str, given: object, place: Place) -> Mapping[str, float]
 
     bounds = LAWS[law].constants
     table = check_keys(given, tuple(bounds), place, what=f"the constants of {law}")
-    absent = [name for name in bounds if name not in table]
+    absent = [name for name, one in bounds.items() if name not in table and one.absent is None]
     if absent:
         raise place.error(f"missing: {', '.join(absent)}")
     for name, value in table.items():
         one = bounds[name]
-        if not is_number(value) or not one.low * 0.999 <= value <= one.high * 1.001:
+        is_within = is_number(value) and one.low * 0.999 <= value <= one.high * 1.001
+        if not is_within and value != one.absent:
             allowed = f"{one.low:g} to {one.high:g} {one.unit} ({one.meaning})".replace("  ", " ")
             raise place.child(name).error("not a plausible constant", given=value, allowed=allowed)
-    return {name: float(table[name]) for name in bounds}
+    return {name: float(table.get(name, one.absent)) for name, one in bounds.items()}
 
 
 def read_sizes(law: str, given: object, place: Place) -> Mapping[str, tuple[float, float]]:

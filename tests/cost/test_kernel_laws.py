@@ -142,3 +142,29 @@ def test_a_borrower_has_the_lenders_constants() -> None:
                 lender = load_hardware(fit.borrowed_from).kernels[operator]
                 assert replace(fit, borrowed_from="") == lender
                 assert isinstance(lender, KernelFit) and not lender.borrowed_from
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_weights_in_rotation_come_from_l2_until_they_outgrow_it(name: str) -> None:
+    """Half of L2 in rotation reads faster than HBM could bring it; three times L2 does not."""
+    hardware = load_hardware(name)
+    assert hardware.l2_bytes is not None
+    n = k = int((hardware.l2_bytes / 6 / 2) ** 0.5)  # bfloat16: six copies fill L2 once
+    small, large = gemm(hardware, 4, n / 2, k, copies=6), gemm(hardware, 4, 3 * n, k, copies=6)
+    cold = gemm(hardware, 4, n / 2, k)
+    assert small <= cold
+    assert 3 * n * k * 2 / large < hardware.hbm_bytes_per_s
+    assert large == pytest.approx(gemm(hardware, 4, 3 * n, k), rel=0.03)
+
+
+def test_constants_that_a_profile_does_not_state_leave_the_law_as_it_was() -> None:
+    """A profile fitted before the GEMM law knew thin kernels has no step at 16 rows."""
+    older, newer = load_hardware("h100-sxm-80gb"), load_hardware("l40s")
+    assert older.kernels["gemm_float8"].constants["thin_start"] == 1.0
+    sizes = {"n": 12288, "k": 1024, "copies": 6, "weight_bits": 8, "value_bytes": 1}
+    step = {
+        one.name: seconds(one, "gemm_float8", m=17, **sizes) / seconds(one, "gemm_float8", m=16, **sizes)
+        for one in (older, newer)
+    }
+    assert step[older.name] < 1.15
+    assert step[newer.name] > 1.2  # measured: 10.1 us at 17 rows, 5.9 to 8.5 us at most of 1 to 16

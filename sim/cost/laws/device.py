@@ -28,13 +28,17 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constant:
-    """A law's constant: where its fit starts, between which bounds, and what it is."""
+    """A law's constant: where its fit starts, between which bounds, and what it is.
+
+    ``absent`` is its value in profiles fitted before the law had it: the law as it was.
+    """
 
     start: float
     low: float
     high: float
     unit: str
     meaning: str
+    absent: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

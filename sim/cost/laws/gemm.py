@@ -5,11 +5,13 @@ For every tile size and split of K that a library offers,
     waves  = ceil(ceil(m / tile m) · ceil(n / tile n) · split / SMs)
     a wave = tile start + max(2 · tile m · tile n · k / split / (rate per SM · efficiency of the tile),
                               operands of the tile / (bytes an SM can load per s))
+    tile start = tile_s + tile_area_s · tile m · tile n / 128²
 
 and the library takes the fastest. Libraries that give SMs parts of tiles (stream-K) need no whole last wave:
 ``quantisation`` below 1. Weights and activations move through HBM at the same time (``overlap``);
-weights that return while they are still in L2 move faster. Large GEMMs clock down (``throttle``). 8-bit
-activations are made by a pass of their own (``quantize``).
+weights that return while they are still in L2 move faster (``l2_sharpness``: how abruptly that ends as they
+outgrow it). Libraries have lighter kernels for up to 16 rows (``thin_start``). Large GEMMs clock down
+(``throttle``). 8-bit activations are made by a pass of their own (``quantize``).
 
 Not modelled: alignment of odd sizes, a heuristic's wrong choices, neighbours on the GPU.
 """
@@ -22,6 +24,9 @@ from sim.cost.laws.device import Constant, Constants, Device, Floats, KernelLaw,
 
 TILES = ((16, 64), (64, 64), (64, 128), (128, 64), (128, 128), (64, 256), (128, 256), (256, 128))
 SPLITS = (1, 2, 4, 8, 16)
+THIN_ROWS = 16.0
+LARGE_TILE = 128.0 * 128.0
+FAR_BEYOND = 1e6  # nothing is kept, whatever the sharpness
 BYTES_OF_A_SUM = 4.0  # partial sums of a split are float32
 
 
@@ -34,7 +39,8 @@ def seconds(sizes: Sizes, constants: Constants, device: Device) -> Floats:
     """Seconds of (m × k) · (k × n); ``weight_bits``, ``copies`` (weights in rotation), bytes per value."""
     compute = tiled_s(sizes, constants, device)
     memory = moved_s(sizes, constants, device)
-    time = constants["start_s"] + soft_max(compute, memory, constants["overlap"])
+    thin = np.where(sizes["m"] <= THIN_ROWS, constants["thin_start"], 1.0)
+    time = constants["start_s"] * thin + soft_max(compute, memory, constants["overlap"])
     if constants.get("quantize_start_s"):
         row = constants["quantize_row_s"] + constants["quantize_bytes"] * sizes["k"] / device.hbm_bytes_per_s
         time = time + constants["quantize_start_s"] + sizes["m"] * row
@@ -55,11 +61,12 @@ def tiled_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
             2.0 * tile[0] * tile[1] / (rate * constants[area_name(tile)]),
             (sizes["value_bytes"] * tile[0] + sizes["weight_bits"] / 8.0 * tile[1]) / load,
         )
+        tile_s = constants["tile_s"] + constants["tile_area_s"] * tile[0] * tile[1] / LARGE_TILE
         for split in SPLITS:
             waves = tiles * split / device.sm_count
             evened = 1.0 - constants["quantisation"]
             parts = np.maximum(np.ceil(waves) + evened * (waves - np.ceil(waves)), 1.0)
-            time = parts * (constants["tile_s"] + k / split * per_k)
+            time = parts * (tile_s + k / split * per_k)
             if split > 1:
                 sums = 2.0 * BYTES_OF_A_SUM * m * n * split
                 time = time + constants["split_s"] + sums / (constants["l2_speed"] * device.hbm_bytes_per_s)
@@ -72,13 +79,19 @@ def moved_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
     m, n, k = sizes["m"], sizes["n"], sizes["k"]
     weights = n * k * sizes["weight_bits"] / 8.0
     room = constants["l2_share"] * device.l2_bytes
-    hot = 1.0 / (1.0 + (sizes["copies"] * weights / room) ** 4)
+    hot = share_kept(sizes["copies"] * weights / room, constants["l2_sharpness"])
     others = sizes["value_bytes"] * m * k + 2.0 * m * n
-    kept = 1.0 / (1.0 + (others / room) ** 4)
+    kept = share_kept(others / room, constants["l2_sharpness"])
     cold = weights * (1.0 - hot) + others * (1.0 - kept)
     warm = weights * hot + others * kept
     rate = constants["hbm_efficiency"] * device.hbm_bytes_per_s
     return (cold + warm / constants["l2_speed"]) / rate
+
+
+def share_kept(of_room: Floats, sharpness: float) -> Floats:
+    """How much of it returns from L2, by its size as a multiple of the room there."""
+    share: Floats = 1.0 / (1.0 + np.minimum(of_room, FAR_BEYOND) ** sharpness)
+    return share
 
 
 CONSTANTS = {
@@ -91,6 +104,15 @@ CONSTANTS = {
     "sm_load": Constant(start=3.0, low=0.3, high=30.0, unit="of HBM", meaning="loads of all SMs from L2"),
     "l2_speed": Constant(start=2.5, low=1.0, high=10.0, unit="of HBM", meaning="L2 bandwidth"),
     "l2_share": Constant(start=0.7, low=0.05, high=2.0, unit="of L2", meaning="what stays in L2"),
+    "l2_sharpness": Constant(
+        start=4.0, low=2.0, high=40.0, unit="", meaning="power of the end of L2's reach", absent=4.0
+    ),
+    "tile_area_s": Constant(
+        start=1e-7, low=1e-9, high=2e-5, unit="s", meaning="tile_s more for a tile of 128 x 128", absent=0.0
+    ),
+    "thin_start": Constant(
+        start=0.9, low=0.05, high=2.0, unit="of start_s", meaning="up to 16 rows", absent=1.0
+    ),
     "hbm_efficiency": Constant(start=0.85, low=0.2, high=1.02, unit="of peak", meaning="HBM bandwidth"),
     "overlap": Constant(start=3.0, low=1.0, high=20.0, unit="", meaning="power of the soft maximum"),
     "throttle": Constant(start=0.1, low=1e-3, high=1.0, unit="", meaning="slow-down of large GEMMs"),
