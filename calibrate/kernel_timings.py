@@ -125,7 +125,7 @@ def prefill(folder: Path, profile: str, kv_dtype: str, suffix: str) -> KernelTim
 def decode(folder: Path, profile: str, kv_dtype: str, suffix: str) -> KernelTimings:
     """One query per sequence, full window; the check is on a KV larger than L2."""
     rows = full_window(read_aic(folder, "attention_generation", profile), kv_dtype)
-    sizes = head_sizes(rows, kv_dtype) | {"context": column(rows, "kv_len")}
+    sizes = head_sizes(rows, kv_dtype) | {"context": column(rows, "kv_len"), "copies": np.ones(len(rows))}
     found = timings_of(
         f"attention_decode{suffix}",
         profile,
@@ -223,7 +223,7 @@ def rtx_4090(folder: Path) -> Iterator[KernelTimings]:
     )
     rows = attention[(attention["prefill_chunk"] == 0) & (attention["n_decode"] > 0)]
     sizes = {"sequences": column(rows, "n_decode"), "context": column(rows, "kv_decode")}
-    sizes |= {name: np.full(len(rows), value) for name, value in heads.items()}
+    sizes |= {name: np.full(len(rows), value) for name, value in (heads | {"copies": 1.0}).items()}
     yield timings_of(
         "attention_decode", "rtx-4090", sizes, seconds(rows), group=sizes["sequences"], what=RTX_4090
     )

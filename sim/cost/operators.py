@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sim.cost.law_times import all_reduce_s, attention_operator, gemm_operator, gemm_s, law_s
+from sim.cost.law_times import NEVER_HOT, all_reduce_s, attention_operator, gemm_operator, gemm_s, law_s
 from sim.cost.roofline import Floats, Operator, wave_utilisation
 from sim.hardware import HardwareProfile, Link
 from sim.model import (
@@ -97,7 +97,12 @@ class StepCounter:
         operator = self._attention("attention_decode", flops, kv + scores, "attention_decode_memory")
         mean = context_tokens * share / np.maximum(sequences, 1.0)
         return self._by_law(
-            operator, {"sequences": np.maximum(sequences, 1.0), "context": np.maximum(mean, 1.0)}
+            operator,
+            {
+                "sequences": np.maximum(sequences, 1.0),
+                "context": np.maximum(mean, 1.0),
+                "copies": np.full_like(sequences, NEVER_HOT),
+            },
         )
 
     def prefill_attention(self, queries: Floats, cached: Floats) -> Operator:

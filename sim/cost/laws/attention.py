@@ -3,7 +3,8 @@
 Prefill (FlashAttention 2 and later): a block is 128 query rows of one head and walks the KV up to its
 diagonal; blocks run longest first, so the time is the SMs' mean load and a tail, or the longest block.
 Decode: a block is one sequence and KV head (its query heads together); the KV is split over further blocks
-while SMs are idle, and the parts are combined. KV that fits in L2 reads faster than HBM.
+while SMs are idle, and the parts are combined. KV that fits in L2 reads faster than HBM, where nothing
+else passes through L2 in between (``copies`` 1, a hot loop; in a model the other layers do).
 
 Not modelled: the page table, masks other than causal, sequences of unequal length in a batch (their mean).
 """
@@ -47,7 +48,7 @@ def prefill_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
     compute = soft_max(load + constants["tail"] * mean * step, last, constants["queueing"])
     kv = 2.0 * sizes["sequences"] * sizes["kv_heads"] * dim * longest * sizes["kv_bytes"]
     others = 4.0 * sizes["sequences"] * heads * dim * queries
-    memory = moved_s(kv + others, constants, device)
+    memory = moved_s(kv + others, 1.0, constants, device)
     return constants["start_s"] + soft_max(compute, memory, constants["overlap"])
 
 
@@ -70,13 +71,17 @@ def decode_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
             time = time + constants["split_s"] + constants["combine"] * parts
         best = np.minimum(best, time)
     kv = 2.0 * lanes * dim * context * sizes["kv_bytes"] + 4.0 * sequences * sizes["heads"] * dim
-    memory = slow ** constants["slow_memory"] * moved_s(kv, constants, device)
-    return constants["start_s"] + soft_max(best, memory, constants["overlap"])
+    memory = slow ** constants["slow_memory"] * moved_s(kv, sizes["copies"], constants, device)
+    filling = constants["fill_s"] * memory / (memory + constants["fill_s"] / 2.0)
+    return constants["start_s"] + soft_max(best, memory, constants["overlap"]) + filling
 
 
-def moved_s(num_bytes: Floats, constants: Constants, device: Device) -> Floats:
-    """Seconds to move what a launch reads and writes; what fits in L2 moves ``l2_speed`` times faster."""
-    kept = 1.0 / (1.0 + (num_bytes / (constants["l2_share"] * device.l2_bytes)) ** 3)
+def moved_s(num_bytes: Floats, copies: Floats | float, constants: Constants, device: Device) -> Floats:
+    """Seconds to move what a launch reads and writes; what stays in L2 moves ``l2_speed`` times faster.
+
+    ``copies`` times as many bytes pass through L2 until the same ones are read again.
+    """
+    kept = 1.0 / (1.0 + (copies * num_bytes / (constants["l2_share"] * device.l2_bytes)) ** 3)
     rate = constants["hbm_efficiency"] * device.hbm_bytes_per_s
     return num_bytes * (1.0 - kept + kept / constants["l2_speed"]) / rate
 
@@ -110,6 +115,9 @@ DECODE_CONSTANTS = {
     "split_s": Constant(start=3e-6, low=1e-8, high=5e-5, unit="s", meaning="combining the parts of a split"),
     "combine": Constant(start=1.0, low=0.05, high=20.0, unit="passes", meaning="moves of the parts"),
     "hbm_efficiency": Constant(start=0.85, low=0.1, high=1.02, unit="of peak", meaning="HBM bandwidth"),
+    "fill_s": Constant(
+        start=3e-6, low=1e-8, high=3e-5, unit="s", meaning="few bytes in flight at a launch's two ends"
+    ),
     "l2_speed": Constant(start=2.0, low=1.0, high=10.0, unit="of HBM", meaning="L2 bandwidth"),
     "l2_share": Constant(start=0.7, low=0.05, high=2.0, unit="of L2", meaning="what stays in L2"),
     "overlap": Constant(start=3.0, low=1.0, high=20.0, unit="", meaning="power of the soft maximum"),
@@ -134,7 +142,7 @@ ATTENTION_PREFILL = KernelLaw(
 )
 ATTENTION_DECODE = KernelLaw(
     name="attention_decode",
-    sizes=("sequences", "context", "heads", "kv_heads", "head_dim", "kv_bytes"),
+    sizes=("sequences", "context", "heads", "kv_heads", "head_dim", "kv_bytes", "copies"),
     constants=DECODE_CONSTANTS,
     seconds=decode_s,
 )
