@@ -29,10 +29,12 @@ def gemm(hardware: HardwareProfile, m: float, n: float, k: float, copies: float 
     return seconds(hardware, "gemm_bfloat16", m=m, n=n, k=k, copies=copies, weight_bits=16, value_bytes=2)
 
 
-def decode(hardware: HardwareProfile, sequences: float, context: float, kv_heads: float = 8) -> float:
+def decode(
+    hardware: HardwareProfile, sequences: float, context: float, kv_heads: float = 8, copies: float = 1e9
+) -> float:
     return seconds(
-        hardware, "attention_decode",
-        sequences=sequences, context=context, heads=32, kv_heads=kv_heads, head_dim=128, kv_bytes=2,
+        hardware, "attention_decode", sequences=sequences, context=context,
+        heads=32, kv_heads=kv_heads, head_dim=128, kv_bytes=2, copies=copies,
     )  # fmt: skip
 
 
@@ -65,10 +67,12 @@ def test_no_gemm_beats_the_roofline(name: str, m: int, n: int, k: int) -> None:
 @pytest.mark.parametrize("name", MEASURED)
 @given(sequences=st.integers(1, 512), context=st.integers(64, 65536))
 def test_decode_reads_its_kv_no_faster_than_hbm(name: str, sequences: int, context: int) -> None:
+    """In a model, where the other layers push it out of L2; a hot loop over a small KV may be faster."""
     hardware = load_hardware(name)
     kv = 4.0 * 8 * 128 * sequences * context
-    if kv > 4 * (hardware.l2_bytes or 0):
-        assert decode(hardware, sequences, context) >= kv / hardware.hbm_bytes_per_s / 1.05
+    cold = decode(hardware, sequences, context)
+    assert cold >= kv / hardware.hbm_bytes_per_s / 1.05
+    assert decode(hardware, sequences, context, copies=1) <= cold
 
 
 @pytest.mark.parametrize("name", MEASURED)

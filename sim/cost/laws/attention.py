@@ -72,7 +72,7 @@ def decode_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
         best = np.minimum(best, time)
     kv = 2.0 * lanes * dim * context * sizes["kv_bytes"] + 4.0 * sequences * sizes["heads"] * dim
     memory = slow ** constants["slow_memory"] * moved_s(kv, sizes["copies"], constants, device)
-    filling = constants["fill_s"] * memory / (memory + constants["fill_s"] / 2.0)
+    filling = constants["fill_s"] * memory / (memory + constants["fill_s"])
     return constants["start_s"] + soft_max(best, memory, constants["overlap"]) + filling
 
 
