@@ -13,5 +13,5 @@ NOT_MODELLED = (
     "Clock changes with power and temperature, other tenants of the GPU, ECC and failures.",
     "Overlap of kernels on different streams; with asynchronous scheduling, how much host time it hides.",
     "Imbalance: all tensor-parallel ranks take the same time; experts receive tokens evenly.",
-    "Start-up: model loading, graph capture and autoscaling; the engine is warm at time 0, but for overheads.cold_start_s.",
+    "Start-up, but for overheads.cold_start_s: model loading, graph capture, autoscaling.",
 )
