@@ -1,4 +1,4 @@
-"""What is shipped, as text tables and as plain dictionaries: devices, models, scenarios.
+"""What is shipped, as text tables and as plain dictionaries: devices, engines, models, scenarios.
 
 Sizes are shown in the vendor's units: GB = 10^9 bytes, GiB = 2^30 bytes; link rates are per direction.
 """
@@ -10,9 +10,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from sim.engine_profile import EngineProfile, engine_profile_names, load_engine_profile
 from sim.errors import ScenarioError
 from sim.hardware import EfficiencyCurve, HardwareProfile, Link, hardware_names, load_hardware
 from sim.hardware_reading import QUANTITIES
+from sim.loading.strict_yaml import load_yaml
 from sim.units import format_bytes, format_quantity
 
 Row = dict[str, Any]
@@ -63,7 +65,6 @@ def model_rows() -> list[Row]:
 def scenario_rows() -> list[Row]:
     """One row per shipped scenario: its name and its question."""
     from sim.data import scenario_name, scenario_paths
-    from sim.loading.strict_yaml import load_yaml
 
     paths = scenario_paths()
     return [{"name": scenario_name(path), "question": load_yaml(path).get("question", "")} for path in paths]
@@ -89,6 +90,28 @@ def hardware_table() -> str:
     ]
     note = "Per GPU; peaks dense; link: to a GPU of the same node, per direction. More: gpuyard show NAME"
     return f"{aligned([head, *lines])}\n  {note}"
+
+
+def engine_table() -> str:
+    """The shipped engine profiles as text."""
+    head = ("name", "engine", "host", "per step", "per sequence", "before the scheduler")
+    rows = []
+    for name in engine_profile_names():
+        one = load_engine_profile(name)
+        times = (one.overheads.step_s, one.overheads.per_sequence_s, one.overheads.frontend_s)
+        shown = (_shown(time_s, "s") for time_s in times)
+        rows.append((name, f"{one.engine} {one.version}", one.host, *shown))
+    return aligned([head, *rows])
+
+
+def show_engine(profile: EngineProfile) -> str:
+    """Every number of an engine profile that it states, and its source."""
+    lines = [f"{profile.name} (engine profile, {profile.engine} {profile.version}, {profile.host})"]
+    for name, source in profile.sources.items():
+        value = getattr(profile.overheads, name)
+        shown = _shown(value, "s") if name.endswith("_s") else str(value)
+        lines += [f"  {name:<28}  {shown}", f"      {source}"]
+    return "\n".join([*lines, *([f"  {profile.notes}"] if profile.notes else [])])
 
 
 def model_table() -> str:
@@ -119,6 +142,8 @@ def describe(name: str) -> Row:
     found = _find(name)
     if isinstance(found, HardwareProfile):
         return {"kind": "hardware", **asdict(found)}
+    if isinstance(found, EngineProfile):
+        return {"kind": "engine_profile", **asdict(found)}
     return {"kind": "model", **_model_facts(found), **asdict(found)}
 
 
@@ -127,6 +152,8 @@ def show(name: str) -> str:
     found = _find(name)
     if isinstance(found, HardwareProfile):
         return show_hardware(found)
+    if isinstance(found, EngineProfile):
+        return show_engine(found)
     facts = {**_model_facts(found), **asdict(found)}
     rows = [(key, _plain(value)) for key, value in facts.items() if value not in (None, "", ())]
     return f"{found.name} (model)\n{aligned(rows)}"
@@ -219,16 +246,26 @@ def _find(name: str) -> Any:
 
     if name in model_names() or Path(name).suffix == ".json":
         return load_model(name, path="")
+    if name in engine_profile_names() or _is_engine_file(Path(name)):
+        return load_engine_profile(name, path="")
     if name in hardware_names() or Path(name).suffix in (".yaml", ".yml"):
         return load_hardware(name, path="")
     from sim.suggest import did_you_mean
 
-    names = [*hardware_names(), *model_names()]
+    names = [*hardware_names(), *engine_profile_names(), *model_names()]
     raise ScenarioError(
-        f"no hardware profile and no model of this name{did_you_mean(name, names)}",
+        f"no hardware or engine profile and no model of this name{did_you_mean(name, names)}",
         given=name,
         allowed="a name from gpuyard list, or a path to a .yaml profile or a config.json",
     )
+
+
+def _is_engine_file(path: Path) -> bool:
+    """Whether a YAML file is an engine profile: nothing else has overheads at its top."""
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return False
+    tree = load_yaml(path)
+    return isinstance(tree, Mapping) and "overheads" in tree
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -1,7 +1,8 @@
 """Where the shipped files are: hardware profiles, scenarios and model shapes.
 
 A wheel carries them under ``sim/_data``. A checkout (and an editable install) keeps
-``hardware_profiles/`` and ``scenarios/`` at its top, where people edit them.
+``hardware_profiles/`` and ``scenarios/`` at its top, where people edit them. Engine profiles and model
+shapes are in the package in both.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-Folder = Literal["hardware_profiles", "models", "scenarios"]
+Folder = Literal["engine_profiles", "hardware_profiles", "models", "scenarios"]
 
 
 def data_dir(folder: Folder) -> Path:
     """The directory of the shipped ``folder``."""
     package = Path(str(resources.files("sim")))
     in_wheel = package / "_data" / folder
-    if in_wheel.is_dir() or folder == "models":
+    if in_wheel.is_dir() or folder in ("engine_profiles", "models"):
         return in_wheel
     return package.parent / folder
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from sim.errors import InvariantError
 from sim.records import RunResult
+from sim.serving.front_end import FrontEnd
 from sim.statistics import exact_dot, exact_sum
 from sim.token_gaps import segment_length_ps
 
@@ -43,7 +44,7 @@ def running_time_gap(result: RunResult) -> float:
     written independently. Exactly 0.0 where every running sequence is in every step: no
     preemptions, no aborts, nothing unfinished, and a replica that does not pause while it serves.
     """
-    requests, segments = result.requests, result.segments
+    requests, segments = FrontEnd.of(result.scenario).at_engine(result.requests), result.segments
     served = (requests.first_scheduled_ps >= 0) & (requests.finish_ps >= 0)
     stays = exact_sum((requests.finish_ps - requests.first_scheduled_ps)[served])
     in_steps = exact_dot(segments.num_running, segment_length_ps(segments))

@@ -88,6 +88,9 @@ class SharedPrefix:
 
     num_groups: int = key("distinct prefixes", ge=1, le=1_000_000)
     prefix_tokens: Distribution = key("length of each group's prefix; it comes before prompt_tokens")
+    order: Literal["drawn", "in_turn"] = key(
+        "who comes next: any group, or one after another", default="drawn"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,9 +182,16 @@ class Workload:
 class EngineOverheads:
     """Time that no kernel explains, per engine step. Named, so that it can be calibrated.
 
-    Launches run ahead of the GPU: of them and the kernels the longer counts. The rest is added.
+    Launches run ahead of the GPU: of them and the kernels the longer counts. The rest is added, unless
+    ``async_scheduling`` hides it: then of everything the host does and the kernels the longer counts.
     """
 
+    frontend_s: float = key(
+        "HTTP and tokeniser: a request reaches the scheduler this long after it was sent", default=0.0, ge=0
+    )
+    output_s: float = key(
+        "detokenising and streaming: a token reaches the client this long after its step", default=0.0, ge=0
+    )
     step_s: float = key("scheduler, input preparation and sampling, per step", default=0.0, ge=0)
     per_sequence_s: float = key("the same, per sequence of the step", default=0.0, ge=0)
     cold_start_s: float = key(
@@ -196,6 +206,25 @@ class EngineOverheads:
         "launching a layer's kernels without CUDA graphs; a step is no shorter than that of all layers",
         default=0.0,
         ge=0,
+    )
+    cudagraph_capture_sizes: tuple[int, ...] = key(
+        "steps of no more tokens than the largest run in a CUDA graph, without launch_per_layer_s, padded to "
+        "the next of these sizes; empty: as they are",
+        default=(),
+        ge=1,
+        le=1_000_000,
+    )
+    decode_attention_fraction: float = key(
+        "speed of this engine's decode attention kernel, as a fraction of the one that was priced",
+        default=1.0,
+        gt=0,
+        le=10,
+    )
+    fp8_kv_attention_fraction: float = key(
+        "the same, once more, where the KV cache is FP8: what its conversion leaves of the speed",
+        default=1.0,
+        gt=0,
+        le=1,
     )
     source: str = key("where these come from", default="")
 
@@ -290,6 +319,10 @@ class EngineConfig:
     stepping: Literal["skip", "every_step"] = key(
         "skip: one event per decision; every_step: the reference engine, one event per step",
         default="skip",
+    )
+    profile: str | None = key(
+        "an engine profile, by name or path: what overheads are where they say nothing",
+        default=None,
     )
     overheads: EngineOverheads = key("host time per step", default=EngineOverheads())
     price_table: str | None = key(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim.records import Int64, RequestColumns, RunResult, SegmentColumns
+from sim.serving.front_end import FrontEnd
 from sim.statistics import ArithmeticRuns
 
 
@@ -23,8 +24,9 @@ def token_gaps(result: RunResult) -> ArithmeticRuns:
     segments that start inside the measured window, warm-up requests' tokens among them. The gap
     across a preemption is not here: it counts in ``e2e_s`` and ``tpot_s``.
     """
+    requests = FrontEnd.of(result.scenario).at_engine(result.requests)
     parts = [
-        _replica_gaps(result.segments, result.requests, int(replica), result.window_ps)
+        _replica_gaps(result.segments, requests, int(replica), result.window_ps)
         for replica in np.unique(result.segments.replica)
     ]
     return ArithmeticRuns(

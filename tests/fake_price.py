@@ -24,6 +24,7 @@ class FixedPrice:
     """Every step takes ``step_s``, whatever is in it."""
 
     warnings: tuple[str, ...] = ()
+    cold_start_ps = 0
 
     def __init__(self, step_s: float) -> None:
         self._step_ps = round(step_s * PS_PER_S)

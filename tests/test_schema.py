@@ -164,6 +164,7 @@ def test_the_effective_scenario_writes_every_default_out(load: Load) -> None:
         "max_num_active_seqs",
         "num_gpu_blocks_override",
         "price_table",
+        "profile",
         "service_time",
         "speculative",
     }

@@ -57,7 +57,8 @@ def _check(path: Path) -> str:
         return _check_board(path)
     content = load_yaml(path)
     is_profile = isinstance(content, Mapping) and "kind" not in content and "question" not in content
-    return _check_profile(path) if is_profile else _check_scenario(path)
+    is_engine = isinstance(content, Mapping) and "overheads" in content
+    return _check_profile(path, is_engine=is_engine) if is_profile else _check_scenario(path)
 
 
 def _check_model(path: Path) -> str:
@@ -67,9 +68,13 @@ def _check_model(path: Path) -> str:
     return f"model, {num_parameters(model) / 1e9:.2f} billion parameters"
 
 
-def _check_profile(path: Path) -> str:
+def _check_profile(path: Path, *, is_engine: bool) -> str:
+    from sim.engine_profile import load_engine_profile
     from sim.hardware import load_hardware
 
+    if is_engine:
+        engine = load_engine_profile(str(path), path="")
+        return f"engine profile of {engine.engine} {engine.version}"
     profile = load_hardware(str(path))
     return f"hardware profile of {profile.vendor} {profile.name}"
 

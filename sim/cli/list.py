@@ -6,7 +6,7 @@ import argparse
 
 from sim.cli.exits import FINE
 
-KINDS = ("hardware", "models", "scenarios")
+KINDS = ("hardware", "engines", "models", "scenarios")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     tables = {
         "hardware": catalog.hardware_table,
+        "engines": catalog.engine_table,
         "models": catalog.model_table,
         "scenarios": catalog.scenario_table,
     }

@@ -1,4 +1,4 @@
-"""``gpuyard show NAME``: one device or one model, every number with its source."""
+"""``gpuyard show NAME``: one device, engine profile or model, every number with its source."""
 
 from __future__ import annotations
 

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sim.cost.launch import decode_attention_fraction, launch_s, padded_tokens
 from sim.cost.operators import StepCounter, precision_of
 from sim.cost.roofline import BOUNDS, Operator
-from sim.scenario import Scenario
+from sim.scenario import EngineOverheads, Scenario
+
+NO_OVERHEADS = EngineOverheads()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +51,20 @@ def explain_step(scenario: Scenario, shape: StepShape) -> list[OperatorLine]:
         is_flash=engine.attention == "flash",
     )
     launch = hardware.kernel_launch_s if hardware.graph_launch_s is None else hardware.graph_launch_s
-    operators = operators_of(counter, shape)
+    operators = operators_of(counter, shape, engine.overheads)
     times = [float(one.times_s(hardware, launch, counter.link)[0]) for one in operators]
+    slower = decode_attention_fraction(scenario)
+    times = [
+        time / slower if one.name == "attention_decode" else time
+        for one, time in zip(operators, times, strict=True)
+    ]
     sequences = shape.decode + (1 if shape.prefill else 0)
     host = engine.overheads
     host_s = host.step_s + host.per_sequence_s * sequences + host.per_prompt_token_s * shape.prefill
-    wait_s = max(host.launch_per_layer_s * scenario.model.num_hidden_layers - sum(times), 0.0)
+    awaited_s = launch_s(shape.decode + shape.prefill, scenario)
+    if engine.async_scheduling:  # the host's work is hidden, or waited for like its launches
+        awaited_s, host_s = max(awaited_s, host_s), 0.0
+    wait_s = max(awaited_s - sum(times), 0.0)
     whole = sum(times) + wait_s + host_s
     lines = [_line(one, time, whole, counter, launch) for one, time in zip(operators, times, strict=True)]
     for name, time_s in (("launch_wait", wait_s), ("engine_overhead", host_s)):
@@ -62,9 +73,11 @@ def explain_step(scenario: Scenario, shape: StepShape) -> list[OperatorLine]:
     return lines
 
 
-def operators_of(counter: StepCounter, shape: StepShape) -> list[Operator]:
-    """The step's operators: the chunk is taken to end its prompt, so it samples."""
-    tokens = np.array([float(shape.decode + shape.prefill)])
+def operators_of(
+    counter: StepCounter, shape: StepShape, overheads: EngineOverheads = NO_OVERHEADS
+) -> list[Operator]:
+    """The step's operators, padded as its CUDA graph is. The chunk ends its prompt, so it samples."""
+    tokens = padded_tokens(np.array([float(shape.decode + shape.prefill)]), overheads)
     sampling = np.array([float(shape.decode + (1 if shape.prefill else 0))])
     found = counter.linear(tokens)
     if shape.decode:

@@ -1,39 +1,94 @@
-"""The price of an engine without CUDA graphs: the host launches every kernel, and may be the slower one.
+"""The price of an engine whose host may be the slower one: launches, CUDA graphs, asynchronous scheduling.
 
 The host runs ahead of the GPU, so a step takes the longer of its kernels and of their launches, plus what
-does not overlap (``EngineOverheads.step_s``, ``per_sequence_s``, ``per_prompt_token_s``).
+does not overlap (``EngineOverheads.step_s``, ``per_sequence_s``, ``per_prompt_token_s``). Steps that fit a
+captured CUDA graph are launched at once and padded to its size: linear layers work on the padding, attention,
+lm_head and sampling do not. Asynchronous scheduling prepares the next step meanwhile: a step then takes the
+longest of kernels, launches and host time, never their sum.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from typing import Any
 
 import numpy as np
 
+from sim.cost.operators import precision_of
+from sim.cost.roofline import Floats
 from sim.cost.step import Chunks, CompiledPrice, Curve, to_ps
 from sim.records import Int64
-from sim.scenario import Scenario
+from sim.scenario import EngineConfig, EngineOverheads, Scenario
+
+
+def needs_launched_price(engine: EngineConfig) -> bool:
+    """Whether host time is more than a sum per step and per sequence."""
+    overheads = engine.overheads
+    fractions = overheads.decode_attention_fraction, overheads.fp8_kv_attention_fraction
+    return bool(
+        overheads.launch_per_layer_s
+        or overheads.per_prompt_token_s
+        or overheads.cudagraph_capture_sizes
+        or fractions != (1.0, 1.0)
+        or (engine.async_scheduling and (overheads.step_s or overheads.per_sequence_s))
+    )
+
+
+def padded_tokens(tokens: Floats, overheads: EngineOverheads) -> Floats:
+    """The tokens that the linear layers work on: the next captured size, beyond the largest as they are."""
+    sizes = np.unique(np.array([0.0, *overheads.cudagraph_capture_sizes]))
+    at = np.searchsorted(sizes, tokens)
+    padded: Floats = np.where(at < len(sizes), sizes[np.minimum(at, len(sizes) - 1)], tokens)
+    return padded
+
+
+def launch_s(tokens: int, scenario: Scenario) -> float:
+    """The host's time to launch a step's kernels one by one; none for a step in a CUDA graph."""
+    overheads = scenario.engine.overheads
+    if tokens <= max(overheads.cudagraph_capture_sizes, default=0):
+        return 0.0
+    return overheads.launch_per_layer_s * scenario.model.num_hidden_layers
+
+
+def decode_attention_fraction(scenario: Scenario) -> float:
+    """The engine's decode attention, as a fraction of the kernel price's speed."""
+    is_fp8 = precision_of(scenario.model, scenario.engine).kv_bytes == 1
+    overheads = scenario.engine.overheads
+    return overheads.decode_attention_fraction * (overheads.fp8_kv_attention_fraction if is_fp8 else 1.0)
 
 
 class LaunchedPrice(CompiledPrice):
-    """Kernel times as tables, under the host's time to launch them."""
+    """Kernel times as tables, under the host's time."""
 
-    def __init__(self, scenario: Scenario) -> None:
-        super().__init__(scenario)
-        overheads = scenario.engine.overheads
-        self._launch_ps = to_ps(overheads.launch_per_layer_s) * scenario.model.num_hidden_layers
-        self.prompt_token_ps = to_ps(overheads.per_prompt_token_s)
+    def __init__(self, scenario: Scenario, *measured: Any) -> None:
+        super().__init__(scenario, *measured)
+        self._scenario = scenario
+        self._overheads = scenario.engine.overheads
+        self._attention_fraction = decode_attention_fraction(scenario)
+        self.hides_host = scenario.engine.async_scheduling
+        self.prompt_token_ps = to_ps(self._overheads.per_prompt_token_s)
         self._launched_curves: dict[int, Curve] = {}
 
     def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks) -> int:
         """One step; see ``StepPrice``."""
         if not chunks:
             return self.decode_run(num_decode, context_tokens)[0]
-        per_step, per_sequence = self.overheads_ps
-        host = per_step + per_sequence * (num_decode + len(chunks))
+        host = self.host_ps(num_decode + len(chunks))
         kernels = super().step_ps(num_decode, context_tokens, chunks) - host
         prompt_tokens = sum(chunk[0] for chunk in chunks)
-        return max(kernels, self._launch_ps) + host + self.prompt_token_ps * prompt_tokens
+        host += self.prompt_token_ps * prompt_tokens
+        launches = to_ps(launch_s(num_decode + prompt_tokens, self._scenario))
+        return max(kernels, launches, host) if self.hides_host else max(kernels, launches) + host
+
+    def host_ps(self, sequences: int) -> int:
+        """Host time of a step of so many sequences, without its prompt tokens."""
+        per_step, per_sequence = self.overheads_ps
+        return per_step + per_sequence * sequences
+
+    def constant_ps(self, num_decode: int) -> int:
+        """A pure decode step without its attention, and without what is hidden behind the GPU."""
+        constant = super().constant_ps(num_decode)
+        return constant - self.host_ps(num_decode) if self.hides_host else constant
 
     def decode_run(self, num_decode: int, context_tokens: int) -> tuple[int, int, int]:
         """Pure decode; see ``StepPrice``."""
@@ -45,7 +100,7 @@ class LaunchedPrice(CompiledPrice):
         return first, slope * num_decode, -((context_tokens - grid[piece + 1]) // num_decode)
 
     def launch_wait_ps(self, num_decode: int, context_tokens: int) -> int:
-        """How long the GPU waits for launches in a pure decode step."""
+        """How long the GPU waits for launches, or for a host that works ahead, in a pure decode step."""
         kernels = self.constant_ps(num_decode) + self.decode_attention_ps(num_decode, context_tokens)
         return max(self.decode_run(num_decode, context_tokens)[0] - kernels, 0)
 
@@ -57,9 +112,28 @@ class LaunchedPrice(CompiledPrice):
     def _launched_curve(self, num_decode: int) -> Curve:
         """Decode attention, no shorter than what its launches leave it; straight between breakpoints."""
         plain = self._curve(num_decode)
-        least = self._launch_ps - self.linear_ps(num_decode) - self.head_ps(num_decode)
+        launches = to_ps(launch_s(num_decode, self._scenario))
+        longest = max(launches, self.host_ps(num_decode)) if self.hides_host else launches
+        least = longest - self.linear_ps(num_decode) - self.head_ps(num_decode)
         values = [max(value, least) for value in plain.values_ps]
         gaps = np.diff(np.array(self._grid, dtype=np.int64)).tolist()
         slopes = [(values[i + 1] - values[i]) // gap for i, gap in enumerate(gaps)]
         curve = self._launched_curves[num_decode] = Curve(plain.constant_ps, values, slopes)
         return curve
+
+    def _curve(self, num_decode: int) -> Curve:
+        plain = super()._curve(num_decode)
+        if self._attention_fraction == 1.0:
+            return plain
+        values = [round(value / self._attention_fraction) for value in plain.values_ps]
+        gaps = np.diff(np.array(self._grid, dtype=np.int64)).tolist()
+        slopes = [(values[i + 1] - values[i]) // gap for i, gap in enumerate(gaps)]
+        curve = self._curves[num_decode] = Curve(plain.constant_ps, values, slopes)
+        return curve
+
+    def linear_split_s(self, tokens: Floats) -> dict[str, Floats]:
+        """See ``CompiledPrice``, with the padding of CUDA graphs."""
+        return super().linear_split_s(padded_tokens(tokens, self._overheads))
+
+    def _linear_s(self, tokens: Floats) -> Floats:
+        return super()._linear_s(padded_tokens(tokens, self._overheads))

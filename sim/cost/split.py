@@ -34,7 +34,8 @@ def split_by_operator(
     if isinstance(price, LaunchedPrice):
         host_ps = host_ps + price.prompt_token_ps * segments.prefill_tokens
     cold_ps = price.cold_start_ps * len(np.unique(segments.replica))  # replicas that ran a step
-    host = float(np.sum(host_ps, dtype=np.float64) + cold_ps) / PS_PER_S
+    is_hidden = isinstance(price, LaunchedPrice) and price.hides_host
+    host = (float(cold_ps) if is_hidden else float(np.sum(host_ps, dtype=np.float64) + cold_ps)) / PS_PER_S
     if host:
         split["engine_overhead"] = host
     if isinstance(price, LaunchedPrice):

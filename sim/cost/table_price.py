@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from sim.cost.analytic import AnalyticTimes
+from sim.cost.launch import LaunchedPrice, needs_launched_price
 from sim.cost.price_table import PriceTable, check_model, load_price_table
 from sim.cost.roofline import Floats
 from sim.cost.step import Chunks, CompiledPrice, to_ps
@@ -102,6 +103,11 @@ class TablePrice(CompiledPrice):
         return self.linear_ps(tokens) + self.head_ps(sampling) + attention + host
 
 
+class LaunchedTablePrice(LaunchedPrice, TablePrice):
+    """The same under the host's time."""
+
+
 def table_price(scenario: Scenario, base_dir: Path) -> TablePrice:
     """The price that ``engine.price_table`` names, relative to the scenario file."""
-    return TablePrice(scenario, load_price_table(base_dir / (scenario.engine.price_table or "")))
+    table = load_price_table(base_dir / (scenario.engine.price_table or ""))
+    return (LaunchedTablePrice if needs_launched_price(scenario.engine) else TablePrice)(scenario, table)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from sim.metrics import returned_at_once, time_spreads
 from sim.records import FINISHED, PS_PER_S, STATUS_NAMES, Int64, RunResult
 from sim.request_times import Bools, class_slos, count, met_bounds, request_times
+from sim.serving.front_end import FrontEnd
 from sim.statistics import Spread
 from sim.token_gaps import decode_step_ends
 
@@ -157,7 +158,7 @@ def _lists(result: RunResult, chosen: Bools) -> dict[str, Any]:
 
 def _itls(result: RunResult, ids: Int64) -> list[list[float]]:
     """Each request's gaps, where its tokens are exactly the decoding steps between first and last."""
-    requests = result.requests
+    requests = FrontEnd.of(result.scenario).at_engine(result.requests)
     ends = {int(r): decode_step_ends(result.segments, int(r))[0] for r in np.unique(result.segments.replica)}
     num_gaps = np.where(requests.status == FINISHED, requests.generated_tokens - 1, 0)
     found: list[list[float]] = []

@@ -189,21 +189,22 @@ def _build_checked(tree: Mapping[str, Any], file: str, names: Sequence[str]) -> 
             for index, one in enumerate(resolved["devices"])
         ]
     if kind is KINDS["serving"]:
-        resolved["engine"] = _with_engine_defaults(resolved)
+        resolved["engine"] = _with_engine_defaults(resolved, file)
     scenario: contracts.Scenario = build(kind.part("scenario"), resolved, file=file)
     check_scenario(scenario, file=file, variant_names=names)
     return scenario
 
 
-def _with_engine_defaults(tree: Mapping[str, Any]) -> Any:
-    """The engine section, with what vLLM's own server takes on this device where it says nothing."""
+def _with_engine_defaults(tree: Mapping[str, Any], file: str) -> Any:
+    """The engine section, with what its profile and vLLM's own server have where it says nothing."""
+    from sim.engine_profile import with_profile
     from sim.hardware import HardwareProfile
     from sim.serving.vllm_defaults import vllm_defaults
 
     engine, hardware = tree.get("engine", {}), tree.get("hardware")
     if not isinstance(engine, Mapping) or not isinstance(hardware, HardwareProfile):
         return engine  # the builder says what is wrong
-    return {**vllm_defaults(engine, hardware), **engine}
+    return {**vllm_defaults(engine, hardware), **with_profile(engine, file=file)}
 
 
 def _kind(tree: Mapping[str, Any], file: str) -> Kind:

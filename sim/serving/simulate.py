@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sim.cost.cold_start import cold
-from sim.cost.launch import LaunchedPrice
+from sim.cost.launch import LaunchedPrice, needs_launched_price
 from sim.cost.memory import memory_plan
 from sim.cost.split import split_by_operator
 from sim.cost.step import CompiledPrice, ServiceTimePrice
@@ -22,6 +22,7 @@ from sim.scenario import Scenario
 from sim.serving.batching import BATCHING
 from sim.serving.clock import Clock
 from sim.serving.engine import EngineBase
+from sim.serving.front_end import FrontEnd
 from sim.serving.hot_path import HotPathEngine
 from sim.serving.kv.contiguous import ContiguousKV
 from sim.serving.kv.paged import PagedKV
@@ -55,6 +56,7 @@ class Run:
 def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
     """Runs the scenario's replicas over the requests of ``table`` until nothing is left to do."""
     env = Clock()
+    table = FrontEnd.of(scenario).at_scheduler(table)
     recorder = Recorder(table)
     source = Source(table)
     price = price_of(scenario, table, run)
@@ -100,8 +102,7 @@ def price_of(scenario: Scenario, table: RequestTable, run: Run) -> CompiledPrice
     law = scenario.engine.service_time
     if law is None and scenario.engine.price_table:
         return table_price(scenario, run.base_dir)
-    overheads = scenario.engine.overheads
-    if law is None and (overheads.launch_per_layer_s or overheads.per_prompt_token_s):
+    if law is None and needs_launched_price(scenario.engine):
         return LaunchedPrice(scenario)
     if law is None:
         return CompiledPrice(scenario)
@@ -184,7 +185,7 @@ def result_of(
     block_map: BlockMap | None,
 ) -> RunResult:
     """Columns and totals of a finished run."""
-    requests = recorder.request_columns()
+    requests = FrontEnd.of(scenario).at_client(recorder.request_columns())
     segments = recorder.segment_columns()
     measured = requests.is_measured & (requests.arrival_ps >= 0)
     finished = requests.status == FINISHED

@@ -1,0 +1,114 @@
+"""Engine profiles: the host time of one engine and version, each number beside its source.
+
+A file has ``name``, ``engine``, ``version``, ``host`` (the machine whose CPU it was), ``overheads`` and, if
+wanted, ``notes`` and ``base``, the profile that it differs from. ``overheads`` are the fields of
+``EngineOverheads``, each as ``{value: ..., source: ...}``. A scenario names a profile as
+``engine.profile`` and may differ from it in ``engine.overheads``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sim.data import data_dir
+from sim.hardware_reading import check_keys, read_source
+from sim.loading.build import build, field_hints
+from sim.loading.place import Place
+from sim.loading.strict_yaml import load_yaml
+from sim.scenario import EngineOverheads
+from sim.suggest import did_you_mean
+
+TEXTS = ("name", "engine", "version", "host")
+KEYS = (*TEXTS, "base", "overheads", "notes")
+FIELDS = tuple(name for name in field_hints(EngineOverheads) if name != "source")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineProfile:
+    """Host time of an engine. ``overheads`` are in base units; their ``source`` names the profile."""
+
+    name: str
+    engine: str
+    version: str
+    host: str
+    overheads: EngineOverheads
+    given: Mapping[str, Any]  # the fields that it states, as they stand in the file
+    sources: Mapping[str, str]  # by field
+    notes: str = ""
+
+
+def engine_profile_names() -> list[str]:
+    """The names of the shipped profiles."""
+    return sorted(one.stem for one in data_dir("engine_profiles").glob("*.yaml"))
+
+
+def load_engine_profile(given: object, *, file: str = "", path: str = "engine.profile") -> EngineProfile:
+    """The shipped profile of that name, or the one in that file (beside the scenario, or from here)."""
+    return _find(given, Place(file=file, path=path), above=())
+
+
+def with_profile(engine: Mapping[str, Any], *, file: str) -> Mapping[str, Any]:
+    """A scenario's engine section with its profile's numbers where ``overheads`` says nothing."""
+    overheads = engine.get("overheads", {})
+    if engine.get("profile") is None or not isinstance(overheads, Mapping):
+        return engine
+    profile = load_engine_profile(engine["profile"], file=file)
+    own = ", and the scenario" if overheads else ""
+    source = f"engine profile {profile.name}{own}: {'; '.join(dict.fromkeys(profile.sources.values()))}"
+    return {**engine, "overheads": {**profile.given, "source": source, **overheads}}
+
+
+def _find(given: object, place: Place, *, above: tuple[Path, ...]) -> EngineProfile:
+    names = engine_profile_names()
+    allowed = ", ".join(names) + ", or a path to a .yaml file"
+    if not isinstance(given, str):
+        raise place.error("expected an engine profile", given=given, allowed=allowed)
+    if given in names:
+        return _read(data_dir("engine_profiles") / f"{given}.yaml", above=above)
+    if given.endswith((".yaml", ".yml")):
+        beside = Path(place.file).parent if place.file else Path()
+        for folder in (beside, Path()):
+            if (folder / given).is_file():
+                return _read(folder / given, above=above)
+        raise place.error("no such file", given=given, hint=f"looked in {beside} and in the current folder")
+    problem = f"no such engine profile{did_you_mean(given, names)}"
+    raise place.error(problem, given=given, allowed=allowed, hint="gpuyard list engines")
+
+
+def _read(file: Path, *, above: tuple[Path, ...]) -> EngineProfile:
+    place = Place(file=str(file))
+    if file.resolve() in above:
+        raise place.child("base").error("a profile cannot be its own base", given=above[-1].name)
+    tree = check_keys(load_yaml(file), KEYS, place, what="an engine profile")
+    base = None
+    if "base" in tree:
+        base = _find(tree["base"], place.child("base"), above=(*above, file.resolve()))
+    texts = {name: _text(tree, name, base, place) for name in TEXTS}
+    given = dict(base.given) if base else {}
+    sources = dict(base.sources) if base else {}
+    below = place.child("overheads")
+    for name, one in check_keys(tree.get("overheads", {}), FIELDS, below, what="host times").items():
+        both = check_keys(one, ("value", "source"), below.child(name), what="a number and its source")
+        if "value" not in both:
+            raise below.child(name).error("value is missing", allowed="{value: ..., source: ...}")
+        given[name] = both["value"]
+        sources[name] = read_source(both.get("source"), below.child(name).child("source"))
+    return EngineProfile(
+        **texts,
+        overheads=build(EngineOverheads, given, file=str(file), path="overheads"),
+        given=given,
+        sources=sources,
+        notes=" ".join(str(tree.get("notes", base.notes if base else "")).split()),
+    )
+
+
+def _text(tree: Mapping[str, Any], name: str, base: EngineProfile | None, place: Place) -> str:
+    """One of the texts that say whose times these are."""
+    given = tree.get(name, getattr(base, name) if base and name != "name" else None)
+    if not isinstance(given, str) or not given.strip():
+        hint = 'write it in quotes: "0.15"' if name == "version" else ""
+        raise place.child(name).error("expected a text", given=given, hint=hint)
+    return given.strip()

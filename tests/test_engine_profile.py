@@ -1,0 +1,129 @@
+"""Engine profiles: files of host times that scenarios name, and what they may differ in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sim.catalog import engine_table, show
+from sim.cli import main
+from sim.engine_profile import engine_profile_names, load_engine_profile
+from sim.errors import ScenarioError
+from sim.loading import load_scenario
+
+PROFILE = """\
+name: mine
+engine: vllm
+version: "0.15"
+host: a desk
+overheads:
+  step_s: {value: 2 ms, source: "bench, 2026-11"}
+  frontend_s: {value: 11 ms, source: "bench, 2026-11"}
+  cudagraph_capture_sizes: {value: [1, 2, 4], source: "start-up log"}
+notes: of one machine
+"""
+SCENARIO: dict[str, Any] = {
+    "schema_version": 1,
+    "question": "?",
+    "kind": "serving",
+    "hardware": "h100-sxm-80gb",
+    "model": "llama-3.1-8b",
+    "workload": {
+        "arrivals": {"process": "poisson", "requests_per_s": 2},
+        "prompt_tokens": {"distribution": "fixed", "value": 100},
+        "output_tokens": {"distribution": "fixed", "value": 10},
+        "num_requests": 5,
+    },
+}
+
+
+def written(folder: Path, text: str = PROFILE, **engine: Any) -> Path:
+    (folder / "mine.yaml").write_text(text, encoding="utf-8")
+    path = folder / "scenario.yaml"
+    tree = {**SCENARIO, "engine": {"profile": "mine.yaml", **engine}}
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return path
+
+
+def test_a_scenario_has_its_profiles_times(tmp_path: Path) -> None:
+    overheads = load_scenario(written(tmp_path)).variants[0].scenario.engine.overheads
+    assert (overheads.step_s, overheads.frontend_s) == (0.002, 0.011)
+    assert overheads.cudagraph_capture_sizes == (1, 2, 4)
+    assert overheads.source == "engine profile mine: bench, 2026-11; start-up log"
+
+
+def test_a_scenario_may_differ_from_its_profile(tmp_path: Path) -> None:
+    overheads = (
+        load_scenario(written(tmp_path, overheads={"step_s": "3 ms"})).variants[0].scenario.engine.overheads
+    )
+    assert (overheads.step_s, overheads.frontend_s) == (0.003, 0.011)
+    assert "and the scenario" in overheads.source
+
+
+def test_a_profile_may_differ_from_its_base(tmp_path: Path) -> None:
+    written(tmp_path)
+    other = tmp_path / "other.yaml"
+    other.write_text(
+        "name: other\nbase: mine.yaml\noverheads:\n  step_s: {value: 1 ms, source: faster host}\n",
+        encoding="utf-8",
+    )
+    one = load_engine_profile(str(other))
+    assert (one.overheads.step_s, one.overheads.frontend_s, one.engine) == (0.001, 0.011, "vllm")
+    assert one.sources["step_s"] == "faster host"
+    assert "faster host" in show(str(other)) and "1.00 ms" in show(str(other))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("step_s: {value: 2 ms", "step_s: {value: 2 GB", "overheads.step_s"),
+        ("step_s: {value: 2 ms", "step_s: {value: -1", "overheads.step_s"),
+        ("step_s: {value", "steps: {value", "did you mean step_s"),
+        ("{value: 2 ms, source", "{valu3: 2 ms, source", "valu3"),
+        ('{value: 2 ms, source: "bench, 2026-11"}', "2 ms", "overheads.step_s"),
+        ('{value: 2 ms, source: "bench, 2026-11"}', "{value: 2 ms}", "source"),
+        ('version: "0.15"', "version: 0.15", "quotes"),
+        ("engine: vllm\n", "", "engine"),
+        ("name: mine", "name: mine\nbase: mine.yaml", "its own base"),
+        ("name: mine", "name: mine\nbase: nobody", "no such engine profile"),
+        ("[1, 2, 4]", "[0, 2]", "cudagraph_capture_sizes"),
+        ("[1, 2, 4]", "many", "cudagraph_capture_sizes"),
+    ],
+)
+def test_broken_profiles_say_what_is_wrong(tmp_path: Path, old: str, new: str, says: str) -> None:
+    assert old in PROFILE
+    with pytest.raises(ScenarioError) as error:
+        load_scenario(written(tmp_path, PROFILE.replace(old, new)))
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("nobody", "no such engine profile"),
+        ("nofile.yaml", "no such file"),
+        (3, "expected an engine profile"),
+    ],
+)
+def test_unknown_profiles(tmp_path: Path, given: object, says: str) -> None:
+    with pytest.raises(ScenarioError) as error:
+        load_scenario(written(tmp_path, **{"profile": given}))
+    assert says in str(error.value) and "engine.profile" in str(error.value)
+
+
+def test_profiles_are_checked_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written(tmp_path)
+    assert main(["check", str(tmp_path / "mine.yaml")]) == 0
+    assert "engine profile of vllm 0.15" in capsys.readouterr().out
+    assert main(["show", str(tmp_path / "mine.yaml"), "--json"]) == 0
+    assert '"frontend_s": 0.011' in capsys.readouterr().out
+
+
+def test_every_shipped_profile_has_sources() -> None:
+    for name in engine_profile_names():
+        one = load_engine_profile(name)
+        assert name == one.name and name in engine_table()
+        assert one.sources and all(one.sources.values())
