@@ -406,6 +406,15 @@ def test_clients_of_a_closed_loop_play_one_session_after_another() -> None:
     assert describe(table)["num_sessions"] == 4
 
 
+def test_prefix_groups_in_turn_come_back_after_all_the_others() -> None:
+    shared = SharedPrefix(num_groups=7, prefix_tokens=fixed(100), order="in_turn")
+    table = draw_requests(chat(shared_prefix=shared, prompt_tokens=fixed(10), num_requests=30), 1)
+    assert table.segment_stream is not None and table.segment_offsets is not None
+    first = table.segment_stream[table.segment_offsets[:-1]]
+    assert len(set(first[:7].tolist())) == 7
+    assert np.array_equal(first[7:], first[:-7])
+
+
 def test_prefix_groups_are_drawn_alike_and_keep_their_length() -> None:
     shared = SharedPrefix(num_groups=4, prefix_tokens=Distribution(distribution="uniform", min=100, max=900))
     table = draw_requests(chat(shared_prefix=shared, prompt_tokens=fixed(10), num_requests=20_000), 1)

@@ -139,6 +139,8 @@ def draw_prefix_groups(kind: Kind, count: int) -> Int64:
     shared = kind.request_class.shared_prefix
     if shared is None:
         return np.full(count, -1, dtype=np.int64)
+    if shared.order == "in_turn":
+        return np.arange(count, dtype=np.int64) % shared.num_groups
     return kind.rng("prefix_groups").integers(0, shared.num_groups, size=count, dtype=np.int64)
 
 
