@@ -114,10 +114,17 @@ def errors_of(simulated: Metrics, measured: Metrics) -> Errors:
     return Errors(mean=mean, deciles=deciles, e2e_by_request=float(off))
 
 
+@pytest.mark.parametrize("is_padded", [False, True], ids=["as_scheduled", "padded_to_cuda_graphs"])
 def test_the_measured_table_and_the_measured_blocks(
-    simulated: Callable[..., Metrics], measured: Metrics
+    simulated: Callable[..., Metrics], measured: Metrics, shared: Path, is_padded: bool
 ) -> None:
-    found = errors_of(simulated(price_table="table", num_gpu_blocks_override=MEASURED_BLOCKS), measured)
+    overheads: dict[str, Any] = {"cold_start_s": COLD_START}
+    if is_padded:
+        settings = json.loads((shared / RUN / "meta.json").read_text(encoding="utf-8"))["resolved_config"]
+        sizes = settings["compilation_config"]["cudagraph_capture_sizes"]
+        overheads["cudagraph_capture_sizes"] = sizes
+    engine = {"price_table": "table", "num_gpu_blocks_override": MEASURED_BLOCKS, "overheads": overheads}
+    found = errors_of(simulated(**engine), measured)
     assert found.worst_mean <= 0.01
     assert found.worst_decile <= 0.03
     assert found.e2e_by_request <= 0.01
