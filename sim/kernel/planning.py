@@ -12,10 +12,12 @@ from sim.kernel.elementwise import copy_launches, norm_launches
 from sim.kernel.gemm import gemm_launches
 from sim.kernel.gpu import Gpu, gpu_of
 from sim.kernel.problem import STATISTIC_BYTES, Problem, problem_of
-from sim.kernel.scenario import DTYPE_BYTES, Attention, Gemm, KernelWork, Norm, Tile
+from sim.kernel.scenario import DTYPE_BYTES, Attention, Gemm, KernelWork, Norm, Tile, TrainingStep
 from sim.kernel.standard import StandardAttention
 from sim.kernel.tiles import flash_1_tiles, flash_tiles
+from sim.kernel.training_step import TrainingStepWork, checked_model
 from sim.kernel.work import Launch
+from sim.model import ModelShape
 
 DECODERS = ("split_kv_decode", "paged_decode")
 
@@ -32,16 +34,17 @@ class Plan:
     flops: float
 
 
-def plan_of(hardware: HardwareProfile, work: KernelWork) -> Plan:
-    """The operation's launches on this device."""
+def plan_of(hardware: HardwareProfile, work: KernelWork, model: ModelShape | None = None) -> Plan:
+    """The operation's launches on this device; ``model`` is that of a training step."""
     gpu = gpu_of(hardware)
-    given = [one for one in (work.attention, work.gemm, work.norm, work.copy) if one is not None]
+    every = (work.attention, work.gemm, work.norm, work.copy, work.training_step)
+    given = [one for one in every if one is not None]
     if len(given) != 1:
         raise ScenarioError(
             "a kernel scenario states one operation",
             path="kernel",
             given=", ".join(type(one).__name__.lower() for one in given) or "none",
-            allowed="exactly one of attention, gemm, norm, copy",
+            allowed="exactly one of attention, gemm, norm, copy, training_step",
         )
     if work.attention is not None:
         return _attention_plan(gpu, work.attention, work.tile)
@@ -49,6 +52,8 @@ def plan_of(hardware: HardwareProfile, work: KernelWork) -> Plan:
         return _gemm_plan(gpu, work.gemm, work.tile)
     if work.norm is not None:
         return _norm_plan(gpu, work.norm)
+    if work.training_step is not None:
+        return _training_plan(gpu, work.training_step, model)
     assert work.copy is not None
     size = int(work.copy.size_bytes)
     on_device = work.copy.source == work.copy.target == "hbm"
@@ -134,6 +139,18 @@ def _gemm_plan(gpu: Gpu, given: Gemm, tile: Tile) -> Plan:
         tensor_bytes=given.batch * (weights + given.m * (given.n + given.k) * size),
         extra_bytes=launches[0].writes.get("partial", 0),
         flops=2.0 * given.m * given.n * given.k * given.batch,
+    )
+
+
+def _training_plan(gpu: Gpu, given: TrainingStep, model: ModelShape | None) -> Plan:
+    step = TrainingStepWork(gpu, given, checked_model(model))
+    return Plan(
+        gpu=gpu,
+        launches=tuple(step.launches()),
+        dtype="float16",
+        tensor_bytes=step.state_bytes,
+        extra_bytes=step.kept_bytes,
+        flops=step.model_flops,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sim.kernel.rates import BOUNDS
 
@@ -41,6 +41,17 @@ class LaunchRecord:
     def block_ps(self) -> int:
         """Block-time: the integral of resident blocks."""
         return sum(self.bound_ps.values())
+
+    def stretched(self, repeats: int) -> LaunchRecord:
+        """So many times one after another; what was resident is kept as one, longer, time."""
+        if repeats == 1:
+            return self
+        return replace(
+            self,
+            end_ps=self.start_ps + repeats * (self.end_ps - self.start_ps),
+            bound_ps={bound: repeats * spent for bound, spent in self.bound_ps.items()},
+            resident=tuple((self.start_ps + repeats * (at - self.start_ps), n) for at, n in self.resident),
+        )
 
 
 @dataclass(slots=True)

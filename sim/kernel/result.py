@@ -54,7 +54,7 @@ def run_kernel(
     """Simulates one variant. Nothing is drawn: every seed gives the same result."""
     del base_dir, record_block_map  # a kernel reads no files and has no KV block map
     work = scenario.kernel
-    plan = plan_of(scenario.hardware, work)
+    plan = plan_of(scenario.hardware, work, scenario.model)
     result = KernelResult(
         scenario=scenario,
         variant=variant,
@@ -100,7 +100,7 @@ def host_copy_bytes(scenario: KernelScenario) -> float:
 def check_kernel(scenario: KernelScenario, *, file: str) -> None:
     """What must hold in a kernel scenario; a tile that does not fit the device is refused here."""
     try:
-        plan = plan_of(scenario.hardware, scenario.kernel)
+        plan = plan_of(scenario.hardware, scenario.kernel, scenario.model)
     except ScenarioError as error:
         raise ScenarioError(
             error.problem,
@@ -110,7 +110,7 @@ def check_kernel(scenario: KernelScenario, *, file: str) -> None:
             allowed=error.allowed,
             hint=error.hint,
         ) from None
-    num_blocks = sum(launch.num_blocks for launch in plan.launches)
+    num_blocks = sum(launch.num_blocks * launch.repeats for launch in plan.launches)
     if scenario.kernel.trace and num_blocks > MAX_TRACED_BLOCKS:
         raise ScenarioError(
             "too many thread blocks to keep every tile",

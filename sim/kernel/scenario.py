@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sim.hardware import HardwareProfile
+from sim.model import ModelShape
 from sim.scenario import Threshold, key
 
 Dtype = Literal["float32", "float16", "bfloat16", "float8"]
@@ -72,6 +73,24 @@ class Norm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingStep:
+    """One optimizer step of a GPT on one GPU: forward, backward, loss and AdamW, every launch of them."""
+
+    micro_batch_size: int = key("sequences of a forward and backward pass", ge=1, le=100_000)
+    gradient_accumulation_steps: int = key(
+        "micro-batches of an optimizer step", default=1, ge=1, le=1_000_000
+    )
+    seqlen: int = key("tokens of a sequence", default=1024, ge=1, le=1_048_576)
+    attention: Literal["standard", "flash_attention_1", "flash_attention_2", "flash_attention_3"] = key(
+        "which kernels compute it", default="standard"
+    )
+    kernels: Literal["eager", "fused"] = key(
+        "eager: PyTorch operator by operator under autocast (Hugging Face's GPT-2); fused: as Megatron-LM",
+        default="eager",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Copy:
     """Bytes from one memory to another."""
 
@@ -100,6 +119,7 @@ class KernelWork:
     gemm: Gemm | None = key("a matrix product", default=None)
     norm: Norm | None = key("an RMSNorm", default=None)
     copy: Copy | None = key("a copy", default=None)
+    training_step: TrainingStep | None = key("a whole training step", default=None)
     tile: Tile = key("tile sizes; default: the kernel's own", default=Tile())
     kv_location: Literal["hbm", "dram"] = key(
         "dram: K and V come over the host link first, in chunks that overlap with the kernel", default="hbm"
@@ -117,4 +137,5 @@ class KernelScenario:
     seeds: tuple[int, ...] = key("a kernel run draws nothing: one seed is enough", default=(1,), ge=0)
     hardware: HardwareProfile = key("a profile's name, a path to one, or one written out")
     kernel: KernelWork = key("what runs")
+    model: ModelShape | None = key("training_step: the model, with plain MLPs", default=None)
     thresholds: tuple[Threshold, ...] = key("bounds that make exit code 1", default=())

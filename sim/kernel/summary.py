@@ -99,6 +99,10 @@ def operation(result: KernelResult) -> str:
         return f"{one.algorithm} {one.direction} {one.batch}x{one.num_heads}x{one.seqlen}x{one.head_dim}"
     if work.gemm is not None:
         return f"gemm {work.gemm.m}x{work.gemm.n}x{work.gemm.k}"
+    if work.training_step is not None:
+        step, model = work.training_step, result.scenario.model
+        shape = f"{step.micro_batch_size}x{step.seqlen} {step.attention} {step.kernels}"
+        return f"{model.name if model else ''} step {shape}"
     return "rms_norm" if work.norm is not None else "copy"
 
 
@@ -136,8 +140,8 @@ def _metrics(result: KernelResult) -> dict[str, float | None]:
         "hbm_after_l2_bytes": sum(launch.from_hbm_bytes for launch in launches),
         "extra_memory_bytes": result.plan.extra_bytes,
         "memory_bytes": result.memory_bytes,
-        "num_launches": len(launches),
-        "num_blocks": sum(launch.num_blocks for launch in launches),
+        "num_launches": sum(launch.repeats for launch in launches),
+        "num_blocks": sum(launch.num_blocks * launch.repeats for launch in launches),
     }
     if result.is_out_of_memory or not result.time_ps:
         return found

@@ -18,6 +18,7 @@ def launch_columns(result: KernelResult) -> list[Column]:
         _column("launch", "text", [launch.name for launch, _ in pairs]),
         _column("start_s", "time", [one.start_ps for _, one in pairs]),
         _column("end_s", "time", [one.end_ps for _, one in pairs]),
+        _column("repeats", "count", [launch.repeats for launch, _ in pairs]),
         _column("num_blocks", "count", [launch.num_blocks for launch, _ in pairs]),
         _column("blocks_per_sm", "count", [launch.blocks_per_sm for launch, _ in pairs]),
         _column("sram_bytes_per_block", "count", [launch.sram_bytes_per_block for launch, _ in pairs]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +60,22 @@ class Launch:
     reads: Mapping[str, int] = field(default_factory=dict)
     writes: Mapping[str, int] = field(default_factory=dict)
     from_hbm_bytes: float = 0.0
+    repeats: int = 1  # so often one after another (the layers of a model); bytes and FLOPs are of all of them
 
     @property
     def num_blocks(self) -> int:
-        """Thread blocks in the grid."""
+        """Thread blocks in the grid, of one time."""
         return sum(count for _, count in self.grid)
+
+
+def repeated(launch: Launch, repeats: int, name: str) -> Launch:
+    """The same launch so many times, under a name."""
+    return replace(
+        launch,
+        name=name,
+        repeats=launch.repeats * repeats,
+        flops=launch.flops * repeats,
+        reads={tensor: size * repeats for tensor, size in launch.reads.items()},
+        writes={tensor: size * repeats for tensor, size in launch.writes.items()},
+        from_hbm_bytes=launch.from_hbm_bytes * repeats,
+    )

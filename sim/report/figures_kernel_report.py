@@ -94,8 +94,8 @@ def _trust(runs: list[tuple[Lane, KernelResult]]) -> Section:
     """The fitted efficiencies in use, with what they were fitted to."""
     rows: list[tuple[str, ...]] = []
     for lane, run in runs:
-        attention = run.scenario.kernel.attention
-        generation: str = attention.algorithm if attention else "gemm"
+        attention, step = run.scenario.kernel.attention, run.scenario.kernel.training_step
+        generation: str = attention.algorithm if attention else step.attention if step else "gemm"
         if generation in ("split_kv_decode", "paged_decode"):
             generation = "decode"
         elif attention and attention.layout == "paged":

@@ -1,0 +1,196 @@
+"""A GPT's training step on one GPU as launches: products, attention, and the memory passes between them.
+
+A layer is simulated once and repeated; so are micro-batches. Attention runs by the kernels that an
+attention scenario simulates, products by the GEMM's tiles, everything else as streaming kernels with the
+bytes of ``sim.kernel.step_passes``. Not modelled: the exchange of gradients, the data loader, host time
+between launches, the allocator, recomputation of activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sim.errors import ScenarioError
+from sim.kernel import flash, flash1
+from sim.kernel.efficiency import Efficiency, efficiency_of
+from sim.kernel.elementwise import stream
+from sim.kernel.gemm import gemm_launches
+from sim.kernel.gpu import Gpu
+from sim.kernel.problem import STATISTIC_BYTES, problem_of
+from sim.kernel.scenario import Attention, Gemm, Tile, TrainingStep
+from sim.kernel.step_passes import PASSES, Over, Pass
+from sim.kernel.tiles import flash_1_tiles, flash_tiles
+from sim.kernel.work import Launch, repeated
+from sim.model import ModelShape, num_parameters
+
+HALF_BYTES = 2
+
+
+class TrainingStepWork:
+    """The launches of one step, and what it keeps."""
+
+    def __init__(self, gpu: Gpu, given: TrainingStep, model: ModelShape) -> None:
+        self._gpu, self._given, self._model = gpu, given, model
+        self._passes = PASSES[given.kernels]
+        self._tokens = given.micro_batch_size * given.seqlen
+        self._elements: dict[Over, int] = {
+            "hidden": self._tokens * model.hidden_size,
+            "inner": self._tokens * model.intermediate_size,
+            "scores": self._tokens * given.seqlen * model.num_attention_heads,
+            "logits": self._tokens * model.vocab_size,
+            "parameters": num_parameters(model),
+        }
+        self._problem = problem_of(
+            Attention(
+                algorithm=given.attention,
+                batch=given.micro_batch_size,
+                num_heads=model.num_attention_heads,
+                num_kv_heads=model.num_key_value_heads,
+                head_dim=model.head_dim,
+                seqlen=given.seqlen,
+                causal=given.attention != "standard",
+                dtype="float16",
+                direction="forward_backward",
+            )
+        )
+
+    @property
+    def model_flops(self) -> float:
+        """Per token: 6 FLOPs per weight of a product, and 12 · layers · heads · head_dim · seqlen."""
+        m = self._model
+        attended = 12.0 * m.num_hidden_layers * m.num_attention_heads * m.head_dim * self._given.seqlen
+        products = (
+            sum(n * k for n, k in self._matrices()) * m.num_hidden_layers + m.vocab_size * m.hidden_size
+        )
+        return (6.0 * products + attended) * self._tokens * self._given.gradient_accumulation_steps
+
+    @property
+    def state_bytes(self) -> int:
+        """Weights, gradients and optimizer states."""
+        return self._passes.weight_bytes * num_parameters(self._model)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Activations of a micro-batch that wait for the backward pass."""
+        layer = self._kept(self._passes.layer_forward) + self._passes.product_bytes * self._elements["hidden"]
+        layer += HALF_BYTES * self._elements["inner"]
+        if self._given.attention == "standard":
+            layer += self._kept(self._passes.scores_forward)
+        else:
+            layer += STATISTIC_BYTES * self._problem.heads * self._given.seqlen
+        return layer * self._model.num_hidden_layers + self._kept(self._passes.head_forward)
+
+    def launches(self) -> Iterator[Launch]:
+        """Forward, loss, backward of every micro-batch, then the optimizer."""
+        micro, layers = self._given.gradient_accumulation_steps, self._model.num_hidden_layers
+        passes = self._passes
+        for launch in (*self._forward_products(), *self._attention(is_backward=False)):
+            yield repeated(launch, layers * micro, launch.name)
+        yield from self._streams(passes.layer_forward, layers * micro)
+        yield from self._streams(passes.head_forward, micro)
+        head = (self._tokens, self._model.vocab_size, self._model.hidden_size)
+        for launch in (*self._product(*head), *self._gradients(*head)):
+            yield repeated(launch, micro, launch.name)
+        yield from self._streams(passes.head_backward, micro)
+        for launch in (*self._backward_products(), *self._attention(is_backward=True)):
+            yield repeated(launch, layers * micro, launch.name)
+        yield from self._streams(passes.layer_backward, layers * micro)
+        yield from self._streams(passes.optimizer, 1)
+
+    def _kept(self, passes: tuple[Pass, ...]) -> int:
+        return sum(int(one.kept_bytes * self._elements[one.over]) for one in passes)
+
+    def _matrices(self) -> tuple[tuple[int, int], ...]:
+        """(outputs, inputs) of a layer's four products."""
+        m = self._model
+        queries, keys = m.num_attention_heads * m.head_dim, m.num_key_value_heads * m.head_dim
+        return (
+            (queries + 2 * keys, m.hidden_size),
+            (m.hidden_size, queries),
+            (m.intermediate_size, m.hidden_size),
+            (m.hidden_size, m.intermediate_size),
+        )
+
+    def _forward_products(self) -> Iterator[Launch]:
+        for n, k in self._matrices():
+            yield from self._product(self._tokens, n, k)
+
+    def _backward_products(self) -> Iterator[Launch]:
+        for n, k in self._matrices():
+            yield from self._gradients(self._tokens, n, k)
+
+    def _gradients(self, m: int, n: int, k: int) -> Iterator[Launch]:
+        """Of the input, and of the weight."""
+        yield from self._product(m, k, n)
+        yield from self._product(n, k, m)
+
+    def _product(self, m: int, n: int, k: int) -> Iterator[Launch]:
+        given = Gemm(m=m, n=n, k=k, dtype="float16")
+        names = ("product inputs", "product weights", "product outputs")
+        for launch in gemm_launches(self._gpu, self._efficiency("gemm"), given, Tile(), names):
+            yield repeated(launch, 1, "products")
+
+    def _attention(self, *, is_backward: bool) -> Iterator[Launch]:
+        if self._given.attention == "standard":
+            yield from self._standard_attention(is_backward=is_backward)
+            return
+        direction = "backward" if is_backward else "forward"
+        efficiency = efficiency_of(self._given.attention, self._gpu.profile, direction)
+        if self._given.attention == "flash_attention_1":
+            sizes = flash_1_tiles(self._gpu, self._problem, Tile())
+            found = flash1.launches(self._gpu, self._problem, sizes, efficiency, is_backward=is_backward)
+        else:
+            sizes = flash_tiles(self._gpu, self._problem, Tile(), is_backward=is_backward)
+            run = flash.backward if is_backward else flash.forward
+            found = run(self._gpu, self._problem, sizes, efficiency)
+        for launch in found:
+            yield repeated(launch, 1, "attention")
+
+    def _standard_attention(self, *, is_backward: bool) -> Iterator[Launch]:
+        """The batched products over all N × N scores, and the passes over them."""
+        n, d, heads = self._given.seqlen, self._model.head_dim, self._problem.heads
+        shapes = ((n, n, d), (n, d, n))
+        for m, columns, k in shapes * 2 if is_backward else shapes:
+            given = Gemm(m=m, n=columns, k=k, batch=heads, dtype="float16")
+            outputs = "scores" if columns == n else "heads"
+            names = ("heads" if k == d else "scores", "heads ", outputs)
+            for launch in gemm_launches(self._gpu, self._efficiency("standard"), given, Tile(), names):
+                yield repeated(launch, 1, "attention")
+        passes = self._passes.scores_backward if is_backward else self._passes.scores_forward
+        for launch in self._streams(passes, 1):
+            yield repeated(launch, 1, f"attention: {launch.name}")
+
+    def _streams(self, passes: tuple[Pass, ...], repeats: int) -> Iterator[Launch]:
+        """A pass's bytes, spread evenly over its kernels."""
+        for one in passes:
+            elements = self._elements[one.over]
+            launch = stream(
+                self._gpu,
+                self._efficiency("standard" if one.over == "scores" else "stream"),
+                one.name,
+                {one.over: int(one.read_bytes * elements) // one.launches},
+                {one.over: int(one.write_bytes * elements) // one.launches} if one.write_bytes else {},
+            )
+            yield repeated(launch, one.launches * repeats, one.name)
+
+    def _efficiency(self, generation: str) -> Efficiency:
+        return efficiency_of(generation, self._gpu.profile)
+
+
+def checked_model(model: ModelShape | None) -> ModelShape:
+    """A GPT of dense layers with plain MLPs; anything else is refused."""
+    if model is None:
+        raise ScenarioError(
+            "a training step is that of a model",
+            path="model",
+            allowed="gpt2, gpt2-medium, gpt2-large, gpt2-xl",
+        )
+    if model.mlp_matrices != 2 or model.moe or model.mla or model.mamba:
+        raise ScenarioError(
+            "the passes of a training step are counted for GPT-2's layers",
+            path="model",
+            given=model.name,
+            allowed="a model with attention and a plain MLP in every layer (GPT-2, OPT, Pythia)",
+            hint="kind: training prices every other model's step",
+        )
+    return model
