@@ -158,6 +158,11 @@ def format_metric(value: float | None, name: str, *, with_rate_unit: bool = True
         return format_s(value)
     if unit == "bytes" and value >= 1e7:
         return format_gb(value)
+    if unit == "bytes" and value >= 4096:
+        return f"{value / 1024:,.4g} KiB"
+    if unit in ("FLOP/s", "bytes/s") and value >= 1e9:
+        name = "FLOP/s" if unit == "FLOP/s" else "B/s"
+        return f"{value / 1e12:.3g} T{name}" if value >= 1e12 else f"{value / 1e9:.3g} G{name}"
     if unit == "fraction":
         return f"{value * 100:.3g} %"
     whole = abs(value) >= 1000 or (float(value).is_integer() and "/" not in unit)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sim.hardware import HardwareProfile
 from sim.model import ModelShape
+
+if TYPE_CHECKING:
+    from sim.trust.measured import MeasuredPoint
 
 SCHEMA_VERSION = 1
 
@@ -388,3 +391,4 @@ class ScenarioFile:
     variants: tuple[Variant, ...]
     raw: Mapping[str, Any]
     overrides: tuple[str, ...] = ()
+    measured: tuple[MeasuredPoint, ...] = ()  # what the file says was measured; no part of the question

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def load_scenario(
     if MEASURED in tree:
         from sim.trust.measured import check_measured
 
-        check_measured(tree[MEASURED], loaded)
+        return replace(loaded, measured=tuple(check_measured(tree[MEASURED], loaded)))
     return loaded
 
 

@@ -21,6 +21,7 @@ from sim.report.figures_kernel import (
 )
 from sim.report.figures_kernel_curves import curve_pictures
 from sim.report.figures_kernel_tiles import gantt_pictures
+from sim.report.published import published_sections
 from sim.units import format_count, format_gb, format_quantity
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def build_kernel_report(answer: Answer) -> Report:
         sections=(
             _question(answer, first_runs(runs, shown)),
             decision_section(answer),
+            *published_sections(answer),
             Section(title="Why", pictures=_pictures(runs, shown, answer.comparison.reference)),
             _trust(first_runs(runs, shown)),
             Section(title="What is not modelled", blocks=(Bullets(items=NOT_MODELLED),)),

@@ -34,6 +34,9 @@ def test_every_shipped_scenario_answers(path: Any) -> None:
     for variant, summaries in found.summaries.items():
         metrics = summaries[0].metrics
         assert set(metrics) == set(KERNEL_METRICS)
+        if summaries[0].verdict.word == "OUT OF MEMORY":
+            assert variant == "standard_at_8k"  # the paper's own row on 40 GB
+            continue
         assert metrics["time_s"], variant
         shares = [metrics[f"{bound}_bound_fraction"] or 0.0 for bound in ("compute", "memory", "latency")]
         assert sum(shares) == pytest.approx(1.0)
