@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from sim.answer_line import format_metric
 from sim.kernel.result import KernelResult, bytes_by_tensor
 from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, percent, seconds
-from sim.units import format_gb
+from sim.units import format_count
 
 Runs = Mapping[str, Sequence[KernelResult]]
-_MOST_LAUNCHES = 12
+_MOST_COLOURS = 7  # one more for the rest together
+_MOST_FILLS = 16  # launches whose SRAM can be told apart in one picture
+_REST = "all others"
 
 
 def first_runs(runs: Runs, lanes: Sequence[Lane]) -> list[tuple[Lane, KernelResult]]:
@@ -94,18 +97,8 @@ def traffic_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture:
         for tensor, (read, written) in tensors.items():
             totals[tensor] = totals.get(tensor, 0) + read + written
     tensors_shown = sorted(totals, key=lambda tensor: -totals[tensor])
-    labels = [lane.label for lane in lanes]
-    traces: list[Trace] = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "name": tensor,
-            "y": labels,
-            "x": [sum(moved[lane.name].get(tensor, (0, 0))) for lane in lanes],
-            "marker": {"color": f"@v{index % 8}"},
-        }
-        for index, tensor in enumerate(tensors_shown)
-    ]
+    amounts = {name: {one: float(sum(pair)) for one, pair in found.items()} for name, found in moved.items()}
+    traces = _stacked(tensors_shown, amounts, lanes)
     rows: list[Row] = [
         (lane.name, tensor, *moved[lane.name][tensor])
         for lane in lanes
@@ -113,7 +106,7 @@ def traffic_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture:
         if tensor in moved[lane.name]
     ]
     sums = {name: sum(map(sum, tensors.values())) for name, tensors in moved.items()}
-    said = "; ".join(f"{name} moves {format_gb(size)}" for name, size in sums.items())
+    said = "; ".join(f"{name} moves {format_metric(size, 'hbm_bytes')}" for name, size in sums.items())
     shown = layout(
         axis("bytes to and from device memory", exponentformat="SI"),
         axis("", autorange="reversed", type="category"),
@@ -141,27 +134,19 @@ def launches_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
             per[lane.name] = per.get(lane.name, 0.0) + (record.end_ps - record.start_ps) * 1e-12
     if not shown:
         return None
-    names = sorted(spent, key=lambda name: -sum(spent[name].values()))[:_MOST_LAUNCHES]
-    traces: list[Trace] = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "name": name,
-            "y": [lane.label for lane, _ in shown],
-            "x": [spent[name].get(lane.name, 0.0) for lane, _ in shown],
-            "marker": {"color": f"@v{index % 8}"},
-        }
-        for index, name in enumerate(names)
-    ]
+    names = sorted(spent, key=lambda name: -sum(spent[name].values()))
+    amounts = {
+        lane.name: {name: per[lane.name] for name, per in spent.items() if lane.name in per}
+        for lane, _ in shown
+    }
+    traces = _stacked(names, amounts, [lane for lane, _ in shown])
     rows: list[Row] = [
         (lane.name, name, spent[name][lane.name])
         for lane, _ in shown
         for name in names
         if lane.name in spent[name]
     ]
-    parts = [
-        f"{lane.name}: {seconds(run.time_ps * 1e-12)} in {len(run.records)} launches" for lane, run in shown
-    ]
+    parts = [f"{lane.name}: {seconds(run.time_ps * 1e-12)} in {_num_launches(run)}" for lane, run in shown]
     return Picture(
         key="launches",
         title="Time by launch",
@@ -174,9 +159,37 @@ def launches_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
     )
 
 
+def _num_launches(run: KernelResult) -> str:
+    number = sum(launch.repeats for launch in run.plan.launches)
+    return f"{format_count(number)} launch{'' if number == 1 else 'es'}"
+
+
+def _stacked(
+    names: Sequence[str], amounts: Mapping[str, Mapping[str, float]], lanes: Sequence[Lane]
+) -> list[Trace]:
+    """A bar per variant: the largest parts in colours of their own, the rest together."""
+    most = len(names) if len(names) <= _MOST_COLOURS + 1 else _MOST_COLOURS
+    parts: list[tuple[tuple[str, ...], str, str]] = [
+        ((name,), name, f"@v{index}") for index, name in enumerate(names[:most])
+    ]
+    if names[most:]:
+        parts.append((tuple(names[most:]), _REST, "@muted"))
+    return [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": label,
+            "y": [lane.label for lane in lanes],
+            "x": [sum(amounts[lane.name].get(name, 0.0) for name in members) for lane in lanes],
+            "marker": {"color": color},
+        }
+        for members, label, color in parts
+    ]
+
+
 def sram_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
     """SRAM held by resident blocks over time, as a share of all SMs' SRAM."""
-    shown = finished(runs, lanes)
+    shown = [(lane, run) for lane, run in finished(runs, lanes) if len(run.records) <= _MOST_FILLS]
     if not shown:
         return None
     traces: list[Trace] = []

@@ -60,7 +60,7 @@ def test_flops_are_those_of_the_products_and_of_attention() -> None:
 
 
 def test_states_and_activations_are_those_of_the_literature() -> None:
-    """16 bytes a parameter under autocast, 18 with 16-bit weights; fused: 34 s b h + 5 a s² b (2205.05198)."""
+    """16 bytes a parameter under autocast, 18 with 16-bit weights; fused: 34 s b h + 5 a s² b."""
     eager, fused = (
         plan_of(A100, KernelWork(training_step=replace(EAGER, kernels=kind)), MEDIUM)  # type: ignore[arg-type]
         for kind in ("eager", "fused")
@@ -117,7 +117,7 @@ def test_flash_moves_no_scores_and_its_attention_is_that_of_an_attention_scenari
 
 
 def test_published_steps_of_gpt2_medium() -> None:
-    """FlashAttention's Table 2 (from memory): 21.0, 11.5, 6.9 days of 400,000 x 512 x 1,024 tokens on 8 A100s.
+    """FlashAttention's Table 2 (from memory): 21.0, 11.5, 6.9 days of 400,000 x 512 x 1,024 tokens on 8 A100
 
     Hugging Face's step is met; the fused ones are faster here (no exchange, no data, no host), so the whole
     gain comes out as 5.2 where 3.0 is published, and as 2.2 where attention alone is exchanged.
