@@ -58,7 +58,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "kernel": Kind(
         scenario="sim.kernel.scenario:KernelScenario",
-        check="sim.kernel.result:check_kernel",
+        check="sim.kernel.checks:check_kernel",
         run_one="sim.kernel.result:run_kernel",
         summarize="sim.kernel.summary:summarize_kernel",
         metrics="sim.kernel.summary:KERNEL_METRICS",

@@ -10,10 +10,10 @@ from __future__ import annotations
 from sim.kernel.building import BlockSpec, LaunchSpec, Shared, build_launch, tile_count
 from sim.kernel.efficiency import Efficiency
 from sim.kernel.elementwise import stream
-from sim.kernel.flash import FLOAT32_BYTES, FORWARD_OPS
+from sim.kernel.flash import FLOAT32_BYTES, FORWARD_OPS, forward_footprint
 from sim.kernel.gemm import edges_of_split
 from sim.kernel.gpu import Gpu
-from sim.kernel.occupancy import Footprint, blocks_per_sm
+from sim.kernel.occupancy import blocks_per_sm
 from sim.kernel.problem import STATISTIC_BYTES, Problem
 from sim.kernel.tiles import TileSizes
 from sim.kernel.work import Launch
@@ -56,11 +56,7 @@ def launches(
     """The main launch, and the combination where keys are split."""
     given, size = problem.given, problem.element_bytes
     row = given.head_dim * size
-    footprint = Footprint(
-        sram_bytes=tile.block_m * row + 2 * tile.num_stages * tile.block_n * row,
-        warps=tile.num_warps,
-        accumulator_bytes=FLOAT32_BYTES * tile.block_m * (tile.block_n + given.head_dim),
-    )
+    footprint = forward_footprint(problem, tile)
     slots = blocks_per_sm(gpu, footprint, given.algorithm) * gpu.sm_count
     num_splits = splits or num_splits_for(problem, tile, slots)
     # Several rows of query tiles come back to the same keys: at a group beyond block_m rows they are looped.

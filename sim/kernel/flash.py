@@ -70,20 +70,36 @@ def _work(block: BlockSpec) -> tuple[object, ...]:
     return tuple(getattr(block, name) for name in BlockSpec.__slots__ if name not in ("name", "count"))
 
 
+def forward_footprint(problem: Problem, tile: TileSizes) -> Footprint:
+    """Q's tile and the stages of K and V in SRAM; scores and O in registers."""
+    row = problem.given.head_dim * problem.element_bytes
+    return Footprint(
+        sram_bytes=tile.block_m * row + 2 * tile.num_stages * tile.block_n * row,
+        warps=tile.num_warps,
+        accumulator_bytes=FLOAT32_BYTES * tile.block_m * (tile.block_n + problem.given.head_dim),
+    )
+
+
+def backward_footprint(problem: Problem, tile: TileSizes) -> Footprint:
+    """K's and V's tile and the stages of Q and dO in SRAM; dK, dV and scores in registers."""
+    row = problem.given.head_dim * problem.element_bytes
+    accumulators = 2 * problem.given.head_dim + tile.block_m
+    return Footprint(
+        sram_bytes=2 * tile.block_n * row + (tile.num_stages + 1) * tile.block_m * row,
+        warps=tile.num_warps,
+        accumulator_bytes=FLOAT32_BYTES * tile.block_n * accumulators,
+    )
+
+
 def forward(gpu: Gpu, problem: Problem, tile: TileSizes, efficiency: Efficiency) -> list[Launch]:
     """The forward launch."""
-    given, size = problem.given, problem.element_bytes
-    row = given.head_dim * size
+    given = problem.given
     readers = tile_count(given.seqlen, tile.block_m) * problem.group
     shared = Shared(size_bytes=problem.key_bytes * problem.kv_heads, readers=readers)
     spec = LaunchSpec(
         name=f"{given.algorithm} forward",
         blocks=forward_blocks(problem, tile),
-        footprint=Footprint(
-            sram_bytes=tile.block_m * row + 2 * tile.num_stages * tile.block_n * row,
-            warps=tile.num_warps,
-            accumulator_bytes=FLOAT32_BYTES * tile.block_m * (tile.block_n + given.head_dim),
-        ),
+        footprint=forward_footprint(problem, tile),
         dtype=given.dtype,
         efficiency=efficiency,
         num_stages=tile.num_stages,
@@ -136,12 +152,7 @@ def backward(gpu: Gpu, problem: Problem, tile: TileSizes, efficiency: Efficiency
     spec = LaunchSpec(
         name=f"{given.algorithm} backward",
         blocks=backward_blocks(problem, tile),
-        footprint=Footprint(
-            sram_bytes=2 * tile.block_n * row + (tile.num_stages + 1) * tile.block_m * row,
-            warps=tile.num_warps,
-            accumulator_bytes=FLOAT32_BYTES * tile.block_n * 2 * given.head_dim
-            + FLOAT32_BYTES * tile.block_m * tile.block_n,
-        ),
+        footprint=backward_footprint(problem, tile),
         dtype=given.dtype,
         efficiency=efficiency,
         num_stages=tile.num_stages,

@@ -90,12 +90,21 @@ def _padded(width: int) -> int:
     return -(-width // _COLUMN_STEP) * _COLUMN_STEP
 
 
+def footprint(problem: Problem, tile: TileSizes) -> Footprint:
+    """Tiles of K, V, Q and O in SRAM; scores and O in registers."""
+    row = problem.given.head_dim * problem.element_bytes
+    return Footprint(
+        sram_bytes=2 * tile.block_n * row + 2 * tile.block_m * row,
+        warps=tile.num_warps,
+        accumulator_bytes=FLOAT32_BYTES * tile.block_m * (tile.block_n + problem.given.head_dim),
+    )
+
+
 def launches(
     gpu: Gpu, problem: Problem, tile: TileSizes, efficiency: Efficiency, *, is_backward: bool
 ) -> list[Launch]:
     """The forward or the backward launch."""
-    given, size = problem.given, problem.element_bytes
-    row = given.head_dim * size
+    given = problem.given
     splits = _splits(gpu, problem, tile)
     kv = Shared(size_bytes=problem.key_bytes * problem.kv_heads, readers=splits * problem.group)
     q = Shared(size_bytes=problem.query_bytes * problem.heads, readers=1, by_one_block=True)
@@ -103,11 +112,7 @@ def launches(
     spec = LaunchSpec(
         name=f"flash_attention_1 {'backward' if is_backward else 'forward'}",
         blocks=blocks(problem, tile, splits, is_backward=is_backward),
-        footprint=Footprint(
-            sram_bytes=2 * tile.block_n * row + 2 * tile.block_m * row,
-            warps=tile.num_warps,
-            accumulator_bytes=FLOAT32_BYTES * tile.block_m * (tile.block_n + given.head_dim),
-        ),
+        footprint=footprint(problem, tile),
         dtype=given.dtype,
         efficiency=efficiency,
         num_stages=tile.num_stages,

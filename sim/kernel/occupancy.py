@@ -30,6 +30,27 @@ class Footprint:
         return -(-self.accumulator_bytes // (threads * _REGISTER_BYTES)) + _OTHER_REGISTERS
 
 
+def fits(gpu: Gpu, footprint: Footprint) -> bool:
+    """Whether an SM can hold one such block."""
+    return (
+        footprint.sram_bytes <= gpu.sram_bytes_per_block
+        and footprint.accumulator_bytes <= gpu.register_bytes
+        and min(_limits(gpu, footprint)) >= 1
+    )
+
+
+def _limits(gpu: Gpu, footprint: Footprint) -> tuple[int, int, int, int]:
+    """Blocks that SRAM, registers, warps and the SM's own limit allow."""
+    registers = min(footprint.registers_per_thread, _MAX_REGISTERS_PER_THREAD)
+    register_bytes = registers * footprint.warps * _WARP * _REGISTER_BYTES
+    return (
+        gpu.sram_bytes // max(1, footprint.sram_bytes),
+        gpu.register_bytes // register_bytes,
+        gpu.max_warps // footprint.warps,
+        gpu.max_blocks,
+    )
+
+
 def blocks_per_sm(gpu: Gpu, footprint: Footprint, what: str) -> int:
     """Resident blocks of an SM: the tightest of SRAM, registers, warps and blocks.
 
@@ -51,14 +72,7 @@ def blocks_per_sm(gpu: Gpu, footprint: Footprint, what: str) -> int:
             allowed=f"at most {format_count(gpu.register_bytes)} bytes (register_file_bytes_per_sm)",
             hint="smaller block_m or block_n",
         )
-    registers = min(footprint.registers_per_thread, _MAX_REGISTERS_PER_THREAD)
-    register_bytes = registers * footprint.warps * _WARP * _REGISTER_BYTES
-    limits = (
-        gpu.sram_bytes // max(1, footprint.sram_bytes),
-        gpu.register_bytes // register_bytes,
-        gpu.max_warps // footprint.warps,
-        gpu.max_blocks,
-    )
+    limits = _limits(gpu, footprint)
     if min(limits) < 1:
         raise ScenarioError(
             f"{what}: a thread block of {footprint.warps} warps does not fit an SM of {gpu.profile.name}",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile
-from sim.kernel import decode, flash, flash1
+from sim.kernel.attention import DECODERS, attention_launches
 from sim.kernel.efficiency import efficiency_of
 from sim.kernel.elementwise import copy_launches, norm_launches
 from sim.kernel.gemm import gemm_launches
@@ -14,12 +14,9 @@ from sim.kernel.gpu import Gpu, gpu_of
 from sim.kernel.problem import STATISTIC_BYTES, Problem, problem_of
 from sim.kernel.scenario import DTYPE_BYTES, Attention, Gemm, KernelWork, Norm, Tile, TrainingStep
 from sim.kernel.standard import StandardAttention
-from sim.kernel.tiles import flash_1_tiles, flash_tiles
 from sim.kernel.training_step import TrainingStepWork, checked_model
 from sim.kernel.work import Launch
 from sim.model import ModelShape
-
-DECODERS = ("split_kv_decode", "paged_decode")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,32 +82,6 @@ def _attention_plan(gpu: Gpu, given: Attention, tile: Tile) -> Plan:
         extra_bytes=_extra_bytes(gpu, problem, tile, launches),
         flops=forward * problem.forward_flops + backward * problem.backward_flops,
     )
-
-
-def attention_launches(gpu: Gpu, problem: Problem, tile: Tile, *, is_backward: bool) -> list[Launch]:
-    """Forward or backward launches of the chosen algorithm."""
-    algorithm, direction = problem.given.algorithm, "backward" if is_backward else "forward"
-    if algorithm == "standard":
-        standard = StandardAttention(gpu, problem, efficiency_of("standard", gpu.profile))
-        return standard.backward() if is_backward else standard.forward()
-    if algorithm in DECODERS:
-        if is_backward:
-            raise ScenarioError(
-                "decoding has no backward pass",
-                path="kernel.attention.direction",
-                given=problem.given.direction,
-                allowed="forward",
-            )
-        sizes = flash_tiles(gpu, problem, tile, is_backward=False)
-        efficiency = efficiency_of("decode", gpu.profile)
-        return decode.launches(gpu, problem, sizes, efficiency, tile.num_splits)
-    paged = "_paged" if problem.given.layout == "paged" else ""
-    efficiency = efficiency_of(algorithm + paged, gpu.profile, direction)
-    if algorithm == "flash_attention_1":
-        sizes = flash_1_tiles(gpu, problem, tile)
-        return flash1.launches(gpu, problem, sizes, efficiency, is_backward=is_backward)
-    sizes = flash_tiles(gpu, problem, tile, is_backward=is_backward)
-    return (flash.backward if is_backward else flash.forward)(gpu, problem, sizes, efficiency)
 
 
 def _extra_bytes(gpu: Gpu, problem: Problem, tile: Tile, launches: list[Launch]) -> int:

@@ -6,16 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from sim.errors import ScenarioError
 from sim.kernel.host_link import copy_ps, overlapped_ps
 from sim.kernel.planning import Plan, plan_of
 from sim.kernel.problem import problem_of
 from sim.kernel.record import LaunchRecord
 from sim.kernel.run_launches import run_launches
 from sim.kernel.scenario import KernelScenario
-
-# A traced run has one event per tile and block: beyond this it is a scenario for the grouped device.
-MAX_TRACED_BLOCKS = 4000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,40 +91,6 @@ def host_copy_bytes(scenario: KernelScenario) -> float:
         problem = problem_of(work.attention)
         return 2.0 * problem.key_bytes * problem.kv_heads
     return 0.0
-
-
-def check_kernel(scenario: KernelScenario, *, file: str) -> None:
-    """What must hold in a kernel scenario; a tile that does not fit the device is refused here."""
-    try:
-        plan = plan_of(scenario.hardware, scenario.kernel, scenario.model)
-    except ScenarioError as error:
-        raise ScenarioError(
-            error.problem,
-            file=error.file or file,
-            path=error.path,
-            given=error.given,
-            allowed=error.allowed,
-            hint=error.hint,
-        ) from None
-    num_blocks = sum(launch.num_blocks * launch.repeats for launch in plan.launches)
-    if scenario.kernel.trace and num_blocks > MAX_TRACED_BLOCKS:
-        raise ScenarioError(
-            "too many thread blocks to keep every tile",
-            file=file,
-            path="kernel.trace",
-            given=num_blocks,
-            allowed=f"at most {MAX_TRACED_BLOCKS:,} thread blocks",
-            hint="trace: false, or a smaller shape",
-        )
-    copy = scenario.kernel.copy
-    if copy is not None and copy.source == copy.target == "dram":
-        raise ScenarioError(
-            "a copy from host to host never meets the GPU",
-            file=file,
-            path="kernel.copy",
-            given="dram to dram",
-            allowed="hbm to hbm, dram to hbm, hbm to dram",
-        )
 
 
 def num_gpus(scenario: KernelScenario) -> int:

@@ -38,8 +38,12 @@ class Attention:
         "backward recomputes the scores (flash) or reads them (standard)", default="forward"
     )
     dtype: Dtype = key("Q, K, V and O", default="bfloat16")
-    mask: bool = key("standard: an additive mask, a pass of its own", default=False)
-    dropout: bool = key("standard: dropout on the probabilities, passes of their own", default=False)
+    mask: bool = key(
+        "standard: an additive mask, a pass of its own; flash: in SRAM, at no cost", default=False
+    )
+    dropout: bool = key(
+        "standard: on the probabilities, passes of their own; flash: in SRAM, at no cost", default=False
+    )
     layout: Literal["dense", "paged"] = key(
         "paged: prefill through a block table with varlen bookkeeping, as vLLM launches it", default="dense"
     )

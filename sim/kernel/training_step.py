@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sim.errors import ScenarioError
-from sim.kernel import flash, flash1
+from sim.kernel.attention import attention_launches
 from sim.kernel.efficiency import Efficiency, efficiency_of
 from sim.kernel.elementwise import stream
 from sim.kernel.gemm import gemm_launches
@@ -19,7 +19,6 @@ from sim.kernel.gpu import Gpu
 from sim.kernel.problem import STATISTIC_BYTES, problem_of
 from sim.kernel.scenario import Attention, Gemm, Tile, TrainingStep
 from sim.kernel.step_passes import PASSES, Over, Pass
-from sim.kernel.tiles import flash_1_tiles, flash_tiles
 from sim.kernel.work import Launch, repeated
 from sim.model import ModelShape, num_parameters
 
@@ -134,15 +133,7 @@ class TrainingStepWork:
         if self._given.attention == "standard":
             yield from self._standard_attention(is_backward=is_backward)
             return
-        direction = "backward" if is_backward else "forward"
-        efficiency = efficiency_of(self._given.attention, self._gpu.profile, direction)
-        if self._given.attention == "flash_attention_1":
-            sizes = flash_1_tiles(self._gpu, self._problem, Tile())
-            found = flash1.launches(self._gpu, self._problem, sizes, efficiency, is_backward=is_backward)
-        else:
-            sizes = flash_tiles(self._gpu, self._problem, Tile(), is_backward=is_backward)
-            run = flash.backward if is_backward else flash.forward
-            found = run(self._gpu, self._problem, sizes, efficiency)
+        found = attention_launches(self._gpu, self._problem, Tile(), is_backward=is_backward)
         for launch in found:
             yield repeated(launch, 1, "attention")
 

@@ -55,8 +55,8 @@ def roofline_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
         reading="; ".join(parts) + ". Bytes are those that L2 does not serve.",
         traces=traces,
         layout=layout(
-            axis("useful FLOPs per byte from HBM", type="log"),
-            axis("FLOP/s", type="log", exponentformat="SI"),
+            axis("useful FLOPs per byte from HBM", type="log", dtick="D2"),
+            axis("FLOP/s", type="log", dtick="D2", exponentformat="SI"),
         ),
         header=("variant", "flops_per_byte", "achieved_flops_per_s", "roof_flops_per_s", "roof_fraction"),
         rows=rows,
@@ -92,12 +92,8 @@ def _dot(lane: Lane, x: float, y: float) -> Trace:
 def traffic_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture:
     """HBM bytes by tensor, a bar per variant."""
     moved = {lane.name: bytes_by_tensor(run) for lane, run in first_runs(runs, lanes)}
-    totals: dict[str, int] = {}
-    for tensors in moved.values():
-        for tensor, (read, written) in tensors.items():
-            totals[tensor] = totals.get(tensor, 0) + read + written
-    tensors_shown = sorted(totals, key=lambda tensor: -totals[tensor])
     amounts = {name: {one: float(sum(pair)) for one, pair in found.items()} for name, found in moved.items()}
+    tensors_shown = _by_share(amounts)
     traces = _stacked(tensors_shown, amounts, lanes)
     rows: list[Row] = [
         (lane.name, tensor, *moved[lane.name][tensor])
@@ -134,11 +130,11 @@ def launches_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
             per[lane.name] = per.get(lane.name, 0.0) + (record.end_ps - record.start_ps) * 1e-12
     if not shown:
         return None
-    names = sorted(spent, key=lambda name: -sum(spent[name].values()))
     amounts = {
         lane.name: {name: per[lane.name] for name, per in spent.items() if lane.name in per}
         for lane, _ in shown
     }
+    names = _by_share(amounts)
     traces = _stacked(names, amounts, [lane for lane, _ in shown])
     rows: list[Row] = [
         (lane.name, name, spent[name][lane.name])
@@ -162,6 +158,16 @@ def launches_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
 def _num_launches(run: KernelResult) -> str:
     number = sum(launch.repeats for launch in run.plan.launches)
     return f"{format_count(number)} launch{'' if number == 1 else 'es'}"
+
+
+def _by_share(amounts: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Parts by their largest share of any variant, so that a small variant's own parts have colours too."""
+    shares: dict[str, float] = {}
+    for parts in amounts.values():
+        whole = sum(parts.values()) or 1.0
+        for name, amount in parts.items():
+            shares[name] = max(shares.get(name, 0.0), amount / whole)
+    return sorted(shares, key=lambda name: -shares[name])
 
 
 def _stacked(

@@ -96,7 +96,10 @@ def _speedup(shown: Sequence[tuple[Lane, KernelResult]], reference: str) -> Pict
         title=f"Speed-up over {reference} by sequence length, tokens in all kept",
         reading=f"At most {digits(float(best[3] or 0))} × ({best[0]} at {best[1]} tokens).{missing}",
         traces=traces,
-        layout=layout(axis("tokens per sequence", type="log", tickvals=list(LENGTHS)), axis("speed-up, ×")),
+        layout=layout(
+            axis("tokens per sequence", type="log", tickvals=list(LENGTHS), tickformat="d"),
+            axis("speed-up, ×", rangemode="tozero"),
+        ),
         header=("variant", "seqlen", "time_s", "speedup"),
         rows=rows,
     )

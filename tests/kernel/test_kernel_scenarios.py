@@ -66,6 +66,9 @@ def test_two_runs_are_the_same_bytes() -> None:
         ("kernel.gemm={m: 1, n: 1, k: 1}", "exactly one of"),
         ("kernel.trace=true", "thread blocks"),
         ("kernel.attention.algorithm=flash", "flash_attention_2"),
+        ("kernel.tile.num_splits=4", "no such tile size"),
+        ("kernel.attention.layout=paged", "reads a block table"),
+        ("model=gpt2", "only a training step"),
         ("kernel.tile.blockn=64", "block_n"),
     ],
 )

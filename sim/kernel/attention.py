@@ -1,0 +1,72 @@
+"""The launches of an attention: the algorithm's kernels with its own tiles, cut down to fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from sim.errors import ScenarioError
+from sim.kernel import decode, flash, flash1
+from sim.kernel.efficiency import efficiency_of
+from sim.kernel.gpu import Gpu
+from sim.kernel.occupancy import Footprint, fits
+from sim.kernel.problem import Problem
+from sim.kernel.scenario import Tile
+from sim.kernel.standard import StandardAttention
+from sim.kernel.tiles import TileSizes, flash_1_tiles, flash_tiles
+from sim.kernel.work import Launch
+
+DECODERS = ("split_kv_decode", "paged_decode")
+_STEP = 16  # columns of a tensor core's product
+
+
+def attention_launches(gpu: Gpu, problem: Problem, tile: Tile, *, is_backward: bool) -> list[Launch]:
+    """Forward or backward launches of the chosen algorithm."""
+    algorithm, direction = problem.given.algorithm, "backward" if is_backward else "forward"
+    if algorithm == "standard":
+        standard = StandardAttention(gpu, problem, efficiency_of("standard", gpu.profile))
+        return standard.backward() if is_backward else standard.forward()
+    if algorithm in DECODERS:
+        if is_backward:
+            raise ScenarioError(
+                "decoding has no backward pass",
+                path="kernel.attention.direction",
+                given=problem.given.direction,
+                allowed="forward",
+            )
+        sizes = fitting(gpu, problem, tile, is_backward=False)
+        return decode.launches(gpu, problem, sizes, efficiency_of("decode", gpu.profile), tile.num_splits)
+    paged = "_paged" if problem.given.layout == "paged" else ""
+    efficiency = efficiency_of(algorithm + paged, gpu.profile, direction)
+    sizes = fitting(gpu, problem, tile, is_backward=is_backward)
+    if algorithm == "flash_attention_1":
+        return flash1.launches(gpu, problem, sizes, efficiency, is_backward=is_backward)
+    return (flash.backward if is_backward else flash.forward)(gpu, problem, sizes, efficiency)
+
+
+def fitting(gpu: Gpu, problem: Problem, given: Tile, *, is_backward: bool) -> TileSizes:
+    """The scenario's tile as it stands, or the algorithm's own: fewer columns, then rows, where it must.
+
+    So do the published kernels where SRAM is small or values are wide; a tile that a scenario states is
+    never changed, and refused with the limit that it breaks.
+    """
+    footprint_of: Callable[[Problem, TileSizes], Footprint]
+    if problem.given.algorithm == "flash_attention_1":
+        own, footprint_of = flash_1_tiles(gpu, problem, given), flash1.footprint
+    else:
+        own = flash_tiles(gpu, problem, given, is_backward=is_backward)
+        footprint_of = flash.backward_footprint if is_backward else flash.forward_footprint
+    if replace(given, num_splits=None) != Tile():
+        return own
+    return next((size for size in _smaller(own) if fits(gpu, footprint_of(problem, size))), own)
+
+
+def _smaller(own: TileSizes) -> Iterator[TileSizes]:
+    """The tile itself, then with fewer columns, then with half the rows, then with fewer stages."""
+    for num_stages in range(own.num_stages, 0, -1):
+        rows = own.block_m
+        while rows >= min(_STEP, own.block_m):
+            yield replace(own, num_stages=num_stages, block_m=rows)
+            for columns in range((own.block_n - 1) // _STEP * _STEP, 0, -_STEP):
+                yield replace(own, num_stages=num_stages, block_m=rows, block_n=columns)
+            rows //= 2

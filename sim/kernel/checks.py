@@ -1,0 +1,100 @@
+"""What must hold in a kernel scenario, beyond the bounds of its fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+
+from sim.errors import ScenarioError
+from sim.kernel.attention import DECODERS
+from sim.kernel.planning import Plan, plan_of
+from sim.kernel.scenario import KernelScenario
+
+# A traced run has one event per tile and block: beyond this it is a scenario for the grouped device.
+MAX_TRACED_BLOCKS = 4000
+PAGED_PREFILLS = ("flash_attention_2", "flash_attention_3", "flash_trtllm")
+
+
+def check_kernel(scenario: KernelScenario, *, file: str) -> None:
+    """What must hold in a kernel scenario; a tile that does not fit the device is refused here."""
+    try:
+        plan = plan_of(scenario.hardware, scenario.kernel, scenario.model)
+    except ScenarioError as error:
+        raise _in_file(error, file) from None
+    for refused in (*_unused(scenario), *_impossible(scenario, plan)):
+        raise _in_file(refused, file)
+
+
+def _in_file(error: ScenarioError, file: str) -> ScenarioError:
+    return ScenarioError(
+        error.problem,
+        file=error.file or file,
+        path=error.path,
+        given=error.given,
+        allowed=error.allowed,
+        hint=error.hint,
+    )
+
+
+def _impossible(scenario: KernelScenario, plan: Plan) -> Iterator[ScenarioError]:
+    """What no run can do."""
+    work = scenario.kernel
+    num_blocks = sum(launch.num_blocks * launch.repeats for launch in plan.launches)
+    if work.trace and (num_blocks > MAX_TRACED_BLOCKS or work.training_step is not None):
+        yield ScenarioError(
+            "too many thread blocks to keep every tile",
+            path="kernel.trace",
+            given=num_blocks,
+            allowed=f"at most {MAX_TRACED_BLOCKS:,} thread blocks of one operation",
+            hint="trace: false, or a smaller shape",
+        )
+    if work.copy is not None and work.copy.source == work.copy.target == "dram":
+        yield ScenarioError(
+            "a copy from host to host never meets the GPU",
+            path="kernel.copy",
+            given="dram to dram",
+            allowed="hbm to hbm, dram to hbm, hbm to dram",
+        )
+
+
+def _unused(scenario: KernelScenario) -> Iterator[ScenarioError]:
+    """Keys that the operation does not read: a scenario that states one expects what it will not get."""
+    work, attention = scenario.kernel, scenario.kernel.attention
+    used = _tile_keys(scenario)
+    for one in fields(work.tile):
+        if getattr(work.tile, one.name) is not None and one.name not in used:
+            yield ScenarioError(
+                "this operation has no such tile size",
+                path=f"kernel.tile.{one.name}",
+                given=getattr(work.tile, one.name),
+                allowed=", ".join(used) or "no tile: it chooses its own",
+            )
+    if attention is not None and attention.layout == "paged" and attention.algorithm not in PAGED_PREFILLS:
+        yield ScenarioError(
+            "no kernel of this algorithm reads a block table",
+            path="kernel.attention.layout",
+            given=f"paged, {attention.algorithm}",
+            allowed="paged with " + ", ".join(PAGED_PREFILLS) + "; paged_decode",
+        )
+    if work.kv_location == "dram" and attention is None:
+        yield ScenarioError(
+            "only an attention has K and V", path="kernel.kv_location", given="dram", allowed="hbm"
+        )
+    if scenario.model is not None and work.training_step is None:
+        yield ScenarioError(
+            "only a training step is that of a model",
+            path="model",
+            given=scenario.model.name,
+            allowed="no model: the operation states its own sizes",
+        )
+
+
+def _tile_keys(scenario: KernelScenario) -> tuple[str, ...]:
+    work = scenario.kernel
+    if work.gemm is not None:
+        return tuple(one.name for one in fields(work.tile))
+    if work.attention is None:
+        return ()
+    # Standard attention's products choose their own; it may stand beside an algorithm that has tiles.
+    own = ("block_m", "block_n", "num_stages", "num_warps")
+    return (*own, "num_splits") if work.attention.algorithm in DECODERS else own
