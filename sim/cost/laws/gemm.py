@@ -111,7 +111,7 @@ CONSTANTS = {
         start=1e-7, low=1e-9, high=2e-5, unit="s", meaning="tile_s more for a tile of 128 x 128", absent=0.0
     ),
     "thin_start": Constant(
-        start=0.9, low=0.05, high=2.0, unit="of start_s", meaning="up to 16 rows", absent=1.0
+        start=0.9, low=0.05, high=1.0, unit="of start_s", meaning="up to 16 rows", absent=1.0
     ),
     "hbm_efficiency": Constant(start=0.85, low=0.2, high=1.02, unit="of peak", meaning="HBM bandwidth"),
     "overlap": Constant(start=3.0, low=1.0, high=20.0, unit="", meaning="power of the soft maximum"),
