@@ -31,7 +31,7 @@ format: $(VENV)/.dev  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 check: $(VENV)/.core  ## every shipped scenario, profile and model
-	$(BIN)/gpuyard check scenarios hardware_profiles sim/_data/models
+	$(BIN)/gpuyard check scenarios hardware_profiles sim/_data/engine_profiles sim/_data/models
 
 gallery: $(VENV)/.core  ## rebuild reports/ for every scenario, and the outputs in README.md
 	$(BIN)/python -m tools.gallery build --jobs $(JOBS)

@@ -82,6 +82,9 @@ def engines(draw: st.DrawFn) -> dict[str, Any]:
             launch_per_layer_s=draw(st.sampled_from([0.0, 2e-4, 5e-4])),
             per_prompt_token_s=draw(st.sampled_from([0.0, 1e-6])),
             cudagraph_capture_sizes=draw(st.sampled_from([(), (1, 2, 4, 8, 16)])),
+            decode_attention_fraction=draw(st.sampled_from([1.0, 0.7])),
+            frontend_s=draw(st.sampled_from([0.0, 0.012])),
+            output_s=draw(st.sampled_from([0.0, 0.003])),
         ),
     }
     settings_["num_gpu_blocks_override"] = -(-draw(st.integers(100, 500)) // settings_["block_size"])

@@ -297,10 +297,10 @@ def test_check_goes_through_a_folder_to_its_end(tiny: str, capsys: pytest.Captur
 
 
 def test_everything_shipped_is_right(capsys: pytest.CaptureFixture[str]) -> None:
-    folders = ["scenarios", "hardware_profiles", "sim/_data/models"]
+    folders = ["scenarios", "hardware_profiles", "sim/_data/engine_profiles", "sim/_data/models"]
     assert main(["check", *(str(CHECKOUT / folder) for folder in folders)]) == 0
     checked = capsys.readouterr().out.splitlines()
-    assert len(checked) >= 15 + 18 + 24
+    assert len(checked) >= 15 + 18 + 6 + 24
 
 
 def test_memory_of_vllm_issue_22291(capsys: pytest.CaptureFixture[str]) -> None:

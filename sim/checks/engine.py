@@ -156,7 +156,7 @@ def _check_overheads(engine: EngineConfig, place: Place) -> None:
                 .error(
                     "not possible with price_table",
                     given=getattr(engine.overheads, name),
-                    allowed="step_s and per_sequence_s with price_table",
+                    allowed="the other overheads with price_table",
                     hint="remove it, or price_table",
                 )
             )

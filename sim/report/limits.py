@@ -11,7 +11,8 @@ NOT_MODELLED = (
     "Pipeline, expert and data parallelism inside one replica; disaggregated prefill and decode.",
     "KV offload to host memory or disk, and swapping: a preempted request is recomputed.",
     "Clock changes with power and temperature, other tenants of the GPU, ECC and failures.",
-    "Overlap of kernels on different streams; with asynchronous scheduling, how much host time it hides.",
+    "Overlap of kernels on different streams; asynchronous scheduling hides all host time that fits behind "
+    "the kernels.",
     "Imbalance: all tensor-parallel ranks take the same time; experts receive tokens evenly.",
     "Start-up, but for overheads.cold_start_s: model loading, graph capture, autoscaling.",
 )

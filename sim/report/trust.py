@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from sim.hardware import HardwareProfile
 from sim.loading.dump import plain
 from sim.report.blocks import Block, Bullets, Prose, Section, text_table
 from sim.report.figures import digits, percent
+from sim.scenario import EngineOverheads
 from sim.units import format_bytes, format_count, format_quantity, unit_of_name
 
 if TYPE_CHECKING:
@@ -104,11 +106,17 @@ def _quantity(name: str, value: Any) -> str:
 def _overheads(answer: Answer) -> Iterator[tuple[str, str, str, str]]:
     """The engine's host time, if it has any."""
     overheads = answer.file.base.engine.overheads
-    for name in ("step_s", "per_sequence_s", "cold_start_s", "per_prompt_token_s", "launch_per_layer_s"):
-        value = getattr(overheads, name)
-        if value:
+    for field in fields(EngineOverheads):
+        value = getattr(overheads, field.name)
+        if field.name != "source" and value != field.default:
             source = overheads.source or "no source given"
-            yield f"engine.overheads.{name}", kind_of(source), format_quantity(value, "s"), source
+            yield f"engine.overheads.{field.name}", kind_of(source), _overhead(field.name, value), source
+
+
+def _overhead(name: str, value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"{len(value)} sizes to {max(value)}"
+    return format_quantity(value, "s") if name.endswith("_s") else digits(value)
 
 
 def _memory(answer: Answer) -> list[Block]:

@@ -11,6 +11,7 @@ from random_runs import engines, run, workloads
 
 from sim.littles_law import littles_law_gap, running_time_gap
 from sim.records import ABORTED, FINISHED, KV_KINDS, REFUSED, UNFINISHED, BlockMap, RequestTable, RunResult
+from sim.serving.front_end import FrontEnd
 from sim.token_gaps import segment_length_ps
 
 ROUTINGS = st.sampled_from([(1, "round_robin"), (2, "round_robin"), (2, "least_loaded"), (3, "shared_queue")])
@@ -61,8 +62,8 @@ def assert_tokens_add_up(result: RunResult, table: RequestTable) -> None:
 
 
 def idle_while_in_system_ps(result: RunResult) -> int:
-    """Time that requests spent in the system while no step ran, over all requests."""
-    requests = result.requests
+    """Time that requests spent at the engine while no step ran, over all requests."""
+    requests = FrontEnd.of(result.scenario).at_engine(result.requests)
     start = result.segments.start_ps
     end = start + segment_length_ps(result.segments)
     idle = 0

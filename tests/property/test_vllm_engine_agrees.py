@@ -68,6 +68,11 @@ def vllm_engines(draw: st.DrawFn) -> dict[str, Any]:
             step_s=draw(st.sampled_from([0.0, 0.004])),
             per_sequence_s=1e-5,
             cold_start_s=draw(st.sampled_from([0.0, 0.3])),
+            launch_per_layer_s=draw(st.sampled_from([0.0, 0.0, 2e-4])),
+            per_prompt_token_s=draw(st.sampled_from([0.0, 0.0, 1e-6])),
+            cudagraph_capture_sizes=draw(st.sampled_from([(), (), (1, 2, 4, 8, 16)])),
+            frontend_s=draw(st.sampled_from([0.0, 0.012])),
+            output_s=draw(st.sampled_from([0.0, 0.003])),
         ),
     }
     if draw(st.sampled_from([False, False, False, True])) and not is_async:
