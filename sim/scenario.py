@@ -288,7 +288,7 @@ class EngineConfig:
         "vllm: most running sequences, if below max_num_seqs", default=None, ge=1
     )
     async_scheduling: bool = key(
-        "vllm: plan the next step while one runs; a file that says nothing means true with 0.33.0",
+        "vllm: plan the next step while one runs; a file that says nothing means true",
         default=False,
     )
     speculative: Speculative | None = key("vllm: n-gram drafts", default=None)

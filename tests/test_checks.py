@@ -259,6 +259,7 @@ DRAFTS = "  speculative: {num_speculative_tokens: 2, acceptance_rate: 0.5}\n"
 def test_with_drafts_vllm_schedules_synchronously(load: Load) -> None:
     text = with_keys("engine", "").replace("  batching: continuous\n", "")
     assert load(text).base.engine.async_scheduling
+    assert load(text.replace("engine:\n", "engine:\n  vllm_version: 0.20.0\n")).base.engine.async_scheduling
     drafted = text.replace("engine:\n", f"engine:\n{DRAFTS}")
     assert not load(drafted).base.engine.async_scheduling
     both = drafted.replace("engine:\n", "engine:\n  async_scheduling: true\n")

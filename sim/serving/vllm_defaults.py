@@ -13,18 +13,17 @@ def vllm_defaults(engine: Mapping[str, Any], hardware: HardwareProfile) -> dict[
     """What a scenario's ``engine`` section means where it says nothing.
 
     ``batching: vllm`` unless something is asked for that it does not have; with it, 0.33.0's server defaults
-    on this device, prefix caching on, and asynchronous scheduling (0.33.0) on, except with n-gram drafts:
-    vLLM turns it off then.
+    on this device, prefix caching on, and asynchronous scheduling on (so since 0.14.0, by its
+    release notes), except with n-gram drafts: vLLM turns it off then.
     """
     beyond = engine.get("kv_allocator", "paged") != "paged" or "service_time" in engine
     beyond = beyond or engine.get("use_kv_cache") is False or engine.get("schedule_order") == "prefill_first"
     batching = engine.get("batching", "continuous" if beyond else "vllm")
     if batching != "vllm":
         return {"batching": batching}
-    is_newest = engine.get("vllm_version", "0.33.0") == "0.33.0"
     return {
         "batching": "vllm",
         "enable_prefix_caching": True,
-        "async_scheduling": is_newest and not engine.get("speculative"),
+        "async_scheduling": not engine.get("speculative"),
         **server_defaults(hardware.hbm_bytes, hardware.name),
     }

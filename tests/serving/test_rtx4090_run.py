@@ -85,7 +85,6 @@ def scenario(shared: Path, engine: Mapping[str, Any]) -> dict[str, Any]:
         "workload": {"trace": {"path": str(shared / "traces" / "sharegpt_llama31_8b_300_sps10.csv.gz")}},
         "engine": {
             "vllm_version": "0.20.0",
-            "async_scheduling": True,
             "max_num_seqs": 256,
             "max_num_batched_tokens": 2048,
             "max_model_len": 32768,
