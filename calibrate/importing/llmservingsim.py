@@ -37,7 +37,7 @@ def read_llmservingsim(folder: Path, tensor_parallel_size: int = 1) -> Measured:
         device=str(meta.get("gpu", meta.get("hardware", "unknown"))),
         model=str(meta.get("model", "unknown")),
         tensor_parallel_size=tensor_parallel_size,
-        shape=shape_of(engine.get("hf_overrides", {})),
+        shape=shape_of(engine.get("hf_overrides", {}), is_split=list(meta.get("tp_degrees", [1])) != [1]),
         calls={name: CALLS_PER_LAYER.get(name, 1) for name in sorted(set(dense["layer"]))},
         source=f"LLMServingSim profile of {meta.get('profiled_at', 'unknown date')}, "
         f"vLLM {meta.get('vllm_version', 'unknown')}, {meta.get('variant', '')}".strip(", "),
@@ -48,9 +48,14 @@ def read_llmservingsim(folder: Path, tensor_parallel_size: int = 1) -> Measured:
     )
 
 
-def shape_of(overrides: Mapping[str, Any]) -> dict[str, int]:
-    """What the profiled model must share with the scenario's."""
-    return {name: int(overrides[name]) for name in SHAPE_KEYS if name in overrides}
+def shape_of(overrides: Mapping[str, Any], *, is_split: bool) -> dict[str, int]:
+    """What the profiled model must share with the scenario's.
+
+    One GPU stands in for a rank of several with its share of the model. Of which degree the sizes are that a
+    profile of several degrees states, it does not say: those that are split are left out then.
+    """
+    names = ("hidden_size",) if is_split else SHAPE_KEYS
+    return {name: int(overrides[name]) for name in names if name in overrides}
 
 
 def rows_of(table: pd.DataFrame, columns: tuple[str, str]) -> list[Row]:

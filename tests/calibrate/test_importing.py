@@ -99,6 +99,23 @@ def test_a_newer_profile_says_keys_in_place_of_context(tmp_path: Path, table: Pa
     assert main(["import", "llmservingsim", str(tmp_path / "profile"), str(tmp_path / "other")]) == 2
 
 
+def test_a_profile_of_two_degrees_states_a_rank_s_sizes(tmp_path: Path, table: Path) -> None:
+    """16 of the model's 32 heads: not a reason to refuse the model."""
+    file = tmp_path / "profile" / "meta.yaml"
+    meta = yaml.safe_load(file.read_text())
+    overrides = {**meta["engine_effective"]["hf_overrides"], "num_attention_heads": 16, "hidden_size": 4096}
+    meta |= {"tp_degrees": [1, 2], "engine_effective": {"hf_overrides": overrides}}
+    file.write_text(yaml.safe_dump(meta))
+    (tmp_path / "profile" / "tp1").rename(tmp_path / "profile" / "tp2")
+    command = ["import", "llmservingsim", str(tmp_path / "profile"), str(tmp_path / "two")]
+    assert main([*command, "--tensor-parallel-size", "2"]) == 0
+    found = load_price_table(tmp_path / "two")
+    assert dict(found.shape) == {"hidden_size": 4096} and found.tensor_parallel_size == 2
+    assert TablePrice(scenario(tensor_parallel_size=2), found).step_ps(1, 100, []) > 0
+    with pytest.raises(ScenarioError, match="hidden_size"):
+        TablePrice(replace(scenario(tensor_parallel_size=2), model=load_model("opt-13b")), found)
+
+
 def test_a_table_of_one_rank_is_charged_the_profile_s_all_reduces(table: Path) -> None:
     """Two in a layer over the A100s' NVLink; a table that times them itself is left alone."""
     header = table / "price_table.yaml"
