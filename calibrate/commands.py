@@ -4,6 +4,7 @@ fit                fit the kernel laws' constants, print them or put them into t
 validate-kernels   cross-validate the laws with whole groups held out, or hold the profiles' constants
                    against other measurements of the same kinds
 report             parity plots (HTML) and errors by size (CSV) of the profiles' constants
+fit-engine         fit an engine profile's host times to runs under load, workloads left out in turn
 import             make a price table that a scenario names as engine.price_table
 """
 
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from calibrate.engine_fit import run_fit_engine
 from calibrate.kernel_timings import AIC_GPUS, KernelTimings, all_timings
 from calibrate.measure.command import add_measure
 from sim.errors import ScenarioError
@@ -52,6 +54,10 @@ def parser() -> argparse.ArgumentParser:
     add_choice(one)
     one.add_argument("--out", type=Path, default=Path("out/calibration"), help="folder to write")
     one.set_defaults(run=run_report)
+    one = commands.add_parser("fit-engine", help="fit an engine profile's host times to runs under load")
+    one.add_argument("--measured", type=Path, default=MEASURED, help="folder of the measured data")
+    one.add_argument("--profile", default="vllm-0.15-h100", help="profile whose other fields are kept")
+    one.set_defaults(run=run_fit_engine)
     add_import(commands)
     add_measure(commands)
     return top

@@ -217,6 +217,11 @@ class EngineOverheads:
         ge=1,
         le=1_000_000,
     )
+    schedules_ahead: bool = key(
+        "the next step is scheduled already when a request arrives, which so waits one step longer "
+        "(batching: vllm; async_scheduling does this by itself)",
+        default=False,
+    )
     decode_attention_fraction: float = key(
         "speed of this engine's decode attention kernel, as a fraction of the one that was priced",
         default=1.0,

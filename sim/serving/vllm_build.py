@@ -9,6 +9,7 @@ from sim.serving.drafts import Drafts
 from sim.serving.limits import Limits
 from sim.serving.own_policy import load_scheduling_policy
 from sim.serving.vllm.scheduler import Scheduler
+from sim.serving.vllm_ahead import VllmAheadEngine
 from sim.serving.vllm_block_map import VllmBlockMapRecorder
 from sim.serving.vllm_engine import VllmEngine
 from sim.serving.vllm_hot_path import VllmHotPath
@@ -47,6 +48,8 @@ def vllm_engine(scenario: Scenario, seed: int, *, is_alone: bool) -> type[VllmEn
         "is_order_open": is_order_open,
         "drafts": drafts,
     }
+    if engine.overheads.schedules_ahead and not engine.async_scheduling:
+        return type("Engine", (VllmAheadEngine,), choices)
     return type("Engine", (VllmHotPath if is_common else VllmEngine,), choices)
 
 

@@ -85,8 +85,8 @@ class VllmEngine(JumpingEngine):
         if not self.is_measuring and self._is_measured(sequence):
             self.on_window()
         request = self._request(sequence)
-        is_under_way = self.pending is not None and not self.is_deciding
-        if is_under_way:  # the scheduler sees it at the next step
+        is_early = self._is_early(sequence)
+        if is_early:  # the scheduler sees it at the next step
             reason = self.scheduler.refusal(request)
         else:
             reason = "" if self.scheduler.add(request) else self.scheduler.refusal(request)
@@ -94,11 +94,15 @@ class VllmEngine(JumpingEngine):
             recorder.refuse(sequence, reason)
             self.feed.on_end(sequence, sequence.arrival_ps)
             return
-        if is_under_way:
+        if is_early:
             self.inbox.append(request)
         if sequence.deadline_ps < NEVER:
             self.requests[row] = request
             heappush(self.deadlines, (sequence.deadline_ps, row, sequence))
+
+    def _is_early(self, sequence: Sequence) -> bool:
+        """Whether the scheduler is busy when the request comes."""
+        return self.pending is not None and not self.is_deciding
 
     def _request(self, sequence: Sequence) -> VllmRequest:
         table, row = self.recorder.table, sequence.id
