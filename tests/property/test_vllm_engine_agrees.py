@@ -73,6 +73,7 @@ def vllm_engines(draw: st.DrawFn) -> dict[str, Any]:
             cudagraph_capture_sizes=draw(st.sampled_from([(), (), (1, 2, 4, 8, 16)])),
             frontend_s=draw(st.sampled_from([0.0, 0.012])),
             output_s=draw(st.sampled_from([0.0, 0.003])),
+            schedules_ahead=draw(st.booleans()),
         ),
     }
     if draw(st.sampled_from([False, False, False, True])) and not is_async:
