@@ -50,6 +50,10 @@ class VllmAheadEngine(VllmEngine):
         super()._begin(now)
         self.late += self.inbox
         self.inbox = []
+        if not self.scheduler.num_unfinished:  # all others have left
+            for request in self.late:
+                self.scheduler.add(request)
+            self.late.clear()
 
     def _start_jump(self, now: int, steps: int) -> None:
         super()._start_jump(now, 1 if self.late else steps)

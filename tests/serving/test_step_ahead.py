@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fake_price import requests, run_fixed, seconds
+from fake_price import in_ps, requests, run_fixed, seconds
 
 from sim.records import ABORTED, RequestTable, RunResult
 from sim.scenario import EngineOverheads
@@ -47,7 +47,7 @@ def test_asynchronous_scheduling_does_it_by_itself() -> None:
 
 
 def test_a_client_may_leave_before_it_is_seen() -> None:
-    table = requests([0, 0.05], [4, 4], [8, 3], timeouts=[None, 0.1])
+    table = requests([0, 0.05], [4, 4], [8, 3], timeout_ps=in_ps([300, 0.1]))
     result = run(table)
     assert result.requests.status[1] == ABORTED and result.requests.first_scheduled_ps[1] < 0
     assert seconds(result.requests.finish_ps)[0] == 0.8
