@@ -1,4 +1,4 @@
-"""vLLM with a step scheduled ahead: a request waits for it besides the one under way.
+"""A step scheduled ahead, which a request waits for besides the one under way.
 
 Under ``EngineOverheads.schedules_ahead`` the engine core schedules step k + 1 while step k runs (its batch
 queue of two), so that a request that comes during step k is looked at for step k + 2. Only that wait is

@@ -1,4 +1,4 @@
-"""A step scheduled ahead (``overheads.schedules_ahead``), at 0.1 s a step, in the head and against the queue."""
+"""A step scheduled ahead (``overheads.schedules_ahead``), at 0.1 s a step, by hand and against the queue."""
 
 from __future__ import annotations
 
