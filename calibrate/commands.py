@@ -1,5 +1,7 @@
 """``python -m calibrate``: prices of kernels from measurements.
 
+run                measure the GPU at hand, fit, report, in ten minutes; what it does without a command
+measure            measure alone, the whole plan in three such slots; --dry-run without a GPU
 fit                fit the kernel laws' constants, print them or put them into the profiles
 validate-kernels   cross-validate the laws with whole groups held out, or hold the profiles' constants
                    against other measurements of the same kinds
@@ -18,7 +20,11 @@ from pathlib import Path
 from calibrate.engine_fit import run_fit_engine
 from calibrate.kernel_timings import AIC_GPUS, KernelTimings, all_timings
 from calibrate.measure.command import add_measure
+from calibrate.own.one_slot import add_run
+from calibrate.own.rows import is_own_folder
+from calibrate.own.timings import PROVIDERS
 from sim.errors import ScenarioError
+from sim.hardware import hardware_names
 
 MEASURED = Path("../shared/measured")
 FITTED = (*AIC_GPUS, "rtx-4090")
@@ -26,7 +32,8 @@ FITTED = (*AIC_GPUS, "rtx-4090")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; 0 when it did what it should, 1 for a missed target, 2 when its input is wrong."""
-    given = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    given = parser().parse_args(words or ["run"])
     try:
         return int(given.run(given))
     except ScenarioError as error:
@@ -43,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("fit", help="fit the kernel laws' constants")
     add_choice(one)
     one.add_argument("--write", action="store_true", help="put the constants into hardware_profiles/")
+    add_own_fit(one)
     one.set_defaults(run=run_fit)
     one = commands.add_parser("validate-kernels", help="errors of the laws on data that a fit has not seen")
     add_choice(one)
@@ -60,14 +68,26 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(run=run_fit_engine)
     add_import(commands)
     add_measure(commands)
+    add_run(commands)
     return top
 
 
 def add_choice(one: argparse.ArgumentParser) -> None:
     """Which measurements."""
     one.add_argument("--data", type=Path, default=MEASURED, help="the folder of the measurements")
-    one.add_argument("--profile", choices=FITTED, action="append", help="only this device (repeatable)")
+    one.add_argument(
+        "--profile", choices=hardware_names(), action="append", help="only this device (repeatable)"
+    )
     one.add_argument("--operator", action="append", help="only this operator (repeatable)")
+
+
+def add_own_fit(one: argparse.ArgumentParser) -> None:
+    """What only a folder of our own measurements (calibrate/data/PROFILE) has."""
+    own = one.add_argument_group("a folder that `python -m calibrate measure` has written")
+    own.add_argument(
+        "--provider", choices=tuple(PROVIDERS), default="fastest", help="whose kernels stand for an operator"
+    )
+    own.add_argument("--out", type=Path, help="folder of the profile and the report; else the data's own")
 
 
 def add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -94,6 +114,8 @@ def chosen(given: argparse.Namespace) -> Iterator[KernelTimings]:
 
 def run_fit(given: argparse.Namespace) -> int:
     """Fits, prints the blocks, and writes them on request."""
+    if is_own_folder(given.data):
+        return run_own_fit(given)
     from calibrate.kernel_fits import fit, kernel_fit
     from calibrate.profile_writing import write_all, yaml_block
     from sim.hardware import KernelFit
@@ -116,6 +138,21 @@ def run_fit(given: argparse.Namespace) -> int:
         for profile, own in fits.items():
             print(f"# {profile}.yaml\n{yaml_block(own, {})}")
     return 0
+
+
+def run_own_fit(given: argparse.Namespace) -> int:
+    """A profile and a parity report from our own measurements."""
+    from calibrate.own.command import fit_folder
+
+    if given.write or given.operator:
+        raise ScenarioError(
+            "not for our own measurements", path="--write" if given.write else "--operator",
+            hint="a fit writes fitted.yaml, which a scenario names by its path",
+        )  # fmt: skip
+    if given.profile and len(given.profile) > 1:
+        raise ScenarioError("one folder is one device", path="--profile", given=given.profile)
+    profile = given.profile[0] if given.profile else ""
+    return fit_folder(given.data, profile=profile, choice=given.provider, out=given.out)
 
 
 def run_validate(given: argparse.Namespace) -> int:

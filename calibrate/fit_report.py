@@ -12,6 +12,7 @@ import numpy as np
 from calibrate.kernel_fits import Validation
 from calibrate.kernel_timings import KernelTimings
 from calibrate.validation_table import validate
+from sim.cost.laws.device import Floats
 
 MAX_POINTS = 1500  # of a plot, drawn with a fixed seed
 COLUMNS = (
@@ -89,23 +90,30 @@ def parity(found: Validation) -> dict[str, object]:
     checked = np.flatnonzero(found.timings.is_checked)
     drawn = np.random.default_rng(1).permutation(checked)[:MAX_POINTS]
     x, y = found.timings.measured_s[drawn] * 1e6, found.predicted_s[drawn] * 1e6
+    points = scatter(x, y, name="timings", symbol="circle", color="#0072b2")
+    layout = scatter_layout(x, "measured, µs", "by the law, µs")
+    return {"data": [points], "layout": {**layout, "showlegend": False}}
+
+
+def scatter(x: Floats, y: Floats, *, name: str, symbol: str, color: str) -> dict[str, object]:
+    """One cloud of points."""
+    marker = {"size": 4, "color": color, "symbol": symbol}
+    return {"x": x.tolist(), "y": y.tolist(), "mode": "markers", "name": name, "marker": marker}
+
+
+def scatter_layout(x: Floats, measured: str, predicted: str) -> dict[str, object]:
+    """Logarithmic axes with the dashed lines of equal times and of a factor of 1.3."""
     ends = [float(x.min()), float(x.max())]
+    dashed = {"type": "line", "line": {"dash": "dash", "color": "#888", "width": 1}}
     lines = [
-        {
-            "x": ends,
-            "y": [end * factor for end in ends],
-            "mode": "lines",
-            "line": {"dash": "dash", "color": "#888"},
-        }
+        {**dashed, "x0": ends[0], "x1": ends[1], "y0": ends[0] * factor, "y1": ends[1] * factor}
         for factor in (1.0, 1.3, 1 / 1.3)
     ]
-    points = {"x": x.tolist(), "y": y.tolist(), "mode": "markers", "marker": {"size": 3, "color": "#0072b2"}}
     axis = {"type": "log"}
-    layout = {
+    return {
         "width": 640,
         "height": 480,
-        "showlegend": False,
-        "xaxis": {**axis, "title": {"text": "measured, µs"}},
-        "yaxis": {**axis, "title": {"text": "by the law, µs"}},
+        "shapes": lines,
+        "xaxis": {**axis, "title": {"text": measured}},
+        "yaxis": {**axis, "title": {"text": predicted}},
     }
-    return {"data": [points, *lines], "layout": layout}

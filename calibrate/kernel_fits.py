@@ -64,8 +64,14 @@ def law_of(operator: str) -> KernelLaw:
     return LAWS[OPERATORS[operator][0]]
 
 
-def fit(timings: KernelTimings, *, seed: int = 1) -> dict[str, float]:
-    """The best constants from a few starts."""
+def fit(
+    timings: KernelTimings,
+    *,
+    seed: int = 1,
+    prior: Mapping[str, float] | None = None,
+    only_prior: bool = False,
+) -> dict[str, float]:
+    """The best constants from a few starts; ``prior`` is one more of them, or the only one."""
     law = law_of(timings.operator)
     rng = np.random.default_rng(seed)
     count = len(timings.measured_s)
@@ -74,7 +80,8 @@ def fit(timings: KernelTimings, *, seed: int = 1) -> dict[str, float]:
     few = timings.where(chosen)
     start = {name: constant.start for name, constant in law.constants.items()}
     best: tuple[float, dict[str, float]] | None = None
-    for other in ({}, *OTHER_STARTS.get(law.name, ())):
+    others = () if only_prior else ({}, *OTHER_STARTS.get(law.name, ()))
+    for other in (*others, *([prior] if prior else [])):
         constants = fit_law(law, few.sizes, few.measured_s, few.device, start={**start, **other})
         error = np.log(law.seconds(few.sizes, constants, few.device) / few.measured_s)
         loss = loss_of(error)

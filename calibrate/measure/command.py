@@ -43,15 +43,22 @@ def run_measure(given: argparse.Namespace) -> int:
     return measure_slots(given)
 
 
+def profile_here(asked: str) -> str:
+    """The profile that the GPU at hand has, or the one that was asked for."""
+    from calibrate.measure import device
+
+    profile = asked or device.profile_of(device.device_name())
+    if not profile:
+        raise ScenarioError("no profile for this GPU", given=device.device_name(), hint="--profile NAME")
+    return profile
+
+
 def measure_slots(given: argparse.Namespace) -> int:
     """One slot, or all of them one after another, each saying what is left; 1 when the device is lost."""
-    from calibrate.measure import device
     from calibrate.measure.planning import chosen, plan
     from calibrate.measure.run import DeviceLostError, measure_slot
 
-    profile = given.profile or device.profile_of(device.device_name())
-    if not profile:
-        raise ScenarioError("no profile for this GPU", given=device.device_name(), hint="--profile NAME")
+    profile = profile_here(given.profile)
     for slot in chosen(plan(profile, given.only), given.slot):
         deadline_s = time.monotonic() + given.slot_seconds
         print(f"slot {slot.number}: {len(slot.points)} points, some {slot.expected_s:.0f} s", flush=True)

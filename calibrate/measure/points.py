@@ -70,10 +70,12 @@ def points_of(
 
 
 def launch_points() -> Iterator[Point]:
-    """An (almost) empty kernel many times over: plain, and as nodes of a CUDA graph."""
-    sizes: list[Size] = [{"num_values": 1, "num_launches": 1000}]
+    """An (almost) empty kernel many times over, plain and as nodes of a CUDA graph; and a graph of one node,
+    whose time is the graph's own start."""
+    many: Size = {"num_values": 1, "num_launches": 1000}
     for kernel in ("launch_plain", "launch_graph"):
-        yield from points_of("launch", kernel, ("triton", "torch"), sizes, "float32")
+        yield from points_of("launch", kernel, ("triton", "torch"), [many], "float32")
+    yield from points_of("launch", "launch_graph", ("triton",), [{**many, "num_launches": 1}], "float32")
 
 
 def memory_points() -> Iterator[Point]:
@@ -82,9 +84,10 @@ def memory_points() -> Iterator[Point]:
     yield from points_of("memory", "copy", ("triton", "torch"), sizes)
     yield from points_of("memory", "triad", ("triton", "torch"), sizes[::4])
     slices: list[Size] = []
-    for exponent in range(12, 23):
-        values = 132 << exponent
-        slices.append({"P": 132, "C": 1 << exponent, "num_repeats": max(2, (1 << 31) // (4 * values))})
+    between_l1_and_l2 = 5 << 14
+    for values in sorted([between_l1_and_l2, *(1 << exponent for exponent in range(12, 23))]):
+        repeats = max(2, (1 << 31) // (4 * 132 * values))
+        slices.append({"P": 132, "C": values, "num_repeats": repeats})
     yield from points_of("memory", "read", ("triton",), slices, "float32")
 
 
@@ -154,6 +157,25 @@ def attention_points() -> Iterator[Point]:
         yield from points_of("attention", "flash_attention", ("sdpa_math",), short)
         yield from points_of("attention", "standard_attention", ("triton",), short)
         yield from points_of("attention", "flash_attention_backward", libraries, sizes)
+    yield from few_prompts_points(libraries)
+
+
+def few_prompts_points(libraries: tuple[str, ...]) -> Iterator[Point]:
+    """One and three prompts of 64 tokens and more, as an engine's step has them; and chunks behind what is in
+    the cache already, which SDPA's causal masks do not fit."""
+    for H, G, D in ((32, 8, 128), (64, 8, 128), (32, 32, 64)):
+        sizes: list[Size] = [
+            {"B": B, "H": H, "G": G, "T": T, "S": T, "D": D, "is_causal": 1}
+            for B in (1, 3)
+            for T in (64, 128, 256, 512, 1024, 2048, 4096, 8192)
+        ]
+        yield from points_of("attention", "flash_attention", libraries, sizes)
+        chunks: list[Size] = [
+            {"B": 1, "H": H, "G": G, "T": T, "S": T + cached, "D": D, "is_causal": 1}
+            for T in (128, 512, 2048)
+            for cached in (1024, 8192)
+        ]
+        yield from points_of("attention", "flash_attention", ("triton",), chunks)
 
 
 def attention_size(T: int, heads: tuple[int, int, int], is_causal: int) -> Size:

@@ -30,12 +30,26 @@ def row_of(point: Point, found: Mapping[str, object]) -> dict[str, str]:
 def append(folder: Path, family: str, row: Mapping[str, str]) -> None:
     """Writes one row, closed again: what was measured survives whatever comes next."""
     file = folder / f"{family}.csv"
-    is_new = not file.exists()
+    is_new = not file.exists() or not file.stat().st_size
     with file.open("a", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         if is_new:
             writer.writeheader()
         writer.writerow(row)
+
+
+def drop_cut_off_lines(folder: Path) -> list[Path]:
+    """Takes the end of a file away that a killed run left without its newline: the point is measured again.
+
+    Left alone, the next row would be written onto the same line. The files that were mended.
+    """
+    mended = []
+    for file in sorted(folder.glob("*.csv")):
+        written = file.read_bytes()
+        if written and not written.endswith(b"\n"):
+            file.write_bytes(written[: written.rfind(b"\n") + 1])
+            mended.append(file)
+    return mended
 
 
 def known_keys(folder: Path) -> set[tuple[str, ...]]:

@@ -40,6 +40,8 @@ class DeviceLostError(Exception):
 def measure_slot(slot: Slot, folder: Path, deadline_s: float, say: Say) -> Outcome:
     """Every point of the slot that has no row yet; ``deadline_s`` is on the monotonic clock."""
     folder.mkdir(parents=True, exist_ok=True)
+    for file in rows.drop_cut_off_lines(folder):
+        say(f"{file.name}: its last line was cut off, and is measured again")
     known = rows.known_keys(folder)
     todo = [point for point in slot.points if point.key not in known]
     versions, state = device.versions(), device.State()

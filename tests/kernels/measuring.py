@@ -13,13 +13,17 @@ import torch
 from calibrate.engine.llama import Batch, Chunk, Llama, random_llama
 from calibrate.engine.step import BLOCK_SIZE, cut_down, decode_step
 from calibrate.measure import correctness, device, rows, run
-from calibrate.measure.points import Point, points_of
-from calibrate.measure.slots import LAST_POINT_SECONDS, Slot
+from calibrate.measure.command import SLOT_SECONDS
+from calibrate.measure.points import Point, all_points, points_of
+from calibrate.measure.slots import LAST_POINT_SECONDS, Slot, expected_s
 from calibrate.measure.timing import timing_of
+from calibrate.own.one_slot import FIT_SECONDS, measure_for
 from kernels import KERNELS
+from sim.hardware import load_hardware
 from sim.model import load_model
 
 TOKENS = 37
+H200 = load_hardware("h200-sxm-141gb")
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +59,62 @@ def test_a_slot_stops_before_its_deadline_and_goes_on_later(
     assert (rest.measured, rest.refused, rest.left) == (2, 0, 0)
     assert rows.known_keys(tmp_path) == {point.key for point in slot.points}
     assert len((tmp_path / "gemm.csv").read_text(encoding="utf-8").splitlines()) == 4
+
+
+class SlowDevice:
+    """A device in which every point takes longer than expected, and its clock."""
+
+    def __init__(self, slowness: float) -> None:
+        self.now_s, self.slowness, self.measured = 1000.0, slowness, []
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def measure(self, point: Point, _: str) -> dict[str, object]:
+        self.now_s += self.slowness * expected_s(point, H200)
+        self.measured.append(point)
+        return {"p50_s": "1e-3", "p20_s": "1e-3", "p80_s": "1e-3", "num_repeats": 10}
+
+
+@pytest.mark.parametrize("slowness", [0.6, 3.0])
+def test_one_command_keeps_its_ten_minutes_and_goes_on(
+    slowness: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However slow the device is: no slot ends late, no point is measured twice, at last all are there."""
+    slow = SlowDevice(slowness)
+    monkeypatch.setattr(run, "time", slow)
+    monkeypatch.setattr(run, "measure", slow.measure)
+    left, slots = 1, 0
+    while left:
+        begun_s = slow.now_s
+        left = measure_for(tmp_path, H200.name, begun_s + SLOT_SECONDS - FIT_SECONDS)
+        assert slow.now_s - begun_s <= SLOT_SECONDS - FIT_SECONDS
+        slots += 1
+        families = {point.family for point in slow.measured}
+        assert families == {point.family for point in all_points()}, "a slot leaves something of everything"
+    assert slots == (2 if slowness < 1 else 6)
+    assert len(slow.measured) == len(all_points()) == len({point.key for point in slow.measured})
+    assert rows.known_keys(tmp_path) == {point.key for point in all_points()}
+
+
+def test_a_half_written_line_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run killed in the middle of a row: the next takes the half row away and goes on."""
+    on_the_cpu(monkeypatch)
+    slot, said = slot_of(*SIZES), []
+    run.measure_slot(slot, tmp_path, time.monotonic() + 100, said.append)
+    file = tmp_path / "gemm.csv"
+    file.write_text(file.read_text(encoding="utf-8")[:-40], encoding="utf-8")
+    again = run.measure_slot(slot, tmp_path, time.monotonic() + 100, said.append)
+    assert (again.measured, again.left) == (1, 0)
+    assert len(cells_of(file)) == 4
+    assert "gemm.csv: its last line was cut off, and is measured again" in said
+
+
+def cells_of(file: Path) -> list[list[str]]:
+    """Every line with as many cells as the header."""
+    lines = [line.split(",") for line in file.read_text(encoding="utf-8").splitlines()]
+    assert {len(line) for line in lines} == {len(rows.COLUMNS)}
+    return lines
 
 
 def test_a_refusal_is_a_row_and_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

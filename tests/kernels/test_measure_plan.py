@@ -136,17 +136,18 @@ def test_an_empty_plan_has_no_slots() -> None:
 
 
 def calibrate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "calibrate", "measure", *arguments]
+    command = [sys.executable, "-m", "calibrate", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
 
 
-def test_without_a_gpu_one_line_and_3() -> None:
+@pytest.mark.parametrize("arguments", [(), ("measure",)], ids=["one command", "measure"])
+def test_without_a_gpu_one_line_and_3(arguments: tuple[str, ...]) -> None:
     if IS_TRITON_HERE:
         import torch
 
         if torch.cuda.is_available():
             pytest.skip("this machine has a GPU")
-    done = calibrate()
+    done = calibrate(*arguments)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("no GPU to measure: ") and done.stderr.count("\n") == 1
 
@@ -154,7 +155,7 @@ def test_without_a_gpu_one_line_and_3() -> None:
 @pytest.mark.slow
 def test_the_dry_run_prints_the_plan_and_rehearses_it() -> None:
     """With torch and Triton one small point of every kind runs in the interpreter, else it says why not."""
-    done = calibrate("--dry-run")
+    done = calibrate("measure", "--dry-run")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{len(POINTS)} points in 3 slots" in done.stdout
     if IS_TRITON_HERE:

@@ -1,0 +1,1 @@
+"""From our own measurements (``calibrate/data/PROFILE/*.csv``) to a profile: ``python -m calibrate fit``."""
