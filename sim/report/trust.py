@@ -116,6 +116,8 @@ def _overheads(answer: Answer) -> Iterator[tuple[str, str, str, str]]:
 def _overhead(name: str, value: Any) -> str:
     if isinstance(value, tuple):
         return f"{len(value)} sizes to {max(value)}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return format_quantity(value, "s") if name.endswith("_s") else digits(value)
 
 
