@@ -130,8 +130,6 @@ def run_fit(given: argparse.Namespace) -> int:
             file=sys.stderr,
             flush=True,
         )
-    if given.write and given.operator:
-        raise ScenarioError("--write replaces a whole block: leave --operator out")
     if given.write:
         print(f"written: {', '.join(write_all(fits))}", file=sys.stderr)
     else:

@@ -26,6 +26,11 @@ OTHER_STARTS: Mapping[str, tuple[Mapping[str, float], ...]] = {
         SHARP_L2,
         {"start_s": 5e-6, "tile_s": 3e-7, "sm_load": 8.0},
     ),
+    "grouped_experts": ({"start_s": 2e-5, "tile_s": 4e-6, "l2_speed": 4.0},),
+    "grouped_experts_quantized": (
+        {"start_s": 2e-5, "tile_s": 4e-6, "l2_speed": 4.0},
+        {"start_s": 5e-6, "tile_s": 3e-7, "sm_load": 8.0},
+    ),
     "attention_prefill": ({"start_s": 2e-6, "block_s": 4e-6},),
     "attention_decode": ({"start_s": 2e-6, "block_s": 4e-6},),
 }

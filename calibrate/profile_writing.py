@@ -30,7 +30,7 @@ def borrowed_operators(name: str, own: Mapping[str, KernelFit], lender: Mapping[
     has_link = name.startswith(("a100-sxm", "gb200"))  # the others' links are PCIe or another NVLink
     taken = []
     for operator in lender:
-        is_runnable = operator != "gemm_float8" or "float8" in peaks
+        is_runnable = operator not in ("gemm_float8", "experts_float8") or "float8" in peaks
         is_runnable &= operator != "gemm_int8" or "int8" in peaks
         is_runnable &= "bfloat16" in peaks or "kv_float8" not in operator
         if operator not in own and is_runnable and (has_link or operator not in LINK_BOUND):
@@ -72,14 +72,26 @@ def write_block(name: str, block: str) -> None:
     path.write_text(f"{body}\n{block}", encoding="utf-8")
 
 
+def own_fits(name: str) -> dict[str, KernelFit]:
+    """What the profile has that is not borrowed, in the order of the registry."""
+    kernels = load_hardware(name).kernels
+    return {key: one for key, one in kernels.items() if not one.borrowed_from}
+
+
 def write_all(fits: Mapping[str, Mapping[str, KernelFit]]) -> list[str]:
-    """Writes every fitted profile and those that borrow from them; the names written."""
+    """Writes every fitted profile and those that borrow from them; the names written.
+
+    Operators that were not fitted now keep the constants that their profile has.
+    """
     written = []
-    for name in dict.fromkeys([*fits, *LENDERS]):
-        own = fits.get(name, {})
+    names = dict.fromkeys([*fits, *LENDERS])
+    lenders = dict.fromkeys(one for some in LENDERS.values() for one in some)
+    known = {name: {**own_fits(name), **fits.get(name, {})} for name in {**names, **lenders}}
+    for name in names:
+        own = known[name]
         taken: dict[str, str] = {}
         for lender in LENDERS.get(name, ()):
-            offered = {key: one for key, one in fits.get(lender, {}).items() if key not in taken}
+            offered = {key: one for key, one in known[lender].items() if key not in taken}
             taken |= dict.fromkeys(borrowed_operators(name, own, offered), lender)
         if own or taken:
             write_block(name, yaml_block(own, taken))

@@ -103,7 +103,7 @@ def money_and_power(result: RunResult, known: Mapping[str, float | None]) -> Num
     which memory-bound decoding does not reach; host, network and cooling are left out.
     """
     hardware = result.scenario.hardware
-    num_gpus = result.scenario.replicas * result.scenario.engine.tensor_parallel_size
+    num_gpus = result.scenario.replicas * result.scenario.engine.gpus_per_replica
     rate, busy = known["output_tokens_per_s"], known["busy_fraction"]
     cost: float | None = None
     energy: float | None = None

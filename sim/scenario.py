@@ -324,6 +324,13 @@ class EngineConfig:
         "flash: scores stay in SRAM; standard: scores go to HBM and back", default="flash"
     )
     tensor_parallel_size: int = key("GPUs per replica, weights split over them", default=1, ge=1, le=1024)
+    pipeline_parallel_size: int = key(
+        "vllm: stages of a replica, each a share of the layers on tensor_parallel_size GPUs; as many batches "
+        "are under way",
+        default=1,
+        ge=1,
+        le=1024,
+    )
     stepping: Literal["skip", "every_step"] = key(
         "skip: one event per decision; every_step: the reference engine, one event per step",
         default="skip",
@@ -341,6 +348,11 @@ class EngineConfig:
         "a drawn service time per request (seconds) in place of a price: the engine becomes a queue",
         default=None,
     )
+
+    @property
+    def gpus_per_replica(self) -> int:
+        """GPUs that one engine runs on."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
 
 
 # --- the whole ----------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ VLLM_ONLY = (
     "max_num_active_seqs",
     "async_scheduling",
     "speculative",
+    "pipeline_parallel_size",
 )
 
 
@@ -42,6 +43,7 @@ def check_engine(engine: EngineConfig, place: Place) -> None:
     _check_overheads(engine, place)
     if engine.batching == "vllm":
         _check_vllm(engine, place)
+        _check_pipeline(engine, place)
     else:
         _check_not_vllm(engine, place)
 
@@ -131,6 +133,36 @@ def _check_vllm(engine: EngineConfig, place: Place) -> None:
         raise place.child(error.path).error(
             error.problem, given=error.given, allowed=error.allowed, hint=error.hint
         ) from None
+
+
+def _check_pipeline(engine: EngineConfig, place: Place) -> None:
+    """What a pipeline cannot be combined with here."""
+    if engine.pipeline_parallel_size == 1:
+        return
+    beside = {
+        "async_scheduling": (engine.async_scheduling, "false"),
+        "speculative": (engine.speculative is not None, "no speculative"),
+        "price_table": (engine.price_table is not None, "no price_table: it was measured on one stage"),
+    }
+    for name, (is_given, allowed) in beside.items():
+        if is_given:
+            raise place.child(name).error(
+                "not modelled with pipeline_parallel_size",
+                given=name if name != "async_scheduling" else True,
+                allowed=f"{allowed}, with pipeline_parallel_size {engine.pipeline_parallel_size}",
+                hint="remove it, or pipeline_parallel_size: 1",
+            )
+    if engine.overheads.schedules_ahead:
+        raise (
+            place.child("overheads")
+            .child("schedules_ahead")
+            .error(
+                "not modelled with pipeline_parallel_size: as many batches are planned as there are stages",
+                given=True,
+                allowed="false with pipeline_parallel_size",
+                hint="remove it",
+            )
+        )
 
 
 def _check_not_vllm(engine: EngineConfig, place: Place) -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from sim.errors import ScenarioError
 from sim.loading.place import Place
-from sim.model import check_tensor_parallel_size, served_dtype, served_quantization
+from sim.model import (
+    check_pipeline_parallel_size,
+    check_tensor_parallel_size,
+    served_dtype,
+    served_quantization,
+)
 from sim.scenario import Distribution, RequestClass, Scenario, Workload
 from sim.units import format_gb
 
@@ -19,6 +24,7 @@ def check_model_and_hardware(scenario: Scenario, top: Place) -> None:
         return
     _check_step_budget(scenario, place)
     _check_tensor_parallel(scenario, place)
+    _check_pipeline(scenario, place)
     _check_peak(scenario, place)
     _check_some_request_fits(scenario, top)
 
@@ -67,6 +73,26 @@ def _check_tensor_parallel(scenario: Scenario, place: Place) -> None:
             given=size,
             allowed="1",
             hint="give hardware.intra_node.bytes_per_s",
+        )
+
+
+def _check_pipeline(scenario: Scenario, place: Place) -> None:
+    """A layer for every stage, and a link to send over."""
+    engine, hardware = scenario.engine, scenario.hardware
+    stages = engine.pipeline_parallel_size
+    there = place.child("pipeline_parallel_size")
+    try:
+        check_pipeline_parallel_size(scenario.model, stages)
+    except ScenarioError as error:
+        raise there.error(error.problem, given=stages, allowed=error.allowed) from None
+    fits = engine.gpus_per_replica <= (hardware.gpus_per_node or 1)
+    field = "intra_node" if fits else "inter_node"
+    if stages > 1 and getattr(hardware, field) is None:
+        raise there.error(
+            f"no {field} link between GPUs is known for {hardware.name}, over which stages would send",
+            given=stages,
+            allowed="1",
+            hint=f"give hardware.{field}.bytes_per_s",
         )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # The options of vLLM that decide memory, by the same names: what stands for the value, its type.
 ENGINE_OPTIONS: dict[str, tuple[str, type]] = {
     "tensor_parallel_size": ("N", int),
+    "pipeline_parallel_size": ("N", int),
     "max_model_len": ("TOKENS", int),
     "max_num_seqs": ("N", int),
     "max_num_batched_tokens": ("TOKENS", int),
@@ -69,8 +70,8 @@ def _as_json(plan: MemoryPlan, tokens: int | None) -> dict[str, Any]:
 
 
 def _as_text(plan: MemoryPlan, model: ModelShape, engine: EngineConfig, arguments: argparse.Namespace) -> str:
-    tp = engine.tensor_parallel_size
-    gpus = f"each of {tp} GPUs" if tp > 1 else "one GPU"
+    count = engine.gpus_per_replica
+    gpus = f"each of {count} GPUs" if count > 1 else "one GPU"
     rows = [(line.label, line.num_bytes, line.formula) for line in plan.lines]
     budget = "num_gpu_blocks_override" if plan.overridden else "what is left"
     rows.append(("KV cache", plan.kv_budget_bytes, budget))

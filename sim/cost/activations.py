@@ -32,8 +32,8 @@ class ActivationPeak:
     formula: str
 
 
-def activation_peak(model: ModelShape, engine: EngineConfig) -> ActivationPeak:
-    """The larger of the layers' and the sampler's moment (see the module).
+def activation_peak(model: ModelShape, engine: EngineConfig, *, samples: bool = True) -> ActivationPeak:
+    """The larger of the layers' and the sampler's moment (see the module); without ``samples`` the former.
 
     Not modelled: attention workspaces, buffers of the custom all-reduce, vision encoders, and the
     allocator's rounding.
@@ -46,7 +46,7 @@ def activation_peak(model: ModelShape, engine: EngineConfig) -> ActivationPeak:
     layers = tokens * per_token * width + 2 * hidden
     per_logit = width + SAMPLER_BYTES_PER_LOGIT
     sampler = seqs * model.vocab_size * per_logit + hidden
-    if layers >= sampler:
+    if layers >= sampler or not samples:
         return ActivationPeak(
             num_bytes=layers,
             formula=f"layers: max_num_batched_tokens {tokens:,} x (2 x hidden_size {model.hidden_size:,} + "

@@ -55,6 +55,10 @@ class AnalyticTimes:
             for matrix in layer_matrices(self.counter.model, engine.tensor_parallel_size)
             if (law := self.counter.gemm_law(matrix))
         ]
+        for matrix in layer_matrices(self.counter.model, engine.tensor_parallel_size):
+            if matrix.name == "moe_down" and (law := self.counter.experts_law(matrix)):
+                sizes = {"hidden": matrix.n, "inner": matrix.k, "experts_per_token": matrix.experts_per_token}
+                asked.append((law, {name: float(size) for name, size in sizes.items()}))
         heads = {name: size for name, size in self.counter.head_sizes.items() if name != "kv_bytes"}
         chunk = min(longest, float(engine.max_num_batched_tokens))
         for which, size, most in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sim.cost.pipeline import PipelinePrice
 from sim.cost.step import Chunks, StepPrice
 
 
@@ -24,5 +25,7 @@ class ColdStart:
 
 
 def cold(price: StepPrice, cold_start_ps: int) -> StepPrice:
-    """The price as one replica meets it."""
+    """The price as one replica meets it; a pipeline's stations spend the cold start themselves."""
+    if isinstance(price, PipelinePrice):
+        return price
     return ColdStart(price, cold_start_ps) if cold_start_ps else price

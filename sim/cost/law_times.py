@@ -7,12 +7,15 @@ from collections.abc import Mapping
 import numpy as np
 
 from sim.cost.laws.device import Device, Floats, device_of
+from sim.cost.laws.experts import experts_hit
 from sim.cost.laws.registry import LAWS, OPERATORS
 from sim.hardware import HardwareProfile
 from sim.model import Matrix
 
+Widths = tuple[float, float]  # bits of a weight, bytes of an activation as the kernel reads them
 NEVER_HOT = 1e9  # weight copies in rotation: in a model the other layers pass through L2 in between
 GEMM_OF_QUANTIZATION = {"fp8": "gemm_float8", "int8": "gemm_int8", "int4": "gemm_int4_weights"}
+EXPERTS_OF_QUANTIZATION = {"fp8": "experts_float8"}
 HALF_TYPES = ("bfloat16", "float16")
 NEAR = 2.0  # a size within this factor of the fitted range needs no warning
 
@@ -22,6 +25,13 @@ def gemm_operator(quantization: str, is_quantized: bool, dtype: str) -> str:
     if dtype not in HALF_TYPES:
         return ""
     return GEMM_OF_QUANTIZATION.get(quantization, "") if is_quantized else "gemm_bfloat16"
+
+
+def experts_operator(quantization: str, is_quantized: bool, dtype: str) -> str:
+    """The operator that a fused mixture of experts runs as; empty where no table was fitted."""
+    if dtype not in HALF_TYPES:
+        return ""
+    return EXPERTS_OF_QUANTIZATION.get(quantization, "") if is_quantized else "experts_bfloat16"
 
 
 def attention_operator(which: str, kv_bytes: float, dtype: str) -> str:
@@ -51,13 +61,33 @@ def law_device(hardware: HardwareProfile, operator: str) -> Device:
 
 
 def gemm_s(
-    hardware: HardwareProfile, operator: str, matrix: Matrix, rows: Floats, widths: tuple[float, float]
+    hardware: HardwareProfile, operator: str, matrix: Matrix, rows: Floats, widths: Widths
 ) -> Floats | None:
     """(rows × k) · (k × n), weights from memory; ``widths`` are bits per weight and bytes per activation."""
     sizes: dict[str, Floats | float] = {
         "m": np.maximum(rows, 1.0),
         "n": float(matrix.n),
         "k": float(matrix.k),
+        "value_bytes": widths[1],
+        "weight_bits": widths[0],
+        "copies": NEVER_HOT,
+    }
+    return law_s(hardware, operator, sizes)
+
+
+def experts_s(
+    hardware: HardwareProfile, operator: str, matrices: tuple[Matrix, Matrix], tokens: Floats, widths: Widths
+) -> Floats | None:
+    """The fused experts of one layer: ``matrices`` are gate and up in one, then down; weights from memory."""
+    up, down = matrices
+    tokens = np.maximum(tokens, 1.0)
+    sizes: dict[str, Floats | float] = {
+        "tokens": tokens,
+        "hidden": float(up.k),
+        "inner": float(down.k),
+        "up_matrices": up.n / down.k,
+        "experts_per_token": float(up.experts_per_token),
+        "hit": experts_hit(up.num_experts, up.experts_per_token, tokens),
         "value_bytes": widths[1],
         "weight_bits": widths[0],
         "copies": NEVER_HOT,

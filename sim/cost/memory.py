@@ -16,6 +16,7 @@ from sim.errors import ScenarioError
 from sim.model import (
     DTYPE_BYTES,
     ModelShape,
+    Stage,
     check_tensor_parallel_size,
     kv_bytes_for_request,
     kv_bytes_per_token,
@@ -24,6 +25,7 @@ from sim.model import (
     num_parameters,
     served_dtype,
     served_quantization,
+    stages_of,
     state_bytes_per_request,
     weight_bytes,
 )
@@ -82,11 +84,19 @@ class MemoryPlan:
 def memory_plan(model: ModelShape, hardware: HardwareProfile, engine: EngineConfig) -> MemoryPlan:
     """The account of one GPU of the replica; refused where nothing is left for KV.
 
+    Over pipeline stages it is the GPU of the stage with the fewest blocks: vLLM gives every stage as many.
+
     Not modelled: LoRA adapters, vision encoders, draft models, fragmentation of PyTorch's allocator,
     memory that other processes hold.
     """
     check_tensor_parallel_size(model, engine.tensor_parallel_size)
-    lines = _lines(model, hardware, engine)
+    stages = stages_of(model, engine.pipeline_parallel_size)
+    return min((_stage_plan(one, hardware, engine) for one in stages), key=lambda plan: plan.num_gpu_blocks)
+
+
+def _stage_plan(stage: Stage, hardware: HardwareProfile, engine: EngineConfig) -> MemoryPlan:
+    model = stage.shape
+    lines = _lines(stage, hardware, engine)
     budget = sum(line.num_bytes for line in lines)
     per_token = kv_bytes_per_token(model, _kv_entry_bytes(model, engine), engine.tensor_parallel_size)
     block_bytes = engine.block_size * per_token
@@ -107,7 +117,7 @@ def memory_plan(model: ModelShape, hardware: HardwareProfile, engine: EngineConf
         kv_bytes_per_full_request=full,
         max_concurrency=blocks * block_bytes / full,
         overridden=engine.num_gpu_blocks_override is not None,
-        notes=_notes(model, engine),
+        notes=_notes(stage, engine),
     )
 
 
@@ -165,10 +175,11 @@ def _kv_formula(model: ModelShape, engine: EngineConfig) -> str:
     return f"{layers} layers x {held} x head_dim {model.head_dim} x 2 (K and V) x {width} B"
 
 
-def _lines(model: ModelShape, hardware: HardwareProfile, engine: EngineConfig) -> tuple[MemoryLine, ...]:
-    total, share, tp = hardware.hbm_bytes, engine.gpu_memory_utilization, engine.tensor_parallel_size
-    peak = activation_peak(model, engine)
-    nccl = NON_TORCH_BYTES_OF_NCCL if tp > 1 else 0.0
+def _lines(stage: Stage, hardware: HardwareProfile, engine: EngineConfig) -> tuple[MemoryLine, ...]:
+    total, share = hardware.hbm_bytes, engine.gpu_memory_utilization
+    peak = activation_peak(stage.shape, engine, samples=stage.is_last)
+    has_nccl = engine.gpus_per_replica > 1
+    nccl = NON_TORCH_BYTES_OF_NCCL if has_nccl else 0.0
     kept_free = total - int(total * share)
     return (
         MemoryLine(label="device total", num_bytes=total, formula=f"hbm_bytes of {hardware.name}"),
@@ -177,24 +188,29 @@ def _lines(model: ModelShape, hardware: HardwareProfile, engine: EngineConfig) -
             num_bytes=-kept_free,
             formula=f"(1 - gpu_memory_utilization {share:g}) x total; CUDA graphs are captured into it",
         ),
-        _weights_line(model, engine),
+        _weights_line(stage, engine),
         MemoryLine(label="activation peak", num_bytes=-peak.num_bytes, formula=peak.formula),
         MemoryLine(
-            label="CUDA context, cuBLAS" + (", NCCL" if tp > 1 else ""),
+            label="CUDA context, cuBLAS" + (", NCCL" if has_nccl else ""),
             num_bytes=-int(NON_TORCH_BYTES + nccl),
-            formula="0.08 GiB outside of PyTorch" + (" + 0.20 GiB for NCCL" if tp > 1 else ""),
+            formula="0.08 GiB outside of PyTorch" + (" + 0.20 GiB for NCCL" if has_nccl else ""),
         ),
     )
 
 
-def _weights_line(model: ModelShape, engine: EngineConfig) -> MemoryLine:
+def _weights_line(stage: Stage, engine: EngineConfig) -> MemoryLine:
+    model = stage.shape
     tp, dtype = engine.tensor_parallel_size, served_dtype(model, engine.dtype)
     held = served_quantization(model, engine.quantization)
     num_bytes = weight_bytes(
-        model, quantization=engine.quantization, dtype=engine.dtype, tensor_parallel_size=tp
+        model, quantization=engine.quantization, dtype=engine.dtype, tensor_parallel_size=tp, stage=stage
     )
     rotary = _rotary_table_bytes(model, engine)
     formula = f"{num_parameters(model):,} parameters"
+    if stage.num_stages > 1:
+        ends = [name for name, has in (("embedding", stage.is_first), ("lm_head", stage.is_last)) if has]
+        formula = f"{model.num_hidden_layers} layers of stage {stage.index + 1} of {stage.num_stages}"
+        formula += f" with {ends[0]}" if ends else ""
     if held == "none":
         formula += f" x {DTYPE_BYTES[dtype]} B ({dtype})"
     else:
@@ -230,8 +246,13 @@ def _full_request_bytes(model: ModelShape, engine: EngineConfig, length: int) ->
     return kv + state_bytes_per_request(model, DTYPE_BYTES[served_dtype(model, engine.dtype)], tp)
 
 
-def _notes(model: ModelShape, engine: EngineConfig) -> tuple[str, ...]:
+def _notes(stage: Stage, engine: EngineConfig) -> tuple[str, ...]:
+    model = stage.shape
     notes = list(model.notes)
+    if stage.num_stages > 1:
+        notes.append(
+            f"stage {stage.index + 1} of {stage.num_stages} has the fewest KV blocks: every stage has as many"
+        )
     tp = engine.tensor_parallel_size
     if model.mla is not None and tp > 1:
         notes.append(f"latent attention: every one of the {tp} GPUs keeps the whole KV")

@@ -11,7 +11,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sim.cost.law_times import NEVER_HOT, all_reduce_s, attention_operator, gemm_operator, gemm_s, law_s
+from sim.cost.law_times import (
+    NEVER_HOT,
+    all_reduce_s,
+    attention_operator,
+    experts_operator,
+    experts_s,
+    gemm_operator,
+    gemm_s,
+    law_s,
+)
+from sim.cost.laws.experts import experts_hit
 from sim.cost.roofline import Floats, Operator, wave_utilisation
 from sim.hardware import HardwareProfile, Link
 from sim.model import (
@@ -66,11 +76,12 @@ class StepCounter:
 
     def linear(self, tokens: Floats) -> list[Operator]:
         """Every projection, norm and all-reduce of the layers, for steps of ``tokens`` tokens."""
-        operators = [
-            self._gemm(matrix, tokens)
-            for matrix in layer_matrices(self.model, self.tensor_parallel_size)
-            if matrix.name != "lm_head"
-        ]
+        matrices = layer_matrices(self.model, self.tensor_parallel_size)
+        plain = [one for one in matrices if one.name != "lm_head" and not self.experts_law(one)]
+        operators = [self._gemm(matrix, tokens) for matrix in plain]
+        fused = [one for one in matrices if self.experts_law(one)]
+        if fused:
+            operators.append(self._experts((fused[0], fused[1]), tokens))
         operators.append(self._elementwise(tokens))
         if self.tensor_parallel_size > 1:
             operators.append(self._all_reduce(tokens))
@@ -212,15 +223,14 @@ class StepCounter:
     def _gemm(self, matrix: Matrix, tokens: Floats) -> Operator:
         """(tokens × k) · (k × n).
 
-        Of E experts those are read that any token of the step picks: E (1 − (1 − k/E)^T).
+        Of the experts those are read that any token of the step picks (``experts_hit``).
         """
-        bits = bits_per_weight(matrix, self.precision.quantization, self.precision.activation_bytes)
+        bits = self._bits(matrix)
         is_quantized = bits != 8 * self.precision.activation_bytes
         peak = QUANTIZED_PEAK.get(self.precision.quantization) if is_quantized else None
         experts = np.ones_like(tokens)
         if matrix.num_experts > 1:
-            share = matrix.experts_per_token / matrix.num_experts
-            experts = np.maximum(matrix.num_experts * (1.0 - (1.0 - share) ** tokens), 1.0)
+            experts = np.maximum(experts_hit(matrix.num_experts, matrix.experts_per_token, tokens), 1.0)
         rows = tokens * matrix.experts_per_token
         weights = matrix.n * matrix.k * bits / 8 * experts
         activations = rows * (matrix.n + matrix.k) * self.precision.activation_bytes
@@ -241,10 +251,35 @@ class StepCounter:
 
     def gemm_law(self, matrix: Matrix) -> str:
         """The operator of the profile's ``kernels`` that prices a matrix; empty where none does (experts)."""
-        bits = bits_per_weight(matrix, self.precision.quantization, self.precision.activation_bytes)
+        bits = self._bits(matrix)
         is_quantized = bits != 8 * self.precision.activation_bytes
         law = gemm_operator(self.precision.quantization, is_quantized, self.precision.dtype)
         return law if matrix.num_experts == 1 and law in self.hardware.kernels else ""
+
+    def _experts(self, matrices: tuple[Matrix, Matrix], tokens: Floats) -> Operator:
+        """Both GEMMs of the routed experts as the one kernel that the profile's law is of."""
+        up, down = (self._gemm(matrix, tokens) for matrix in matrices)
+        law, bits = self.experts_law(matrices[0]), self._bits(matrices[0])
+        widths = self._widths(bits, up.peak if up.peak != self.precision.dtype else None)
+        return replace(
+            up,
+            name="moe_experts",
+            flops=up.flops + down.flops,
+            hbm_bytes=up.hbm_bytes + down.hbm_bytes,
+            law_s=experts_s(self.hardware, law, matrices, tokens, widths),
+            law=law,
+        )
+
+    def experts_law(self, matrix: Matrix) -> str:
+        """The operator of the profile's ``kernels`` that prices routed experts; empty where none does."""
+        if matrix.num_experts == 1:
+            return ""
+        is_quantized = self._bits(matrix) != 8 * self.precision.activation_bytes
+        law = experts_operator(self.precision.quantization, is_quantized, self.precision.dtype)
+        return law if law in self.hardware.kernels else ""
+
+    def _bits(self, matrix: Matrix) -> float:
+        return bits_per_weight(matrix, self.precision.quantization, self.precision.activation_bytes)
 
     def _widths(self, bits: float, peak: str | None) -> tuple[float, float]:
         """Bits of a weight, bytes of an activation as the kernel reads them."""

@@ -7,15 +7,19 @@ from collections.abc import Mapping
 import numpy as np
 
 from sim.cost.launch import LaunchedPrice
+from sim.cost.pipeline import PipelinePrice
 from sim.cost.roofline import Floats
 from sim.cost.step import LARGEST_TABLE, CompiledPrice, ServiceTimePrice
 from sim.records import PS_PER_S, SegmentColumns
 
 
 def split_by_operator(
-    price: CompiledPrice | ServiceTimePrice, segments: SegmentColumns
+    price: CompiledPrice | ServiceTimePrice, segments: SegmentColumns, stages_ps: int = 0
 ) -> Mapping[str, float]:
     """Seconds by operator, all steps and replicas; they add up to the busy time.
+
+    Over a pipeline of p stages they are means over the stages (``stages_ps``: all stages' busy time), and
+    ``pipeline_bubble`` is the rest: a stage waits for another one, for a send or for the host.
 
     Linear layers are exact per step. The head is taken at one sample per sequence of the step (a chunk that
     does not end its prompt samples nothing: that difference, like rounding, is in ``attention``).
@@ -24,11 +28,11 @@ def split_by_operator(
     busy_s = float(np.sum(steps * first + growth * (steps * (steps - 1) // 2), dtype=np.float64)) / PS_PER_S
     if isinstance(price, ServiceTimePrice):
         return {"service": busy_s}
+    if isinstance(price, PipelinePrice):
+        return _mean_of_stages(price, segments, busy_s, stages_ps / PS_PER_S)
     split = _linear(price, segments)
     sequences = segments.num_decode + segments.num_prefill
-    split["lm_head"] = _weighted(
-        lambda n: np.array([price.head_ps(int(x)) for x in n]) / PS_PER_S, sequences, steps
-    )
+    split["lm_head"] = _head(price, segments)
     overheads = price.overheads_ps
     host_ps = steps * (overheads[0] + overheads[1] * sequences)
     if isinstance(price, LaunchedPrice):
@@ -47,6 +51,25 @@ def split_by_operator(
     if prompts.any():
         split["attention_prefill"] = max(rest - split["attention_decode"], 0.0)
     return split
+
+
+def _mean_of_stages(
+    price: PipelinePrice, segments: SegmentColumns, busy_s: float, stages_s: float
+) -> dict[str, float]:
+    """Every step is recorded by itself; prompts' attention (and launches) is what is left of the stages."""
+    split = _linear(price, segments) | {"lm_head": _head(price, segments)}
+    decode = price.decode_attention_sum_ps(segments.num_decode, segments.decode_context_tokens)
+    split["attention_decode"] = decode / PS_PER_S
+    split["attention_prefill"] = max(stages_s - sum(split.values()), 0.0)
+    means = {name: seconds / len(price.stages) for name, seconds in split.items()}
+    return means | {"pipeline_bubble": busy_s - sum(means.values())}
+
+
+def _head(price: CompiledPrice, segments: SegmentColumns) -> float:
+    sequences = segments.num_decode + segments.num_prefill
+    return _weighted(
+        lambda n: np.array([price.head_ps(int(x)) for x in n]) / PS_PER_S, sequences, segments.num_steps
+    )
 
 
 def _launch_wait(price: LaunchedPrice, segments: SegmentColumns) -> float:

@@ -24,6 +24,8 @@ SYNONYMS = {
     "max_seq_len": "max_model_len",
     "tp": "tensor_parallel_size",
     "tp_size": "tensor_parallel_size",
+    "pp": "pipeline_parallel_size",
+    "pp_size": "pipeline_parallel_size",
     "gpu": "hardware",
     "device": "hardware",
     "rate": "requests_per_s",

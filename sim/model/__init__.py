@@ -21,6 +21,7 @@ from sim.model.loading import load_model, model_names
 from sim.model.matrices import Matrix, check_tensor_parallel_size, kv_heads_per_gpu, layer_matrices
 from sim.model.parameters import num_active_parameters, num_parameters
 from sim.model.shape import LayerType, MambaShape, MlaShape, ModelShape, MoeShape
+from sim.model.stages import Stage, check_pipeline_parallel_size, stages_of
 
 __all__ = [
     "DTYPE_BYTES",
@@ -30,7 +31,9 @@ __all__ = [
     "MlaShape",
     "ModelShape",
     "MoeShape",
+    "Stage",
     "bits_per_weight",
+    "check_pipeline_parallel_size",
     "check_tensor_parallel_size",
     "kv_bytes_for_request",
     "kv_bytes_per_token",
@@ -43,6 +46,7 @@ __all__ = [
     "num_parameters",
     "served_dtype",
     "served_quantization",
+    "stages_of",
     "state_bytes_per_request",
     "weight_bytes",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sim.model.matrices import Matrix, kv_heads_per_gpu, layer_matrices
 from sim.model.parameters import embedding_parameters, vector_parameters
 from sim.model.shape import Dtype, DtypeChoice, ModelShape, Quantization
+from sim.model.stages import Stage
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1}
 
@@ -70,19 +71,23 @@ def weight_bytes(
     quantization: Quantization = "none",
     dtype: DtypeChoice = "auto",
     tensor_parallel_size: int = 1,
+    stage: Stage | None = None,
 ) -> int:
-    """Bytes of the weights on one GPU.
+    """Bytes of the weights on one GPU: of the whole model, or of one pipeline stage (``m`` is its shape).
 
     The linear layers are quantised, scales included (``BITS_PER_WEIGHT``); embeddings, lm_head, the
     router, biases and norms stay in ``dtype``. mxfp4 quantises the routed experts only. Vectors are
-    counted whole on every GPU (their split saves less than 0.1 %).
+    counted whole on every GPU (their split saves less than 0.1 %), the final norm in every stage.
     """
+    embeds, samples = stage is None or stage.is_first, stage is None or stage.is_last
     tp, width = tensor_parallel_size, DTYPE_BYTES[served_dtype(m, dtype)]
     held = served_quantization(m, quantization)
-    total = (embedding_parameters(m) - m.vocab_size * m.hidden_size + vector_parameters(m)) * width
-    total += -(-m.vocab_size // tp) * m.hidden_size * width
+    total = vector_parameters(m) * width
+    if embeds:
+        total += (embedding_parameters(m) - m.vocab_size * m.hidden_size) * width
+        total += -(-m.vocab_size // tp) * m.hidden_size * width
     for matrix in layer_matrices(m, tp):
-        if matrix.name == "lm_head" and m.tie_word_embeddings:
+        if matrix.name == "lm_head" and (not samples or (m.tie_word_embeddings and embeds)):
             continue
         weights = matrix.n * matrix.k * matrix.layers * matrix.num_experts
         total += round(weights * bits_per_weight(matrix, held, width) / 8)

@@ -92,7 +92,7 @@ def _places(sweep: Sweep, along: str) -> tuple[str, list[float | str]]:
 
 def _kv_gb(scenario: Scenario) -> float:
     plan = memory_plan(scenario.model, scenario.hardware, scenario.engine)
-    return plan.kv_budget_bytes * scenario.engine.tensor_parallel_size / 1e9
+    return plan.kv_budget_bytes * scenario.engine.gpus_per_replica / 1e9
 
 
 def _x_axis(label: str, places: Sequence[float | str]) -> dict[str, Any]:

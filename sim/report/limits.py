@@ -8,7 +8,8 @@ NOT_MODELLED = (
     "Token content: lengths are given, no request stops early or loops, and sampling costs the same for all.",
     "Draft models (EAGLE, MTP), LoRA adapters, multi-modal inputs, structured output; n-gram drafts are "
     "right at a given rate.",
-    "Pipeline, expert and data parallelism inside one replica; disaggregated prefill and decode.",
+    "Expert and data parallelism inside one replica; pipelines with asynchronous "
+    "scheduling or drafts; disaggregated prefill and decode.",
     "KV offload to host memory or disk, and swapping: a preempted request is recomputed.",
     "Clock changes with power and temperature, other tenants of the GPU, ECC and failures.",
     "Overlap of kernels on different streams; asynchronous scheduling hides all host time that fits behind "

@@ -96,7 +96,7 @@ def _names(result: RunResult, requests: int) -> Iterator[Event]:
     replicas = [int(r) for r in np.unique(result.segments.replica)]
     for replica in replicas:
         pid = FIRST_REPLICA_PID + replica
-        gpus = result.scenario.engine.tensor_parallel_size
+        gpus = result.scenario.engine.gpus_per_replica
         size = f" ({gpus} GPUs)" if gpus > 1 else ""
         yield _meta("process_name", pid, 0, f"replica {replica}: {result.scenario.hardware.name}{size}")
         yield _meta("thread_name", pid, 1, "engine steps")

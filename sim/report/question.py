@@ -92,7 +92,7 @@ def _model(base: Scenario) -> str:
 def _hardware(base: Scenario) -> str:
     device = base.hardware
     memory = f"{format_gb(device.hbm_bytes)} ({format_gib(device.hbm_bytes)})"
-    gpus = base.replicas * base.engine.tensor_parallel_size
+    gpus = base.replicas * base.engine.gpus_per_replica
     count = f"{gpus} × " if gpus > 1 else ""
     replicas = f"; {base.replicas} replicas, {base.routing}" if base.replicas > 1 else ""
     return (

@@ -53,6 +53,11 @@ class EngineBase(ABC):
         self.pending: Event | None = None  # the one event that the engine waits for
         self.service = price if isinstance(price, ServiceTimePrice) else None
 
+    @property
+    def stages_ps(self) -> int:
+        """Busy time of all pipeline stages, where there are several."""
+        return 0
+
     def start(self) -> None:
         """Waits for the first request, if one is known."""
         if self.feed.next_ps < NEVER:

@@ -21,4 +21,4 @@ def run_serving(
 
 def num_gpus(scenario: Scenario) -> int:
     """GPUs of all replicas."""
-    return scenario.replicas * scenario.engine.tensor_parallel_size
+    return scenario.replicas * scenario.engine.gpus_per_replica

@@ -12,6 +12,7 @@ import numpy as np
 from sim.cost.cold_start import cold
 from sim.cost.launch import LaunchedPrice, needs_launched_price
 from sim.cost.memory import memory_plan
+from sim.cost.pipeline import PipelinePrice
 from sim.cost.split import split_by_operator
 from sim.cost.step import CompiledPrice, ServiceTimePrice
 from sim.cost.table_price import table_price
@@ -102,6 +103,8 @@ def price_of(scenario: Scenario, table: RequestTable, run: Run) -> CompiledPrice
     law = scenario.engine.service_time
     if law is None and scenario.engine.price_table:
         return table_price(scenario, run.base_dir)
+    if law is None and scenario.engine.pipeline_parallel_size > 1:
+        return PipelinePrice(scenario)
     if law is None and needs_launched_price(scenario.engine):
         return LaunchedPrice(scenario)
     if law is None:
@@ -203,7 +206,7 @@ def result_of(
         window_ps=(start, max(start, end)),
         kv_budget_tokens=engines[0].kv.capacity_tokens if has_kv_budget(scenario) else 0,
         kv_time_tokens_ps={kind: sum(integral[kind] for integral in integrals) for kind in KV_KINDS},
-        operator_s=split_by_operator(price, segments),
+        operator_s=split_by_operator(price, segments, sum(engine.stages_ps for engine in engines)),
         busy_ps=busy_ps(segments),
         num_events=sum(engine.num_events for engine in engines),
         block_map=block_map,

@@ -15,6 +15,7 @@ from sim.serving.vllm_engine import VllmEngine
 from sim.serving.vllm_hot_path import VllmHotPath
 from sim.serving.vllm_kv import VllmKV
 from sim.serving.vllm_limits import vllm_limits
+from sim.serving.vllm_pipeline import PipelinedVllmEngine
 
 
 def vllm_kv(
@@ -28,7 +29,8 @@ def vllm_kv(
     engine = scenario.engine
     limits_ = vllm_limits(engine, num_gpu_blocks, limits.max_model_len)
     own = load_scheduling_policy(engine.policy, base_dir) if limits_.policy == "own" else None
-    scheduler = Scheduler(limits_, engine.vllm_version, steady=engine.stepping == "skip", policy=own)
+    is_steady = engine.stepping == "skip" and engine.pipeline_parallel_size == 1
+    scheduler = Scheduler(limits_, engine.vllm_version, steady=is_steady, policy=own)
     return VllmKV(scheduler, engine.block_size, block_map)
 
 
@@ -48,6 +50,9 @@ def vllm_engine(scenario: Scenario, seed: int, *, is_alone: bool) -> type[VllmEn
         "is_order_open": is_order_open,
         "drafts": drafts,
     }
+    if engine.pipeline_parallel_size > 1:
+        pipelined = {**choices, "is_stepwise": True, "num_stages": engine.pipeline_parallel_size}
+        return type("Engine", (PipelinedVllmEngine,), pipelined)
     if engine.overheads.schedules_ahead and not engine.async_scheduling:
         return type("Engine", (VllmAheadEngine,), choices)
     return type("Engine", (VllmHotPath if is_common else VllmEngine,), choices)
@@ -59,6 +64,7 @@ def why_vllm_stepwise(engine: EngineConfig) -> str:
         "with async_scheduling": engine.async_scheduling,
         "with speculative drafts": engine.speculative is not None,
         "with prefill_schedule_interval": engine.prefill_schedule_interval > 1,
+        "with pipeline_parallel_size": engine.pipeline_parallel_size > 1,
         "as engine.stepping asks": engine.stepping == "every_step",
     }
     return next((reason for reason, holds in reasons.items() if holds), "")

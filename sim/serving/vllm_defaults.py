@@ -14,16 +14,18 @@ def vllm_defaults(engine: Mapping[str, Any], hardware: HardwareProfile) -> dict[
 
     ``batching: vllm`` unless something is asked for that it does not have; with it, 0.33.0's server defaults
     on this device, prefix caching on, and asynchronous scheduling on (so since 0.14.0, by its
-    release notes), except with n-gram drafts: vLLM turns it off then.
+    release notes), except with n-gram drafts (vLLM turns it off then) and with pipeline stages (both
+    together are not modelled).
     """
     beyond = engine.get("kv_allocator", "paged") != "paged" or "service_time" in engine
     beyond = beyond or engine.get("use_kv_cache") is False or engine.get("schedule_order") == "prefill_first"
     batching = engine.get("batching", "continuous" if beyond else "vllm")
     if batching != "vllm":
         return {"batching": batching}
+    is_pipelined = engine.get("pipeline_parallel_size", 1) != 1
     return {
         "batching": "vllm",
         "enable_prefix_caching": True,
-        "async_scheduling": not engine.get("speculative"),
+        "async_scheduling": not engine.get("speculative") and not is_pipelined,
         **server_defaults(hardware.hbm_bytes, hardware.name),
     }

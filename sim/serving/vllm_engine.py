@@ -50,6 +50,7 @@ class VllmEngine(JumpingEngine):
     """Drives ``Scheduler`` with arrivals, prices and the clock."""
 
     is_async = False
+    num_stages = 1  # batches under way at once; more than one: ``vllm_pipeline``
     is_stepwise = False
     is_order_open = False  # a newcomer may pass the head of the queue, or change what the head may ask for
     drafts: Drafts
@@ -58,7 +59,9 @@ class VllmEngine(JumpingEngine):
         super().__init__(*arguments, **named)
         assert isinstance(self.kv, VllmKV)
         self.scheduler: Scheduler = self.kv.scheduler
-        self.loop = EngineLoop(self.scheduler, async_scheduling=self.is_async)
+        self.loop = EngineLoop(
+            self.scheduler, async_scheduling=self.is_async, pipeline_parallel_size=self.num_stages
+        )
         self.waiting = self.scheduler.state.waiting  # type: ignore[assignment]
         self.running = self.scheduler.state.running  # type: ignore[assignment]
         self.pool = self.scheduler.state.kv.pool
@@ -201,8 +204,12 @@ class VllmEngine(JumpingEngine):
             del self.shapes[id(due)]
             self._complete(due, now)
         self.due = due
+        self._schedule(1, self._step_ps(due, now), 0)
+
+    def _step_ps(self, due: Plan, now: int) -> int:
+        """From now to the end of the step that is due."""
         shape = self.shapes[id(due)]
-        self._schedule(1, self.price.step_ps(shape.num_decode, shape.context, shape.chunks), 0)
+        return self.price.step_ps(shape.num_decode, shape.context, shape.chunks)
 
     def _idle(self) -> None:
         self.pending = None

@@ -48,15 +48,15 @@ def seconds(sizes: Sizes, constants: Constants, device: Device) -> Floats:
 
 
 def tiled_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
-    """The fastest tiling's time on the SMs."""
-    m, n, k = sizes["m"], sizes["n"], sizes["k"]
-    ideal = 2.0 * m * n * k / device.flops_per_s
+    """The fastest tiling's time on the SMs; ``groups`` products of that size where there are several."""
+    m, n, k, groups = sizes["m"], sizes["n"], sizes["k"], sizes.get("groups", 1.0)
+    ideal = 2.0 * m * n * k * groups / device.flops_per_s
     slower = 1.0 + constants["throttle"] * ideal / (ideal + constants["throttle_after_s"])
     rate = device.flops_per_s / device.sm_count / slower
     load = constants["sm_load"] * device.hbm_bytes_per_s / device.sm_count
     best = np.full_like(m, np.inf)
     for tile in TILES:
-        tiles = np.maximum(np.ceil(m / tile[0]), 1.0) * np.ceil(n / tile[1])
+        tiles = groups * np.maximum(np.ceil(m / tile[0]), 1.0) * np.ceil(n / tile[1])
         per_k = np.maximum(
             2.0 * tile[0] * tile[1] / (rate * constants[area_name(tile)]),
             (sizes["value_bytes"] * tile[0] + sizes["weight_bits"] / 8.0 * tile[1]) / load,
@@ -68,7 +68,7 @@ def tiled_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
             parts = np.maximum(np.ceil(waves) + evened * (waves - np.ceil(waves)), 1.0)
             time = parts * (tile_s + k / split * per_k)
             if split > 1:
-                sums = 2.0 * BYTES_OF_A_SUM * m * n * split
+                sums = 2.0 * BYTES_OF_A_SUM * m * n * groups * split
                 time = time + constants["split_s"] + sums / (constants["l2_speed"] * device.hbm_bytes_per_s)
             best = np.minimum(best, time)
     return best
@@ -76,11 +76,11 @@ def tiled_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
 
 def moved_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
     """Weights, activations and output; what returns from L2 moves ``l2_speed`` times faster."""
-    m, n, k = sizes["m"], sizes["n"], sizes["k"]
-    weights = n * k * sizes["weight_bits"] / 8.0
+    m, n, k, groups = sizes["m"], sizes["n"], sizes["k"], sizes.get("groups", 1.0)
+    weights = groups * n * k * sizes["weight_bits"] / 8.0
     room = constants["l2_share"] * device.l2_bytes
     hot = share_kept(sizes["copies"] * weights / room, constants["l2_sharpness"])
-    others = sizes["value_bytes"] * m * k + 2.0 * m * n
+    others = groups * (sizes["value_bytes"] * m * k + 2.0 * m * n)
     kept = share_kept(others / room, constants["l2_sharpness"])
     cold = weights * (1.0 - hot) + others * (1.0 - kept)
     warm = weights * hot + others * kept

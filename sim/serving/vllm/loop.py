@@ -15,13 +15,16 @@ QUEUE_LENGTH = 2
 class EngineLoop:
     """Synchronous: plan, run, take in. Asynchronous: step k + 1 is planned before step k's tokens are known.
 
-    One turn is ``plan()``, then ``complete()`` of the step that it names, if any.
+    With a pipeline as many steps are under way as there are stages. One turn is ``plan()``, then
+    ``complete()`` of the step that it names, if any.
     """
 
-    def __init__(self, scheduler: Scheduler, *, async_scheduling: bool) -> None:
+    def __init__(
+        self, scheduler: Scheduler, *, async_scheduling: bool, pipeline_parallel_size: int = 1
+    ) -> None:
         self.scheduler = scheduler
         self._in_flight: deque[Plan] = deque()
-        self._length = QUEUE_LENGTH if async_scheduling else 1
+        self._length = QUEUE_LENGTH if async_scheduling else pipeline_parallel_size
         self._must_tell_finished = False
 
     @property
