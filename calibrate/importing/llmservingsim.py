@@ -1,7 +1,10 @@
 """LLMServingSim's profile folders: ``meta.yaml`` and per degree ``tpN/{dense,per_sequence,attention}.csv``.
 
 ``dense.csv`` times one call by tokens; a decoder layer calls ``layernorm`` twice (before attention and before
-the MLP), ``embedding`` and ``final_layernorm`` once in a step.
+the MLP), ``embedding`` and ``final_layernorm`` once in a step. ``moe.csv`` times the whole block by tokens
+and by how many experts they hit: it is read at as many as evenly likely experts are hit.
+
+Not read: ``skew_fit.csv`` (decodes of unequal context are priced at their mean), linear attention, drafts.
 """
 
 from __future__ import annotations
@@ -10,10 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
 from calibrate.importing.table_writing import Measured, Row
+from sim.cost.laws.experts import experts_hit
 from sim.errors import ScenarioError
 
 CALLS_PER_LAYER = {"layernorm": 2, "embedding": 0, "final_layernorm": 0}
@@ -33,15 +38,18 @@ def read_llmservingsim(folder: Path, tensor_parallel_size: int = 1) -> Measured:
     engine = meta.get("engine_effective", {})
     dense = pd.read_csv(tables / "dense.csv")
     head = pd.read_csv(tables / "per_sequence.csv")
+    moe = tables / "moe.csv"
+    experts = expert_rows(pd.read_csv(moe)) if moe.is_file() else []
+    names = {*dense["layer"], *(str(row[0]) for row in experts)}
     return Measured(
         device=str(meta.get("gpu", meta.get("hardware", "unknown"))),
         model=str(meta.get("model", "unknown")),
         tensor_parallel_size=tensor_parallel_size,
         shape=shape_of(engine.get("hf_overrides", {}), is_split=list(meta.get("tp_degrees", [1])) != [1]),
-        calls={name: CALLS_PER_LAYER.get(name, 1) for name in sorted(set(dense["layer"]))},
+        calls={name: CALLS_PER_LAYER.get(name, 1) for name in sorted(names)},
         source=f"LLMServingSim profile of {meta.get('profiled_at', 'unknown date')}, "
         f"vLLM {meta.get('vllm_version', 'unknown')}, {meta.get('variant', '')}".strip(", "),
-        per_token=rows_of(dense, ("layer", "tokens")),
+        per_token=rows_of(dense, ("layer", "tokens")) + experts,
         per_sequence=rows_of(head, ("layer", "sequences")),
         attention=attention_rows(pd.read_csv(tables / "attention.csv")),
         notes="layernorm is called twice in a layer",
@@ -63,6 +71,28 @@ def rows_of(table: pd.DataFrame, columns: tuple[str, str]) -> list[Row]:
     means = table.groupby(list(columns), sort=True)["time_us"].mean().reset_index()
     times = means["time_us"] * 1e-6
     return list(zip(means[columns[0]], means[columns[1]].astype(int), times, strict=True))
+
+
+def expert_rows(table: pd.DataFrame) -> list[Row]:
+    """("moe", tokens, seconds) of one GPU that has all experts; the block's router is in the time.
+
+    One token hits as many experts as it picks, and all of them are hit at the most that was measured.
+    """
+    if "ep" in table:
+        table = table[table["ep"] == 1]
+    hit = table["activated_experts"]
+    if not len(table) or table["tokens"].min() != 1:
+        raise ScenarioError(
+            "no time of one token on one GPU", path="moe.csv", allowed="a row with ep 1, tokens 1"
+        )
+    picked, experts = float(hit[table["tokens"] == 1].min()), float(hit.max())
+    rows: list[Row] = []
+    for tokens, measured in table.groupby("tokens", sort=True):
+        means = measured.groupby("activated_experts")["time_us"].mean()
+        at = experts_hit(experts, picked, np.array([float(str(tokens))]))
+        time = np.interp(at, means.index.to_numpy(dtype=float), means.to_numpy(dtype=float))
+        rows.append(("moe", int(str(tokens)), float(time[0]) * 1e-6))
+    return rows
 
 
 def attention_rows(table: pd.DataFrame) -> list[Row]:

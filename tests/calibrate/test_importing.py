@@ -116,6 +116,20 @@ def test_a_profile_of_two_degrees_states_a_rank_s_sizes(tmp_path: Path, table: P
         TablePrice(replace(scenario(tensor_parallel_size=2), model=load_model("opt-13b")), found)
 
 
+def test_experts_are_read_where_even_chances_hit_them(tmp_path: Path, table: Path) -> None:
+    """Times linear in both sizes; two tokens that pick 2 of 8 hit 8 (1 − 0.75²) = 3.5 of them in the mean."""
+    rows = [f"1,{m},{hit},{20 + 3 * hit + 0.1 * m}" for m in (1, 2, 64) for hit in (2, 4, 8) if hit <= 2 * m]
+    rows.append("2,1,1,7.0")
+    text = "\n".join(["ep,tokens,activated_experts,time_us", *rows]) + "\n"
+    (tmp_path / "profile" / "tp1" / "moe.csv").write_text(text)
+    assert main(["import", "llmservingsim", str(tmp_path / "profile"), str(tmp_path / "experts")]) == 0
+    found = load_price_table(tmp_path / "experts")
+    hit = np.array([2.0, 3.5, 8 * (1 - 0.75**64)])
+    expected = 20 + 3 * hit + 0.1 * np.array([1, 2, 64])
+    assert found.calls["moe"] == 1
+    assert found.per_token["moe"].at(np.array([1.0, 2.0, 64.0])) * 1e6 == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_table_of_one_rank_is_charged_the_profile_s_all_reduces(table: Path) -> None:
     """Two in a layer over the A100s' NVLink; a table that times them itself is left alone."""
     header = table / "price_table.yaml"
