@@ -16,7 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-from calibrate.shared_prefix_runs import TIMES, Stage, completed, errors, read_stages, simulated_s
+from calibrate.shared_prefix_runs import (
+    TIMES,
+    Stage,
+    completed,
+    errors,
+    read_stages,
+    scenario_of,
+    simulated_s,
+)
+from sim.cost.memory import memory_plan
 from sim.engine_profile import load_engine_profile
 from sim.errors import ScenarioError
 from sim.scenario import EngineOverheads
@@ -36,6 +45,9 @@ def run_fit_engine(arguments: argparse.Namespace) -> int:
         raise ScenarioError("no such file", file=str(file), hint="--measured FOLDER")
     start = load_engine_profile(arguments.profile, path="--profile").overheads
     stages = read_stages(file)
+    if len({one.workload for one in stages}) < 2:
+        raise ScenarioError("leaving out a workload needs another one", file=str(file))
+    print_blocks(stages)
     print("two constants, fitted without the stages of one workload:")
     is_met = met(left_out_errors(stages, start))
     fitted = fit(stages, start)
@@ -47,6 +59,15 @@ def run_fit_engine(arguments: argparse.Namespace) -> int:
         is_met = is_met and abs(error) <= COMPLETED_TARGET
         print(f"  {stage.label:<32}completed {count:,}, measured {stage.num_ok:,}: {error:+.1%}")
     return 0 if is_met else 1
+
+
+def print_blocks(stages: Sequence[Stage]) -> None:
+    """KV blocks of the memory budget beside those that the engine printed."""
+    for stage in {one.model: one for one in stages if one.num_gpu_blocks}.values():
+        scenario = scenario_of(stage, EngineOverheads(), num_requests=1)
+        own = memory_plan(scenario.model, scenario.hardware, scenario.engine).num_gpu_blocks
+        error = own / (stage.num_gpu_blocks or own) - 1
+        print(f"KV blocks of {stage.model}: {own:,}, the engine's {stage.num_gpu_blocks:,}: {error:+.1%}")
 
 
 def left_out_errors(

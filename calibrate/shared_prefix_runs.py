@@ -10,6 +10,7 @@ from pathlib import Path
 from sim.hardware import load_hardware
 from sim.metrics import summarize
 from sim.model import load_model
+from sim.model.loading import model_names
 from sim.run import run_one
 from sim.scenario import (
     Arrivals,
@@ -23,7 +24,8 @@ from sim.scenario import (
 
 NEW_TOKENS = 6  # of a prompt sent again, what lies beyond its last full block at the least
 CLIENT_TIMEOUT_S = 300.0
-WARM_UP_REQUESTS = 300
+WARM_UP_REQUESTS = 300  # at least: the first round of prompts, which are no hits, and the first answers
+SLOW_TOKEN_S = 0.05  # of whom so many are under way where a token takes this long
 MEASURED_REQUESTS = 700
 TIMES = ("e2e", "tpot", "ttft")
 
@@ -32,12 +34,13 @@ TIMES = ("e2e", "tpot", "ttft")
 class Stage:
     """One load stage: what was asked, and the mean times in seconds."""
 
-    experiment: str
+    hardware: str
     model: str
+    model_source: str  # a shipped name, or the path of a config.json
     workload: str
     tensor_parallel_size: int
+    num_gpu_blocks: int | None  # that the engine printed
     requests_per_s: float
-    duration_s: float
     num_prompts: int
     prompt_tokens: int
     output_tokens: int
@@ -49,6 +52,11 @@ class Stage:
     measured_s: dict[str, float]
 
     @property
+    def num_warm_up(self) -> int:
+        """Requests before the measured ones."""
+        return max(WARM_UP_REQUESTS, round(self.requests_per_s * self.output_tokens * SLOW_TOKEN_S))
+
+    @property
     def label(self) -> str:
         """Model, workload and rate."""
         return f"{self.model} {self.workload} {self.requests_per_s:g}/s"
@@ -57,20 +65,21 @@ class Stage:
 def read_stages(file: Path, *, overloaded: bool = False) -> list[Stage]:
     """The stages of the CSV whose clients all waited, or those in which some gave up."""
     with file.open(newline="", encoding="utf-8") as stream:
-        stages = [_stage(row) for row in csv.DictReader(stream)]
+        stages = [_stage(row, file.parent / "model_configs") for row in csv.DictReader(stream)]
     return [one for one in stages if (one.num_failed > 0) == overloaded]
 
 
-def _stage(row: dict[str, str]) -> Stage:
+def _stage(row: dict[str, str], configs: Path) -> Stage:
     output_tokens = int(row["output_len"])
     e2e_s, ttft_s = float(row["e2e_s_mean"]), float(row["ttft_s_mean"])
     return Stage(
-        experiment=row["experiment"],
+        hardware=row["gpu"].lower(),
         model=row["model"],
+        model_source=_model_source(row["model"], configs),
         workload=row["profile"],
         tensor_parallel_size=int(row["tensor_parallel_size"]),
+        num_gpu_blocks=int(float(row["num_gpu_blocks"])) if row["num_gpu_blocks"] else None,
         requests_per_s=float(row["requests_per_s"]),
-        duration_s=float(row["duration_s"]),
         num_prompts=int(row["num_groups"]) * int(row["num_prompts_per_group"]),
         prompt_tokens=round(float(row["prompt_tokens_mean"])),
         output_tokens=output_tokens,
@@ -83,6 +92,14 @@ def _stage(row: dict[str, str]) -> Stage:
     )
 
 
+def _model_source(name: str, configs: Path) -> str:
+    """The shipped model of that name, or the configuration beside the runs whose name begins with it."""
+    if name in model_names():
+        return name
+    beside = [one for one in sorted(configs.glob("*.json")) if one.stem.lower().startswith(name.lower())]
+    return str(beside[0]) if beside else name
+
+
 def scenario_of(
     stage: Stage, overheads: EngineOverheads, *, num_requests: int, timeout_s: float | None = None
 ) -> Scenario:
@@ -91,8 +108,8 @@ def scenario_of(
         schema_version=1,
         question="",
         kind="serving",
-        hardware=load_hardware("h100-sxm-80gb"),
-        model=load_model(stage.model),
+        hardware=load_hardware(stage.hardware),
+        model=load_model(stage.model_source),
         workload=Workload(
             arrivals=Arrivals(process="constant", requests_per_s=stage.requests_per_s),
             prompt_tokens=_fixed(NEW_TOKENS),
@@ -103,7 +120,7 @@ def scenario_of(
                 order="in_turn",
             ),
             num_requests=num_requests,
-            warmup_requests=0 if timeout_s else WARM_UP_REQUESTS,
+            warmup_requests=0 if timeout_s else stage.num_warm_up,
             timeout_s=timeout_s,
         ),
         engine=EngineConfig(
@@ -126,7 +143,7 @@ def _fixed(value: int) -> Distribution:
 
 def simulated_s(stage: Stage, overheads: EngineOverheads) -> dict[str, float]:
     """The stage's mean times in a short run, past the first round of prompts."""
-    run = run_one(scenario_of(stage, overheads, num_requests=WARM_UP_REQUESTS + MEASURED_REQUESTS))
+    run = run_one(scenario_of(stage, overheads, num_requests=stage.num_warm_up + MEASURED_REQUESTS))
     metrics = summarize(run).metrics
     return {name: metrics[f"mean_{name}_s"] for name in TIMES}
 
