@@ -35,6 +35,7 @@ SERVING_TABLE = (
     "prefix_hit_fraction",
     "busy_fraction",
     "mean_decode_batch",
+    "mean_acceptance_length",
     "cost_per_million_output_tokens",
     "energy_j_per_token",
 )

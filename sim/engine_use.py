@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from sim.records import KV_KINDS, PS_PER_S, Int64, RunResult
+from sim.records import KV_KINDS, PS_PER_S, Int64, RunResult, SegmentColumns
 from sim.request_times import count
 from sim.token_gaps import segment_length_ps
 
@@ -35,8 +35,22 @@ def engine_metrics(result: RunResult) -> Numbers:
             float((num_steps * num_decode).sum()), float(num_steps[num_decode > 0].sum())
         ),
         "num_steps": float(num_steps.sum()),
+        **_speculation(segments, inside),
         **_kv_fractions(result, inside),
         **_recompute(result, inside),
+    }
+
+
+def _speculation(segments: SegmentColumns, inside: npt.NDArray[np.bool_]) -> Numbers:
+    """What drafts gave, as vLLM counts it: tokens per verification, and the share of right drafts."""
+    if segments.num_draft_tokens is None or segments.num_accepted_tokens is None:
+        return {"mean_acceptance_length": None, "draft_acceptance_fraction": None}
+    verifies = inside & (segments.num_draft_tokens > 0)
+    accepted = float(segments.num_accepted_tokens[verifies].sum())
+    per_sequence = _ratio(accepted, float(segments.num_decode[verifies].sum()))
+    return {
+        "mean_acceptance_length": None if per_sequence is None else 1.0 + per_sequence,
+        "draft_acceptance_fraction": _ratio(accepted, float(segments.num_draft_tokens[verifies].sum())),
     }
 
 
@@ -84,6 +98,8 @@ def _recompute(result: RunResult, inside: npt.NDArray[np.bool_]) -> Numbers:
     evicted = (ledger.time_ps >= begin) & (ledger.time_ps <= end)
     lost = float(ledger.lost_tokens[evicted].sum())
     computed = segments.prefill_tokens + segments.num_decode * segments.num_steps
+    if segments.num_draft_tokens is not None:
+        computed = computed + segments.num_draft_tokens
     prefill = inside & (segments.prefill_tokens > 0)
     share_s = segments.prefill_tokens[prefill] / computed[prefill]
     prefill_s = float((share_s * segment_length_ps(segments)[prefill]).sum()) / PS_PER_S

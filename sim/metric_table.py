@@ -125,6 +125,13 @@ _ENGINE: _Rows = (
     ("mean_num_waiting", "requests", "lower", "requests in the system but not running, averaged over time"),
     ("max_num_running", "sequences", "neither", "most sequences in one step of one replica"),
     ("mean_decode_batch", "sequences", "neither", "decoding sequences per step that decodes"),
+    (
+        "mean_acceptance_length",
+        "tokens/step",
+        "higher",
+        "with drafts: tokens per sequence and step, 1 + accepted",
+    ),
+    ("draft_acceptance_fraction", "fraction", "higher", "draft tokens that became output / draft tokens"),
     ("num_steps", "steps", "neither", "engine steps in the measured time, all replicas"),
 )
 

@@ -89,8 +89,9 @@ class SegmentColumns:
     """One entry per engine jump: ``num_steps`` consecutive steps without a decision between them.
 
     Step j (from 0) lasts ``first_step_ps + j * step_growth_ps``; every decoding sequence gets one token
-    at the end of each step. Prefill tokens are those of the first step (segments with prefill have
-    one step). KV levels are at the segment's start, after allocation.
+    at the end of each step, and with it those of its drafts that were accepted. Prefill tokens are those
+    of the first step (segments with prefill have one step). KV levels are at the segment's start, after
+    allocation.
     """
 
     replica: npt.NDArray[np.int16]
@@ -109,6 +110,8 @@ class SegmentColumns:
     kv_internal: Int64
     kv_external: Int64
     num_padded: Int64 | None = None  # static batching: members done or gone that are still computed
+    num_draft_tokens: Int64 | None = None  # speculative decoding: tokens verified by the decoding sequences
+    num_accepted_tokens: Int64 | None = None  # of them, those that were right and became output
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

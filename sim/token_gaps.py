@@ -22,7 +22,8 @@ def token_gaps(result: RunResult) -> ArithmeticRuns:
     prompts) came in between, the gap reaches back to the sequence's last token: its first one, for
     a sequence whose prompt was among them, else the last decoding step. Taken are the gaps of
     segments that start inside the measured window, warm-up requests' tokens among them. The gap
-    across a preemption is not here: it counts in ``e2e_s`` and ``tpot_s``.
+    across a preemption is not here: it counts in ``e2e_s`` and ``tpot_s``. Accepted drafts arrive together
+    with their step's token: gaps of zero.
     """
     requests = FrontEnd.of(result.scenario).at_engine(result.requests)
     parts = [
@@ -54,11 +55,18 @@ def _replica_gaps(
     one, none = np.ones_like(start), np.zeros_like(start)
     kept_new = measured[owner]
     new = new_gaps[kept_new]
+    accepted = np.zeros(0, dtype=np.int64)
+    if segments.num_accepted_tokens is not None:
+        accepted = segments.num_accepted_tokens[chosen][measured]
+    together = np.zeros_like(accepted)
+    ones = np.ones(len(new) + len(accepted), dtype=np.int64)
     return ArithmeticRuns(
-        first=np.concatenate([(first + start - reach)[measured], (first + growth)[measured], new]),
-        growth=np.concatenate([none[measured], growth[measured], np.zeros_like(new)]),
-        num=np.concatenate([one[measured], num_steps[measured] - 1, np.ones_like(new)]),
-        weight=np.concatenate([num_old[measured], segments.num_decode[chosen][measured], np.ones_like(new)]),
+        first=np.concatenate([(first + start - reach)[measured], (first + growth)[measured], new, together]),
+        growth=np.concatenate([none[measured], growth[measured], np.zeros_like(ones)]),
+        num=np.concatenate([one[measured], num_steps[measured] - 1, ones]),
+        weight=np.concatenate(
+            [num_old[measured], segments.num_decode[chosen][measured], np.ones_like(new), accepted]
+        ),
     )
 
 

@@ -29,7 +29,7 @@ class FixedPrice:
     def __init__(self, step_s: float) -> None:
         self._step_ps = round(step_s * PS_PER_S)
 
-    def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks) -> int:
+    def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks, drafts: int = 0) -> int:
         """See ``StepPrice``."""
         return self._step_ps
 

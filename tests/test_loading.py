@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 
 import pytest
@@ -129,11 +128,3 @@ def test_build_is_strict_about_kinds() -> None:
     for one in wrong:
         with pytest.raises(ScenarioError):
             sizes(**one)
-
-
-def test_loading_is_fast(load: Load) -> None:
-    load(GOOD)
-    begin = time.perf_counter()
-    for _ in range(5):
-        load(GOOD)
-    assert (time.perf_counter() - begin) / 5 < 0.25

@@ -18,10 +18,10 @@ class ColdStart:
         self._left_ps = cold_start_ps
         self.decode_run = price.decode_run  # never first: a first step has a prompt
 
-    def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks) -> int:
+    def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks, drafts: int = 0) -> int:
         """One step; see ``StepPrice``."""
         added, self._left_ps = self._left_ps, 0
-        return self._price.step_ps(num_decode, context_tokens, chunks) + added
+        return self._price.step_ps(num_decode, context_tokens, chunks, drafts) + added
 
 
 def cold(price: StepPrice, cold_start_ps: int) -> StepPrice:

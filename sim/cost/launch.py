@@ -69,15 +69,15 @@ class LaunchedPrice(CompiledPrice):
         self.prompt_token_ps = to_ps(self._overheads.per_prompt_token_s)
         self._launched_curves: dict[int, Curve] = {}
 
-    def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks) -> int:
+    def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks, drafts: int = 0) -> int:
         """One step; see ``StepPrice``."""
-        if not chunks:
+        if not chunks and not drafts:
             return self.decode_run(num_decode, context_tokens)[0]
         host = self.host_ps(num_decode + len(chunks))
-        kernels = super().step_ps(num_decode, context_tokens, chunks) - host
+        kernels = super().step_ps(num_decode, context_tokens, chunks, drafts) - host
         prompt_tokens = sum(chunk[0] for chunk in chunks)
         host += self.prompt_token_ps * prompt_tokens
-        launches = to_ps(launch_s(num_decode + prompt_tokens, self._scenario))
+        launches = to_ps(launch_s(num_decode + drafts + prompt_tokens, self._scenario))
         return max(kernels, launches, host) if self.hides_host else max(kernels, launches) + host
 
     def host_ps(self, sequences: int) -> int:

@@ -70,16 +70,16 @@ class PipelinePrice(LaunchedPrice):
             self._prices.append(self._price_of(stage))
         self._sends_ps: dict[int, tuple[int, ...]] = {}
 
-    def passage(self, num_decode: int, context_tokens: int, chunks: Chunks) -> Passage:
+    def passage(self, num_decode: int, context_tokens: int, chunks: Chunks, drafts: int = 0) -> Passage:
         """What a batch takes at every station."""
         prompt_tokens = sum(chunk[0] for chunk in chunks)
         host = self.host_ps(num_decode + len(chunks)) + self.prompt_token_ps * prompt_tokens
-        times = tuple(price.step_ps(num_decode, context_tokens, chunks) for price in self._prices)
-        return Passage(host, times, self._sends(num_decode + prompt_tokens))
+        times = tuple(price.step_ps(num_decode, context_tokens, chunks, drafts) for price in self._prices)
+        return Passage(host, times, self._sends(num_decode + drafts + prompt_tokens))
 
-    def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks) -> int:
+    def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks, drafts: int = 0) -> int:
         """A batch that is alone; see ``StepPrice``."""
-        return self.passage(num_decode, context_tokens, chunks).total_ps
+        return self.passage(num_decode, context_tokens, chunks, drafts).total_ps
 
     def _price_of(self, stage: Stage) -> StagePrice:
         """Stages of equal shape share their tables."""

@@ -67,6 +67,8 @@ def _mean_of_stages(
 
 def _head(price: CompiledPrice, segments: SegmentColumns) -> float:
     sequences = segments.num_decode + segments.num_prefill
+    if segments.num_draft_tokens is not None:
+        sequences = sequences + segments.num_draft_tokens
     return _weighted(
         lambda n: np.array([price.head_ps(int(x)) for x in n]) / PS_PER_S, sequences, segments.num_steps
     )
@@ -82,6 +84,8 @@ def _launch_wait(price: LaunchedPrice, segments: SegmentColumns) -> float:
 
 def _linear(price: CompiledPrice, segments: SegmentColumns) -> dict[str, float]:
     tokens = segments.num_decode + segments.prefill_tokens
+    if segments.num_draft_tokens is not None:
+        tokens = tokens + segments.num_draft_tokens
     sizes, inverse = np.unique(tokens, return_inverse=True)
     weights = np.bincount(inverse, weights=segments.num_steps, minlength=len(sizes))
     times = price.linear_split_s(sizes.astype(np.float64))

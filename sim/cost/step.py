@@ -32,14 +32,20 @@ MAX_CONTEXT_TOKENS = 1 << 40
 CHUNK_GROUP = 32
 CHUNK_BREAKPOINTS = 70  # for prompt chunks the first so many: to 2**21 cached tokens
 
+TILE_ROWS = 64  # query rows of a decode kernel's tile (FlashAttention: 64 to 128)
+
 Chunks = Sequence[tuple[int, int, bool, object]]  # queries, cached, samples, and whose (not looked at)
 
 
 class StepPrice(Protocol):
     """What an engine asks of a price. Times are integer picoseconds."""
 
-    def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks) -> int:
-        """One step: decoding sequences with their total context, and prompt chunks."""
+    def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks, drafts: int = 0) -> int:
+        """One step: decoding sequences with their total context, and prompt chunks.
+
+        ``drafts``: tokens that the decoding sequences verify besides (speculative decoding), in all; their
+        context counts them.
+        """
         ...
 
     def decode_run(self, num_decode: int, context_tokens: int) -> tuple[int, int, int]:
@@ -103,6 +109,7 @@ class CompiledPrice:
         self._step_ps = to_ps(scenario.engine.overheads.step_s)
         self._sequence_ps = to_ps(scenario.engine.overheads.per_sequence_s)
         self.cold_start_ps = to_ps(scenario.engine.overheads.cold_start_s)
+        self._heads_per_kv_head = scenario.model.num_attention_heads / scenario.model.num_key_value_heads
         self._grid = breakpoints()
         self._linear: list[int] = []
         self._head: list[int] = []
@@ -116,9 +123,9 @@ class CompiledPrice:
         """For the run's notes: what was asked of the price outside of what it was fitted to."""
         return self.times.warnings()
 
-    def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks) -> int:
-        """One step; see ``StepPrice``."""
-        tokens, sampling = num_decode, num_decode
+    def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks, drafts: int = 0) -> int:
+        """One step; see ``StepPrice``. Drafts are computed, and sampled at, like any other position."""
+        tokens = sampling = num_decode + drafts
         time_ps = 0
         fresh = self._fresh_chunks
         for chunk in chunks:
@@ -133,8 +140,18 @@ class CompiledPrice:
         if num_decode:
             curve = self._curves.get(num_decode) or self._curve(num_decode)
             piece = bisect_right(self._grid, context_tokens) - 1
-            time_ps += curve.values_ps[piece] + curve.slopes_ps[piece] * (context_tokens - self._grid[piece])
+            attention = curve.values_ps[piece] + curve.slopes_ps[piece] * (context_tokens - self._grid[piece])
+            time_ps += self.verifying_ps(attention, num_decode, drafts) if drafts else attention
         return time_ps + self._step_ps + self._sequence_ps * (num_decode + len(chunks))
+
+    def verifying_ps(self, attention_ps: int, num_decode: int, drafts: int) -> int:
+        """Decode attention with drafts: KV is read once, for as many query rows as a tile has.
+
+        A tile has the rows of all heads that share a KV head; beyond ``TILE_ROWS`` of them more tiles come.
+        """
+        group = self._heads_per_kv_head
+        rows = group * (num_decode + drafts) / num_decode
+        return round(attention_ps * max(rows, TILE_ROWS) / max(group, TILE_ROWS))
 
     def decode_run(self, num_decode: int, context_tokens: int) -> tuple[int, int, int]:
         """Pure decode; see ``StepPrice``."""
@@ -256,7 +273,7 @@ class ServiceTimePrice:
         self._next_ps = service // output_tokens
         self._first_ps = service - (output_tokens - 1) * self._next_ps
 
-    def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks) -> int:
+    def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks, drafts: int = 0) -> int:
         """One step; see ``StepPrice``."""
         return self._next_ps * num_decode + sum(self._first_ps for chunk in chunks if chunk[2])
 

@@ -91,10 +91,10 @@ class TablePrice(CompiledPrice):
         self.measured = TableTimes(table, scenario)
         super().__init__(scenario, self.measured)
 
-    def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks) -> int:
+    def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks, drafts: int = 0) -> int:
         """One step; see ``StepPrice``."""
-        if not num_decode or not chunks:
-            return super().step_ps(num_decode, context_tokens, chunks)
+        if not num_decode or not chunks or drafts:
+            return super().step_ps(num_decode, context_tokens, chunks, drafts)
         tokens = num_decode + sum(chunk[0] for chunk in chunks)
         sampling = num_decode + sum(chunk[2] for chunk in chunks)
         attention = to_ps(self.measured.together_s(chunks, num_decode, context_tokens))

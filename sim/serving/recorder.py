@@ -39,7 +39,9 @@ SEGMENT_FIELDS = (
     "given_out",
     "external",
 )
-pack_segment = Struct(f"{len(SEGMENT_FIELDS)}q").pack
+_ROW = Struct(f"{len(SEGMENT_FIELDS)}q")
+pack_segment = _ROW.pack
+SEGMENT_BYTES = _ROW.size
 
 
 class Recorder:
@@ -61,6 +63,7 @@ class Recorder:
         self.segments = bytearray()
         self._columns: Int64 | None = None
         self.preemptions = array("q")
+        self.drafts = array("q")
         self.refusals: dict[str, int] = {}
         self.num_ended = 0
 
@@ -94,6 +97,11 @@ class Recorder:
         self.num_preemptions[sequence.id] += 1
         self.recompute_tokens[sequence.id] += lost_tokens
         self.preemptions.extend((now_ps, sequence.id, replica, lost_tokens))
+
+    def note_drafts(self, verified: int, accepted: int) -> None:
+        """What the newest segment's step verified of drafts, and how many of them became tokens."""
+        newest = len(self.segments) // SEGMENT_BYTES - 1
+        self.drafts.extend((newest, verified, accepted))
 
     def request_columns(self) -> RequestColumns:
         """Everything about the requests, by id."""
@@ -130,7 +138,17 @@ class Recorder:
             kv_internal=given_out - wanted,
             kv_external=external,
             **columns,
+            **self._draft_columns(),
         )
+
+    def _draft_columns(self) -> dict[str, Int64]:
+        """Draft tokens by segment, where there were any."""
+        if not self.drafts:
+            return {}
+        noted = as_int64(self.drafts).reshape(-1, 3)
+        columns = np.zeros((2, len(self.segments) // SEGMENT_BYTES), dtype=np.int64)
+        columns[:, noted[:, 0]] = noted[:, 1:].T
+        return {"num_draft_tokens": columns[0], "num_accepted_tokens": columns[1]}
 
     def rows(self) -> dict[str, Int64]:
         """The raw rows of all segments, by ``SEGMENT_FIELDS``; of a run that is over."""

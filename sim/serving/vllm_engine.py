@@ -38,6 +38,7 @@ class Shape:
     context: int
     chunks: list[tuple[int, int, bool, object]]
     held_tokens: int
+    drafts: int = 0  # tokens that the decoding sequences verify besides
 
 
 class VllmRequest(Request):
@@ -209,7 +210,7 @@ class VllmEngine(JumpingEngine):
     def _step_ps(self, due: Plan, now: int) -> int:
         """From now to the end of the step that is due."""
         shape = self.shapes[id(due)]
-        return self.price.step_ps(shape.num_decode, shape.context, shape.chunks)
+        return self.price.step_ps(shape.num_decode, shape.context, shape.chunks, shape.drafts)
 
     def _idle(self) -> None:
         self.pending = None
@@ -222,15 +223,18 @@ class VllmEngine(JumpingEngine):
             self.block_map.note(plan, self.block_size, now)
         num_decode, context = plan.num_uniform, self.scheduler.num_context_tokens if plan.num_uniform else 0
         chunks: list[tuple[int, int, bool, object]] = []
+        num_drafts = 0
         for request, tokens in plan.chosen.items():
             cached = request.num_computed_tokens - tokens
-            if tokens == 1 and cached > 0:
+            drafts = plan.drafts.get(request, 0)
+            if tokens - drafts == 1 and cached > 0:
                 num_decode += 1
-                context += cached + 1
+                num_drafts += drafts
+                context += cached + tokens
             else:
                 chunks.append((tokens, cached, request not in plan.partial, request))
         held = self.scheduler.num_held_tokens(plan) - self._shared_tokens()
-        self.shapes[id(plan)] = Shape(num_decode, context, chunks, held)
+        self.shapes[id(plan)] = Shape(num_decode, context, chunks, held, num_drafts)
         recorder = self.recorder
         for request, hits in plan.new.items():
             row = sequence_of(request).id
@@ -313,14 +317,19 @@ class VllmEngine(JumpingEngine):
         )
 
     def _finish_step(self, plan: Plan, now: int) -> None:
-        self._row(self.shapes.pop(id(plan)), self.pool.num_blocks - self.pool.num_free)
+        shape = self.shapes.pop(id(plan))
+        self._row(shape, self.pool.num_blocks - self.pool.num_free)
         first_token_ps = self.recorder.first_token_ps
         for request in plan.emitting():
             sequence = sequence_of(request)
             if first_token_ps[sequence.id] < 0 and sequence.deadline_ps >= now:
                 first_token_ps[sequence.id] = now
         self.last_tokens = {request: 0 for request in plan.partial}
+        known = sum(request.num_tokens + 1 for request in plan.drafts)
         self._complete(plan, now)
+        if shape.drafts:
+            kept = sum(request.num_tokens for request in plan.drafts) - known
+            self.recorder.note_drafts(shape.drafts, kept)
 
     def _complete(self, plan: Plan, now: int) -> None:
         accepted = self.drafts.accepted(plan) if plan.drafts else {}

@@ -36,7 +36,7 @@ class PipelinedVllmEngine(VllmEngine):
         if not plan.num_requests:
             return
         shape = self.shapes[id(plan)]
-        passage = self.price.passage(shape.num_decode, shape.context, shape.chunks)
+        passage = self.price.passage(shape.num_decode, shape.context, shape.chunks, shape.drafts)
         self.done_ps[id(plan)] = self.stations.enter(now, passage)
 
     def _step_ps(self, due: Plan, now: int) -> int:
