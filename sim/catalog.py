@@ -108,7 +108,7 @@ def show_engine(profile: EngineProfile) -> str:
     """Every number of an engine profile that it states, and its source."""
     lines = [f"{profile.name} (engine profile, {profile.engine} {profile.version}, {profile.host})"]
     for name, source in profile.sources.items():
-        value = getattr(profile.overheads, name)
+        value = getattr(profile.overheads, name, profile.async_scheduling)
         shown = _shown(value, "s") if name.endswith("_s") else str(value)
         lines += [f"  {name:<28}  {shown}", f"      {source}"]
     return "\n".join([*lines, *([f"  {profile.notes}"] if profile.notes else [])])

@@ -1,9 +1,9 @@
 """Engine profiles: the host time of one engine and version, each number beside its source.
 
 A file has ``name``, ``engine``, ``version``, ``host`` (the machine whose CPU it was), ``overheads`` and, if
-wanted, ``notes`` and ``base``, the profile that it differs from. ``overheads`` are the fields of
-``EngineOverheads``, each as ``{value: ..., source: ...}``. A scenario names a profile as
-``engine.profile`` and may differ from it in ``engine.overheads``.
+wanted, ``async_scheduling``, ``notes`` and ``base``, the profile that it differs from. ``overheads`` are the
+fields of ``EngineOverheads``; each of them, and ``async_scheduling``, is ``{value: ..., source: ...}``. A
+scenario names a profile as ``engine.profile`` and may differ from it in ``engine.overheads``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from sim.loading.strict_yaml import load_yaml
 from sim.scenario import EngineOverheads
 from sim.suggest import did_you_mean
 
+ASYNC = "async_scheduling"
 TEXTS = ("name", "engine", "version", "host")
-KEYS = (*TEXTS, "base", "overheads", "notes")
+KEYS = (*TEXTS, "base", "overheads", ASYNC, "notes")
 FIELDS = tuple(name for name in field_hints(EngineOverheads) if name != "source")
 
 
@@ -37,6 +38,7 @@ class EngineProfile:
     overheads: EngineOverheads
     given: Mapping[str, Any]  # the fields that it states, as they stand in the file
     sources: Mapping[str, str]  # by field
+    async_scheduling: bool | None = None  # whether it hid host time; None: not said
     notes: str = ""
 
 
@@ -57,8 +59,12 @@ def with_profile(engine: Mapping[str, Any], *, file: str) -> Mapping[str, Any]:
         return engine
     profile = load_engine_profile(engine["profile"], file=file)
     own = ", and the scenario" if overheads else ""
-    source = f"engine profile {profile.name}{own}: {'; '.join(dict.fromkeys(profile.sources.values()))}"
-    return {**engine, "overheads": {**profile.given, "source": source, **overheads}}
+    sources = [profile.sources[name] for name in profile.given]
+    source = f"engine profile {profile.name}{own}: {'; '.join(dict.fromkeys(sources))}"
+    added = {"overheads": {**profile.given, "source": source, **overheads}}
+    if profile.async_scheduling is False:  # true is what vLLM does unless told otherwise, where it can
+        added["async_scheduling"] = engine.get("async_scheduling", False)
+    return {**engine, **added}
 
 
 def _find(given: object, place: Place, *, above: tuple[Path, ...]) -> EngineProfile:
@@ -91,18 +97,28 @@ def _read(file: Path, *, above: tuple[Path, ...]) -> EngineProfile:
     sources = dict(base.sources) if base else {}
     below = place.child("overheads")
     for name, one in check_keys(tree.get("overheads", {}), FIELDS, below, what="host times").items():
-        both = check_keys(one, ("value", "source"), below.child(name), what="a number and its source")
-        if "value" not in both:
-            raise below.child(name).error("value is missing", allowed="{value: ..., source: ...}")
-        given[name] = both["value"]
-        sources[name] = read_source(both.get("source"), below.child(name).child("source"))
+        given[name], sources[name] = _sourced(one, below.child(name))
+    hides = base.async_scheduling if base else None
+    if ASYNC in tree:
+        hides, sources[ASYNC] = _sourced(tree[ASYNC], place.child(ASYNC))
+        if not isinstance(hides, bool):
+            raise place.child(ASYNC).error("expected true or false", given=hides)
     return EngineProfile(
         **texts,
         overheads=build(EngineOverheads, given, file=str(file), path="overheads"),
         given=given,
         sources=sources,
+        async_scheduling=hides,
         notes=" ".join(str(tree.get("notes", base.notes if base else "")).split()),
     )
+
+
+def _sourced(one: object, place: Place) -> tuple[Any, str]:
+    """A value and where it stands."""
+    both = check_keys(one, ("value", "source"), place, what="a value and its source")
+    if "value" not in both:
+        raise place.child("value").error("value is missing", allowed="{value: ..., source: ...}")
+    return both["value"], read_source(both.get("source"), place.child("source"))
 
 
 def _text(tree: Mapping[str, Any], name: str, base: EngineProfile | None, place: Place) -> str:

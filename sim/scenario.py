@@ -336,7 +336,7 @@ class EngineConfig:
         default="skip",
     )
     profile: str | None = key(
-        "an engine profile, by name or path: what overheads are where they say nothing",
+        "an engine profile, by name or path: what overheads and async_scheduling are where nothing is said",
         default=None,
     )
     overheads: EngineOverheads = key("host time per step", default=EngineOverheads())

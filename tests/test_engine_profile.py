@@ -63,6 +63,27 @@ def test_a_scenario_may_differ_from_its_profile(tmp_path: Path) -> None:
     assert "and the scenario" in overheads.source
 
 
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [
+        ({}, False),
+        ({"async_scheduling": True}, True),
+        ({"batching": "continuous"}, False),
+        ({"profile": "other.yaml"}, False),
+        ({"profile": None}, True),  # what vLLM does where nobody says anything
+    ],
+)
+def test_an_engine_without_asynchronous_scheduling_says_so(
+    tmp_path: Path, engine: dict[str, Any], expected: bool
+) -> None:
+    (tmp_path / "other.yaml").write_text("name: other\nbase: mine.yaml\n", encoding="utf-8")
+    said = f'{PROFILE}async_scheduling: {{value: false, source: "too old"}}\n'
+    scenario = load_scenario(written(tmp_path, said, **engine)).variants[0].scenario
+    assert scenario.engine.async_scheduling is expected
+    assert "too old" not in scenario.engine.overheads.source
+    assert "too old" in show(str(tmp_path / "mine.yaml"))
+
+
 def test_a_profile_may_differ_from_its_base(tmp_path: Path) -> None:
     written(tmp_path)
     other = tmp_path / "other.yaml"
@@ -91,6 +112,8 @@ def test_a_profile_may_differ_from_its_base(tmp_path: Path) -> None:
         ("name: mine", "name: mine\nbase: nobody", "no such engine profile"),
         ("[1, 2, 4]", "[0, 2]", "cudagraph_capture_sizes"),
         ("[1, 2, 4]", "many", "cudagraph_capture_sizes"),
+        ("notes:", "async_scheduling: {value: maybe, source: x}\nnotes:", "async_scheduling"),
+        ("notes:", "async_scheduling: false\nnotes:", "async_scheduling"),
     ],
 )
 def test_broken_profiles_say_what_is_wrong(tmp_path: Path, old: str, new: str, says: str) -> None:

@@ -18,18 +18,18 @@ from sim.cost.operators import precision_of
 from sim.cost.roofline import Floats
 from sim.cost.step import Chunks, CompiledPrice, Curve, to_ps
 from sim.records import Int64
-from sim.scenario import EngineConfig, EngineOverheads, Scenario
+from sim.scenario import EngineOverheads, Scenario
 
 
-def needs_launched_price(engine: EngineConfig) -> bool:
+def needs_launched_price(scenario: Scenario) -> bool:
     """Whether host time is more than a sum per step and per sequence."""
+    engine = scenario.engine
     overheads = engine.overheads
-    fractions = overheads.decode_attention_fraction, overheads.fp8_kv_attention_fraction
     return bool(
         overheads.launch_per_layer_s
         or overheads.per_prompt_token_s
         or overheads.cudagraph_capture_sizes
-        or fractions != (1.0, 1.0)
+        or decode_attention_fraction(scenario) != 1.0
         or (engine.async_scheduling and (overheads.step_s or overheads.per_sequence_s))
     )
 

@@ -42,8 +42,8 @@ def split_by_operator(
     host = (float(cold_ps) if is_hidden else float(np.sum(host_ps, dtype=np.float64) + cold_ps)) / PS_PER_S
     if host:
         split["engine_overhead"] = host
-    if isinstance(price, LaunchedPrice):
-        split["launch_wait"] = _launch_wait(price, segments)
+    if isinstance(price, LaunchedPrice) and (wait := _launch_wait(price, segments)):
+        split["launch_wait"] = wait
     prompts = segments.num_prefill > 0
     rest = busy_s - sum(split.values())
     decode = _decode_attention(price, segments) - split.get("launch_wait", 0.0)

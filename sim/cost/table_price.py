@@ -110,4 +110,4 @@ class LaunchedTablePrice(LaunchedPrice, TablePrice):
 def table_price(scenario: Scenario, base_dir: Path) -> TablePrice:
     """The price that ``engine.price_table`` names, relative to the scenario file."""
     table = load_price_table(base_dir / (scenario.engine.price_table or ""))
-    return (LaunchedTablePrice if needs_launched_price(scenario.engine) else TablePrice)(scenario, table)
+    return (LaunchedTablePrice if needs_launched_price(scenario) else TablePrice)(scenario, table)

@@ -105,7 +105,7 @@ def price_of(scenario: Scenario, table: RequestTable, run: Run) -> CompiledPrice
         return table_price(scenario, run.base_dir)
     if law is None and scenario.engine.pipeline_parallel_size > 1:
         return PipelinePrice(scenario)
-    if law is None and needs_launched_price(scenario.engine):
+    if law is None and needs_launched_price(scenario):
         return LaunchedPrice(scenario)
     if law is None:
         return CompiledPrice(scenario)
