@@ -74,7 +74,7 @@ def test_the_wheel_lists_and_checks_in_an_empty_folder(installed: Path, tmp_path
     listed = gpuyard(installed, tmp_path, "list")
     assert "h100-sxm-80gb" in listed
     assert "llama-3.1-8b" in listed
-    assert "vllm-2024" in listed
+    assert "vllm-2024-offline" in listed
     assert "serving/static_vs_continuous" in listed
     data = installed / "sim" / "_data"
     checked = gpuyard(
