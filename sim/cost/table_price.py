@@ -2,7 +2,8 @@
 
 Attention of a step with prompts and decodes is one measurement (chunk, its context, decodes, their context),
 not a sum: the kernel runs both together. Of several chunks the largest stands with the decodes; the others
-add their own time beyond a launch. Decodes of unequal context are taken at their mean.
+add their own time beyond a launch. Decodes of unequal context are taken at their mean: against a run on an
+RTX 4090 steps came out 2 % too fast while a few contexts were long, and 3 % too slow while they were alike.
 
 Tables are of one rank. Where they time no all-reduce, tensor parallelism is charged the profile's.
 """
