@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from sim.cost.explain import OperatorLine, StepShape, explain_step
+from sim.engine_profile import load_engine_profile
 from sim.hardware import load_hardware
 from sim.model import load_model
-from sim.scenario import EngineConfig, Scenario, Workload
+from sim.scenario import EngineConfig, EngineOverheads, Scenario, Workload
 
 
-def decode_step(hardware: str, model: str, sequences: int, context: int) -> list[OperatorLine]:
+def decode_step(hardware: str, model: str, sequences: int, context: int, **engine: Any) -> list[OperatorLine]:
     scenario = Scenario(
         schema_version=1,
         question="",
@@ -18,7 +21,7 @@ def decode_step(hardware: str, model: str, sequences: int, context: int) -> list
         hardware=load_hardware(hardware),
         model=load_model(model),
         workload=Workload(),
-        engine=EngineConfig(),
+        engine=EngineConfig(**engine),
     )
     return explain_step(scenario, StepShape(decode=sequences, context=context))
 
@@ -43,3 +46,23 @@ def test_grouped_queries_help_large_batches_only(
         for model in ("llama-2-7b", "llama-3.1-8b")
     )
     assert low <= old / new <= high
+
+
+def test_an_fp8_kv_cache_slowed_vllm_of_2024_down() -> None:
+    """427 against 2,088 tokens/s on an A100 at 64 x 2,048; a price by bytes alone says that it is faster."""
+    shape = ("a100-sxm-40gb", "llama-3-8b", 64, 2048)
+    old = load_engine_profile("vllm-2024-offline").overheads
+    for overheads, is_faster in ((EngineOverheads(), True), (old, False)):
+        fp8, bf16 = (
+            sum(line.time_s for line in decode_step(*shape, overheads=overheads, kv_cache_dtype=dtype))
+            for dtype in ("fp8", "auto")
+        )
+        assert (fp8 < bf16) is is_faster
+
+
+def test_the_host_took_more_than_half_of_the_time_in_2024() -> None:
+    """vLLM 0.5.3 with an 8B model on an H100 used the GPU 38 % of the time."""
+    overheads = load_engine_profile("vllm-0.5.3-h100").overheads
+    lines = decode_step("h100-sxm-80gb", "llama-3-8b", 64, 512, overheads=overheads)
+    host = sum(line.time_s for line in lines if line.name == "engine_overhead")
+    assert host > 0.5 * sum(line.time_s for line in lines)
