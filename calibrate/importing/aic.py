@@ -36,6 +36,10 @@ def read_aic(folder: Path, model: str, gpu: str, tensor_parallel_size: int) -> M
     names = {theirs: ours for ours, theirs in AIC_GPUS.items()}
     if gpu not in names or not model:
         raise ScenarioError("say --gpu and --model", given=f"{gpu} {model}", allowed=", ".join(names))
+    if not (folder / "kernels" / "aic").is_dir():
+        raise ScenarioError(
+            "no kernels/aic in this folder", given=str(folder), hint="the folder above kernels/aic"
+        )
     shape, hardware = load_model(model), load_hardware(names[gpu])
     timings = {one.operator: one for one in all_timings(folder, hardware.name)}
     return Measured(
@@ -142,6 +146,7 @@ def attention_rows(
     wanted |= {
         "sequences": np.array([a for a, _ in pairs], float),
         "context": np.array([b for _, b in pairs], float),
+        "copies": np.full(len(pairs), NEVER_HOT),
     }
     times = scaled(timings["attention_decode"], hardware, wanted, (*keys, "context"))
     yield from ((0, 0, *pair, float(time)) for pair, time in zip(pairs, times, strict=True))
