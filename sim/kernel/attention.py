@@ -8,6 +8,7 @@ from dataclasses import replace
 from sim.errors import ScenarioError
 from sim.kernel import decode, flash, flash1
 from sim.kernel.efficiency import efficiency_of
+from sim.kernel.elementwise import stream
 from sim.kernel.gpu import Gpu
 from sim.kernel.occupancy import Footprint, fits
 from sim.kernel.problem import Problem
@@ -41,7 +42,18 @@ def attention_launches(gpu: Gpu, problem: Problem, tile: Tile, *, is_backward: b
     sizes = fitting(gpu, problem, tile, is_backward=is_backward)
     if algorithm == "flash_attention_1":
         return flash1.launches(gpu, problem, sizes, efficiency, is_backward=is_backward)
-    return (flash.backward if is_backward else flash.forward)(gpu, problem, sizes, efficiency)
+    if is_backward:
+        return flash.backward(gpu, problem, sizes, efficiency)
+    written = [cache_write(gpu, problem)] if problem.given.layout == "paged" else []
+    return [*written, *flash.forward(gpu, problem, sizes, efficiency)]
+
+
+def cache_write(gpu: Gpu, problem: Problem) -> Launch:
+    """vLLM's reshape_and_cache: the new tokens' K and V, just made by the projection, into their pages."""
+    row = problem.given.head_dim * problem.element_bytes
+    size = problem.kv_heads * min(problem.given.seqlen, problem.seqlen_kv) * row
+    reads, writes = {"k_new": size, "v_new": size}, {"k": size, "v": size}
+    return stream(gpu, efficiency_of("stream", gpu.profile), "cache write", reads, writes, is_warm=True)
 
 
 def fitting(gpu: Gpu, problem: Problem, given: Tile, *, is_backward: bool) -> TileSizes:

@@ -47,6 +47,7 @@ class LaunchSpec:
     counted_once: frozenset[str] = frozenset()
     from_l2_fraction: float = 1.0
     memory_fraction: float = 1.0  # of streaming bandwidth that this kernel's access pattern reaches
+    is_warm: bool = False  # the kernel before it has just written the inputs: L2 has them if all fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +111,8 @@ def _from_hbm(
     num_blocks = max(1, sum(block.count for block in spec.blocks))
     together = min(num_blocks, held * gpu.sm_count)
     active = sum(shared.size_bytes for shared in spec.shared.values()) * together / num_blocks
+    if spec.is_warm and _distinct_bytes(spec, reads, writes) <= gpu.l2_bytes:
+        return 0.0
     total = 0.0
     for tensor in {**reads, **writes}:
         moved = reads.get(tensor, 0) + writes.get(tensor, 0)
@@ -122,6 +125,15 @@ def _from_hbm(
             total += moved
         else:
             total += max(min(moved, shared.size_bytes), moved / min(together, shared.readers))
+    return total
+
+
+def _distinct_bytes(spec: LaunchSpec, reads: Mapping[str, int], writes: Mapping[str, int]) -> int:
+    """Each tensor once, however often it is accessed."""
+    total = 0
+    for tensor in {**reads, **writes}:
+        moved, shared = reads.get(tensor, 0) + writes.get(tensor, 0), spec.shared.get(tensor)
+        total += moved if shared is None else min(moved, shared.size_bytes)
     return total
 
 

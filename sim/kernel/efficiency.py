@@ -43,7 +43,7 @@ STANDARD_MEMORY_FRACTIONS = {"ampere": 0.62, "ada": 0.62, "hopper": 0.66, "black
 
 _FA2_FIGURES = "FlashAttention-2 forward+backward figures (Dao-AILab/flash-attention assets)"
 _FA3_FIGURES = "FlashAttention-3 fp16 forward figure (Dao-AILab/flash-attention assets)"
-_AIC = "causal prefill timings of AIConfigurator@095f58a (vLLM), a sample of 70 to 150 rows; on 300 others"
+_AIC = "causal prefill timings of AIConfigurator@095f58a (vLLM), 150 rows; on 300 others"
 
 _AIC_DECODE = "one-token timings of the same source, 100 rows; on 300 others"
 
@@ -99,40 +99,44 @@ EFFICIENCIES: Mapping[tuple[str, str, str], Efficiency] = {
         source="assumed: no backward curve was read; FlashAttention-3 says 1.5 to 1.75 times FA-2's",
     ),
     ("flash_attention_2_paged", "ampere", "forward"): Efficiency(
-        tensor_fraction=0.854,
-        exposed_fraction=0.354,
-        start_s=5.85e-6,
-        block_start_s=2.18e-6,
-        block_end_s=1.09e-6,
-        source=f"fitted to {_AIC}: median error 10 % (A100 SXM)",
+        tensor_fraction=0.913,
+        exposed_fraction=0.451,
+        memory_fraction=0.758,
+        start_s=1.06e-6,
+        block_start_s=3.04e-6,
+        block_end_s=1.52e-6,
+        source=f"fitted to {_AIC}: median error 9 % (A100 SXM)",
     ),
     ("flash_attention_2_paged", "ada", "forward"): Efficiency(
-        tensor_fraction=0.674,
-        exposed_fraction=1.0,
-        start_s=1.13e-6,
-        block_start_s=3.59e-6,
-        block_end_s=1.8e-6,
-        source=f"fitted to {_AIC}: median error 14 % (L40S)",
+        tensor_fraction=0.826,
+        exposed_fraction=0.892,
+        memory_fraction=0.561,
+        start_s=1.0e-6,
+        block_start_s=1.99e-6,
+        block_end_s=1.0e-6,
+        source=f"fitted to {_AIC}: median error 13 % (L40S)",
     ),
     ("flash_attention_3_paged", "hopper", "forward"): Efficiency(
-        tensor_fraction=0.803,
-        exposed_fraction=0.377,
-        start_s=8.19e-6,
-        block_start_s=3.0e-6,
-        block_end_s=1.5e-6,
+        tensor_fraction=0.902,
+        exposed_fraction=0.509,
+        memory_fraction=0.711,
+        start_s=5.2e-6,
+        block_start_s=2.83e-6,
+        block_end_s=1.41e-6,
         source=f"fitted to {_AIC}: median error 10 % (H100 SXM)",
     ),
     ("flash_trtllm_paged", "blackwell", "forward"): Efficiency(
-        tensor_fraction=0.862,
-        exposed_fraction=0.465,
-        start_s=8.07e-6,
-        block_start_s=1.63e-6,
-        block_end_s=0.82e-6,
-        source=f"fitted to {_AIC}: median error 14 % (B200 SXM)",
+        tensor_fraction=0.93,
+        exposed_fraction=0.534,
+        memory_fraction=0.516,
+        start_s=4.8e-6,
+        block_start_s=1.55e-6,
+        block_end_s=0.78e-6,
+        source=f"fitted to {_AIC}: median error 11 % (B200 SXM)",
     ),
     ("flash_trtllm", "blackwell", "forward"): Efficiency(
-        tensor_fraction=0.862,
-        exposed_fraction=0.465,
+        tensor_fraction=0.93,
+        exposed_fraction=0.534,
         source="borrowed from its paged timings, without their launch cost",
     ),
     ("decode", "ampere", "forward"): Efficiency(

@@ -26,6 +26,7 @@ def stream(
     vector_ops: float = 0.0,
     exponentials: float = 0.0,
     memory_fraction: float = 1.0,
+    is_warm: bool = False,
 ) -> Launch:
     """One streaming kernel over tensors of the given sizes (all of them once)."""
     total = sum(reads.values()) + sum(writes.values())
@@ -53,6 +54,7 @@ def stream(
         efficiency=efficiency,
         num_stages=2,
         memory_fraction=memory_fraction,
+        is_warm=is_warm,
     )
     return build_launch(gpu, spec)
 

@@ -105,6 +105,7 @@ def forward(gpu: Gpu, problem: Problem, tile: TileSizes, efficiency: Efficiency)
         num_stages=tile.num_stages,
         flops=problem.forward_flops,
         shared={"k": shared, "v": shared},
+        is_warm=problem.is_paged,
     )
     return [build_launch(gpu, spec)]
 

@@ -56,7 +56,7 @@ def roofline_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
         traces=traces,
         layout=layout(
             axis("useful FLOPs per byte from HBM", type="log", dtick="D2"),
-            axis("FLOP/s", type="log", dtick="D2", exponentformat="SI"),
+            axis("TFLOP/s", type="log", dtick="D2"),
         ),
         header=("variant", "flops_per_byte", "achieved_flops_per_s", "roof_flops_per_s", "roof_fraction"),
         rows=rows,
@@ -73,7 +73,7 @@ def _roof(run: KernelResult, low: float, high: float, index: int) -> Trace:
         "mode": "lines",
         "name": f"{profile.name}, {run.plan.dtype}",
         "x": xs,
-        "y": [min(peak, x * profile.hbm_bytes_per_s) for x in xs],
+        "y": [min(peak, x * profile.hbm_bytes_per_s) / 1e12 for x in xs],
         "line": {"color": "@muted", "dash": ("solid", "dot", "dash", "dashdot")[index % 4]},
     }
 
@@ -84,7 +84,7 @@ def _dot(lane: Lane, x: float, y: float) -> Trace:
         "mode": "markers",
         "name": lane.label,
         "x": [x],
-        "y": [y],
+        "y": [y / 1e12],
         "marker": {"color": lane.color, "size": 12, "symbol": lane.index % 8},
     }
 

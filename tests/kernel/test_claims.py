@@ -149,6 +149,18 @@ def test_a_tile_beyond_the_device_is_refused_with_the_limit() -> None:
     assert "register_file_bytes_per_sm" in str(refused.value)
 
 
+def test_a_paged_prefill_writes_its_pages_and_finds_what_fits_in_l2() -> None:
+    """K and V are read and written once more; inputs that fit L2 come from there, larger ones from HBM."""
+    small = Attention(algorithm="flash_attention_2", batch=1, num_heads=8, seqlen=512, causal=True)
+    dense, paged = run(small), run(replace(small, layout="paged"))
+    new = 2 * 8 * 512 * 128 * 2
+    tables = sum(one.reads.get("block_table", 0) for one in paged.plan.launches)
+    assert moved(paged) == moved(dense) + 2 * new + tables
+    assert sum(one.from_hbm_bytes for one in paged.plan.launches) == 0
+    large = run(replace(small, layout="paged", batch=64))
+    assert sum(one.from_hbm_bytes for one in large.plan.launches) >= 64 * 2 * new
+
+
 def test_speed_of_the_simulator() -> None:
     """16k tokens with 32 heads in under a second, 200,000 blocks in under five (CPU time)."""
     import time
