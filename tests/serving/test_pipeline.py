@@ -40,7 +40,7 @@ class FixedPassage(PipelinePrice):
     def __init__(self, num_stages: int, host_ps: int = 0, send_ps: int = 0) -> None:
         self._passage = Passage(host_ps, (STAGE_PS,) * num_stages, (send_ps,) * (num_stages - 1))
 
-    def passage(self, num_decode: int, context_tokens: int, chunks: Chunks) -> Passage:
+    def passage(self, num_decode: int, context_tokens: int, chunks: Chunks, drafts: int = 0) -> Passage:
         """See ``PipelinePrice``."""
         return self._passage
 
