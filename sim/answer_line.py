@@ -162,8 +162,9 @@ def format_metric(value: float | None, name: str, *, with_rate_unit: bool = True
     if unit == "bytes" and value >= 4096:
         return f"{value / 1024:,.4g} KiB"
     if unit in ("FLOP/s", "bytes/s") and value >= 1e9:
-        name = "FLOP/s" if unit == "FLOP/s" else "B/s"
-        return f"{value / 1e12:.3g} T{name}" if value >= 1e12 else f"{value / 1e9:.3g} G{name}"
+        size, prefix = (value / 1e12, "T") if value >= 1e12 else (value / 1e9, "G")
+        shown = f"{size:,.0f}" if size >= 100 else f"{size:.3g}"
+        return f"{shown} {prefix}{unit.replace('bytes', 'B')}"
     if unit == "fraction":
         return f"{value * 100:.3g} %"
     whole = abs(value) >= 1000 or (float(value).is_integer() and "/" not in unit)

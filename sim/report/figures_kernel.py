@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil, floor, log10
 
 from sim.answer_line import format_metric
 from sim.kernel.result import KernelResult, bytes_by_tensor
@@ -55,12 +56,24 @@ def roofline_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
         reading="; ".join(parts) + ". Bytes are those that L2 does not serve.",
         traces=traces,
         layout=layout(
-            axis("useful FLOPs per byte from HBM", type="log", dtick="D2"),
-            axis("TFLOP/s", type="log", dtick="D2"),
+            axis("useful FLOPs per byte from HBM", type="log", **log_ticks(low, high)),
+            axis("TFLOP/s", type="log", **log_ticks(*_ends(traces))),
         ),
         header=("variant", "flops_per_byte", "achieved_flops_per_s", "roof_flops_per_s", "roof_fraction"),
         rows=rows,
     )
+
+
+def log_ticks(low: float, high: float) -> dict[str, list[float] | list[str]]:
+    """Ticks of a logarithmic axis at 1, 2 and 5, each with its whole number."""
+    decades = range(floor(log10(low)), ceil(log10(high)) + 1)
+    values = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+    return {"tickvals": values, "ticktext": [f"{value:,.12g}" for value in values]}
+
+
+def _ends(traces: Sequence[Trace]) -> tuple[float, float]:
+    ys = [y for trace in traces for y in trace["y"]]
+    return min(ys), max(ys)
 
 
 def _roof(run: KernelResult, low: float, high: float, index: int) -> Trace:
@@ -128,6 +141,9 @@ def launches_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
         for record in run.records:
             per = spent.setdefault(record.name, {})
             per[lane.name] = per.get(lane.name, 0.0) + (record.end_ps - record.start_ps) * 1e-12
+        if run.host_copy_ps:
+            waits = spent.setdefault("host link, not hidden", {})
+            waits[lane.name] = (run.time_ps - run.kernel_ps) * 1e-12
     if not shown:
         return None
     amounts = {
