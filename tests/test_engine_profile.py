@@ -150,3 +150,26 @@ def test_every_shipped_profile_has_sources() -> None:
         one = load_engine_profile(name)
         assert name == one.name and name in engine_table()
         assert one.sources and all(one.sources.values())
+
+
+def test_a_report_says_which_variant_has_which_host_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = {"alone": {"engine": {"profile": None}}, "hosted": {}}
+    path = written(tmp_path)
+    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(
+        yaml.safe_dump({**tree, "compare": {"reference": "alone", "variants": variants}}), "utf-8"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", str(path), "--out", "out", "--jobs", "1"]) == 0
+    rows = [
+        line for line in Path("out/report.md").read_text(encoding="utf-8").splitlines() if "overheads" in line
+    ]
+    said = [row for row in rows if row.startswith("| engine.overheads.")]
+    assert [row.split(" |")[0] for row in said] == [
+        "| engine.overheads.frontend_s (hosted)",
+        "| engine.overheads.step_s (hosted)",
+        "| engine.overheads.cudagraph_capture_sizes (hosted)",
+    ]
+    assert all("bench, 2026-11" in row for row in said) and "3 sizes to 4" in said[2]

@@ -189,7 +189,9 @@ def _check_overheads(engine: EngineConfig, place: Place) -> None:
                     "not possible with price_table",
                     given=getattr(engine.overheads, name),
                     allowed="the other overheads with price_table",
-                    hint="remove it, or price_table",
+                    hint=f"{name}: 0 beside the profile, or no price_table"
+                    if engine.profile
+                    else "remove it, or price_table",
                 )
             )
 

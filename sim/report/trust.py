@@ -57,7 +57,7 @@ def _provenance(answer: Answer) -> list[Block]:
     profiles = {scenario.hardware.name: scenario.hardware for scenario in _scenarios(answer)}
     blocks: list[Block] = []
     for profile in profiles.values():
-        rows = [*_sourced(profile), *_overheads(answer)]
+        rows = [*_sourced(profile), *_overheads(answer, profile)]
         counts = {kind: sum(row[1] == kind for row in rows) for kind in dict.fromkeys(row[1] for row in rows)}
         summed = ", ".join(f"{count} {kind}" for kind, count in counts.items())
         blocks.append(Prose(text=f"Numbers behind the seconds, {profile.name}: {summed}."))
@@ -103,14 +103,20 @@ def _quantity(name: str, value: Any) -> str:
     return digits(value) if unit is None else format_quantity(value, unit)
 
 
-def _overheads(answer: Answer) -> Iterator[tuple[str, str, str, str]]:
-    """The engine's host time, if it has any."""
-    overheads = answer.file.base.engine.overheads
+def _overheads(answer: Answer, hardware: HardwareProfile) -> Iterator[tuple[str, str, str, str]]:
+    """The engines' host times on this device, each once, with the variants that have it if not all do."""
+    runs = {name: runs[0].scenario for name, runs in answer.results.items() if runs}
+    engines = {name: one.engine.overheads for name, one in runs.items() if one.hardware.name == hardware.name}
     for field in fields(EngineOverheads):
-        value = getattr(overheads, field.name)
-        if field.name != "source" and value != field.default:
-            source = overheads.source or "no source given"
-            yield f"engine.overheads.{field.name}", kind_of(source), _overhead(field.name, value), source
+        names: dict[tuple[str, str], list[str]] = {}
+        for name, overheads in engines.items():
+            value = getattr(overheads, field.name)
+            if field.name != "source" and value != field.default:
+                found = _overhead(field.name, value), overheads.source or "no source given"
+                names.setdefault(found, []).append(name)
+        for (shown, source), having in names.items():
+            whose = "" if len(having) == len(engines) else f" ({', '.join(having)})"
+            yield f"engine.overheads.{field.name}{whose}", kind_of(source), shown, source
 
 
 def _overhead(name: str, value: Any) -> str:
