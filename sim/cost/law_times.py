@@ -46,10 +46,13 @@ def law_s(hardware: HardwareProfile, operator: str, sizes: Mapping[str, Floats |
     fit = hardware.kernels.get(operator)
     if fit is None:
         return None
-    arrays = dict(
-        zip(sizes, np.broadcast_arrays(*[np.asarray(one, float) for one in sizes.values()]), strict=True)
-    )
-    return LAWS[fit.law].seconds(arrays, fit.constants, law_device(hardware, operator))
+    return LAWS[fit.law].seconds(as_arrays(sizes), fit.constants, law_device(hardware, operator))
+
+
+def as_arrays(sizes: Mapping[str, Floats | float]) -> dict[str, Floats]:
+    """Every size as an array of one shape."""
+    arrays = np.broadcast_arrays(*[np.asarray(one, float) for one in sizes.values()])
+    return dict(zip(sizes, arrays, strict=True))
 
 
 def law_device(hardware: HardwareProfile, operator: str) -> Device:
@@ -63,8 +66,13 @@ def law_device(hardware: HardwareProfile, operator: str) -> Device:
 def gemm_s(
     hardware: HardwareProfile, operator: str, matrix: Matrix, rows: Floats, widths: Widths
 ) -> Floats | None:
-    """(rows × k) · (k × n), weights from memory; ``widths`` are bits per weight and bytes per activation."""
-    sizes: dict[str, Floats | float] = {
+    """(rows × k) · (k × n), weights from memory."""
+    return law_s(hardware, operator, gemm_sizes(matrix, rows, widths))
+
+
+def gemm_sizes(matrix: Matrix, rows: Floats, widths: Widths) -> dict[str, Floats | float]:
+    """A matrix as the GEMM law sees it."""
+    return {
         "m": np.maximum(rows, 1.0),
         "n": float(matrix.n),
         "k": float(matrix.k),
@@ -72,16 +80,22 @@ def gemm_s(
         "weight_bits": widths[0],
         "copies": NEVER_HOT,
     }
-    return law_s(hardware, operator, sizes)
 
 
 def experts_s(
     hardware: HardwareProfile, operator: str, matrices: tuple[Matrix, Matrix], tokens: Floats, widths: Widths
 ) -> Floats | None:
-    """The fused experts of one layer: ``matrices`` are gate and up in one, then down; weights from memory."""
+    """The fused experts of one layer; weights from memory."""
+    return law_s(hardware, operator, experts_sizes(matrices, tokens, widths))
+
+
+def experts_sizes(
+    matrices: tuple[Matrix, Matrix], tokens: Floats, widths: Widths
+) -> dict[str, Floats | float]:
+    """Experts as their law sees them: ``matrices`` are gate and up in one, then down."""
     up, down = matrices
     tokens = np.maximum(tokens, 1.0)
-    sizes: dict[str, Floats | float] = {
+    return {
         "tokens": tokens,
         "hidden": float(up.k),
         "inner": float(down.k),
@@ -92,7 +106,6 @@ def experts_s(
         "weight_bits": widths[0],
         "copies": NEVER_HOT,
     }
-    return law_s(hardware, operator, sizes)
 
 
 def all_reduce_s(hardware: HardwareProfile, gpus: int, message: Floats) -> Floats | None:
@@ -104,6 +117,17 @@ def all_reduce_s(hardware: HardwareProfile, gpus: int, message: Floats) -> Float
         return nccl
     largest = hardware.kernels["all_reduce_custom"].sizes["bytes"][1]
     return np.where(message <= largest, np.minimum(nccl, custom), nccl)
+
+
+def all_reduce_law(hardware: HardwareProfile, gpus: int, message: float) -> str:
+    """Which of the two it is, by name; empty where the profile has neither."""
+    if "all_reduce_nccl" not in hardware.kernels:
+        return ""
+    asked = np.array([max(message, 1.0)])
+    faster = all_reduce_s(hardware, gpus, asked)
+    nccl = law_s(hardware, "all_reduce_nccl", {"gpus": float(gpus), "bytes": asked})
+    assert faster is not None and nccl is not None
+    return "all_reduce_custom" if faster[0] < nccl[0] else "all_reduce_nccl"
 
 
 def outside(hardware: HardwareProfile, operator: str, sizes: Mapping[str, float]) -> str:

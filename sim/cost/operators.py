@@ -228,9 +228,7 @@ class StepCounter:
         bits = self._bits(matrix)
         is_quantized = bits != 8 * self.precision.activation_bytes
         peak = QUANTIZED_PEAK.get(self.precision.quantization) if is_quantized else None
-        experts = np.ones_like(tokens)
-        if matrix.num_experts > 1:
-            experts = np.maximum(experts_hit(matrix.num_experts, matrix.experts_per_token, tokens), 1.0)
+        experts = self.experts_read(matrix, tokens)
         rows = tokens * matrix.experts_per_token
         weights = matrix.n * matrix.k * bits / 8 * experts
         activations = rows * (matrix.n + matrix.k) * self.precision.activation_bytes
@@ -245,7 +243,7 @@ class StepCounter:
             hbm_bytes=np.where(tokens > 0, weights + activations, 0.0),
             peak=peak or self.precision.dtype,
             utilisation=tiles,
-            law_s=gemm_s(self.hardware, law, matrix, rows, self._widths(bits, peak)) if law else None,
+            law_s=gemm_s(self.hardware, law, matrix, rows, self.widths_of(matrix)) if law else None,
             law=law,
         )
 
@@ -259,8 +257,7 @@ class StepCounter:
     def _experts(self, matrices: tuple[Matrix, Matrix], tokens: Floats) -> Operator:
         """Both GEMMs of the routed experts as the one kernel that the profile's law is of."""
         up, down = (self._gemm(matrix, tokens) for matrix in matrices)
-        law, bits = self.experts_law(matrices[0]), self._bits(matrices[0])
-        widths = self._widths(bits, up.peak if up.peak != self.precision.dtype else None)
+        law, widths = self.experts_law(matrices[0]), self.widths_of(matrices[0])
         return replace(
             up,
             name="moe_experts",
@@ -269,6 +266,19 @@ class StepCounter:
             law_s=experts_s(self.hardware, law, matrices, tokens, widths),
             law=law,
         )
+
+    def experts_read(self, matrix: Matrix, tokens: Floats) -> Floats:
+        """How many of a matrix's experts a step of ``tokens`` tokens reads; 1 for a plain matrix."""
+        if matrix.num_experts == 1:
+            return np.ones_like(tokens)
+        return np.maximum(experts_hit(matrix.num_experts, matrix.experts_per_token, tokens), 1.0)
+
+    def widths_of(self, matrix: Matrix) -> tuple[float, float]:
+        """Bits of a weight and bytes of an activation, as the kernel of this matrix reads them."""
+        bits = self._bits(matrix)
+        is_eight_bit = bits != 8 * self.precision.activation_bytes
+        is_eight_bit &= self.precision.quantization in QUANTIZED_PEAK
+        return bits, 1.0 if is_eight_bit else float(self.precision.activation_bytes)
 
     def experts_law(self, matrix: Matrix) -> str:
         """The operator of the profile's ``kernels`` that prices routed experts; empty where none does."""
@@ -280,10 +290,6 @@ class StepCounter:
 
     def _bits(self, matrix: Matrix) -> float:
         return bits_per_weight(matrix, self.precision.quantization, self.precision.activation_bytes)
-
-    def _widths(self, bits: float, peak: str | None) -> tuple[float, float]:
-        """Bits of a weight, bytes of an activation as the kernel reads them."""
-        return bits, 1.0 if peak else float(self.precision.activation_bytes)
 
     def _elementwise(self, tokens: Floats) -> Operator:
         """Two norms, two residual additions (fused with them) and the activation, per layer."""

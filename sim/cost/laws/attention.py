@@ -31,13 +31,8 @@ def by_head_dim(sizes: Sizes, constants: Constants, prefix: str) -> Floats:
 def prefill_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
     """``sequences`` chunks of ``queries`` tokens after ``cached`` tokens each, causal, one layer."""
     queries, cached, heads, dim = sizes["queries"], sizes["cached"], sizes["heads"], sizes["head_dim"]
-    group = heads / sizes["kv_heads"]
-    shared = np.where(queries < BLOCK_ROWS, group ** constants["packing"], 1.0)  # heads in one block
-    rows, lanes = queries * shared, sizes["sequences"] * heads / shared
-    tiles = np.maximum(np.ceil(rows / BLOCK_ROWS), 1.0)
     longest = cached + queries
-    mean = cached + np.minimum(queries, (queries + BLOCK_ROWS) / 2.0)
-    blocks = lanes * tiles
+    blocks, mean = prefill_blocks(sizes, constants)
     ideal = 4.0 * dim * BLOCK_ROWS * blocks * mean / device.flops_per_s
     slower = 1.0 + constants["throttle"] * ideal / (ideal + constants["throttle_after_s"])
     rate = device.flops_per_s * by_head_dim(sizes, constants, "efficiency") / slower
@@ -50,6 +45,23 @@ def prefill_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
     others = 4.0 * sizes["sequences"] * heads * dim * queries
     memory = moved_s(kv + others, 1.0, constants, device)
     return constants["start_s"] + soft_max(compute, memory, constants["overlap"])
+
+
+def prefill_blocks(sizes: Sizes, constants: Constants) -> tuple[Floats, Floats]:
+    """Blocks of query rows, all heads and sequences, and the KV entries that one walks in the mean."""
+    queries, heads = sizes["queries"], sizes["heads"]
+    group = heads / sizes["kv_heads"]
+    shared = np.where(queries < BLOCK_ROWS, group ** constants["packing"], 1.0)  # heads in one block
+    rows, lanes = queries * shared, sizes["sequences"] * heads / shared
+    tiles = np.maximum(np.ceil(rows / BLOCK_ROWS), 1.0)
+    return lanes * tiles, sizes["cached"] + np.minimum(queries, (queries + BLOCK_ROWS) / 2.0)
+
+
+def loaded_by_prefill(sizes: Sizes, constants: Constants) -> Floats:
+    """K and V that the blocks load from L2 into SRAM, and each row's query once."""
+    blocks, mean = prefill_blocks(sizes, constants)
+    queries = 2.0 * sizes["sequences"] * sizes["heads"] * sizes["head_dim"] * sizes["queries"]
+    return blocks * mean * 2.0 * sizes["head_dim"] * sizes["kv_bytes"] + queries
 
 
 def decode_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:

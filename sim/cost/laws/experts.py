@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim.cost.laws.device import Constant, Constants, Device, Floats, KernelLaw, Sizes, soft_max
-from sim.cost.laws.gemm import CONSTANTS, QUANTIZE, moved_s, tiled_s
+from sim.cost.laws.gemm import CONSTANTS, QUANTIZE, loaded_bytes, moved_s, tiled_s
 
 
 def experts_hit(experts: Floats | float, experts_per_token: Floats | float, tokens: Floats) -> Floats:
@@ -30,12 +30,8 @@ def experts_hit(experts: Floats | float, experts_per_token: Floats | float, toke
 
 def seconds(sizes: Sizes, constants: Constants, device: Device) -> Floats:
     """Seconds of the fused kernel; ``inner`` is the expert's width on this GPU, ``hit`` the experts read."""
-    pairs = sizes["tokens"] * sizes["experts_per_token"]
-    hit = np.maximum(np.minimum(sizes["hit"], pairs), 1.0)
-    shared = {name: sizes[name] for name in ("value_bytes", "weight_bits", "copies")}
-    each = {"m": np.maximum(pairs / hit, 1.0), "groups": hit, **shared}
-    up = {**each, "n": sizes["up_matrices"] * sizes["inner"], "k": sizes["hidden"]}
-    down = {**each, "n": sizes["hidden"], "k": sizes["inner"]}
+    up, down = products(sizes)
+    pairs, hit = sizes["tokens"] * sizes["experts_per_token"], up["groups"]
     compute = tiled_s(up, constants, device) + tiled_s(down, constants, device)
     memory = moved_s(up, constants, device) + moved_s(down, constants, device)
     shuffled = constants["shuffle"] * pairs * sizes["hidden"] * 2.0 / device.hbm_bytes_per_s
@@ -47,6 +43,22 @@ def seconds(sizes: Sizes, constants: Constants, device: Device) -> Floats:
         )
         start = start + constants["quantize_start_s"] + pairs * row
     return start + soft_max(compute, memory, constants["overlap"]) + shuffled
+
+
+def products(sizes: Sizes) -> tuple[Sizes, Sizes]:
+    """The grouped GEMMs, gate and up in one and down: a group per expert hit."""
+    pairs = sizes["tokens"] * sizes["experts_per_token"]
+    hit = np.maximum(np.minimum(sizes["hit"], pairs), 1.0)
+    shared = {name: sizes[name] for name in ("value_bytes", "weight_bits", "copies")}
+    each = {"m": np.maximum(pairs / hit, 1.0), "groups": hit, **shared}
+    up = {**each, "n": sizes["up_matrices"] * sizes["inner"], "k": sizes["hidden"]}
+    return up, {**each, "n": sizes["hidden"], "k": sizes["inner"]}
+
+
+def loaded_by_experts(sizes: Sizes, constants: Constants, device: Device) -> Floats:
+    """Operands that the SMs load from L2 into SRAM (``sim.cost.laws.gemm.loaded_bytes``)."""
+    up, down = products(sizes)
+    return loaded_bytes(up, constants, device) + loaded_bytes(down, constants, device)
 
 
 SIZES = (

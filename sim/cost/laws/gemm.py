@@ -18,6 +18,8 @@ Not modelled: alignment of odd sizes, a heuristic's wrong choices, neighbours on
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from sim.cost.laws.device import Constant, Constants, Device, Floats, KernelLaw, Sizes, soft_max
@@ -49,17 +51,26 @@ def seconds(sizes: Sizes, constants: Constants, device: Device) -> Floats:
 
 def tiled_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
     """The fastest tiling's time on the SMs; ``groups`` products of that size where there are several."""
+    best = np.full_like(sizes["m"], np.inf)
+    for _, _, time in tilings(sizes, constants, device):
+        best = np.minimum(best, time)
+    return best
+
+
+def tilings(
+    sizes: Sizes, constants: Constants, device: Device
+) -> Iterator[tuple[tuple[int, int], int, Floats]]:
+    """Every tile and split of K with its time on the SMs."""
     m, n, k, groups = sizes["m"], sizes["n"], sizes["k"], sizes.get("groups", 1.0)
     ideal = 2.0 * m * n * k * groups / device.flops_per_s
     slower = 1.0 + constants["throttle"] * ideal / (ideal + constants["throttle_after_s"])
     rate = device.flops_per_s / device.sm_count / slower
     load = constants["sm_load"] * device.hbm_bytes_per_s / device.sm_count
-    best = np.full_like(m, np.inf)
     for tile in TILES:
-        tiles = groups * np.maximum(np.ceil(m / tile[0]), 1.0) * np.ceil(n / tile[1])
+        tiles = tile_count(sizes, tile)
         per_k = np.maximum(
             2.0 * tile[0] * tile[1] / (rate * constants[area_name(tile)]),
-            (sizes["value_bytes"] * tile[0] + sizes["weight_bits"] / 8.0 * tile[1]) / load,
+            operand_bytes(sizes, tile) / load,
         )
         tile_s = constants["tile_s"] + constants["tile_area_s"] * tile[0] * tile[1] / LARGE_TILE
         for split in SPLITS:
@@ -70,8 +81,30 @@ def tiled_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
             if split > 1:
                 sums = 2.0 * BYTES_OF_A_SUM * m * n * groups * split
                 time = time + constants["split_s"] + sums / (constants["l2_speed"] * device.hbm_bytes_per_s)
-            best = np.minimum(best, time)
-    return best
+            yield tile, split, time
+
+
+def tile_count(sizes: Sizes, tile: tuple[int, int]) -> Floats:
+    """Output tiles of all groups."""
+    rows = np.maximum(np.ceil(sizes["m"] / tile[0]), 1.0)
+    count: Floats = sizes.get("groups", 1.0) * rows * np.ceil(sizes["n"] / tile[1])
+    return count
+
+
+def operand_bytes(sizes: Sizes, tile: tuple[int, int]) -> Floats:
+    """What a tile loads per step of K: its rows of activations, its columns of weights."""
+    loaded: Floats = sizes["value_bytes"] * tile[0] + sizes["weight_bits"] / 8.0 * tile[1]
+    return loaded
+
+
+def loaded_bytes(sizes: Sizes, constants: Constants, device: Device) -> Floats:
+    """Operands that the SMs load from L2 into SRAM under the fastest tiling; edges are padded to the tile."""
+    best, loaded = np.full_like(sizes["m"], np.inf), np.zeros_like(sizes["m"])
+    for tile, _, time in tilings(sizes, constants, device):
+        operands = tile_count(sizes, tile) * sizes["k"] * operand_bytes(sizes, tile)
+        loaded = np.where(time < best, operands, loaded)
+        best = np.minimum(best, time)
+    return loaded
 
 
 def moved_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
