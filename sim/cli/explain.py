@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
+import tempfile
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.cli.exits import FINE
 from sim.errors import ScenarioError
 
 if TYPE_CHECKING:
-    from sim.cost.explain import OperatorLine
+    from sim.report.explain import Explained
     from sim.scenario import Scenario
 
+# Options of vLLM that decide a step's price, by the same names: what stands for the value, its type.
+ENGINE_OPTIONS: dict[str, tuple[str, type]] = {
+    "tensor_parallel_size": ("N", int),
+    "pipeline_parallel_size": ("N", int),
+    "dtype": ("DTYPE", str),
+    "quantization": ("KIND", str),
+    "kv_cache_dtype": ("DTYPE", str),
+}
 SIZES = {
     "decode": "decoding sequences in the step",
     "context": "KV entries of each decoding sequence",
@@ -27,15 +39,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scenario", nargs="?", help="its model, device and engine (variants are left out)")
     parser.add_argument("--model", metavar="M", help="a shipped name, or a config.json")
     parser.add_argument("--hardware", metavar="H", help="a shipped name, or a profile's YAML")
-    parser.add_argument("--tensor-parallel-size", type=int, default=1, metavar="N", help="GPUs of a replica")
+    for name, (placeholder, kind) in ENGINE_OPTIONS.items():
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=kind, metavar=placeholder, help=f"vLLM's {name}")
     for name, meaning in SIZES.items():
         parser.add_argument(f"--{name}", type=int, default=0, metavar="N", help=meaning)
-    parser.add_argument("--json", action="store_true", help="print JSON, in base units")
+    parser.add_argument("--constants", action="store_true", help="print every constant with its source")
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="print JSON, in base units")
+    shape.add_argument("--csv", action="store_true", help="print the operators as CSV, in base units")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="also write explain.html (the roofline), .json, operators.csv, constants.csv",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the step's operators; by default one decode over 1,024 tokens."""
+    from sim.report.explain import as_json, as_text
+
+    found = _explained(arguments)
+    if arguments.json:
+        print(json.dumps(as_json(found), indent=2))
+    elif arguments.csv:
+        print(_csv(found), end="")
+    else:
+        print(as_text(found, has_constants=arguments.constants))
+    if arguments.out:
+        _write(found, Path(arguments.out))
+    return FINE
+
+
+def _explained(arguments: argparse.Namespace) -> Explained:
+    from sim.cost.analytic import AnalyticTimes
     from sim.cost.explain import StepShape, explain_step
+    from sim.cost.explain_constants import constants_of_step, step_warnings
+    from sim.report.explain import Explained
 
     for name in SIZES:
         if getattr(arguments, name) < 0:
@@ -45,13 +85,43 @@ def run(arguments: argparse.Namespace) -> int:
     sizes = {name: getattr(arguments, name) for name in SIZES}
     if not sizes["decode"] and not sizes["prefill"]:
         sizes |= {"decode": 1, "context": sizes["context"] or 1024}
-    lines = explain_step(_scenario(arguments), StepShape(**sizes))
-    if arguments.json:
-        total = sum(line.time_s for line in lines)
-        print(json.dumps({"step": sizes, "time_s": total, "operators": [asdict(x) for x in lines]}, indent=2))
-    else:
-        print(_as_text(lines, sizes))
-    return FINE
+    scenario, shape = _scenario(arguments), StepShape(**sizes)
+    lines = explain_step(scenario, shape)
+    lent = [text for text in AnalyticTimes(scenario).warnings() if "borrows" in text]
+    return Explained(
+        scenario=scenario,
+        sizes=sizes,
+        lines=lines,
+        constants=constants_of_step(scenario, shape, lines),
+        warnings=[*step_warnings(scenario, shape), *lent],
+        command=shlex.join(["gpuyard", *sys.argv[1:]]),
+    )
+
+
+def _csv(found: Explained) -> str:
+    """The operators as ``write_table`` writes them."""
+    from sim.export.tables import write_table
+    from sim.report.explain import operator_rows
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "operators.csv"
+        write_table(operator_rows(found), path)
+        return path.read_text(encoding="utf-8")
+
+
+def _write(found: Explained, out: Path) -> None:
+    from sim.export.atomic import write_whole
+    from sim.export.tables import write_table
+    from sim.report.explain import as_json, operator_rows, render_explain_page
+
+    if out.exists() and not out.is_dir():
+        raise ScenarioError("results need a folder, this is a file", file=str(out))
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "explain.html", render_explain_page(found))
+    write_whole(out / "explain.json", json.dumps(as_json(found), indent=2) + "\n")
+    write_table(operator_rows(found), out / "operators.csv")
+    write_table([asdict(one) for one in found.constants], out / "constants.csv")
+    print(f"\nwritten: {out / 'explain.html'}, explain.json, operators.csv, constants.csv", file=sys.stderr)
 
 
 def _scenario(arguments: argparse.Namespace) -> Scenario:
@@ -60,8 +130,10 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
     from sim.model import load_model
     from sim.scenario import EngineConfig, Scenario, Workload
 
+    given = {name: value for name in ENGINE_OPTIONS if (value := getattr(arguments, name)) is not None}
     if arguments.scenario:
-        scenario = load_scenario(arguments.scenario).base
+        overrides = [f"engine.{name}={value}" for name, value in given.items()]
+        scenario = load_scenario(arguments.scenario, overrides=overrides).base
         if scenario.kind != "serving":
             raise ScenarioError(
                 "explain takes an engine's step apart, and there is no engine",
@@ -81,7 +153,6 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
         return scenario
     if not arguments.model or not arguments.hardware:
         raise ScenarioError("nothing to explain", hint="give a scenario, or --model and --hardware")
-    given = {"tensor_parallel_size": arguments.tensor_parallel_size}
     return Scenario(
         schema_version=1,
         question="",
@@ -91,24 +162,3 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
         workload=Workload(),
         engine=build(EngineConfig, given, file="", path="engine"),
     )
-
-
-def _as_text(lines: list[OperatorLine], sizes: dict[str, int]) -> str:
-    total = sum(line.time_s for line in lines)
-    held = ", ".join(f"{name} {size:,}" for name, size in sizes.items() if size)
-    head = (
-        f"  {'operator':<20}{'launches':>9}{'GFLOP':>12}{'HBM MB':>11}{'link MB':>10}  "
-        f"{'bound':<8}{'of peak':>8}{'time us':>11}{'share':>8}  constants"
-    )
-    rows = [
-        f"  {x.name:<20}{x.launches:>9,}{x.flops / 1e9:>12,.2f}{x.hbm_bytes / 1e6:>11,.1f}"
-        f"{x.link_bytes / 1e6:>10,.2f}  {x.bound:<8}{x.efficiency:>8.0%}{x.time_s * 1e6:>11,.1f}"
-        f"{x.share:>8.1%}  {x.source}"
-        for x in lines
-    ]
-    notes = [
-        "",
-        f"  step: {total * 1e3:,.3f} ms",
-        "  of peak: the bound's time at full peak or bandwidth over the price",
-    ]
-    return "\n".join([f"one step, one GPU: {held}", "", head, *rows, *notes])

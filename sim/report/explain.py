@@ -1,0 +1,201 @@
+"""A step taken apart, for reading: text, rows for CSV and JSON, and a page with its roofline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sim import __version__
+from sim.cost.explain import OperatorLine
+from sim.cost.explain_constants import ConstantLine
+from sim.report.blocks import Block, Bullets, Cell, Code, Prose, Report, Section, Table
+from sim.report.figures_explain import bytes_picture, roofline_picture, time_picture
+from sim.report.html_blocks import report_html
+from sim.report.page import page
+from sim.scenario import Scenario
+from sim.units import format_count
+
+LEVELS = ("sram", "l2", "hbm", "dram", "link")
+READ = (
+    "of peak: the bound's time at full peak or bandwidth over the price",
+    "SRAM: operands of the tiles, written once and read once; L2: what the SMs load and store",
+    "DRAM: host memory, where nothing of a serving step lies",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explained:
+    """What ``gpuyard explain`` found out, and the command that found it."""
+
+    scenario: Scenario
+    sizes: Mapping[str, int]
+    lines: Sequence[OperatorLine]
+    constants: Sequence[ConstantLine]
+    warnings: Sequence[str]
+    command: str
+
+    @property
+    def time_s(self) -> float:
+        """The whole step."""
+        return sum(line.time_s for line in self.lines)
+
+    @property
+    def title(self) -> str:
+        """Which step on what."""
+        engine = self.scenario.engine
+        held = ", ".join(f"{name} {size:,}" for name, size in self.sizes.items() if size)
+        split = [f"{name} {getattr(engine, name)}" for name in SPLITS if getattr(engine, name) > 1]
+        where = ", ".join([f"{self.scenario.model.name} on {self.scenario.hardware.name}", *split])
+        return f"One step of {where}: {held}"
+
+
+SPLITS = ("tensor_parallel_size", "pipeline_parallel_size")
+
+
+def operator_rows(found: Explained) -> list[dict[str, Any]]:
+    """A row per operator in base units, for CSV and JSON."""
+    return [asdict(line) for line in found.lines]
+
+
+def as_json(found: Explained) -> dict[str, Any]:
+    """Everything, in base units."""
+    return {
+        "step": dict(found.sizes),
+        "model": found.scenario.model.name,
+        "hardware": found.scenario.hardware.name,
+        **{name: getattr(found.scenario.engine, name) for name in SPLITS},
+        "time_s": found.time_s,
+        "operators": operator_rows(found),
+        "constants": [asdict(one) for one in found.constants],
+        "warnings": list(found.warnings),
+    }
+
+
+def as_text(found: Explained, *, has_constants: bool = False) -> str:
+    """The operators as a table; with ``has_constants`` every constant after it."""
+    head = f"  {'operator':<18}{'launches':>9}{'GFLOP':>11}"
+    head += "".join(f"{level.upper() if level != 'link' else level:>10}" for level in LEVELS)
+    head += f"  {'bound':<8}{'of peak':>8}{'time us':>11}{'share':>8}  constants"
+    rows = [_text_row(line) for line in found.lines]
+    sums = f"  {'step':<18}{sum(x.launches for x in found.lines):>9,}"
+    sums += f"{sum(x.flops for x in found.lines) / 1e9:>11,.2f}"
+    sums += "".join(
+        f"{_megabytes(sum(getattr(x, f'{one}_bytes') for x in found.lines)):>10}" for one in LEVELS
+    )
+    sums += f"  {'':<8}{'':>8}{found.time_s * 1e6:>11,.1f}{1:>8.1%}"
+    notes = [*(f"  {note}" for note in (*READ, "bytes in MB, on one GPU of each stage")), *_sources(found)]
+    if has_constants:
+        notes += ["", *(_constant_row(one) for one in found.constants)]
+    warned = [f"  warning: {warning}" for warning in found.warnings]
+    return "\n".join([found.title, "", head, *rows, sums, "", *notes, *warned])
+
+
+def _text_row(line: OperatorLine) -> str:
+    levels = "".join(f"{_megabytes(getattr(line, f'{level}_bytes')):>10}" for level in LEVELS)
+    return (
+        f"  {line.name:<18}{line.launches:>9,}{line.flops / 1e9:>11,.2f}{levels}  {line.bound:<8}"
+        f"{line.efficiency:>8.0%}{line.time_s * 1e6:>11,.1f}{line.share:>8.1%}  {line.source}"
+    )
+
+
+def _megabytes(num_bytes: float) -> str:
+    return f"{num_bytes / 1e6:,.1f}" if num_bytes else "-"
+
+
+def _sources(found: Explained) -> list[str]:
+    """Once per law: to what its constants were fitted, and how well."""
+    fitted: dict[str, str] = {}
+    for one in found.constants:
+        law = one.name.split(".")[0]
+        if one.source.startswith(("fitted to", "borrowed from")):
+            fitted.setdefault(law, one.source)
+    return [f"  {law}: {source}" for law, source in fitted.items()]
+
+
+def _constant_row(one: ConstantLine) -> str:
+    return f"  {one.name} = {one.value:.4g} {one.unit}".rstrip() + f" ({one.used_by}): {one.source}"
+
+
+def render_explain_page(found: Explained) -> str:
+    """The whole file."""
+    report = explain_report(found)
+    pictures = [picture for section in report.sections for picture in section.pictures]
+    return page(title=found.title, body=report_html(report), pictures=pictures)
+
+
+def explain_report(found: Explained) -> Report:
+    """Answer, roofline, time and bytes, the table, every constant."""
+    longest = max(found.lines, key=lambda line: line.time_s)
+    answer = (
+        f"The step takes {found.time_s * 1e3:,.3g} ms; {longest.name} takes {longest.share:.0%} of it, "
+        f"{_why(longest)}."
+    )
+    pictures = [roofline_picture(found.scenario.hardware, found.lines), time_picture(found.lines)]
+    pictures.append(bytes_picture(found.lines))
+    sections = [
+        Section(
+            title="Where the time goes", blocks=[], pictures=[one for one in pictures if one is not None]
+        ),
+        Section(title="Operators", blocks=_operator_blocks(found)),
+        Section(title="Constants and their sources", blocks=[_constants_table(found.constants)]),
+    ]
+    if found.warnings:
+        warned = Section(title="Warnings", blocks=[Bullets(items=tuple(found.warnings))])
+        sections.insert(1, warned)
+    again: list[Block] = [Code(text=found.command), Prose(text=f"gpuyard {__version__}")]
+    return Report(
+        question=found.title,
+        answer=answer,
+        badges=(),
+        sections=[*sections, Section(title="Again", blocks=again)],
+    )
+
+
+def _operator_blocks(found: Explained) -> list[Block]:
+    return [_operators_table(found), *(Prose(text=f"{one}.") for one in READ)]
+
+
+def _why(line: OperatorLine) -> str:
+    if line.bound == "host":
+        return "host time that no kernel hides"
+    return f"bound by {line.bound} at {line.efficiency:.0%} of that peak"
+
+
+def _operators_table(found: Explained) -> Table:
+    header = ("operator", "launches", "FLOP", *(f"{level} bytes" for level in LEVELS))
+    header = (*header, "bound", "of peak", "time (us)", "share", "price")
+    return Table(
+        header=header,
+        rows=tuple(
+            (
+                Cell(text=line.name),
+                Cell(text=f"{line.launches:,}"),
+                Cell(text=_count(line.flops)),
+                *(Cell(text=_count(getattr(line, f"{level}_bytes"))) for level in LEVELS),
+                Cell(text=line.bound),
+                Cell(text=f"{line.efficiency:.0%}"),
+                Cell(text=f"{line.time_s * 1e6:,.1f}"),
+                Cell(text=f"{line.share:.1%}"),
+                Cell(text=line.source),
+            )
+            for line in found.lines
+        ),
+    )
+
+
+def _count(amount: float) -> str:
+    return format_count(amount) if amount else "-"
+
+
+def _constants_table(constants: Sequence[ConstantLine]) -> Table:
+    rows = tuple(
+        tuple(Cell(text=text) for text in (one.name, f"{one.value:.4g} {one.unit}", one.used_by, one.source))
+        for one in constants
+    )
+    return Table(
+        header=("constant", "value", "used by", "source"),
+        rows=rows,
+        is_text=True,
+        summary=f"All {len(rows)} constants",
+    )
