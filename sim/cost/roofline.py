@@ -59,9 +59,9 @@ class Operator:
 
     def bounds_s(self, hardware: HardwareProfile, launch_s: float, link: Link | None) -> list[Floats]:
         """Seconds of one launch under each bound, in the order of ``BOUNDS``."""
-        compute = fractions(hardware, self.compute_curve, self.flops)
-        memory = fractions(hardware, self.memory_curve, self.hbm_bytes)
         rate = hardware.peak_flops_per_s[self.peak]
+        compute = fractions(hardware, self.compute_curve, self.flops * slower_than_measured(hardware, rate))
+        memory = fractions(hardware, self.memory_curve, self.hbm_bytes)
         transfer = np.zeros_like(self.flops)
         if link is not None and self.link_messages:
             size = np.asarray(self.link_bytes, dtype=np.float64)
@@ -73,6 +73,16 @@ class Operator:
             transfer,
             np.full_like(self.flops, launch_s),
         ]
+
+
+def slower_than_measured(hardware: HardwareProfile, rate: float) -> float:
+    """How many times slower than 16-bit FLOPs, on which the curves were measured; 1 for faster types.
+
+    A kernel of float32 or TF32 takes the fraction of a 16-bit kernel of equal ideal time: start-up costs are
+    times, and hide in as many FLOPs more as these are faster.
+    """
+    peaks = hardware.peak_flops_per_s
+    return max(peaks.get("bfloat16", peaks.get("float16", rate)) / rate, 1.0)
 
 
 def fractions(hardware: HardwareProfile, curve_name: str, sizes: Floats) -> Floats:

@@ -14,7 +14,6 @@ from sim.report.figures_explain import bytes_picture, roofline_picture, time_pic
 from sim.report.html_blocks import report_html
 from sim.report.page import page
 from sim.scenario import Scenario
-from sim.units import format_count
 
 LEVELS = ("sram", "l2", "hbm", "dram", "link")
 READ = (
@@ -74,14 +73,14 @@ def as_json(found: Explained) -> dict[str, Any]:
 
 def as_text(found: Explained, *, has_constants: bool = False) -> str:
     """The operators as a table; with ``has_constants`` every constant after it."""
-    head = f"  {'operator':<18}{'launches':>9}{'GFLOP':>11}"
-    head += "".join(f"{level.upper() if level != 'link' else level:>10}" for level in LEVELS)
+    head = f"  {'operator':<18}{'launches':>9}{'GFLOP':>12}"
+    head += "".join(f"{level.upper() if level != 'link' else level:>13}" for level in LEVELS)
     head += f"  {'bound':<8}{'of peak':>8}{'time us':>11}{'share':>8}  constants"
     rows = [_text_row(line) for line in found.lines]
     sums = f"  {'step':<18}{sum(x.launches for x in found.lines):>9,}"
-    sums += f"{sum(x.flops for x in found.lines) / 1e9:>11,.2f}"
+    sums += f"{sum(x.flops for x in found.lines) / 1e9:>12,.2f}"
     sums += "".join(
-        f"{_megabytes(sum(getattr(x, f'{one}_bytes') for x in found.lines)):>10}" for one in LEVELS
+        f"{_megabytes(sum(getattr(x, f'{one}_bytes') for x in found.lines)):>13}" for one in LEVELS
     )
     sums += f"  {'':<8}{'':>8}{found.time_s * 1e6:>11,.1f}{1:>8.1%}"
     notes = [*(f"  {note}" for note in (*READ, "bytes in MB, on one GPU of each stage")), *_sources(found)]
@@ -92,9 +91,9 @@ def as_text(found: Explained, *, has_constants: bool = False) -> str:
 
 
 def _text_row(line: OperatorLine) -> str:
-    levels = "".join(f"{_megabytes(getattr(line, f'{level}_bytes')):>10}" for level in LEVELS)
+    levels = "".join(f"{_megabytes(getattr(line, f'{level}_bytes')):>13}" for level in LEVELS)
     return (
-        f"  {line.name:<18}{line.launches:>9,}{line.flops / 1e9:>11,.2f}{levels}  {line.bound:<8}"
+        f"  {line.name:<18}{line.launches:>9,}{line.flops / 1e9:>12,.2f}{levels}  {line.bound:<8}"
         f"{line.efficiency:>8.0%}{line.time_s * 1e6:>11,.1f}{line.share:>8.1%}  {line.source}"
     )
 
@@ -163,29 +162,28 @@ def _why(line: OperatorLine) -> str:
 
 
 def _operators_table(found: Explained) -> Table:
-    header = ("operator", "launches", "FLOP", *(f"{level} bytes" for level in LEVELS))
-    header = (*header, "bound", "of peak", "time (us)", "share", "price")
+    """What a reader asks first stands first: on a phone the rest is scrolled to."""
+    levels = tuple(f"{level} MB" for level in LEVELS)
     return Table(
-        header=header,
+        header=("operator", "time (us)", "share", "bound", "of peak", "launches", "GFLOP", *levels, "price"),
         rows=tuple(
-            (
-                Cell(text=line.name),
-                Cell(text=f"{line.launches:,}"),
-                Cell(text=_count(line.flops)),
-                *(Cell(text=_count(getattr(line, f"{level}_bytes"))) for level in LEVELS),
-                Cell(text=line.bound),
-                Cell(text=f"{line.efficiency:.0%}"),
-                Cell(text=f"{line.time_s * 1e6:,.1f}"),
-                Cell(text=f"{line.share:.1%}"),
-                Cell(text=line.source),
+            tuple(
+                Cell(text=text)
+                for text in (
+                    line.name,
+                    f"{line.time_s * 1e6:,.1f}",
+                    f"{line.share:.1%}",
+                    line.bound,
+                    f"{line.efficiency:.0%}",
+                    f"{line.launches:,}",
+                    f"{line.flops / 1e9:,.2f}" if line.flops else "-",
+                    *(_megabytes(getattr(line, f"{level}_bytes")) for level in LEVELS),
+                    line.source,
+                )
             )
             for line in found.lines
         ),
     )
-
-
-def _count(amount: float) -> str:
-    return format_count(amount) if amount else "-"
 
 
 def _constants_table(constants: Sequence[ConstantLine]) -> Table:
