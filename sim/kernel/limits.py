@@ -9,5 +9,6 @@ NOT_MODELLED = (
     "Clock changes with power and temperature, ECC, other work on the device.",
     "DRAM pages, refresh, reads turning to writes: streaming reaches one measured share of the peak.",
     "Host time between launches beyond a fixed gap; concurrent streams, except host copies in chunks.",
-    "Numerical error of low-precision types.",
+    "Numerical error of low-precision types; the random numbers of dropout inside flash kernels.",
+    "Of a training step: the exchange of gradients, data loading, recomputation of activations.",
 )

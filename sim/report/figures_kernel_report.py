@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from sim import __version__
 from sim.answer_line import answer_line
-from sim.kernel.efficiency import efficiency_of
+from sim.kernel.attention import DECODERS
+from sim.kernel.efficiency import Efficiency, efficiency_of
 from sim.kernel.limits import NOT_MODELLED
 from sim.kernel.result import KernelResult
+from sim.kernel.scenario import KernelWork
 from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, Section, text_table
 from sim.report.decision import decision_section
 from sim.report.figures import Lane, Picture, digits, lanes
@@ -96,20 +98,33 @@ def _trust(runs: list[tuple[Lane, KernelResult]]) -> Section:
     """The fitted efficiencies in use, with what they were fitted to."""
     rows: list[tuple[str, ...]] = []
     for lane, run in runs:
-        attention, step = run.scenario.kernel.attention, run.scenario.kernel.training_step
-        generation: str = attention.algorithm if attention else step.attention if step else "gemm"
-        if generation in ("split_kv_decode", "paged_decode"):
-            generation = "decode"
-        elif attention and attention.layout == "paged":
-            generation += "_paged"
+        generation = _generation(run.scenario.kernel)
         one = efficiency_of(generation, run.scenario.hardware)
-        numbers = f"{digits(one.tensor_fraction)} of peak, {digits(one.exposed_fraction)} of softmax exposed"
-        rows.append((lane.name, generation, numbers, one.source))
+        rows.append((lane.name, generation, _efficiency_text(generation, one), one.source))
     blocks: tuple[Block, ...] = (
         Prose(text="Waves, tails, traffic and overlap are simulated; these few efficiencies were fitted."),
         text_table(("variant", "kernels", "efficiency", "source"), rows),
     )
     return Section(title="How far to trust this", blocks=blocks)
+
+
+def _generation(work: KernelWork) -> str:
+    """The entry of ``sim.kernel.efficiency`` that prices the operation's own kernels."""
+    attention, step = work.attention, work.training_step
+    if attention is None:
+        return step.attention if step else "gemm" if work.gemm else "stream"
+    if attention.algorithm in DECODERS:
+        return "decode"
+    return attention.algorithm + ("_paged" if attention.layout == "paged" else "")
+
+
+def _efficiency_text(generation: str, one: Efficiency) -> str:
+    parts = [] if generation == "stream" else [f"{digits(one.tensor_fraction)} of peak"]
+    if generation not in ("stream", "gemm", "standard"):
+        parts.append(f"{digits(one.exposed_fraction)} of softmax exposed")
+    if one.memory_fraction < 1.0 or generation == "stream":
+        parts.append(f"{digits(one.memory_fraction)} of streaming bandwidth")
+    return ", ".join(parts)
 
 
 def _reproduce(answer: Answer) -> tuple[Block, ...]:
