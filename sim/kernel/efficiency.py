@@ -45,7 +45,7 @@ _FA2_FIGURES = "FlashAttention-2 forward+backward figures (Dao-AILab/flash-atten
 _FA3_FIGURES = "FlashAttention-3 fp16 forward figure (Dao-AILab/flash-attention assets)"
 _AIC = "causal prefill timings of AIConfigurator@095f58a (vLLM), 150 rows; on 300 others"
 
-_AIC_DECODE = "one-token timings of the same source, 100 rows; on 300 others"
+_AIC_DECODE = "one-token timings of AIConfigurator@095f58a (vLLM), 100 rows; on 300 others"
 
 EFFICIENCIES: Mapping[tuple[str, str, str], Efficiency] = {
     ("flash_attention_1", "ampere", "forward"): Efficiency(
@@ -189,6 +189,16 @@ def device_class(profile: HardwareProfile) -> str:
     return "ampere"
 
 
+def _profile_source(generation: str, profile: HardwareProfile) -> str:
+    """Where the profile's own curve comes from: of streaming kernels, or of products."""
+    name = "elementwise_memory" if generation == "stream" else "gemm_compute"
+    curve = profile.efficiency.get(name)
+    source = curve.source if curve else "assumed"
+    if generation == "standard":
+        return f"share of bandwidth fitted to {_FA2_FIGURES} and to the {_FA3_FIGURES}; products: {source}"
+    return source
+
+
 def efficiency_of(generation: str, profile: HardwareProfile, direction: str = "forward") -> Efficiency:
     """The fitted efficiency; on another device class than it was fitted on, that of the nearest one.
 
@@ -204,7 +214,7 @@ def efficiency_of(generation: str, profile: HardwareProfile, direction: str = "f
             memory_fraction=eager,
             block_start_s=_STREAM_START_S if generation != "gemm" else _GEMM_START_S,
             start_s=profile.kernel_launch_s,
-            source=curve.source if curve else "assumed",
+            source=_profile_source(generation, profile),
         )
     wanted = device_class(profile)
     for name in (wanted, *_NEAREST):

@@ -123,7 +123,7 @@ def _efficiency_text(generation: str, one: Efficiency) -> str:
     if generation not in ("stream", "gemm", "standard"):
         parts.append(f"{digits(one.exposed_fraction)} of softmax exposed")
     if one.memory_fraction < 1.0 or generation == "stream":
-        parts.append(f"{digits(one.memory_fraction)} of streaming bandwidth")
+        parts.append(f"{digits(one.memory_fraction)} of what streaming kernels reach")
     return ", ".join(parts)
 
 
