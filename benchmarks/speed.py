@@ -4,7 +4,8 @@
 
 Prints a Markdown table. Per run: requests, engine steps and SimPy events per second, peak memory of the
 process; then ratios to what other simulators reached on the same requests (their figures were measured
-once, on another machine: read ratios, not times). ``--prices`` times the price by itself.
+once, on another machine: read ratios, not times). The price of a step is timed by itself (``--prices``: only
+that).
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.prices import print_prices
 from benchmarks.workloads import BENCHMARKS, SHARED, Benchmark
 
 COLUMNS = (
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--workloads", type=Path, default=SHARED, help="folder of the three .csv.gz files")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--csv", type=Path, help="also write the rows there")
-    parser.add_argument("--prices", action="store_true", help="time the price of a step by itself")
+    parser.add_argument("--prices", action="store_true", help="only time the price of a step by itself")
     parser.add_argument("--once", metavar="NAME", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.once:
@@ -71,6 +72,7 @@ def main() -> None:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
+    print_prices()
 
 
 def measure(benchmark: Benchmark, folder: Path, runs: int) -> dict[str, Any]:
@@ -146,38 +148,6 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
         for name, reached in BENCHMARKS[row["workload"]].others:
             best, middle = row["requests_per_s"] / reached, row["median_requests_per_s"] / reached
             print(f"| {row['workload']} | {name} | {reached:,.0f} | {best:.1f} | {middle:.1f} |")
-
-
-def print_prices() -> None:
-    """Microseconds per priced step and per priced jump, tables warm, as an engine meets them."""
-    from sim.cost.step import CompiledPrice
-    from sim.loading import load_scenario
-
-    benchmark = BENCHMARKS["normal_512_256"]
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / "speed.yaml"
-        path.write_text(json.dumps(benchmark.scenario(SHARED)))
-        price = CompiledPrice(load_scenario(path).base)
-    chunks = [(512, 0, True, None)]
-    cases: dict[str, Callable[[], object]] = {
-        "a step of 64 decodes and a prompt": lambda: price.step_ps(64, 40_000, chunks),
-        "a jump of decodes (any number of steps)": lambda: price.decode_run(64, 40_000),
-    }
-    print("| price | us |\n| --- | ---: |")
-    for name, call in cases.items():
-        call()
-        print(f"| {name} | {best_us(call):.2f} |")
-
-
-def best_us(call: Callable[[], object], times: int = 20_000, repeats: int = 5) -> float:
-    """Best mean microseconds of a call."""
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        for _ in range(times):
-            call()
-        best = min(best, (time.perf_counter() - start) / times)
-    return 1e6 * best
 
 
 if __name__ == "__main__":
