@@ -102,7 +102,7 @@ def rooflines(measured: Measurements, hardware: HardwareProfile, start_s: float)
     for kernel in ("copy", "triad", "rms_norm", "matmul", "int4_matmul", "flash_attention",
                    "flash_attention_backward", "paged_decode_attention"):  # fmt: skip
         rows = ours(measured, kernel, "bfloat16")
-        if rows:
+        if rows and "bfloat16" in hardware.peak_flops_per_s:
             peak = hardware.peak_flops_per_s["bfloat16"]
             ideal = [max(row.flops / peak, row.hbm_bytes / hardware.hbm_bytes_per_s) for row in rows]
             best = int(np.argmax(ideal))
@@ -113,7 +113,7 @@ def rooflines(measured: Measurements, hardware: HardwareProfile, start_s: float)
 def step_parity(measured: Measurements, hardware: HardwareProfile) -> list[StepParity]:
     """Every decode step that ran as a CUDA graph, priced without any host time."""
     rows = measured.of("llama_decode_step", providers=("graph",))
-    if not rows:
+    if not rows or "bfloat16" not in hardware.peak_flops_per_s:
         return []
     price = CompiledPrice(step_scenario(hardware))
     return [

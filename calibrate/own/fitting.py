@@ -17,12 +17,14 @@ from calibrate.kernel_fits import Validation, fit, kernel_fit, law_of, predict
 from calibrate.kernel_timings import KernelTimings, Rows
 from calibrate.own.constants import Constant, device_constants, elementwise_curve
 from calibrate.own.rows import Measurements, read_measurements
-from calibrate.own.timings import is_held_out, own_timings
+from calibrate.own.timings import OWN_OPERATORS, has_peak, is_held_out, own_timings
 from sim.cost.laws.device import Floats
+from sim.cost.laws.registry import OPERATORS
 from sim.hardware import EfficiencyCurve, HardwareProfile, KernelFit
 
 FEWEST_TRAINING = 12
 ROWS_PER_CONSTANT = 3
+MOST_P90 = 1.0  # rows that a law misses by more are of another device, or no times of this kernel
 Say = Callable[[str], None]
 
 
@@ -70,8 +72,17 @@ def fit_device(folder: Path, base: HardwareProfile, choice: str, say: Say) -> De
             kept.append(f"{timings.operator}: {few} shapes to fit to; at least {FEWEST_TRAINING} are needed")
             say(f"{kept[-1]}: stays as {base.name} has it")
             continue
-        fits.append(one)
         say(line_of(one))
+        if one.fit.p90_error_fraction > MOST_P90:
+            kept.append(
+                f"{timings.operator}: the law misses these times by {one.fit.p90_error_fraction:.0%} (p90); "
+                f"are they of the device {base.name}?"
+            )
+            say(f"{kept[-1]} stays as it has it")
+            continue
+        fits.append(one)
+    without = [one for one in OWN_OPERATORS if not has_peak(base, one)]
+    kept += [f"{one}: {base.name} has no peak of {OPERATORS[one][1]}" for one in without]
     curve = elementwise_curve(measured, base, choice)
     if curve is None:
         kept.append("elementwise_memory: too few sizes of norms and elementwise kernels")

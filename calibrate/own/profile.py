@@ -12,6 +12,7 @@ from pathlib import Path
 from calibrate.own.constants import Constant
 from calibrate.own.fitting import DeviceFit
 from calibrate.profile_writing import yaml_block
+from sim.errors import ScenarioError
 from sim.hardware import EfficiencyCurve, load_hardware
 
 FILE = "fitted.yaml"
@@ -28,7 +29,15 @@ def write_profile(found: DeviceFit, folder: Path) -> Path:
     file = folder / FILE
     being_written = folder / f".new-{FILE}"
     being_written.write_text(profile_text(found), encoding="utf-8")
-    load_hardware(str(being_written.resolve()))
+    try:
+        load_hardware(str(being_written.resolve()))
+    except ScenarioError as refused:
+        being_written.unlink()
+        raise ScenarioError(
+            f"the constants cannot be a profile: {refused.problem}", file=str(found.measured.folder),
+            path=refused.path, given=refused.given, allowed=refused.allowed,
+            hint="delete the rows that this constant was taken from, and measure them again",
+        ) from None  # fmt: skip
     being_written.replace(file)
     return file
 

@@ -19,6 +19,7 @@ from sim.errors import ScenarioError
 
 NEEDED = (*KEY, "p50_s", "p20_s", "p80_s", "refused", "gpu")
 MAX_SECONDS = 3600.0
+MAX_LENGTH = 2**40
 AGAIN = "delete this line: `python -m calibrate measure` then measures the point again"
 
 
@@ -109,21 +110,39 @@ def lines_of(file: Path, family: str) -> Iterator[Line]:
     """The lines of a file, cut into cells; nothing where there is no file."""
     if not file.is_file():
         return
-    text = file.read_text(encoding="utf-8")
-    reader = csv.reader(text.splitlines())
-    header = next(reader, [])
+    records = list(records_of(file))
+    header = records[0][1] if records else []
     missing = [name for name in NEEDED if name not in header]
     if missing:
         raise ScenarioError(
             f"wrong header: {', '.join(missing)} missing", file=f"{file}:1", given=",".join(header),
             allowed=",".join(COLUMNS),
         )  # fmt: skip
-    for cells in reader:
-        line = Line(file, reader.line_num, dict(zip(header, cells, strict=False)) | {"family": family})
+    for number, cells in records[1:]:
+        line = Line(file, number, dict(zip(header, cells, strict=False)) | {"family": family})
         if len(cells) != len(header):
             problem = f"{len(cells)} columns where the header has {len(header)}: is the line cut off?"
             raise line.error(problem, allowed=f"{len(header)} columns", hint=AGAIN)
         yield line
+
+
+def records_of(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line number, cells) of a CSV; a spreadsheet's byte order mark is not part of the header."""
+    content = file.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ScenarioError("not UTF-8 text", file=f"{file}:{line}", allowed="UTF-8", hint=AGAIN) from None
+    reader = csv.reader(text.splitlines(), strict=True)
+    try:
+        for cells in reader:
+            yield reader.line_num, cells
+    except csv.Error as error:
+        raise ScenarioError(
+            f"not a line of CSV: {error}", file=f"{file}:{reader.line_num}",
+            allowed="no quote, or one at both ends of a cell", hint=AGAIN,
+        ) from None  # fmt: skip
 
 
 @cache
@@ -180,6 +199,8 @@ def size_of(line: Line, axes: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
     lengths = tuple((axis, int(text)) for axis, _, text in pairs)
     if any(length < 1 and not axis.startswith(("is_", "has_")) for axis, length in lengths):
         raise line.error("a length of 0", "size", allowed="whole numbers of at least 1")
+    if any(length > MAX_LENGTH for _, length in lengths):
+        raise line.error("a length beyond any device", "size", allowed=f"at most {MAX_LENGTH:,}")
     return lengths
 
 

@@ -32,6 +32,7 @@ GEMMS = {  # operator: (kernel, dtype, bits of a weight, bytes of an activation)
     "gemm_float8": ("matmul", "float8_e4m3fn", 8.0, 1.0),
     "gemm_int4_weights": ("int4_matmul", "bfloat16", 4.0, 2.0),
 }
+OWN_OPERATORS = (*GEMMS, "attention_prefill", "attention_decode")
 HEADS = {"heads": "H", "kv_heads": "G", "head_dim": "D"}
 
 
@@ -67,15 +68,19 @@ def chosen_rows(
 
 
 def own_timings(measured: Measurements, hardware: HardwareProfile, choice: str) -> Iterator[KernelTimings]:
-    """Every operator with a law that has rows, in the laws' order."""
+    """Every operator with a law whose type the device has, in the laws' order; some may have no rows."""
     start_s = graph_start_s(measured)
     for operator, (kernel, dtype, bits, value_bytes) in GEMMS.items():
+        if not has_peak(hardware, operator):
+            continue
         rows = chosen_rows(measured, kernel, dtype=dtype, choice=choice)
         sizes = {name: axis(rows, name.upper()) for name in ("m", "n", "k")}
         constant = {"copies": NEVER_HOT, "weight_bits": bits, "value_bytes": value_bytes}
         sizes |= {name: np.full(len(rows), value) for name, value in constant.items()}
         group = number_groups(sizes["n"], sizes["k"]) if rows else np.zeros(0)
         yield timings(operator, hardware, rows, sizes, start_s=start_s, group=group)
+    if not has_peak(hardware, "attention_prefill"):
+        return
     rows = [one for one in chosen_rows(measured, "flash_attention", choice=choice) if one.size["is_causal"]]
     sizes = {"sequences": axis(rows, "B"), "queries": axis(rows, "T")}
     sizes |= {"cached": axis(rows, "S") - axis(rows, "T"), **heads_of(rows)}
@@ -84,6 +89,11 @@ def own_timings(measured: Measurements, hardware: HardwareProfile, choice: str) 
     sizes = {"sequences": axis(rows, "B"), "context": axis(rows, "context"), **heads_of(rows)}
     sizes["copies"] = np.full(len(rows), NEVER_HOT)
     yield timings("attention_decode", hardware, rows, sizes, start_s=start_s, group=groups_of(sizes))
+
+
+def has_peak(hardware: HardwareProfile, operator: str) -> bool:
+    """Does the device multiply in the operator's type? An A100 has no 8-bit floats, a T4 no bfloat16."""
+    return OPERATORS[operator][1] in hardware.peak_flops_per_s
 
 
 def axis(rows: list[MeasuredRow], name: str) -> Floats:

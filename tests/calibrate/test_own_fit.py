@@ -13,6 +13,7 @@ from calibrate.commands import main
 from calibrate.measure import rows
 from calibrate.measure.planning import one_slot_plan
 from calibrate.measure.points import all_points
+from calibrate.own.command import fit_folder
 from calibrate.own.rows import families, read_measurements
 from calibrate.own.timings import graph_start_s, is_held_out, own_timings
 from sim.cost.step import CompiledPrice
@@ -263,6 +264,73 @@ def test_the_same_point_twice_is_refused(few: Path) -> None:
     file.write_text(text + text.splitlines()[3] + "\n", encoding="utf-8")
     with pytest.raises(ScenarioError, match="the same point as line 4"):
         read_measurements(few)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        (b"NVIDIA", b"NV\xffDIA", 2, "not UTF-8"),
+        (b",torch,triton,commit", b',torch,"triton,commit', 21, "not a line of CSV"),  # swallows the rest
+        (b"context=512 ", b"context=1" + b"0" * 400 + b" ", 4, "beyond any device"),
+    ],
+)
+def test_bytes_that_no_run_has_written_are_refused(
+    few: Path, old: bytes, new: bytes, line: int, message: str
+) -> None:
+    file = few / "decode.csv"
+    content = file.read_bytes()
+    assert old in content
+    file.write_bytes(content.replace(old, new, 1))
+    with pytest.raises(ScenarioError, match=message) as refused:
+        read_measurements(few)
+    assert refused.value.file == f"{file}:{line}" and refused.value.allowed
+
+
+def test_a_spreadsheet_s_marks_and_line_ends_are_read(few: Path) -> None:
+    file, before = few / "decode.csv", read_measurements(few).rows
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_measurements(few).rows == before
+
+
+def test_a_device_without_a_type_keeps_to_the_others(tmp_path: Path) -> None:
+    """An A100 multiplies no 8-bit floats, and what was refused there is no error of the fit."""
+    made = tmp_path / "a100-sxm-80gb"
+    points = [one for one in all_points() if one.family == "decode" or one.dtype == "float8_e4m3fn"]
+    write_measurements(made, Law(decode_fraction=0.3), points=points[::3])
+    assert main(["fit", "--data", str(made)]) == 0
+    text = (made / "fitted.yaml").read_text(encoding="utf-8")
+    assert "gemm_float8: a100-sxm-80gb has no peak of float8" in text
+    assert "attention_decode" in load_hardware(str(made / "fitted.yaml")).kernels
+
+
+def test_times_that_cannot_be_this_device_s_are_not_its_constants(
+    few: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Decoding at random between 0.1 and 10,000 us: no law, and no reason to drop the shipped one."""
+    file, rng = few / "decode.csv", np.random.default_rng(3)
+    lines = [line.split(",") for line in file.read_text(encoding="utf-8").splitlines()]
+    for cells in lines[1:]:
+        time_s = f"{10 ** rng.uniform(-7, -2):.6g}"
+        for name in ("p20_s", "p50_s", "p80_s"):
+            cells[rows.COLUMNS.index(name)] = time_s
+    more = [[*cells] for cells in lines[1:]]
+    for cells in more:
+        cells[3] = cells[3].replace("B=", "B=1")
+    file.write_text("\n".join(",".join(cells) for cells in [*lines, *more]) + "\n", encoding="utf-8")
+    assert main(["fit", "--data", str(few)]) == 0
+    assert "attention_decode: the law misses these times by" in capsys.readouterr().err
+    fitted = load_hardware(str(few / "fitted.yaml"))
+    assert fitted.kernels["attention_decode"] == load_hardware(H200).kernels["attention_decode"]
+
+
+def test_constants_that_contradict_each_other_leave_no_file(tmp_path: Path) -> None:
+    """A launch in a graph that costs more than a plain one."""
+    made = tmp_path / H200
+    points = [one for one in all_points() if one.family == "launch"]
+    write_measurements(made, Law(launch_s=1e-6, node_s=2e-6), points=points)
+    with pytest.raises(ScenarioError, match="cannot be a profile: a launch in a graph costs more"):
+        fit_folder(made)
+    assert sorted(one.name for one in made.iterdir()) == ["launch.csv"]
 
 
 def test_a_foreign_header_and_folder_are_refused(few: Path, tmp_path: Path) -> None:
