@@ -45,9 +45,14 @@ def padded_tokens(tokens: Floats, overheads: EngineOverheads) -> Floats:
 def launch_s(tokens: int, scenario: Scenario) -> float:
     """The host's time to launch a step's kernels one by one; none for a step in a CUDA graph."""
     overheads = scenario.engine.overheads
-    if tokens <= max(overheads.cudagraph_capture_sizes, default=0):
+    if tokens <= largest_graph(overheads):
         return 0.0
     return overheads.launch_per_layer_s * scenario.model.num_hidden_layers
+
+
+def largest_graph(overheads: EngineOverheads) -> int:
+    """Tokens of the largest step that runs in a CUDA graph."""
+    return max(overheads.cudagraph_capture_sizes, default=0)
 
 
 def decode_attention_fraction(scenario: Scenario) -> float:
@@ -67,17 +72,19 @@ class LaunchedPrice(CompiledPrice):
         self._attention_fraction = decode_attention_fraction(scenario)
         self.hides_host = scenario.engine.async_scheduling
         self.prompt_token_ps = to_ps(self._overheads.per_prompt_token_s)
+        self._largest_graph = largest_graph(self._overheads)
+        self._eager_ps = to_ps(launch_s(self._largest_graph + 1, scenario))
         self._launched_curves: dict[int, Curve] = {}
 
     def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks, drafts: int = 0) -> int:
         """One step; see ``StepPrice``."""
         if not chunks and not drafts:
             return self.decode_run(num_decode, context_tokens)[0]
-        host = self.host_ps(num_decode + len(chunks))
+        host = self._step_ps + self._sequence_ps * (num_decode + len(chunks))
         kernels = super().step_ps(num_decode, context_tokens, chunks, drafts) - host
-        prompt_tokens = sum(chunk[0] for chunk in chunks)
+        prompt_tokens = sum([chunk[0] for chunk in chunks])
         host += self.prompt_token_ps * prompt_tokens
-        launches = to_ps(launch_s(num_decode + drafts + prompt_tokens, self._scenario))
+        launches = self._eager_ps if num_decode + drafts + prompt_tokens > self._largest_graph else 0
         return max(kernels, launches, host) if self.hides_host else max(kernels, launches) + host
 
     def host_ps(self, sequences: int) -> int:
@@ -112,7 +119,7 @@ class LaunchedPrice(CompiledPrice):
     def _launched_curve(self, num_decode: int) -> Curve:
         """Decode attention, no shorter than what its launches leave it; straight between breakpoints."""
         plain = self._curve(num_decode)
-        launches = to_ps(launch_s(num_decode, self._scenario))
+        launches = self._eager_ps if num_decode > self._largest_graph else 0
         longest = max(launches, self.host_ps(num_decode)) if self.hides_host else launches
         least = longest - self.linear_ps(num_decode) - self.head_ps(num_decode)
         values = [max(value, least) for value in plain.values_ps]
