@@ -7,6 +7,7 @@ validate-kernels   cross-validate the laws with whole groups held out, or hold t
                    against other measurements of the same kinds
 report             parity plots (HTML) and errors by size (CSV) of the profiles' constants
 fit-engine         fit an engine profile's host times to runs under load, workloads left out in turn
+engine             serve requests with real forward passes (serve), and compare with the simulator (parity)
 import             make a price table that a scenario names as engine.price_table
 """
 
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from calibrate.engine.command import add_engine
 from calibrate.engine_fit import run_fit_engine
 from calibrate.kernel_timings import AIC_GPUS, KernelTimings, all_timings
 from calibrate.measure.command import add_measure
@@ -69,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     add_import(commands)
     add_measure(commands)
     add_run(commands)
+    add_engine(commands)
     return top
 
 

@@ -106,10 +106,7 @@ class Llama:
         """A chunk over its sequence so far, whose keys and values are gathered from their blocks first."""
         block_size = layer.cache[0].shape[1]
         blocks = chunk.blocks[: cdiv(chunk.context, block_size)]
-        k, v = (
-            one[blocks].flatten(0, 1)[: chunk.context].transpose(0, 1)[None].contiguous()
-            for one in layer.cache
-        )
+        k, v = (gathered(one, blocks, chunk.context) for one in layer.cache)
         q = q_THD.transpose(0, 1)[None].contiguous()
         o_BHTD, _ = flash_attention(q, k, v, is_causal=True)
         return o_BHTD[0].transpose(0, 1)

@@ -48,7 +48,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRow:
-    """One step: its shape, as the price sees it, and its time. ``model_s`` is the forward pass alone."""
+    """One step: its shape, as the price sees it, and its time. ``model_s`` is the forward pass alone;
+    ``chunks`` are (tokens, tokens in the cache before, whether it ends its prompt)."""
 
     started_s: float
     step_s: float
@@ -58,6 +59,7 @@ class StepRow:
     num_prefill: int
     prefill_tokens: int
     num_waiting: int
+    chunks: tuple[tuple[int, int, bool], ...] = ()
 
 
 class Clock:
@@ -73,6 +75,11 @@ class Clock:
     def wait_until(self, moment_s: float) -> None:
         """Sleeps."""
         time.sleep(max(0.0, moment_s - self.now_s()))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run is to end here, finished or not."""
+        return False
 
 
 class RealEngine:
@@ -100,11 +107,11 @@ class RealEngine:
         self.steps: list[StepRow] = []
 
     def serve(self, requests: Seq[Served]) -> list[Answer]:
-        """Serves them all, in order of arrival."""
+        """Serves them all, in order of arrival, or as many as the clock allows."""
         coming = deque(sequences_of(requests))
         self.tokens = {one: list(requests[one.id].prompt) for one in coming}
         self.answers = [Answer() for _ in requests]
-        while coming or self.waiting or self.running:
+        while (coming or self.waiting or self.running) and not self.clock.is_over:
             now_s = self.clock.now_s()
             while coming and coming[0].arrival_ps <= now_s * PS_PER_S:
                 self.waiting.append(coming.popleft())
@@ -127,11 +134,14 @@ class RealEngine:
         ended_s = self.clock.now_s()
         chunk_tokens = sum(queries for _, queries in plan.prefill)
         context = int(sum(one.computed + 1 for one in plan.decode))
+        chunks = tuple(
+            (queries, one.computed, one.computed + queries == one.target) for one, queries in plan.prefill
+        )
         self._commit(plan, sampled, ended_s)
         row = StepRow(
             started_s=now_s, step_s=self.clock.now_s() - now_s, model_s=ended_s - begun_s,
             num_decode=len(plan.decode), context_tokens=context, num_prefill=len(plan.prefill),
-            prefill_tokens=chunk_tokens, num_waiting=len(self.waiting),
+            prefill_tokens=chunk_tokens, num_waiting=len(self.waiting), chunks=chunks,
         )  # fmt: skip
         self.steps.append(row)
 

@@ -8,12 +8,8 @@ from pathlib import Path
 from calibrate.own.fitting import fit_device
 from calibrate.own.profile import write_profile
 from calibrate.own.report import write_parity
-from calibrate.own.rows import is_own_folder
-from calibrate.own.timings import PROVIDERS
 from sim.errors import ScenarioError
 from sim.hardware import hardware_names, load_hardware
-
-__all__ = ["PROVIDERS", "fit_folder", "is_own_folder"]
 
 
 def base_of(folder: Path, asked: str) -> str:

@@ -1,0 +1,174 @@
+"""Which runs there are, and what one leaves behind: ``steps.csv``, ``requests.csv`` and ``run.yaml``.
+
+A run is one variant of a scenario with its first seed. The scenario says everything that both the real engine
+and the simulator need: requests, limits, KV blocks. Times are seconds since the start of the run.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sim.errors import ScenarioError
+from sim.loading import load_scenario
+from sim.records import PS_PER_S, RequestTable
+from sim.scenario import Scenario
+from sim.workload import draw_requests
+
+SCENARIOS = Path(__file__).parent / "scenarios"
+STEP_COLUMNS = (
+    "started_s", "step_s", "model_s", "num_decode", "context_tokens", "num_prefill", "prefill_tokens",
+    "num_waiting", "chunks",
+)  # fmt: skip
+REQUEST_COLUMNS = (
+    "request", "arrival_s", "prompt_tokens", "output_tokens", "first_scheduled_s", "first_token_s",
+    "finished_s", "num_preemptions",
+)  # fmt: skip
+DRY_REQUESTS, DRY_PROMPT, DRY_OUTPUT = 4, 24, 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRun:
+    """One run to be served or simulated. ``base_dir`` is where the scenario's files are looked for."""
+
+    name: str
+    file: str
+    scenario: Scenario
+    seed: int
+    base_dir: Path
+
+    def requests(self) -> RequestTable:
+        """The requests, the same for the engine and for the simulator."""
+        return draw_requests(self.scenario.workload, self.seed, self.base_dir)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What was read back of a run."""
+
+    folder: Path
+    steps: list[dict[str, float | str]]
+    requests: list[dict[str, float | str]]
+    about: Mapping[str, Any]
+
+
+def engine_runs(paths: Sequence[str], overrides: Sequence[str]) -> list[EngineRun]:
+    """Every variant of the scenarios (all of ours, when none is named), each checked for what we can run."""
+    files = list(paths) or [str(file) for file in sorted(SCENARIOS.glob("*.yaml"))]
+    runs = []
+    for path in files:
+        loaded = load_scenario(path, overrides=overrides)
+        for variant in loaded.variants:
+            run = EngineRun(
+                name=f"{Path(loaded.path).stem}-{variant.name}", file=loaded.path, scenario=variant.scenario,
+                seed=variant.scenario.seeds[0], base_dir=Path(loaded.path).parent,
+            )  # fmt: skip
+            check_runnable(run)
+            runs.append(run)
+    return runs
+
+
+def check_runnable(run: EngineRun) -> None:
+    """The real engine is a small one: what it has not is refused, not left out."""
+    scenario, engine = run.scenario, run.scenario.engine
+    asked: tuple[tuple[str, object, bool, str], ...] = (
+        ("engine.batching", engine.batching, engine.batching == "continuous", "continuous"),
+        ("engine.kv_allocator", engine.kv_allocator, engine.kv_allocator == "paged", "paged"),
+        ("engine.tensor_parallel_size", engine.tensor_parallel_size, engine.tensor_parallel_size == 1, "1"),
+        ("replicas", scenario.replicas, scenario.replicas == 1, "1"),
+        (
+            "engine.num_gpu_blocks_override", engine.num_gpu_blocks_override,
+            engine.num_gpu_blocks_override is not None, "the blocks of the real KV pool",
+        ),
+        ("model", scenario.model.name, scenario.model.name.startswith("llama-3"), "a Llama 3 model"),
+    )  # fmt: skip
+    for path, given, is_met, allowed in asked:
+        if not is_met:
+            problem = "the real engine cannot run this"
+            raise ScenarioError(problem, file=run.file, path=path, given=given, allowed=allowed)
+    table = run.requests()
+    longest = int((table.prompt_tokens + table.output_tokens).max())
+    most = engine.max_model_len or scenario.model.max_position_embeddings
+    if longest > most:
+        raise ScenarioError(
+            "a request is longer than max_model_len", file=run.file, path="engine.max_model_len", given=most,
+            allowed=f"at least {longest}",
+        )  # fmt: skip
+    if int(table.arrival_ps.min()) < 0:
+        problem = "requests that follow others' ends are not served here"
+        raise ScenarioError(problem, file=run.file, path="workload", allowed="arrivals with times")
+
+
+def write_rows(file: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
+    """One CSV file, whole or not at all."""
+    being_written = file.with_suffix(".new")
+    with being_written.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: shown(row[name]) for name in columns} for row in rows)
+    being_written.replace(file)
+
+
+def shown(value: object) -> object:
+    """Seconds to the microsecond."""
+    return f"{value:.6f}" if isinstance(value, float) else value
+
+
+def read_run(folder: Path) -> Recorded:
+    """A recorded run; a ScenarioError for what is missing or no number, with file, line and column."""
+    about = folder / "run.yaml"
+    if not about.is_file():
+        raise ScenarioError(
+            "no recorded run here", file=str(folder), allowed="run.yaml, steps.csv, requests.csv"
+        )
+    return Recorded(
+        folder=folder,
+        steps=list(numbers_of(folder / "steps.csv", STEP_COLUMNS)),
+        requests=list(numbers_of(folder / "requests.csv", REQUEST_COLUMNS)),
+        about=yaml.safe_load(about.read_text(encoding="utf-8")),
+    )
+
+
+def numbers_of(file: Path, columns: Sequence[str]) -> Iterator[dict[str, float | str]]:
+    """The rows, every column but ``chunks`` a number."""
+    if not file.is_file():
+        raise ScenarioError("no such file", file=str(file), hint="python -m calibrate engine serve")
+    with file.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        if tuple(reader.fieldnames or ()) != tuple(columns):
+            given = ",".join(reader.fieldnames or ())
+            raise ScenarioError("wrong header", file=f"{file}:1", given=given, allowed=",".join(columns))
+        for row in reader:
+            where = f"{file}:{reader.line_num}"
+            found: dict[str, float | str] = {}
+            for name in columns:
+                text = row[name] or ""
+                found[name] = text if name == "chunks" else number(text, where, name)
+            yield found
+
+
+def number(text: str, where: str, column: str) -> float:
+    """A finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ScenarioError(
+            "expected a number", file=where, path=column, given=text, allowed="a finite number"
+        )
+    return value
+
+
+def expected_s(run: EngineRun) -> float:
+    """Seconds that a run may take: its last arrival, and its tokens at 1,500 a second, whichever is later,
+    with a minute for weights and compiling. A guess that keeps slots whole, nothing that is reported."""
+    table = run.requests()
+    arrivals_s = float(table.arrival_ps.max()) / PS_PER_S
+    return 60.0 + arrivals_s + float(table.output_tokens.sum()) / 1500.0 * 0.5
