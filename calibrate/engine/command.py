@@ -15,6 +15,7 @@ from sim.errors import ScenarioError
 
 DEVELOPMENT = "chat-medium"
 RESERVE_SECONDS = 20.0  # a run's rows are written before a slot ends
+SERVE = "python -m calibrate engine serve"
 DRY_FOLDER = Path("out/engine_dry_run")
 
 
@@ -111,9 +112,7 @@ def run_parity(given: argparse.Namespace) -> int:
         found.append(parity_of(runs[name], one, hardware, overheads, is_development=is_development))
         print("\n".join("  ".join(row) for row in rows_of(found[-1])), flush=True)
     if not found:
-        raise ScenarioError(
-            "no whole run to compare", file=str(folder), hint="python -m calibrate engine serve"
-        )
+        raise ScenarioError("no whole run to compare", file=str(folder), hint=SERVE)
     about = f"Prices by {hardware.name}; recorded on {recorded[given.development].about['measured_on']}."
     for file in write_report(found, overheads, about, given.out or folder):
         print(f"written: {file}")
@@ -128,5 +127,5 @@ def check_recorded(folder: Path, runs: list[str], recorded: list[str], developme
     if development not in recorded:
         raise ScenarioError(
             f"the development run {development} is not recorded", file=str(folder),
-            given=", ".join(recorded) or "nothing", hint="python -m calibrate engine serve, or --development RUN",
+            given=", ".join(recorded) or "nothing", hint=f"{SERVE}, or --development RUN",
         )  # fmt: skip

@@ -86,7 +86,8 @@ def check_same_requests(run: EngineRun, recorded: Recorded) -> None:
     for name, asked in (("prompt_tokens", table.prompt_tokens), ("output_tokens", table.output_tokens)):
         if column_of(recorded.requests, name).tolist() != asked.astype(float).tolist():
             raise ScenarioError(
-                f"other {name} than the scenario draws", file=str(recorded.folder / "requests.csv"), path=name,
+                f"other {name} than the scenario draws",
+                file=str(recorded.folder / "requests.csv"), path=name,
                 hint="serve the run again, with the scenario and --set of today",
             )  # fmt: skip
 

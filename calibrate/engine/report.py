@@ -76,7 +76,8 @@ def page_of(found: Sequence[RunParity], overheads: EngineOverheads, about: str) 
     parts = ["<!doctype html><meta charset='utf-8'><title>The real engine and its simulation</title>"]
     parts += [f"<style>{STYLE}</style><h1>The real engine and its simulation</h1><p>{html.escape(about)}</p>"]
     host = (
-        f"Host times: {overheads.step_s * 1e3:.3f} ms a step, {overheads.per_sequence_s * 1e6:.1f} us a sequence, "
+        f"Host times: {overheads.step_s * 1e3:.3f} ms a step, "
+        f"{overheads.per_sequence_s * 1e6:.1f} us a sequence, "
         f"{overheads.per_prompt_token_s * 1e6:.2f} us a prompt token, launches "
         f"{overheads.launch_per_layer_s * 1e6:.0f} us a layer; {overheads.source}."
     )

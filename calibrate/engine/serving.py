@@ -113,7 +113,7 @@ class RealEngine:
         self.answers = [Answer() for _ in requests]
         while (coming or self.waiting or self.running) and not self.clock.is_over:
             now_s = self.clock.now_s()
-            while coming and coming[0].arrival_ps <= now_s * PS_PER_S:
+            while coming and coming[0].arrival_ps <= round(now_s * PS_PER_S):
                 self.waiting.append(coming.popleft())
             if self.waiting or self.running:
                 self.step(now_s)

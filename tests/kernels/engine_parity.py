@@ -89,8 +89,7 @@ def told_engine(run: EngineRun, clock: ToldClock) -> RealEngine:
     return RealEngine(model, limits_of(run.scenario), policy=policy, clock=clock)
 
 
-@pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> None:
+def tell(monkeypatch: pytest.MonkeyPatch) -> None:
     """``serve`` runs the told engine, however the slot's end is given."""
     monkeypatch.setattr(serve, "model_of", lambda run, *, is_dry: None)
     monkeypatch.setattr(serve, "warm_up", lambda run, model, requests: None)
@@ -98,14 +97,23 @@ def told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "engine_of", lambda run, model, deadline_s: told_engine(run, ToldClock()))
 
 
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> None:
+    tell(monkeypatch)
+
+
 def few_runs() -> list[EngineRun]:
     return engine_runs([], FEW[1::2])
 
 
-@pytest.fixture
-def recorded(told: None, tmp_path: Path) -> Path:
-    assert serve.serve_runs(few_runs(), tmp_path, float("inf"), is_dry=False) == 0
-    return tmp_path
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All six runs, served once."""
+    folder = tmp_path_factory.mktemp("engine")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        tell(monkeypatch)
+        assert serve.serve_runs(few_runs(), folder, float("inf"), is_dry=False) == 0
+    return folder
 
 
 def test_a_recorded_engine_is_simulated_to_the_same_times(
@@ -123,7 +131,7 @@ def test_a_recorded_engine_is_simulated_to_the_same_times(
 
 
 def test_another_profile_is_seen_in_the_report(recorded: Path) -> None:
-    """An A100's kernels under the same host: decoding at overload is bound by launches no more."""
+    """An A100's kernels under the same host: means of runs that tuned nothing are off, and 1 says so."""
     command = ["engine", "parity", "--data", str(recorded), "--hardware", "a100-sxm-80gb", *FEW]
     assert main([*command, "--out", str(recorded / "a100")]) == 1
 
