@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from sim.cost.law_times import NEVER_HOT, as_arrays, law_device
+from sim.cost.laws.registry import LAWS
 from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile
 
@@ -228,3 +230,34 @@ def efficiency_of(generation: str, profile: HardwareProfile, direction: str = "f
         given=generation,
         allowed=", ".join(sorted({name for name, _, way in EFFICIENCIES if way == direction})),
     )
+
+
+_LARGE = 8192.0  # rows, columns and depth of a product that fills every device
+_WEIGHT_ONLY_BITS = (4, 8)
+
+
+def gemm_efficiency(profile: HardwareProfile, dtype: str, weight_bits: int | None) -> Efficiency:
+    """A product's efficiency: of 8-bit values and packed weights, what the serving price's own law reaches.
+
+    That is the law's rate for a large product, activations already quantized. Dequantizing is part of what
+    was timed, so none of it counts again. Without a law for the type: as for 16 bits, dequantizing in full.
+    """
+    base = efficiency_of("gemm", profile)
+    operator = f"gemm_{dtype}"
+    if weight_bits is not None:
+        operator = f"gemm_int{weight_bits}_weights" if weight_bits in _WEIGHT_ONLY_BITS else ""
+    fit = profile.kernels.get(operator)
+    if fit is None or operator == "gemm_bfloat16":
+        return base
+    constants = {name: 0.0 if name.startswith("quantize_") else one for name, one in fit.constants.items()}
+    bits = float(weight_bits or 8)
+    sizes = {
+        **dict.fromkeys(("m", "n", "k"), _LARGE),
+        "copies": NEVER_HOT,
+        "weight_bits": bits,
+        "value_bytes": 2.0 if weight_bits else 1.0,
+    }
+    device = law_device(profile, operator)
+    time_s = float(LAWS[fit.law].seconds(as_arrays(sizes), constants, device)[()])
+    reached = min(1.0, 2.0 * _LARGE**3 / device.flops_per_s / time_s)
+    return replace(base, tensor_fraction=reached, exposed_fraction=0.0, source=fit.fitted_on)

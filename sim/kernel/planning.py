@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile
 from sim.kernel.attention import DECODERS, attention_launches
-from sim.kernel.efficiency import efficiency_of
+from sim.kernel.efficiency import efficiency_of, gemm_efficiency
 from sim.kernel.elementwise import copy_launches, norm_launches
 from sim.kernel.gemm import gemm_launches
 from sim.kernel.gpu import Gpu, gpu_of
@@ -101,7 +101,7 @@ def _extra_bytes(gpu: Gpu, problem: Problem, tile: Tile, launches: list[Launch])
 
 def _gemm_plan(gpu: Gpu, given: Gemm, tile: Tile) -> Plan:
     size = DTYPE_BYTES[given.dtype]
-    launches = gemm_launches(gpu, efficiency_of("gemm", gpu.profile), given, tile)
+    launches = gemm_launches(gpu, gemm_efficiency(gpu.profile, given.dtype, given.weight_bits), given, tile)
     weights = given.n * given.k * (given.weight_bits or 8 * size) // 8
     return Plan(
         gpu=gpu,
