@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sim import __version__
 from sim.answer_line import answer_line
 from sim.kernel.attention import DECODERS
-from sim.kernel.efficiency import Efficiency, efficiency_of
+from sim.kernel.efficiency import Efficiency, efficiency_of, gemm_efficiency
 from sim.kernel.limits import NOT_MODELLED
 from sim.kernel.result import KernelResult
 from sim.kernel.scenario import KernelWork
@@ -99,7 +99,9 @@ def _trust(runs: list[tuple[Lane, KernelResult]]) -> Section:
     rows: list[tuple[str, ...]] = []
     for lane, run in runs:
         generation = _generation(run.scenario.kernel)
-        one = efficiency_of(generation, run.scenario.hardware)
+        one, gemm = efficiency_of(generation, run.scenario.hardware), run.scenario.kernel.gemm
+        if gemm is not None:
+            one = gemm_efficiency(run.scenario.hardware, gemm.dtype, gemm.weight_bits)
         rows.append((lane.name, generation, _efficiency_text(generation, one), one.source))
     blocks: tuple[Block, ...] = (
         Prose(text="Waves, tails, traffic and overlap are simulated; these few efficiencies were fitted."),

@@ -58,7 +58,7 @@ def test_projections_cost_what_the_step_price_says(serving: Scenario, tokens: in
 def test_quantised_projections_cost_what_the_step_price_says(
     hardware: str, quantization: str, tokens: int
 ) -> None:
-    """From 2,048 tokens on; below, kernels of few rows differ by up to 2.6. fp8: with the pass that makes it."""
+    """From 2,048 tokens on; below, kernels of few rows differ more. fp8 with the pass that makes it."""
     overrides = [f"hardware={hardware}", f"engine.quantization={quantization}"]
     serving = load_scenario("serving/static_vs_continuous", overrides=overrides).base
     priced = CompiledPrice(serving).linear_split_s(np.array([float(tokens)]))
