@@ -125,8 +125,10 @@ def _write(found: Explained, out: Path) -> None:
 
 
 def _scenario(arguments: argparse.Namespace) -> Scenario:
+    from sim.checks.fit import check_model_and_hardware
     from sim.hardware import load_hardware
     from sim.loading import build, load_scenario
+    from sim.loading.place import Place
     from sim.model import load_model
     from sim.scenario import EngineConfig, Scenario, Workload
 
@@ -153,12 +155,14 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
         return scenario
     if not arguments.model or not arguments.hardware:
         raise ScenarioError("nothing to explain", hint="give a scenario, or --model and --hardware")
-    return Scenario(
+    scenario = Scenario(
         schema_version=1,
         question="",
         kind="serving",
         hardware=load_hardware(arguments.hardware, path="--hardware"),
         model=load_model(arguments.model, path="--model"),
         workload=Workload(),
-        engine=build(EngineConfig, given, file="", path="engine"),
+        engine=build(EngineConfig, {"batching": "vllm", **given}, file="", path="engine"),
     )
+    check_model_and_hardware(scenario, Place(file="", path=""))
+    return scenario
