@@ -100,7 +100,11 @@ def add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     one.add_argument("path", type=Path, help="the folder of the measurements")
     one.add_argument("out", type=Path, help="the folder to write")
     one.add_argument("--tensor-parallel-size", type=int, default=1)
-    one.add_argument("--model", default="", help="aic, vidur: a shipped model or a path to its config.json")
+    one.add_argument("--model", default="", help="a shipped model, or a path to its config.json")
+    choices = tuple(PROVIDERS)
+    one.add_argument(
+        "--provider", choices=choices, default="fastest", help="own: whose kernels, but attention"
+    )
     one.add_argument("--gpu", default="", help="aic, vidur: the GPU (aic: its name in the tables, h100_sxm)")
     one.set_defaults(run=run_import)
 

@@ -163,16 +163,15 @@ def attention_points() -> Iterator[Point]:
 def few_prompts_points(libraries: tuple[str, ...]) -> Iterator[Point]:
     """One and three prompts of 64 tokens and more, as an engine's step has them; and chunks behind what is in
     the cache already, which SDPA's causal masks do not fit."""
+    tokens = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
     for H, G, D in ((32, 8, 128), (64, 8, 128), (32, 32, 64)):
         sizes: list[Size] = [
-            {"B": B, "H": H, "G": G, "T": T, "S": T, "D": D, "is_causal": 1}
-            for B in (1, 3)
-            for T in (64, 128, 256, 512, 1024, 2048, 4096, 8192)
+            {"B": B, "H": H, "G": G, "T": T, "S": T, "D": D, "is_causal": 1} for B in (1, 3) for T in tokens
         ]
         yield from points_of("attention", "flash_attention", libraries, sizes)
         chunks: list[Size] = [
             {"B": 1, "H": H, "G": G, "T": T, "S": T + cached, "D": D, "is_causal": 1}
-            for T in (128, 512, 2048)
+            for T in tokens
             for cached in (1024, 8192)
         ]
         yield from points_of("attention", "flash_attention", ("triton",), chunks)
