@@ -20,11 +20,12 @@ from pathlib import Path
 
 from calibrate.engine.command import add_engine
 from calibrate.engine_fit import run_fit_engine
-from calibrate.kernel_timings import AIC_GPUS, KernelTimings, all_timings
+from calibrate.kernel_timings import AIC_GPUS, KernelTimings
 from calibrate.measure.command import add_measure
 from calibrate.own.one_slot import add_run
 from calibrate.own.rows import is_own_folder
 from calibrate.own.timings import PROVIDERS
+from calibrate.timed_kernels import all_timings
 from sim.errors import ScenarioError
 from sim.hardware import hardware_names
 

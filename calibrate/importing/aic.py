@@ -15,7 +15,8 @@ import numpy as np
 
 from calibrate.importing.table_writing import Measured, Row
 from calibrate.kernel_fits import law_of, predict
-from calibrate.kernel_timings import AIC_GPUS, NEVER_HOT, KernelTimings, all_timings
+from calibrate.kernel_timings import AIC_GPUS, NEVER_HOT, KernelTimings
+from calibrate.timed_kernels import all_timings
 from sim.cost.analytic import AnalyticTimes
 from sim.cost.laws.device import Floats
 from sim.cost.price_table import SHAPE_KEYS

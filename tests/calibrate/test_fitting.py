@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibrate.expert_timings import experts
 from calibrate.fitting import fit_law
-from calibrate.kernel_fits import cross_validate, folds_of, kernel_fit, settled
-from calibrate.kernel_timings import KernelTimings, all_timings
+from calibrate.kernel_fits import Validation, cross_validate, folds_of, kernel_fit, predict, settled
+from calibrate.kernel_timings import KernelTimings, read_aic
+from calibrate.timed_kernels import all_timings
 from sim.cost.laws.device import device_of
 from sim.cost.laws.registry import LAWS
 from sim.hardware import load_hardware
@@ -123,3 +125,14 @@ def test_the_profiles_constants_reproduce_their_stated_errors() -> None:
         again = kernel_fit(timings, fit.constants)
         assert again.median_error_fraction == pytest.approx(fit.median_error_fraction, abs=1e-3)
         assert again.p90_error_fraction == pytest.approx(fit.p90_error_fraction, abs=1e-3)
+
+
+@pytest.mark.parametrize("profile", ["h100-sxm-80gb", "h200-sxm-141gb", "l40s"])
+def test_skewed_routers_which_no_fit_has_seen_are_predicted(profile: str) -> None:
+    """Fitted to tokens dealt out evenly; here a power law dealt them, and experts are taken as equally likely."""
+    table = read_aic(measured(), "moe", profile)
+    skewed = table[table["distribution"] != "balanced"]
+    timings = experts("experts_bfloat16", profile, skewed, "bfloat16")
+    constants = load_hardware(profile).kernels["experts_bfloat16"].constants
+    median, p90 = Validation(timings=timings, predicted_s=predict(timings, constants)).median_and_p90
+    assert median <= 0.12 and p90 <= 0.35
