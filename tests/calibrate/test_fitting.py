@@ -129,7 +129,7 @@ def test_the_profiles_constants_reproduce_their_stated_errors() -> None:
 
 @pytest.mark.parametrize("profile", ["h100-sxm-80gb", "h200-sxm-141gb", "l40s"])
 def test_skewed_routers_which_no_fit_has_seen_are_predicted(profile: str) -> None:
-    """Fitted to tokens dealt out evenly; here a power law dealt them, and experts are taken as equally likely."""
+    """Fitted to tokens dealt out evenly; here a power law dealt them, and experts count as equally likely."""
     table = read_aic(measured(), "moe", profile)
     skewed = table[table["distribution"] != "balanced"]
     timings = experts("experts_bfloat16", profile, skewed, "bfloat16")
