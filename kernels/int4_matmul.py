@@ -155,13 +155,16 @@ def inputs(size: Mapping[str, int], dtype: str, device: str) -> dict[str, Any]:
 
 
 def builds(capability: Capability) -> Builds:
-    """Both tilings."""
+    """Both tilings, and four splits of K."""
     found = {}
     for M in (16, 256):
         w, scale = meta("uint8", 4096, 2048), meta("bfloat16", 4096, 32)
         a, c = meta("bfloat16", M, 4096), meta("bfloat16", M, 4096)
         found[f"bfloat16 M {M}"] = launches(a, w, scale, c, tiles=tiles_for(capability, M))
-    return found
+    w, scale = meta("uint8", 4096, 2048), meta("bfloat16", 4096, 32)
+    a, parts, tiles = meta("bfloat16", 16, 4096), meta("float32", 4, 16, 4096), tiles_for(capability, 16)
+    split = launches(a, w, scale, a, tiles=tiles, split_k=4, parts_SMN=parts)
+    return {**found, "bfloat16 M 16, 4 splits": split[:1]}  # their sum is matmul's
 
 
 KERNEL = KernelSpec(

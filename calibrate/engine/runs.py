@@ -30,7 +30,7 @@ REQUEST_COLUMNS = (
     "request", "arrival_s", "prompt_tokens", "output_tokens", "first_scheduled_s", "first_token_s",
     "finished_s", "num_preemptions",
 )  # fmt: skip
-DRY_REQUESTS, DRY_PROMPT, DRY_OUTPUT = 4, 24, 4
+DRY_REQUESTS, DRY_PROMPT, DRY_OUTPUT = 3, 10, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ from sim.records import PS_PER_S
 from sim.rng import stream
 from sim.serving.limits import limits_of
 
-WARM_UP_REQUESTS = 48
+WARM_UP_REQUESTS = 128  # batches of up to so many sequences
 DRY_BLOCKS, DRY_WIDTH, DRY_LAYERS = 64, 64, 1
 
 
@@ -127,9 +127,13 @@ def engine_of(run: EngineRun, model: Llama, deadline_s: float) -> RealEngine:
 
 
 def warm_up(run: EngineRun, model: Llama, requests: list[Served]) -> None:
-    """Serves some of the requests at once: batches of every size up to theirs, short and long prompts."""
-    few = [replace(one, arrival_s=0.0, output_tokens=min(one.output_tokens, 64)) for one in requests]
-    engine_of(run, model, float("inf")).serve(few[:WARM_UP_REQUESTS])
+    """Serves some of the requests at once, the first with one token, the next with two, and so on: batches of
+    every size from theirs down to one, as kernels compile when a size is first seen."""
+    few = [
+        replace(one, arrival_s=0.0, output_tokens=1 + index)
+        for index, one in enumerate(requests[:WARM_UP_REQUESTS])
+    ]
+    engine_of(run, model, float("inf")).serve(few)
 
 
 class DeadlineClock(Clock):

@@ -153,6 +153,21 @@ def test_without_a_gpu_one_line_and_3(arguments: tuple[str, ...]) -> None:
 
 
 @pytest.mark.slow
+def test_the_engine_s_dry_run_serves_a_few_requests(tmp_path: Path) -> None:
+    """A tiny Llama in the interpreter, in a process of its own; its rows are marked as no measurement."""
+    scenario = "calibrate/engine/scenarios/chat.yaml"
+    done = calibrate("engine", "serve", "--dry-run", "--data", str(tmp_path), scenario)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "chat-overload             300 requests" in done.stdout
+    if IS_TRITON_HERE:
+        assert "chat-light: 3 steps, 3 of 3 requests" in done.stdout
+        about = (tmp_path / "chat-light" / "run.yaml").read_text(encoding="utf-8")
+        assert "is_dry: true" in about and "times mean nothing" in about
+    else:
+        assert "no rehearsal: torch and triton are not installed" in done.stdout
+
+
+@pytest.mark.slow
 def test_the_dry_run_prints_the_plan_and_rehearses_it() -> None:
     """With torch and Triton one small point of every kind runs in the interpreter, else it says why not."""
     done = calibrate("measure", "--dry-run")
