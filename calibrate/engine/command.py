@@ -73,7 +73,7 @@ def run_serve(given: argparse.Namespace) -> int:
 
 
 def dry_run(given: argparse.Namespace) -> int:
-    """The plan, then one run of every scenario in small, in a process of its own: the interpreter is chosen at import."""
+    """The plan, then one small run of every scenario, in a process that imports the interpreter."""
     runs = engine_runs(given.scenarios, given.set)
     for run in runs:
         print(f"{run.name:24} {len(run.requests().arrival_ps):4} requests, some {expected_s(run):.0f} s")
