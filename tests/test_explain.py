@@ -145,6 +145,19 @@ def test_the_command_writes_a_page_and_every_table(
     assert "Roofline of l4" in html and "moe_experts" in html
 
 
+@pytest.mark.parametrize("split", ["--tensor-parallel-size", "--pipeline-parallel-size"])
+@pytest.mark.parametrize("hardware", ["rtx-4090", "l4", "mi300x"])
+def test_gpus_without_nvlink_can_be_split_over(
+    split: str, hardware: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["explain", "--model", "llama-3.1-8b", "--hardware", hardware, split, "2", "--json"]
+    assert main(given) == 0
+    lines = json.loads(capsys.readouterr().out)["operators"]
+    exchange = next(one for one in lines if one["link_bytes"])
+    assert exchange["bound"] == "link" and exchange["time_s"] > 0
+    assert "gemm" not in exchange["source"]
+
+
 def test_flags_stand_above_the_scenarios_engine(capsys: pytest.CaptureFixture[str]) -> None:
     given = ["explain", "serving/tensor_parallel_70b", "--tensor-parallel-size", "8", "--json"]
     assert main(given) == 0

@@ -85,7 +85,7 @@ def _check_pipeline(scenario: Scenario, place: Place) -> None:
         check_pipeline_parallel_size(scenario.model, stages)
     except ScenarioError as error:
         raise there.error(error.problem, given=stages, allowed=error.allowed) from None
-    fits = engine.gpus_per_replica <= (hardware.gpus_per_node or 1)
+    fits = engine.gpus_per_replica <= (hardware.gpus_per_node or engine.gpus_per_replica)
     field = "intra_node" if fits else "inter_node"
     if stages > 1 and getattr(hardware, field) is None:
         raise there.error(

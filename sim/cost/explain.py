@@ -15,6 +15,7 @@ from sim.cost.roofline import BOUNDS, Operator
 from sim.hardware import HardwareProfile
 from sim.scenario import EngineOverheads, Scenario
 
+LINK_CURVE = "link"
 NO_OVERHEADS = EngineOverheads()
 
 
@@ -169,7 +170,8 @@ def law_used(one: Operator, counter: StepCounter) -> str:
 def _source(law: str, one: Operator, hardware: HardwareProfile) -> str:
     """Where the constants of the price come from, in short."""
     if not law:
-        return f"roofline with {hardware.name}'s efficiency curves ({one.memory_curve})"
+        curve = LINK_CURVE if one.link_messages else one.memory_curve
+        return f"roofline with {hardware.name}'s efficiency curves ({curve})"
     lender = hardware.kernels[law].borrowed_from
     return f"kernel law {law}" + (f", borrowed from {lender}" if lender else "")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from sim.cost.explain import OperatorLine, StepShape, counter_of, operators_of
+from sim.cost.explain import LINK_CURVE, OperatorLine, StepShape, counter_of, operators_of
 from sim.cost.law_times import outside
 from sim.cost.laws.registry import LAWS
 from sim.cost.operators import StepCounter
@@ -15,8 +15,6 @@ from sim.cost.roofline import Operator, fractions
 from sim.hardware import HardwareProfile
 from sim.model import layer_matrices
 from sim.scenario import Scenario
-
-LINK_CURVE = "link"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,8 +99,14 @@ class PipelinePrice(LaunchedPrice):
 def stage_sends_s(
     model: ModelShape, hardware: HardwareProfile, engine: EngineConfig, tokens: int
 ) -> list[float]:
-    """Seconds from each stage to the next: α + S/(t B), and the gathering of t shares inside the node."""
-    t, fabric = engine.tensor_parallel_size, fabric_of(hardware)
+    """Seconds from each stage to the next: α + S/(t B), and the gathering of t shares inside the node.
+
+    Where the profile does not know how many GPUs a node has, the replica is taken to be inside one.
+    """
+    if engine.pipeline_parallel_size == 1:
+        return []
+    t = engine.tensor_parallel_size
+    fabric = fabric_of(hardware, hardware.gpus_per_node or engine.gpus_per_replica)
     num_bytes = sent_bytes(model, engine, tokens)
     gather = ring_all_gather_s(num_bytes, t, fabric.link_of(t)) if t > 1 else 0.0
     sends = []
