@@ -358,16 +358,16 @@ class VllmEngine(JumpingEngine):
             return
         self.scheduler.settle(request)
         made = 0
-        if (
-            request.status is Status.RUNNING
-            and sequence.deadline_ps < self.env.now_ps
-            and request.num_output_tokens
-        ):
-            made = self.last_tokens.get(request, 1)
+        if sequence.deadline_ps < self.env.now_ps and request.num_output_tokens:
+            made = self._tokens_just_made(request)
         self.recorder.abort(sequence, request.num_output_tokens - made)
         self.scheduler.abort(request)
         self.drafts.forget(request)
         self.feed.on_end(sequence, sequence.deadline_ps)
+
+    def _tokens_just_made(self, request: Request) -> int:
+        """Tokens of the step that has just ended: a client that left before does not get them."""
+        return self.last_tokens.get(request, 1) if request.status is Status.RUNNING else 0
 
 
 def sequence_of(request: Request) -> Sequence:

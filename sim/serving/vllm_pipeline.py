@@ -12,6 +12,7 @@ from typing import Any
 
 from sim.cost.pipeline import PipelinePrice, Stations
 from sim.serving.vllm.plan import Plan
+from sim.serving.vllm.request import Request
 from sim.serving.vllm_engine import VllmEngine
 
 
@@ -24,6 +25,7 @@ class PipelinedVllmEngine(VllmEngine):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.stations = Stations(self.num_stages, self.price.cold_start_ps)
+        self.just_made: set[Request] = set()
         self.done_ps: dict[int, int] = {}  # of planned batches, by the plan's identity
 
     @property
@@ -43,6 +45,9 @@ class PipelinedVllmEngine(VllmEngine):
         return self.done_ps.pop(id(due)) - now
 
     def _complete(self, plan: Plan, now: int) -> None:
+        self.just_made = set(plan.emitting())
         super()._complete(plan, now)
-        elsewhere = [one for one in self.scheduler.state.running.values() if one not in plan.chosen]
-        self.last_tokens |= dict.fromkeys(elsewhere, 0)  # they got no token from this batch
+
+    def _tokens_just_made(self, request: Request) -> int:
+        """Only the batch that left made tokens; also for those that were preempted while they were in it."""
+        return int(request in self.just_made)
