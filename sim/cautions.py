@@ -13,6 +13,7 @@ Kind = Literal[
     "too_few_requests",
     "queue_grows",
     "queue_untested",
+    "long_drain",
     "no_slo",
     "requests_lost",
     "percentile_refused",
@@ -28,6 +29,8 @@ Kind = Literal[
 
 _LEAST_FINISHED = 100
 _FULL = 0.95
+_LONG_DRAIN = 0.15
+CLOSED = ("closed_loop", "all_at_once")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,7 @@ def run_cautions(
     found = (
         _too_few(metrics),
         _queue(verdict),
+        _drain(result, verdict),
         _no_slo(metrics),
         _lost(metrics),
         _thin(thin) if are_thin_given else _refused(thin),
@@ -91,6 +95,25 @@ def _queue(verdict: Verdict) -> Caution | None:
         observation=f"the queue grew ({verdict.word})",
         meaning="load above capacity: queue_s, ttft_s and e2e_s grow with the length of the run",
         remedy="lower arrivals.requests_per_s or add replicas; at this load compare requests_per_s only",
+    )
+
+
+def _drain(result: RunResult, verdict: Verdict) -> Caution | None:
+    """Rates are finished requests over the time from the first arrival to the last answer."""
+    requests, (begin, end) = result.requests, result.window_ps
+    came_ps = requests.arrival_ps[requests.is_measured & (requests.arrival_ps >= 0)]
+    arrivals = result.scenario.workload.arrivals
+    follows_answers = arrivals is not None and arrivals.process in CLOSED
+    if verdict.word != "STABLE" or follows_answers or not came_ps.size or end <= begin:
+        return None
+    share = (end - int(came_ps.max())) / (end - begin)
+    if share < _LONG_DRAIN:
+        return None
+    return Caution(
+        kind="long_drain",
+        observation=f"{share:.0%} of the measured time came after the last arrival",
+        meaning="requests_per_s, and cost and energy with it, are below what was offered: the run is short",
+        remedy="raise workload.num_requests",
     )
 
 

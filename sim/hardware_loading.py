@@ -152,6 +152,10 @@ def find_profile(given: str, place: Place, *, above: tuple[Path, ...] = ()) -> H
             if (folder / given).is_file():
                 return read_file(folder / given, above=above)
         raise place.error("no such file", given=given, hint=f"looked in {beside} and in the current folder")
+    if Path(given).is_dir():
+        raise place.error(
+            "this is a folder", given=given, allowed="a shipped name, or a path to a .yaml file"
+        )
     raise place.error(
         f"no such hardware profile{did_you_mean(given, names)}",
         given=given,

@@ -177,6 +177,9 @@ def _reason(name: str, result: RunResult) -> str:
         return "tokens are returned all at once"
     if time is not None:
         return "no finished request has one"
+    if not count(result.requests.is_measured & (result.requests.status == FINISHED)):
+        refused = next((note for note in result.notes if " requests refused: " in note), "")
+        return f"no measured request finished{refused and f' ({refused})'}"
     if "attainment" in name or "goodput" in name:
         return "no such bound in the SLO"
     if name.startswith(("kv_", "max_kv_")) and result.kv_budget_tokens <= 0:

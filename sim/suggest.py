@@ -11,7 +11,10 @@ def closest(word: object, options: Iterable[str]) -> str | None:
     by_folded: dict[str, str] = {}
     for option in options:
         by_folded.setdefault(_folded(option), option)
-    near = difflib.get_close_matches(_folded(str(word)[:100]), by_folded, n=1, cutoff=0.6)
+    given = _folded(str(word)[:100])
+    # The beginning of a name, h200 for h200-sxm-141gb, before names that look like it.
+    near = [option for option in by_folded if len(given) >= 3 and option.startswith(f"{given}_")]
+    near = near or difflib.get_close_matches(given, by_folded, n=1, cutoff=0.6)
     return by_folded[near[0]] if near else None
 
 

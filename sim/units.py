@@ -215,6 +215,9 @@ def example(unit: str | None) -> str:
     return _EXAMPLES[unit] if unit else "512"
 
 
+LARGEST_COUNT = 1e15  # beyond it nobody means it
+
+
 def number_hint(text: str, unit: str | None) -> str:
     """What to write for a number that arrived as a string: PyYAML reads ``1e9`` as text."""
     match = _NUMBER.fullmatch(text.strip())
@@ -225,6 +228,8 @@ def number_hint(text: str, unit: str | None) -> str:
         return f"{match[0]} without quotes" + (
             f", or {example(unit)}" if unit not in (None, "tokens") else ""
         )
+    if unit in (None, "tokens") and float(match[0]) > LARGEST_COUNT:
+        return example(unit)
     mantissa = mantissa if "." in mantissa else f"{mantissa}.0"
     sign = exponent if exponent[0] in "+-" else f"+{exponent}"
     written = f"{mantissa}e{sign}"

@@ -37,7 +37,8 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gpuyard",
         description="A discrete-event simulator of GPU memory and scheduling.",
-        epilog="exit codes: 0 fine, 1 a threshold was missed, 2 the input is wrong, 70 a bug of ours",
+        epilog="exit codes: 0 fine, 1 a threshold was missed, 2 the input is wrong, 70 a bug of ours, "
+        "130 interrupted",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"gpuyard {__version__}")

@@ -34,9 +34,18 @@ def results_folder(out: Path) -> Iterator[Path]:
     It is made before the run: a place that cannot be written is found out before the work is done.
     """
     if out.exists() and not out.is_dir():
-        raise ScenarioError("results need a folder, this is a file", file=str(out))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-unfinished-"))
+        raise ScenarioError("results need a folder, this is a file", file="--out", given=str(out))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-unfinished-"))
+    except (OSError, ValueError) as error:
+        raise ScenarioError(
+            f"cannot be written: {getattr(error, 'strerror', None) or error}",
+            file="--out",
+            given=str(out),
+            allowed="a folder, there or to be made, that you may write",
+            hint="--out out/results",
+        ) from None
     try:
         yield partial
         out.mkdir(exist_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.cli.exits import FINE
+from sim.errors import ScenarioError
 
 if TYPE_CHECKING:
     from sim.plan.sweep import Sweep
@@ -41,17 +42,28 @@ def run(arguments: argparse.Namespace) -> int:
     from sim.plan.sweep import Sweep, check_metrics, run_points, sweep_points
 
     path = find_scenario(arguments.scenario)
-    points = sweep_points(str(path), arguments.over, overrides=arguments.set, trace=arguments.trace)
+    try:
+        points = sweep_points(str(path), arguments.over, overrides=arguments.set, trace=arguments.trace)
+    except ScenarioError as error:
+        raise _blame_grid(error, arguments) from None
     metrics = check_metrics(arguments.metric, points[0].scenario.kind)
     out = Path(arguments.out or f"out/{path.stem}-sweep")
     out.mkdir(parents=True, exist_ok=True)
-    with (
-        open_executor(arguments.jobs, arguments.executor) as executor,
-        Progress("sweep", is_quiet=arguments.quiet) as progress,
-    ):
-        rows = run_points(
-            points, executor, in_flight=max(1, arguments.jobs), ledger=out / "points.jsonl", progress=progress
-        )
+    try:
+        with (
+            open_executor(arguments.jobs, arguments.executor) as executor,
+            Progress("sweep", is_quiet=arguments.quiet) as progress,
+        ):
+            rows = run_points(
+                points,
+                executor,
+                in_flight=max(1, arguments.jobs),
+                ledger=out / "points.jsonl",
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        print(f"the points that are done stay in {out}: the same command goes on from there", file=sys.stderr)
+        raise
     sweep = Sweep(
         question=points[0].scenario.question,
         command=_command(arguments),
@@ -62,6 +74,14 @@ def run(arguments: argparse.Namespace) -> int:
     _write(sweep, metrics, out)
     _print(sweep, metrics, None if arguments.quiet else out)
     return FINE
+
+
+def _blame_grid(error: ScenarioError, arguments: argparse.Namespace) -> ScenarioError:
+    """A value of the grid is applied like ``--set``; the user wrote it behind ``--over``."""
+    keys = [over.partition("=")[0].strip() for over in arguments.over]
+    if error.file == "--set" and any(error.path == key or error.path.startswith(f"{key}.") for key in keys):
+        error.file = "--over"
+    return error
 
 
 def _command(arguments: argparse.Namespace) -> str:

@@ -101,6 +101,8 @@ def _stage_plan(stage: Stage, hardware: HardwareProfile, engine: EngineConfig) -
     per_token = kv_bytes_per_token(model, _kv_entry_bytes(model, engine), engine.tensor_parallel_size)
     block_bytes = engine.block_size * per_token
     blocks = engine.num_gpu_blocks_override or max(0, budget) // block_bytes
+    if blocks == 0 and budget > 0:
+        raise _block_too_large(engine, block_bytes, budget)
     if blocks == 0:
         raise _no_room(model, hardware, engine, lines)
     length = engine.max_model_len or model.max_position_embeddings
@@ -271,6 +273,7 @@ def _no_room(
     kind = served_dtype(model, engine.dtype) if held == "none" else held
     tp = engine.tensor_parallel_size
     needed = (weights + beside) / engine.gpu_memory_utilization
+    share = (weights + beside) / hardware.hbm_bytes
     tries = [f"a profile with hbm_bytes above {needed / 1e9:.0f} GB"]
     if held == "none":
         for quantization in ("fp8", "int4"):
@@ -280,6 +283,8 @@ def _no_room(
             if smaller + beside < usable:
                 tries.insert(0, f"quantization: {quantization} ({smaller / 1e9:.1f} GB)")
     larger = _fitting_tensor_parallel_size(model, engine, usable - beside)
+    if engine.gpu_memory_utilization < 0.9 and share < 0.9:
+        tries.insert(0, f"gpu_memory_utilization: 0.9 (it takes more than {share:.2f})")
     if larger:
         tries.append(f"tensor_parallel_size: {larger}")
     return ScenarioError(
@@ -290,6 +295,20 @@ def _no_room(
         f"activations and CUDA context = {beside / 1e9:.1f} GB",
         path="engine",
         hint=", or ".join(tries),
+    )
+
+
+def _block_too_large(engine: EngineConfig, block_bytes: int, left_bytes: int) -> ScenarioError:
+    largest = left_bytes * engine.block_size // block_bytes
+    return ScenarioError(
+        f"no block fits into what is left for KV cache: {engine.block_size:,} tokens are "
+        f"{block_bytes / 1e9:.2f} GB, {left_bytes / 1e9:.2f} GB are left",
+        path="engine.block_size",
+        given=engine.block_size,
+        allowed=f"at most {largest:,} here" if largest else "",
+        hint="block_size: 16"
+        if largest >= 16
+        else "a smaller model or quantization, or a device with more HBM",
     )
 
 

@@ -49,7 +49,13 @@ def load_tree(
     _check_version(tree, file)
     tree = {name: value for name, value in tree.items() if name != MEASURED}
     for override in overrides:
-        tree = apply_override(tree, override)
+        before, tree = tree, apply_override(tree, override)
+        if override.value == {} and tree == before:
+            raise _empty_merge(override)
+    try:
+        _check_version(tree, file)
+    except ScenarioError as error:
+        raise blame(error, file, overrides) from None
     if trace is not None:
         _refuse_trace_of(_kind(tree, file), file)
         tree = with_trace(tree, str(_existing_trace(trace)))
@@ -105,7 +111,7 @@ def _check_version(tree: Mapping[str, Any], file: str) -> None:
             hint=f"schema_version: {supported} as the first line",
         )
     version = tree["schema_version"]
-    if isinstance(version, bool) or version != supported:
+    if type(version) is not int or version != supported:
         newer = isinstance(version, (int, float)) and version > supported
         hint = "a newer gpuyard, or the format of this one" if newer else f"schema_version: {supported}"
         raise place.error(
@@ -125,12 +131,31 @@ def _existing_trace(trace: str) -> Path:
     try:
         if path.is_file():
             return path.absolute()
+        if path.exists():
+            raise ScenarioError(
+                "this is a folder" if path.is_dir() else "this is no regular file",
+                file="--trace",
+                given=trace,
+                allowed="the path of a file",
+                hint="the file inside it" if path.is_dir() else "a copy on disk",
+            )
     except (OSError, ValueError):
         pass
     near = closest(path.name, [one.name for one in path.parent.glob("*")] if path.parent.is_dir() else [])
     hint = str(path.parent / near) if near else "a path from the current folder"
     raise ScenarioError(
         "no such trace file", file="--trace", given=trace, allowed="the path of a file", hint=hint
+    )
+
+
+def _empty_merge(override: Override) -> ScenarioError:
+    """``--set`` lays a mapping over the one that is there: an empty one would change nothing, in silence."""
+    return ScenarioError(
+        "an empty mapping is laid over what the file says, and changes nothing",
+        file="--set",
+        path=override.path,
+        given=override.text,
+        allowed="a mapping with keys, or null for the key's default",
     )
 
 

@@ -90,10 +90,11 @@ def _find(given: str, file: str, path: str) -> Path:
                 return place
         except (OSError, ValueError):
             continue
+    is_folder = (Path(file).parent / given).is_dir() or Path(given).is_dir()
     last = given.replace("\\", "/").rsplit("/", 1)[-1].lower()
     close = difflib.get_close_matches(last, model_names(), n=3, cutoff=0.6)
     raise ScenarioError(
-        "neither a shipped model nor a file",
+        "a folder without config.json" if is_folder else "neither a shipped model nor a file",
         file=file,
         path=path,
         given=given,
