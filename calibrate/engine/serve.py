@@ -1,7 +1,7 @@
 """Serves the runs on the GPU, or a few tiny requests of each on the CPU: what ``engine serve`` does.
 
-Imports torch: only for a machine that has it. Before the run that counts every request shape is warmed up, as
-kernels compile when a size is first seen.
+Imports torch: only for a machine that has it. Before the run that counts every variant of the kernels is
+compiled (``warm_up``).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from calibrate.engine.runs import (
 )  # fmt: skip
 from calibrate.engine.serving import Answer, Clock, RealEngine, Served
 from calibrate.engine.step import cut_down
+from calibrate.engine.warm_up import ALIGNED, warm_up_steps
 from calibrate.measure import device
 from calibrate.measure.run import now
 from sim.records import PS_PER_S
@@ -127,8 +128,15 @@ def engine_of(run: EngineRun, model: Llama, deadline_s: float) -> RealEngine:
 
 
 def warm_up(run: EngineRun, model: Llama, requests: list[Served]) -> None:
-    """Serves some of the requests at once, the first with one token, the next with two, and so on: batches of
-    every size from theirs down to one, as kernels compile when a size is first seen."""
+    """Every variant of the kernels by made-up steps, then some of the requests at once, each a token longer:
+    batches of every size from theirs down to one. Off the GPU nothing is compiled, and few steps do."""
+    limits = limits_of(run.scenario)
+    is_cuda = model.layers[0].cache[0].is_cuda
+    warm_up_steps(
+        model, max_num_batched_tokens=limits.max_num_batched_tokens if is_cuda else 1,
+        max_num_seqs=limits.max_num_seqs if is_cuda else 1,
+        max_len=limits.max_model_len if is_cuda else ALIGNED,
+    )  # fmt: skip
     few = [
         replace(one, arrival_s=0.0, output_tokens=1 + index)
         for index, one in enumerate(requests[:WARM_UP_REQUESTS])

@@ -46,7 +46,9 @@ def test_in_the_interpreter(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["measuring.py", "engine_serving.py", "engine_parity.py"])
+@pytest.mark.parametrize(
+    "file", ["measuring.py", "engine_serving.py", "engine_parity.py", "engine_warm_up.py"]
+)
 def test_measuring_and_serving_in_the_interpreter(file: str, tmp_path: Path) -> None:
     assert " passed" in run_in_a_process(file, tmp_path, TRITON_INTERPRET="1")
 
