@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from calibrate.own.rows import records_of
 from sim.errors import ScenarioError
 from sim.loading import load_scenario
+from sim.loading.strict_yaml import load_yaml
 from sim.records import PS_PER_S, RequestTable
 from sim.scenario import Scenario
 from sim.workload import draw_requests
@@ -30,6 +31,9 @@ REQUEST_COLUMNS = (
     "request", "arrival_s", "prompt_tokens", "output_tokens", "first_scheduled_s", "first_token_s",
     "finished_s", "num_preemptions",
 )  # fmt: skip
+ABOUT = ("run", "measured_on")  # what a report needs of run.yaml
+CHUNKS = re.compile(r"(\d+@\d+\+?( \d+@\d+\+?)*)?")
+AGAIN = "delete the run's folder: `python -m calibrate engine serve` then serves it again"
 DRY_REQUESTS, DRY_PROMPT, DRY_OUTPUT = 3, 10, 3
 
 
@@ -121,49 +125,66 @@ def shown(value: object) -> object:
 
 
 def read_run(folder: Path) -> Recorded:
-    """A recorded run; a ScenarioError for what is missing or no number, with file, line and column."""
-    about = folder / "run.yaml"
-    if not about.is_file():
+    """A recorded run; a ScenarioError for what is missing or cannot be meant, with file, line and column."""
+    if not (folder / "run.yaml").is_file():
         raise ScenarioError(
             "no recorded run here", file=str(folder), allowed="run.yaml, steps.csv, requests.csv"
         )
+    about = load_yaml(folder / "run.yaml")
+    missing = [key for key in ABOUT if key not in about]
+    if missing:
+        raise ScenarioError(f"missing: {', '.join(missing)}", file=str(folder / "run.yaml"), hint=AGAIN)
     return Recorded(
         folder=folder,
-        steps=list(numbers_of(folder / "steps.csv", STEP_COLUMNS)),
-        requests=list(numbers_of(folder / "requests.csv", REQUEST_COLUMNS)),
-        about=yaml.safe_load(about.read_text(encoding="utf-8")),
+        steps=list(cells_of(folder / "steps.csv", STEP_COLUMNS)),
+        requests=list(cells_of(folder / "requests.csv", REQUEST_COLUMNS)),
+        about=about,
     )
 
 
-def numbers_of(file: Path, columns: Sequence[str]) -> Iterator[dict[str, float | str]]:
+def cells_of(file: Path, columns: Sequence[str]) -> Iterator[dict[str, float | str]]:
     """The rows, every column but ``chunks`` a number."""
     if not file.is_file():
-        raise ScenarioError("no such file", file=str(file), hint="python -m calibrate engine serve")
-    with file.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
-        if tuple(reader.fieldnames or ()) != tuple(columns):
-            given = ",".join(reader.fieldnames or ())
-            raise ScenarioError("wrong header", file=f"{file}:1", given=given, allowed=",".join(columns))
-        for row in reader:
-            where = f"{file}:{reader.line_num}"
-            found: dict[str, float | str] = {}
-            for name in columns:
-                text = row[name] or ""
-                found[name] = text if name == "chunks" else number(text, where, name)
-            yield found
-
-
-def number(text: str, where: str, column: str) -> float:
-    """A finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+        raise ScenarioError("no such file", file=str(file), hint=AGAIN)
+    records = records_of(file, hint=AGAIN)
+    _, header = next(records, (1, []))
+    if header != list(columns):
         raise ScenarioError(
-            "expected a number", file=where, path=column, given=text, allowed="a finite number"
+            "wrong header", file=f"{file}:1", given=",".join(header), allowed=",".join(columns)
         )
-    return value
+    for line, cells in records:
+        where = f"{file}:{line}"
+        if len(cells) != len(columns):
+            problem = f"{len(cells)} columns where the header has {len(columns)}"
+            raise ScenarioError(problem, file=where, allowed=f"{len(columns)} columns", hint=AGAIN)
+        yield {name: cell(text, where, name) for name, text in zip(columns, cells, strict=True)}
+
+
+def cell(text: str, where: str, column: str) -> float | str:
+    """A time in seconds (before 0: never came), a whole number, or the chunks as they were written."""
+    if column == "chunks":
+        if CHUNKS.fullmatch(text):
+            return text
+        problem, allowed = "not chunks", 'TOKENS@CACHED, "+" where the prompt ends: "512@0+ 128@1024"'
+    elif column.endswith("_s"):
+        problem, allowed = "expected a number", "seconds, above 0" if column == "step_s" else "seconds"
+        value = number(text)
+        if math.isfinite(value) and (value > 0 or column != "step_s"):
+            return value
+    else:
+        problem, allowed = "expected a number", "a whole number, 0 or more"
+        value = number(text)
+        if value >= 0 and value.is_integer():
+            return value
+    raise ScenarioError(problem, file=where, path=column, given=text, allowed=allowed, hint=AGAIN)
+
+
+def number(text: str) -> float:
+    """A number; NaN where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def expected_s(run: EngineRun) -> float:

@@ -189,4 +189,6 @@ def write_run(
         "is_dry": is_dry, "measured_on": where, "measured_at": now(), "commit": device.commit(),
         "torch": str(torch.__version__), "python": sys.version.split()[0], "numpy": np.__version__,
     }  # fmt: skip
-    (target / "run.yaml").write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
+    being_written = target / "run.new"
+    being_written.write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
+    being_written.replace(target / "run.yaml")

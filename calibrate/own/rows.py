@@ -126,14 +126,14 @@ def lines_of(file: Path, family: str) -> Iterator[Line]:
         yield line
 
 
-def records_of(file: Path) -> Iterator[tuple[int, list[str]]]:
+def records_of(file: Path, hint: str = AGAIN) -> Iterator[tuple[int, list[str]]]:
     """(line number, cells) of a CSV; a spreadsheet's byte order mark is not part of the header."""
     content = file.read_bytes()
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ScenarioError("not UTF-8 text", file=f"{file}:{line}", allowed="UTF-8", hint=AGAIN) from None
+        raise ScenarioError("not UTF-8 text", file=f"{file}:{line}", allowed="UTF-8", hint=hint) from None
     reader = csv.reader(text.splitlines(), strict=True)
     try:
         for cells in reader:
@@ -141,7 +141,7 @@ def records_of(file: Path) -> Iterator[tuple[int, list[str]]]:
     except csv.Error as error:
         raise ScenarioError(
             f"not a line of CSV: {error}", file=f"{file}:{reader.line_num}",
-            allowed="no quote, or one at both ends of a cell", hint=AGAIN,
+            allowed="no quote, or one at both ends of a cell", hint=hint,
         ) from None  # fmt: skip
 
 

@@ -82,6 +82,47 @@ def test_a_bad_row_is_named(run_folder: Path) -> None:
         read_run(run_folder / "none")
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new", "column", "message"),
+    [
+        ("steps.csv", b"16@0+", b"16@x", "chunks", "not chunks"),
+        ("steps.csv", b"16@0+", b"16 0", "chunks", "not chunks"),
+        ("steps.csv", b",1.000000,1.000000,1.000000", b",0,1.000000,1.000000", "step_s", "expected a number"),
+        ("steps.csv", b",1.000000,16@0+", b",-1,16@0+", "num_waiting", "expected a number"),
+        (
+            "requests.csv",
+            b"\n1.000000,1.000000,1.000000",
+            b"\n1.000000,1.000000,1.5",
+            "prompt_tokens",
+            "number",
+        ),
+        ("requests.csv", b",1.000000\n", b",inf\n", "num_preemptions", "expected a number"),
+        ("requests.csv", b",1.000000\n", b"\n", "", "7 columns where the header has 8"),
+        ("requests.csv", b",1.000000\n", b',"1.000000\n', "", "not a line of CSV"),
+        ("steps.csv", b"16@0+", b"16@\xff", "", "not UTF-8"),
+    ],
+)
+def test_what_no_engine_has_written_is_named(
+    run_folder: Path, name: str, old: bytes, new: bytes, column: str, message: str
+) -> None:
+    file = run_folder / name
+    content = file.read_bytes()
+    assert old in content
+    file.write_bytes(content.replace(old, new, 1))
+    with pytest.raises(ScenarioError, match=message) as refused:
+        read_run(run_folder)
+    assert (refused.value.file, refused.value.path) == (f"{file}:2", column)
+    assert refused.value.allowed and "engine serve" in refused.value.hint
+
+
+@pytest.mark.parametrize("text", ["run: x\n", "- 1\n", "", "run: [\n"])
+def test_a_run_that_does_not_say_what_it_is_is_refused(run_folder: Path, text: str) -> None:
+    (run_folder / "run.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ScenarioError) as refused:
+        read_run(run_folder)
+    assert "run.yaml" in refused.value.file
+
+
 def test_too_few_steps_tune_nothing(run_folder: Path) -> None:
     with pytest.raises(ScenarioError, match="too few steps"):
         fit_host_times(read_run(run_folder), 32)
