@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from recorded_launches import recorded
 
+from calibrate.measure.points import all_points
 from kernels import KERNELS, matmul
 from kernels.launch import Capability, Launch, LaunchError, Tiles, check_resources, meta
 
@@ -30,6 +32,33 @@ def test_fits_the_device_and_does_not_spill(
     print(f"{request.node.name}: {resources}")  # with pytest -s, the table of resources
     check_resources(launch.kernel.__name__, resources, capability)
     assert resources.registers_per_thread > 0
+
+
+def test_sm_90_whatever_the_plan_launches_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every variant that a slot on an H200 would compile, split or aligned as its sizes make it: no surprise
+    is left for the machine that is lent."""
+    builds = [
+        launch for kernel in KERNELS.values() for some in kernel.builds((9, 0)).values() for launch in some
+    ]
+    built = {tiling(one) for one in builds}
+    launched, planned = recorded(monkeypatch, (9, 0), 132), {}
+    for point in all_points():
+        if point.provider == "triton" and point.kernel in KERNELS:
+            inputs = KERNELS[point.kernel].inputs(dict(point.size), point.dtype, "meta")
+            KERNELS[point.kernel].launch(**inputs)
+            planned |= {tiling(one): one for one in launched}
+            launched.clear()
+    assert len(planned) > 60
+    for name, launch in planned.items():
+        if name not in built:
+            check_resources(launch.kernel.__name__, launch.resources((9, 0)), (9, 0))
+
+
+def tiling(launch: Launch) -> tuple[Any, ...]:
+    """Variants whose SRAM and registers can differ: by tiles and types, not by which lengths are aligned."""
+    types = tuple(value.dtype for _, value in sorted(launch.arguments.items()) if hasattr(value, "dtype"))
+    tiles = tuple(sorted(launch.tiles.constants.items())), launch.tiles.num_warps, launch.tiles.num_stages
+    return launch.kernel.__name__, types, tiles
 
 
 def square(tiles: Tiles) -> Launch:

@@ -7,53 +7,24 @@ number whether it is 1 or a multiple of 16), and nothing runs.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from recorded_launches import recorded, variant
 
 from calibrate.engine import serve
 from calibrate.engine.llama import Batch, Llama, random_llama
 from calibrate.engine.runs import EngineRun, engine_runs
 from calibrate.engine.serving import Clock, RealEngine
 from calibrate.engine.warm_up import warm_up_steps
-from kernels import launch
 from sim.cost.step import CompiledPrice
 from sim.records import PS_PER_S
 from sim.serving.limits import limits_of
 
 HOST_S = 0.012  # of a step, at least
-
-
-def variant(value: object) -> object:
-    """What Triton compiles anew for."""
-    if isinstance(value, torch.Tensor):
-        return value.dtype
-    if not isinstance(value, int):
-        return type(value)
-    return 1 if value == 1 else value % 16 == 0
-
-
-@pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> set[Any]:
-    """Variants of the launches from here on."""
-    found: set[Any] = set()
-
-    def run(self: launch.Launch) -> None:
-        arguments = tuple((name, variant(value)) for name, value in self.arguments.items())
-        tiles = (tuple(sorted(self.tiles.constants.items())), self.tiles.num_warps, self.tiles.num_stages)
-        found.add((self.kernel.__name__, arguments, tiles))
-
-    monkeypatch.setattr(launch.Launch, "run", run)
-    for name, module in list(sys.modules.items()):
-        if name.startswith("kernels."):
-            for function, value in (("capability_of", (9, 0)), ("sm_count_of", 132)):
-                if hasattr(module, function):
-                    monkeypatch.setattr(module, function, lambda tensor, value=value: value)
-    return found
 
 
 class StepClock(Clock):
@@ -98,15 +69,17 @@ def llama_of(run: EngineRun) -> Llama:
 
 
 @pytest.mark.parametrize("name", ["chat-medium", "documents-overload"])
-def test_a_warm_engine_compiles_nothing(name: str, launched: set[Any]) -> None:
+def test_a_warm_engine_compiles_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = next(one for one in engine_runs([], ["workload.num_requests=60"]) if one.name == name)
     limits, llama, clock = limits_of(run.scenario), llama_of(run), StepClock()
+    launched = recorded(monkeypatch, (9, 0), 132)
     steps = warm_up_steps(
         llama, max_num_batched_tokens=limits.max_num_batched_tokens, max_num_seqs=limits.max_num_seqs,
         max_len=limits.max_model_len,
     )  # fmt: skip
-    warm = set(launched)
+    warm = {variant(one) for one in launched}
     launched.clear()
     RealEngine(Weightless(run, clock, llama), limits, clock=clock).serve(serve.served_of(run))
-    assert len(launched) > 20 and steps < 150
-    assert launched <= warm
+    needed = {variant(one) for one in launched}
+    assert len(needed) > 20 and steps < 150
+    assert needed <= warm
