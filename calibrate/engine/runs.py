@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calibrate.own.rows import records_of
 from sim.errors import ScenarioError
 from sim.loading import load_scenario
+from sim.loading.csv_lines import csv_lines
 from sim.loading.strict_yaml import load_yaml
 from sim.records import PS_PER_S, RequestTable
 from sim.scenario import Scenario
@@ -146,7 +146,7 @@ def cells_of(file: Path, columns: Sequence[str]) -> Iterator[dict[str, float | s
     """The rows, every column but ``chunks`` a number."""
     if not file.is_file():
         raise ScenarioError("no such file", file=str(file), hint=AGAIN)
-    records = records_of(file, hint=AGAIN)
+    records = csv_lines(file, AGAIN)
     _, header = next(records, (1, []))
     if header != list(columns):
         raise ScenarioError(

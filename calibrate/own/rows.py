@@ -6,7 +6,6 @@ out. Not checked: whether a time is plausible for its size; the fit's errors sho
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from calibrate.measure.points import Point, all_points, kernel_counts
 from calibrate.measure.rows import COLUMNS, KEY
 from sim.errors import ScenarioError
+from sim.loading.csv_lines import csv_lines
 
 NEEDED = (*KEY, "p50_s", "p20_s", "p80_s", "refused", "gpu")
 MAX_SECONDS = 3600.0
@@ -110,7 +110,7 @@ def lines_of(file: Path, family: str) -> Iterator[Line]:
     """The lines of a file, cut into cells; nothing where there is no file."""
     if not file.is_file():
         return
-    records = list(records_of(file))
+    records = list(csv_lines(file, AGAIN))
     header = records[0][1] if records else []
     missing = [name for name in NEEDED if name not in header]
     if missing:
@@ -124,25 +124,6 @@ def lines_of(file: Path, family: str) -> Iterator[Line]:
             problem = f"{len(cells)} columns where the header has {len(header)}: is the line cut off?"
             raise line.error(problem, allowed=f"{len(header)} columns", hint=AGAIN)
         yield line
-
-
-def records_of(file: Path, hint: str = AGAIN) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells) of a CSV; a spreadsheet's byte order mark is not part of the header."""
-    content = file.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ScenarioError("not UTF-8 text", file=f"{file}:{line}", allowed="UTF-8", hint=hint) from None
-    reader = csv.reader(text.splitlines(), strict=True)
-    try:
-        for cells in reader:
-            yield reader.line_num, cells
-    except csv.Error as error:
-        raise ScenarioError(
-            f"not a line of CSV: {error}", file=f"{file}:{reader.line_num}",
-            allowed="no quote, or one at both ends of a cell", hint=hint,
-        ) from None  # fmt: skip
 
 
 @cache

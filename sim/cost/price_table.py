@@ -12,7 +12,6 @@ Between measurements times are linear in every size; beyond the last one they go
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import numpy as np
 from sim.cost.attention_grid import AXES, AttentionGrid, attention_grid
 from sim.cost.roofline import Floats
 from sim.errors import ScenarioError
+from sim.loading.csv_lines import csv_lines
 from sim.loading.place import Place
 from sim.loading.strict_yaml import load_yaml
 from sim.model import ModelShape
@@ -173,30 +173,34 @@ def read_csv(file: Path, columns: tuple[str, ...]) -> tuple[list[str], list[list
         raise ScenarioError("the price table lacks a file", file=str(file), allowed=",".join(columns))
     operators: list[str] = []
     rows: list[list[float]] = []
-    with file.open(newline="", encoding="utf-8") as stream:
-        reader = csv.reader(stream)
-        if tuple(next(reader, [])) != columns:
-            raise ScenarioError("wrong header line", file=str(file), allowed=",".join(columns))
-        for cells in reader:
-            where = f"line {reader.line_num}"
-            if len(cells) != len(columns):
-                raise ScenarioError("wrong number of columns", file=str(file), path=where, given=cells)
-            if columns[0] == "operator":
-                operators.append(cells.pop(0))
-            rows.append([number(cell, file, where) for cell in cells])
+    for line, cells in csv_lines(file):
+        where = f"{file}:{line}"
+        if line == 1:
+            if tuple(cells) != columns:
+                raise ScenarioError("wrong header line", file=where, allowed=",".join(columns))
+            continue
+        if len(cells) != len(columns):
+            problem = f"wrong number of columns: {len(cells)}, not {len(columns)}"
+            raise ScenarioError(problem, file=where, given=cells, allowed=",".join(columns))
+        named = dict(zip(columns, cells, strict=True))
+        if columns[0] == "operator":
+            operators.append(named.pop("operator"))
+        rows.append([number(cell, where, name) for name, cell in named.items()])
     if not rows:
         raise ScenarioError("no rows", file=str(file), allowed=",".join(columns))
     return operators, rows
 
 
-def number(cell: str, file: Path, where: str) -> float:
+def number(cell: str, where: str, column: str) -> float:
     """A finite number, 0 or more."""
     try:
         value = float(cell)
     except ValueError:
-        raise ScenarioError("expected a number", file=str(file), path=where, given=cell) from None
+        value = math.nan
     if not math.isfinite(value) or value < 0:
-        raise ScenarioError("expected a number, 0 or more", file=str(file), path=where, given=cell)
+        raise ScenarioError(
+            "expected a number", file=where, path=column, given=cell, allowed="a finite number, 0 or more"
+        )
     return value
 
 

@@ -223,6 +223,30 @@ def test_a_broken_table_is_refused(table: Path, file: str, old: str, new: str, m
         load_price_table(table)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "line", "column", "message"),
+    [
+        (b"qkv_proj,64,", b"qkv_proj,64,-", 0, "time_s", "expected a number"),
+        (b"qkv_proj,64,", b"qkv_proj,nan,", 0, "tokens", "expected a number"),
+        (b"qkv_proj,64,", b"qkv_proj,64,1,", 0, "", "wrong number of columns"),
+        (b"qkv_proj,64,", b"qkv\xffproj,64,", 0, "", "not UTF-8"),
+        (b"qkv_proj,64,", b'"qkv_proj,64,', -1, "", "not a line of CSV"),
+    ],
+)
+def test_a_bad_row_is_named_with_line_and_column(
+    table: Path, old: bytes, new: bytes, line: int, column: str, message: str
+) -> None:
+    file = table / "per_token.csv"
+    content = file.read_bytes()
+    lines = content.splitlines()
+    wanted = next(i for i, one in enumerate(lines, 1) if old in one) if line == 0 else len(lines)
+    file.write_bytes(content.replace(old, new, 1))
+    with pytest.raises(ScenarioError, match=message) as refused:
+        load_price_table(table)
+    assert (refused.value.file, refused.value.path) == (f"{file}:{wanted}", column)
+    assert refused.value.allowed
+
+
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ScenarioError, match="no such price table"):
         load_price_table(tmp_path / "none")
