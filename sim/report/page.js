@@ -35,6 +35,7 @@
     };
   }
 
+  const widths = {};
   async function draw() {
     const inks = page.inks[scheme.matches ? "dark" : "light"];
     for (const picture of page.pictures) {
@@ -42,12 +43,20 @@
       const layout = inked(picture.layout, inks, false);
       // On a phone a drag must scroll the page, not zoom the plot.
       if (window.matchMedia("(pointer: coarse)").matches) layout.dragmode = false;
+      // Plotly leaves a legend where another width had it: begin anew.
+      if (widths[picture.key] !== place.clientWidth) Plotly.purge(place);
+      widths[picture.key] = place.clientWidth;
       const frames = picture.frames.length ? inked(picture.frames, inks, false) : undefined;
       await Plotly.react(place, { data: inked(picture.traces, inks, false), layout, config: options(picture.key), frames });
     }
     document.documentElement.dataset.drawn = scheme.matches ? "dark" : "light";
   }
 
-  scheme.addEventListener("change", draw);
-  draw();
+  // One drawing at a time, and one more when the window has come to rest.
+  let drawing = Promise.resolve();
+  const redraw = () => { drawing = drawing.then(draw); };
+  let rest;
+  window.addEventListener("resize", () => { clearTimeout(rest); rest = setTimeout(redraw, 300); });
+  scheme.addEventListener("change", redraw);
+  redraw();
 })();

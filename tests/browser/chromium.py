@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
     "--headless",
@@ -38,6 +40,21 @@ ANSWER_WITHIN_S = 40.0
 def find_chromium() -> str | None:
     """The browser's path, if there is one."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def shown(path: Path) -> Iterator[Page]:
+    """The page at 1280 px, drawn. Without a browser the test is skipped, which CI does not let pass."""
+    binary = find_chromium()
+    if binary is None:
+        if os.environ.get("CI"):
+            pytest.fail("CI must have Chromium")
+        pytest.skip(f"no Chromium on this machine: {path.name} was not opened in a browser")
+    with browser(binary, path.parent / "profile") as page:
+        page.look(1280)
+        page.open(path)
+        page.wait_for("document.documentElement.dataset.drawn === 'light'")
+        yield page
 
 
 class Page:

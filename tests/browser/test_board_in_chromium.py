@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
-from browser.chromium import Page, browser, find_chromium
+from browser.chromium import Page, shown
 
 from sim.report.validation import render_board_page
 from sim.trust.board import make_board
@@ -35,19 +34,11 @@ def rows() -> list[Scored]:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """The board in a browser."""
-    binary = find_chromium()
-    if binary is None:
-        if os.environ.get("CI"):
-            pytest.fail("CI must have Chromium")
-        pytest.skip("no Chromium on this machine: the board was not opened in a browser")
     folder = tmp_path_factory.mktemp("chromium")
     file = BoardFile(groups={"far": GroupBounds(max_median_error=0.1, about=EVIL, rivals={"other": 0.2})})
     path = folder / "board.html"
     path.write_text(render_board_page(make_board(file, rows(), "gpuyard validate cases")), encoding="utf-8")
-    with browser(binary, folder / "profile") as page:
-        page.look(1280)
-        page.open(path)
-        page.wait_for("document.documentElement.dataset.drawn === 'light'")
+    with shown(path) as page:
         yield page
 
 
