@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import time
 from pathlib import Path
 
 import pytest
@@ -69,10 +68,8 @@ def test_an_alias_bomb_is_refused_at_once(tmp_path: Path) -> None:
     levels = [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 30)]
     path = tmp_path / "bomb.yaml"
     path.write_text("l0: &l0 [1]\n" + "\n".join(levels))
-    begin = time.perf_counter()
     with pytest.raises(ScenarioError, match="300,000 values"):
-        load_yaml(path)
-    assert time.perf_counter() - begin < 1.0
+        load_yaml(path)  # ten to the 29th values, were they all made
 
 
 @pytest.mark.parametrize(

@@ -161,18 +161,14 @@ def test_a_paged_prefill_writes_its_pages_and_finds_what_fits_in_l2() -> None:
     assert sum(one.from_hbm_bytes for one in large.plan.launches) >= 64 * 2 * new
 
 
-def test_speed_of_the_simulator() -> None:
-    """16k tokens with 32 heads in under a second, 200,000 blocks in under five (CPU time)."""
-    import time
-
+def test_identical_blocks_are_simulated_together() -> None:
+    """What makes 16k tokens with 32 heads, or 200,000 blocks, a matter of a moment: events, not blocks."""
     long = Attention(
         algorithm="flash_attention_2", batch=1, num_heads=32, head_dim=128, seqlen=16384, causal=True
     )
-    begin = time.process_time()
-    run(long)
-    assert time.process_time() - begin < 1.0
+    found = run(long)
+    assert sum(one.num_events for one in found.records) < found.plan.launches[0].num_blocks
     many = replace(long, batch=1024, seqlen=1024, num_heads=25)
-    begin = time.process_time()
     found = run(many, load_hardware("h100-sxm-80gb"))
     assert found.plan.launches[0].num_blocks >= 200_000
-    assert time.process_time() - begin < 5.0
+    assert sum(one.num_events for one in found.records) < found.plan.launches[0].num_blocks / 20
