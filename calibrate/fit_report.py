@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import html
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +117,14 @@ def scatter_layout(x: Floats, measured: str, predicted: str) -> dict[str, object
         "xaxis": {**axis, "title": {"text": measured}},
         "yaxis": {**axis, "title": {"text": predicted}},
     }
+
+
+def write_tables(
+    folder: Path, tables: Mapping[str, tuple[Sequence[str], Iterable[Sequence[object]]]]
+) -> None:
+    """CSV files by name: columns, then rows."""
+    for name, (columns, rows) in tables.items():
+        with (folder / name).open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(rows)

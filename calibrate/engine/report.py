@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import html
 from collections.abc import Sequence
 from pathlib import Path
 
 from calibrate.engine.parity import ASKED, RunParity
-from calibrate.fit_report import scatter, scatter_layout
+from calibrate.fit_report import scatter, scatter_layout, write_tables
 from calibrate.own.report import STYLE, html_table
 from sim.scenario import EngineOverheads
 
@@ -59,11 +58,7 @@ def write_report(
         "engine_requests.csv": (("run", "metric", "request", "recorded_s", "simulated_s"), requests),
         "engine_steps.csv": (("run", "step", "recorded_s", "priced_s"), steps),
     }
-    for name, (columns, rows) in tables.items():
-        with (folder / name).open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows(rows)
+    write_tables(folder, tables)
     page = folder / "engine_parity.html"
     page.write_text(page_of(found, overheads, about), encoding="utf-8")
     return [page, *(folder / name for name in tables)]

@@ -6,14 +6,13 @@ errors that count are those of the diamonds, and of whole decode steps.
 
 from __future__ import annotations
 
-import csv
 import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from calibrate.fit_report import errors_by_size, scatter, scatter_layout
+from calibrate.fit_report import errors_by_size, scatter, scatter_layout, write_tables
 from calibrate.own.checks import Check, StepParity, kernel_checks, step_checks, step_parity
 from calibrate.own.constants import Constant
 from calibrate.own.fitting import DeviceFit, OperatorFit, validations
@@ -43,11 +42,7 @@ def write_parity(found: DeviceFit, fitted: HardwareProfile, folder: Path) -> lis
         "checks.csv": (CHECK_COLUMNS, [check_row(one) for one in checks]),
         "steps.csv": (STEP_COLUMNS, [step_row(one) for one in steps]),
     }
-    for name, (columns, rows) in tables.items():
-        with (folder / name).open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows(rows)
+    write_tables(folder, tables)
     page = folder / "parity.html"
     page.write_text(page_of(found, checks, steps), encoding="utf-8")
     return [page, *(folder / name for name in tables)]

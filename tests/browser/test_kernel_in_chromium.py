@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from browser.chromium import Page, shown
-from browser.test_report_in_chromium import MARKS, NO_OVERFLOW, OVERLAPS
+from browser.test_report_in_chromium import MARKS, assert_fits
 
 from sim.loading import load_scenario
 from sim.report.html import render_html
@@ -40,11 +40,5 @@ def test_every_picture_has_marks_and_nothing_leaves(page: Page, request: pytest.
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("dark", [False, True])
 def test_phone_and_dark(page: Page, width: int, dark: bool) -> None:
-    page.look(width, dark=dark)
-    page.wait_for(f"{DRAWN} === '{'dark' if dark else 'light'}'")
-    page.wait_for(
-        "[...document.querySelectorAll('.plot .main-svg')].every(svg => svg.clientWidth <= window.innerWidth)"
-    )
-    assert page.value(NO_OVERFLOW)
-    page.wait_for(f"({OVERLAPS}).length === 0")  # a legend finds its place once it is drawn
+    assert_fits(page, width, dark=dark)
     assert page.complaints == []

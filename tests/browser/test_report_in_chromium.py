@@ -26,6 +26,17 @@ MARKS = """Object.fromEntries([...document.querySelectorAll('.plot')].map(plot =
 ].filter(mark => mark.tagName === 'image' || (mark.getAttribute('d') || '').length > 5).length]))"""
 
 
+def assert_fits(page: Page, width: int, *, dark: bool) -> None:
+    """Drawn in its colours, nothing wider than the window, no legend over its picture."""
+    page.look(width, dark=dark)
+    page.wait_for(f"document.documentElement.dataset.drawn === '{'dark' if dark else 'light'}'")
+    page.wait_for(
+        "[...document.querySelectorAll('.plot .main-svg')].every(svg => svg.clientWidth <= window.innerWidth)"
+    )
+    assert page.value(NO_OVERFLOW)
+    page.wait_for(f"({OVERLAPS}).length === 0")  # a legend finds its place once it is drawn
+
+
 @pytest.fixture(scope="module")
 def answer() -> Answer:
     file = named_file(question=f"What does continuous gain? {EVIL}")
@@ -92,13 +103,7 @@ def test_block_map_names_the_request_under_the_pointer(page: Page) -> None:
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("dark", [False, True])
 def test_phone_and_dark(page: Page, width: int, dark: bool) -> None:
-    page.look(width, dark=dark)
-    page.wait_for(f"document.documentElement.dataset.drawn === '{'dark' if dark else 'light'}'")
-    page.wait_for(
-        "[...document.querySelectorAll('.plot .main-svg')].every(svg => svg.clientWidth <= window.innerWidth)"
-    )
-    assert page.value(NO_OVERFLOW)
-    page.wait_for(f"({OVERLAPS}).length === 0")  # a legend finds its place once it is drawn
+    assert_fits(page, width, dark=dark)
     paper = page.value("getComputedStyle(document.body).backgroundColor")
     drawn = page.value("getComputedStyle(document.querySelector('.plot .main-svg')).backgroundColor")
     assert paper == drawn == ("rgb(20, 24, 29)" if dark else "rgb(255, 255, 255)")

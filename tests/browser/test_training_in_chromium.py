@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from browser.chromium import Page, shown
-from browser.test_report_in_chromium import MARKS, NO_OVERFLOW, OVERLAPS
+from browser.test_report_in_chromium import MARKS, assert_fits
 
 from sim.loading import load_scenario
 from sim.report.html import render_html
@@ -81,11 +81,5 @@ def test_phone_and_dark(page: Page, width: int, dark: bool) -> None:
     """Also for who turns a tablet: legends must not stay where the other width had them."""
     page.look(1280 + 390 - width, dark=not dark)
     page.wait_for(f"{DRAWN} === '{'light' if dark else 'dark'}'")
-    page.look(width, dark=dark)
-    page.wait_for(f"{DRAWN} === '{'dark' if dark else 'light'}'")
-    page.wait_for(
-        "[...document.querySelectorAll('.plot .main-svg')].every(svg => svg.clientWidth <= window.innerWidth)"
-    )
-    assert page.value(NO_OVERFLOW)
-    page.wait_for(f"({OVERLAPS}).length === 0")  # a legend finds its place once it is drawn
+    assert_fits(page, width, dark=dark)
     assert page.complaints == []

@@ -88,7 +88,8 @@ def test_a_verification_reads_kv_once(model: str, sequences: int, context: int, 
     tokens = sequences * (1 + drafts)
     more = price.linear_ps(tokens) - price.linear_ps(sequences)
     more += price.head_ps(tokens) - price.head_ps(sequences)
-    rows = (1 + drafts) * price._heads_per_kv_head
+    shape = load_model(model)
+    rows = (1 + drafts) * shape.num_attention_heads // shape.num_key_value_heads
     assert verified >= plain + more
     if rows <= TILE_ROWS:
         assert verified == plain + more
