@@ -7,7 +7,7 @@ the loader checks them and the JSON Schema prints them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,9 +28,16 @@ def key(
     gt: float | None = None,
     le: float | None = None,
     lt: float | None = None,
+    choices: Callable[[], Iterable[str]] | None = None,
+    or_path: bool = False,
 ) -> Any:
-    """A dataclass field with its meaning and its bounds (``ge``: at least, ``gt``: above, ...)."""
-    bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt}
+    """A dataclass field with its meaning and its bounds (``ge``: at least, ``gt``: above, ...).
+
+    ``choices`` names the values that a text field may take: a function, called each time a file is read or a
+    schema is made, so that ``lambda: SYNC`` follows whatever is registered in ``SYNC``. With ``or_path``,
+    ``PATH:NAME`` is allowed beside them.
+    """
+    bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt, "choices": choices, "or_path": or_path or None}
     metadata = {"doc": doc, **{name: value for name, value in bounds.items() if value is not None}}
     if default is MISSING:
         return field(metadata=metadata)

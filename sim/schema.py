@@ -31,7 +31,7 @@ _NOT_IN_VARIANTS = ("schema_version", "question", "kind", "seeds", "thresholds")
 
 def scenario_schema() -> JsonSchema:
     """The JSON Schema of a scenario file."""
-    made = _Definitions()
+    made = Definitions()
     kinds = {name: _of_kind(name, kind.part("scenario"), made) for name, kind in KINDS.items()}
     for name, one in kinds.items():
         made.by_name[f"{name.capitalize()}Scenario"] = one
@@ -53,7 +53,7 @@ def scenario_schema() -> JsonSchema:
     }
 
 
-def _of_kind(name: str, cls: Any, made: _Definitions) -> JsonSchema:
+def _of_kind(name: str, cls: Any, made: Definitions) -> JsonSchema:
     """The scenario of one kind, its variants' differences as a definition of their own."""
     top = made.object_of(cls, None, is_partial=False)
     variant = made.object_of(cls, None, is_partial=True)
@@ -80,7 +80,7 @@ def _of_kind(name: str, cls: Any, made: _Definitions) -> JsonSchema:
     return top
 
 
-def _measured(made: _Definitions) -> JsonSchema:
+def _measured(made: Definitions) -> JsonSchema:
     """What `gpuyard validate` compares a run with: values, or tables of them."""
     one = made.object_of(Measured, None, is_partial=False)
     for name in ("value", "at_least", "at_most"):  # in the unit of the metric, which the schema cannot know
@@ -102,7 +102,7 @@ def _measured(made: _Definitions) -> JsonSchema:
 
 
 @dataclass(slots=True)
-class _Definitions:
+class Definitions:
     """Named parts of the schema, made as they are met."""
 
     by_name: dict[str, JsonSchema] = field(default_factory=dict)
@@ -139,9 +139,7 @@ class _Definitions:
             return _any_of({"type": "string"}, {"type": "object"})
         if is_dataclass(hint):
             return self._reference(hint, unit, is_partial)
-        if hint in (int, float):
-            return _number(hint, bounds, unit)
-        return {} if hint is Any else {"type": "boolean" if hint is bool else "string"}
+        return _scalar(hint, bounds, unit)
 
     def _reference(self, cls: Any, unit: str | None, is_partial: bool) -> JsonSchema:
         name = cls.__name__ + (f"In_{unit or 'count'}" if takes_number(cls) else "")
@@ -162,6 +160,16 @@ class _Definitions:
             doc = made["properties"][name]["description"]
             made["properties"][name] = {"description": doc, "type": ["number", "string", "null"]}
         return made
+
+
+def _scalar(hint: Any, bounds: Mapping[str, Any], unit: str | None) -> JsonSchema:
+    """A number, a switch, or text, which may have to be one of its choices."""
+    if hint in (int, float):
+        return _number(hint, bounds, unit)
+    if "choices" in bounds:
+        words: JsonSchema = {"enum": list(bounds["choices"]())}
+        return _any_of(words, {"type": "string", "pattern": ":"}) if "or_path" in bounds else words
+    return {} if hint is Any else {"type": "boolean" if hint is bool else "string"}
 
 
 def _number(kind: Any, bounds: Mapping[str, Any], unit: str | None) -> JsonSchema:

@@ -11,7 +11,7 @@ from loading_fixtures import GOOD, Load, load, without_compare
 from sim.data import scenario_paths
 from sim.errors import ScenarioError
 from sim.loading import build, load_scenario
-from sim.scenario import Arrivals, Distribution, EngineConfig, Threshold, Workload
+from sim.scenario import Arrivals, Distribution, EngineConfig, Threshold, Workload, key
 
 __all__ = ["load"]
 
@@ -97,6 +97,44 @@ class _Sizes:
     name: str = "x"
     is_fast: bool = False
     points: tuple[tuple[float, float], ...] = ()
+
+
+_POLICIES: dict[str, int] = {"fcfs": 1, "priority": 2}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    policy: str = key("who is next", choices=lambda: _POLICIES)
+    victim: str | None = key("who goes", default=None, choices=lambda: _POLICIES)
+    batching: str = key("a name, or a function", default="fcfs", choices=lambda: _POLICIES, or_path=True)
+
+
+def test_choices_are_read_from_their_dict_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(**given: object) -> _Chosen:
+        return build(_Chosen, {"policy": "fcfs", **given}, file="x.yaml")
+
+    assert (chosen().victim, chosen(victim=None).victim, chosen(victim="fcfs").victim) == (None, None, "fcfs")
+    assert chosen(batching="./mine.py:plan").batching == "./mine.py:plan"
+    wrong: list[tuple[dict[str, object], str, str]] = [
+        ({"policy": "lifo"}, "fcfs, priority", ""),
+        ({"policy": "priorty"}, "fcfs, priority", "priority"),
+        ({"policy": "./mine.py:plan"}, "fcfs, priority", ""),
+        ({"policy": None}, "fcfs, priority", "leave the key out"),
+        ({"policy": 3}, "fcfs, priority", ""),
+        ({"policy": False}, "fcfs, priority", "one of the words"),
+        ({"victim": "lifo"}, "fcfs, priority", ""),
+        ({"batching": "lifo"}, "fcfs, priority, PATH:NAME", ""),
+    ]
+    for given, allowed, hint in wrong:
+        with pytest.raises(ScenarioError) as caught:
+            chosen(**given)
+        assert (caught.value.path, caught.value.allowed) == (next(iter(given)), allowed)
+        assert hint in (caught.value.hint or "")
+    with pytest.raises(ScenarioError, match="missing") as missing:
+        build(_Chosen, {}, file="x.yaml")
+    assert missing.value.hint == "add policy: fcfs"
+    monkeypatch.setitem(_POLICIES, "lifo", 3)
+    assert chosen(policy="lifo", victim="lifo", batching="lifo").policy == "lifo"
 
 
 def test_build_is_strict_about_kinds() -> None:

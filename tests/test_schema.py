@@ -15,8 +15,8 @@ from loading_fixtures import Load, changed, load, refusal, without_compare
 
 from sim.data import scenario_paths
 from sim.loading import load_scenario, load_yaml, to_raw
-from sim.scenario import EngineConfig, Scenario
-from sim.schema import scenario_schema
+from sim.scenario import EngineConfig, Scenario, key
+from sim.schema import Definitions, scenario_schema
 
 __all__ = ["load"]
 
@@ -35,6 +35,27 @@ def test_the_schema_is_one_and_takes_every_shipped_scenario() -> None:
         assert not errors, (path.name, errors)
     engine = SCHEMA["$defs"]["EngineConfig"]["properties"]["max_num_seqs"]
     assert engine["minimum"] == 1 and engine["default"] == 256 and "most sequences" in engine["description"]
+
+
+_POLICIES = {"fcfs": 1}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Chosen:
+    """A choice."""
+
+    policy: str = key("who is next", choices=lambda: _POLICIES)
+    victim: str | None = key("who goes", default=None, choices=lambda: _POLICIES)
+    batching: str = key("a name, or a function", default="fcfs", choices=lambda: _POLICIES, or_path=True)
+
+
+def test_choices_that_a_dict_names_are_an_enum_beside_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_POLICIES, "lifo", 2)
+    made = Definitions().object_of(_Chosen, None, is_partial=False)["properties"]
+    words = {"enum": ["fcfs", "lifo"]}
+    assert made["policy"]["enum"] == words["enum"]
+    assert made["victim"]["anyOf"] == [words, {"type": "null"}]
+    assert made["batching"]["anyOf"] == [words, {"type": "string", "pattern": ":"}]
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,8 @@ _NUMBERS_IN_CONTEXT = {
     "Threshold": frozenset({"min", "max"}),
 }
 
+_LEAVE_OUT = "give a value, or leave the key out"
+
 
 def build(cls: type[T], mapping: object, *, file: str, path: str = "") -> T:
     """The dataclass ``cls`` that ``mapping`` describes; the first thing wrong is a ScenarioError."""
@@ -93,10 +95,23 @@ def _build(cls: Any, value: object, place: Place) -> Any:
     for name, (one, hint) in known.items():
         if name in value:
             there = replace(place.child(name), unit=unit_in(cls, name, around))
-            given[name] = check_bounds(convert(hint, value[name], there), one.metadata, there, value[name])
+            given[name] = _value(one.metadata, hint, value[name], there)
         elif one.default is MISSING and one.default_factory is MISSING:
             raise _missing_key(one, hint, place)
     return cls(**given)
+
+
+def _value(metadata: Mapping[str, Any], hint: Any, value: object, place: Place) -> Any:
+    """One field's value: of its type, within its bounds, one of its choices where it names any."""
+    if "choices" not in metadata or (value is None and hint is not str):
+        return check_bounds(convert(hint, value, place), metadata, place, value)
+    words, or_path = tuple(metadata["choices"]()), "or_path" in metadata
+    also = ", PATH:NAME" if or_path else ""
+    if value is None:
+        raise place.error("is empty", allowed=", ".join(words) + also, hint=_LEAVE_OUT)
+    if or_path and isinstance(value, str) and ":" in value:
+        return convert(hint, value, place)
+    return _choice(words, value, place, also)
 
 
 def _unknown_key(cls: Any, name: object, place: Place) -> Exception:
@@ -128,12 +143,14 @@ def _missing_key(one: Field[Any], hint: Any, place: Place) -> Exception:
     return place.child(one.name).error(
         "missing",
         allowed=f"{one.name}: {meaning}" if meaning else one.name,
-        hint=f"add {one.name}: {_example_of(hint, one.name)}",
+        hint=f"add {one.name}: {_example_of(one, hint)}",
     )
 
 
-def _example_of(hint: Any, name: str) -> str:
-    unit = unit_of_name(name)
+def _example_of(one: Field[Any], hint: Any) -> str:
+    unit = unit_of_name(one.name)
+    if "choices" in one.metadata:
+        return str(next(iter(one.metadata["choices"]())))
     if get_origin(hint) is Literal:
         return str(get_args(hint)[0])
     if takes_number(hint):
@@ -151,7 +168,7 @@ def convert(hint: Any, value: object, place: Place) -> Any:
     if origin in (Union, types.UnionType):
         return _optional(hint, value, place)
     if value is None:
-        raise place.error("is empty", allowed=_wanted(hint), hint="give a value, or leave the key out")
+        raise place.error("is empty", allowed=_wanted(hint), hint=_LEAVE_OUT)
     if origin is Literal:
         return _choice(get_args(hint), value, place)
     if origin is tuple:
@@ -170,11 +187,11 @@ def _optional(hint: Any, value: object, place: Place) -> Any:
     return convert(inner[0], value, place)
 
 
-def _choice(choices: tuple[Any, ...], value: object, place: Place) -> Any:
+def _choice(choices: tuple[Any, ...], value: object, place: Place, also: str = "") -> Any:
     for choice in choices:
         if choice == value and type(choice) is type(value):
             return choice
-    allowed = ", ".join(str(choice) for choice in choices)
+    allowed = ", ".join(str(choice) for choice in choices) + also
     if isinstance(value, bool):
         problem = (
             f"YAML reads no, off, false as false and yes, on, true as true; here it is {str(value).lower()}"
