@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from calibrate.commands import main
+from sim.cli.exits import exit_code_of
 
-sys.exit(main())
+
+def _main() -> int:
+    """A broken import is told like every other fault: it happens inside."""
+    from calibrate.commands import main
+
+    return main()
+
+
+sys.exit(exit_code_of("calibrate", _main))

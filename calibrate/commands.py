@@ -26,6 +26,7 @@ from calibrate.own.one_slot import add_run
 from calibrate.own.rows import is_own_folder
 from calibrate.own.timings import PROVIDERS
 from calibrate.timed_kernels import all_timings
+from sim.cli.exits import exit_code_of
 from sim.errors import ScenarioError
 from sim.hardware import hardware_names
 
@@ -34,14 +35,14 @@ FITTED = (*AIC_GPUS, "rtx-4090")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; 0 when it did what it should, 1 for a missed target, 2 when its input is wrong."""
+    """Runs one command: 0 when it did what it should, 1 for a missed target, else as ``sim.cli.exits`` says."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    given = parser().parse_args(words or ["run"])
-    try:
+
+    def work() -> int:
+        given = parser().parse_args(words or ["run"])
         return int(given.run(given))
-    except ScenarioError as error:
-        print(error, file=sys.stderr)
-        return 2
+
+    return exit_code_of("calibrate", work)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -14,7 +14,6 @@ import pytest
 
 import sim
 from sim.cli import VERBS, main
-from sim.errors import InvariantError
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -260,31 +259,6 @@ def test_ctrl_c_on_a_terminal_ends_all_processes_quietly(tiny: str, empty_folder
     assert running.returncode == 130
     assert "Traceback" not in said
     assert files_below(empty_folder) == ["tiny.yaml"]
-
-
-def test_a_broken_law_asks_for_a_report(
-    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise InvariantError("used 3 + free 4 blocks are not 8")
-
-    monkeypatch.setattr("sim.run.run_scenario", broken)
-    assert main(["run", tiny]) == 70
-    assert "used 3 + free 4" in (said := capsys.readouterr().err)
-    assert "report" in said
-
-
-def test_a_reader_that_goes_away_is_no_error() -> None:
-    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
-    with subprocess.Popen(
-        [sys.executable, "-m", "sim", "show", "h100-sxm-80gb"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-    ) as writer:  # fmt: skip
-        assert writer.stdout and writer.stderr
-        writer.stdout.close()
-        said = writer.stderr.read()
-    assert said == ""
-    assert writer.returncode == 141
 
 
 def test_check_says_what_each_file_is(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""From the command line to a verb, and from what goes wrong to an exit code.
+"""From the command line to a verb.
 
 A verb is one module here, with ``add_arguments`` and ``run``, and one line in ``VERBS``. Only the
 module of the verb that was typed is imported, and a verb imports what it calls inside ``run``:
@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
 from sim import __version__
-from sim.cli.exits import INTERRUPTED, OUR_BUG, PIPE_CLOSED, WRONG_INPUT
-from sim.errors import InvariantError, ScenarioError
+from sim.cli.exits import exit_code_of
 
 VERBS = {
     "run": "answer a scenario's question: terminal, report, tables",
@@ -53,28 +51,7 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
-    try:
-        code = _dispatch(given)
-        sys.stdout.flush()
-        return code
-    except ScenarioError as error:
-        print(f"gpuyard: {error}", file=sys.stderr)
-        return WRONG_INPUT
-    except InvariantError as error:
-        print(f"gpuyard: a law of the simulation was broken: {error}", file=sys.stderr)
-        print("  this is a bug of ours: please report it with the command and the scenario", file=sys.stderr)
-        return OUR_BUG
-    except KeyboardInterrupt:
-        print("gpuyard: interrupted, nothing was written half", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader (head, less) has gone; Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"gpuyard: {where}{error.strerror or error}", file=sys.stderr)
-        return WRONG_INPUT
+    return exit_code_of("gpuyard", lambda: _dispatch(given))
 
 
 def _dispatch(given: list[str]) -> int:
