@@ -35,7 +35,7 @@ FITTED = (*AIC_GPUS, "rtx-4090")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command: 0 when it did what it should, 1 for a missed target, else as ``sim.cli.exits`` says."""
+    """Runs one command: 0 when it did what it should, 1 for a missed target, else see ``sim.cli.exits``."""
     words = sys.argv[1:] if arguments is None else list(arguments)
 
     def work() -> int:

@@ -1,4 +1,4 @@
-"""Whatever goes wrong ends with one line and its own exit code; 1 means a missed threshold and nothing else."""
+"""Whatever goes wrong ends with one line and its own exit code; 1 means a missed threshold only."""
 
 from __future__ import annotations
 
