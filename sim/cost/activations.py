@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from sim.model import DTYPE_BYTES, ModelShape, layer_matrices, served_dtype
 
 if TYPE_CHECKING:
-    from sim.scenario import EngineConfig
+    from sim.cost.priced import PricedEngine
 
 # Per sequence and vocabulary entry while PyTorch sorts the logits for top-k and top-p, beside the
 # logits in the model's type: float32 logits 4, sorted values 4, their int64 indices 8, the sort's
@@ -32,7 +32,7 @@ class ActivationPeak:
     formula: str
 
 
-def activation_peak(model: ModelShape, engine: EngineConfig, *, samples: bool = True) -> ActivationPeak:
+def activation_peak(model: ModelShape, engine: PricedEngine, *, samples: bool = True) -> ActivationPeak:
     """The larger of the layers' and the sampler's moment (see the module); without ``samples`` the former.
 
     Not modelled: attention workspaces, buffers of the custom all-reduce, vision encoders, and the

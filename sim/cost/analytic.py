@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from sim.cost.law_times import outside
 from sim.cost.operators import StepCounter, precision_of
+from sim.cost.priced import Priced
 from sim.cost.roofline import Floats, Operator, total_s
 from sim.model import layer_matrices
-from sim.scenario import Scenario
 
 
 class AnalyticTimes:
     """Seconds of a step's kernels as the model's shape and the device's profile give them."""
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: Priced) -> None:
         self._scenario = scenario
         model, engine, hardware = scenario.model, scenario.engine, scenario.hardware
         self.counter = StepCounter(

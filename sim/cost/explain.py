@@ -11,9 +11,10 @@ from sim.cost.law_times import all_reduce_law
 from sim.cost.levels import Chunk, levels_of
 from sim.cost.operators import StepCounter, precision_of
 from sim.cost.pipeline import sent_bytes, stage_sends_s
+from sim.cost.priced import Priced
 from sim.cost.roofline import BOUNDS, Operator
 from sim.hardware import HardwareProfile
-from sim.scenario import EngineOverheads, Scenario
+from sim.scenario import EngineOverheads
 
 LINK_CURVE = "link"
 NO_OVERHEADS = EngineOverheads()
@@ -50,7 +51,7 @@ class OperatorLine:
     source: str
 
 
-def explain_step(scenario: Scenario, shape: StepShape) -> list[OperatorLine]:
+def explain_step(scenario: Priced, shape: StepShape) -> list[OperatorLine]:
     """Lines by operator, as the analytic price has them, sends and host time last; they add up to the step.
 
     Over a pipeline they are those of all stages together: one batch alone, from end to end.
@@ -85,7 +86,7 @@ def explain_step(scenario: Scenario, shape: StepShape) -> list[OperatorLine]:
     return lines
 
 
-def counter_of(scenario: Scenario) -> StepCounter:
+def counter_of(scenario: Priced) -> StepCounter:
     """The scenario's counts of operators."""
     engine = scenario.engine
     return StepCounter(
@@ -97,7 +98,7 @@ def counter_of(scenario: Scenario) -> StepCounter:
     )
 
 
-def host_times_s(scenario: Scenario, shape: StepShape, kernels_s: float) -> tuple[float, float]:
+def host_times_s(scenario: Priced, shape: StepShape, kernels_s: float) -> tuple[float, float]:
     """How long the GPU waits for launches, and the host's time that nothing hides."""
     engine, host = scenario.engine, scenario.engine.overheads
     sequences = shape.decode + (1 if shape.prefill else 0)

@@ -11,10 +11,10 @@ from sim.cost.explain import LINK_CURVE, OperatorLine, StepShape, counter_of, op
 from sim.cost.law_times import outside
 from sim.cost.laws.registry import LAWS
 from sim.cost.operators import StepCounter
+from sim.cost.priced import Priced
 from sim.cost.roofline import Operator, fractions
 from sim.hardware import HardwareProfile
 from sim.model import layer_matrices
-from sim.scenario import Scenario
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class ConstantLine:
 
 
 def constants_of_step(
-    scenario: Scenario, shape: StepShape, lines: Sequence[OperatorLine]
+    scenario: Priced, shape: StepShape, lines: Sequence[OperatorLine]
 ) -> list[ConstantLine]:
     """Peaks, then the constants of each law or curve, then of the engine: all that the time came from."""
     counter = counter_of(scenario)
@@ -43,7 +43,7 @@ def constants_of_step(
     return [*found, *_host_constants(scenario)]
 
 
-def step_warnings(scenario: Scenario, shape: StepShape) -> tuple[str, ...]:
+def step_warnings(scenario: Priced, shape: StepShape) -> tuple[str, ...]:
     """Sizes of this step outside of what its laws were fitted to (a factor of two is let pass)."""
     counter = counter_of(scenario)
     tokens, sampling = shape.decode + shape.prefill, shape.decode + (1 if shape.prefill else 0)
@@ -118,7 +118,7 @@ def _curve_values(one: Operator, counter: StepCounter) -> Iterator[ConstantLine]
             yield _of_profile(hardware, name, value, "of peak", one.name)
 
 
-def _host_constants(scenario: Scenario) -> Iterator[ConstantLine]:
+def _host_constants(scenario: Priced) -> Iterator[ConstantLine]:
     overheads = scenario.engine.overheads
     source = overheads.source or "the scenario's engine.overheads"
     for field in fields(overheads):

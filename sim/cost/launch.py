@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from sim.cost.operators import precision_of
+from sim.cost.priced import Priced
 from sim.cost.roofline import Floats
 from sim.cost.step import Chunks, CompiledPrice, Curve, to_ps
 from sim.records import Int64
-from sim.scenario import EngineOverheads, Scenario
+from sim.scenario import EngineOverheads
 
 
-def needs_launched_price(scenario: Scenario) -> bool:
+def needs_launched_price(scenario: Priced) -> bool:
     """Whether host time is more than a sum per step and per sequence."""
     engine = scenario.engine
     overheads = engine.overheads
@@ -42,7 +43,7 @@ def padded_tokens(tokens: Floats, overheads: EngineOverheads) -> Floats:
     return padded
 
 
-def launch_s(tokens: int, scenario: Scenario) -> float:
+def launch_s(tokens: int, scenario: Priced) -> float:
     """The host's time to launch a step's kernels one by one; none for a step in a CUDA graph."""
     overheads = scenario.engine.overheads
     if tokens <= largest_graph(overheads):
@@ -55,7 +56,7 @@ def largest_graph(overheads: EngineOverheads) -> int:
     return max(overheads.cudagraph_capture_sizes, default=0)
 
 
-def decode_attention_fraction(scenario: Scenario) -> float:
+def decode_attention_fraction(scenario: Priced) -> float:
     """The engine's decode attention, as a fraction of the kernel price's speed."""
     is_fp8 = precision_of(scenario.model, scenario.engine).kv_bytes == 1
     overheads = scenario.engine.overheads
@@ -65,7 +66,7 @@ def decode_attention_fraction(scenario: Scenario) -> float:
 class LaunchedPrice(CompiledPrice):
     """Kernel times as tables, under the host's time."""
 
-    def __init__(self, scenario: Scenario, *measured: Any) -> None:
+    def __init__(self, scenario: Priced, *measured: Any) -> None:
         super().__init__(scenario, *measured)
         self._scenario = scenario
         self._overheads = scenario.engine.overheads

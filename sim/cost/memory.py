@@ -31,8 +31,8 @@ from sim.model import (
 )
 
 if TYPE_CHECKING:
+    from sim.cost.priced import PricedEngine
     from sim.hardware import HardwareProfile
-    from sim.scenario import EngineConfig
 
 GIB = 2**30
 
@@ -81,7 +81,7 @@ class MemoryPlan:
         return {"lines": lines, **plain, "notes": list(self.notes)}
 
 
-def memory_plan(model: ModelShape, hardware: HardwareProfile, engine: EngineConfig) -> MemoryPlan:
+def memory_plan(model: ModelShape, hardware: HardwareProfile, engine: PricedEngine) -> MemoryPlan:
     """The account of one GPU of the replica; refused where nothing is left for KV.
 
     Over pipeline stages it is the GPU of the stage with the fewest blocks: vLLM gives every stage as many.
@@ -94,7 +94,7 @@ def memory_plan(model: ModelShape, hardware: HardwareProfile, engine: EngineConf
     return min((_stage_plan(one, hardware, engine) for one in stages), key=lambda plan: plan.num_gpu_blocks)
 
 
-def _stage_plan(stage: Stage, hardware: HardwareProfile, engine: EngineConfig) -> MemoryPlan:
+def _stage_plan(stage: Stage, hardware: HardwareProfile, engine: PricedEngine) -> MemoryPlan:
     model = stage.shape
     lines = _lines(stage, hardware, engine)
     budget = sum(line.num_bytes for line in lines)
@@ -123,7 +123,7 @@ def _stage_plan(stage: Stage, hardware: HardwareProfile, engine: EngineConfig) -
     )
 
 
-def kv_of_tokens(model: ModelShape, engine: EngineConfig, num_tokens: int) -> MemoryLine:
+def kv_of_tokens(model: ModelShape, engine: PricedEngine, num_tokens: int) -> MemoryLine:
     """The KV that one sequence of ``num_tokens`` takes on one GPU, sliding windows counted."""
     if num_tokens < 1:
         raise ScenarioError("not a number of tokens", path="tokens", given=num_tokens, allowed="at least 1")
@@ -163,7 +163,7 @@ def _row(line: MemoryLine) -> str:
     return f"{line.label:<28}{line.num_bytes / GIB:>9.2f} GiB{line.num_bytes / 1e9:>9.2f} GB   {line.formula}"
 
 
-def _kv_formula(model: ModelShape, engine: EngineConfig) -> str:
+def _kv_formula(model: ModelShape, engine: PricedEngine) -> str:
     layers, width, tp = (
         model.num_attention_layers,
         _kv_entry_bytes(model, engine),
@@ -177,7 +177,7 @@ def _kv_formula(model: ModelShape, engine: EngineConfig) -> str:
     return f"{layers} layers x {held} x head_dim {model.head_dim} x 2 (K and V) x {width} B"
 
 
-def _lines(stage: Stage, hardware: HardwareProfile, engine: EngineConfig) -> tuple[MemoryLine, ...]:
+def _lines(stage: Stage, hardware: HardwareProfile, engine: PricedEngine) -> tuple[MemoryLine, ...]:
     total, share = hardware.hbm_bytes, engine.gpu_memory_utilization
     peak = activation_peak(stage.shape, engine, samples=stage.is_last)
     has_nccl = engine.gpus_per_replica > 1
@@ -200,7 +200,7 @@ def _lines(stage: Stage, hardware: HardwareProfile, engine: EngineConfig) -> tup
     )
 
 
-def _weights_line(stage: Stage, engine: EngineConfig) -> MemoryLine:
+def _weights_line(stage: Stage, engine: PricedEngine) -> MemoryLine:
     model = stage.shape
     tp, dtype = engine.tensor_parallel_size, served_dtype(model, engine.dtype)
     held = served_quantization(model, engine.quantization)
@@ -229,7 +229,7 @@ def rotary_width(model: ModelShape) -> int:
     return model.mla.qk_rope_head_dim if model.mla else model.head_dim
 
 
-def _rotary_table_bytes(model: ModelShape, engine: EngineConfig) -> int:
+def _rotary_table_bytes(model: ModelShape, engine: PricedEngine) -> int:
     """vLLM keeps one cos/sin table for all positions of the model with its weights."""
     if model.learned_positions or model.num_attention_layers == 0:
         return 0
@@ -237,18 +237,18 @@ def _rotary_table_bytes(model: ModelShape, engine: EngineConfig) -> int:
     return model.max_position_embeddings * rotary_width(model) * width
 
 
-def _kv_entry_bytes(model: ModelShape, engine: EngineConfig) -> int:
+def _kv_entry_bytes(model: ModelShape, engine: PricedEngine) -> int:
     return kv_dtype_bytes(model, engine.kv_cache_dtype, engine.dtype)
 
 
-def _full_request_bytes(model: ModelShape, engine: EngineConfig, length: int) -> int:
+def _full_request_bytes(model: ModelShape, engine: PricedEngine, length: int) -> int:
     """KV of a request of ``length`` tokens, rounded up to whole blocks, plus its recurrent states."""
     tp, rounded = engine.tensor_parallel_size, -(-length // engine.block_size) * engine.block_size
     kv = kv_bytes_for_request(model, rounded, _kv_entry_bytes(model, engine), tp)
     return kv + state_bytes_per_request(model, DTYPE_BYTES[served_dtype(model, engine.dtype)], tp)
 
 
-def _notes(stage: Stage, engine: EngineConfig) -> tuple[str, ...]:
+def _notes(stage: Stage, engine: PricedEngine) -> tuple[str, ...]:
     model = stage.shape
     notes = list(model.notes)
     if stage.num_stages > 1:
@@ -264,7 +264,7 @@ def _notes(stage: Stage, engine: EngineConfig) -> tuple[str, ...]:
 
 
 def _no_room(
-    model: ModelShape, hardware: HardwareProfile, engine: EngineConfig, lines: tuple[MemoryLine, ...]
+    model: ModelShape, hardware: HardwareProfile, engine: PricedEngine, lines: tuple[MemoryLine, ...]
 ) -> ScenarioError:
     usable = int(hardware.hbm_bytes * engine.gpu_memory_utilization)
     weights = -lines[2].num_bytes
@@ -298,7 +298,7 @@ def _no_room(
     )
 
 
-def _block_too_large(engine: EngineConfig, block_bytes: int, left_bytes: int) -> ScenarioError:
+def _block_too_large(engine: PricedEngine, block_bytes: int, left_bytes: int) -> ScenarioError:
     largest = left_bytes * engine.block_size // block_bytes
     return ScenarioError(
         f"no block fits into what is left for KV cache: {engine.block_size:,} tokens are "
@@ -312,7 +312,7 @@ def _block_too_large(engine: EngineConfig, block_bytes: int, left_bytes: int) ->
     )
 
 
-def _fitting_tensor_parallel_size(model: ModelShape, engine: EngineConfig, room: float) -> int | None:
+def _fitting_tensor_parallel_size(model: ModelShape, engine: PricedEngine, room: float) -> int | None:
     """The smallest split of the usual ones under which the weights fit into ``room`` bytes."""
     for tp in (2, 4, 8, 16):
         if tp <= engine.tensor_parallel_size or model.num_attention_heads % tp:

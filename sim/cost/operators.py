@@ -22,6 +22,7 @@ from sim.cost.law_times import (
     law_s,
 )
 from sim.cost.laws.experts import experts_hit
+from sim.cost.priced import PricedEngine
 from sim.cost.roofline import Floats, Operator, wave_utilisation
 from sim.hardware import HardwareProfile, Link
 from sim.model import (
@@ -37,7 +38,6 @@ from sim.model import (
     served_quantization,
 )
 from sim.model.shape import Quantization
-from sim.scenario import EngineConfig
 
 # Weights and activations in the same 8-bit type run at its peak; weight-only formats at the activations'.
 QUANTIZED_PEAK = {"fp8": "float8", "int8": "int8"}
@@ -53,7 +53,7 @@ class Precision:
     kv_bytes: int
 
 
-def precision_of(model: ModelShape, engine: EngineConfig) -> Precision:
+def precision_of(model: ModelShape, engine: PricedEngine) -> Precision:
     """What ``dtype``, ``kv_cache_dtype`` and ``quantization`` come to for this model."""
     dtype = served_dtype(model, engine.dtype)
     return Precision(

@@ -22,12 +22,12 @@ import numpy as np
 from sim.cost.collective import Fabric, fabric_of, ring_all_gather_s, send_s
 from sim.cost.launch import LaunchedPrice
 from sim.cost.operators import precision_of
+from sim.cost.priced import Priced, PricedEngine
 from sim.cost.roofline import Floats
 from sim.cost.step import Chunks, to_ps
 from sim.hardware import HardwareProfile
 from sim.model import ModelShape
 from sim.model.stages import Stage, stages_of
-from sim.scenario import EngineConfig, Scenario
 
 TENSORS_SENT = 2  # hidden states and residual
 
@@ -49,7 +49,7 @@ class Passage:
 class StagePrice(LaunchedPrice):
     """One stage's kernels and launches, without host time; lm_head only where tokens are sampled."""
 
-    def __init__(self, scenario: Scenario, stage: Stage) -> None:
+    def __init__(self, scenario: Priced, stage: Stage) -> None:
         overheads = replace(scenario.engine.overheads, step_s=0.0, per_sequence_s=0.0, per_prompt_token_s=0.0)
         engine = replace(scenario.engine, overheads=overheads)
         super().__init__(replace(scenario, model=stage.shape, engine=engine))
@@ -62,7 +62,7 @@ class StagePrice(LaunchedPrice):
 class PipelinePrice(LaunchedPrice):
     """The price of a batch by stages; as a ``StepPrice``, that of a batch alone in the pipeline."""
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: Priced) -> None:
         super().__init__(scenario)
         self.stages = stages_of(scenario.model, scenario.engine.pipeline_parallel_size)
         self._prices: list[StagePrice] = []
@@ -97,7 +97,7 @@ class PipelinePrice(LaunchedPrice):
 
 
 def stage_sends_s(
-    model: ModelShape, hardware: HardwareProfile, engine: EngineConfig, tokens: int
+    model: ModelShape, hardware: HardwareProfile, engine: PricedEngine, tokens: int
 ) -> list[float]:
     """Seconds from each stage to the next: α + S/(t B), and the gathering of t shares inside the node.
 
@@ -116,7 +116,7 @@ def stage_sends_s(
     return sends
 
 
-def sent_bytes(model: ModelShape, engine: EngineConfig, tokens: int) -> int:
+def sent_bytes(model: ModelShape, engine: PricedEngine, tokens: int) -> int:
     """Hidden states and residual of a batch, all ranks together."""
     width = precision_of(model, engine).activation_bytes
     return TENSORS_SENT * tokens * model.hidden_size * width

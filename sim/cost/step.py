@@ -23,9 +23,9 @@ from typing import Protocol
 import numpy as np
 
 from sim.cost.analytic import AnalyticTimes
+from sim.cost.priced import Priced
 from sim.cost.roofline import Floats
 from sim.records import PS_PER_S, Int64
-from sim.scenario import Scenario
 
 BREAKPOINTS_PER_OCTAVE = 4
 MAX_CONTEXT_TOKENS = 1 << 40
@@ -104,7 +104,7 @@ class KernelTimes(Protocol):
 class CompiledPrice:
     """Kernel times as tables."""
 
-    def __init__(self, scenario: Scenario, times: KernelTimes | None = None) -> None:
+    def __init__(self, scenario: Priced, times: KernelTimes | None = None) -> None:
         self.times: KernelTimes = times or AnalyticTimes(scenario)
         self._step_ps = to_ps(scenario.engine.overheads.step_s)
         self._sequence_ps = to_ps(scenario.engine.overheads.per_sequence_s)

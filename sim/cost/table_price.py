@@ -17,9 +17,9 @@ import numpy as np
 from sim.cost.analytic import AnalyticTimes
 from sim.cost.launch import LaunchedPrice, needs_launched_price
 from sim.cost.price_table import PriceTable, check_model, load_price_table
+from sim.cost.priced import Priced
 from sim.cost.roofline import Floats
 from sim.cost.step import Chunks, CompiledPrice, to_ps
-from sim.scenario import Scenario
 
 ALL_REDUCE = "all_reduce"
 
@@ -27,7 +27,7 @@ ALL_REDUCE = "all_reduce"
 class TableTimes:
     """Kernel times of one model on one device, as they were measured."""
 
-    def __init__(self, table: PriceTable, scenario: Scenario) -> None:
+    def __init__(self, table: PriceTable, scenario: Priced) -> None:
         self.table = table
         self.num_layers = scenario.model.num_hidden_layers
         is_split = scenario.engine.tensor_parallel_size > 1
@@ -87,7 +87,7 @@ class TableTimes:
 class TablePrice(CompiledPrice):
     """Measured kernel times as tables; mixed steps are looked up as they are."""
 
-    def __init__(self, scenario: Scenario, table: PriceTable) -> None:
+    def __init__(self, scenario: Priced, table: PriceTable) -> None:
         check_model(table, scenario.model, scenario.engine.tensor_parallel_size)
         self.measured = TableTimes(table, scenario)
         super().__init__(scenario, self.measured)
@@ -108,7 +108,7 @@ class LaunchedTablePrice(LaunchedPrice, TablePrice):
     """The same under the host's time."""
 
 
-def table_price(scenario: Scenario, base_dir: Path) -> TablePrice:
+def table_price(scenario: Priced, base_dir: Path) -> TablePrice:
     """The price that ``engine.price_table`` names, relative to the scenario file."""
     table = load_price_table(base_dir / (scenario.engine.price_table or ""))
     return (LaunchedTablePrice if needs_launched_price(scenario) else TablePrice)(scenario, table)
