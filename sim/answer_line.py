@@ -61,10 +61,17 @@ def serving_headline(comparison: Comparison) -> str:
     if any(summary.meets_slo is False for summary in runs):
         return "goodput_requests_per_s"
     saturated = any(summary.verdict.word in ("BACKLOGGED", "OVERLOADED") for summary in runs)
-    if saturated or any(summary.arrivals in ("closed_loop", "all_at_once") for summary in runs):
+    if saturated or any(_follows_answers(summary.arrivals) for summary in runs):
         return "requests_per_s"
     known = (name for name in _TIMES if all(summary.metrics[name] is not None for summary in runs))
     return next(known, "requests_per_s")
+
+
+def _follows_answers(arrivals: str) -> bool:
+    """Whether the load has no rate of its own; ``arrivals`` as a summary names them, "trace" too."""
+    from sim.workload.arrivals import ARRIVAL_PROCESSES
+
+    return arrivals in ARRIVAL_PROCESSES and ARRIVAL_PROCESSES[arrivals].draw is None
 
 
 def table_metrics(comparison: Comparison) -> tuple[str, ...]:

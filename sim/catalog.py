@@ -137,6 +137,13 @@ def scenario_table() -> str:
     return aligned([(row["name"], str(row["question"])) for row in scenario_rows()])
 
 
+def trace_format_table() -> str:
+    """The layouts of trace files, ``trace.format``, as text."""
+    from sim.workload.trace_formats import format_docs
+
+    return aligned(list(format_docs().items()))
+
+
 def describe(name: str) -> Row:
     """A device or a model by name or path, as a dictionary that JSON can hold."""
     found = _find(name)

@@ -30,7 +30,6 @@ Kind = Literal[
 _LEAST_FINISHED = 100
 _FULL = 0.95
 _LONG_DRAIN = 0.15
-CLOSED = ("closed_loop", "all_at_once")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +102,7 @@ def _drain(result: RunResult, verdict: Verdict) -> Caution | None:
     requests, (begin, end) = result.requests, result.window_ps
     came_ps = requests.arrival_ps[requests.is_measured & (requests.arrival_ps >= 0)]
     arrivals = result.scenario.workload.arrivals
-    follows_answers = arrivals is not None and arrivals.process in CLOSED
+    follows_answers = arrivals is not None and not arrivals.is_drawn
     if verdict.word != "STABLE" or follows_answers or not came_ps.size or end <= begin:
         return None
     share = (end - int(came_ps.max())) / (end - begin)

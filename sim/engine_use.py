@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from sim.records import KV_KINDS, PS_PER_S, Int64, RunResult, SegmentColumns
+from sim.arrays import PS_PER_S, Int64
+from sim.records import KV_KINDS, RunResult, SegmentColumns
 from sim.request_times import count
 from sim.token_gaps import segment_length_ps
 

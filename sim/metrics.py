@@ -11,20 +11,22 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from sim.arrays import PS_PER_S, Bools
 from sim.cautions import run_cautions
 from sim.engine_use import engine_metrics, money_and_power
 from sim.littles_law import littles_law_gap as littles_law_gap
 from sim.littles_law import running_time_gap as running_time_gap
 from sim.metric_table import LEAST_SAMPLES_BEYOND, METRICS, REQUEST_TIMES
 from sim.metric_table import Metric as Metric
-from sim.records import ABORTED, FINISHED, PS_PER_S, REFUSED, UNFINISHED, RunResult
-from sim.request_times import Bools, RequestTimes, class_slos, count, met_bounds, request_times
+from sim.records import ABORTED, FINISHED, REFUSED, UNFINISHED, RunResult
+from sim.request_times import RequestTimes, class_slos, count, met_bounds, request_times
 from sim.scenario import Slo
 from sim.statistics import Spread, is_thin, spread, spread_of_runs
 from sim.summary import ClassSummary as ClassSummary
 from sim.summary import Summary as Summary
 from sim.token_gaps import token_gaps
 from sim.verdict import judge
+from sim.workload.sources import arrivals_label
 
 _STATUS = {
     "num_finished": FINISHED,
@@ -54,7 +56,7 @@ def summarize(result: RunResult, *, keep_thin_percentiles: bool = False) -> Summ
         hardware=result.scenario.hardware.name,
         model=result.scenario.model.name,
         allocator=_allocator(result),
-        arrivals=_arrivals(result),
+        arrivals=arrivals_label(result.scenario.workload),
         metrics=metrics,
         refused=_reasons(result, metrics, thin),
         meets_slo=_all_meet_slo(result, metrics["goodput_fraction"], by_class),
@@ -244,11 +246,3 @@ def _allocator(result: RunResult) -> str:
     engine = result.scenario.engine
     detail = engine.kv_reservation if engine.kv_allocator == "contiguous" else str(engine.block_size)
     return f"{engine.kv_allocator}/{detail}"
-
-
-def _arrivals(result: RunResult) -> str:
-    workload = result.scenario.workload
-    closed = workload.arrivals is not None and workload.arrivals.process == "closed_loop"
-    if workload.trace is not None and not closed:
-        return "trace"
-    return workload.arrivals.process if workload.arrivals is not None else "unknown"

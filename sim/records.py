@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from sim.arrays import PS_PER_S as PS_PER_S
+from sim.arrays import Int64 as Int64
+
 if TYPE_CHECKING:
     from sim.scenario import Scenario
-
-Int64 = npt.NDArray[np.int64]
-
-PS_PER_S = 1_000_000_000_000
 
 UNFINISHED, FINISHED, REFUSED, ABORTED = 0, 1, 2, 3
 OWNED, SHARED, CACHED, EVICTED = 0, 1, 2, 3  # what a rectangle of a block map is

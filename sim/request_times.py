@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sim.records import FINISHED, PS_PER_S, Int64, RequestColumns, RunResult
+from sim.arrays import PS_PER_S, Bools, Int64
+from sim.records import FINISHED, RequestColumns, RunResult
 from sim.scenario import Slo
-
-Bools = npt.NDArray[np.bool_]
 
 
 def count(hits: Bools) -> int:

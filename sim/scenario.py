@@ -16,8 +16,11 @@ from sim.model import ModelShape
 
 if TYPE_CHECKING:
     from sim.trust.measured import MeasuredPoint
+    from sim.workload.arrivals import ArrivalProcess
+    from sim.workload.distributions import DistributionKind
 
 SCHEMA_VERSION = 1
+DEFAULT_HASH_BLOCK_TOKENS = 512  # Mooncake's
 
 
 def key(
@@ -46,15 +49,33 @@ def key(
 
 # --- workload -----------------------------------------------------------------------------------
 
-ArrivalProcess = Literal["poisson", "gamma", "constant", "on_off", "schedule", "closed_loop", "all_at_once"]
-DistributionName = Literal["fixed", "uniform", "lognormal", "normal", "exponential", "geometric", "empirical"]
+# What may be drawn and read stands in three dicts of ``sim.workload``, which are imported when a file is
+# read: a command that reads none starts without NumPy.
+
+
+def _distributions() -> Mapping[str, DistributionKind]:
+    from sim.workload.distributions import DISTRIBUTIONS
+
+    return DISTRIBUTIONS
+
+
+def _arrival_processes() -> Mapping[str, ArrivalProcess]:
+    from sim.workload.arrivals import ARRIVAL_PROCESSES
+
+    return ARRIVAL_PROCESSES
+
+
+def _trace_formats() -> Mapping[str, str]:
+    from sim.workload.trace_formats import format_docs
+
+    return format_docs()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distribution:
     """A number drawn per request (tokens, turns or seconds). Token counts are rounded and clamped."""
 
-    distribution: DistributionName = key("which law")
+    distribution: str = key("how it is drawn", choices=_distributions)
     value: float | None = key("the value of `fixed`", default=None, ge=0)
     mean: float | None = key("mean of the drawn value (before clamping)", default=None, gt=0)
     stddev: float | None = key("standard deviation, for normal and lognormal", default=None, ge=0)
@@ -79,7 +100,7 @@ class RateStep:
 class Arrivals:
     """When requests come."""
 
-    process: ArrivalProcess = key("how arrivals are spaced")
+    process: str = key("how arrivals are spaced", choices=_arrival_processes)
     requests_per_s: float | None = key("mean arrival rate", default=None, gt=0)
     cv: float | None = key("gamma: coefficient of variation of the gaps", default=None, gt=0)
     on_s: float | None = key("on_off: length of a burst", default=None, gt=0)
@@ -90,6 +111,16 @@ class Arrivals:
         "closed_loop: clients, each with one request", default=None, ge=1, le=1_000_000
     )
     think_time_s: Distribution | None = key("closed_loop: pause after an answer", default=None)
+
+    @property
+    def is_closed_loop(self) -> bool:
+        """Whether clients wait for their answers, so that no queue can grow."""
+        return _arrival_processes()[self.process].is_closed_loop
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether each request has a drawn time, so that ``duration_s`` can end the run."""
+        return _arrival_processes()[self.process].draw is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,9 +176,7 @@ class Trace:
     """A recorded trace in place of drawn requests."""
 
     path: str = key("the file (optionally .gz), relative to the scenario file")
-    format: Literal["auto", "azure", "mooncake", "csv", "jsonl", "vllm_bench"] = key(
-        "layout of the file; auto looks at its header", default="auto"
-    )
+    format: str = key("layout of the file; auto looks at it", default="auto", choices=_trace_formats)
     columns: Mapping[str, str] | None = key(
         "csv, jsonl: {arrival: ..., prompt_tokens: ..., output_tokens: ...} to the file's names",
         default=None,
@@ -158,7 +187,7 @@ class Trace:
     skip_requests: int = key("leave out this many requests from the start", default=0, ge=0)
     hash_block_tokens: int = key(
         "mooncake: tokens per hash id; a CSV says it in the name of its column prefix_block_hashes16_first64",
-        default=512,
+        default=DEFAULT_HASH_BLOCK_TOKENS,
         ge=1,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -113,6 +113,8 @@ class Definitions:
         for name, (one, hint) in field_hints(cls).items():
             described = self.value_of(hint, one.metadata, unit_in(cls, name, unit), is_partial)
             properties[name] = {**_doc(one), **described}
+            if "choices" in one.metadata:
+                properties[name]["description"] += _choice_docs(one.metadata["choices"]())
             if one.default is MISSING and one.default_factory is MISSING:
                 required.append(name)
         made: JsonSchema = {"type": "object", "description": _first_line(cls), "properties": properties}
@@ -170,6 +172,14 @@ def _scalar(hint: Any, bounds: Mapping[str, Any], unit: str | None) -> JsonSchem
         words: JsonSchema = {"enum": list(bounds["choices"]())}
         return _any_of(words, {"type": "string", "pattern": ":"}) if "or_path" in bounds else words
     return {} if hint is Any else {"type": "boolean" if hint is bool else "string"}
+
+
+def _choice_docs(choices: Iterable[str]) -> str:
+    """A line per choice, where the dict that they stand in says what each means."""
+    if not isinstance(choices, Mapping):
+        return ""
+    docs = {name: one if isinstance(one, str) else getattr(one, "doc", "") for name, one in choices.items()}
+    return "".join(f"\n{name}: {doc}" for name, doc in docs.items() if doc)
 
 
 def _number(kind: Any, bounds: Mapping[str, Any], unit: str | None) -> JsonSchema:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sim.arrays import PS_PER_S, Int64
 from sim.metric_table import LEAST_SAMPLES_BEYOND, PERCENTILES
-from sim.records import PS_PER_S, Int64
 
 _CHUNK_STEPS = 1 << 20
 _NUM_BINS_LOG2 = 16

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.records import Int64, RequestColumns, RunResult, SegmentColumns
+from sim.arrays import Int64
+from sim.records import RequestColumns, RunResult, SegmentColumns
 from sim.serving.front_end import FrontEnd
 from sim.statistics import ArithmeticRuns
 

@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from sim.arrays import Int64
 from sim.intervals import student_t_quantile
-from sim.records import UNFINISHED, Int64, RequestColumns, RunResult
+from sim.records import UNFINISHED, RequestColumns, RunResult
 
 Word = Literal[
     "COMPUTE_BOUND",
@@ -64,7 +65,7 @@ def judge(result: RunResult) -> Verdict:
     percent of capacity in a short run. Under a closed loop no queue can grow.
     """
     workload, requests = result.scenario.workload, result.requests
-    if workload.arrivals is not None and workload.arrivals.process == "closed_loop":
+    if workload.arrivals is not None and workload.arrivals.is_closed_loop:
         return Verdict(word="STABLE", reason="closed loop: clients wait for answers, so no queue can grow")
     ids = np.flatnonzero(requests.is_measured & (requests.arrival_ps >= 0))
     if ids.size == 0:

@@ -12,7 +12,7 @@ import pytest
 
 from sim.errors import ScenarioError
 from sim.scenario import Trace, Workload
-from sim.workload import draw_requests
+from sim.workload.sources import draw_requests
 
 HEADER = "arrived_at,num_prefill_tokens,num_decode_tokens"
 

@@ -44,7 +44,7 @@ def test_an_unexpected_exception_in_any_verb_is_one_line_and_70(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.count("\n") == 1
-    assert printed.err.startswith("gpuyard: KeyError: 'no\\nsuch' (test_exit_codes, line ")
+    assert printed.err.startswith(f"gpuyard: KeyError: 'no\\nsuch' ({__name__}, line ")
     assert "please report this line, the command and its input files" in printed.err
     assert "GPUYARD_TRACEBACK=1" in printed.err
 

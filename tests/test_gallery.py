@@ -9,13 +9,15 @@ import pytest
 
 from sim.data import scenario_paths
 from tools import check_files
-from tools.gallery import REPORTS, compare
+from tools.gallery import REPORTS, check, chosen, compare
 
 
 @pytest.mark.parametrize(
     ("before", "now", "said"),
     [
-        ({"a": 1.0}, {"a": 1.0 + 1e-12}, []),
+        ({"a": 1.0}, {"a": 1.0}, []),
+        ({"a": 1.0}, {"a": 1.0 + 2**-52}, ["a: was 1.0, is 1.0000000000000002"]),
+        ({"a": 1}, {"a": 1.0}, ["a: was 1, is 1.0"]),
         ({"a": 1.0}, {"a": 1.0 + 1e-6}, ["a: was 1.0, is 1.000001"]),
         ({"a": 0}, {"a": False}, ["a: was 0, is False"]),
         ({"a": None}, {"a": 0.0}, ["a: was None, is 0.0"]),
@@ -27,6 +29,25 @@ from tools.gallery import REPORTS, compare
 )
 def test_differences_are_named_by_their_path(before: object, now: object, said: list[str]) -> None:
     assert list(compare(before, now, "")) == said
+
+
+def test_a_check_of_one_scenario_compares_bytes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    committed = REPORTS / "mm1_queue" / "summary.json"
+    (tmp_path / "mm1_queue").mkdir()
+    text = committed.read_text(encoding="utf-8")
+    monkeypatch.setattr("tools.gallery.REPORTS", tmp_path)
+    paths = chosen(["serving/mm1_queue"])
+    for content, code in [(text, 0), (text.rstrip("\n"), 1)]:
+        (tmp_path / "mm1_queue" / "summary.json").write_text(content, encoding="utf-8")
+        assert check(paths, 1) == code
+    assert "written or ordered differently" in capsys.readouterr().out
+
+
+def test_an_unknown_scenario_is_refused() -> None:
+    with pytest.raises(SystemExit, match="no such scenario: nothing"):
+        chosen(["nothing"])
 
 
 def test_every_scenario_has_its_summary_and_no_other_is_left() -> None:

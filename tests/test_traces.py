@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from described_workload import describe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.errors import ScenarioError
 from sim.records import PS_PER_S, RequestTable
 from sim.scenario import Arrivals, Distribution, Trace, Workload
-from sim.workload import describe, draw_requests
+from sim.workload.sources import draw_requests
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

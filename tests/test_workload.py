@@ -9,6 +9,7 @@ from itertools import takewhile
 
 import numpy as np
 import pytest
+from described_workload import describe, shared_prompt_tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,9 +17,8 @@ from sim.errors import ScenarioError
 from sim.records import PS_PER_S, RequestTable
 from sim.rng import stream
 from sim.scenario import Arrivals, Distribution, RateStep, RequestClass, Sessions, SharedPrefix, Workload
-from sim.workload import describe, draw_requests, draw_values
-from sim.workload.describe import shared_prompt_tokens
-from sim.workload.distributions import Place, draw_tokens
+from sim.workload.distributions import Place, draw_tokens, draw_values
+from sim.workload.sources import draw_requests
 
 N = 100_000
 

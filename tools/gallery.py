@@ -1,17 +1,17 @@
 """The gallery: one report per shipped scenario, under ``reports/``.
 
 ``python -m tools.gallery build`` makes every page and ``summary.json``; ``check`` runs the scenarios
-again and compares with the committed ``summary.json``, metric by metric. A changed number is a line in
-the changelog: run ``make gallery`` and commit it together with the change that made it.
+again and compares with the committed ``summary.json``, byte by byte: results depend on no processor. A
+changed number is a line in the changelog: run ``make gallery`` and commit it together with the change that
+made it. Names of scenarios after the word restrict either to these.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,6 @@ from sim.report.markdown import render_markdown
 from sim.run import Answer, run_scenario
 
 REPORTS = Path(__file__).parent.parent / "reports"
-# Sums of floats may differ in the last digits between processors; a real change is larger.
-RELATIVE_TOLERANCE = 1e-9
 MAX_LINES, MAX_WIDTH = 20, 300
 
 
@@ -36,10 +34,10 @@ def answered(path: Path, jobs: int) -> Answer:
         return run_scenario(load_scenario(path), jobs=jobs, progress=progress)
 
 
-def build(jobs: int) -> int:
-    """Rebuild every report, and the page that leads to them."""
+def build(paths: Sequence[Path], jobs: int) -> int:
+    """Rebuild the reports, and with all of them the page that leads to them."""
     entries: list[dict[str, str]] = []
-    for path in scenario_paths():
+    for path in paths:
         answer = answered(path, jobs)
         folder = REPORTS / path.stem
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,15 +48,16 @@ def build(jobs: int) -> int:
         line = answer_line(answer.comparison)
         entries.append(entry | {"question": answer.file.base.question, "answer": line})
         print(f"{entry['name']}\n    {line}", flush=True)
-    write_whole(REPORTS / "index.html", render_index(entries))
-    print(f"\nThe gallery, to open in a browser: {REPORTS / 'index.html'}")
+    if len(paths) == len(scenario_paths()):
+        write_whole(REPORTS / "index.html", render_index(entries))
+        print(f"\nThe gallery, to open in a browser: {REPORTS / 'index.html'}")
     return 0
 
 
-def check(jobs: int) -> int:
-    """1 where the code no longer gives what is committed, with the metrics that differ."""
+def check(paths: Sequence[Path], jobs: int) -> int:
+    """1 where the code no longer gives what is committed, with the values that differ."""
     num_wrong = 0
-    for path in scenario_paths():
+    for path in paths:
         differences = list(_differences(path, REPORTS / path.stem / "summary.json", jobs))
         num_wrong += bool(differences)
         print(f"{'differs' if differences else 'same   '}  {scenario_name(path)}", flush=True)
@@ -80,12 +79,17 @@ def _differences(path: Path, committed: Path, jobs: int) -> Iterator[str]:
         yield f"{committed.relative_to(REPORTS.parent)} is not there: make gallery"
         return
     answer = answered(path, jobs)
-    now = json.loads(summary_json(answer.summaries, comparison=answer.comparison))
-    yield from compare(json.loads(committed.read_text(encoding="utf-8")), now, "")
+    before, now = (
+        committed.read_text(encoding="utf-8"),
+        summary_json(answer.summaries, comparison=answer.comparison),
+    )
+    if before != now:
+        found = list(compare(json.loads(before), json.loads(now), ""))
+        yield from found or ["the same values, written or ordered differently"]
 
 
 def compare(before: Any, now: Any, where: str) -> Iterator[str]:
-    """A line per place where two JSON values differ by more than the tolerance."""
+    """A line per place where two JSON values differ."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for key in [*before, *(key for key in now if key not in before)]:
             if key not in before or key not in now:
@@ -95,24 +99,28 @@ def compare(before: Any, now: Any, where: str) -> Iterator[str]:
     elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         for index, (old, new) in enumerate(zip(before, now, strict=True)):
             yield from compare(old, new, f"{where}{index}.")
-    elif not _same(before, now):
+    elif type(before) is not type(now) or before != now:
         yield f"{where.rstrip('.')}: was {before!r}, is {now!r}"
 
 
-def _same(before: Any, now: Any) -> bool:
-    both_numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in (before, now))
-    if both_numbers:
-        return math.isclose(before, now, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-12)
-    return isinstance(before, bool) == isinstance(now, bool) and bool(before == now)
+def chosen(names: Sequence[str]) -> list[Path]:
+    """The shipped scenarios of these names (``kind/name``, or the name alone); all, where none is given."""
+    known = scenario_paths()
+    paths = [path for path in known if not names or {scenario_name(path), path.stem} & set(names)]
+    missing = set(names) - {name for path in paths for name in (scenario_name(path), path.stem)}
+    if missing:
+        sys.exit(f"no such scenario: {', '.join(sorted(missing))}")
+    return paths
 
 
 def main() -> int:
     """Parse and go."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["build", "check"])
+    parser.add_argument("names", nargs="*", metavar="SCENARIO", help="only these; default: all")
     parser.add_argument("--jobs", type=int, default=1)
     arguments = parser.parse_args()
-    return {"build": build, "check": check}[arguments.what](arguments.jobs)
+    return {"build": build, "check": check}[arguments.what](chosen(arguments.names), arguments.jobs)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from sim.loading.csv_lines import csv_lines
 from sim.loading.strict_yaml import load_yaml
 from sim.records import PS_PER_S, RequestTable
 from sim.scenario import Scenario
-from sim.workload import draw_requests
+from sim.workload.sources import draw_requests
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 STEP_COLUMNS = (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
-from sim.checks.distributions import check_distribution, check_file
+from sim.checks.distributions import check_distribution
 from sim.errors import ScenarioError
 from sim.loading.place import Place
 from sim.scenario import EngineConfig
@@ -15,6 +15,7 @@ from sim.serving.own_policy import policy_path
 from sim.serving.vllm.limits import version_profile
 from sim.serving.vllm_limits import vllm_limits
 from sim.suggest import closest, did_you_mean
+from sim.workload.files import check_file
 
 BATCHING = ("vllm", "continuous", "static")
 POLICIES = ("fcfs", "priority")

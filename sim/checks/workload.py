@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sim.checks.distributions import check_arrivals, check_distribution, check_file
+from sim.checks.distributions import check_arrivals, check_distribution
 from sim.loading.place import Place
-from sim.scenario import Distribution, RequestClass, Sessions, SharedPrefix, Trace, Workload
+from sim.scenario import (
+    DEFAULT_HASH_BLOCK_TOKENS,
+    Distribution,
+    RequestClass,
+    Sessions,
+    SharedPrefix,
+    Trace,
+    Workload,
+)
+from sim.workload.files import check_file
+from sim.workload.sources import SOURCES
+from sim.workload.trace_formats import AUTO, TRACE_FORMATS
 
-_KINDS = "prompt_tokens with output_tokens, classes, or trace"
+_LENGTHS = ("prompt_tokens", "output_tokens")
 
 
 def check_workload(workload: Workload, place: Place, base_dir: Path, policy: str = "fcfs") -> None:
     """Exactly one of drawn lengths, classes and trace, with what each needs; ``policy``: the engine's."""
-    _check_one_kind(workload, place)
+    _check_one_source(workload, place)
     if workload.arrivals is not None:
         check_arrivals(workload.arrivals, place.child("arrivals"), base_dir)
     if workload.trace is not None:
@@ -30,10 +41,13 @@ def check_workload(workload: Workload, place: Place, base_dir: Path, policy: str
     _check_warmup(workload, place)
 
 
-def _check_one_kind(workload: Workload, place: Place) -> None:
-    given = [
-        name for name in ("prompt_tokens", "output_tokens", "classes", "trace") if getattr(workload, name)
-    ]
+def _allowed_sources() -> str:
+    *others, last = (name for name in SOURCES if name not in _LENGTHS)
+    return ", ".join(["prompt_tokens with output_tokens", *others, f"or {last}"])
+
+
+def _check_one_source(workload: Workload, place: Place) -> None:
+    given = [name for name in dict.fromkeys((*_LENGTHS, *SOURCES)) if getattr(workload, name)]
     if workload.classes is not None and not workload.classes:
         raise place.child("classes").error(
             "no class in the mixture",
@@ -43,20 +57,21 @@ def _check_one_kind(workload: Workload, place: Place) -> None:
         )
     if not given:
         raise place.error(
-            "says not how long requests are", allowed=_KINDS, hint="prompt_tokens: 512 and output_tokens: 256"
+            "says not how long requests are",
+            allowed=_allowed_sources(),
+            hint="prompt_tokens: 512 and output_tokens: 256",
         )
-    kinds = {"classes", "trace"} & set(given)
-    if kinds and len(given) > 1:
+    if len(given) > 1 and set(given) != set(_LENGTHS):
         raise place.error(
             f"{' and '.join(given)} both say what requests are",
             given=given,
-            allowed=f"one of {_KINDS}",
+            allowed=f"one of {_allowed_sources()}",
             hint=f"keep {given[-1]} alone",
         )
-    for name, other in (("prompt_tokens", "output_tokens"), ("output_tokens", "prompt_tokens")):
+    for name, other in (_LENGTHS, _LENGTHS[::-1]):
         if given == [other]:
             raise place.child(name).error(
-                f"missing: {other} is given alone", allowed=_KINDS, hint=f"{name}: 256"
+                f"missing: {other} is given alone", allowed=_allowed_sources(), hint=f"{name}: 256"
             )
     if "classes" in given:
         _refuse_beside(workload, place, "classes", "inside each class")
@@ -80,7 +95,7 @@ def _check_drawn(workload: Workload, place: Place) -> None:
             allowed="{process: ..., ...}",
             hint="arrivals: {process: poisson, requests_per_s: 8}",
         )
-    if arrivals.process in ("closed_loop", "all_at_once"):
+    if not arrivals.is_drawn:
         if workload.num_requests is None:
             raise place.child("num_requests").error(
                 f"missing: {arrivals.process} has no end without it",
@@ -105,19 +120,24 @@ def _check_drawn(workload: Workload, place: Place) -> None:
 def _check_trace(workload: Workload, trace: Trace, place: Place, base_dir: Path) -> None:
     there = place.child("trace")
     check_file(trace.path, there.child("path"), base_dir)
-    if trace.columns is not None and trace.format not in ("auto", "csv", "jsonl"):
+    if trace.format == AUTO:
+        return
+    known = TRACE_FORMATS[trace.format]
+    if trace.columns is not None and not known.takes_columns:
+        takers = [name for name, one in TRACE_FORMATS.items() if one.takes_columns]
         raise there.child("columns").error(
             f"has no effect with format: {trace.format}, whose columns are known",
             given=dict(trace.columns),
-            allowed="columns with format csv or jsonl",
-            hint="remove columns, or format: csv",
+            allowed=f"columns with format {' or '.join(takers)}",
+            hint=f"remove columns, or format: {takers[0]}",
         )
-    if trace.hash_block_tokens != 512 and trace.format not in ("auto", "mooncake"):
+    if trace.hash_block_tokens != DEFAULT_HASH_BLOCK_TOKENS and not known.takes_block_tokens:
+        takers = [name for name, one in TRACE_FORMATS.items() if one.takes_block_tokens]
         raise there.child("hash_block_tokens").error(
             f"has no effect with format: {trace.format}",
             given=trace.hash_block_tokens,
-            allowed="hash_block_tokens with format mooncake",
-            hint="remove it, or format: mooncake",
+            allowed=f"hash_block_tokens with format {' or '.join(takers)}",
+            hint=f"remove it, or format: {takers[0]}",
         )
 
 

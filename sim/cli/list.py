@@ -1,4 +1,4 @@
-"""``gpuyard list``: what is shipped."""
+"""``gpuyard list``: what is shipped, and which layouts of traces are read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 from sim.cli.exits import FINE
 
-KINDS = ("hardware", "engines", "models", "scenarios")
+KINDS = ("hardware", "engines", "models", "scenarios", "traces")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
         "engines": catalog.engine_table,
         "models": catalog.model_table,
         "scenarios": catalog.scenario_table,
+        "traces": catalog.trace_format_table,
     }
     kinds = [arguments.kind] if arguments.kind else KINDS
     print("\n\n".join(f"{kind}\n{tables[kind]()}" for kind in kinds))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sim.arrays import PS_PER_S
 from sim.errors import ScenarioError
 from sim.export.atomic import publish
 from sim.export.records import (
@@ -17,7 +18,7 @@ from sim.export.records import (
     request_record_columns,
     segment_record_columns,
 )
-from sim.records import PS_PER_S, RunResult
+from sim.records import RunResult
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sim.records import PS_PER_S, STATUS_NAMES, RunResult
+from sim.arrays import PS_PER_S
+from sim.records import STATUS_NAMES, RunResult
 from sim.request_times import class_slos, met_bounds, request_times
 from sim.token_gaps import segment_length_ps
 

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sim.arrays import PS_PER_S, Bools, Int64
 from sim.metrics import returned_at_once, time_spreads
-from sim.records import FINISHED, PS_PER_S, STATUS_NAMES, Int64, RunResult
-from sim.request_times import Bools, class_slos, count, met_bounds, request_times
+from sim.records import FINISHED, STATUS_NAMES, RunResult
+from sim.request_times import class_slos, count, met_bounds, request_times
 from sim.serving.front_end import FrontEnd
 from sim.statistics import Spread
 from sim.token_gaps import decode_step_ends
@@ -108,9 +109,7 @@ def _head(result: RunResult, num_prompts: int) -> dict[str, Any]:
         "num_prompts": num_prompts,
         "request_rate": "inf" if rate is None else rate,
         "burstiness": "inf" if process == "constant" else burstiness,
-        "max_concurrency": arrivals.concurrency
-        if arrivals is not None and process == "closed_loop"
-        else None,
+        "max_concurrency": arrivals.concurrency if arrivals is not None and arrivals.is_closed_loop else None,
     }
 
 

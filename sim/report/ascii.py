@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sim.report.figures import Float64, seconds
+from sim.arrays import Float64
+from sim.report.figures import seconds
 
 LEVELS = " ▁▂▃▄▅▆▇█"
 

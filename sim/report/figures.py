@@ -12,14 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from sim.records import RunResult
 from sim.units import format_s
 
 Trace = dict[str, Any]
-Float64 = npt.NDArray[np.float64]
 Row = tuple[str | int | float | None, ...]
 
 seconds = format_s

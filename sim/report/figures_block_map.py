@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sim.records import CACHED, EVICTED, OWNED, PS_PER_S, SHARED, BlockMap, RunResult
+from sim.arrays import PS_PER_S
+from sim.records import CACHED, EVICTED, OWNED, SHARED, BlockMap, RunResult
 from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, percent
 
 GRID_ROWS, GRID_COLUMNS = 300, 400

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from sim.records import FINISHED, PS_PER_S, RequestColumns, RunResult
+from sim.arrays import PS_PER_S, Float64
+from sim.records import FINISHED, RequestColumns, RunResult
 from sim.report.ascii import cdf_sketch
-from sim.report.figures import Float64, Lane, Picture, Row, Trace, axis, digits, layout, log_ticks, seconds
+from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, log_ticks, seconds
 from sim.request_times import request_times
 
 MAX_QUANTILES = 360

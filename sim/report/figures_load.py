@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.records import PS_PER_S, RunResult, SegmentColumns
+from sim.arrays import PS_PER_S, Float64
+from sim.records import RunResult, SegmentColumns
 from sim.report.ascii import sparkline
-from sim.report.figures import Float64, Lane, Picture, Row, Trace, axis, digits, has_kv, layout, percent
+from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, has_kv, layout, percent
 
 MAX_BINS = 600
 SHARED_WITHIN = 8

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sim.answer_line import format_metric
-from sim.records import PS_PER_S, RunResult
+from sim.arrays import PS_PER_S
+from sim.records import RunResult
 from sim.report.blocks import Cell, Section, Table
 from sim.units import format_count, format_s
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sim import __version__
-from sim.records import PS_PER_S, RunResult
+from sim.arrays import PS_PER_S
+from sim.records import RunResult
 from sim.report.blocks import Facts, Section
 from sim.report.figures import digits, percent
 from sim.scenario import EngineConfig, Scenario, ScenarioFile, Slo

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sim.report.figures import Float64, Lane, Picture, Row, Trace, axis, digits, layout, seconds
+from sim.arrays import Float64
+from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, seconds
 from sim.training.learning import LearningCurve
 from sim.training.records import TrainingResult
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from sim.records import RunResult
 from sim.scenario import Scenario
 from sim.serving.simulate import Run, simulate
-from sim.workload import draw_requests
+from sim.workload.sources import draw_requests
 
 
 def run_serving(

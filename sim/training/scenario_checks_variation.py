@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sim.checks.distributions import check_distribution, check_file
+from sim.checks.distributions import check_distribution
 from sim.loading.place import Place
 from sim.training.scenario import TrainingScenario
 from sim.training.scenario_checks_places import no_effect
 from sim.training.scenario_variation import StepVariation
+from sim.workload.files import check_file
 
 _LAW_KEYS = {"lognormal": ("sigma",), "pareto": ("alpha",), "uniform": ("max",)}
 

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sim.arrays import PS_PER_S, Float64, Int64
 from sim.errors import ScenarioError
-from sim.records import PS_PER_S, Int64
 from sim.rng import stream
-from sim.scenario import Arrivals
-from sim.workload.distributions import Float64
+from sim.workload.distributions import Keys
+
+if TYPE_CHECKING:
+    from sim.scenario import Arrivals
 
 MAX_ROWS = 50_000_000
 MAX_SPAN_PS = 2**62
 """4.6 million seconds (53 days): half of what an int64 of picoseconds holds."""
 
 _PATH = "workload.arrivals"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrivalProcess:
+    """One entry of ``ARRIVAL_PROCESSES``: its line in the documentation, its keys, and when requests come.
+
+    ``draw`` gives ascending times in seconds, and fewer than it was asked for where arrivals end; the run may
+    then end by ``duration_s``. ``place`` is for what has no times to draw: ps, -1 where another
+    request's end triggers one.
+    """
+
+    doc: str
+    keys: Keys
+    draw: Callable[[Arrivals, int, np.random.Generator], Float64] | None = None
+    place: Callable[[Arrivals, int], Int64] | None = None
+    is_closed_loop: bool = False  # clients wait for their answers
 
 
 def arrival_times(arrivals: Arrivals, num_requests: int | None, duration_s: float | None, seed: int) -> Int64:
@@ -26,20 +46,20 @@ def arrival_times(arrivals: Arrivals, num_requests: int | None, duration_s: floa
     ``num_requests`` come back where a schedule ends at rate 0. A shorter run is the beginning of a
     longer one, and a higher rate the same draws closer together.
     """
-    if arrivals.process in ("closed_loop", "all_at_once"):
-        return _untimed(arrivals, num_requests, duration_s)
+    process = ARRIVAL_PROCESSES[arrivals.process]
+    if process.draw is None:
+        return _placed(arrivals, process, num_requests, duration_s)
     if num_requests is None and duration_s is None:
         raise ScenarioError(
             "nothing says how many requests there are",
             path="workload",
             hint="num_requests: 1000, or duration_s: 60",
         )
-    draw = _PROCESSES[arrivals.process]
     if num_requests is None:
         assert duration_s is not None
         times = _all_before(arrivals, duration_s, seed)
     else:
-        times = draw(arrivals, num_requests, stream(seed, "arrivals"))
+        times = process.draw(arrivals, num_requests, stream(seed, "arrivals"))
     if duration_s is not None:
         times = times[: np.searchsorted(times, duration_s)]
     if len(times) == 0:
@@ -64,24 +84,25 @@ def to_ps(times_s: Float64) -> Int64:
     return scaled.astype(np.int64)
 
 
-def _untimed(arrivals: Arrivals, num_requests: int | None, duration_s: float | None) -> Int64:
-    if num_requests is None or (arrivals.process == "closed_loop" and duration_s is not None):
+def _placed(
+    arrivals: Arrivals, process: ArrivalProcess, num_requests: int | None, duration_s: float | None
+) -> Int64:
+    if num_requests is None or (process.is_closed_loop and duration_s is not None):
         raise ScenarioError(
             f"{arrivals.process} needs num_requests and has no end by duration_s",
             path="workload",
             hint="num_requests: 1000",
         )
-    if arrivals.process == "all_at_once":
-        return np.zeros(num_requests, dtype=np.int64)
-    times = np.full(num_requests, -1, dtype=np.int64)
-    times[: int(needed(arrivals, "concurrency"))] = 0
-    return times
+    assert process.place is not None
+    return process.place(arrivals, num_requests)
 
 
 def _all_before(arrivals: Arrivals, duration_s: float, seed: int) -> Float64:
     count = 1024
+    draw = ARRIVAL_PROCESSES[arrivals.process].draw
+    assert draw is not None
     while True:
-        times = _PROCESSES[arrivals.process](arrivals, count, stream(seed, "arrivals"))
+        times = draw(arrivals, count, stream(seed, "arrivals"))
         if len(times) < count or times[-1] >= duration_s:
             return times
         reach = count * duration_s / max(float(times[-1]), 1e-12)
@@ -164,10 +185,44 @@ def _schedule(arrivals: Arrivals, count: int, rng: np.random.Generator) -> Float
     return times
 
 
-_PROCESSES: dict[str, Callable[[Arrivals, int, np.random.Generator], Float64]] = {
-    "poisson": _poisson,
-    "gamma": _gamma,
-    "constant": _constant,
-    "on_off": _on_off,
-    "schedule": _schedule,
+def _clients(arrivals: Arrivals, count: int) -> Int64:
+    times = np.full(count, -1, dtype=np.int64)
+    times[: int(needed(arrivals, "concurrency"))] = 0
+    return times
+
+
+def _zeros(arrivals: Arrivals, count: int) -> Int64:
+    return np.zeros(count, dtype=np.int64)
+
+
+ARRIVAL_PROCESSES: Mapping[str, ArrivalProcess] = {
+    "poisson": ArrivalProcess(
+        doc="independent of each other, `requests_per_s` on average",
+        draw=_poisson,
+        keys=Keys(needed=("requests_per_s",)),
+    ),
+    "gamma": ArrivalProcess(
+        doc="gaps with coefficient of variation `cv`: above 1 in bursts, below 1 more even than poisson",
+        draw=_gamma,
+        keys=Keys(needed=("requests_per_s", "cv")),
+    ),
+    "constant": ArrivalProcess(
+        doc="one every 1 / `requests_per_s`", draw=_constant, keys=Keys(needed=("requests_per_s",))
+    ),
+    "on_off": ArrivalProcess(
+        doc="poisson for `on_s`, then at `off_requests_per_s` for `off_s`, and again",
+        draw=_on_off,
+        keys=Keys(needed=("requests_per_s", "on_s", "off_s"), optional=("off_requests_per_s",)),
+    ),
+    "schedule": ArrivalProcess(
+        doc="poisson with `rates` that change at stated times", draw=_schedule, keys=Keys(needed=("rates",))
+    ),
+    "closed_loop": ArrivalProcess(
+        doc="`concurrency` clients, each sends its next request after an answer (and `think_time_s`)",
+        place=_clients,
+        keys=Keys(needed=("concurrency",), optional=("think_time_s",)),
+        is_closed_loop=True,
+    ),
+    "all_at_once": ArrivalProcess(doc="all at the start", place=_zeros, keys=Keys()),
 }
+"""What ``process:`` may be: the loader, the schema, the checks and the reports read it here."""

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sim.records import Int64
+from sim.arrays import Int64
 from sim.workload.files import TextFile, read_text_file
 
 if TYPE_CHECKING:
-    from sim.workload.distributions import Float64
+    from sim.arrays import Float64
 
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*|\s*[+-]?(nan|inf|infinity)\s*", re.I)
 _DATE = re.compile(r"((?:19[7-9]|20\d)\d-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:\.\d{1,9})?)(Z|[+-]\d\d:?\d\d)?")

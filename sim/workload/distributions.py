@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from sim.arrays import Float64, Int64
 from sim.errors import ScenarioError
-from sim.records import Int64
-from sim.scenario import Distribution
 from sim.workload.csv_files import read_column
+from sim.workload.files import check_file
 
-Float64 = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    from sim.loading.place import Place as KeyPlace
+    from sim.scenario import Distribution
 
 MAX_TOKENS = 10_000_000
 """More tokens than this in one prompt or answer is taken for a mistake (a byte count, a wrong column)."""
@@ -32,53 +34,80 @@ class Place:
     base_dir: Path = Path(".")
 
 
-def draw_values(law: Distribution, count: int, rng: np.random.Generator, place: Place = Place()) -> Float64:
-    """``count`` values of ``law``, clamped to its ``min`` and ``max``; not rounded.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """The keys that one choice reads: those it cannot do without, and those it may have."""
+
+    needed: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """Both, as an error shows them."""
+        parts = [", ".join(self.needed), f"optional: {', '.join(self.optional)}" if self.optional else ""]
+        return "; ".join(part for part in parts if part) or "no other key"
+
+
+Draw = Callable[["Distribution", int, np.random.Generator, Place], Float64]
+DrawWhole = Callable[["Distribution", int, np.random.Generator, Place], Int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistributionKind:
+    """One entry of ``DISTRIBUTIONS``: its line in the documentation, its keys, and how it is drawn."""
+
+    doc: str
+    draw: Draw
+    keys: Keys
+    draw_whole: DrawWhole | None = None  # token counts, where rounding ``draw`` would not do
+    check: Callable[[Distribution, KeyPlace, Path], None] | None = None  # what its keys must be together
+
+
+def draw_values(
+    distribution: Distribution, count: int, rng: np.random.Generator, place: Place = Place()
+) -> Float64:
+    """``count`` values of ``distribution``, clamped to its ``min`` and ``max``; not rounded.
 
     ``mean`` is the mean before clamping. lognormal: sigma from ``sigma``, or
     sqrt(ln(1 + (stddev/mean)^2)), or 1; mu = ln(mean) - sigma^2/2. geometric: support 1, 2, ...
     """
-    _check_bounds(law, place)
-    values = _LAWS[law.distribution](law, count, rng, place)
-    if law.min is not None or law.max is not None:
-        np.clip(values, law.min, law.max, out=values)
+    _check_bounds(distribution, place)
+    values = DISTRIBUTIONS[distribution.distribution].draw(distribution, count, rng, place)
+    if distribution.min is not None or distribution.max is not None:
+        np.clip(values, distribution.min, distribution.max, out=values)
     if not np.all(np.isfinite(values)):
         raise ScenarioError(
             "the distribution gives numbers without end",
             path=place.path,
-            given=law.distribution,
+            given=distribution.distribution,
             hint="smaller mean, sigma or stddev, or a max",
         )
     return values
 
 
-def draw_tokens(law: Distribution, count: int, rng: np.random.Generator, place: Place = Place()) -> Int64:
-    """``count`` whole numbers of ``law``: rounded, then clamped to [max(1, min), max].
+def draw_tokens(
+    distribution: Distribution, count: int, rng: np.random.Generator, place: Place = Place()
+) -> Int64:
+    """``count`` whole numbers of ``distribution``: rounded, then clamped to [max(1, min), max].
 
     uniform gives every whole number from min (default 1) to max, both included, alike.
     """
-    if law.max is not None and law.max < 1:
+    if distribution.max is not None and distribution.max < 1:
         raise ScenarioError(
             "no whole number from 1 up is allowed by this maximum",
             path=f"{place.path}.max",
-            given=law.max,
+            given=distribution.max,
             allowed="1 or more",
         )
-    if law.distribution == "uniform":
-        _check_bounds(law, place)
-        low = max(1, math.ceil(law.min or 0))
-        high = math.floor(_needed(law, "max", place))
-        if low > high:
-            raise ScenarioError(
-                "there is no whole number between min and max", path=place.path, given=(law.min, law.max)
-            )
-        tokens: Int64 = rng.integers(low, high, size=count, endpoint=True, dtype=np.int64)
-        return _checked_tokens(tokens, place)
-    values = draw_values(law, count, rng, place)
+    draw_whole = DISTRIBUTIONS[distribution.distribution].draw_whole
+    if draw_whole is not None:
+        _check_bounds(distribution, place)
+        return _checked_tokens(draw_whole(distribution, count, rng, place), place)
+    values = draw_values(distribution, count, rng, place)
     np.rint(values, out=values)
-    np.maximum(values, max(1, math.ceil(law.min or 0)), out=values)
-    if law.max is not None:
-        np.minimum(values, math.floor(law.max), out=values)
+    np.maximum(values, max(1, math.ceil(distribution.min or 0)), out=values)
+    if distribution.max is not None:
+        np.minimum(values, math.floor(distribution.max), out=values)
     return _checked_tokens(values, place)
 
 
@@ -94,47 +123,61 @@ def _checked_tokens(values: Float64 | Int64, place: Place) -> Int64:
     return values.astype(np.int64, copy=False)
 
 
-def _check_bounds(law: Distribution, place: Place) -> None:
+def _check_bounds(distribution: Distribution, place: Place) -> None:
     for name in ("value", "mean", "stddev", "sigma", "min", "max"):
-        number = getattr(law, name)
+        number = getattr(distribution, name)
         if number is not None and not (math.isfinite(number) and number >= 0):
             raise ScenarioError("must be a number of 0 or more", path=f"{place.path}.{name}", given=number)
-    if law.min is not None and law.max is not None and law.min > law.max:
-        raise ScenarioError("min is above max", path=place.path, given=f"min {law.min:g}, max {law.max:g}")
+    if distribution.min is not None and distribution.max is not None and distribution.min > distribution.max:
+        raise ScenarioError(
+            "min is above max", path=place.path, given=f"min {distribution.min:g}, max {distribution.max:g}"
+        )
 
 
-def _needed(law: Distribution, name: str, place: Place) -> float:
-    value: float | None = getattr(law, name)
+def _needed(distribution: Distribution, name: str, place: Place) -> float:
+    value: float | None = getattr(distribution, name)
     if value is None:
         raise ScenarioError(
-            f"{law.distribution} needs {name}",
+            f"{distribution.distribution} needs {name}",
             path=place.path,
-            allowed=f"{{distribution: {law.distribution}, {name}: ...}}",
+            allowed=f"{{distribution: {distribution.distribution}, {name}: ...}}",
         )
     return value
 
 
-def _fixed(law: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:
-    return np.full(count, _needed(law, "value", place), dtype=np.float64)
+def _fixed(distribution: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:
+    return np.full(count, _needed(distribution, "value", place), dtype=np.float64)
 
 
-def _uniform(law: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:
-    return rng.uniform(law.min or 0.0, _needed(law, "max", place), count)
+def _uniform(distribution: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:
+    return rng.uniform(distribution.min or 0.0, _needed(distribution, "max", place), count)
 
 
-def _lognormal(law: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:
-    mean = _needed(law, "mean", place)
-    if law.sigma is not None and law.stddev is not None:
+def _uniform_whole(distribution: Distribution, count: int, rng: np.random.Generator, place: Place) -> Int64:
+    low = max(1, math.ceil(distribution.min or 0))
+    high = math.floor(_needed(distribution, "max", place))
+    if low > high:
+        raise ScenarioError(
+            "there is no whole number between min and max",
+            path=place.path,
+            given=(distribution.min, distribution.max),
+        )
+    return rng.integers(low, high, size=count, endpoint=True, dtype=np.int64)
+
+
+def _lognormal(distribution: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:
+    mean = _needed(distribution, "mean", place)
+    if distribution.sigma is not None and distribution.stddev is not None:
         raise ScenarioError(
             "lognormal takes stddev or sigma, not both",
             path=place.path,
-            given=f"stddev {law.stddev:g}, sigma {law.sigma:g}",
+            given=f"stddev {distribution.stddev:g}, sigma {distribution.sigma:g}",
         )
     if mean <= 0:
         raise ScenarioError("must be above 0", path=f"{place.path}.mean", given=mean)
-    sigma = DEFAULT_SIGMA if law.sigma is None else law.sigma
-    if law.stddev is not None:
-        sigma = math.sqrt(math.log1p((law.stddev / mean) ** 2))
+    sigma = DEFAULT_SIGMA if distribution.sigma is None else distribution.sigma
+    if distribution.stddev is not None:
+        sigma = math.sqrt(math.log1p((distribution.stddev / mean) ** 2))
     values = rng.standard_normal(count)
     values *= sigma
     values += math.log(mean) - sigma * sigma / 2
@@ -143,22 +186,22 @@ def _lognormal(law: Distribution, count: int, rng: np.random.Generator, place: P
     return values
 
 
-def _normal(law: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:
+def _normal(distribution: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:
     values = rng.standard_normal(count)
-    values *= _needed(law, "stddev", place)
-    values += _needed(law, "mean", place)
+    values *= _needed(distribution, "stddev", place)
+    values += _needed(distribution, "mean", place)
     np.maximum(values, 0.0, out=values)
     return values
 
 
-def _exponential(law: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:
+def _exponential(distribution: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:
     values = rng.standard_exponential(count)
-    values *= _needed(law, "mean", place)
+    values *= _needed(distribution, "mean", place)
     return values
 
 
-def _geometric(law: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:
-    mean = _needed(law, "mean", place)
+def _geometric(distribution: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:
+    mean = _needed(distribution, "mean", place)
     if mean < 1:
         raise ScenarioError(
             "the mean of a geometric number is at least 1",
@@ -169,11 +212,11 @@ def _geometric(law: Distribution, count: int, rng: np.random.Generator, place: P
     return rng.geometric(1.0 / mean, count).astype(np.float64)
 
 
-def _empirical(law: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:
-    values = _empirical_values(law, place)
-    if law.weights is None:
+def _empirical(distribution: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:
+    values = _empirical_values(distribution, place)
+    if distribution.weights is None:
         return values[rng.integers(0, len(values), size=count)]
-    weights = np.asarray(law.weights, dtype=np.float64)
+    weights = np.asarray(distribution.weights, dtype=np.float64)
     if len(weights) != len(values):
         raise ScenarioError(
             "one weight per value is needed",
@@ -182,7 +225,9 @@ def _empirical(law: Distribution, count: int, rng: np.random.Generator, place: P
         )
     if not np.all(np.isfinite(weights)) or weights.min() < 0 or weights.sum() <= 0:
         raise ScenarioError(
-            "weights are numbers of 0 or more, not all 0", path=f"{place.path}.weights", given=law.weights
+            "weights are numbers of 0 or more, not all 0",
+            path=f"{place.path}.weights",
+            given=distribution.weights,
         )
     edges = np.cumsum(weights)
     drawn = np.searchsorted(edges, rng.random(count) * edges[-1], side="right")
@@ -190,29 +235,101 @@ def _empirical(law: Distribution, count: int, rng: np.random.Generator, place: P
     return picked
 
 
-def _empirical_values(law: Distribution, place: Place) -> Float64:
-    if (law.values is None) == (law.file is None):
+def _empirical_values(distribution: Distribution, place: Place) -> Float64:
+    if (distribution.values is None) == (distribution.file is None):
         raise ScenarioError(
             "empirical needs values, or a file and its column",
             path=place.path,
             allowed="{distribution: empirical, values: [...]} or {..., file: lengths.csv, column: tokens}",
         )
-    if law.values is None:
-        return read_column(place.base_dir, law.file or "", law.column, f"{place.path}.file")
-    values = np.asarray(law.values, dtype=np.float64)
+    if distribution.values is None:
+        return read_column(place.base_dir, distribution.file or "", distribution.column, f"{place.path}.file")
+    values = np.asarray(distribution.values, dtype=np.float64)
     if values.size == 0 or not np.all(np.isfinite(values)) or values.min() < 0:
         raise ScenarioError(
-            "values are numbers of 0 or more, at least one", path=f"{place.path}.values", given=law.values
+            "values are numbers of 0 or more, at least one",
+            path=f"{place.path}.values",
+            given=distribution.values,
         )
     return values
 
 
-_LAWS: dict[str, Callable[[Distribution, int, np.random.Generator, Place], Float64]] = {
-    "fixed": _fixed,
-    "uniform": _uniform,
-    "lognormal": _lognormal,
-    "normal": _normal,
-    "exponential": _exponential,
-    "geometric": _geometric,
-    "empirical": _empirical,
+def _check_geometric(given: Distribution, place: KeyPlace, base_dir: Path) -> None:
+    if given.mean is not None and given.mean < 1:
+        raise place.child("mean").error(
+            "a geometric number is 1 or more", given=given.mean, allowed="at least 1"
+        )
+
+
+def _check_empirical(given: Distribution, place: KeyPlace, base_dir: Path) -> None:
+    if (given.values is None) == (given.file is None):
+        problem = "values and file both given" if given.file else "nothing to draw from"
+        raise place.error(
+            f"empirical: {problem}",
+            allowed="values: [...], or file: and column:",
+            hint="values: [100, 200, 400], or {file: lengths.csv, column: prompt_tokens}",
+        )
+    if given.file is not None:
+        check_file(given.file, place.child("file"), base_dir)
+        if given.weights is not None:
+            raise place.child("weights").error(
+                "weights belong to values, not to a file", allowed="values, weights", hint="remove weights"
+            )
+        return
+    if given.column is not None:
+        raise place.child("column").error(
+            "a column without a file",
+            given=given.column,
+            allowed="file and column",
+            hint="add file, or remove column",
+        )
+    values, weights = given.values or (), given.weights
+    if not values or min(values) < 0:
+        raise place.child("values").error(
+            "expected numbers to draw from", given=list(values), allowed="at least one, each 0 or more"
+        )
+    if weights is not None and (len(weights) != len(values) or min(weights) < 0 or sum(weights) <= 0):
+        raise place.child("weights").error(
+            f"{len(weights)} weights for {len(values)} values",
+            given=list(weights),
+            allowed="one weight per value, each 0 or more and not all 0",
+        )
+
+
+_CLAMPS = ("min", "max")
+
+DISTRIBUTIONS: Mapping[str, DistributionKind] = {
+    "fixed": DistributionKind(doc="always `value`", draw=_fixed, keys=Keys(needed=("value",))),
+    "uniform": DistributionKind(
+        doc="between `min` (0) and `max`, all alike",
+        draw=_uniform,
+        keys=Keys(needed=("max",), optional=("min",)),
+        draw_whole=_uniform_whole,
+    ),
+    "lognormal": DistributionKind(
+        doc="`mean` of the value, with `stddev` of the value or `sigma` of its logarithm (1)",
+        draw=_lognormal,
+        keys=Keys(needed=("mean",), optional=("stddev", "sigma", *_CLAMPS)),
+    ),
+    "normal": DistributionKind(
+        doc="`mean` and `stddev`, nothing below 0",
+        draw=_normal,
+        keys=Keys(needed=("mean", "stddev"), optional=_CLAMPS),
+    ),
+    "exponential": DistributionKind(
+        doc="`mean`", draw=_exponential, keys=Keys(needed=("mean",), optional=_CLAMPS)
+    ),
+    "geometric": DistributionKind(
+        doc="`mean`, of 1, 2, ...",
+        draw=_geometric,
+        keys=Keys(needed=("mean",), optional=_CLAMPS),
+        check=_check_geometric,
+    ),
+    "empirical": DistributionKind(
+        doc="drawn from `values` (by `weights`), or from a `column` of a CSV `file`",
+        draw=_empirical,
+        keys=Keys(optional=("values", "weights", "file", "column", *_CLAMPS)),
+        check=_check_empirical,
+    ),
 }
+"""What ``distribution:`` may be: the loader, the schema, the checks and every draw read it here."""

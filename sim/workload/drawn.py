@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from sim.arrays import PS_PER_S, Int64
 from sim.errors import ScenarioError
-from sim.records import PS_PER_S, Int64, RequestTable
+from sim.records import RequestTable
 from sim.rng import stream
 from sim.scenario import Arrivals, Workload
 from sim.workload.arrivals import MAX_ROWS, arrival_times, needed
@@ -54,7 +55,7 @@ def draw_table(workload: Workload, seed: int, base_dir: Path) -> RequestTable:
         prompt_tokens=by_kind(kinds, kind_of, len(arrival_ps), draw_prompt_tokens),
         output_tokens=by_kind(kinds, kind_of, len(arrival_ps), draw_output_tokens),
         think_ps=closed_loop_think(arrivals, arrival_ps, seed, base_dir),
-        closed_loop=arrivals.process == "closed_loop",
+        closed_loop=arrivals.is_closed_loop,
         notes=_notes(workload, len(arrival_ps)),
         **_class_columns(kinds, kind_of, len(arrival_ps), workload.timeout_s),
         **warmup_columns(workload),
@@ -75,7 +76,7 @@ def needed_arrivals(workload: Workload) -> Arrivals:
 def closed_loop_think(arrivals: Arrivals, arrival_ps: Int64, seed: int, base_dir: Path) -> Int64 | None:
     """Pauses of a closed loop's clients before each triggered request; None without a pause."""
     law = arrivals.think_time_s
-    if arrivals.process != "closed_loop" or law is None:
+    if not arrivals.is_closed_loop or law is None:
         return None
     place = Place(path="workload.arrivals.think_time_s", base_dir=base_dir)
     triggered = arrival_ps < 0
@@ -173,7 +174,7 @@ def _times_of_turns(
     """Arrival, predecessor and pause of every row; in a closed loop a client's sessions follow each other."""
     turns, arrival_ps = laid_out
     arrivals = needed_arrivals(workload)
-    is_closed_loop = arrivals.process == "closed_loop"
+    is_closed_loop = arrivals.is_closed_loop
     has_sessions = any(kind.request_class.sessions for kind in kinds)
     seed, base_dir = kinds[0].seed, kinds[0].base_dir
     client_think = closed_loop_think(arrivals, arrival_ps, seed, base_dir)

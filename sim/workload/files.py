@@ -1,4 +1,4 @@
-"""A trace file's text: found, unpacked by content rather than by name, and seen to be text."""
+"""Files that a workload names: found, unpacked by content rather than by name, and seen to be text."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ import gzip
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sim.errors import ScenarioError
+from sim.suggest import closest
+
+if TYPE_CHECKING:
+    from sim.loading.place import Place
 
 _OTHER_LAYOUTS = {
     b"PAR1": "a Parquet file",
@@ -107,3 +112,21 @@ def _unpacked(packed: bytes, given: str) -> bytes:
     except (gzip.BadGzipFile, zlib.error) as error:
         problem = f"the gzip file is damaged: {error}"
     raise ScenarioError(problem, file=given, hint="fetch or copy the file again; `gzip -t` checks it")
+
+
+def check_file(given: str, place: Place, base_dir: Path) -> None:
+    """Refuses a path behind which there is no file, so that nothing starts without it."""
+    path = base_dir / given
+    try:
+        if path.is_file():
+            return
+        names = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
+    except (OSError, ValueError):
+        names = []
+    near = closest(path.name, names)
+    raise place.error(
+        "no such file",
+        given=given,
+        allowed="a path relative to the scenario file",
+        hint=str(Path(given).parent / near) if near else f"looked for {path}",
+    )

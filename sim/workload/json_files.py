@@ -5,34 +5,84 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.workload.distributions import Float64
+from sim.arrays import Float64
 from sim.workload.files import TextFile
-from sim.workload.trace_rows import ARRIVAL, OUTPUT, PROMPT, RawTrace, find_roles, unit_in_name
+from sim.workload.trace_rows import (
+    ARRIVAL,
+    OUTPUT,
+    PROMPT,
+    RawTrace,
+    TraceFormat,
+    find_roles,
+    is_json,
+    require_json,
+    unit_in_name,
+)
+
+if TYPE_CHECKING:
+    from sim.scenario import Trace
 
 _MOONCAKE = {ARRIVAL: "timestamp", PROMPT: "input_length", OUTPUT: "output_length"}
 _VLLM_BENCH = {PROMPT: "input_lens", OUTPUT: "output_lens", ARRIVAL: "start_times"}
 
 
-def read_json_trace(file: TextFile, layout: str, columns: Mapping[str, str] | None) -> RawTrace:
-    """The trace of a JSON file; ``layout`` is auto, jsonl, mooncake or vllm_bench."""
-    whole = None
-    if layout == "vllm_bench" or (layout != "mooncake" and not _is_one_record_a_line(file.text)):
-        whole = _parse(file, file.text, "")
-    if isinstance(whole, dict) and (layout == "vllm_bench" or set(whole) & set(_VLLM_BENCH.values())):
-        return _vllm_bench(file, whole, columns)
-    if layout == "vllm_bench":
+def _first_record(file: TextFile) -> object:
+    """The first record of a file of records, or the one object of a file; None where it is no JSON."""
+    text = file.text.lstrip()
+    start = len(text) - len(text[1:].lstrip()) if text.startswith("[") else 0
+    try:
+        return json.JSONDecoder().raw_decode(text, start)[0]
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_mooncake(file: TextFile, trace: Trace) -> bool:
+    record = _first_record(file) if is_json(file) and trace.columns is None else None
+    return isinstance(record, dict) and "hash_ids" in record
+
+
+def _is_vllm_bench(file: TextFile, trace: Trace) -> bool:
+    record = _first_record(file) if file.text.lstrip().startswith("{") else None
+    return isinstance(record, dict) and bool(set(record) & set(_VLLM_BENCH.values()))
+
+
+def _is_any_json(file: TextFile, trace: Trace) -> bool:
+    return is_json(file)
+
+
+def _read_records(file: TextFile, trace: Trace) -> RawTrace:
+    where, records = _checked_records(file)
+    return _records(file, where, records, find_roles(file, where[0], list(records[0]), trace.columns))
+
+
+def _read_mooncake(file: TextFile, trace: Trace) -> RawTrace:
+    where, records = _checked_records(file)
+    return _records(file, where, records, _MOONCAKE, is_mooncake=True)
+
+
+def _read_vllm_bench(file: TextFile, trace: Trace) -> RawTrace:
+    require_json(file)
+    whole = _parse(file, file.text, "")
+    if not isinstance(whole, dict):
         raise file.error(
             "not a result of vllm bench serve",
             given=type(whole).__name__,
             allowed="one JSON object with input_lens, output_lens and start_times",
         )
-    if whole is None:
+    return _vllm_bench(file, whole, trace.columns)
+
+
+def _checked_records(file: TextFile) -> tuple[list[str], list[dict[str, Any]]]:
+    """Where each record stands, and the records: one a line, an array of them, or a single one."""
+    require_json(file)
+    if _is_one_record_a_line(file.text):
         where, records = _lines(file)
     else:
+        whole = _parse(file, file.text, "")
         records = whole if isinstance(whole, list) else [whole]
         where = [f"record {index + 1}" for index in range(len(records))]
     if not records:
@@ -45,21 +95,19 @@ def read_json_trace(file: TextFile, layout: str, columns: Mapping[str, str] | No
                 given=record,
                 allowed='{"timestamp": 0, "input_length": 6758, "output_length": 500}',
             )
-    if layout == "mooncake" or (columns is None and "hash_ids" in records[0]):
-        return _records(file, where, records, _MOONCAKE, is_mooncake=True)
-    return _records(file, where, records, find_roles(file, where[0], list(records[0]), columns))
+    return where, records
 
 
 def _is_one_record_a_line(text: str) -> bool:
-    """Whether the first line is a whole JSON object and no vLLM result (one object, one line, too)."""
+    """Whether the first line is a whole JSON object."""
     first, _, rest = text.lstrip().partition("\n")
     if not first.startswith("{"):
         return False
     try:
-        record = json.loads(first)
+        json.loads(first)
     except (ValueError, RecursionError):
         return bool(rest.lstrip().startswith("{"))  # a broken first record, or one spread over lines
-    return not set(record) & set(_VLLM_BENCH.values())
+    return True
 
 
 def _parse(file: TextFile, text: str, where: str) -> Any:
@@ -188,3 +236,24 @@ def _vllm_bench(file: TextFile, result: dict[str, Any], columns: Mapping[str, st
         prompt_tokens=arrays[PROMPT],
         output_tokens=arrays[OUTPUT],
     )
+
+
+MOONCAKE = TraceFormat(
+    doc="a JSON record per line: timestamp (ms), input_length, output_length, and hash_ids of blocks of "
+    "hash_block_tokens tokens",
+    recognises=_is_mooncake,
+    read=_read_mooncake,
+    takes_block_tokens=True,
+)
+VLLM_BENCH = TraceFormat(
+    doc="what `vllm bench serve --save-result --save-detailed` writes: input_lens, output_lens, start_times",
+    recognises=_is_vllm_bench,
+    read=_read_vllm_bench,
+)
+JSONL = TraceFormat(
+    doc="a JSON record per line, or an array of them, with columns as in csv",
+    recognises=_is_any_json,
+    read=_read_records,
+    takes_any=True,
+    takes_columns=True,
+)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sim.arrays import PS_PER_S, Int64
 from sim.errors import ScenarioError
-from sim.records import PS_PER_S, Int64
 from sim.rng import stream
 from sim.scenario import Distribution, RequestClass, Workload
 from sim.workload.distributions import Place, draw_tokens, draw_values

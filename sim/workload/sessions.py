@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from sim.arrays import Int64
 from sim.errors import ScenarioError
-from sim.records import Int64
 
 MAX_SEGMENTS = 50_000_000
 

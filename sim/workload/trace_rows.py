@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sim.arrays import Float64, Int64
 from sim.errors import ScenarioError
-from sim.records import Int64
 from sim.suggest import did_you_mean
-from sim.workload.distributions import MAX_TOKENS, Float64
+from sim.workload.distributions import MAX_TOKENS
 from sim.workload.files import TextFile
+
+if TYPE_CHECKING:
+    from sim.scenario import Trace
 
 ARRIVAL, PROMPT, OUTPUT = "arrival", "prompt_tokens", "output_tokens"
 
@@ -76,6 +80,44 @@ class RawTrace:
     def error(self, problem: str, row: int, role: str, **more: object) -> ScenarioError:
         """A ScenarioError about one cell."""
         return self.file.error(problem, f"{self.where(row)}: column {self.names[role]}", **more)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceFormat:
+    """One entry of ``TRACE_FORMATS``: how a layout is recognised and read, and which keys it takes.
+
+    ``format: auto`` means the first entry that recognises the file, those with ``takes_any`` asked last.
+    ``read`` refuses what is not its layout.
+    """
+
+    doc: str
+    recognises: Callable[[TextFile, Trace], bool]
+    read: Callable[[TextFile, Trace], RawTrace]
+    takes_any: bool = False  # recognises whatever is CSV, or JSON
+    takes_columns: bool = False  # trace.columns names its columns; otherwise the layout does
+    takes_block_tokens: bool = False  # trace.hash_block_tokens says how many tokens a hash id stands for
+
+
+def is_json(file: TextFile) -> bool:
+    """Whether the file can only be JSON: its first character says so."""
+    return file.text.lstrip()[0] in "{["
+
+
+def require_json(file: TextFile) -> None:
+    """Refuses a file that is no JSON, for the formats that are."""
+    if not is_json(file):
+        raise file.error(
+            "this is not JSON",
+            "line 1",
+            given=file.text[:60].partition("\n")[0],
+            hint="workload.trace.format: csv, or auto",
+        )
+
+
+def refuse_json(file: TextFile) -> None:
+    """Refuses JSON, for the formats that are CSV."""
+    if is_json(file):
+        raise file.error("this is JSON, not CSV", "line 1", hint="workload.trace.format: jsonl, or auto")
 
 
 def find_roles(

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from sim.arrays import PS_PER_S, Float64, Int64
 from sim.errors import ScenarioError
-from sim.records import PS_PER_S, Int64
 from sim.workload.arrivals import MAX_SPAN_PS
-from sim.workload.distributions import Float64
 from sim.workload.trace_rows import ARRIVAL, RawTrace
 
 PS_PER_UNIT = {"s": PS_PER_S, "ms": 1_000_000_000, "us": 1_000_000, "ns": 1_000}

@@ -9,27 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from sim.arrays import PS_PER_S, Int64
 from sim.errors import ScenarioError
-from sim.records import PS_PER_S, Int64, RequestTable
+from sim.records import RequestTable
 from sim.scenario import Trace, Workload
 from sim.workload.arrivals import MAX_ROWS, MAX_SPAN_PS, arrival_times
-from sim.workload.csv_files import open_csv
 from sim.workload.drawn import closed_loop_think, timeout_column, warmup_columns
-from sim.workload.files import TextFile, read_text_file
-from sim.workload.hash_column import read_prefix_hashes
-from sim.workload.json_files import read_json_trace
+from sim.workload.trace_formats import load_raw
 from sim.workload.trace_rows import (
-    ARRIVAL,
-    OUTPUT,
-    PROMPT,
     RawTrace,
     checked_lengths,
-    find_roles,
-    unit_in_name,
 )
 from sim.workload.trace_times import times_ps
-
-_AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 
 
 def read_trace(workload: Workload, seed: int, base_dir: Path) -> RequestTable:
@@ -78,60 +69,6 @@ def _refuse_drawn_lengths(workload: Workload) -> None:
                 path=f"workload.{name}",
                 hint=f"leave out {name}, or the trace",
             )
-
-
-def load_raw(trace: Trace, base_dir: Path) -> RawTrace:
-    """The file's columns; ``format: auto`` tells JSON by its first character."""
-    file = read_text_file(base_dir, trace.path, "workload.trace.path")
-    is_json = file.text.lstrip()[0] in "{["
-    if trace.format in ("azure", "csv") and is_json:
-        raise file.error("this is JSON, not CSV", "line 1", hint="workload.trace.format: jsonl, or auto")
-    if trace.format in ("mooncake", "jsonl", "vllm_bench") and not is_json:
-        raise file.error(
-            "this is not JSON",
-            "line 1",
-            given=file.text[:60].partition("\n")[0],
-            hint="workload.trace.format: csv, or auto",
-        )
-    if is_json:
-        return read_json_trace(file, trace.format, trace.columns)
-    return _read_csv(file, trace)
-
-
-def _read_csv(file: TextFile, trace: Trace) -> RawTrace:
-    table = open_csv(file)
-    columns = trace.columns
-    if trace.format == "azure":
-        missing = [name for name in _AZURE if name not in table.header]
-        if missing:
-            raise file.error(
-                f"no column {missing[0]}, which the Azure layout has",
-                "line 1",
-                given=", ".join(table.header),
-                allowed=", ".join(_AZURE),
-                hint="workload.trace.format: csv",
-            )
-        columns = dict(zip((ARRIVAL, PROMPT, OUTPUT), _AZURE, strict=True))
-    roles = find_roles(file, "line 1", table.header, columns)
-    at = {role: table.header.index(name) for role, name in roles.items()}
-    is_dated = ARRIVAL in at and (trace.format == "azure" or table.is_dates(at[ARRIVAL]))
-    times: Any = None
-    if ARRIVAL in at:
-        times = table.dates_ns(at[ARRIVAL]) if is_dated else table.numbers(at[ARRIVAL])
-    prompt_tokens = table.numbers(at[PROMPT])
-    hashes = read_prefix_hashes(table, prompt_tokens)
-    return RawTrace(
-        file=file,
-        where=table.line_of,
-        names=roles,
-        times=times,
-        unit="ns" if is_dated else unit_in_name(roles[ARRIVAL]) if ARRIVAL in roles else None,
-        prompt_tokens=prompt_tokens,
-        output_tokens=table.numbers(at[OUTPUT]),
-        hash_ids=None if hashes is None else hashes.ids,
-        hash_block_tokens=None if hashes is None else hashes.block_tokens,
-        is_dated=is_dated,
-    )
 
 
 def _in_order(raw: RawTrace, workload: Workload) -> tuple[Int64, Int64 | None, tuple[str, ...]]:
@@ -183,7 +120,7 @@ def _drawn_times(
     timing = {
         "arrival_ps": times,
         "think_ps": closed_loop_think(workload.arrivals, times, seed, base_dir),
-        "closed_loop": workload.arrivals.process == "closed_loop",
+        "closed_loop": workload.arrivals.is_closed_loop,
     }
     return timing, _shortfall(workload, len(times))
 

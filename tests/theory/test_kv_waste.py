@@ -44,7 +44,7 @@ def test_dominant_waste_is_the_published_one(variant: str) -> None:
 
 
 def test_lengths_are_sharegpts() -> None:
-    from sim.workload import draw_requests
+    from sim.workload.sources import draw_requests
 
     workload = load_scenario(SCENARIO).base.workload
     tables = [draw_requests(workload, seed) for seed in range(1, 21)]

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from sim.records import PS_PER_S, Int64, RequestTable
+from sim.arrays import PS_PER_S, Int64
+from sim.records import RequestTable
 
 _UINT64 = np.uint64
 
