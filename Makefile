@@ -44,7 +44,7 @@ bench: $(VENV)/.core  ## simulated requests a second
 	$(BIN)/python -m benchmarks
 
 clean:  ## leave only what is committed
-	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

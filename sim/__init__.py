@@ -19,6 +19,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sim.version import __version__
+
 if TYPE_CHECKING:
     from sim.comparison import compare
     from sim.cost.memory import memory_plan
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
     from sim.metrics import Summary, summarize
     from sim.model import load_model
     from sim.run import Answer, run_one, run_scenario
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Answer": "sim.run",

@@ -12,8 +12,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from sim import __version__
 from sim.cli.exits import exit_code_of
+from sim.version import __version__
 
 VERBS = {
     "run": "answer a scenario's question: terminal, report, tables",

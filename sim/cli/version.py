@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from sim import __version__
 from sim.cli.exits import FINE
+from sim.version import __version__
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

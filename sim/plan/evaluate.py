@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim import __version__
+from sim.version import __version__
 
 if TYPE_CHECKING:
     from sim.metrics import Summary

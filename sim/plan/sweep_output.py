@@ -6,11 +6,11 @@ import html
 import json
 from collections.abc import Sequence
 
-from sim import __version__
 from sim.plan.shown import shown
 from sim.plan.sweep import Sweep, cheapest_meeting, table
 from sim.plan.sweep_pictures import sweep_pictures
 from sim.report.page import page, pictures_html, table_html
+from sim.version import __version__
 
 
 def render_table(sweep: Sweep, metrics: Sequence[str]) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sim import __version__
 from sim.cost.explain import OperatorLine
 from sim.cost.explain_constants import ConstantLine
 from sim.report.blocks import Block, Bullets, Cell, Code, Prose, Report, Section, Table
@@ -14,6 +13,7 @@ from sim.report.figures_explain import bytes_picture, roofline_picture, time_pic
 from sim.report.html_blocks import report_html
 from sim.report.page import page
 from sim.scenario import Scenario
+from sim.version import __version__
 
 LEVELS = ("sram", "l2", "hbm", "dram", "link")
 READ = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sim import __version__
 from sim.answer_line import answer_line
 from sim.kernel.attention import DECODERS
 from sim.kernel.efficiency import Efficiency, efficiency_of, gemm_efficiency
@@ -25,6 +24,7 @@ from sim.report.figures_kernel_curves import curve_pictures
 from sim.report.figures_kernel_tiles import gantt_pictures
 from sim.report.published import published_sections
 from sim.units import format_count, format_gb, format_quantity
+from sim.version import __version__
 
 if TYPE_CHECKING:
     from sim.run import Answer

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim import __version__
 from sim.arrays import PS_PER_S
 from sim.records import RunResult
 from sim.report.blocks import Facts, Section
 from sim.report.figures import digits, percent
 from sim.scenario import EngineConfig, Scenario, ScenarioFile, Slo
 from sim.units import format_count, format_gb, format_gib, format_quantity, format_s
+from sim.version import __version__
 
 if TYPE_CHECKING:
     from sim.hardware import HardwareProfile

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sim import __version__
 from sim.answer_line import answer_line
 from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, Section, text_table
 from sim.report.decision import decision_section
@@ -18,6 +17,7 @@ from sim.report.training_ring_figure import ring_picture
 from sim.report.training_ring_links import link_pictures
 from sim.report.training_scaling import scaling_blocks, scaling_pictures
 from sim.units import format_gb, format_s
+from sim.version import __version__
 
 if TYPE_CHECKING:
     from sim.run import Answer

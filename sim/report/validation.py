@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sim import __version__
 from sim.report.blocks import Block, Cell, Code, Prose, Report, Section, Table
 from sim.report.figures import Picture, Row, Trace, axis, lanes, layout, plain
 from sim.report.html_blocks import report_html
@@ -12,6 +11,7 @@ from sim.report.page import page
 from sim.trust.board import Board, Score
 from sim.trust.board_text import CALIBRATED, UNSEEN, score_cells, value_cells, worst_first
 from sim.trust.cases import Scored
+from sim.version import __version__
 
 SCORES = ("median error", "p90", "bias", "rank", "a fit has", "values")
 READ = (

@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from sim import __version__
 from sim.plan.shown import shown
 from sim.trust.board import Board, Score
 from sim.trust.cases import Scored
+from sim.version import __version__
 
 WORST_SHOWN = 12
 CALIBRATED, UNSEEN = "calibrated on", "not seen by a fit"
