@@ -106,7 +106,7 @@ def one_run(benchmark: Benchmark, folder: Path) -> dict[str, Any]:
     from sim.loading import load_scenario
     from sim.run import run_one
 
-    for module in ("sim.checks", "sim.serving.run", "sim.workload", "sim.model", "sim.hardware_loading"):
+    for module in ("sim.checks", "sim.serving.run", "sim.workload", "sim.model", "sim.hardware.load"):
         import_module(module)  # some of them only wait for the first scenario
 
     with tempfile.TemporaryDirectory() as place:

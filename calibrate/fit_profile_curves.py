@@ -6,12 +6,14 @@ Prints each profile's ``efficiency:`` block, or puts it at the end of the profil
 Memory curves leave out what may have come from L2, and follow the law start-up + bytes / (fraction ·
 bandwidth) across that gap; compute curves are over the same tile and wave utilisation as the price uses.
 Devices without timings borrow a curve at equal ideal time: the lender's sizes times the ratio of the peaks.
+Whose curve it is stands in the profile alone, in the curve's source ("borrowed from NAME ...").
 Not fitted: quantized GEMMs, mixed prefill and decode, MoE.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,19 +22,19 @@ import numpy as np
 
 from calibrate.curve_law import error_text, fit_knots, fit_startup, startup_fractions
 from calibrate.timings import Timings, aic_all_reduce, aic_timings, rtx_4090_timings
-from sim.hardware import CURVE_SIZE_UNITS, EfficiencyCurve, HardwareProfile, curve_fractions, load_hardware
-from sim.hardware_loading import profile_folder
+from sim.hardware import (
+    CURVE_SIZE_UNITS,
+    EfficiencyCurve,
+    HardwareProfile,
+    curve_fractions,
+    hardware_names,
+    load_hardware,
+)
+from sim.hardware.load import profile_folder
 
 AIC_GPUS = {
     "a100-sxm-80gb": "a100_sxm", "h100-sxm-80gb": "h100_sxm", "h200-sxm-141gb": "h200_sxm",
     "b200-sxm-180gb": "b200_sxm", "l40s": "l40s",
-}  # fmt: skip
-LENDERS = {
-    "a100-sxm-40gb": "a100-sxm-80gb", "a100-pcie-40gb": "a100-sxm-80gb", "a100-pcie-80gb": "a100-sxm-80gb",
-    "v100-sxm2-16gb": "a100-sxm-80gb", "v100-sxm2-32gb": "a100-sxm-80gb", "t4": "a100-sxm-80gb",
-    "a10": "l40s", "l4": "l40s", "rtx-pro-6000": "l40s", "rtx-3090": "rtx-4090",
-    "h100-pcie-80gb": "h100-sxm-80gb", "gb200": "b200-sxm-180gb",
-    "mi250x": "h100-sxm-80gb", "mi300x": "h100-sxm-80gb", "mi325x": "h100-sxm-80gb",
 }  # fmt: skip
 LINK_LENDER = "a100-sxm-80gb"  # the L40S's own all-reduce timings look like one bad host
 # Best bfloat16 GEMM over the peak (stas00/ml-engineering, MAMF) where a lender's curve would flatter: AMD.
@@ -46,11 +48,6 @@ BEST_READ = {
     "v100-sxm2-16gb": 897 / 900, "v100-sxm2-32gb": 897 / 900, "a100-sxm-40gb": 1539 / 1555,
     "a100-sxm-80gb": 1908 / 2039, "a100-pcie-80gb": 1908 / 1935, "l40s": 847 / 864,
     "h100-pcie-80gb": 2018 / 2040, "mi300x": 4849 / 5300,
-}  # fmt: skip
-READ_LENDERS = {
-    "a100-pcie-40gb": "a100-sxm-40gb", "h100-sxm-80gb": "h100-pcie-80gb", "h200-sxm-141gb": "h100-pcie-80gb",
-    "b200-sxm-180gb": "h100-pcie-80gb", "gb200": "h100-pcie-80gb", "t4": "l40s", "a10": "l40s", "l4": "l40s",
-    "rtx-3090": "l40s", "rtx-4090": "l40s", "rtx-pro-6000": "l40s", "mi250x": "mi300x", "mi325x": "mi300x",
 }  # fmt: skip
 ELEMENTWISE_STARTUP_S = 2.0e-6  # norm, rotary and activation of one token: 1.9 to 2.6 us, vLLM on an RTX 4090
 FEW_TIMINGS = 10  # in one of 80 bins of size
@@ -132,6 +129,13 @@ def borrowed(curve: EfficiencyCurve, lender: HardwareProfile, name: str, which: 
     return EfficiencyCurve(size_unit=curve.size_unit, points=points, source=source)
 
 
+def lender_of(name: str, which: str) -> str:
+    """Whom a profile's curve is borrowed from, as its source says it; "" where it is the device's."""
+    curve = load_hardware(name).efficiency.get(which)
+    found = re.search(r"borrowed from ([\w.-]+)", curve.source) if curve else None
+    return found[1] if found else ""
+
+
 def peak_of(hardware: HardwareProfile, which: str) -> float:
     """The peak that a curve's fractions are of."""
     if which == "link":
@@ -144,7 +148,7 @@ def peak_of(hardware: HardwareProfile, which: str) -> float:
 
 def elementwise(name: str) -> EfficiencyCurve:
     """Norms, rotary embedding and activations: the start-up law up to the best read measured."""
-    whose = READ_LENDERS.get(name, name)
+    whose = lender_of(name, "elementwise_memory") or name
     note = "" if whose == name else f", borrowed from {whose}"
     source = (
         f"no fit: start-up {ELEMENTWISE_STARTUP_S * 1e6:.1f} us (one-token kernels of vLLM 0.19 on an RTX "
@@ -156,7 +160,10 @@ def elementwise(name: str) -> EfficiencyCurve:
 def all_curves(folder: Path) -> dict[str, dict[str, EfficiencyCurve]]:
     """Every profile's curves, measured or borrowed."""
     found = {name: measured_curves(name, folder) for name in (*AIC_GPUS, "rtx-4090")}
-    for name, lender in LENDERS.items():
+    for name in hardware_names():
+        lender = lender_of(name, "gemm_compute")
+        if not lender:
+            continue
         profile = load_hardware(lender)
         found[name] = {which: borrowed(curve, profile, name, which) for which, curve in found[lender].items()}
     for name, curves in found.items():

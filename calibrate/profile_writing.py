@@ -1,35 +1,30 @@
 """Puts fitted kernel constants into the ``kernels:`` block of hardware profiles.
 
 The block stands between two comment lines at the end of a profile, so that it can be put there again.
-Devices without measurements borrow from the nearest architecture; constants are fractions of the peaks.
+Whom a device borrows from stands in its profile alone (``{borrowed_from: NAME}``, first come first asked):
+constants are fractions of the peaks. AMD's kernels are others' work altogether, so their profiles borrow
+nothing and keep the roofline with curves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from sim.hardware import KernelFit, load_hardware
-from sim.hardware_loading import profile_folder
+from sim.hardware import HardwareProfile, KernelFit, hardware_names, load_hardware
+from sim.hardware.load import profile_folder
 
 BEGIN = "# kernel constants: python -m calibrate fit --write"
-# AMD's kernels are others' work altogether: no borrowing, their profiles keep the roofline with curves.
-LENDERS: Mapping[str, tuple[str, ...]] = {
-    "a100-sxm-40gb": ("a100-sxm-80gb",), "a100-pcie-40gb": ("a100-sxm-80gb",),
-    "a100-pcie-80gb": ("a100-sxm-80gb",), "v100-sxm2-16gb": ("a100-sxm-80gb",),
-    "v100-sxm2-32gb": ("a100-sxm-80gb",), "t4": ("a100-sxm-80gb",), "a10": ("a100-sxm-80gb",),
-    "rtx-3090": ("a100-sxm-80gb",), "l4": ("l40s",), "rtx-pro-6000": ("l40s",), "rtx-4090": ("l40s",),
-    "h100-sxm-80gb": ("h200-sxm-141gb",), "h100-pcie-80gb": ("h100-sxm-80gb", "h200-sxm-141gb"),
-    "b200-sxm-180gb": ("h200-sxm-141gb",), "gb200": ("b200-sxm-180gb", "h200-sxm-141gb"),
-}  # fmt: skip
 LINK_BOUND = ("all_reduce_nccl", "all_reduce_custom")
 
 
-def borrowed_operators(name: str, own: Mapping[str, KernelFit], lender: Mapping[str, KernelFit]) -> list[str]:
-    """What ``name`` takes from its lender: what it can run and has not measured itself."""
-    peaks = load_hardware(name).peak_flops_per_s
-    has_link = name.startswith(("a100-sxm", "gb200"))  # the others' links are PCIe or another NVLink
+def borrowed_operators(
+    borrower: HardwareProfile, lender: HardwareProfile, own: Mapping[str, KernelFit], offered: Sequence[str]
+) -> list[str]:
+    """What a device takes of its lender's operators: what it can run and has not measured itself."""
+    peaks = borrower.peak_flops_per_s
+    has_link = borrower.intra_node == lender.intra_node  # an all-reduce over another link is another one
     taken = []
-    for operator in lender:
+    for operator in offered:
         is_runnable = operator not in ("gemm_float8", "experts_float8") or "float8" in peaks
         is_runnable &= operator != "gemm_int8" or "int8" in peaks
         is_runnable &= "bfloat16" in peaks or "kv_float8" not in operator
@@ -78,21 +73,27 @@ def own_fits(name: str) -> dict[str, KernelFit]:
     return {key: one for key, one in kernels.items() if not one.borrowed_from}
 
 
+def lenders_of(name: str) -> list[str]:
+    """Whom the profile borrows from, in the order of its block."""
+    borrowed = (one.borrowed_from for one in load_hardware(name).kernels.values())
+    return list(dict.fromkeys(lender for lender in borrowed if lender))
+
+
 def write_all(fits: Mapping[str, Mapping[str, KernelFit]]) -> list[str]:
     """Writes every fitted profile and those that borrow from them; the names written.
 
     Operators that were not fitted now keep the constants that their profile has.
     """
     written = []
-    names = dict.fromkeys([*fits, *LENDERS])
-    lenders = dict.fromkeys(one for some in LENDERS.values() for one in some)
-    known = {name: {**own_fits(name), **fits.get(name, {})} for name in {**names, **lenders}}
-    for name in names:
+    lenders = {name: lenders_of(name) for name in hardware_names()}
+    known = {name: {**own_fits(name), **fits.get(name, {})} for name in lenders}
+    for name in dict.fromkeys([*fits, *(name for name, some in lenders.items() if some)]):
         own = known[name]
         taken: dict[str, str] = {}
-        for lender in LENDERS.get(name, ()):
-            offered = {key: one for key, one in known[lender].items() if key not in taken}
-            taken |= dict.fromkeys(borrowed_operators(name, own, offered), lender)
+        for lender in lenders[name]:
+            offered = [operator for operator in known[lender] if operator not in taken]
+            pair = load_hardware(name), load_hardware(lender)
+            taken |= dict.fromkeys(borrowed_operators(*pair, own, offered), lender)
         if own or taken:
             write_block(name, yaml_block(own, taken))
             written.append(name)

@@ -148,7 +148,13 @@ def triton_type(value: object) -> str:
 
 def check_resources(name: str, resources: Resources, capability: Capability) -> None:
     """Refuse what would not launch, or would spill."""
-    limit = MAX_SRAM_BYTES_PER_BLOCK[capability]
+    limit = MAX_SRAM_BYTES_PER_BLOCK.get(capability)
+    if limit is None:
+        known = ", ".join(f"sm_{major}{minor}" for major, minor in MAX_SRAM_BYTES_PER_BLOCK)
+        raise LaunchError(
+            f"{name}: how much SRAM a block may have on sm_{capability[0]}{capability[1]} is not known; "
+            f"known are {known}"
+        )
     if resources.sram_bytes > limit:
         raise LaunchError(
             f"{name}: {resources.sram_bytes:,} bytes of SRAM a block; sm_{capability[0]}{capability[1]} "
@@ -164,7 +170,10 @@ def capability_of(tensor: Any) -> Capability:
 
 
 def has_wide_sram(capability: Capability) -> bool:
-    """Hopper and datacenter Blackwell: 227 KB a block, and tensor cores that read their tiles from SRAM."""
+    """Hopper and datacenter Blackwell: 227 KB a block, and tensor cores that read their tiles from SRAM.
+
+    An unknown device gets the smaller tiles, which run on all of them.
+    """
     return capability[0] in (9, 10)
 
 

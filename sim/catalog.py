@@ -13,7 +13,7 @@ from typing import Any
 from sim.engine_profile import EngineProfile, engine_profile_names, load_engine_profile
 from sim.errors import ScenarioError
 from sim.hardware import EfficiencyCurve, HardwareProfile, Link, hardware_names, load_hardware
-from sim.hardware_reading import QUANTITIES
+from sim.hardware.reading import QUANTITIES
 from sim.loading.strict_yaml import load_yaml
 from sim.units import format_bytes, format_quantity
 

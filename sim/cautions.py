@@ -193,7 +193,9 @@ def _efficiency(result: RunResult) -> Caution | None:
     if curves and not weak:
         return None
     which = (
-        f"efficiency of {', '.join(sorted(weak))} is borrowed or assumed" if weak else "no efficiency curve"
+        f"efficiency of {', '.join(sorted(weak))} is borrowed or assumed"
+        if weak
+        else "no efficiency curve, so kernels are assumed to reach the peaks"
     )
     return Caution(
         kind="efficiency_not_measured",

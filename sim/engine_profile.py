@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.data import data_dir
-from sim.hardware_reading import check_keys, read_source
+from sim.hardware.reading import check_keys, read_source
 from sim.loading.build import build, field_hints
 from sim.loading.place import Place
 from sim.loading.strict_yaml import load_yaml

@@ -16,6 +16,7 @@ from math import floor, log2
 from typing import Literal
 
 from sim.cost.collective import Fabric
+from sim.hardware.architecture import Chosen, by_architecture
 
 Collective = Literal["all_reduce", "reduce_scatter", "all_gather"]
 Algorithm = Literal["none", "ring", "tree", "nvls"]
@@ -35,13 +36,35 @@ HOP_US = {
 }
 NVLS_HOP_US = 25.0
 
-# Largest bus bandwidth of LL in GB/s on 1, 2 and more nodes.
-LL_MAX_GB_PER_S = {
-    "Volta": (39.0, 39.0, 20.4),
-    "Ampere": (87.7, 22.5, 19.0),
-    "Hopper": (141.0, 45.0, 35.0),
-    "Blackwell": (282.0, 90.0, 70.0),
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NcclFacts:
+    """What NCCL's model has by architecture.
+
+    ``ll_max_gb_per_s``: the largest bus bandwidth of LL on 1, 2 and more nodes. ``ring_plateau``: how much
+    longer the latency of a Simple ring between nodes is. ``nvls_fraction``: bytes a second that an all-reduce
+    inside the NVSwitch finishes, over the link's rate (fitted to 64 MiB and more on eight H100s and eight
+    B200s, NCCL 2.27 and later); None where switches do not reduce.
+    """
+
+    ll_max_gb_per_s: tuple[float, float, float]
+    ring_plateau: float = 1.4
+    nvls_fraction: float | None = None
+
+
+NCCL_FACTS = {
+    "Volta": NcclFacts(ll_max_gb_per_s=(39.0, 39.0, 20.4), ring_plateau=1.9),
+    "Ampere": NcclFacts(ll_max_gb_per_s=(87.7, 22.5, 19.0)),
+    "Hopper": NcclFacts(ll_max_gb_per_s=(141.0, 45.0, 35.0), nvls_fraction=0.585),
+    "Blackwell": NcclFacts(ll_max_gb_per_s=(282.0, 90.0, 70.0), nvls_fraction=0.45),
 }
+
+
+def nccl_facts(architecture: str) -> Chosen[NcclFacts]:
+    """The architecture's, or Ampere's said to be assumed: its switches do not reduce."""
+    what = "NCCL's LL bandwidth and reduction in the switch"
+    return by_architecture(NCCL_FACTS, architecture, what, stand_in="Ampere")
+
 
 # Trees of middle-sized messages fall short of the model; by protocol, for 64 B, 128 B, 256 B, ...
 TREE_CORRECTION = (
@@ -54,10 +77,6 @@ TREE_CORRECTION = (
 # rate at 512 MiB over 4 and 8 A100s and H100s (NCCL itself counts 0.80). Network: nccl-tests over 400 Gb/s
 # InfiniBand reach 48.7 of 50 GB/s.
 NVLINK_FRACTION, PCIE_FRACTION, NETWORK_FRACTION = 0.76, 0.76, 0.95
-
-# Bytes a second that an all-reduce inside the NVSwitch finishes, over the link's rate: fitted to 64 MiB and
-# more on eight H100s and eight B200s (NCCL 2.27 and later).
-NVLS_FRACTION = {"Hopper": 0.585, "Blackwell": 0.45}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +144,7 @@ def _ring(collective: Collective, num_bytes: float, n: int, fabric: Fabric, prot
     latency = BASE_US["ring"][protocol] * 1e-6
     latency += (turns * (n - 1) - network_steps) * intra + network_steps * inter
     if name == "Simple" and nodes > 1 and collective == "all_reduce":
-        latency *= 1.4 if fabric.architecture != "Volta" else 1.9  # the plateau of a ring between nodes
+        latency *= _facts(fabric).ring_plateau
     return _cost(latency, turns * (n - 1) / n * num_bytes / bus, "ring", name)
 
 
@@ -149,11 +168,11 @@ def _tree(num_bytes: float, n: int, fabric: Fabric, protocol: int) -> Collective
 def _has_nvls(num_ranks: int, fabric: Fabric) -> bool:
     """Reduction in the NVSwitch: Hopper and later, all GPUs of one NVLink node."""
     whole_node = num_ranks == fabric.gpus_per_node and num_ranks > 4
-    return whole_node and fabric.is_nvlink and fabric.architecture in NVLS_FRACTION
+    return whole_node and fabric.is_nvlink and _facts(fabric).nvls_fraction is not None
 
 
 def _nvls(num_bytes: float, fabric: Fabric) -> CollectiveCost:
-    rate = fabric.link_of(fabric.gpus_per_node).bytes_per_s * NVLS_FRACTION[fabric.architecture]
+    rate = fabric.link_of(fabric.gpus_per_node).bytes_per_s * (_facts(fabric).nvls_fraction or 0.0)
     return _cost((BASE_US["ring"][2] + NVLS_HOP_US) * 1e-6, num_bytes / rate, "nvls", "Simple")
 
 
@@ -166,8 +185,11 @@ def _hops_s(fabric: Fabric, algorithm: str, protocol: int, nodes: int) -> tuple[
 
 
 def _ll_max(fabric: Fabric, nodes: int) -> float:
-    table = LL_MAX_GB_PER_S.get(fabric.architecture, LL_MAX_GB_PER_S["Ampere"])
-    return table[min(nodes, 3) - 1] * 1e9
+    return _facts(fabric).ll_max_gb_per_s[min(nodes, 3) - 1] * 1e9
+
+
+def _facts(fabric: Fabric) -> NcclFacts:
+    return nccl_facts(fabric.architecture).value
 
 
 def _cost(latency_s: float, transfer_s: float, algorithm: Algorithm, protocol: Protocol) -> CollectiveCost:

@@ -172,6 +172,8 @@ def _source(law: str, one: Operator, hardware: HardwareProfile) -> str:
     """Where the constants of the price come from, in short."""
     if not law:
         curve = LINK_CURVE if one.link_messages else one.memory_curve
+        if curve not in hardware.efficiency:
+            return f"roofline, all of the peak assumed ({hardware.name} has no curve {curve})"
         return f"roofline with {hardware.name}'s efficiency curves ({curve})"
     lender = hardware.kernels[law].borrowed_from
     return f"kernel law {law}" + (f", borrowed from {lender}" if lender else "")

@@ -81,6 +81,7 @@ def build_launch(gpu: Gpu, spec: LaunchSpec) -> Launch:
         reads=reads,
         writes=writes,
         from_hbm_bytes=from_hbm,
+        assumed=spec.efficiency.assumed,
     )
 
 

@@ -1,4 +1,4 @@
-"""Named efficiencies of kernel generations on device classes: what the structure does not explain.
+"""Named efficiencies of kernel generations by architecture: what the structure does not explain.
 
 Everything else (waves, tails, causal imbalance, tile edges, pipelining, traffic) comes out of the
 simulation. Fitted by a grid search over published curves, one entry for all their lengths, head sizes
@@ -14,15 +14,15 @@ from sim.cost.law_times import NEVER_HOT, as_arrays, law_device
 from sim.cost.laws.registry import LAWS
 from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile
+from sim.hardware.architecture import Chosen, by_architecture
 
 _STREAM_START_S, _GEMM_START_S = 0.2e-6, 1.0e-6  # many small blocks per SM hide most of it; few do not
 _GEMM_FRACTION = 0.8  # where the profile has no curve
-_NEAREST = ("hopper", "ampere", "ada", "blackwell")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Efficiency:
-    """How well one kernel generation uses one device class.
+    """How well one kernel generation uses one architecture.
 
     ``tensor_fraction``: of the dense peak while a matrix product runs. ``exposed_fraction``: of the
     softmax's vector work, what other warps do not hide. ``memory_fraction``: of streaming bandwidth.
@@ -37,11 +37,12 @@ class Efficiency:
     block_start_s: float = 1.0e-6
     block_end_s: float = 0.5e-6
     source: str = ""
+    assumed: str = ""  # a sentence, where the figures are another architecture's
 
 
 # Of streaming bandwidth, what PyTorch's unfused attention kernels reach (batched products with a thin inner
 # dimension, softmax, layout copies around them). Fitted to FlashAttention-2's Fig. 4 and -3's Fig. 5.
-STANDARD_MEMORY_FRACTIONS = {"ampere": 0.62, "ada": 0.62, "hopper": 0.66, "blackwell": 0.66}
+STANDARD_MEMORY_FRACTIONS = {"Ampere": 0.62, "Ada": 0.62, "Hopper": 0.66, "Blackwell": 0.66}
 
 _FA2_FIGURES = "FlashAttention-2 forward+backward figures (Dao-AILab/flash-attention assets)"
 _FA3_FIGURES = "FlashAttention-3 fp16 forward figure (Dao-AILab/flash-attention assets)"
@@ -50,57 +51,57 @@ _AIC = "causal prefill timings of AIConfigurator@095f58a (vLLM), 150 rows; on 30
 _AIC_DECODE = "one-token timings of AIConfigurator@095f58a (vLLM), 100 rows; on 300 others"
 
 EFFICIENCIES: Mapping[tuple[str, str, str], Efficiency] = {
-    ("flash_attention_1", "ampere", "forward"): Efficiency(
+    ("flash_attention_1", "Ampere", "forward"): Efficiency(
         tensor_fraction=0.4,
         exposed_fraction=0.3,
         source=f"fitted with its backward; median error 13 % over 24 rows of {_FA2_FIGURES}",
     ),
-    ("flash_attention_1", "ampere", "backward"): Efficiency(
+    ("flash_attention_1", "Ampere", "backward"): Efficiency(
         tensor_fraction=0.4,
         exposed_fraction=0.3,
         source=f"fitted with its forward; median error 13 % over 24 rows of {_FA2_FIGURES}",
     ),
-    ("flash_attention_1", "hopper", "forward"): Efficiency(
+    ("flash_attention_1", "Hopper", "forward"): Efficiency(
         tensor_fraction=0.18,
         exposed_fraction=0.0,
         source=f"fitted with its backward; median error 9 % over 24 rows of {_FA2_FIGURES}",
     ),
-    ("flash_attention_1", "hopper", "backward"): Efficiency(
+    ("flash_attention_1", "Hopper", "backward"): Efficiency(
         tensor_fraction=0.18,
         exposed_fraction=0.0,
         source=f"fitted with its forward; median error 9 % over 24 rows of {_FA2_FIGURES}",
     ),
-    ("flash_attention_2", "ampere", "forward"): Efficiency(
+    ("flash_attention_2", "Ampere", "forward"): Efficiency(
         tensor_fraction=0.95,
         exposed_fraction=0.4,
         source=f"fitted with its backward; median error 2 % over 24 rows of {_FA2_FIGURES}",
     ),
-    ("flash_attention_2", "ampere", "backward"): Efficiency(
+    ("flash_attention_2", "Ampere", "backward"): Efficiency(
         tensor_fraction=0.95,
         exposed_fraction=0.4,
         source=f"fitted with its forward; median error 2 % over 24 rows of {_FA2_FIGURES}",
     ),
-    ("flash_attention_2", "hopper", "forward"): Efficiency(
+    ("flash_attention_2", "Hopper", "forward"): Efficiency(
         tensor_fraction=0.6,
         exposed_fraction=0.2,
         source=f"fitted; median error 8 % over 24 rows of {_FA3_FIGURES}",
     ),
-    ("flash_attention_2", "hopper", "backward"): Efficiency(
+    ("flash_attention_2", "Hopper", "backward"): Efficiency(
         tensor_fraction=0.55,
         exposed_fraction=1.0,
         source=f"fitted; median error 4 % over 24 rows of {_FA2_FIGURES}, forward included",
     ),
-    ("flash_attention_3", "hopper", "forward"): Efficiency(
+    ("flash_attention_3", "Hopper", "forward"): Efficiency(
         tensor_fraction=0.95,
         exposed_fraction=0.6,
         source=f"fitted; median error 3 % over 24 rows of {_FA3_FIGURES}",
     ),
-    ("flash_attention_3", "hopper", "backward"): Efficiency(
+    ("flash_attention_3", "Hopper", "backward"): Efficiency(
         tensor_fraction=0.8,
         exposed_fraction=0.6,
         source="assumed: no backward curve was read; FlashAttention-3 says 1.5 to 1.75 times FA-2's",
     ),
-    ("flash_attention_2_paged", "ampere", "forward"): Efficiency(
+    ("flash_attention_2_paged", "Ampere", "forward"): Efficiency(
         tensor_fraction=0.913,
         exposed_fraction=0.451,
         memory_fraction=0.758,
@@ -109,7 +110,7 @@ EFFICIENCIES: Mapping[tuple[str, str, str], Efficiency] = {
         block_end_s=1.52e-6,
         source=f"fitted to {_AIC}: median error 9 % (A100 SXM)",
     ),
-    ("flash_attention_2_paged", "ada", "forward"): Efficiency(
+    ("flash_attention_2_paged", "Ada", "forward"): Efficiency(
         tensor_fraction=0.826,
         exposed_fraction=0.892,
         memory_fraction=0.561,
@@ -118,7 +119,7 @@ EFFICIENCIES: Mapping[tuple[str, str, str], Efficiency] = {
         block_end_s=1.0e-6,
         source=f"fitted to {_AIC}: median error 13 % (L40S)",
     ),
-    ("flash_attention_3_paged", "hopper", "forward"): Efficiency(
+    ("flash_attention_3_paged", "Hopper", "forward"): Efficiency(
         tensor_fraction=0.902,
         exposed_fraction=0.509,
         memory_fraction=0.711,
@@ -127,7 +128,7 @@ EFFICIENCIES: Mapping[tuple[str, str, str], Efficiency] = {
         block_end_s=1.41e-6,
         source=f"fitted to {_AIC}: median error 10 % (H100 SXM)",
     ),
-    ("flash_trtllm_paged", "blackwell", "forward"): Efficiency(
+    ("flash_trtllm_paged", "Blackwell", "forward"): Efficiency(
         tensor_fraction=0.93,
         exposed_fraction=0.534,
         memory_fraction=0.516,
@@ -136,12 +137,12 @@ EFFICIENCIES: Mapping[tuple[str, str, str], Efficiency] = {
         block_end_s=0.78e-6,
         source=f"fitted to {_AIC}: median error 11 % (B200 SXM)",
     ),
-    ("flash_trtllm", "blackwell", "forward"): Efficiency(
+    ("flash_trtllm", "Blackwell", "forward"): Efficiency(
         tensor_fraction=0.93,
         exposed_fraction=0.534,
         source="borrowed from its paged timings, without their launch cost",
     ),
-    ("decode", "ampere", "forward"): Efficiency(
+    ("decode", "Ampere", "forward"): Efficiency(
         tensor_fraction=0.5,
         exposed_fraction=0.4,
         memory_fraction=0.831,
@@ -150,7 +151,7 @@ EFFICIENCIES: Mapping[tuple[str, str, str], Efficiency] = {
         block_end_s=1.5e-6,
         source=f"fitted to {_AIC_DECODE}: median error 21 % (A100 SXM)",
     ),
-    ("decode", "ada", "forward"): Efficiency(
+    ("decode", "Ada", "forward"): Efficiency(
         tensor_fraction=0.5,
         exposed_fraction=0.4,
         memory_fraction=0.831,
@@ -159,7 +160,7 @@ EFFICIENCIES: Mapping[tuple[str, str, str], Efficiency] = {
         block_end_s=1.0e-6,
         source=f"fitted to {_AIC_DECODE}: median error 10 % (L40S)",
     ),
-    ("decode", "blackwell", "forward"): Efficiency(
+    ("decode", "Blackwell", "forward"): Efficiency(
         tensor_fraction=0.5,
         exposed_fraction=0.4,
         memory_fraction=0.9,
@@ -168,7 +169,7 @@ EFFICIENCIES: Mapping[tuple[str, str, str], Efficiency] = {
         block_end_s=0.75e-6,
         source=f"fitted to {_AIC_DECODE}: median error 12 % (B200 SXM)",
     ),
-    ("decode", "hopper", "forward"): Efficiency(
+    ("decode", "Hopper", "forward"): Efficiency(
         tensor_fraction=0.5,
         exposed_fraction=0.4,
         start_s=8.75e-6,
@@ -177,18 +178,6 @@ EFFICIENCIES: Mapping[tuple[str, str, str], Efficiency] = {
         source=f"fitted to {_AIC_DECODE}: median error 9 % (H100 SXM)",
     ),
 }
-
-
-def device_class(profile: HardwareProfile) -> str:
-    """Ampere, Ada, Hopper or Blackwell by compute capability; anything else by what it is nearest to."""
-    major, _, minor = (profile.compute_capability or "8.0").partition(".")
-    if major == "9":
-        return "hopper"
-    if major in ("10", "12"):
-        return "blackwell"
-    if (major, minor) == ("8", "9"):
-        return "ada"
-    return "ampere"
 
 
 def _profile_source(generation: str, profile: HardwareProfile) -> str:
@@ -202,33 +191,48 @@ def _profile_source(generation: str, profile: HardwareProfile) -> str:
 
 
 def efficiency_of(generation: str, profile: HardwareProfile, direction: str = "forward") -> Efficiency:
-    """The fitted efficiency; on another device class than it was fitted on, that of the nearest one.
+    """The fitted efficiency; of an architecture that it was not fitted on, another's, said to be assumed.
 
     GEMM and streaming kernels take theirs from the profile: the largest fraction on its ``gemm_compute``
     curve (which the serving price uses too), and its launch time.
     """
     if generation in ("gemm", "stream", "standard"):
-        eager = STANDARD_MEMORY_FRACTIONS[device_class(profile)] if generation == "standard" else 1.0
-        curve = profile.efficiency.get("gemm_compute")
-        reached = max(fraction for _, fraction in curve.points) if curve else _GEMM_FRACTION
-        return Efficiency(
-            tensor_fraction=reached,
-            memory_fraction=eager,
-            block_start_s=_STREAM_START_S if generation != "gemm" else _GEMM_START_S,
-            start_s=profile.kernel_launch_s,
-            source=_profile_source(generation, profile),
+        return _of_profile(generation, profile)
+    fitted = {
+        architecture: one
+        for (name, architecture, way), one in EFFICIENCIES.items()
+        if (name, way) == (generation, direction)
+    }
+    if not fitted:
+        raise ScenarioError(
+            f"no efficiency is known for {generation} {direction}",
+            path="kernel.attention.algorithm",
+            given=generation,
+            allowed=", ".join(sorted({name for name, _, way in EFFICIENCIES if way == direction})),
         )
-    wanted = device_class(profile)
-    for name in (wanted, *_NEAREST):
-        found = EFFICIENCIES.get((generation, name, direction))
-        if found is not None:
-            borrowed = "" if name == wanted else f" (borrowed from {name})"
-            return replace(found, source=found.source + borrowed)
-    raise ScenarioError(
-        f"no efficiency is known for {generation} {direction}",
-        path="kernel.attention.algorithm",
-        given=generation,
-        allowed=", ".join(sorted({name for name, _, way in EFFICIENCIES if way == direction})),
+    found = by_architecture(fitted, profile.architecture, f"the efficiency of {generation} {direction}")
+    source = f"{found.value.source} ({found.assumed})" if found.assumed else found.value.source
+    return replace(found.value, source=source, assumed=found.assumed)
+
+
+def _of_profile(generation: str, profile: HardwareProfile) -> Efficiency:
+    """Of products and streaming kernels."""
+    eager = Chosen(value=1.0)
+    if generation == "standard":
+        what = "the bandwidth that PyTorch's unfused attention reaches"
+        eager = by_architecture(STANDARD_MEMORY_FRACTIONS, profile.architecture, what)
+    curve = profile.efficiency.get("gemm_compute")
+    reached = max(fraction for _, fraction in curve.points) if curve else _GEMM_FRACTION
+    assumed = [eager.assumed]
+    if curve is None and generation != "stream":
+        assumed.append(f"assumed: products reach {_GEMM_FRACTION:.0%} of the peak (no gemm_compute curve)")
+    return Efficiency(
+        tensor_fraction=reached,
+        memory_fraction=eager.value,
+        block_start_s=_STREAM_START_S if generation != "gemm" else _GEMM_START_S,
+        start_s=profile.kernel_launch_s,
+        source=_profile_source(generation, profile),
+        assumed="; ".join(filter(None, assumed)),
     )
 
 

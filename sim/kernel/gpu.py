@@ -6,13 +6,9 @@ from dataclasses import dataclass
 
 from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile
+from sim.hardware.architecture import sm_facts
 
-# Threads of one block are at most 1,024; per compute capability: resident warps and blocks of an SM
-# (CUDA C++ Programming Guide, technical specifications per compute capability).
-_RESIDENT = {"7.5": (32, 16), "8.6": (48, 16), "8.9": (48, 24), "12.0": (48, 24)}
-_RESIDENT_DEFAULT = (64, 32)
-# FP32 lanes per SM and clock; special function units (exponentials): 16 (same tables).
-_LANES = {"7.0": 64, "7.5": 64, "8.0": 64}
+# Special function units of an SM: exponentials per clock (CUDA C++ Programming Guide).
 _EXPONENTIALS_PER_CLOCK = 16
 # Device memory to SM: about 500 ns on A100 and H100 (Chips and Cheese; Luo et al., 2402.13499).
 MEMORY_LATENCY_S = 0.6e-6
@@ -38,6 +34,8 @@ class Gpu:
     hbm_bytes_per_s: float  # what streaming kernels reach
     l2_bytes_per_s: float
     l2_bytes: int
+    multicast_fraction: float  # L2 loads over SRAM fills of a GEMM's operands
+    assumed: str = ""  # a sentence, where the SM is not in the table of its compute capability
 
     @property
     def sm_count(self) -> int:
@@ -69,34 +67,29 @@ class Gpu:
         l2_s = from_l2_fraction / self.l2_bytes_per_s
         return size_bytes * max(from_hbm_fraction / self.hbm_bytes_per_s, l2_s)
 
-    @property
-    def multicast_fraction(self) -> float:
-        """L2 loads over SRAM fills of a GEMM's operands: pairs of SMs share them from Hopper on."""
-        major = (self.profile.compute_capability or "0").partition(".")[0]
-        return 0.5 if major in ("9", "10") else 1.0
-
 
 def gpu_of(profile: HardwareProfile) -> Gpu:
     """The profile, read for one SM."""
-    capability = profile.compute_capability or ""
-    warps, blocks = _RESIDENT.get(capability, _RESIDENT_DEFAULT)
+    facts = sm_facts(profile)
     clock = clock_hz(profile)
     curve = profile.efficiency.get("elementwise_memory")
     reached = curve.points[-1][1] if curve else _HBM_FRACTION
     per_block = profile.max_sram_bytes_per_block or profile.sram_bytes_per_sm
     return Gpu(
         profile=profile,
-        max_warps=warps,
-        max_blocks=blocks,
+        max_warps=facts.value.max_warps,
+        max_blocks=facts.value.max_blocks,
         # A block's 1 KiB for the driver comes on top; L1 keeps the rest.
         sram_bytes=max(per_block, min(profile.sram_bytes_per_sm, per_block + 1024)),
         sram_bytes_per_block=per_block,
         register_bytes=profile.register_file_bytes_per_sm or 256 * 1024,
         exponentials_per_s=_EXPONENTIALS_PER_CLOCK * clock,
-        lanes_per_s=_LANES.get(capability, 128) * clock,
+        lanes_per_s=facts.value.lanes * clock,
         hbm_bytes_per_s=profile.hbm_bytes_per_s * reached,
         l2_bytes_per_s=profile.l2_bytes_per_s or _L2_OVER_HBM * profile.hbm_bytes_per_s,
         l2_bytes=profile.l2_bytes or 0,
+        multicast_fraction=facts.value.multicast_fraction,
+        assumed=facts.assumed,
     )
 
 

@@ -30,6 +30,12 @@ class Plan:
     extra_bytes: int
     flops: float
 
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What no table has of this device's architecture, and what stands in for it."""
+        found = dict.fromkeys((self.gpu.assumed, *(launch.assumed for launch in self.launches)))
+        return tuple(text for text in found if text)
+
 
 def plan_of(hardware: HardwareProfile, work: KernelWork, model: ModelShape | None = None) -> Plan:
     """The operation's launches on this device; ``model`` is that of a training step."""

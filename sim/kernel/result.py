@@ -60,7 +60,7 @@ def run_kernel(
         kernel_ps=0,
         host_copy_ps=0,
         time_ps=0,
-        notes=(),
+        notes=plan.assumed,
     )
     if result.is_out_of_memory:
         return result
@@ -78,7 +78,7 @@ def run_kernel(
         kernel_ps=kernel_ps,
         host_copy_ps=host_ps,
         time_ps=time_ps,
-        notes=(),
+        notes=plan.assumed,
     )
 
 

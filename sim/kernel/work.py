@@ -61,6 +61,7 @@ class Launch:
     writes: Mapping[str, int] = field(default_factory=dict)
     from_hbm_bytes: float = 0.0
     repeats: int = 1  # so often one after another (the layers of a model); bytes and FLOPs are of all of them
+    assumed: str = ""  # what its efficiency takes from another architecture
 
     @property
     def num_blocks(self) -> int:

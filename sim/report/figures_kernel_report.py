@@ -107,6 +107,9 @@ def _trust(runs: list[tuple[Lane, KernelResult]]) -> Section:
         Prose(text="Waves, tails, traffic and overlap are simulated; these few efficiencies were fitted."),
         text_table(("variant", "kernels", "efficiency", "source"), rows),
     )
+    notes = dict.fromkeys(f"{lane.name}: {note}" for lane, run in runs for note in run.notes)
+    if notes:
+        blocks += (Bullets(items=tuple(notes)),)
     return Section(title="How far to trust this", blocks=blocks)
 
 

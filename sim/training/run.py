@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sim.cost.collective_nccl import nccl_facts
 from sim.errors import InvariantError
 from sim.training.failures import with_failures
 from sim.training.job import Job, is_priced, plan_job
@@ -14,6 +15,8 @@ from sim.training.records import Outcome, TrainingResult, WorkerStepColumns
 from sim.training.scaling import scaling_points
 from sim.training.scenario import TrainingScenario, step_shape
 from sim.training.schedules import ASYNCHRONOUS, bounded_schedule
+from sim.training.step_time_constants import flash_2_fraction
+from sim.training.step_time_layer import FLASH_FRACTIONS
 from sim.training.summary_learning import learnt
 from sim.training.worker import simulate_events
 
@@ -91,7 +94,18 @@ def _notes(scenario: TrainingScenario, job: Job) -> tuple[str, ...]:
         )
     if is_priced(scenario):
         notes.append("step times are priced from the profile's efficiency curves, not measured on this job")
-    return tuple(notes)
+    return (*notes, *_assumed(scenario, job))
+
+
+def _assumed(scenario: TrainingScenario, job: Job) -> tuple[str, ...]:
+    """What is not known for this device's architecture and stands in for it."""
+    architecture, split = scenario.hardware.architecture, scenario.training.tensor_parallel_size > 1
+    found = []
+    if job.exchange.algorithm == "nccl" or (split and is_priced(scenario)):
+        found.append(nccl_facts(architecture).assumed)
+    if is_priced(scenario) and scenario.training.attention in FLASH_FRACTIONS:
+        found.append(flash_2_fraction(architecture).assumed)
+    return tuple(text for text in found if text)
 
 
 def _explain(scenario: TrainingScenario, job: Job) -> dict[str, Any]:

@@ -7,6 +7,8 @@ fit has seen: median error 2.7 % over its 78 runs on A100-40GB (8 to 128 GPUs), 
 
 from __future__ import annotations
 
+from sim.hardware.architecture import Chosen, by_architecture
+
 # Fitted. Rate that GEMMs and attention sustain through a training step over the rate of the same kernel alone
 # in a benchmark loop: clocks under the power limit, cold L2, launch gaps.
 SUSTAINED_FRACTION = 0.82
@@ -23,7 +25,13 @@ FLASH_TRITON_FRACTION = 0.75
 
 # Kernels written before Hopper's asynchronous instructions over FlashAttention-3 there: 35 against 75 % of an
 # H100's peak (arXiv 2407.08608, abstract). Not fitted; taken for Blackwell too.
-FLASH_2_FRACTION_ON_HOPPER = 0.35 / 0.75
+_FLASH_2_ON_HOPPER = 0.35 / 0.75
+FLASH_2_FRACTIONS = {
+    "Ampere": 1.0,
+    "Ada": 1.0,
+    "Hopper": _FLASH_2_ON_HOPPER,
+    "Blackwell": _FLASH_2_ON_HOPPER,
+}
 
 # Fitted. HBM passes of norms, activation functions and the loss where every PyTorch operator is a kernel of
 # its own, over those of fused kernels.
@@ -35,3 +43,9 @@ OVERLAP_SLOWDOWN = 0.2
 
 # Passes of PyTorch's multi-tensor optimizer over what one ideal kernel reads and writes. Assumed.
 OPTIMIZER_PASSES = 1.5
+
+
+def flash_2_fraction(architecture: str) -> Chosen[float]:
+    """The share of the profile's curve that FlashAttention-2 reaches; on an unknown device as on Ampere."""
+    what = "the share of the peak of attention kernels older than FlashAttention-3"
+    return by_architecture(FLASH_2_FRACTIONS, architecture, what, stand_in="Ampere")

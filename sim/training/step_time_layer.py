@@ -24,11 +24,11 @@ from sim.training.precision import fake_quantise_bytes
 from sim.training.step_time_constants import (
     EAGER_PASSES,
     FLASH_1_FRACTION,
-    FLASH_2_FRACTION_ON_HOPPER,
     FLASH_BACKWARD_FLOPS,
     FLASH_BACKWARD_FRACTION,
     FLASH_TRITON_FRACTION,
     SUSTAINED_FRACTION,
+    flash_2_fraction,
 )
 from sim.training.step_time_shape import StepShape
 
@@ -179,9 +179,7 @@ def _flash_attention_s(shape: StepShape, pairs: float, which: Pass) -> float:
         fractions(shape.hardware, "attention_prefill_compute", np.array([flops]))[0]
     )
     if shape.attention != "flash":
-        rate *= FLASH_FRACTIONS[shape.attention]
-        if shape.hardware.architecture in ("Hopper", "Blackwell"):
-            rate *= FLASH_2_FRACTION_ON_HOPPER
+        rate *= FLASH_FRACTIONS[shape.attention] * flash_2_fraction(shape.hardware.architecture).value
     if which == "forward":
         return flops / rate / SUSTAINED_FRACTION
     return FLASH_BACKWARD_FLOPS * flops / (rate * FLASH_BACKWARD_FRACTION) / SUSTAINED_FRACTION

@@ -6,10 +6,11 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import log
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
 
 DTYPES = ("float32", "tfloat32", "float16", "bfloat16", "float8", "int8", "float4")
 
@@ -116,37 +117,12 @@ def curve_fraction(curve: EfficiencyCurve, size: float) -> float:
     return low + (high - low) * (log(size) - log(left)) / (log(right) - log(left))
 
 
-def curve_fractions(curve: EfficiencyCurve, sizes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def curve_fractions(curve: EfficiencyCurve, sizes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """``curve_fraction`` of every size at once."""
     import numpy as np
 
     xs = np.log([size for size, _ in curve.points])
     fractions = np.array([fraction for _, fraction in curve.points])
     floor = curve.points[0][0]
-    result: np.ndarray[Any, Any] = np.interp(np.log(np.maximum(sizes, floor)), xs, fractions)
+    result: npt.NDArray[np.float64] = np.interp(np.log(np.maximum(sizes, floor)), xs, fractions)
     return result
-
-
-def load_hardware(
-    given: str | Mapping[str, Any], *, file: str = "", path: str = "hardware"
-) -> HardwareProfile:
-    """The profile of a shipped name, of a YAML file, or of a mapping (written out, or over a ``base``).
-
-    ``file`` and ``path`` say where ``given`` stands, for error messages and relative paths.
-    """
-    from sim.hardware_loading import find_profile, read_mapping
-    from sim.loading.place import Place
-
-    place = Place(file=file, path=path)
-    if isinstance(given, str):
-        return find_profile(given, place)
-    if isinstance(given, Mapping):
-        return read_mapping(given, place)
-    raise place.error("expected a hardware profile", given=given, allowed="a name, a path, or a mapping")
-
-
-def hardware_names() -> list[str]:
-    """The names of the shipped profiles, sorted."""
-    from sim.hardware_loading import shipped_names
-
-    return shipped_names()

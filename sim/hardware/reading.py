@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sim.hardware import CURVE_SIZE_UNITS, DTYPES, EfficiencyCurve, Link
+from sim.hardware.profile import CURVE_SIZE_UNITS, DTYPES, EfficiencyCurve, Link
 from sim.loading.place import Place
 from sim.suggest import did_you_mean
 from sim.units import QuantityError, parse_quantity

@@ -11,7 +11,7 @@ import pytest
 
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware
-from sim.hardware_loading import profile_folder
+from sim.hardware.load import profile_folder
 
 BROKEN: dict[str, tuple[dict[str, Any], str, str]] = {
     # what: (differences from a100-sxm-80gb, the key path under hardware, words of the message)

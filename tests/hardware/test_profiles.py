@@ -24,7 +24,7 @@ from sim.hardware import (
     hardware_names,
     load_hardware,
 )
-from sim.hardware_loading import profile_folder
+from sim.hardware.load import profile_folder
 
 GIB = 2**30
 NAMES = hardware_names()
@@ -54,19 +54,16 @@ DATASHEETS = {
     "mi300x": (192, 5300e9, 1307e12, 750),
     "mi325x": (256, 6000e9, 1307e12, 1000),
 }
-# FLOPs per SM (or compute unit) and clock, float32 outside the tensor cores: cores x 2 for the multiply-add.
-FLOAT32_PER_CLOCK = {
-    "7.0": 128, "7.5": 128, "8.0": 128, "8.6": 256, "8.9": 256, "9.0": 256, "10.0": 256, "12.0": 256,
-    "gfx90a": 128, "gfx942": 256,
-}  # fmt: skip
-
-
-def test_every_device_of_the_list_is_there_and_no_other() -> None:
-    assert set(NAMES) == set(DATASHEETS)
-    assert all(PROFILES[name].name == name for name in NAMES)
+# Cores of an SM (or compute unit): a multiply-add each per clock, which is 2 FLOPs.
+FLOAT32_CORES = (64, 128)
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_profile_is_called_as_its_file(name: str) -> None:
+    assert PROFILES[name].name == name
+
+
+@pytest.mark.parametrize("name", DATASHEETS)
 def test_matches_the_datasheet(name: str) -> None:
     profile, (_, bandwidth, float16, tdp) = PROFILES[name], DATASHEETS[name]
     assert profile.hbm_bytes_per_s == pytest.approx(bandwidth, rel=0.001)
@@ -74,7 +71,7 @@ def test_matches_the_datasheet(name: str) -> None:
     assert profile.tdp_w == tdp
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DATASHEETS)
 def test_usable_memory_is_a_little_less_than_what_is_sold(name: str) -> None:
     """At most the capacity in GiB; ECC on GDDR6 takes a sixteenth, firmware and page tables up to 4 %."""
     sold = DATASHEETS[name][0]
@@ -85,10 +82,11 @@ def test_usable_memory_is_a_little_less_than_what_is_sold(name: str) -> None:
 def test_float32_peak_is_cores_times_clock(name: str) -> None:
     """A closed form from other fields: SMs x FLOPs per clock x clock (B200's headline is rounded up, 8 %)."""
     profile = PROFILES[name]
-    assert profile.compute_capability is not None and profile.clock_hz is not None
-    per_clock = FLOAT32_PER_CLOCK[profile.compute_capability]
-    expected = profile.sm_count * per_clock * profile.clock_hz
-    assert profile.peak_flops_per_s["float32"] == pytest.approx(expected, rel=0.09)
+    if profile.clock_hz is None or "float32" not in profile.peak_flops_per_s:
+        pytest.skip("its clock or its float32 peak is unknown")
+    cores = profile.peak_flops_per_s["float32"] / (2 * profile.sm_count * profile.clock_hz)
+    nearest = min(FLOAT32_CORES, key=lambda one: abs(one - cores))
+    assert cores == pytest.approx(nearest, rel=0.09)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -97,8 +95,9 @@ def test_peaks_are_dense(name: str) -> None:
     peaks = PROFILES[name].peak_flops_per_s
     if "bfloat16" in peaks:
         assert peaks["bfloat16"] == peaks["float16"]
+    is_held_back = "GeForce" in "".join(PROFILES[name].sources.values())
     for dtype in ("float8", "int8"):
-        limit = 4.01 if name.startswith("rtx-3090") or name == "rtx-4090" else 2.03
+        limit = 4.01 if is_held_back else 2.03
         assert peaks.get(dtype, 0.0) <= limit * peaks["float16"]
     if "float4" in peaks:
         assert peaks["float4"] == pytest.approx(2 * peaks["float8"], rel=0.01)
@@ -130,12 +129,10 @@ def test_links_are_slower_than_memory_and_pcie_is_sixteen_lanes(name: str) -> No
     profile = PROFILES[name]
     for link in (profile.host_link, profile.intra_node, profile.inter_node):
         assert link is None or link.bytes_per_s < profile.hbm_bytes_per_s
-    assert profile.host_link is not None
-    gigabytes = profile.host_link.bytes_per_s / 1e9
-    nominal = [16 * rate * 128 / 130 / 8 for rate in (8, 16, 32)]
-    special = {"gb200": 450.0, "mi250x": 72.0}
-    nearest = min(nominal, key=lambda rate: abs(rate - gigabytes))
-    assert gigabytes == pytest.approx(special.get(name, nearest), rel=0.002)
+    if profile.host_link is not None and profile.sources["host_link"].startswith("PCIe"):
+        gigabytes = profile.host_link.bytes_per_s / 1e9
+        nominal = [16 * rate * 128 / 130 / 8 for rate in (8, 16, 32, 64)]
+        assert min(abs(gigabytes / rate - 1) for rate in nominal) < 0.002
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -152,9 +149,9 @@ def test_every_known_number_has_its_source_and_no_unknown_one(name: str) -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_curves_are_complete_and_ascend(name: str) -> None:
+def test_curves_ascend(name: str) -> None:
     curves = PROFILES[name].efficiency
-    assert set(curves) == set(CURVE_SIZE_UNITS)
+    assert set(curves) <= set(CURVE_SIZE_UNITS)
     for curve in curves.values():
         sizes = [size for size, _ in curve.points]
         assert sizes == sorted(set(sizes)) and 1 <= len(sizes) <= 8
@@ -243,7 +240,7 @@ def test_the_catalog_names_what_is_near() -> None:
 
 
 def measured_folder() -> Path:
-    folder = Path(__file__).parents[2] / "shared" / "measured"
+    folder = Path(__file__).parents[3] / "shared" / "measured"
     if not folder.is_dir():
         if os.environ.get("CI"):
             pytest.fail("the measurements are absent, and CI must have them")
@@ -254,9 +251,22 @@ def measured_folder() -> Path:
 def test_the_shipped_curves_are_what_the_fit_gives() -> None:
     fit = pytest.importorskip("calibrate.fit_profile_curves", reason="runs from a checkout")
     fitted: Mapping[str, Mapping[str, EfficiencyCurve]] = fit.all_curves(measured_folder())
-    assert set(fitted) == set(NAMES)
+    assert len(fitted) > 20
     refit = "run: python -m calibrate.fit_profile_curves ../shared/measured --write"
     for name, curves in fitted.items():
         for which, curve in curves.items():
             shipped = np.array(PROFILES[name].efficiency[which].points)
             assert shipped == pytest.approx(np.array(curve.points), rel=5e-3), f"{name} {which}: {refit}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_refit_would_borrow_what_the_profile_borrows(name: str) -> None:
+    """Whom a device borrows from stands in its profile alone; what it takes follows from what it can run."""
+    writing = pytest.importorskip("calibrate.profile_writing", reason="runs from a checkout")
+    own, taken = writing.own_fits(name), {}
+    for lender in writing.lenders_of(name):
+        offered = [one for one in writing.own_fits(lender) if one not in taken]
+        chosen = writing.borrowed_operators(PROFILES[name], PROFILES[lender], own, offered)
+        taken |= dict.fromkeys(chosen, lender)
+    kernels = PROFILES[name].kernels
+    assert taken == {key: one.borrowed_from for key, one in kernels.items() if one.borrowed_from}
