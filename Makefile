@@ -5,7 +5,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format gallery check-gallery bench check clean
+.PHONY: help demo test lint types layers format gallery check-gallery bench check clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -25,6 +25,9 @@ lint: $(VENV)/.dev  ## ruff, and the spelling
 
 types: $(VENV)/.dev  ## mypy --strict on sim/
 	$(BIN)/mypy
+
+layers: $(VENV)/.dev  ## the sizes of the house
+	$(BIN)/python -m tools.house
 
 format: $(VENV)/.dev  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

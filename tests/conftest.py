@@ -23,8 +23,8 @@ def shared() -> Path:
     """The folder of measured data and traces beside the checkout; tests that need it skip without it."""
     if SHARED.is_dir():
         return SHARED
-    if os.environ.get("CI"):
-        pytest.fail("CI must have the shared folder beside the checkout")
+    if os.environ.get("GPUYARD_NO_SKIPS", "0") != "0":
+        pytest.fail("GPUYARD_NO_SKIPS is set, and there is no folder ../shared beside the checkout")
     pytest.skip("no folder ../shared with measured data and traces beside the checkout")
 
 

@@ -92,7 +92,7 @@ def test_head_sizes_without_measurements_take_the_nearest() -> None:
 def measured() -> Path:
     folder = Path(__file__).resolve().parents[3] / "shared" / "measured"
     if not folder.is_dir():
-        if os.environ.get("CI"):
+        if os.environ.get("GPUYARD_NO_SKIPS", "0") != "0":
             pytest.fail("the shared measurements are not beside the checkout")
         pytest.skip("the shared measurements are not beside the checkout")
     return folder
