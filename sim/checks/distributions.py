@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from sim.loading.place import Place
 from sim.scenario import Arrivals, Distribution
-from sim.workload.arrivals import ARRIVAL_PROCESSES, ArrivalProcess
-from sim.workload.distributions import DISTRIBUTIONS, DistributionKind
+from sim.workload.arrivals import ARRIVAL_PROCESSES
+from sim.workload.distributions import DISTRIBUTIONS, Keys
 
 _EXAMPLES = {
     "requests_per_s": "8",
@@ -26,12 +26,20 @@ _EXAMPLES = {
 }
 
 
-def _check_keys(
-    given: Distribution | Arrivals,
-    tag: str,
-    table: Mapping[str, DistributionKind] | Mapping[str, ArrivalProcess],
-    place: Place,
-) -> None:
+class Choice(Protocol):
+    """An entry of a dict of choices that says which keys go with it."""
+
+    @property
+    def keys(self) -> Keys: ...
+
+
+class Choosing(Protocol):
+    """A dataclass of a scenario in which one key chooses what the others mean."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+def _check_keys(given: Choosing, tag: str, table: Mapping[str, Choice], place: Place) -> None:
     """Refuses a missing key of the choice that ``tag`` names, and a key that belongs to another choice."""
     chosen = getattr(given, tag)
     keys = table[chosen].keys

@@ -8,11 +8,11 @@ from typing import Any
 
 from sim.cost.explain import OperatorLine
 from sim.cost.explain_constants import ConstantLine
+from sim.cost.priced import Priced
 from sim.report.blocks import Block, Bullets, Cell, Code, Prose, Report, Section, Table
 from sim.report.figures_explain import bytes_picture, roofline_picture, time_picture
 from sim.report.html_blocks import report_html
 from sim.report.page import page
-from sim.scenario import Scenario
 from sim.version import __version__
 
 LEVELS = ("sram", "l2", "hbm", "dram", "link")
@@ -27,7 +27,7 @@ READ = (
 class Explained:
     """What ``gpuyard explain`` found out, and the command that found it."""
 
-    scenario: Scenario
+    scenario: Priced
     sizes: Mapping[str, int]
     lines: Sequence[OperatorLine]
     constants: Sequence[ConstantLine]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sim.arrays import Float64, Int64
 from sim.workload.csv_files import CsvFile, open_csv
@@ -22,14 +21,12 @@ from sim.workload.trace_rows import (
     PROMPT,
     RawTrace,
     TraceFormat,
+    TraceKeys,
     find_roles,
     is_json,
     refuse_json,
     unit_in_name,
 )
-
-if TYPE_CHECKING:
-    from sim.scenario import Trace
 
 _AZURE = {ARRIVAL: "TIMESTAMP", PROMPT: "ContextTokens", OUTPUT: "GeneratedTokens"}
 _NAME = re.compile(r"prefix_block_hashes([1-9]\d{0,5})_first([1-9]\d{0,5})", re.IGNORECASE)
@@ -37,7 +34,7 @@ _HASH = re.compile(r"[0-9a-f]{1,15}", re.IGNORECASE)
 _MAX_TOKENS = 1e15  # impossible lengths are refused where all lengths are
 
 
-def _is_azure(file: TextFile, trace: Trace) -> bool:
+def _is_azure(file: TextFile, trace: TraceKeys) -> bool:
     """Azure's three columns, and a date in the first: with numbers there it is somebody else's CSV."""
     if is_json(file) or trace.columns is not None:
         return False
@@ -48,11 +45,11 @@ def _is_azure(file: TextFile, trace: Trace) -> bool:
     return table.is_dates(table.header.index(_AZURE[ARRIVAL]))
 
 
-def _is_any_csv(file: TextFile, trace: Trace) -> bool:
+def _is_any_csv(file: TextFile, trace: TraceKeys) -> bool:
     return not is_json(file)
 
 
-def _read_azure(file: TextFile, trace: Trace) -> RawTrace:
+def _read_azure(file: TextFile, trace: TraceKeys) -> RawTrace:
     refuse_json(file)
     table = open_csv(file)
     missing = [name for name in _AZURE.values() if name not in table.header]
@@ -67,7 +64,7 @@ def _read_azure(file: TextFile, trace: Trace) -> RawTrace:
     return _columns(table, _AZURE, is_dated=True)
 
 
-def _read_csv(file: TextFile, trace: Trace) -> RawTrace:
+def _read_csv(file: TextFile, trace: TraceKeys) -> RawTrace:
     refuse_json(file)
     table = open_csv(file)
     roles = find_roles(file, "line 1", table.header, trace.columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,14 +17,12 @@ from sim.workload.trace_rows import (
     PROMPT,
     RawTrace,
     TraceFormat,
+    TraceKeys,
     find_roles,
     is_json,
     require_json,
     unit_in_name,
 )
-
-if TYPE_CHECKING:
-    from sim.scenario import Trace
 
 _MOONCAKE = {ARRIVAL: "timestamp", PROMPT: "input_length", OUTPUT: "output_length"}
 _VLLM_BENCH = {PROMPT: "input_lens", OUTPUT: "output_lens", ARRIVAL: "start_times"}
@@ -40,31 +38,31 @@ def _first_record(file: TextFile) -> object:
         return None
 
 
-def _is_mooncake(file: TextFile, trace: Trace) -> bool:
+def _is_mooncake(file: TextFile, trace: TraceKeys) -> bool:
     record = _first_record(file) if is_json(file) and trace.columns is None else None
     return isinstance(record, dict) and "hash_ids" in record
 
 
-def _is_vllm_bench(file: TextFile, trace: Trace) -> bool:
+def _is_vllm_bench(file: TextFile, trace: TraceKeys) -> bool:
     record = _first_record(file) if file.text.lstrip().startswith("{") else None
     return isinstance(record, dict) and bool(set(record) & set(_VLLM_BENCH.values()))
 
 
-def _is_any_json(file: TextFile, trace: Trace) -> bool:
+def _is_any_json(file: TextFile, trace: TraceKeys) -> bool:
     return is_json(file)
 
 
-def _read_records(file: TextFile, trace: Trace) -> RawTrace:
+def _read_records(file: TextFile, trace: TraceKeys) -> RawTrace:
     where, records = _checked_records(file)
     return _records(file, where, records, find_roles(file, where[0], list(records[0]), trace.columns))
 
 
-def _read_mooncake(file: TextFile, trace: Trace) -> RawTrace:
+def _read_mooncake(file: TextFile, trace: TraceKeys) -> RawTrace:
     where, records = _checked_records(file)
     return _records(file, where, records, _MOONCAKE, is_mooncake=True)
 
 
-def _read_vllm_bench(file: TextFile, trace: Trace) -> RawTrace:
+def _read_vllm_bench(file: TextFile, trace: TraceKeys) -> RawTrace:
     require_json(file)
     whole = _parse(file, file.text, "")
     if not isinstance(whole, dict):

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sim.workload.csv_traces import AZURE, CSV
 from sim.workload.files import read_text_file
 from sim.workload.json_files import JSONL, MOONCAKE, VLLM_BENCH
-from sim.workload.trace_rows import RawTrace, TraceFormat
-
-if TYPE_CHECKING:
-    from sim.scenario import Trace
+from sim.workload.trace_rows import RawTrace, TraceFormat, TraceKeys
 
 AUTO = "auto"
 
@@ -32,7 +28,7 @@ def format_docs() -> dict[str, str]:
     return {AUTO: "the first of the others that recognises the file", **docs}
 
 
-def load_raw(trace: Trace, base_dir: Path) -> RawTrace:
+def load_raw(trace: TraceKeys, base_dir: Path) -> RawTrace:
     """The file's columns, read by its format."""
     file = read_text_file(base_dir, trace.path, "workload.trace.path")
     if trace.format != AUTO:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
@@ -13,9 +13,6 @@ from sim.errors import ScenarioError
 from sim.suggest import did_you_mean
 from sim.workload.distributions import MAX_TOKENS
 from sim.workload.files import TextFile
-
-if TYPE_CHECKING:
-    from sim.scenario import Trace
 
 ARRIVAL, PROMPT, OUTPUT = "arrival", "prompt_tokens", "output_tokens"
 
@@ -82,6 +79,17 @@ class RawTrace:
         return self.file.error(problem, f"{self.where(row)}: column {self.names[role]}", **more)
 
 
+class TraceKeys(Protocol):
+    """The keys of ``workload.trace`` that a format reads; ``sim.scenario.Trace`` has them."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def columns(self) -> Mapping[str, str] | None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceFormat:
     """One entry of ``TRACE_FORMATS``: how a layout is recognised and read, and which keys it takes.
@@ -91,8 +99,8 @@ class TraceFormat:
     """
 
     doc: str
-    recognises: Callable[[TextFile, Trace], bool]
-    read: Callable[[TextFile, Trace], RawTrace]
+    recognises: Callable[[TextFile, TraceKeys], bool]
+    read: Callable[[TextFile, TraceKeys], RawTrace]
     takes_any: bool = False  # recognises whatever is CSV, or JSON
     takes_columns: bool = False  # trace.columns names its columns; otherwise the layout does
     takes_block_tokens: bool = False  # trace.hash_block_tokens says how many tokens a hash id stands for
