@@ -91,4 +91,7 @@ KERNEL = KernelSpec(
     builds=builds,
     sizes=tuple({"num_values": 1 << exponent} for exponent in (20, 24, 28)),
     small_sizes=({"num_values": 10_001}, {"num_values": 1}),
+    check_size={"num_values": 1_000_003},
+    family="memory",
+    cpu_libraries=("torch",),
 )

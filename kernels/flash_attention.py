@@ -242,4 +242,7 @@ KERNEL = KernelSpec(
     sizes=SIZES,
     small_sizes=SMALL_SIZES,
     tile_choices=SMALL_TILES,
+    check_size=attention_size("1 8 2 1000 1500 128", True),
+    family="attention",
+    cpu_libraries=("sdpa_math",),
 )

@@ -264,4 +264,7 @@ KERNEL = KernelSpec(
     sizes=flash_attention.SIZES,
     small_sizes=flash_attention.SMALL_SIZES,
     tile_choices=tuple({"keys": tiles, "queries": tiles} for tiles in flash_attention.SMALL_TILES),
+    check_size={"B": 1, "H": 8, "G": 2, "T": 1000, "S": 1000, "D": 64, "is_causal": True},
+    family="attention",
+    cpu_libraries=("sdpa_math",),
 )

@@ -176,4 +176,6 @@ KERNEL = KernelSpec(
     builds=builds,
     sizes=tuple({"M": M, "N": N, "K": 4096} for M in (1, 16, 256) for N in (4096, 28672)),
     small_sizes=({"M": 5, "N": 70, "K": 384}, {"M": 17, "N": 32, "K": 128}),
+    check_size={"M": 100, "N": 1536, "K": 2048},
+    family="gemm",
 )

@@ -123,7 +123,9 @@ class KernelSpec:
 
     ``inputs(size, dtype, device)`` makes random arguments for ``launch`` and ``reference`` alike;
     ``counts(**size)`` is the work; ``builds(capability)`` are the launches of ``sizes`` on tensors without
-    memory, to be compiled for a device that is not there.
+    memory, to be compiled for a device that is not there. A kernel that ``calibrate.measure.points`` has no
+    sizes for is measured at ``sizes``. Tests and measurements go through ``kernels.KERNELS`` and know nothing
+    of a kernel that does not stand here.
     """
 
     name: str
@@ -134,6 +136,9 @@ class KernelSpec:
     builds: Callable[[Capability], Builds]
     sizes: tuple[Mapping[str, int], ...]  # typical of models, on a GPU
     small_sizes: tuple[Mapping[str, int], ...]  # odd ones that the interpreter can take
+    check_size: Mapping[str, int]  # on a GPU against the reference: larger, and still quick in float64
+    family: str = "other"  # the file of measurements that its rows stand in
+    cpu_libraries: tuple[str, ...] = ()  # that run the same call, also without a GPU
     tile_choices: tuple[Any, ...] = (None,)  # for ``small_sizes``; None is the launcher's own choice
 
 

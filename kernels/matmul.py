@@ -213,4 +213,7 @@ KERNEL = KernelSpec(
         _tiles(16, 32, 16, num_warps=4, num_stages=1),
         _tiles(32, 16, 32, num_warps=4, num_stages=1),
     ),
+    check_size={"M": 1000, "N": 1536, "K": 2048},
+    family="gemm",
+    cpu_libraries=("torch",),
 )

@@ -247,4 +247,7 @@ KERNEL = KernelSpec(
     sizes=tuple(paged_size(B, 32, 8, 128, context) for B in (1, 16, 64) for context in (512, 4096)),
     small_sizes=(paged_size(3, 6, 2, 32, 33, 8), paged_size(4, 2, 2, 16, 90), paged_size(1, 8, 1, 16, 1)),
     tile_choices=(Tiles(constants={"BLOCK_S": 16}), Tiles(constants={"BLOCK_S": 32})),
+    check_size=paged_size(7, 32, 8, 128, 3000),
+    family="decode",
+    cpu_libraries=("sdpa_unpaged",),
 )

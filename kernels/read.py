@@ -83,4 +83,6 @@ KERNEL = KernelSpec(
     builds=builds,
     sizes=tuple({"P": 132, "C": C, "num_repeats": 64} for C in (16_384, 65_536, 1 << 22)),
     small_sizes=({"P": 3, "C": 8192, "num_repeats": 3}, {"P": 1, "C": 4096, "num_repeats": 1}),
+    check_size={"P": 132, "C": 16_384, "num_repeats": 3},
+    family="memory",
 )

@@ -118,4 +118,7 @@ KERNEL = KernelSpec(
     builds=builds,
     sizes=tuple({"M": M, "N": N, "has_residual": True} for M in (1, 256, 8192) for N in (4096, 8192)),
     small_sizes=({"M": 5, "N": 100}, {"M": 3, "N": 64, "has_residual": True}, {"M": 1, "N": 1}),
+    check_size={"M": 300, "N": 5000, "has_residual": True},
+    family="norm",
+    cpu_libraries=("torch",),
 )

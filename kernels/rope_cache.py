@@ -157,4 +157,6 @@ KERNEL = KernelSpec(
         {"M": 5, "H": 4, "G": 2, "D": 16, "block_size": 4},
         {"M": 1, "H": 1, "G": 1, "D": 32, "block_size": 16},
     ),
+    check_size={"M": 300, "H": 32, "G": 8, "D": 128, "block_size": 16},
+    family="norm",
 )

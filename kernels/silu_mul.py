@@ -89,4 +89,6 @@ KERNEL = KernelSpec(
     builds=builds,
     sizes=tuple({"M": M, "N": 14_336} for M in (1, 256, 8192)),
     small_sizes=({"M": 3, "N": 1100}, {"M": 1, "N": 1}),
+    check_size={"M": 300, "N": 5000},
+    family="norm",
 )

@@ -180,4 +180,6 @@ KERNEL = KernelSpec(
     sizes=flash_attention.SIZES[:4],
     small_sizes=flash_attention.SMALL_SIZES,
     tile_choices=flash_attention.SMALL_TILES,
+    check_size=flash_attention.attention_size("1 8 2 1000 1000 128", True),
+    family="attention",
 )

@@ -54,7 +54,15 @@ def all_points() -> list[Point]:
         launch_points, memory_points, host_link_points, norm_points, gemm_points, int4_points,
         attention_points, decode_points, step_points,
     )  # fmt: skip
-    return [point for make in makers for point in make()]
+    points = [point for make in makers for point in make()]
+    return [*points, *other_points({point.kernel for point in points})]
+
+
+def other_points(known: set[str]) -> Iterator[Point]:
+    """Kernels that the plan has no sizes for, at those that their own file calls typical."""
+    for name, kernel in KERNELS.items():
+        if name not in known:
+            yield from points_of(kernel.family, name, ("triton",), list(kernel.sizes))
 
 
 def points_of(

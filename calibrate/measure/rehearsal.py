@@ -11,25 +11,13 @@ import sys
 from calibrate.measure.points import Point, points_of
 from kernels import KERNELS
 
-FAMILIES = {
-    "copy": "memory", "triad": "memory", "read": "memory", "matmul": "gemm", "int4_matmul": "gemm",
-    "rms_norm": "norm", "rope_cache": "norm", "silu_mul": "norm", "standard_attention": "attention",
-    "flash_attention": "attention", "flash_attention_backward": "attention",
-    "paged_decode_attention": "decode",
-}  # fmt: skip
-LIBRARIES = {
-    "copy": ("torch",), "triad": ("torch",), "matmul": ("torch",), "rms_norm": ("torch",),
-    "flash_attention": ("sdpa_math",), "flash_attention_backward": ("sdpa_math",),
-    "paged_decode_attention": ("sdpa_unpaged",),
-}  # fmt: skip
-
 
 def small_points(only: str = "") -> list[Point]:
     """The first small size of every kernel with its libraries, and one each of the other families."""
     points: list[Point] = []
     for name, kernel in KERNELS.items():
-        providers = ("triton", *LIBRARIES.get(name, ()))
-        points += points_of(FAMILIES[name], name, providers, [kernel.small_sizes[0]], "float16")
+        providers = ("triton", *kernel.cpu_libraries)
+        points += points_of(kernel.family, name, providers, [kernel.small_sizes[0]], "float16")
     for kernel_name in ("launch_plain", "launch_graph"):
         size = {"num_values": 1, "num_launches": 3}
         points += points_of("launch", kernel_name, ("triton", "torch"), [size], "float32")

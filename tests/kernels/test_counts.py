@@ -125,10 +125,10 @@ def test_matmul_by_hand() -> None:
 def test_every_shipped_size_has_counts(name: str) -> None:
     kernel = KERNELS[name]
     assert kernel.sizes and kernel.small_sizes
-    for size in (*kernel.sizes, *kernel.small_sizes):
+    for size in (*kernel.sizes, *kernel.small_sizes, kernel.check_size):
         counts = kernel.counts(**size)
         assert counts.hbm_bytes > 0
-        assert counts.flops > 0 or name == "copy"
+        assert counts.flops >= 0
 
 
 @pytest.mark.parametrize(("B", "context"), [(1, 7), (2, 1), (3, 33), (64, 4096)])
@@ -150,7 +150,10 @@ import sys
 sys.modules["torch"] = sys.modules["triton"] = None
 from kernels import KERNELS
 from kernels.language import IS_INSTALLED
-assert not IS_INSTALLED and len(KERNELS) == 12
+assert not IS_INSTALLED
+for kernel in KERNELS.values():
+    for size in (*kernel.sizes, *kernel.small_sizes, kernel.check_size):
+        kernel.counts(**size)
 print(KERNELS["matmul"].counts(1, 1, 1).flops)
 """
 
