@@ -2,7 +2,8 @@
 
 run                measure the GPU at hand, fit, report, in ten minutes; what it does without a command
 measure            measure alone, the whole plan in three such slots; --dry-run without a GPU
-fit                fit the kernel laws' constants, print them or put them into the profiles
+fit                from what `measure` wrote to a profile and a parity report
+fit-laws           fit the kernel laws' constants to published timings, print them or write them into profiles
 validate-kernels   cross-validate the laws with whole groups held out, or hold the profiles' constants
                    against other measurements of the same kinds
 report             parity plots (HTML) and errors by size (CSV) of the profiles' constants
@@ -20,11 +21,12 @@ from pathlib import Path
 
 from calibrate.engine.command import add_engine
 from calibrate.engine_fit import run_fit_engine
+from calibrate.fit.one_slot import add_run
+from calibrate.fit.rows import is_measured_folder
+from calibrate.fit.timings import PROVIDERS
+from calibrate.importing.readers import IMPORTERS, ImportSource
 from calibrate.kernel_timings import AIC_GPUS, KernelTimings
 from calibrate.measure.command import add_measure
-from calibrate.own.one_slot import add_run
-from calibrate.own.rows import is_own_folder
-from calibrate.own.timings import PROVIDERS
 from calibrate.timed_kernels import all_timings
 from sim.cli.exits import exit_code_of
 from sim.errors import ScenarioError
@@ -51,11 +53,11 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    one = commands.add_parser("fit", help="fit the kernel laws' constants")
+    add_fit(commands)
+    one = commands.add_parser("fit-laws", help="fit the kernel laws' constants to published timings")
     add_choice(one)
     one.add_argument("--write", action="store_true", help="put the constants into hardware_profiles/")
-    add_own_fit(one)
-    one.set_defaults(run=run_fit)
+    one.set_defaults(run=run_fit_laws)
     one = commands.add_parser("validate-kernels", help="errors of the laws on data that a fit has not seen")
     add_choice(one)
     one.add_argument(
@@ -86,26 +88,32 @@ def add_choice(one: argparse.ArgumentParser) -> None:
     one.add_argument("--operator", action="append", help="only this operator (repeatable)")
 
 
-def add_own_fit(one: argparse.ArgumentParser) -> None:
-    """What only a folder of our own measurements (calibrate/data/PROFILE) has."""
-    own = one.add_argument_group("a folder that `python -m calibrate measure` has written")
-    own.add_argument(
+def add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``fit``: from a folder that ``calibrate measure`` wrote to a profile."""
+    one = commands.add_parser("fit", help="from what `calibrate measure` wrote to a profile and a report")
+    one.add_argument("--data", type=Path, required=True, help="the folder, calibrate/data/PROFILE")
+    one.add_argument("--profile", default="", help="whose datasheet; default: the folder's name")
+    one.add_argument(
         "--provider", choices=tuple(PROVIDERS), default="fastest", help="whose kernels stand for an operator"
     )
-    own.add_argument("--out", type=Path, help="folder of the profile and the report; else the data's own")
+    one.add_argument("--out", type=Path, help="folder of the profile and the report; default: the data's")
+    one.set_defaults(run=run_fit)
 
 
 def add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """``import``: a price table from somebody's measurements."""
-    one = commands.add_parser("import", help="make a price table (engine.price_table)")
-    one.add_argument("format", choices=("aic", "llmservingsim", "vidur", "own"))
+    formats = "; ".join(f"{name}: {one.meaning}" for name, one in IMPORTERS.items())
+    one = commands.add_parser("import", help="make a price table (engine.price_table)", epilog=formats)
+    one.add_argument("format", choices=tuple(IMPORTERS), help="whose format it is")
     one.add_argument("path", type=Path, help="the folder of the measurements")
     one.add_argument("out", type=Path, help="the folder to write")
     one.add_argument("--tensor-parallel-size", type=int, default=1)
     one.add_argument("--model", default="", help="a shipped model, or a path to its config.json")
-    choices = tuple(PROVIDERS)
     one.add_argument(
-        "--provider", choices=choices, default="fastest", help="own: whose kernels, but attention"
+        "--provider",
+        choices=tuple(PROVIDERS),
+        default="fastest",
+        help="measured: whose kernels, attention apart",
     )
     one.add_argument("--gpu", default="", help="aic, vidur: the GPU (aic: its name in the tables, h100_sxm)")
     one.set_defaults(run=run_import)
@@ -121,10 +129,8 @@ def chosen(given: argparse.Namespace) -> Iterator[KernelTimings]:
                 yield timings
 
 
-def run_fit(given: argparse.Namespace) -> int:
+def run_fit_laws(given: argparse.Namespace) -> int:
     """Fits, prints the blocks, and writes them on request."""
-    if is_own_folder(given.data):
-        return run_own_fit(given)
     from calibrate.kernel_fits import fit, kernel_fit
     from calibrate.profile_writing import write_all, yaml_block
     from sim.hardware import KernelFit
@@ -142,24 +148,23 @@ def run_fit(given: argparse.Namespace) -> int:
     if given.write:
         print(f"written: {', '.join(write_all(fits))}", file=sys.stderr)
     else:
-        for profile, own in fits.items():
-            print(f"# {profile}.yaml\n{yaml_block(own, {})}")
+        for profile, fitted in fits.items():
+            print(f"# {profile}.yaml\n{yaml_block(fitted, {})}")
     return 0
 
 
-def run_own_fit(given: argparse.Namespace) -> int:
-    """A profile and a parity report from our own measurements."""
-    from calibrate.own.command import fit_folder
+def run_fit(given: argparse.Namespace) -> int:
+    """A profile and a parity report from what was measured here."""
+    from calibrate.fit.command import fit_folder
 
-    if given.write or given.operator:
+    if given.data.is_dir() and not is_measured_folder(given.data):
         raise ScenarioError(
-            "not for our own measurements", path="--write" if given.write else "--operator",
-            hint="a fit writes fitted.yaml, which a scenario names by its path",
-        )  # fmt: skip
-    if given.profile and len(given.profile) > 1:
-        raise ScenarioError("one folder is one device", path="--profile", given=given.profile)
-    profile = given.profile[0] if given.profile else ""
-    return fit_folder(given.data, profile=profile, choice=given.provider, out=given.out)
+            "not a folder that `calibrate measure` wrote",
+            path="--data",
+            given=str(given.data),
+            hint="published timings: python -m calibrate fit-laws --data FOLDER",
+        )
+    return fit_folder(given.data, profile=given.profile, choice=given.provider, out=given.out)
 
 
 def run_validate(given: argparse.Namespace) -> int:
@@ -180,11 +185,17 @@ def run_report(given: argparse.Namespace) -> int:
 
 def run_import(given: argparse.Namespace) -> int:
     """Reads, writes, reads back, and says what is there."""
-    from calibrate.importing.readers import read_measured
     from calibrate.importing.table_writing import write_table
 
     print(f"reading {given.path} ...")
-    table = write_table(read_measured(given), given.out)
+    source = ImportSource(
+        folder=given.path,
+        model=given.model,
+        gpu=given.gpu,
+        tensor_parallel_size=given.tensor_parallel_size,
+        provider=given.provider,
+    )
+    table = write_table(IMPORTERS[given.format].read(source), given.out)
     points = "x".join(str(len(axis)) for axis in table.attention.points)
     sizes = sum(len(curve.sizes) for curve in table.per_token.values())
     print(f"{table.model} on {table.device}: {len(table.per_token)} operators, {sizes} times by tokens,")

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from sim.hardware import HardwareProfile, KernelFit, hardware_names, load_hardware
 from sim.hardware.load import profile_folder
 
-BEGIN = "# kernel constants: python -m calibrate fit --write"
+BEGIN = "# kernel constants: python -m calibrate fit-laws --write"
 LINK_BOUND = ("all_reduce_nccl", "all_reduce_custom")
 
 

@@ -160,11 +160,11 @@ def test_a_command_of_calibrate_ends_like_a_verb(
         def run(_: object) -> int:
             raise error
 
-        monkeypatch.setattr(calibrate.commands, "run_fit", run)
+        monkeypatch.setattr(calibrate.commands, "run_fit_laws", run)
 
     for error, code in [(ValueError("v"), 70), (KeyboardInterrupt(), 130), (ScenarioError("s"), 2)]:
         broken(error)
-        assert calibrate.commands.main(["fit"]) == code
+        assert calibrate.commands.main(["fit-laws"]) == code
         said = capsys.readouterr().err
         assert said.startswith("calibrate: ") and said.count("\n") == 1
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calibrate.engine.parity import ASKED, RunParity
+from calibrate.fit.report import STYLE, html_table
 from calibrate.fit_report import scatter, scatter_layout, write_tables
-from calibrate.own.report import STYLE, html_table
 from sim.scenario import EngineOverheads
 
 HEAD = ("run", "role", "metric", "recorded", "simulated", "error", "asked", "met")

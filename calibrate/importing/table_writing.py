@@ -1,4 +1,4 @@
-"""Writes the own format: ``price_table.yaml`` and three CSV files (see ``sim.cost.price_table``)."""
+"""Writes a price table: ``price_table.yaml`` and three CSV files (see ``sim.cost.price_table``)."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def test_a_gap_is_filled_by_the_parts_alone(table: Path) -> None:
 
 def test_the_own_format_survives_a_round_trip(table: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
-    assert main(["import", "own", str(table), str(again)]) == 0
+    assert main(["import", "price_table", str(table), str(again)]) == 0
     first, second = load_price_table(table), load_price_table(again)
     assert np.allclose(first.attention.times_s, second.attention.times_s)
     assert first.calls == second.calls and first.shape == second.shape

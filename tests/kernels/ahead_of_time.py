@@ -36,7 +36,7 @@ def test_fits_the_device_and_does_not_spill(
 
 def test_sm_90_whatever_the_plan_launches_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every variant that a slot on an H200 would compile, split or aligned as its sizes make it: no surprise
-    is left for the machine that is lent."""
+    is left for the machine with the GPU."""
     builds = [
         launch for kernel in KERNELS.values() for some in kernel.builds((9, 0)).values() for launch in some
     ]

@@ -12,12 +12,12 @@ import torch
 
 from calibrate.engine.llama import Batch, Chunk, Llama, random_llama
 from calibrate.engine.step import BLOCK_SIZE, cut_down, decode_step
+from calibrate.fit.one_slot import FIT_SECONDS, measure_for
 from calibrate.measure import correctness, device, rows, run
 from calibrate.measure.command import SLOT_SECONDS
 from calibrate.measure.points import Point, all_points, points_of
 from calibrate.measure.slots import LAST_POINT_SECONDS, Slot, expected_s
 from calibrate.measure.timing import timing_of
-from calibrate.own.one_slot import FIT_SECONDS, measure_for
 from kernels import KERNELS
 from sim.hardware import load_hardware
 from sim.model import load_model

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from own_measurements import Law, write_measurements
+from written_measurements import Law, write_measurements
 
 from calibrate.measure.points import all_points, kernel_counts
 from calibrate.measure.rehearsal import small_points
@@ -46,7 +46,7 @@ def test_a_new_kernel_is_measured_at_its_own_sizes(dummy: str) -> None:
 
 
 def test_a_new_kernel_is_rehearsed_and_its_rows_are_read(dummy: str, tmp_path: Path) -> None:
-    from calibrate.own.rows import read_measurements
+    from calibrate.fit.rows import read_measurements
 
     assert [point.family for point in small_points() if point.kernel == dummy] == ["other"]
     planned = [point for point in all_points() if point.kernel == dummy]

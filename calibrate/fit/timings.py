@@ -1,4 +1,4 @@
-"""Our own rows as the sizes of the kernel laws.
+"""Measured rows as the sizes of the kernel laws.
 
 L2 is overwritten before every run, so no weight is hot: ``copies`` is NEVER_HOT. The CUDA graph's own start,
 which is in every row that ran as one, is taken off again (``graph_start_s``).
@@ -11,9 +11,9 @@ from zlib import crc32
 
 import numpy as np
 
+from calibrate.fit.rows import MeasuredRow, Measurements
 from calibrate.kernel_timings import NEVER_HOT, KernelTimings, Rows, head_groups, number_groups
 from calibrate.measure.points import size_text
-from calibrate.own.rows import MeasuredRow, Measurements
 from sim.cost.laws.device import Floats, device_of
 from sim.cost.laws.registry import OPERATORS
 from sim.hardware import HardwareProfile

@@ -82,7 +82,7 @@ def families() -> tuple[str, ...]:
     return tuple(dict.fromkeys(point.family for point in all_points()))
 
 
-def is_own_folder(folder: Path) -> bool:
+def is_measured_folder(folder: Path) -> bool:
     """Is this a folder that ``measure`` has written to?"""
     return any((folder / f"{family}.csv").is_file() for family in families())
 

@@ -1,4 +1,4 @@
-"""``calibrate import own`` from our own rows: a measured table of one model, added up by hand."""
+"""``calibrate import measured`` from measured rows: a measured table of one model, added up by hand."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from own_measurements import Law, decode_s, gemm_s, norm_s, write_measurements
+from written_measurements import Law, decode_s, gemm_s, norm_s, write_measurements
 
 from calibrate.commands import main
-from calibrate.importing.own_rows import read_own_rows
-from calibrate.own.checks import step_scenario
+from calibrate.fit.checks import step_scenario
+from calibrate.importing.measurements import read_measured_folder
 from sim.cost.price_table import load_price_table
 from sim.cost.table_price import TablePrice
 from sim.errors import ScenarioError
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_imported_table_prices_a_step_by_its_parts(folder: Path, tmp_path: Path) -> None:
     """A decode step at measured sizes (64 tokens, batch 64 × 2,048) is the law's kernels added up by hand."""
     out = tmp_path / "table"
-    command = ["import", "own", str(folder), str(out), "--model", "llama-3.1-8b", "--provider", "triton"]
+    command = ["import", "measured", str(folder), str(out), "--model", "llama-3.1-8b", "--provider", "triton"]
     assert main(command) == 0
     scenario = replace(step_scenario(load_hardware(H200)), engine=EngineConfig(price_table=str(out)))
     priced_s = TablePrice(scenario, load_price_table(out)).step_ps(64, 64 * 2048, []) * 1e-12
@@ -50,7 +50,7 @@ def test_an_imported_table_prices_a_step_by_its_parts(folder: Path, tmp_path: Pa
 
 def test_a_scenario_names_an_imported_table_by_its_path(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "table"
-    assert main(["import", "own", str(folder), str(out), "--model", "llama-3.1-8b"]) == 0
+    assert main(["import", "measured", str(folder), str(out), "--model", "llama-3.1-8b"]) == 0
     text = f"""
 schema_version: 1
 question: Does it run?
@@ -78,5 +78,5 @@ def test_what_a_model_needs_and_nobody_measured_is_named(folder: Path, tmp_path:
         ("mixtral-8x7b", 1, "only dense models"),
     ):
         with pytest.raises(ScenarioError, match=message):
-            read_own_rows(folder, model, tp, "fastest")
-    assert main(["import", "own", str(folder), str(tmp_path / "x")]) == 2  # whose layers?
+            read_measured_folder(folder, model, tp, "fastest")
+    assert main(["import", "measured", str(folder), str(tmp_path / "x")]) == 2  # whose layers?

@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from calibrate.fit.timings import PROVIDERS
 from calibrate.measure.command import DATA, NO_GPU, SLOT_SECONDS, profile_here
-from calibrate.own.timings import PROVIDERS
 from sim.errors import ScenarioError
 
 FIT_SECONDS = 90.0  # 30 s on two slow cores for the whole plan's rows, and room
@@ -47,7 +47,7 @@ def run_one_slot(given: argparse.Namespace) -> int:
     profile = profile_here(given.profile)
     folder = given.data / profile
     left = measure_for(folder, profile, begun_s + given.slot_seconds - FIT_SECONDS)
-    from calibrate.own.command import fit_folder
+    from calibrate.fit.command import fit_folder
 
     done = fit_folder(folder, profile=profile, choice=given.provider)
     print(f"{left} points left; go on with: python -m calibrate run" if left else "all points are measured")

@@ -1,4 +1,4 @@
-"""The own format again: checked, and written in one form."""
+"""A price table that exists already: checked, and written in one form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from calibrate.importing.table_writing import Measured, Row
 from sim.cost.price_table import load_price_table
 
 
-def read_own(folder: Path) -> Measured:
+def read_price_table(folder: Path) -> Measured:
     """A folder with ``price_table.yaml`` and its CSV files, made by hand or by a profiler."""
     table = load_price_table(folder)
     return Measured(

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from calibrate.fit.checks import Check, StepParity, kernel_checks, step_checks, step_parity
+from calibrate.fit.constants import Constant
+from calibrate.fit.fitting import DeviceFit, OperatorFit, validations
+from calibrate.fit.profile import number
 from calibrate.fit_report import errors_by_size, scatter, scatter_layout, write_tables
-from calibrate.own.checks import Check, StepParity, kernel_checks, step_checks, step_parity
-from calibrate.own.constants import Constant
-from calibrate.own.fitting import DeviceFit, OperatorFit, validations
-from calibrate.own.profile import number
 from sim.hardware import HardwareProfile
 
 NOTABLE = 0.10  # a constant that differs by more from the shipped one is marked
@@ -101,7 +101,7 @@ def page_of(found: DeviceFit, checks: list[Check], steps: list[StepParity]) -> s
     """One self-contained page."""
     import plotly.io
 
-    title = f"{found.base.name}: prices fitted to our own measurements"
+    title = f"{found.base.name}: prices fitted to measurements on this device"
     parts = [f"<!doctype html><meta charset='utf-8'><title>{html.escape(title)}</title>"]
     parts.append(f"<style>{STYLE}</style>")
     parts.append(f"<h1>{html.escape(title)}</h1>")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from calibrate.own.constants import Constant
-from calibrate.own.fitting import DeviceFit
+from calibrate.fit.constants import Constant
+from calibrate.fit.fitting import DeviceFit
 from calibrate.profile_writing import yaml_block
 from sim.errors import ScenarioError
 from sim.hardware import EfficiencyCurve, load_hardware

@@ -1,4 +1,4 @@
-"""What the device itself does, from our own rows: levels of memory, host link, launches, elementwise kernels.
+"""What the device itself does, from measured rows: memory levels, host link, launches, elementwise kernels.
 
 Each constant keeps the spread of what it was taken from. A level of memory is the median rate of the reads
 whose working set belongs to it; link and elementwise kernels follow time = start-up + bytes / rate.
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from calibrate.curve_law import error_text, fit_startup
+from calibrate.fit.rows import MeasuredRow, Measurements
+from calibrate.fit.timings import PROVIDERS, chosen_rows, graph_start_s, kernel_s, who_measured
 from calibrate.fit_profile_curves import law_curve
-from calibrate.own.rows import MeasuredRow, Measurements
-from calibrate.own.timings import PROVIDERS, chosen_rows, graph_start_s, kernel_s, who_measured
 from sim.cost.laws.device import Floats
 from sim.hardware import EfficiencyCurve, HardwareProfile
 

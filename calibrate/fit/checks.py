@@ -1,4 +1,4 @@
-"""What the measured kernels reach, beside what is asked of them: our own kernels against the libraries', the
+"""What the measured kernels reach, beside what is asked of them: our Triton kernels against libraries', the
 paged decode against the copy's bandwidth, and whole decode steps against the price by the fitted profile.
 """
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from calibrate.fit.constants import LARGE_COPY_BYTES
+from calibrate.fit.rows import MeasuredRow, Measurements
+from calibrate.fit.timings import LIBRARIES, graph_start_s, kernel_s
 from calibrate.measure.points import size_text
-from calibrate.own.constants import LARGE_COPY_BYTES
-from calibrate.own.rows import MeasuredRow, Measurements
-from calibrate.own.timings import LIBRARIES, graph_start_s, kernel_s
 from sim.cost.step import CompiledPrice
 from sim.hardware import HardwareProfile
 from sim.model import load_model
@@ -73,7 +73,7 @@ def kernel_checks(measured: Measurements, hardware: HardwareProfile) -> Iterator
 
 
 def ours(measured: Measurements, kernel: str, dtype: str) -> list[MeasuredRow]:
-    """Rows of our own kernel."""
+    """Rows of our Triton kernel."""
     return measured.of(kernel, dtype=dtype, providers=("triton",))
 
 

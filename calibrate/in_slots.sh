@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Everything that a GPU is needed for, on a machine that is lent for minutes at a time.
+# Everything that a GPU is needed for, in stages of ten minutes, for a machine that is free for minutes at a time.
 #
-#   calibrate/lent_machine.sh STAGE [OUT]
+#   calibrate/in_slots.sh STAGE [OUT]
 #
 #   check     every kernel in bfloat16 against float64
 #   kernels   python -m calibrate run: measures what is not measured yet, fits, reports
@@ -13,7 +13,7 @@
 # next machine unpack them first: tar -xzf calibration.tar.gz. PYTHON chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-stage=${1:?usage: calibrate/lent_machine.sh check|kernels|engine|rehearse [OUT]}
+stage=${1:?usage: calibrate/in_slots.sh check|kernels|engine|rehearse [OUT]}
 out=${2:-out}
 slot=${SLOT_SECONDS:-540}
 python=${PYTHON:-python3}

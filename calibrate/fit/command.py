@@ -1,13 +1,13 @@
-"""``python -m calibrate fit`` on a folder of our own measurements."""
+"""``python -m calibrate fit`` on a folder that ``calibrate measure`` wrote."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from calibrate.own.fitting import fit_device
-from calibrate.own.profile import write_profile
-from calibrate.own.report import write_parity
+from calibrate.fit.fitting import fit_device
+from calibrate.fit.profile import write_profile
+from calibrate.fit.report import write_parity
 from sim.errors import ScenarioError
 from sim.hardware import hardware_names, load_hardware
 

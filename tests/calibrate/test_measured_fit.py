@@ -1,4 +1,4 @@
-"""``calibrate fit`` on our own rows: what a known law wrote is found again, what is not meant refused."""
+"""``calibrate fit`` on measured rows: what a known law wrote is found again, what is not meant refused."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from own_measurements import HBM, PEAK, Law, write_measurements
+from written_measurements import HBM, PEAK, Law, write_measurements
 
 from calibrate.commands import main
+from calibrate.fit.checks import step_scenario
+from calibrate.fit.rows import families, read_measurements
+from calibrate.fit.timings import graph_start_s, is_held_out, own_timings
 from calibrate.measure.planning import one_slot_plan
 from calibrate.measure.points import all_points
-from calibrate.own.checks import step_scenario
-from calibrate.own.rows import families, read_measurements
-from calibrate.own.timings import graph_start_s, is_held_out, own_timings
 from sim.cost.step import CompiledPrice
 from sim.hardware import HardwareProfile, curve_fraction, load_hardware
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from calibrate.fit.constants import Constant, device_constants, elementwise_curve
+from calibrate.fit.rows import Measurements, read_measurements
+from calibrate.fit.timings import OWN_OPERATORS, has_peak, is_held_out, own_timings
 from calibrate.kernel_fits import Validation, fit, kernel_fit, law_of, predict
 from calibrate.kernel_timings import KernelTimings, Rows
-from calibrate.own.constants import Constant, device_constants, elementwise_curve
-from calibrate.own.rows import Measurements, read_measurements
-from calibrate.own.timings import OWN_OPERATORS, has_peak, is_held_out, own_timings
 from sim.cost.laws.device import Floats
 from sim.cost.laws.registry import OPERATORS
 from sim.hardware import EfficiencyCurve, HardwareProfile, KernelFit

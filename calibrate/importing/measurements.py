@@ -1,9 +1,9 @@
-"""Our own measurements (``calibrate/data/PROFILE``) as the measured table of one dense model.
+"""What ``calibrate measure`` wrote (``calibrate/data/PROFILE``) as the price table of one dense model.
 
 Linear layers, norms, activation and rotary embedding by tokens, the vocabulary projection by sequences,
 attention on a grid of prompt chunks and of decodes. What a model needs and the plan did not measure is named
 and refused. Not measured: a chunk beside decodes in one kernel call (their sum is taken), the embedding's
-lookup, all-reduces. Attention is our own kernels', as only they ran behind cached tokens and over pages.
+lookup, all-reduces. Attention is our Triton kernels', as only they ran behind cached tokens and over pages.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from calibrate.fit.rows import MeasuredRow, Measurements, read_measurements
+from calibrate.fit.timings import chosen_rows, graph_start_s, kernel_s, who_measured
 from calibrate.importing.table_writing import Measured, Row
-from calibrate.own.rows import MeasuredRow, Measurements, read_measurements
-from calibrate.own.timings import chosen_rows, graph_start_s, kernel_s, who_measured
 from sim.cost.price_table import SHAPE_KEYS
 from sim.errors import ScenarioError
 from sim.model import ModelShape, kv_heads_per_gpu, layer_matrices, load_model
@@ -55,7 +55,7 @@ class Source:
         return sorted(found, key=lambda row: int(str(row[1])))
 
 
-def read_own_rows(folder: Path, model: str, tensor_parallel_size: int, choice: str) -> Measured:
+def read_measured_folder(folder: Path, model: str, tensor_parallel_size: int, choice: str) -> Measured:
     """The table of a model, per rank where it is split."""
     if not model:
         raise ScenarioError("whose layers?", path="--model", hint="--model llama-3.1-8b")
@@ -88,7 +88,7 @@ def read_own_rows(folder: Path, model: str, tensor_parallel_size: int, choice: s
         per_token=per_token,
         per_sequence=source.by_size("lm_head", rows),
         attention=attention_rows(source, shape, tensor_parallel_size),
-        notes=f"linear layers by: {choice}; attention by our own kernels, chunks and decodes apart",
+        notes=f"linear layers by: {choice}; attention by our Triton kernels, chunks and decodes apart",
     )
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from own_measurements import Law, write_measurements
+from written_measurements import Law, write_measurements
 
 from calibrate.commands import main
+from calibrate.fit.command import fit_folder
+from calibrate.fit.rows import read_measurements
 from calibrate.measure import rows
 from calibrate.measure.points import all_points
-from calibrate.own.command import fit_folder
-from calibrate.own.rows import read_measurements
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware
 
@@ -171,7 +171,10 @@ def test_a_foreign_header_and_folder_are_refused(few: Path, tmp_path: Path) -> N
 
 
 def test_what_a_fit_cannot_do_is_said(few: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", "--data", str(few), "--write"]) == 2
+    published = few.parent / "published"
+    published.mkdir()
+    assert main(["fit", "--data", str(published)]) == 2
+    assert "python -m calibrate fit-laws --data" in capsys.readouterr().err
     other = few.parent / "elsewhere"
     few.rename(other)
     assert main(["fit", "--data", str(other)]) == 2

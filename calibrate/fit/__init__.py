@@ -1,0 +1,1 @@
+"""``python -m calibrate fit``: from what ``measure`` wrote (``calibrate/data/PROFILE``) to a profile."""

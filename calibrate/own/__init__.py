@@ -1,1 +1,0 @@
-"""From our own measurements (``calibrate/data/PROFILE/*.csv``) to a profile: ``python -m calibrate fit``."""
