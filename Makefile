@@ -23,7 +23,7 @@ lint: $(VENV)/.dev  ## ruff, and the spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 
-types: $(VENV)/.dev  ## mypy --strict on sim/
+types: $(VENV)/.dev  ## mypy --strict on sim/, calibrate/ and kernels/
 	$(BIN)/mypy
 
 layers: $(VENV)/.dev  ## the sizes of the house

@@ -19,7 +19,7 @@ def fit_startup(ideal_s: Floats, measured_s: Floats) -> tuple[float, float]:
     """(start-up s, fraction at large sizes) of the law time = startup + ideal / fraction."""
 
     def log_time(theta: Floats) -> Floats:
-        return np.log(np.exp(theta[0]) + ideal_s * np.exp(theta[1]))
+        return np.asarray(np.log(np.exp(theta[0]) + ideal_s * np.exp(theta[1])))
 
     large = ideal_s >= np.quantile(ideal_s, 0.9)
     start = np.log([np.min(measured_s), np.median(measured_s[large] / ideal_s[large])])

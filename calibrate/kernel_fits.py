@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from calibrate.fitting import fit_law, loss_of
 from calibrate.kernel_timings import KernelTimings
@@ -114,7 +115,7 @@ def predict(timings: KernelTimings, constants: Mapping[str, float]) -> Floats:
     return law_of(timings.operator).seconds(timings.sizes, constants, timings.device)
 
 
-def folds_of(timings: KernelTimings) -> Iterator[Floats]:
+def folds_of(timings: KernelTimings) -> Iterator[npt.NDArray[np.bool_]]:
     """Masks of rows to hold out together: groups dealt to folds, or each band by itself."""
     groups = np.unique(timings.group)
     is_banded = len(groups) <= 2 * FOLDS + 2

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sim.errors import InvariantError
 from sim.hardware import load_hardware
 from sim.metrics import summarize
 from sim.model import load_model
@@ -145,7 +146,14 @@ def simulated_s(stage: Stage, overheads: EngineOverheads) -> dict[str, float]:
     """The stage's mean times in a short run, past the first round of prompts."""
     run = run_one(scenario_of(stage, overheads, num_requests=stage.num_warm_up + MEASURED_REQUESTS))
     metrics = summarize(run).metrics
-    return {name: metrics[f"mean_{name}_s"] for name in TIMES}
+    return {name: _known(metrics[f"mean_{name}_s"]) for name in TIMES}
+
+
+def _known(value: float | None) -> float:
+    """A mean of a run whose every request finished."""
+    if value is None:
+        raise InvariantError("no request of the simulated stage finished")
+    return value
 
 
 def errors(stages: Sequence[Stage], overheads: EngineOverheads) -> list[dict[str, float]]:

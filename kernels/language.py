@@ -7,22 +7,22 @@ are strings (``from __future__ import annotations``), so ``tl.constexpr`` is not
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
 IS_INSTALLED = True
+torch: Any
+triton: Any
+tl: Any
 try:
-    import torch
-    import triton
-    import triton.language as tl
+    torch, triton, tl = map(import_module, ("torch", "triton", "triton.language"))
 except ImportError:
     IS_INSTALLED = False
 
     def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
 
-    triton: Any = SimpleNamespace(jit=_jit)
-    tl: Any = SimpleNamespace()
-    torch: Any = SimpleNamespace()
+    torch, triton, tl = SimpleNamespace(), SimpleNamespace(jit=_jit), SimpleNamespace()
 
 __all__ = ["IS_INSTALLED", "tl", "torch", "triton"]

@@ -63,10 +63,12 @@ def parity_of(
     if not (found.status == FINISHED).all():
         raise ScenarioError("the simulation did not finish every request", file=run.file, path=run.name)
     output = found.output_tokens.astype(float)
-    simulated = metrics_of(*(column / PS_PER_S for column in (
-        found.arrival_ps, found.first_token_ps, found.finish_ps)), output)  # fmt: skip
+    simulated = metrics_of(
+        found.arrival_ps / PS_PER_S, found.first_token_ps / PS_PER_S, found.finish_ps / PS_PER_S, output
+    )
     names = ("arrival_s", "first_token_s", "finished_s", "output_tokens")
-    measured = metrics_of(*(column_of(recorded.requests, name) for name in names))
+    arrival_s, first_s, finished_s, tokens = (column_of(recorded.requests, name) for name in names)
+    measured = metrics_of(arrival_s, first_s, finished_s, tokens)
     table = run.requests()
     key = Run(variant=run.name, seed=run.seed, base_dir=run.base_dir, record_block_map=False)
     price = price_of(scenario, table, key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from calibrate.engine.parity import ASKED, RunParity
@@ -53,7 +53,7 @@ def write_report(
         for one in found
         for index, (recorded, priced) in enumerate(zip(one.step_recorded_s, one.step_priced_s, strict=True))
     ]
-    tables = {
+    tables: dict[str, tuple[Sequence[str], Iterable[Sequence[object]]]] = {
         "engine_runs.csv": (HEAD, [row for one in found for row in rows_of(one)]),
         "engine_requests.csv": (("run", "metric", "request", "recorded_s", "simulated_s"), requests),
         "engine_steps.csv": (("run", "step", "recorded_s", "priced_s"), steps),

@@ -32,12 +32,13 @@ def read_vidur(folder: Path, tensor_parallel_size: int, model: str, gpu: str) ->
     mlp = rows_of(folder / "mlp.csv", tensor_parallel_size)
     attention = rows_of(folder / "attention.csv", tensor_parallel_size)
     shape = {ours: int(mlp[theirs].iloc[0]) for theirs, ours in SHAPE.items() if theirs in mlp}
-    operators = [name[len(PREFIX) : -len(SUFFIX)] for name in mlp if name.startswith(PREFIX)]
+    columns = [str(name) for name in mlp]
+    operators = [name[len(PREFIX) : -len(SUFFIX)] for name in columns if name.startswith(PREFIX)]
     operators = [name for name in operators if f"{PREFIX}{name}{SUFFIX}" in mlp]
     per_token: list[Row] = []
     for operator in operators:
         times = mlp.groupby("num_tokens")[f"{PREFIX}{operator}{SUFFIX}"].mean().dropna()
-        per_token += [(operator, int(size), float(time) * 1e-3) for size, time in times.items()]
+        per_token += [(operator, int(str(size)), float(time) * 1e-3) for size, time in times.items()]
     return Measured(
         device=gpu or "unknown",
         model=model or folder.name,
@@ -89,5 +90,6 @@ def attention_rows(table: pd.DataFrame) -> list[Row]:
         }
     )
     rows = rows[~(is_prefill & (table["batch_size"] > 1))].dropna()
-    means = rows.groupby(list(rows.columns[:4]))["time"].mean()
-    return [(*(int(one) for one in sizes), float(value)) for sizes, value in means.items()]
+    sizes = list(rows.columns[:4])
+    means = rows.groupby(sizes)["time"].mean().reset_index()
+    return list(zip(*(means[name].astype(int) for name in sizes), means["time"], strict=True))

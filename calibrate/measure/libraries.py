@@ -77,8 +77,8 @@ def sdpa_unpaged(given: Inputs) -> Any:
     q, (k, v) = given["q_BHD"], given["cache"]
     B, H, D = q.shape
     G, tokens = k.shape[2], given["table_BP"].shape[1] * k.shape[1]
-    flat = [one.reshape(B, tokens, G, D).transpose(1, 2) for one in (k, v)]
-    return F.scaled_dot_product_attention(q[:, :, None], *flat, enable_gqa=H != G)
+    keys, values = (one.reshape(B, tokens, G, D).transpose(1, 2) for one in (k, v))
+    return F.scaled_dot_product_attention(q[:, :, None], keys, values, enable_gqa=H != G)
 
 
 SDPA: Mapping[str, Callable[[SDPBackend], Callable[[Inputs], Any]]] = {

@@ -45,9 +45,7 @@ def time_call(call: Callable[[], Any], *, in_graph: bool = True, cold_l2: bool =
     run = graph_of(call) if in_graph else call
     repeats = num_repeats(run)
     flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda") if cold_l2 else None
-    events = [
-        (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)
-    ]
+    events = [event_pair() for _ in range(repeats)]
     for start, stop in events:
         if flush is not None:
             flush.zero_()
@@ -60,7 +58,8 @@ def time_call(call: Callable[[], Any], *, in_graph: bool = True, cold_l2: bool =
 
 def event_pair() -> tuple[Any, Any]:
     """Start and stop."""
-    return torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    event: Any = torch.cuda.Event  # torch does not type its making
+    return event(enable_timing=True), event(enable_timing=True)
 
 
 def num_repeats(run: Callable[[], Any]) -> int:
@@ -77,7 +76,8 @@ def num_repeats(run: Callable[[], Any]) -> int:
 
 def graph_of(call: Callable[[], Any]) -> Callable[[], None]:
     """The call as a CUDA graph of its own memory."""
-    side = torch.cuda.Stream()
+    stream: Any = torch.cuda.Stream  # nor of this
+    side = stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         call()
