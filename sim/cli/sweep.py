@@ -29,7 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--metric", action="append", default=[], metavar="NAME", help="a column of the table")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="local processes")
-    parser.add_argument("--executor", default="local", metavar="WHERE", help="local, or dask://HOST:PORT")
+    parser.add_argument(
+        "--executor",
+        default="local",
+        metavar="WHERE",
+        help="local, dask://HOST:PORT, or another line of EXECUTORS",
+    )
     parser.add_argument("--out", metavar="DIR", help="default: out/<scenario>-sweep; a sweep resumes there")
     parser.add_argument("--quiet", action="store_true", help="print only the answer")
 

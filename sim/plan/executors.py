@@ -1,15 +1,16 @@
 """Where runs happen: in this process, on local processes, or on a Dask cluster.
 
-Everything goes through ``concurrent.futures.Executor``; another place to run is another branch in
-``open_executor``.
+Everything goes through ``concurrent.futures.Executor``; another place to run is another line of
+``EXECUTORS``.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from typing import ParamSpec, TypeVar
 
@@ -59,22 +60,10 @@ def _dask_executor(address: str) -> Executor:
 
 
 @contextmanager
-def open_executor(jobs: int, where: str = "local") -> Iterator[Executor]:
-    """An executor, shut down at the end; what has not started is then left out.
-
-    ``where``: ``local`` (``jobs`` processes; one job stays in this process) or ``dask://HOST:PORT``.
-    """
-    if where.startswith("dask://"):
-        # Dask's executor cannot cancel at its end; no more waits than was in flight.
-        with _dask_executor("tcp://" + where.removeprefix("dask://")) as cluster:
-            yield cluster
-        return
+def _here(jobs: int, address: str) -> Iterator[Executor]:
+    """``jobs`` processes; one job stays in this process."""
     executor: Executor
-    if where != "local":
-        raise ScenarioError(
-            "unknown executor", path="--executor", given=where, allowed="local, dask://HOST:PORT"
-        )
-    elif jobs <= 1:
+    if jobs <= 1:
         executor = SerialExecutor()
     else:
         executor = ProcessPoolExecutor(jobs, initializer=_end_quietly_on_interrupt)
@@ -82,6 +71,46 @@ def open_executor(jobs: int, where: str = "local") -> Iterator[Executor]:
         yield executor
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _on_dask(jobs: int, address: str) -> Iterator[Executor]:
+    """A Dask cluster. Its executor cannot cancel at its end; no more waits than was in flight."""
+    with _dask_executor(f"tcp://{address}") as cluster:
+        yield cluster
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Somewhere to run: how it is written, and what opens it, given the number of jobs and the address."""
+
+    example: str
+    open: Callable[[int, str], AbstractContextManager[Executor]]
+
+
+EXECUTORS: Mapping[str, Place] = {
+    "local": Place(example="local", open=_here),
+    "dask": Place(example="dask://HOST:PORT", open=_on_dask),
+}
+"""Where runs may happen, by the word before ``://``."""
+
+
+def allowed_executors() -> str:
+    """How each place is written."""
+    return ", ".join(place.example for place in EXECUTORS.values())
+
+
+@contextmanager
+def open_executor(jobs: int, where: str = "local") -> Iterator[Executor]:
+    """An executor, shut down at the end; what has not started is then left out.
+
+    ``where`` is a name of ``EXECUTORS``, with ``://`` and an address for those that have one.
+    """
+    name, slashes, address = where.partition("://")
+    if name not in EXECUTORS or bool(slashes) != ("://" in EXECUTORS[name].example):
+        raise ScenarioError("unknown executor", path="--executor", given=where, allowed=allowed_executors())
+    with EXECUTORS[name].open(jobs, address) as executor:
+        yield executor
 
 
 def map_as_completed(
