@@ -53,7 +53,7 @@ def read_table(text: str) -> list[Recipe]:
     return found
 
 
-def tests_in(folder: Path) -> set[str]:
+def proofs_in(folder: Path) -> set[str]:
     """The names of all tests of a folder that are not marked to be skipped or to fail."""
     return {
         node.name
@@ -74,7 +74,7 @@ RECIPES = read_table((CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
 
 
 def test_every_row_has_a_test_that_follows_it() -> None:
-    assert missing(RECIPES, tests_in(Path(__file__).parent)) == []
+    assert missing(RECIPES, proofs_in(Path(__file__).parent)) == []
 
 
 def test_a_row_without_a_test_is_found() -> None:
@@ -96,7 +96,7 @@ def test_tests_that_are_skipped_prove_nothing(tmp_path: Path) -> None:
         "@pytest.mark.parametrize('x', [1])\ndef test_c(x): ...\n",
         encoding="utf-8",
     )
-    assert tests_in(tmp_path) == {"test_c"}
+    assert proofs_in(tmp_path) == {"test_c"}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda one: one.add)
