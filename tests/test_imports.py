@@ -29,6 +29,7 @@ PURE = (
     "metrics.py",
     "comparison.py",
     "report/",
+    "kernel/report/",
 )
 # Loaded only inside the functions that need them: they cost a second on a cold disk.
 HEAVY = {"pandas", "plotly", "pyarrow", "scipy", "distributed"}

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from sim.errors import ScenarioError
-from sim.kernel.attention import DECODERS
-from sim.kernel.planning import Plan, plan_of
+from sim.kernel.algorithms.attention import DECODERS
+from sim.kernel.run import Plan, plan_of
 from sim.kernel.scenario import KernelScenario
 
 # A traced run has one event per tile and block: beyond this it is a scenario for the grouped device.

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from simpy import Environment, Event
 
-from sim.kernel.placing import Grid, place
+from sim.kernel.device import Grid, place
+from sim.kernel.launches import BlockKind, Cost, Launch, Phase
 from sim.kernel.rates import UNIT, Rate, Running, demand_order, rates
-from sim.kernel.record import LaunchRecord, Ledger, Tile
-from sim.kernel.work import BlockKind, Cost, Launch, Phase
+from sim.kernel.records import LaunchRecord, Ledger, Tile
 
 _AFTER_ALL_OTHERS = 2  # SimPy's own events have priorities 0 and 1
 

@@ -1,12 +1,23 @@
-"""A profile seen from one SM: its units, its memory, its share of the memory system."""
+"""What kernels can use of a device: an SM's units and memory, resident blocks, and the peaks they reach.
+
+A profile is seen from one SM: its units, its memory, its share of the memory system, how many blocks of a
+launch it holds. The named efficiencies of kernel generations by architecture are what the structure does not
+explain: everything else (waves, tails, causal imbalance, tile edges, pipelining, traffic) is simulated.
+Fitted by a grid search over published curves, one entry for all their lengths, head sizes and masks; each
+entry says to what, and how far off it is.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
+from sim.cost.law_times import NEVER_HOT, as_arrays, law_device
+from sim.cost.laws.registry import LAWS
 from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile
-from sim.hardware.architecture import sm_facts
+from sim.hardware.architecture import Chosen, by_architecture, sm_facts
+from sim.units import format_count
 
 # Special function units of an SM: exponentials per clock (CUDA C++ Programming Guide).
 _EXPONENTIALS_PER_CLOCK = 16
@@ -96,3 +107,330 @@ def gpu_of(profile: HardwareProfile) -> Gpu:
 def clock_hz(profile: HardwareProfile) -> float:
     """The profile's clock; 1.5 GHz where it is unknown."""
     return profile.clock_hz or 1.5e9
+
+
+_WARP = 32
+_MAX_REGISTERS_PER_THREAD = 255
+_REGISTER_BYTES = 4
+# Addresses, loop counters, fragments in flight: registers of a thread beside the accumulators.
+_OTHER_REGISTERS = 48
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """What one thread block holds on its SM."""
+
+    sram_bytes: int
+    warps: int
+    accumulator_bytes: int = 0
+
+    @property
+    def registers_per_thread(self) -> int:
+        """Accumulators spread over the threads, and the rest."""
+        threads = self.warps * _WARP
+        return -(-self.accumulator_bytes // (threads * _REGISTER_BYTES)) + _OTHER_REGISTERS
+
+
+def fits(gpu: Gpu, footprint: Footprint) -> bool:
+    """Whether an SM can hold one such block."""
+    return (
+        footprint.sram_bytes <= gpu.sram_bytes_per_block
+        and footprint.accumulator_bytes <= gpu.register_bytes
+        and min(_limits(gpu, footprint)) >= 1
+    )
+
+
+def _limits(gpu: Gpu, footprint: Footprint) -> tuple[int, int, int, int]:
+    """Blocks that SRAM, registers, warps and the SM's own limit allow."""
+    registers = min(footprint.registers_per_thread, _MAX_REGISTERS_PER_THREAD)
+    register_bytes = registers * footprint.warps * _WARP * _REGISTER_BYTES
+    return (
+        gpu.sram_bytes // max(1, footprint.sram_bytes),
+        gpu.register_bytes // register_bytes,
+        gpu.max_warps // footprint.warps,
+        gpu.max_blocks,
+    )
+
+
+def blocks_per_sm(gpu: Gpu, footprint: Footprint, what: str) -> int:
+    """Resident blocks of an SM: the tightest of SRAM, registers, warps and blocks.
+
+    Refused with the limit named: more SRAM than a block may have, accumulators beyond the register file.
+    """
+    if footprint.sram_bytes > gpu.sram_bytes_per_block:
+        raise ScenarioError(
+            f"{what}: a tile needs more SRAM than a thread block may have on {gpu.profile.name}",
+            path="kernel.tile",
+            given=f"{format_count(footprint.sram_bytes)} bytes",
+            allowed=f"at most {format_count(gpu.sram_bytes_per_block)} bytes (max_sram_bytes_per_block)",
+            hint="smaller block_m, block_n or num_stages",
+        )
+    if footprint.accumulator_bytes > gpu.register_bytes:
+        raise ScenarioError(
+            f"{what}: the accumulators do not fit the register file of {gpu.profile.name}",
+            path="kernel.tile",
+            given=f"{format_count(footprint.accumulator_bytes)} bytes",
+            allowed=f"at most {format_count(gpu.register_bytes)} bytes (register_file_bytes_per_sm)",
+            hint="smaller block_m or block_n",
+        )
+    limits = _limits(gpu, footprint)
+    if min(limits) < 1:
+        raise ScenarioError(
+            f"{what}: a thread block of {footprint.warps} warps does not fit an SM of {gpu.profile.name}",
+            path="kernel.tile.num_warps",
+            given=footprint.warps,
+            allowed=f"{gpu.max_warps} warps, {format_count(gpu.register_bytes)} bytes of registers",
+            hint="fewer warps",
+        )
+    return min(limits)
+
+
+_STREAM_START_S, _GEMM_START_S = 0.2e-6, 1.0e-6  # many small blocks per SM hide most of it; few do not
+_GEMM_FRACTION = 0.8  # where the profile has no curve
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Efficiency:
+    """How well one kernel generation uses one architecture.
+
+    ``tensor_fraction``: of the dense peak while a matrix product runs. ``exposed_fraction``: of the
+    softmax's vector work, what other warps do not hide. ``memory_fraction``: of streaming bandwidth.
+    ``start_s``: from launch to the first block. ``block_start_s`` and
+    ``block_end_s``: a block's own start and end (address set-up, first load, drain of the store).
+    """
+
+    tensor_fraction: float
+    exposed_fraction: float = 1.0
+    memory_fraction: float = 1.0
+    start_s: float = 3e-6
+    block_start_s: float = 1.0e-6
+    block_end_s: float = 0.5e-6
+    source: str = ""
+    assumed: str = ""  # a sentence, where the figures are another architecture's
+
+
+# Of streaming bandwidth, what PyTorch's unfused attention kernels reach (batched products with a thin inner
+# dimension, softmax, layout copies around them). Fitted to FlashAttention-2's Fig. 4 and -3's Fig. 5.
+STANDARD_MEMORY_FRACTIONS = {"Ampere": 0.62, "Ada": 0.62, "Hopper": 0.66, "Blackwell": 0.66}
+
+_FA2_FIGURES = "FlashAttention-2 forward+backward figures (Dao-AILab/flash-attention assets)"
+_FA3_FIGURES = "FlashAttention-3 fp16 forward figure (Dao-AILab/flash-attention assets)"
+_AIC = "causal prefill timings of AIConfigurator@095f58a (vLLM), 150 rows; on 300 others"
+
+_AIC_DECODE = "one-token timings of AIConfigurator@095f58a (vLLM), 100 rows; on 300 others"
+
+EFFICIENCIES: Mapping[tuple[str, str, str], Efficiency] = {
+    ("flash_attention_1", "Ampere", "forward"): Efficiency(
+        tensor_fraction=0.4,
+        exposed_fraction=0.3,
+        source=f"fitted with its backward; median error 13 % over 24 rows of {_FA2_FIGURES}",
+    ),
+    ("flash_attention_1", "Ampere", "backward"): Efficiency(
+        tensor_fraction=0.4,
+        exposed_fraction=0.3,
+        source=f"fitted with its forward; median error 13 % over 24 rows of {_FA2_FIGURES}",
+    ),
+    ("flash_attention_1", "Hopper", "forward"): Efficiency(
+        tensor_fraction=0.18,
+        exposed_fraction=0.0,
+        source=f"fitted with its backward; median error 9 % over 24 rows of {_FA2_FIGURES}",
+    ),
+    ("flash_attention_1", "Hopper", "backward"): Efficiency(
+        tensor_fraction=0.18,
+        exposed_fraction=0.0,
+        source=f"fitted with its forward; median error 9 % over 24 rows of {_FA2_FIGURES}",
+    ),
+    ("flash_attention_2", "Ampere", "forward"): Efficiency(
+        tensor_fraction=0.95,
+        exposed_fraction=0.4,
+        source=f"fitted with its backward; median error 2 % over 24 rows of {_FA2_FIGURES}",
+    ),
+    ("flash_attention_2", "Ampere", "backward"): Efficiency(
+        tensor_fraction=0.95,
+        exposed_fraction=0.4,
+        source=f"fitted with its forward; median error 2 % over 24 rows of {_FA2_FIGURES}",
+    ),
+    ("flash_attention_2", "Hopper", "forward"): Efficiency(
+        tensor_fraction=0.6,
+        exposed_fraction=0.2,
+        source=f"fitted; median error 8 % over 24 rows of {_FA3_FIGURES}",
+    ),
+    ("flash_attention_2", "Hopper", "backward"): Efficiency(
+        tensor_fraction=0.55,
+        exposed_fraction=1.0,
+        source=f"fitted; median error 4 % over 24 rows of {_FA2_FIGURES}, forward included",
+    ),
+    ("flash_attention_3", "Hopper", "forward"): Efficiency(
+        tensor_fraction=0.95,
+        exposed_fraction=0.6,
+        source=f"fitted; median error 3 % over 24 rows of {_FA3_FIGURES}",
+    ),
+    ("flash_attention_3", "Hopper", "backward"): Efficiency(
+        tensor_fraction=0.8,
+        exposed_fraction=0.6,
+        source="assumed: no backward curve was read; FlashAttention-3 says 1.5 to 1.75 times FA-2's",
+    ),
+    ("flash_attention_2_paged", "Ampere", "forward"): Efficiency(
+        tensor_fraction=0.913,
+        exposed_fraction=0.451,
+        memory_fraction=0.758,
+        start_s=1.06e-6,
+        block_start_s=3.04e-6,
+        block_end_s=1.52e-6,
+        source=f"fitted to {_AIC}: median error 9 % (A100 SXM)",
+    ),
+    ("flash_attention_2_paged", "Ada", "forward"): Efficiency(
+        tensor_fraction=0.826,
+        exposed_fraction=0.892,
+        memory_fraction=0.561,
+        start_s=1.0e-6,
+        block_start_s=1.99e-6,
+        block_end_s=1.0e-6,
+        source=f"fitted to {_AIC}: median error 13 % (L40S)",
+    ),
+    ("flash_attention_3_paged", "Hopper", "forward"): Efficiency(
+        tensor_fraction=0.902,
+        exposed_fraction=0.509,
+        memory_fraction=0.711,
+        start_s=5.2e-6,
+        block_start_s=2.83e-6,
+        block_end_s=1.41e-6,
+        source=f"fitted to {_AIC}: median error 10 % (H100 SXM)",
+    ),
+    ("flash_trtllm_paged", "Blackwell", "forward"): Efficiency(
+        tensor_fraction=0.93,
+        exposed_fraction=0.534,
+        memory_fraction=0.516,
+        start_s=4.8e-6,
+        block_start_s=1.55e-6,
+        block_end_s=0.78e-6,
+        source=f"fitted to {_AIC}: median error 11 % (B200 SXM)",
+    ),
+    ("flash_trtllm", "Blackwell", "forward"): Efficiency(
+        tensor_fraction=0.93,
+        exposed_fraction=0.534,
+        source="borrowed from its paged timings, without their launch cost",
+    ),
+    ("decode", "Ampere", "forward"): Efficiency(
+        tensor_fraction=0.5,
+        exposed_fraction=0.4,
+        memory_fraction=0.831,
+        start_s=13.1e-6,
+        block_start_s=3.0e-6,
+        block_end_s=1.5e-6,
+        source=f"fitted to {_AIC_DECODE}: median error 21 % (A100 SXM)",
+    ),
+    ("decode", "Ada", "forward"): Efficiency(
+        tensor_fraction=0.5,
+        exposed_fraction=0.4,
+        memory_fraction=0.831,
+        start_s=8.75e-6,
+        block_start_s=2.0e-6,
+        block_end_s=1.0e-6,
+        source=f"fitted to {_AIC_DECODE}: median error 10 % (L40S)",
+    ),
+    ("decode", "Blackwell", "forward"): Efficiency(
+        tensor_fraction=0.5,
+        exposed_fraction=0.4,
+        memory_fraction=0.9,
+        start_s=5.91e-6,
+        block_start_s=1.5e-6,
+        block_end_s=0.75e-6,
+        source=f"fitted to {_AIC_DECODE}: median error 12 % (B200 SXM)",
+    ),
+    ("decode", "Hopper", "forward"): Efficiency(
+        tensor_fraction=0.5,
+        exposed_fraction=0.4,
+        start_s=8.75e-6,
+        block_start_s=2.0e-6,
+        block_end_s=1.0e-6,
+        source=f"fitted to {_AIC_DECODE}: median error 9 % (H100 SXM)",
+    ),
+}
+
+
+def _profile_source(generation: str, profile: HardwareProfile) -> str:
+    """Where the profile's own curve comes from: of streaming kernels, or of products."""
+    name = "elementwise_memory" if generation == "stream" else "gemm_compute"
+    curve = profile.efficiency.get(name)
+    source = curve.source if curve else "assumed"
+    if generation == "standard":
+        return f"share of bandwidth fitted to {_FA2_FIGURES} and to the {_FA3_FIGURES}; products: {source}"
+    return source
+
+
+def efficiency_of(generation: str, profile: HardwareProfile, direction: str = "forward") -> Efficiency:
+    """The fitted efficiency; of an architecture that it was not fitted on, another's, said to be assumed.
+
+    GEMM and streaming kernels take theirs from the profile: the largest fraction on its ``gemm_compute``
+    curve (which the serving price uses too), and its launch time.
+    """
+    if generation in ("gemm", "stream", "standard"):
+        return _of_profile(generation, profile)
+    fitted = {
+        architecture: one
+        for (name, architecture, way), one in EFFICIENCIES.items()
+        if (name, way) == (generation, direction)
+    }
+    if not fitted:
+        raise ScenarioError(
+            f"no efficiency is known for {generation} {direction}",
+            path="kernel.attention.algorithm",
+            given=generation,
+            allowed=", ".join(sorted({name for name, _, way in EFFICIENCIES if way == direction})),
+        )
+    found = by_architecture(fitted, profile.architecture, f"the efficiency of {generation} {direction}")
+    source = f"{found.value.source} ({found.assumed})" if found.assumed else found.value.source
+    return replace(found.value, source=source, assumed=found.assumed)
+
+
+def _of_profile(generation: str, profile: HardwareProfile) -> Efficiency:
+    """Of products and streaming kernels."""
+    eager = Chosen(value=1.0)
+    if generation == "standard":
+        what = "the bandwidth that PyTorch's unfused attention reaches"
+        eager = by_architecture(STANDARD_MEMORY_FRACTIONS, profile.architecture, what)
+    curve = profile.efficiency.get("gemm_compute")
+    reached = max(fraction for _, fraction in curve.points) if curve else _GEMM_FRACTION
+    assumed = [eager.assumed]
+    if curve is None and generation != "stream":
+        assumed.append(f"assumed: products reach {_GEMM_FRACTION:.0%} of the peak (no gemm_compute curve)")
+    return Efficiency(
+        tensor_fraction=reached,
+        memory_fraction=eager.value,
+        block_start_s=_STREAM_START_S if generation != "gemm" else _GEMM_START_S,
+        start_s=profile.kernel_launch_s,
+        source=_profile_source(generation, profile),
+        assumed="; ".join(filter(None, assumed)),
+    )
+
+
+_LARGE = 8192.0  # rows, columns and depth of a product that fills every device
+_WEIGHT_ONLY_BITS = (4, 8)
+
+
+def gemm_efficiency(profile: HardwareProfile, dtype: str, weight_bits: int | None) -> Efficiency:
+    """A product's efficiency: of 8-bit values and packed weights, what the serving price's own law reaches.
+
+    That is the law's rate for a large product, activations already quantized. Dequantizing is part of what
+    was timed, so none of it counts again. Without a law for the type: as for 16 bits, dequantizing in full.
+    """
+    base = efficiency_of("gemm", profile)
+    operator = f"gemm_{dtype}"
+    if weight_bits is not None:
+        operator = f"gemm_int{weight_bits}_weights" if weight_bits in _WEIGHT_ONLY_BITS else ""
+    fit = profile.kernels.get(operator)
+    if fit is None or operator == "gemm_bfloat16":
+        return base
+    constants = {name: 0.0 if name.startswith("quantize_") else one for name, one in fit.constants.items()}
+    bits = float(weight_bits or 8)
+    sizes = {
+        **dict.fromkeys(("m", "n", "k"), _LARGE),
+        "copies": NEVER_HOT,
+        "weight_bits": bits,
+        "value_bytes": 2.0 if weight_bits else 1.0,
+    }
+    device = law_device(profile, operator)
+    time_s = float(LAWS[fit.law].seconds(as_arrays(sizes), constants, device)[()])
+    reached = min(1.0, 2.0 * _LARGE**3 / device.flops_per_s / time_s)
+    return replace(base, tensor_fraction=reached, exposed_fraction=0.0, source=fit.fitted_on)

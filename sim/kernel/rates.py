@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sim.kernel.work import Cost
+from sim.kernel.launches import Cost
 
 UNIT = 1 << 64  # progress of one iteration; rates are whole units per picosecond
 PS_PER_S = 1_000_000_000_000

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sim.export.records import Column
-from sim.kernel.result import KernelResult
+from sim.kernel.run import KernelResult
 
 
 def launch_columns(result: KernelResult) -> list[Column]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sim.hardware import load_hardware
-from sim.kernel.result import run_kernel
+from sim.kernel.run import run_kernel
 from sim.kernel.scenario import Attention, KernelScenario, KernelWork
 
 DEVICES = {"A100-SXM4-80GB": "a100-sxm-80gb", "H100-SXM5-80GB": "h100-sxm-80gb"}

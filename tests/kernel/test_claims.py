@@ -11,15 +11,13 @@ import pytest
 
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware
-from sim.kernel import flash1
-from sim.kernel.building import totals_of
+from sim.kernel.algorithms import flash1
+from sim.kernel.algorithms.problem import flash_1_tiles, problem_of
+from sim.kernel.algorithms.standard import Squares, peak_bytes
 from sim.kernel.gpu import gpu_of
-from sim.kernel.planning import plan_of
-from sim.kernel.problem import problem_of
-from sim.kernel.result import run_kernel
+from sim.kernel.launches import totals_of
+from sim.kernel.run import plan_of, run_kernel
 from sim.kernel.scenario import Attention, Gemm, KernelScenario, KernelWork, Tile
-from sim.kernel.standard_memory import Squares, peak_bytes
-from sim.kernel.tiles import flash_1_tiles
 
 A100 = load_hardware("a100-sxm-40gb")
 GPT2 = Attention(

@@ -12,10 +12,10 @@ import pytest
 from sim.data import data_dir, scenario_name
 from sim.errors import ScenarioError
 from sim.kernel.gpu import gpu_of
-from sim.kernel.host_link import copy_ps, overlapped_ps
-from sim.kernel.summary import KERNEL_METRICS, summarize_kernel
+from sim.kernel.metrics import KERNEL_METRICS, summarize_kernel
+from sim.kernel.run import copy_ps, overlapped_ps
 from sim.kernel.tables import KERNEL_TABLES
-from sim.kernel.trace_events import kernel_trace_events
+from sim.kernel.trace import kernel_trace_events
 from sim.loading import load_scenario
 from sim.report.html import render_html
 from sim.report.markdown import render_markdown

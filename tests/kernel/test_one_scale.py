@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 
 from sim.cost.step import CompiledPrice
-from sim.kernel.efficiency import efficiency_of, gemm_efficiency
-from sim.kernel.elementwise import stream
-from sim.kernel.gemm import gemm_seconds
-from sim.kernel.gpu import gpu_of
-from sim.kernel.planning import plan_of
-from sim.kernel.run_launches import run_launches
-from sim.kernel.scenario import Attention, Gemm, KernelWork
+from sim.kernel.algorithms.elementwise import stream
+from sim.kernel.algorithms.gemm import gemm_launches
+from sim.kernel.gpu import Efficiency, Gpu, efficiency_of, gemm_efficiency, gpu_of
+from sim.kernel.run import plan_of, run_launches
+from sim.kernel.scenario import Attention, Gemm, KernelWork, Tile
 from sim.loading import load_scenario
 from sim.model import layer_matrices
 from sim.scenario import Scenario
@@ -22,6 +20,12 @@ from sim.scenario import Scenario
 PS_PER_S = 1e12
 # The band: 25 % from 512 tokens on; below, where start-up and split-K heuristics decide, a factor 1.75.
 LARGE, SMALL = 1.25, 1.75
+
+
+def gemm_seconds(gpu: Gpu, efficiency: Efficiency, given: Gemm) -> float:
+    """The product's time on an idle device, launches included."""
+    launches = gemm_launches(gpu, efficiency, given, Tile())
+    return run_launches(launches, gpu.sm_count)[-1].end_ps * 1e-12
 
 
 @pytest.fixture(scope="module", params=["a100-sxm-80gb", "h100-sxm-80gb"])

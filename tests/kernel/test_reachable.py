@@ -9,15 +9,12 @@ import pytest
 
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware
-from sim.kernel import flash1
-from sim.kernel.attention import fitting
-from sim.kernel.gpu import gpu_of
-from sim.kernel.occupancy import fits
-from sim.kernel.planning import plan_of
-from sim.kernel.problem import problem_of
-from sim.kernel.run_launches import run_launches
+from sim.kernel.algorithms import flash1
+from sim.kernel.algorithms.attention import fitting
+from sim.kernel.algorithms.problem import TileSizes, problem_of
+from sim.kernel.gpu import fits, gpu_of
+from sim.kernel.run import plan_of, run_launches
 from sim.kernel.scenario import Attention, Copy, Gemm, KernelWork, Tile
-from sim.kernel.tiles import TileSizes
 
 H100 = load_hardware("h100-sxm-80gb")
 DTYPES: tuple[Any, ...] = ("float32", "float16", "bfloat16", "float8")

@@ -9,15 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.hardware import load_hardware
-from sim.kernel import decode, flash, flash1
-from sim.kernel import reference as ref
-from sim.kernel.efficiency import efficiency_of
-from sim.kernel.gpu import gpu_of
-from sim.kernel.problem import problem_of
+from sim.kernel.algorithms import decode, flash, flash1
+from sim.kernel.algorithms.problem import TileSizes, problem_of
+from sim.kernel.algorithms.standard import StandardAttention
+from sim.kernel.gpu import efficiency_of, gpu_of
+from sim.kernel.launches import Launch
 from sim.kernel.scenario import Attention, Tile
-from sim.kernel.standard import StandardAttention
-from sim.kernel.tiles import TileSizes
-from sim.kernel.work import Launch
+from tests.kernel import reference as ref
 
 A100 = gpu_of(load_hardware("a100-sxm-80gb"))
 TOLERANCE = 1e-12
@@ -142,7 +140,7 @@ def _flash_1(case: Case, efficiency: Any, *, is_backward: bool) -> list[Launch]:
 
 
 def _as_launch(blocks: Any) -> Launch:
-    from sim.kernel.building import totals_of
+    from sim.kernel.launches import totals_of
 
     reads, writes = totals_of(blocks)
     return Launch(
@@ -250,7 +248,7 @@ def test_a_mask_is_counted_under_its_own_name() -> None:
 
 def test_default_tiles_of_flash_attention_1_follow_the_paper() -> None:
     """M = 98,304 elements (192 KB, fp16): 384 columns and 64 rows at head size 64."""
-    from sim.kernel.tiles import flash_1_tiles
+    from sim.kernel.algorithms.problem import flash_1_tiles
 
     problem = problem_of(
         Attention(

@@ -9,15 +9,12 @@ import pytest
 
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware
-from sim.kernel.efficiency import efficiency_of
-from sim.kernel.elementwise import stream
-from sim.kernel.gpu import gpu_of
-from sim.kernel.planning import plan_of
-from sim.kernel.result import KernelResult, run_kernel
-from sim.kernel.run_launches import run_launches
+from sim.kernel.algorithms.elementwise import stream
+from sim.kernel.gpu import efficiency_of, gpu_of
+from sim.kernel.launches import repeated
+from sim.kernel.metrics import summarize_kernel
+from sim.kernel.run import KernelResult, plan_of, run_kernel, run_launches
 from sim.kernel.scenario import Attention, KernelScenario, KernelWork, TrainingStep
-from sim.kernel.summary import summarize_kernel
-from sim.kernel.work import repeated
 from sim.loading import load_scenario
 from sim.model import load_model, num_parameters
 from sim.report.markdown import render_markdown

@@ -12,16 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sim.errors import ScenarioError
-from sim.kernel.building import BlockSpec, LaunchSpec, Shared, build_launch, tile_count
-from sim.kernel.efficiency import Efficiency
-from sim.kernel.elementwise import stream
-from sim.kernel.flash import FLOAT32_BYTES
-from sim.kernel.gpu import Gpu
-from sim.kernel.occupancy import Footprint
+from sim.kernel.algorithms.elementwise import stream
+from sim.kernel.algorithms.flash import FLOAT32_BYTES
+from sim.kernel.gpu import Efficiency, Footprint, Gpu
+from sim.kernel.launches import BlockSpec, Launch, LaunchSpec, Shared, build_launch, tile_count
 from sim.kernel.rates import compute_s
-from sim.kernel.run_launches import run_launches
 from sim.kernel.scenario import DTYPE_BYTES, Gemm, Tile
-from sim.kernel.work import Launch
 
 # FP32 instructions per dequantized weight and use: unpack, convert, scale (two weights an instruction).
 _DEQUANTIZE_OPS = 1.5
@@ -198,8 +194,3 @@ def edges_of_split(length: int, parts: int) -> list[tuple[int, int]]:
     """``length`` in ``parts`` as equal as can be: (length of a part, how many)."""
     small, larger = divmod(length, parts)
     return [(small + 1, larger)] * (larger > 0) + [(small, parts - larger)] * (parts > larger)
-
-
-def gemm_seconds(gpu: Gpu, efficiency: Efficiency, given: Gemm) -> float:
-    """The product's time on an idle device, launches included."""
-    return run_launches(gemm_launches(gpu, efficiency, given, Tile()), gpu.sm_count)[-1].end_ps * 1e-12

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from sim.kernel.result import KernelResult, bound_ps, bytes_by_tensor
+from sim.kernel.run import KernelResult, bound_ps, bytes_by_tensor
 from sim.metric_table import Better, Metric
 from sim.summary import Summary
 from sim.units import format_gb
@@ -13,6 +13,7 @@ from sim.verdict import Verdict
 
 if TYPE_CHECKING:
     from sim.comparison import Comparison
+
 
 _ROWS: tuple[tuple[str, str, Better, str], ...] = (
     ("time_s", "s", "lower", "first launch to the last block's end, host copies included"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sim.kernel.result import KernelResult
+from sim.kernel.run import KernelResult
 
 _PS_PER_US = 1_000_000
 

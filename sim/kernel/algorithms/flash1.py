@@ -12,14 +12,10 @@ from __future__ import annotations
 
 from math import ceil
 
-from sim.kernel.building import BlockSpec, Bytes, LaunchSpec, Shared, build_launch
-from sim.kernel.efficiency import Efficiency
-from sim.kernel.flash import BACKWARD_OPS, FLOAT32_BYTES, FORWARD_OPS
-from sim.kernel.gpu import Gpu
-from sim.kernel.occupancy import Footprint
-from sim.kernel.problem import STATISTIC_BYTES, Problem, tile_lengths
-from sim.kernel.tiles import TileSizes
-from sim.kernel.work import Launch
+from sim.kernel.algorithms.flash import BACKWARD_OPS, FLOAT32_BYTES, FORWARD_OPS
+from sim.kernel.algorithms.problem import STATISTIC_BYTES, Problem, TileSizes, tile_lengths
+from sim.kernel.gpu import Efficiency, Footprint, Gpu
+from sim.kernel.launches import BlockSpec, Bytes, Launch, LaunchSpec, Shared, build_launch
 
 # Rescaling the old O and adding the new: multiply, multiply, add, and two statistics per score row.
 _RESCALE_OPS_PER_OUTPUT = 3

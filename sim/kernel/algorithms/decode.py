@@ -7,16 +7,12 @@ through a block table, one 4-byte entry read per page.
 
 from __future__ import annotations
 
-from sim.kernel.building import BlockSpec, LaunchSpec, Shared, build_launch, tile_count
-from sim.kernel.efficiency import Efficiency
-from sim.kernel.elementwise import stream
-from sim.kernel.flash import FLOAT32_BYTES, FORWARD_OPS, forward_footprint
-from sim.kernel.gemm import edges_of_split
-from sim.kernel.gpu import Gpu
-from sim.kernel.occupancy import blocks_per_sm
-from sim.kernel.problem import STATISTIC_BYTES, Problem
-from sim.kernel.tiles import TileSizes
-from sim.kernel.work import Launch
+from sim.kernel.algorithms.elementwise import stream
+from sim.kernel.algorithms.flash import FLOAT32_BYTES, FORWARD_OPS, forward_footprint
+from sim.kernel.algorithms.gemm import edges_of_split
+from sim.kernel.algorithms.problem import STATISTIC_BYTES, Problem, TileSizes
+from sim.kernel.gpu import Efficiency, Gpu, blocks_per_sm
+from sim.kernel.launches import BlockSpec, Launch, LaunchSpec, Shared, build_launch, tile_count
 
 
 def decode_blocks(problem: Problem, tile: TileSizes, num_splits: int) -> list[BlockSpec]:

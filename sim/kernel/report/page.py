@@ -1,33 +1,47 @@
-"""The report of a kernel scenario, in the order of every report."""
+"""The report of a kernel scenario, in the order of every report.
+
+What the kernel simulation leaves out: one list, printed in every report.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from sim.answer_line import answer_line
-from sim.kernel.attention import DECODERS
-from sim.kernel.efficiency import Efficiency, efficiency_of, gemm_efficiency
-from sim.kernel.limits import NOT_MODELLED
-from sim.kernel.result import KernelResult
-from sim.kernel.scenario import KernelWork
-from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, Section, text_table
-from sim.report.decision import decision_section
-from sim.report.figures import Lane, Picture, digits, lanes
-from sim.report.figures_kernel import (
+from sim.kernel.algorithms.attention import DECODERS
+from sim.kernel.gpu import Efficiency, efficiency_of, gemm_efficiency
+from sim.kernel.report.curves import curve_pictures
+from sim.kernel.report.pictures import (
     first_runs,
+    gantt_pictures,
     launches_picture,
     roofline_picture,
     sram_picture,
     traffic_picture,
 )
-from sim.report.figures_kernel_curves import curve_pictures
-from sim.report.figures_kernel_tiles import gantt_pictures
+from sim.kernel.run import KernelResult
+from sim.kernel.scenario import KernelWork
+from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, Section, text_table
+from sim.report.decision import decision_section
+from sim.report.figures import Lane, Picture, digits, lanes
 from sim.report.published import published_sections
 from sim.units import format_count, format_gb, format_quantity
 from sim.version import __version__
 
 if TYPE_CHECKING:
     from sim.run import Answer
+
+
+NOT_MODELLED = (
+    "Instruction issue, bank conflicts, register spills: the fitted efficiencies hold them.",
+    "Thread-block clusters, distributed shared memory, persistent kernels' hidden prologues.",
+    "Which lines L2 keeps: shared tiles pass once if they fit, else once per group that runs together.",
+    "Clock changes with power and temperature, ECC, other work on the device.",
+    "DRAM pages, refresh, reads turning to writes: streaming reaches one measured share of the peak.",
+    "Host time between launches beyond a fixed gap; concurrent streams, except host copies in chunks.",
+    "Numerical error of low-precision types; the random numbers of dropout inside flash kernels.",
+    "Of a training step: the exchange of gradients, data loading, recomputation of activations.",
+)
 
 
 def build_kernel_report(answer: Answer) -> Report:
@@ -89,7 +103,7 @@ def _question(answer: Answer, runs: list[tuple[Lane, KernelResult]]) -> Section:
 
 
 def _operation_text(run: KernelResult) -> str:
-    from sim.kernel.summary import operation
+    from sim.kernel.metrics import operation
 
     return operation(run)
 
@@ -114,7 +128,7 @@ def _trust(runs: list[tuple[Lane, KernelResult]]) -> Section:
 
 
 def _generation(work: KernelWork) -> str:
-    """The entry of ``sim.kernel.efficiency`` that prices the operation's own kernels."""
+    """The entry of ``sim.kernel.gpu`` that prices the operation's own kernels."""
     attention, step = work.attention, work.training_step
     if attention is None:
         return step.attention if step else "gemm" if work.gemm else "stream"

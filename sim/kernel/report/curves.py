@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sim.errors import ScenarioError
-from sim.kernel.result import KernelResult, run_kernel
+from sim.kernel.report.pictures import Runs, first_runs
+from sim.kernel.run import KernelResult, run_kernel
 from sim.kernel.scenario import KernelScenario
 from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout
-from sim.report.figures_kernel import Runs, first_runs
 
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 SRAM_KIB = (48, 96, 192, 384, 1024)

@@ -8,13 +8,9 @@ loaded. Blocks with the most tiles start first.
 
 from __future__ import annotations
 
-from sim.kernel.building import BlockSpec, LaunchSpec, Shared, build_launch, tile_count
-from sim.kernel.efficiency import Efficiency, efficiency_of
-from sim.kernel.gpu import Gpu
-from sim.kernel.occupancy import Footprint
-from sim.kernel.problem import STATISTIC_BYTES, Problem, tile_lengths
-from sim.kernel.tiles import TileSizes
-from sim.kernel.work import Launch
+from sim.kernel.algorithms.problem import STATISTIC_BYTES, Problem, TileSizes, tile_lengths
+from sim.kernel.gpu import Efficiency, Footprint, Gpu, efficiency_of
+from sim.kernel.launches import BlockSpec, Launch, LaunchSpec, Shared, build_launch, tile_count
 
 FLOAT32_BYTES = 4
 # FP32 instructions per score beside its exponential. Forward: scale, maximum, subtract, sum, convert;

@@ -6,16 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from sim.errors import ScenarioError
-from sim.kernel import decode, flash, flash1
-from sim.kernel.efficiency import efficiency_of
-from sim.kernel.elementwise import stream
-from sim.kernel.gpu import Gpu
-from sim.kernel.occupancy import Footprint, fits
-from sim.kernel.problem import Problem
+from sim.kernel.algorithms import decode, flash, flash1
+from sim.kernel.algorithms.elementwise import stream
+from sim.kernel.algorithms.problem import Problem, TileSizes, flash_1_tiles, flash_tiles
+from sim.kernel.algorithms.standard import StandardAttention
+from sim.kernel.gpu import Footprint, Gpu, efficiency_of, fits
+from sim.kernel.launches import Launch
 from sim.kernel.scenario import Tile
-from sim.kernel.standard import StandardAttention
-from sim.kernel.tiles import TileSizes, flash_1_tiles, flash_tiles
-from sim.kernel.work import Launch
 
 DECODERS = ("split_kv_decode", "paged_decode")
 _STEP = 16  # columns of a tensor core's product

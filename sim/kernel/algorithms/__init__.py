@@ -1,0 +1,1 @@
+"""The kernels that can be simulated: attention algorithms, products and streaming kernels."""

@@ -1,0 +1,1 @@
+"""The report of a kernel scenario: its page and its pictures."""
