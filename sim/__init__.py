@@ -22,22 +22,23 @@ from typing import TYPE_CHECKING, Any
 from sim.version import __version__
 
 if TYPE_CHECKING:
-    from sim.comparison import compare
+    from sim.answer import Answer
     from sim.cost.memory import memory_plan
     from sim.errors import InvariantError, ScenarioError
     from sim.export import preemptions_dataframe, requests_dataframe, segments_dataframe
     from sim.hardware import load_hardware
     from sim.loading import load_scenario
-    from sim.metrics import Summary, summarize
+    from sim.metrics import summarize
     from sim.model import load_model
-    from sim.run import Answer, run_one, run_scenario
+    from sim.run import compare, run_one, run_scenario
+    from sim.summary import Summary
 
 _HOMES = {
-    "Answer": "sim.run",
+    "Answer": "sim.answer",
     "InvariantError": "sim.errors",
     "ScenarioError": "sim.errors",
-    "Summary": "sim.metrics",
-    "compare": "sim.comparison",
+    "Summary": "sim.summary",
+    "compare": "sim.run",
     "load_hardware": "sim.hardware",
     "load_model": "sim.model",
     "load_scenario": "sim.loading",

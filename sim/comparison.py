@@ -5,18 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from sim.answer_line import answer_line as answer_line
 from sim.cautions import Caution, kv_never_full, one_seed
 from sim.errors import InvariantError
-from sim.intervals import Interval as Interval
-from sim.intervals import mean_interval, ratio_interval
-from sim.kinds import metric_of
-from sim.metric_table import METRICS as METRICS
+from sim.intervals import Interval, mean_interval, ratio_interval
+from sim.metric import Metric
 from sim.summary import Summary, rounded
-from sim.thresholds import ThresholdOutcome as ThresholdOutcome
-from sim.thresholds import check_thresholds as check_thresholds
+
+
+class ComparedKind(Protocol):
+    """What a comparison asks of the kind of its runs."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether seeds differ."""
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """Its metrics by name."""
+
+    @property
+    def table(self) -> Sequence[str]:
+        """The decision table's metrics, after the headline."""
+
+    def headline(self, comparison: Comparison) -> str:
+        """The metric that answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +57,7 @@ class Cell:
 class Comparison:
     """Every metric of every variant against ``reference``; the reference's own cells have no ratio."""
 
+    kind: ComparedKind
     question: str
     reference: str
     variants: tuple[str, ...]  # the reference first
@@ -74,7 +89,7 @@ class Comparison:
         }
 
 
-def compare(summaries: Mapping[str, Sequence[Summary]], reference: str) -> Comparison:
+def compare(summaries: Mapping[str, Sequence[Summary]], reference: str, kind: ComparedKind) -> Comparison:
     """Each metric's mean over the seeds, and its ratio and difference to the reference.
 
     Paired by seed: variants saw the same arrivals and lengths, so what they share cancels. The
@@ -89,35 +104,39 @@ def compare(summaries: Mapping[str, Sequence[Summary]], reference: str) -> Compa
     for name, found in by_variant.items():
         if tuple(summary.seed for summary in found) != seeds:
             raise InvariantError(f"{name} and {reference} were not run with the same seeds {seeds}")
+    base = by_variant[reference]
     return Comparison(
-        question=by_variant[reference][0].question,
+        kind=kind,
+        question=base[0].question,
         reference=reference,
         variants=variants,
         seeds=seeds,
         cells={
             name: {
-                metric: _cell(metric, by_variant[name], None if name == reference else by_variant[reference])
+                metric: _cell(
+                    kind.metrics[metric], found, None if name == reference else by_variant[reference]
+                )
                 for metric in by_variant[reference][0].metrics
             }
-            for name in variants
+            for name, found in by_variant.items()
         },
         summaries=by_variant,
-        warnings=_warnings(by_variant, seeds),
+        warnings=_warnings(by_variant, seeds, draws=kind.draws),
     )
 
 
-def _cell(metric: str, own: Sequence[Summary], others: Sequence[Summary] | None) -> Cell:
-    values = tuple(summary.metrics[metric] for summary in own)
-    note = next((summary.refused[metric] for summary in own if metric in summary.refused), "")
+def _cell(metric: Metric, runs: Sequence[Summary], others: Sequence[Summary] | None) -> Cell:
+    name, better = metric.name, metric.better
+    values = tuple(summary.metrics[name] for summary in runs)
+    note = next((summary.refused[name] for summary in runs if name in summary.refused), "")
     known = _all_known(values)
-    base = None if others is None else _all_known([summary.metrics[metric] for summary in others])
+    base = None if others is None else _all_known([summary.metrics[name] for summary in others])
     ratio = difference = None
     if known is not None and base is not None:
         difference = mean_interval([a - b for a, b in zip(known, base, strict=True)])
         if min(*known, *base) > 0:
             ratio = ratio_interval(known, base)
     significant = ratio.excludes(1.0) if ratio else difference.excludes(0.0) if difference else None
-    better = metric_of(metric).better
     return Cell(
         values=values,
         mean=None if known is None else math.fsum(known) / len(known),
@@ -137,7 +156,7 @@ def _all_known(values: Sequence[float | None]) -> list[float] | None:
 
 
 def _warnings(
-    summaries: Mapping[str, Sequence[Summary]], seeds: Sequence[int]
+    summaries: Mapping[str, Sequence[Summary]], seeds: Sequence[int], *, draws: bool
 ) -> tuple[tuple[str, Caution], ...]:
     """The runs' warnings, each once per text with the variants that share it, and the comparison's own."""
     shared: dict[Caution, list[str]] = {}
@@ -158,10 +177,9 @@ def _warnings(
         {name: summary.allocator for name, summary in first.items()},
         {name: summary.metrics.get("max_kv_used_fraction") for name, summary in first.items()},
     )
-    draws = any(summary.kind != "kernel" for summary in first.values())  # a kernel run draws nothing
     alone = one_seed() if draws and len(seeds) == 1 else None
-    own = [caution for caution in (full, alone) if caution is not None]
-    return (*warnings, *((everyone, caution) for caution in own))
+    whole = [caution for caution in (full, alone) if caution is not None]
+    return (*warnings, *((everyone, caution) for caution in whole))
 
 
 def _cell_dict(cell: Cell) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.data import data_dir
+from sim.hardware import HardwareProfile
 from sim.hardware.reading import check_keys, read_source
 from sim.loading.build import build, field_hints
 from sim.loading.place import Place
@@ -128,3 +129,13 @@ def _text(tree: Mapping[str, Any], name: str, base: EngineProfile | None, place:
         hint = 'write it in quotes: "0.15"' if name == "version" else ""
         raise place.child(name).error("expected a text", given=given, hint=hint)
     return given.strip()
+
+
+def with_engine_defaults(tree: Mapping[str, Any], *, file: str) -> Mapping[str, Any]:
+    """A serving scenario's mapping, its engine section with what its profile and vLLM's server have."""
+    from sim.serving.vllm_defaults import vllm_defaults
+
+    engine, hardware = tree.get("engine", {}), tree.get("hardware")
+    if not isinstance(engine, Mapping) or not isinstance(hardware, HardwareProfile):
+        return tree  # the builder says what is wrong
+    return {**tree, "engine": {**vllm_defaults(engine, hardware), **with_profile(engine, file=file)}}

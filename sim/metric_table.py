@@ -6,24 +6,26 @@ the documentation all read ``METRICS``, in this order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
-Better = Literal["higher", "lower", "neither"]
+from sim.metric import Better, Metric
+
+if TYPE_CHECKING:
+    from sim.records import RunResult
 
 PERCENTILES = (50, 90, 95, 99)
 LEAST_SAMPLES_BEYOND = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """One number of a summary. Its name is its label, everywhere."""
+class ServingMetric(Metric):
+    """A metric of a serving run. One with a ``number`` needs nothing else; the others are made together."""
 
-    name: str
-    unit: str
-    meaning: str
-    better: Better
+    number: Callable[[RunResult], float | None] | None = None
+    absent: str = ""  # why ``number`` is None, where it is
+    is_in_table: bool = False  # a row of the decision table, after those of ``SERVING_TABLE``
 
 
 REQUEST_TIMES: Mapping[str, str] = {
@@ -151,7 +153,7 @@ _MONEY: _Rows = (
 )
 
 
-def _all_metrics() -> dict[str, Metric]:
+def _all_metrics() -> dict[str, ServingMetric]:
     times: list[tuple[str, str, Better, str]] = [
         (f"{statistic}_{name}", "s", "neither" if statistic == "std" else "lower", f"{said}: {meaning}")
         for name, meaning in REQUEST_TIMES.items()
@@ -159,9 +161,54 @@ def _all_metrics() -> dict[str, Metric]:
     ]
     rows = (*_COUNTS, *_RATES, *times, *_ENGINE, *_MONEY)
     return {
-        name: Metric(name=name, unit=unit, meaning=meaning, better=better)
+        name: ServingMetric(name=name, unit=unit, meaning=meaning, better=better)
         for name, unit, better, meaning in rows
     }
 
 
-METRICS: Mapping[str, Metric] = _all_metrics()
+METRICS: Mapping[str, ServingMetric] = _all_metrics()
+
+SERVING_TABLE = (
+    "goodput_requests_per_s",
+    "goodput_fraction",
+    "requests_per_s",
+    "output_tokens_per_s",
+    "mean_ttft_s",
+    "p50_ttft_s",
+    "p99_ttft_s",
+    "mean_tpot_s",
+    "p99_tpot_s",
+    "p99_itl_s",
+    "p99_e2e_s",
+    "mean_queue_s",
+    "kv_tokens_fraction",
+    "kv_waste_fraction",
+    "num_preemptions",
+    "recompute_fraction",
+    "prefix_hit_fraction",
+    "busy_fraction",
+    "mean_decode_batch",
+    "mean_acceptance_length",
+    "cost_per_million_output_tokens",
+    "energy_j_per_token",
+)
+"""The decision table, after the headline."""
+
+
+def serving_table() -> tuple[str, ...]:
+    """The same, with the metrics that ask for a row."""
+    return (*SERVING_TABLE, *(name for name, metric in METRICS.items() if metric.is_in_table))
+
+
+SWEEP_TABLE = (
+    "requests_per_s",
+    "goodput_requests_per_s",
+    "goodput_fraction",
+    "p50_ttft_s",
+    "p99_ttft_s",
+    "p99_tpot_s",
+    "kv_used_fraction",
+    "num_preemptions",
+    "cost_per_million_output_tokens",
+)
+"""The columns of a sweep that names none."""

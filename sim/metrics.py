@@ -13,21 +13,22 @@ import numpy as np
 
 from sim.arrays import PS_PER_S, Bools
 from sim.cautions import run_cautions
+from sim.comparison import Comparison
 from sim.engine_use import engine_metrics, money_and_power
 from sim.littles_law import littles_law_gap as littles_law_gap
 from sim.littles_law import running_time_gap as running_time_gap
 from sim.metric_table import LEAST_SAMPLES_BEYOND, METRICS, REQUEST_TIMES
-from sim.metric_table import Metric as Metric
 from sim.records import ABORTED, FINISHED, REFUSED, UNFINISHED, RunResult
 from sim.request_times import RequestTimes, class_slos, count, met_bounds, request_times
 from sim.scenario import Slo
 from sim.statistics import Spread, is_thin, spread, spread_of_runs
-from sim.summary import ClassSummary as ClassSummary
-from sim.summary import Summary as Summary
+from sim.summary import ClassSummary, Summary
 from sim.token_gaps import token_gaps
 from sim.verdict import judge
+from sim.workload.arrivals import ARRIVAL_PROCESSES
 from sim.workload.sources import arrivals_label
 
+_HEADLINE_TIMES = ("p99_ttft_s", "p90_ttft_s", "p50_ttft_s", "mean_ttft_s", "mean_e2e_s")
 _STATUS = {
     "num_finished": FINISHED,
     "num_refused": REFUSED,
@@ -78,7 +79,8 @@ def _numbers(result: RunResult, met: Mapping[str, Bools]) -> dict[str, float | N
         **engine_metrics(result),
         "prefix_hit_fraction": _prefix_hits(result, result.requests.is_measured),
     }
-    return {**numbers, **money_and_power(result, numbers)}
+    alone = {name: metric.number(result) for name, metric in METRICS.items() if metric.number is not None}
+    return {**numbers, **money_and_power(result, numbers), **alone}
 
 
 def _time_spreads(times: RequestTimes, chosen: Bools) -> dict[str, Spread | None]:
@@ -170,7 +172,11 @@ def _reasons(
     result: RunResult, metrics: Mapping[str, float | None], thin: Mapping[str, str]
 ) -> dict[str, str]:
     """Why each metric that is None is None."""
-    return {name: thin.get(name) or _reason(name, result) for name, value in metrics.items() if value is None}
+    return {
+        name: thin.get(name) or METRICS[name].absent or _reason(name, result)
+        for name, value in metrics.items()
+        if value is None
+    }
 
 
 def _reason(name: str, result: RunResult) -> str:
@@ -246,3 +252,25 @@ def _allocator(result: RunResult) -> str:
     engine = result.scenario.engine
     detail = engine.kv_reservation if engine.kv_allocator == "contiguous" else str(engine.block_size)
     return f"{engine.kv_allocator}/{detail}"
+
+
+def serving_headline(comparison: Comparison) -> str:
+    """The metric that answers a serving question.
+
+    With an SLO that not every run meets: ``goodput_requests_per_s``. Else, where the queue grows
+    in some run, or the load follows the answers (closed loop, all at once): ``requests_per_s``.
+    Else a time to the first token: p99, or the highest percentile that no run refuses.
+    """
+    runs = [summary for found in comparison.summaries.values() for summary in found]
+    if any(summary.meets_slo is False for summary in runs):
+        return "goodput_requests_per_s"
+    saturated = any(summary.verdict.word in ("BACKLOGGED", "OVERLOADED") for summary in runs)
+    if saturated or any(_follows_answers(summary.arrivals) for summary in runs):
+        return "requests_per_s"
+    known = (name for name in _HEADLINE_TIMES if all(summary.metrics[name] is not None for summary in runs))
+    return next(known, "requests_per_s")
+
+
+def _follows_answers(arrivals: str) -> bool:
+    """Whether the load has no rate of its own; ``arrivals`` as a summary names them, "trace" too."""
+    return arrivals in ARRIVAL_PROCESSES and ARRIVAL_PROCESSES[arrivals].draw is None

@@ -10,32 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sim.kinds import kind_of
-from sim.records import RunResult
-from sim.scenario import Scenario, ScenarioFile
+from sim.answer import Answer, AnyAnswer, AnyRun
+from sim.kinds import KINDS, kind_of
+from sim.scenario_file import AnyScenario, ScenarioFile
 
 if TYPE_CHECKING:
     from sim.comparison import Comparison
-    from sim.metrics import Summary
+    from sim.summary import Summary
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """All runs of a scenario file, their statistics and the comparison to the reference."""
-
-    file: ScenarioFile
-    results: Mapping[str, Sequence[RunResult]]  # by variant, one per seed
-    summaries: Mapping[str, Sequence[Summary]]
-    comparison: Comparison
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One run to do."""
 
-    scenario: Scenario
+    scenario: AnyScenario
     variant: str
     seed: int
     base_dir: str
@@ -44,35 +34,32 @@ class Task:
 
 
 def run_one(
-    scenario: Scenario,
+    scenario: AnyScenario,
     *,
     variant: str = "base",
     seed: int = 1,
     base_dir: Path = Path("."),
     record_block_map: bool = False,
-) -> RunResult:
+) -> AnyRun:
     """Simulates one variant with one seed. Same scenario and seed, same result, bit for bit."""
-    run = kind_of(scenario).part("run_one")
-    result: RunResult = run(
+    return kind_of(scenario).run_one(
         scenario, variant=variant, seed=seed, base_dir=base_dir, record_block_map=record_block_map
     )
-    return result
 
 
 def run_scenario(
-    file: ScenarioFile,
+    file: ScenarioFile[AnyScenario],
     *,
     jobs: int = 1,
     progress: Progress | None = None,
     keep_thin_percentiles: bool = False,
     record_block_map: bool = True,
-) -> Answer:
+) -> AnyAnswer:
     """Runs every variant with every seed, on ``jobs`` processes.
 
     ``progress`` is called with (runs done, runs in all). The block map is kept for the first seed of each
     variant.
     """
-    from sim.comparison import compare
     from sim.plan.executors import map_as_completed, open_executor
 
     tasks = [
@@ -87,13 +74,13 @@ def run_scenario(
         for variant in file.variants
         for seed in variant.scenario.seeds
     ]
-    done: dict[int, tuple[RunResult, Summary]] = {}
+    done: dict[int, tuple[AnyRun, Summary]] = {}
     with open_executor(jobs) as executor:
         for index, outcome in map_as_completed(executor, run_task, tasks, in_flight=max(1, jobs)):
             done[index] = outcome
             if progress:
                 progress(len(done), len(tasks))
-    results: dict[str, list[RunResult]] = {variant.name: [] for variant in file.variants}
+    results: dict[str, list[AnyRun]] = {variant.name: [] for variant in file.variants}
     summaries: dict[str, list[Summary]] = {variant.name: [] for variant in file.variants}
     for index, task in enumerate(tasks):
         results[task.variant].append(done[index][0])
@@ -103,7 +90,7 @@ def run_scenario(
     )
 
 
-def run_task(task: Task) -> tuple[RunResult, Summary]:
+def run_task(task: Task) -> tuple[AnyRun, Summary]:
     """One run and its statistics, in whatever process."""
     result = run_one(
         task.scenario,
@@ -112,5 +99,13 @@ def run_task(task: Task) -> tuple[RunResult, Summary]:
         base_dir=Path(task.base_dir),
         record_block_map=task.record_block_map,
     )
-    summarize = kind_of(task.scenario).part("summarize")
-    return result, summarize(result, keep_thin_percentiles=task.keep_thin_percentiles)
+    kind = kind_of(task.scenario)
+    return result, kind.summarize(result, keep_thin_percentiles=task.keep_thin_percentiles)
+
+
+def compare(summaries: Mapping[str, Sequence[Summary]], reference: str) -> Comparison:
+    """Variants' summaries against those of ``reference``, seed by seed: ``sim.comparison.compare``."""
+    from sim import comparison
+
+    kind = next((found[0].kind for found in summaries.values() if found), "serving")
+    return comparison.compare(summaries, reference, KINDS[kind])

@@ -15,7 +15,6 @@ from sim.hardware import HardwareProfile
 from sim.model import ModelShape
 
 if TYPE_CHECKING:
-    from sim.trust.measured import MeasuredPoint
     from sim.workload.arrivals import ArrivalProcess
     from sim.workload.distributions import DistributionKind
 
@@ -423,25 +422,3 @@ class Scenario:
     )
     slo: Slo = key("bounds that an answer must meet", default=Slo())
     thresholds: tuple[Threshold, ...] = key("bounds that make exit code 1", default=())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
-    """One named set of differences from the file, already applied and checked."""
-
-    name: str
-    differences: Mapping[str, Any]
-    scenario: Scenario
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScenarioFile:
-    """A loaded file: the base scenario and its variants (one, named ``base``, without ``compare``)."""
-
-    path: str
-    base: Scenario
-    reference: str
-    variants: tuple[Variant, ...]
-    raw: Mapping[str, Any]
-    overrides: tuple[str, ...] = ()
-    measured: tuple[MeasuredPoint, ...] = ()  # what the file says was measured; no part of the question

@@ -18,7 +18,8 @@ from sim.loading.build import field_hints, takes_number, unit_in
 from sim.loading.scalars import LIMITS, MAX_PLAIN
 from sim.model import ModelShape
 from sim.scenario import SCHEMA_VERSION, Threshold
-from sim.trust.measured import Measured, MeasuredColumn, MeasuredTable
+from sim.scenario_file import Measured
+from sim.trust.measured import MeasuredColumn, MeasuredTable
 from sim.units import UNITS, allowed_units, unit_of_name
 
 JsonSchema = dict[str, Any]
@@ -32,7 +33,7 @@ _NOT_IN_VARIANTS = ("schema_version", "question", "kind", "seeds", "thresholds")
 def scenario_schema() -> JsonSchema:
     """The JSON Schema of a scenario file."""
     made = Definitions()
-    kinds = {name: _of_kind(name, kind.part("scenario"), made) for name, kind in KINDS.items()}
+    kinds = {name: _of_kind(name, kind.scenario, made) for name, kind in KINDS.items()}
     for name, one in kinds.items():
         made.by_name[f"{name.capitalize()}Scenario"] = one
     choice = [

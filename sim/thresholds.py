@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from sim.comparison import Comparison
 from sim.errors import ScenarioError
-from sim.kinds import metric_of
 from sim.scenario import Threshold
 from sim.suggest import did_you_mean
-
-if TYPE_CHECKING:
-    from sim.comparison import Comparison
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +71,16 @@ def _outcome(comparison: Comparison, threshold: Threshold, variant: str) -> Thre
     cell = comparison.cells[variant][threshold.metric]
     limits = (("min", threshold.min), ("max", threshold.max))
     bound = ", ".join(f"{word} {limit:g}" for word, limit in limits if limit is not None)
+    unit = comparison.kind.metrics[threshold.metric].unit
     if cell.mean is None:
         is_met, reason = False, f"there is no number: {cell.note}"
     else:
         above = threshold.max is not None and cell.mean > threshold.max
         below = threshold.min is not None and cell.mean < threshold.min
-        is_met, reason = not (above or below), f"{cell.mean:.6g} {metric_of(threshold.metric).unit}"
+        is_met, reason = (
+            not (above or below),
+            f"{cell.mean:.6g} {unit}",
+        )
     return ThresholdOutcome(
         metric=threshold.metric, variant=variant, bound=bound, value=cell.mean, is_met=is_met, reason=reason
     )

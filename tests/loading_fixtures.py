@@ -9,7 +9,7 @@ import pytest
 
 from sim.errors import ScenarioError
 from sim.loading import load_scenario
-from sim.scenario import ScenarioFile
+from sim.scenario_file import ScenarioFile
 
 GOOD = """\
 schema_version: 1

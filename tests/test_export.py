@@ -25,7 +25,6 @@ from fake_results import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.comparison import compare
 from sim.errors import ScenarioError
 from sim.export import (
     preemptions_csv,
@@ -44,6 +43,7 @@ from sim.export import (
 from sim.export.records import seconds_text
 from sim.metric_table import METRICS
 from sim.metrics import summarize
+from sim.run import compare
 from sim.scenario import Arrivals, EngineConfig, Slo, Workload
 
 

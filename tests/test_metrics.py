@@ -28,11 +28,12 @@ from sim.errors import InvariantError
 from sim.hardware import EfficiencyCurve
 from sim.loading import load_scenario
 from sim.metric_table import METRICS, REQUEST_TIMES
-from sim.metrics import Summary, littles_law_gap, running_time_gap, summarize
+from sim.metrics import littles_law_gap, running_time_gap, summarize
 from sim.rng import stream
 from sim.run import run_one
 from sim.scenario import Arrivals, Distribution, EngineConfig, RequestClass, Slo, Workload
 from sim.statistics import ArithmeticRuns, exact_dot, exact_sum, is_thin, order_statistics, spread_of_runs
+from sim.summary import Summary
 from sim.token_gaps import token_gaps
 from sim.verdict import judge, num_waiting_at_arrival
 

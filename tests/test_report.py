@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_runs import toy_file, toy_results, toy_scenario
 
-from sim.comparison import compare
+from sim.answer import Answer
+from sim.kinds import report_of
 from sim.metrics import summarize
 from sim.records import BlockMap, RunResult
 from sim.report.blocks import Code
@@ -36,8 +37,8 @@ from sim.report.limits import NOT_MODELLED
 from sim.report.markdown import render_markdown
 from sim.report.question import profile_hash
 from sim.report.trust import kind_of
-from sim.run import Answer
-from sim.scenario import ScenarioFile
+from sim.run import compare
+from sim.scenario_file import ScenarioFile
 
 EVIL = "<script>window.owned = 1</script> & \"quotes\" 'too' | ` * `"
 
@@ -69,7 +70,7 @@ def answer() -> Answer:
 
 @pytest.fixture(scope="module")
 def page(answer: Answer) -> str:
-    return render_html(answer)
+    return render_html(report_of(answer))
 
 
 def shown_text(text: str) -> str:
@@ -395,16 +396,16 @@ def test_no_text_of_the_user_becomes_markup() -> None:
         for variant, name in zip(variants, ("static", "continuous"), strict=True)
     }
     nasty = answer_of(file, results)
-    page = render_html(nasty)
+    page = render_html(report_of(nasty))
     assert "<script>window.owned" not in page
     assert "window.owned" in shown_text(page)
     assert page.count("<script") == 3
-    markdown = render_markdown(nasty)
+    markdown = render_markdown(report_of(nasty))
     assert "<script>" not in re.sub(r"^(`{3,})text\n.*?^\1$", "", markdown, flags=re.S | re.M)
 
 
 def test_same_answer_same_page(answer: Answer, page: str) -> None:
-    assert render_html(toy_answer()) == page
+    assert render_html(report_of(toy_answer())) == page
 
 
 def test_a_page_of_two_variants_and_five_seeds_stays_small() -> None:
@@ -414,7 +415,7 @@ def test_a_page_of_two_variants_and_five_seeds_stays_small() -> None:
         name: [dataclasses.replace(runs[0], seed=seed) for seed in range(1, 6)] for name, runs in big.items()
     }
     answer = answer_of(file, results)
-    assert len(render_html(answer)) < len(render_html(toy_answer())) + 2e6
+    assert len(render_html(report_of(answer))) < len(render_html(report_of(toy_answer()))) + 2e6
 
 
 def test_index_links_every_report() -> None:
@@ -428,7 +429,7 @@ def test_index_links_every_report() -> None:
 
 
 def test_markdown_has_the_same_sections(answer: Answer) -> None:
-    markdown = render_markdown(answer)
+    markdown = render_markdown(report_of(answer))
     report = build_report(answer)
     assert re.findall(r"^## (.*)$", markdown, flags=re.M) == [section.title for section in report.sections]
     assert report.answer.split(":")[0] in markdown
@@ -437,7 +438,7 @@ def test_markdown_has_the_same_sections(answer: Answer) -> None:
 
 
 def test_markdown_tables_are_rectangular(answer: Answer) -> None:
-    fences = re.sub(r"^(`{3,})text\n.*?^\1$", "", render_markdown(answer), flags=re.S | re.M)
+    fences = re.sub(r"^(`{3,})text\n.*?^\1$", "", render_markdown(report_of(answer)), flags=re.S | re.M)
     tables = re.findall(r"(?:^\|.*\n)+", fences, flags=re.M)
     assert len(tables) >= 3
     for table in tables:

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 from fake_results import queue_result, replace, scenario
 
-from sim.comparison import Comparison, compare
+from sim.comparison import Comparison
 from sim.metrics import summarize
 from sim.report.terminal import WIDTH, render_answer, render_comparison
+from sim.run import compare
 from sim.scenario import Slo, Threshold
 from sim.summary import Summary
 

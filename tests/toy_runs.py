@@ -24,17 +24,8 @@ from sim.records import (
     SegmentColumns,
 )
 from sim.rng import stream
-from sim.scenario import (
-    Arrivals,
-    Distribution,
-    EngineConfig,
-    Scenario,
-    ScenarioFile,
-    Slo,
-    Threshold,
-    Variant,
-    Workload,
-)
+from sim.scenario import Arrivals, Distribution, EngineConfig, Scenario, Slo, Threshold, Workload
+from sim.scenario_file import ScenarioFile, Variant
 
 MS = 1_000_000_000
 MAX_LEN, NUM_SLOTS, BLOCK = 512, 12, 16

@@ -15,14 +15,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sim.answer import Answer
 from sim.answer_line import answer_line
 from sim.data import scenario_name, scenario_paths
 from sim.export import summary_json, write_whole
+from sim.kinds import report_of
 from sim.loading import load_scenario
 from sim.plan.progress import Progress
 from sim.report.html import render_html, render_index
 from sim.report.markdown import render_markdown
-from sim.run import Answer, run_scenario
+from sim.run import run_scenario
 
 REPORTS = Path(__file__).parent.parent / "reports"
 MAX_LINES, MAX_WIDTH = 20, 300
@@ -42,8 +44,9 @@ def build(paths: Sequence[Path], jobs: int) -> int:
         folder = REPORTS / path.stem
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "summary.json", summary_json(answer.summaries, comparison=answer.comparison))
-        write_whole(folder / "report.html", render_html(answer))
-        write_whole(folder / "report.md", render_markdown(answer))
+        report = report_of(answer)
+        write_whole(folder / "report.html", render_html(report))
+        write_whole(folder / "report.md", render_markdown(report))
         entry = {"path": f"{path.stem}/report.html", "name": scenario_name(path)}
         line = answer_line(answer.comparison)
         entries.append(entry | {"question": answer.file.base.question, "answer": line})

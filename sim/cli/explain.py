@@ -136,7 +136,7 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
     if arguments.scenario:
         overrides = [f"engine.{name}={value}" for name, value in given.items()]
         scenario = load_scenario(arguments.scenario, overrides=overrides).base
-        if scenario.kind != "serving":
+        if not isinstance(scenario, Scenario):
             raise ScenarioError(
                 "explain takes an engine's step apart, and there is no engine",
                 file=arguments.scenario,

@@ -8,23 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sim.cli.exports import written_patterns
 from sim.errors import ScenarioError
-
-# What a run writes. An earlier run's files of these names go when the new ones come: a folder never
-# mixes two runs, and nothing else in it is touched.
-WRITTEN = (
-    "report.html",
-    "report.md",
-    "summary.json",
-    "requests-*.csv",
-    "requests-*.parquet",
-    "segments-*.csv",
-    "segments-*.parquet",
-    "preemptions-*.csv",
-    "preemptions-*.parquet",
-    "trace-*.json",
-    "vllm-bench-*.json",
-)
 
 
 @contextmanager
@@ -55,12 +40,15 @@ def results_folder(out: Path) -> Iterator[Path]:
 
 
 def _replace(out: Path, partial: Path) -> None:
-    """Move the new files in, then take away what only the earlier run had."""
+    """Move the new files in, then take away what only the earlier run had.
+
+    A folder never mixes two runs, and nothing in it but what runs write is touched.
+    """
     new = sorted(partial.iterdir())
     for path in new:
         path.replace(out / path.name)
     kept = {path.name for path in new}
-    for pattern in WRITTEN:
+    for pattern in written_patterns():
         for old in out.glob(pattern):
             if old.name not in kept:
                 old.unlink()

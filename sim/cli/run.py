@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.cli.exits import FINE, THRESHOLD_MISSED
+from sim.cli.exports import EXPORTS, RECORD_FORMATS, attribute, default_records, record_format
 from sim.errors import ScenarioError
 
 if TYPE_CHECKING:
-    from sim.run import Answer
-    from sim.scenario import ScenarioFile
+    from sim.answer import AnyAnswer
+    from sim.scenario_file import AnyScenario, ScenarioFile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,11 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--out", metavar="DIR", help="default: out/<scenario>")
     where.add_argument("--json", metavar="PATH", help="also write the summary there; - is standard output")
     where.add_argument("--csv", metavar="PATH", help="also write a row per variant and seed")
-    where.add_argument("--parquet", action="store_true", help="records as Parquet (needs gpuyard[parquet])")
-    where.add_argument("--trace-events", action="store_true", help="a Perfetto trace per variant")
-    where.add_argument(
-        "--vllm-bench", action="store_true", help="print and write what `vllm bench serve` would"
-    )
+    for ending, records in RECORD_FORMATS.items():
+        if ending != default_records():
+            where.add_argument(f"--{ending}", action="store_true", help=records.help)
+    for flag, export in EXPORTS.items():
+        where.add_argument(f"--{flag}", action="store_true", help=export.help)
     where.add_argument("--no-report", action="store_true", help="only summary.json, no report and no records")
     how = parser.add_argument_group("how")
     how.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="local processes")
@@ -53,8 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     _check_arguments(arguments)
     file = load_scenario(arguments.scenario, overrides=_overrides(arguments), trace=arguments.trace)
-    if arguments.vllm_bench and file.base.kind != "serving":
-        raise ScenarioError("vLLM's benchmark measures serving", path="--vllm-bench", allowed="kind: serving")
+    _check_exports(arguments, file.base.kind)
     out = Path(arguments.out or Path("out") / Path(file.path).stem)
     with results_folder(out) as folder:
         answer = _answer(file, arguments)
@@ -68,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     return FINE if all(outcome.is_met for outcome in outcomes) else THRESHOLD_MISSED
 
 
-def _answer(file: ScenarioFile, arguments: argparse.Namespace) -> Answer:
+def _answer(file: ScenarioFile[AnyScenario], arguments: argparse.Namespace) -> AnyAnswer:
     from sim.plan.progress import Progress
     from sim.run import run_scenario
 
@@ -89,14 +88,21 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
     """What would fail after the run fails before it."""
-    if arguments.parquet and importlib.util.find_spec("pyarrow") is None:
-        raise ScenarioError(
-            "Parquet needs pyarrow, which is not installed",
-            path="--parquet",
-            hint="pip install 'gpuyard[parquet]', or leave it out: CSV",
-        )
-    if arguments.csv and Path(arguments.csv).suffix not in (".csv", ".json"):
-        raise ScenarioError("the ending says which", path="--csv", given=arguments.csv, allowed=".csv, .json")
+    check = record_format(arguments).check
+    if check is not None:
+        check()
+    if arguments.csv:
+        from sim.export.tables import check_table_path
+
+        check_table_path(arguments.csv, "--csv")
     for flag, path in (("--csv", arguments.csv), ("--json", arguments.json)):
         if path and path != "-" and not Path(path).parent.is_dir():
             raise ScenarioError("there is no such folder to write into", path=flag, given=path)
+
+
+def _check_exports(arguments: argparse.Namespace, kind: str) -> None:
+    for flag, export in EXPORTS.items():
+        if getattr(arguments, attribute(flag)) and export.kind not in ("", kind):
+            raise ScenarioError(
+                f"a run of kind {kind} has no such view", path=f"--{flag}", allowed=f"kind: {export.kind}"
+            )

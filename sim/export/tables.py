@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,47 @@ from sim.errors import ScenarioError
 from sim.export.atomic import write_whole
 from sim.export.records import quoted_cell
 
+Rows = Sequence[Mapping[str, Any]]
 
-def write_table(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Write ``rows`` as the file's ending says (.csv or .json); whole or not at all.
+
+def write_table(rows: Rows, path: str | Path) -> None:
+    """Write ``rows`` as the file's ending says; whole or not at all.
 
     Columns are the union of the rows' keys, in order of first appearance. None, NaN and infinity
     are empty cells (CSV) and null (JSON); numbers keep all their digits.
     """
     names = list(dict.fromkeys(name for row in rows for name in row))
+    write_whole(path, TABLE_FORMATS[check_table_path(path)](names, rows))
+
+
+def check_table_path(path: str | Path, key_path: str = "") -> str:
+    """The ending, one of ``TABLE_FORMATS``."""
     ending = Path(path).suffix.lower()
-    if ending == ".json":
-        table = [{name: _plain(row.get(name)) for name in names} for row in rows]
-        write_whole(path, json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    elif ending == ".csv":
-        lines = [names, *([_cell(row.get(name)) for name in names] for row in rows)]
-        write_whole(path, (",".join(quoted_cell(cell) for cell in line) + "\n" for line in lines))
-    else:
-        raise ScenarioError("tables are written as CSV or JSON", file=str(path), allowed=".csv, .json")
+    if ending not in TABLE_FORMATS:
+        raise ScenarioError(
+            "the ending says how a table is written",
+            path=key_path,
+            given=str(path),
+            allowed=", ".join(TABLE_FORMATS),
+        )
+    return ending
+
+
+def _json_lines(names: Sequence[str], rows: Rows) -> Iterator[str]:
+    table = [{name: _plain(row.get(name)) for name in names} for row in rows]
+    yield json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _csv_lines(names: Sequence[str], rows: Rows) -> Iterator[str]:
+    lines = [names, *([_cell(row.get(name)) for name in names] for row in rows)]
+    return (",".join(quoted_cell(cell) for cell in line) + "\n" for line in lines)
+
+
+TABLE_FORMATS: Mapping[str, Callable[[Sequence[str], Rows], Iterator[str]]] = {
+    ".csv": _csv_lines,
+    ".json": _json_lines,
+}
+"""How a table is written, by the ending of its file."""
 
 
 def _plain(value: Any) -> Any:

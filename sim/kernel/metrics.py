@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sim.kernel.run import KernelResult, bound_ps, bytes_by_tensor
-from sim.metric_table import Better, Metric
+from sim.metric import Better, Metric
 from sim.summary import Summary
 from sim.units import format_gb
 from sim.verdict import Verdict

@@ -7,10 +7,10 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sim.scenario import ScenarioFile
+    from sim.scenario_file import AnyScenario, ScenarioFile
 
 
-def to_raw(file: ScenarioFile) -> dict[str, Any]:
+def to_raw(file: ScenarioFile[AnyScenario]) -> dict[str, Any]:
     """The question as understood: a tree that loads to the same scenario again.
 
     Hardware and model stand as they were given (a name, or differences from one). Optional keys

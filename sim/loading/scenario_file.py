@@ -5,24 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import sim.scenario as contracts
 from sim.errors import ScenarioError
-from sim.kinds import KINDS, Kind, unknown_kind
+from sim.kinds import KINDS, unknown_kind
 from sim.loading.build import build
 from sim.loading.compare import Compare, blame, split_compare
 from sim.loading.place import Place
 from sim.loading.strict_yaml import load_yaml
 from sim.loading.tree import Override, apply_override, has_path, merge, parse_override, with_trace
+from sim.scenario import SCHEMA_VERSION
+from sim.scenario_file import AnyScenario, ScenarioFile, Variant
 from sim.suggest import closest
+
+if TYPE_CHECKING:
+    from sim.kinds import AnyKind
 
 MEASURED = "measured"  # beside the scenario: what `gpuyard validate` compares its run with
 
 
 def load_scenario(
     path: str | Path, *, overrides: Sequence[str] = (), trace: str | None = None
-) -> contracts.ScenarioFile:
+) -> ScenarioFile[AnyScenario]:
     """The scenario at ``path`` (or the shipped one of that name), every variant of it checked.
 
     ``overrides`` are ``--set`` arguments, laid over the file before its variants. ``trace`` is a
@@ -35,13 +39,14 @@ def load_scenario(
     if MEASURED in tree:
         from sim.trust.measured import check_measured
 
-        return replace(loaded, measured=tuple(check_measured(tree[MEASURED], loaded)))
+        metrics = KINDS[loaded.base.kind].metrics
+        return replace(loaded, measured=tuple(check_measured(tree[MEASURED], loaded, metrics)))
     return loaded
 
 
 def load_tree(
     tree: dict[str, Any], file: str, *, overrides: Sequence[Override] = (), trace: str | None = None
-) -> contracts.ScenarioFile:
+) -> ScenarioFile[AnyScenario]:
     """The scenario that the mapping of ``file`` holds: a file read once may be loaded many times.
 
     What was measured is no part of the question, and left out.
@@ -63,7 +68,7 @@ def load_tree(
     for override in overrides:
         _refuse_if_unused(override, compare)
     base = _load_one(base_tree, file, overrides, compare.names)
-    return contracts.ScenarioFile(
+    return ScenarioFile(
         path=file,
         base=base,
         reference=compare.reference,
@@ -103,7 +108,7 @@ def _find(path: str | Path) -> Path:
 
 def _check_version(tree: Mapping[str, Any], file: str) -> None:
     place = Place(file=file, path="schema_version")
-    supported = contracts.SCHEMA_VERSION
+    supported = SCHEMA_VERSION
     if "schema_version" not in tree:
         raise place.error(
             "missing: every scenario states the format that it is written in",
@@ -119,7 +124,7 @@ def _check_version(tree: Mapping[str, Any], file: str) -> None:
         )
 
 
-def _refuse_trace_of(kind: Kind, file: str) -> None:
+def _refuse_trace_of(kind: AnyKind, file: str) -> None:
     if not kind.takes_trace:
         raise ScenarioError(
             "a trace of requests goes with serving only", file="--trace", given=file, allowed="kind: serving"
@@ -176,7 +181,7 @@ def _refuse_if_unused(override: Override, compare: Compare) -> None:
 
 def _load_one(
     tree: Mapping[str, Any], file: str, overrides: Sequence[Override], names: Sequence[str]
-) -> contracts.Scenario:
+) -> AnyScenario:
     try:
         return _build_checked(tree, file, names)
     except ScenarioError as error:
@@ -185,25 +190,23 @@ def _load_one(
 
 def _load_variant(
     name: str,
-    base: contracts.Scenario,
+    base: AnyScenario,
     base_tree: Mapping[str, Any],
     compare: Compare,
     source: tuple[str, Sequence[Override]],
-) -> contracts.Variant:
+) -> Variant[AnyScenario]:
     file, overrides = source
     differences = compare.differences[name]
     if not differences:
-        return contracts.Variant(name=name, differences={}, scenario=base)
+        return Variant(name=name, differences={}, scenario=base)
     try:
         scenario = _build_checked(merge(base_tree, differences), file, compare.names)
     except ScenarioError as error:
         raise blame(error, file, overrides, variant=name, differences=differences) from None
-    return contracts.Variant(name=name, differences=differences, scenario=scenario)
+    return Variant(name=name, differences=differences, scenario=scenario)
 
 
-def _build_checked(tree: Mapping[str, Any], file: str, names: Sequence[str]) -> contracts.Scenario:
-    from sim.checks import check_scenario
-
+def _build_checked(tree: Mapping[str, Any], file: str, names: Sequence[str]) -> AnyScenario:
     kind = _kind(tree, file)
     resolved = dict(tree)
     for name in ("hardware", "model"):
@@ -214,26 +217,22 @@ def _build_checked(tree: Mapping[str, Any], file: str, names: Sequence[str]) -> 
             _device(one, Place(file=file, path="devices").item(index))
             for index, one in enumerate(resolved["devices"])
         ]
-    if kind is KINDS["serving"]:
-        resolved["engine"] = _with_engine_defaults(resolved, file)
-    scenario: contracts.Scenario = build(kind.part("scenario"), resolved, file=file)
-    check_scenario(scenario, file=file, variant_names=names)
+    scenario = build(kind.scenario, kind.completed(resolved, file=file), file=file)
+    _check(scenario, kind, file, names)
     return scenario
 
 
-def _with_engine_defaults(tree: Mapping[str, Any], file: str) -> Any:
-    """The engine section, with what its profile and vLLM's own server have where it says nothing."""
-    from sim.engine_profile import with_profile
-    from sim.hardware import HardwareProfile
-    from sim.serving.vllm_defaults import vllm_defaults
+def _check(scenario: AnyScenario, kind: AnyKind, file: str, variants: Sequence[str]) -> None:
+    """Refuse a scenario whose parts do not go together; ``file`` is where it was read from."""
+    from sim.checks.common import check_head, check_thresholds
 
-    engine, hardware = tree.get("engine", {}), tree.get("hardware")
-    if not isinstance(engine, Mapping) or not isinstance(hardware, HardwareProfile):
-        return engine  # the builder says what is wrong
-    return {**vllm_defaults(engine, hardware), **with_profile(engine, file=file)}
+    top = Place(file=file)
+    check_head(scenario, top)
+    kind.check(scenario, file=file)
+    check_thresholds(scenario, top, variants, kind.metrics)
 
 
-def _kind(tree: Mapping[str, Any], file: str) -> Kind:
+def _kind(tree: Mapping[str, Any], file: str) -> AnyKind:
     """The kind that the file says; a missing one is refused by the builder, with its meaning."""
     given = tree.get("kind", "serving")
     if not isinstance(given, str) or given not in KINDS:

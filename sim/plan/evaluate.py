@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from sim.version import __version__
 
 if TYPE_CHECKING:
-    from sim.metrics import Summary
-    from sim.scenario import Scenario
+    from sim.scenario_file import AnyScenario
+    from sim.summary import Summary
 
 Value = str | float | bool | None
 Row = dict[str, Value]
@@ -32,7 +32,7 @@ class Point:
 
     swept: Mapping[str, str]
     variant: str
-    scenario: Scenario
+    scenario: AnyScenario
     base_dir: str
 
 
@@ -47,12 +47,11 @@ def evaluate(point: Point) -> Row:
 
     scenario = point.scenario
     kind = kind_of(scenario)
-    summarize = kind.part("summarize")
     summaries = [
-        summarize(run_one(scenario, variant=point.variant, seed=seed, base_dir=Path(point.base_dir)))
+        kind.summarize(run_one(scenario, variant=point.variant, seed=seed, base_dir=Path(point.base_dir)))
         for seed in scenario.seeds
     ]
-    num_gpus = kind.part("num_gpus")(scenario)
+    num_gpus = kind.num_gpus(scenario)
     price = scenario.hardware.usd_per_hour
     row: Row = {
         "meets_slo": _all_meet(summaries),

@@ -14,18 +14,6 @@ from sim.plan.evaluate import Point, Row, Value, evaluate, fingerprint
 from sim.plan.executors import map_as_completed
 from sim.plan.grid import grid
 
-HEADLINES = (
-    "requests_per_s",
-    "goodput_requests_per_s",
-    "goodput_fraction",
-    "p50_ttft_s",
-    "p99_ttft_s",
-    "p99_tpot_s",
-    "kv_used_fraction",
-    "num_preemptions",
-    "cost_per_million_output_tokens",
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
@@ -128,9 +116,8 @@ def check_metrics(names: Sequence[str], kind: str = "serving") -> tuple[str, ...
     from sim.kinds import KINDS
     from sim.suggest import did_you_mean
 
-    known = KINDS[kind].part("metrics")
-
+    known = KINDS[kind].metrics
     for name in names:
         if name not in known:
             raise ScenarioError(f"unknown metric{did_you_mean(name, known)}", path="--metric", given=name)
-    return tuple(names) or (HEADLINES if kind == "serving" else KINDS[kind].part("table"))
+    return tuple(names) or tuple(KINDS[kind].sweep_metrics)

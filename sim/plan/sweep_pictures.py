@@ -84,7 +84,8 @@ def _picture(sweep: Sweep, along: str, metric: str, lines: dict[str, list[int]])
 def _places(sweep: Sweep, along: str) -> tuple[str, list[float | str]]:
     """The x axis's name and every point's place on it; a number of blocks is shown as the memory it takes."""
     if along == BLOCKS:
-        return "KV memory of a replica (GB)", [_kv_gb(point.scenario) for point in sweep.points]
+        scenarios = [point.scenario for point in sweep.points]
+        return "KV memory of a replica (GB)", [_kv_gb(one) for one in scenarios if isinstance(one, Scenario)]
     texts = [point.swept[along] for point in sweep.points]
     numbers = [_number(text) for text in texts]
     return along, [text if number is None else number for text, number in zip(texts, numbers, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sim.comparison import answer_line
+from sim.answer_line import answer_line
 from sim.report.blocks import Block, Bullets, Cell, Code, Report, Section, Tone
 from sim.report.decision import class_section, decision_section
 from sim.report.figures import Lane, Picture, has_kv, lanes
@@ -20,13 +20,15 @@ from sim.report.question import command, question_section
 from sim.report.trust import trust_section
 
 if TYPE_CHECKING:
+    from sim.answer import Answer
     from sim.comparison import Comparison
-    from sim.run import Answer
+    from sim.records import RunResult
+    from sim.scenario import Scenario
 
 TONES: dict[str, Tone] = {"STABLE": "good", "OVERLOADED": "bad", "BACKLOGGED": "bad"}
 
 
-def build_report(answer: Answer) -> Report:
+def build_report(answer: Answer[Scenario, RunResult]) -> Report:
     """The whole report of an answered scenario."""
     sections = (
         question_section(answer),
@@ -52,7 +54,7 @@ def _badge(comparison: Comparison, variant: str) -> Cell:
     return Cell(text=f"{variant}: {verdict}", tone=TONES.get(verdict, "plain"))
 
 
-def report_pictures(answer: Answer) -> list[Picture]:
+def report_pictures(answer: Answer[Scenario, RunResult]) -> list[Picture]:
     """All pictures, in the order in which they are read; what has nothing to show is left out."""
     shown = lanes(answer.comparison.variants)
     slo = answer.file.base.slo
@@ -67,7 +69,7 @@ def report_pictures(answer: Answer) -> list[Picture]:
     return [picture for picture in pictures if picture is not None]
 
 
-def _kv_pictures(answer: Answer, shown: Sequence[Lane]) -> list[Picture]:
+def _kv_pictures(answer: Answer[Scenario, RunResult], shown: Sequence[Lane]) -> list[Picture]:
     """The KV budget and the block maps of the variants that have KV memory."""
     holders = [lane for lane in shown if all(has_kv(run) for run in answer.results[lane.name])]
     if not holders:
@@ -75,7 +77,7 @@ def _kv_pictures(answer: Answer, shown: Sequence[Lane]) -> list[Picture]:
     return [kv_picture(answer.results, holders), *block_map_pictures(answer.results, holders)]
 
 
-def _reproduce(answer: Answer) -> tuple[Block, ...]:
+def _reproduce(answer: Answer[Scenario, RunResult]) -> tuple[Block, ...]:
     """The command, and the scenario it runs with every default written out."""
     import yaml
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sim.answer_line import format_metric, headline_metric, table_metrics
+from sim.answer_line import headline_metric, table_metrics
 from sim.comparison import Cell as Compared
-from sim.comparison import check_thresholds
 from sim.intervals import Interval
-from sim.kinds import metric_of
+from sim.metric import Metric, format_metric
 from sim.report.blocks import Block, Cell, Section, Table, Tone
 from sim.report.figures import digits
+from sim.thresholds import check_thresholds
 
 if TYPE_CHECKING:
+    from sim.answer import AnyAnswer
     from sim.comparison import Comparison
-    from sim.run import Answer
     from sim.scenario import Threshold
 
 # Shown even where refused: a missing p99 must be seen to be missing.
@@ -33,7 +33,7 @@ WANTED = (
 CLASS_METRICS = ("num_offered", "goodput_fraction", "p50_ttft_s", "p99_ttft_s", "p99_tpot_s", "p99_e2e_s")
 
 
-def decision_section(answer: Answer) -> Section:
+def decision_section(answer: AnyAnswer) -> Section:
     """The table, then the thresholds."""
     blocks: list[Block] = [decision_table(answer.comparison)]
     thresholds = _threshold_table(answer)
@@ -95,25 +95,25 @@ def _slo_rows(comparison: Comparison) -> list[tuple[Cell, ...]]:
 
 
 def _metric_row(comparison: Comparison, name: str, footnotes: dict[str, int]) -> tuple[Cell, ...]:
-    meaning = metric_of(name).meaning
+    metric = comparison.kind.metrics[name]
     cells = [
-        _metric_cell(comparison.cells[variant][name], name, footnotes) for variant in comparison.variants
+        _metric_cell(comparison.cells[variant][name], metric, footnotes) for variant in comparison.variants
     ]
-    return (Cell(text=name, small=_short(meaning)), *cells)
+    return (Cell(text=name, small=_short(metric.meaning)), *cells)
 
 
 def _short(meaning: str) -> str:
     return meaning if len(meaning) <= 60 else ""
 
 
-def _metric_cell(cell: Compared, name: str, footnotes: dict[str, int]) -> Cell:
+def _metric_cell(cell: Compared, metric: Metric, footnotes: dict[str, int]) -> Cell:
     if cell.mean is None:
         return _missing(cell.note, footnotes)
     tone: Tone = "plain" if cell.is_better is None else "good" if cell.is_better else "bad"
-    return Cell(text=format_metric(cell.mean, name), small=_ratio(cell, name), tone=tone)
+    return Cell(text=format_metric(cell.mean, metric), small=_ratio(cell, metric), tone=tone)
 
 
-def _ratio(cell: Compared, name: str) -> str:
+def _ratio(cell: Compared, metric: Metric) -> str:
     """``2.31 × (2.20 to 2.42) better``; a difference where a ratio has no meaning."""
     word = ""
     if cell.is_significant is False:
@@ -125,7 +125,7 @@ def _ratio(cell: Compared, name: str) -> str:
     if cell.difference is None or cell.difference.estimate == 0:
         return ""
     sign = "+" if cell.difference.estimate > 0 else "−"
-    return f"{sign}{format_metric(abs(cell.difference.estimate), name)}{word}"
+    return f"{sign}{format_metric(abs(cell.difference.estimate), metric)}{word}"
 
 
 def _times(ratio: Interval) -> str:
@@ -157,7 +157,7 @@ def _notes(comparison: Comparison, footnotes: dict[str, int]) -> list[str]:
     return [*first, *_footnotes(footnotes)]
 
 
-def _threshold_table(answer: Answer) -> Table | None:
+def _threshold_table(answer: AnyAnswer) -> Table | None:
     thresholds = answer.file.base.thresholds
     if not thresholds:
         return None
@@ -165,24 +165,28 @@ def _threshold_table(answer: Answer) -> Table | None:
     outcomes = check_thresholds(answer.comparison, thresholds)
     for threshold, outcome in zip(thresholds, outcomes, strict=True):
         mark = Cell(text="✓ met" if outcome.is_met else "✗ missed", tone="good" if outcome.is_met else "bad")
-        value = "–" if outcome.value is None else format_metric(outcome.value, outcome.metric)
+        metric = answer.comparison.kind.metrics[outcome.metric]
+        value = "–" if outcome.value is None else format_metric(outcome.value, metric)
         found = Cell(text=value, small=outcome.reason if outcome.value is None else "")
         rows.append(
-            (Cell(text=f"{outcome.variant}: {outcome.metric}"), Cell(text=_bound(threshold)), found, mark)
+            (
+                Cell(text=f"{outcome.variant}: {outcome.metric}"),
+                Cell(text=_bound(threshold, metric)),
+                found,
+                mark,
+            )
         )
     return Table(header=("Threshold", "bound", "found", ""), rows=tuple(rows))
 
 
-def _bound(threshold: Threshold) -> str:
+def _bound(threshold: Threshold, metric: Metric) -> str:
     """The bound in the metric's unit: "at most 500 ms"."""
     limits = (("at least", threshold.min), ("at most", threshold.max))
-    given = [
-        f"{word} {format_metric(limit, threshold.metric)}" for word, limit in limits if limit is not None
-    ]
+    given = [f"{word} {format_metric(limit, metric)}" for word, limit in limits if limit is not None]
     return ", ".join(given)
 
 
-def class_section(answer: Answer) -> Section | None:
+def class_section(answer: AnyAnswer) -> Section | None:
     """Each class of a mixture by itself; None for a single class."""
     comparison = answer.comparison
     names = [name for name in comparison.summaries[comparison.reference][0].by_class if name]
@@ -211,7 +215,7 @@ def _class_cell(comparison: Comparison, place: tuple[str, str, str], footnotes: 
     values = [part.metrics.get(metric) for part in parts]
     known = [value for value in values if value is not None]
     if known and len(known) == len(values):
-        return Cell(text=format_metric(sum(known) / len(known), metric))
+        return Cell(text=format_metric(sum(known) / len(known), comparison.kind.metrics[metric]))
     reason = next((part.refused[metric] for part in parts if metric in part.refused), "")
     return _missing(reason, footnotes) if reason else Cell(text="–")
 

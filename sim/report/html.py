@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
-from sim.kinds import kind_of
+from sim.report.blocks import Report
 from sim.report.html_blocks import report_html
 from sim.report.page import page
 
-if TYPE_CHECKING:
-    from sim.run import Answer
 
-
-def render_html(answer: Answer) -> str:
-    """The report of an answered scenario, as one HTML file."""
-    report = kind_of(answer.file.base).part("report")(answer)
+def render_html(report: Report) -> str:
+    """A report as one HTML file."""
     return page(
         title=report.question,
         body=report_html(report),

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
-from sim.kinds import kind_of
 from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, Section, Table
 from sim.report.figures import Picture
 
-if TYPE_CHECKING:
-    from sim.run import Answer
 
-
-def render_markdown(answer: Answer) -> str:
-    """The report of an answered scenario as Markdown."""
-    return report_markdown(kind_of(answer.file.base).part("report")(answer))
-
-
-def report_markdown(report: Report) -> str:
-    """Heading, answer, sections."""
+def render_markdown(report: Report) -> str:
+    """A report as Markdown: heading, answer, sections."""
     badges = ", ".join(_text(badge.text) for badge in report.badges)
     parts = [f"# {_text(report.question)}", f"**{_text(report.answer)}**", badges]
     if any(section.pictures for section in report.sections):

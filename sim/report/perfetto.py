@@ -7,7 +7,7 @@ Chrome's JSON format: ``ts`` and ``dur`` in microseconds, ``X`` a slice, ``i`` a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def write_trace(result: RunResult, path: str | Path, max_requests: int = MAX_REQ
     write_events(trace_events(result, max_requests), path)
 
 
-def write_events(trace: dict[str, Any], path: str | Path) -> None:
+def write_events(trace: Mapping[str, Any], path: str | Path) -> None:
     """Write a trace of any kind of run as JSON."""
     text = json.dumps(trace, separators=(",", ":"), allow_nan=False)
     Path(path).write_text(text, encoding="utf-8")

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sim.answer_line import format_metric
 from sim.arrays import PS_PER_S
+from sim.metric import format_metric
+from sim.metric_table import METRICS
 from sim.records import RunResult
 from sim.report.blocks import Cell, Section, Table
 from sim.units import format_count, format_s
 
 if TYPE_CHECKING:
-    from sim.run import Answer
+    from sim.answer import Answer
+    from sim.scenario import Scenario
 
 MAX_VICTIMS = 3
 HEADER = (
@@ -27,7 +29,7 @@ HEADER = (
 )
 
 
-def preemption_section(answer: Answer) -> Section | None:
+def preemption_section(answer: Answer[Scenario, RunResult]) -> Section | None:
     """Per variant, over all seeds; None where nobody was evicted."""
     results = answer.results
     if not any(run.preemptions.time_ps.size for runs in results.values() for run in runs):
@@ -57,7 +59,7 @@ def _row(variant: str, runs: list[RunResult], respent_s: float | None) -> tuple[
         format_count(total),
         format_count(hit),
         format_count(lost),
-        "–" if respent_s is None else format_metric(respent_s, "recompute_s"),
+        "–" if respent_s is None else format_metric(respent_s, METRICS["recompute_s"]),
         format_s(min(moments) / PS_PER_S) if moments else "–",
         often or "–",
     )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sim.answer_line import format_metric
+from sim.metric import Metric, format_metric
 from sim.report.blocks import Cell, Prose, Section, Table
 from sim.report.figures import digits
 
 if TYPE_CHECKING:
-    from sim.run import Answer
-    from sim.trust.measured import Measured
+    from sim.answer import AnyAnswer
+    from sim.scenario_file import Measured
 
 
-def published_sections(answer: Answer) -> tuple[Section, ...]:
+def published_sections(answer: AnyAnswer) -> tuple[Section, ...]:
     """One section where the file states published values and no ``--set`` has changed its setting."""
     values = [value for point in answer.file.measured if not point.overrides for value in point.values]
     if not values or answer.file.overrides:
@@ -24,40 +24,40 @@ def published_sections(answer: Answer) -> tuple[Section, ...]:
     return (Section(title="Published, and what came out", blocks=(said, table)),)
 
 
-def _row(answer: Answer, value: Measured) -> tuple[Cell, ...]:
+def _row(answer: AnyAnswer, value: Measured) -> tuple[Cell, ...]:
     variant = value.variant or answer.file.reference
     name = f"{variant} over {value.over}" if value.over else variant
-    found = _predicted(answer, value.metric, variant)
+    found, metric = _predicted(answer, value.metric, variant), answer.comparison.kind.metrics[value.metric]
     if value.over:
         base = _predicted(answer, value.metric, value.over)
         found = found / base if found is not None and base else None
     good = found is not None and _holds(value, found)
     return (
         Cell(text=value.group, small=f"{value.metric}: {name}"),
-        Cell(text=_published(value)),
-        Cell(text="none" if found is None else _shown(value, found)),
+        Cell(text=_published(value, metric)),
+        Cell(text="none" if found is None else _shown(value, found, metric)),
         Cell(text=_verdict(value, found), tone="good" if good else "bad"),
         Cell(text=value.source + (" (seen by a fit)" if value.seen_by_fit else "")),
     )
 
 
-def _predicted(answer: Answer, metric: str, variant: str) -> float | None:
+def _predicted(answer: AnyAnswer, metric: str, variant: str) -> float | None:
     """The mean over seeds."""
     found = [summary.metrics.get(metric) for summary in answer.summaries[variant]]
     known = [one for one in found if one is not None]
     return sum(known) / len(known) if known else None
 
 
-def _shown(value: Measured, number: float) -> str:
-    return f"{digits(number)} ×" if value.over else format_metric(number, value.metric)
+def _shown(value: Measured, number: float, metric: Metric) -> str:
+    return f"{digits(number)} ×" if value.over else format_metric(number, metric)
 
 
-def _published(value: Measured) -> str:
+def _published(value: Measured, metric: Metric) -> str:
     """The figure, or the band where one was published."""
     low, high = value.at_least, value.at_most
     if low is None and high is None:
-        return _shown(value, value.value)
-    ends = [_shown(value, end) for end in (low, high) if end is not None]
+        return _shown(value, value.value, metric)
+    ends = [_shown(value, end, metric) for end in (low, high) if end is not None]
     return " to ".join(ends) if len(ends) == 2 else ("at least " if high is None else "at most ") + ends[0]
 
 

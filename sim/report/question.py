@@ -16,13 +16,14 @@ from sim.arrays import PS_PER_S
 from sim.records import RunResult
 from sim.report.blocks import Facts, Section
 from sim.report.figures import digits, percent
-from sim.scenario import EngineConfig, Scenario, ScenarioFile, Slo
+from sim.scenario import EngineConfig, Scenario, Slo
+from sim.scenario_file import ScenarioFile
 from sim.units import format_count, format_gb, format_gib, format_quantity, format_s
 from sim.version import __version__
 
 if TYPE_CHECKING:
+    from sim.answer import Answer
     from sim.hardware import HardwareProfile
-    from sim.run import Answer
 
 # Shown even at their default: the first things asked about an engine.
 ALWAYS_SHOWN = (
@@ -34,7 +35,7 @@ ALWAYS_SHOWN = (
 )
 
 
-def question_section(answer: Answer) -> Section:
+def question_section(answer: Answer[Scenario, RunResult]) -> Section:
     """Facts in the order in which a reader doubts them."""
     base = answer.file.base
     first = answer.results[answer.comparison.reference][0]
@@ -55,7 +56,7 @@ def question_section(answer: Answer) -> Section:
     )
 
 
-def command(file: ScenarioFile) -> str:
+def command(file: ScenarioFile[Scenario]) -> str:
     """The command line that gives this report again."""
     words = ["gpuyard", "run", scenario_word(file.path)]
     trace = file.base.workload.trace
@@ -74,7 +75,7 @@ def scenario_word(path: str) -> str:
     return next((scenario_name(one) for one in scenario_paths() if one.resolve() == given), path)
 
 
-def _source(file: ScenarioFile) -> str:
+def _source(file: ScenarioFile[Scenario]) -> str:
     overrides = f", with {', '.join(file.overrides)}" if file.overrides else ""
     return f"{scenario_word(file.path)}{overrides}"
 
@@ -156,7 +157,7 @@ def _plain(value: Any) -> Any:
     return plain(value)
 
 
-def _variants(file: ScenarioFile) -> Iterator[tuple[str, str]]:
+def _variants(file: ScenarioFile[Scenario]) -> Iterator[tuple[str, str]]:
     """Each variant's differences from the file, exactly."""
     if len(file.variants) == 1 and not file.variants[0].differences:
         return

@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import Protocol
 
-from sim.answer_line import answer_line, format_metric, table_metrics
-from sim.comparison import Cell, Comparison, Interval
-from sim.scenario import ScenarioFile
+from sim.answer import AnyAnswer
+from sim.answer_line import answer_line, table_metrics
+from sim.comparison import Cell, Comparison
+from sim.intervals import Interval
+from sim.metric import Metric, format_metric
 from sim.thresholds import check_thresholds
 
 WIDTH = 100
 _BOLD, _RED, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[0m"
 
 
-class AnswerLike(Protocol):
-    """What ``sim.run.run_scenario`` returns, as far as it is shown here."""
-
-    @property
-    def file(self) -> ScenarioFile:
-        """The loaded scenario file."""
-
-    @property
-    def comparison(self) -> Comparison:
-        """Its variants against the reference."""
-
-
-def render_answer(answer: AnswerLike, *, tty: bool = False) -> str:
+def render_answer(answer: AnyAnswer, *, tty: bool = False) -> str:
     """Question, answer, decision table, verdicts, thresholds and warnings; colour only where ``tty``."""
     base = answer.file.base
     outcomes = check_thresholds(answer.comparison, base.thresholds)
@@ -78,11 +67,14 @@ def decision_tables(comparison: Comparison) -> list[str]:
 
 def _value_column(comparison: Comparison, variant: str, metrics: Sequence[str]) -> list[str]:
     cells = comparison.cells[variant]
-    return [_shortened(variant), *(_value(cells[name].mean, name) for name in metrics)]
+    return [
+        _shortened(variant),
+        *(_value(cells[name].mean, comparison.kind.metrics[name]) for name in metrics),
+    ]
 
 
-def _value(mean: float | None, name: str) -> str:
-    return format_metric(mean, name, with_rate_unit=False)
+def _value(mean: float | None, metric: Metric) -> str:
+    return format_metric(mean, metric, with_rate_unit=False)
 
 
 def _variant_columns(comparison: Comparison, variant: str, metrics: Sequence[str]) -> list[list[str]]:

@@ -20,7 +20,9 @@ from sim.units import format_gb, format_s
 from sim.version import __version__
 
 if TYPE_CHECKING:
-    from sim.run import Answer
+    from sim.answer import Answer
+    from sim.training.records import TrainingResult
+    from sim.training.scenario import TrainingScenario
 
 NOT_MODELLED = (
     "The network beyond its links: switches, congestion, other jobs.",
@@ -31,7 +33,7 @@ NOT_MODELLED = (
 )
 
 
-def build_report(answer: Answer) -> Report:
+def build_report(answer: Answer[TrainingScenario, TrainingResult]) -> Report:
     """Question, decision table, where the time goes, who is to blame, limits, how to reproduce."""
     runs: Any = answer.results
     shown = lanes(answer.comparison.variants)
@@ -79,7 +81,7 @@ def _memory(runs: Any, shown: Sequence[Lane]) -> list[Section]:
     return [Section(title="What the memory holds when", blocks=(Prose(text=EXPLAINED),), pictures=pictures)]
 
 
-def _question(answer: Answer) -> Section:
+def _question(answer: Answer[TrainingScenario, TrainingResult]) -> Section:
     from sim.report.question import scenario_word
 
     base: Any = answer.file.base
@@ -111,7 +113,7 @@ def _step(base: Any) -> str:
     return f"{batch}, {told}; variation: {base.variation.law}; {job.num_steps:,} steps a worker"
 
 
-def _variants(answer: Answer) -> list[tuple[str, str]]:
+def _variants(answer: Answer[TrainingScenario, TrainingResult]) -> list[tuple[str, str]]:
     from sim.loading.dump import plain
     from sim.report.question import setting_text
 
@@ -123,7 +125,7 @@ def _variants(answer: Answer) -> list[tuple[str, str]]:
     ]
 
 
-def _trust(answer: Answer) -> Section:
+def _trust(answer: Answer[TrainingScenario, TrainingResult]) -> Section:
     blocks: list[Block] = []
     warnings = answer.comparison.warnings
     if warnings:
@@ -149,7 +151,7 @@ def _trust(answer: Answer) -> Section:
     return Section(title="How far to trust this", blocks=blocks)
 
 
-def _exchange_text(answer: Answer) -> str:
+def _exchange_text(answer: Answer[TrainingScenario, TrainingResult]) -> str:
     parts = []
     for name, runs in answer.results.items():
         found = runs[0].explain["exchange"]
@@ -158,7 +160,7 @@ def _exchange_text(answer: Answer) -> str:
     return "Exchange of one worker's step. " + "; ".join(parts) + "."
 
 
-def _reproduce(answer: Answer) -> tuple[Block, ...]:
+def _reproduce(answer: Answer[TrainingScenario, TrainingResult]) -> tuple[Block, ...]:
     import shlex
 
     import yaml

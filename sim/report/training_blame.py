@@ -12,7 +12,9 @@ from sim.training.attribution import OPERATIONS, Attribution, attribute
 from sim.units import format_s
 
 if TYPE_CHECKING:
-    from sim.run import Answer
+    from sim.answer import Answer
+    from sim.training.records import TrainingResult
+    from sim.training.scenario import TrainingScenario
 
 MOST_WORKERS = 4
 
@@ -29,7 +31,7 @@ BY_WORKER = (
 )
 
 
-def blame(answer: Answer) -> list[Block]:
+def blame(answer: Answer[TrainingScenario, TrainingResult]) -> list[Block]:
     """S, its parts by operation, and the workers that steps waited for."""
     base_dir = Path(answer.file.path).resolve().parent
     found = {
@@ -56,11 +58,11 @@ def blame(answer: Answer) -> list[Block]:
     return blocks
 
 
-def _results(answer: Answer) -> Any:
+def _results(answer: Answer[TrainingScenario, TrainingResult]) -> Any:
     return answer.results
 
 
-def _cut(answer: Answer, found: dict[str, Attribution]) -> str:
+def _cut(answer: Answer[TrainingScenario, TrainingResult], found: dict[str, Attribution]) -> str:
     steps = {name: results[0].scenario.training.num_steps for name, results in _results(answer).items()}
     short = [name for name, parts in found.items() if parts.num_steps < steps[name]]
     if not short:

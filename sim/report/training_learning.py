@@ -14,9 +14,11 @@ from sim.training.learning_theory import largest_stable_rate
 from sim.training.summary_learning import NOT_ABOUT_LARGE_MODELS
 
 if TYPE_CHECKING:
+    from sim.answer import Answer
     from sim.comparison import Cell, Comparison
-    from sim.run import Answer
     from sim.training.learning_run import LearningConfig
+    from sim.training.records import TrainingResult
+    from sim.training.scenario import TrainingScenario
 
 HEADER = (
     "variant",
@@ -30,7 +32,7 @@ HEADER = (
 )
 
 
-def learning_section(answer: Answer) -> Section | None:
+def learning_section(answer: Answer[TrainingScenario, TrainingResult]) -> Section | None:
     """The efficiencies as a table and a picture, the loss curves; None where no run learns."""
     results: Any = answer.results
     runs: Runs = {name: found for name, found in results.items() if found[0].learning is not None}

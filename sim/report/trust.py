@@ -14,7 +14,8 @@ from sim.scenario import EngineOverheads
 from sim.units import format_bytes, format_count, format_quantity, unit_of_name
 
 if TYPE_CHECKING:
-    from sim.run import Answer
+    from sim.answer import Answer
+    from sim.records import RunResult
     from sim.scenario import Scenario
 
 # First match wins: a number borrowed from a measurement elsewhere is not one measured here.
@@ -27,20 +28,20 @@ KINDS = (
 )
 
 
-def trust_section(answer: Answer) -> Section:
+def trust_section(answer: Answer[Scenario, RunResult]) -> Section:
     """Warnings first; a reader who stops there has read what matters."""
     blocks: list[Block] = [*_warnings(answer), *_notes(answer), *_provenance(answer), *_memory(answer)]
     return Section(title="How far to trust this", blocks=blocks)
 
 
-def _warnings(answer: Answer) -> list[Block]:
+def _warnings(answer: Answer[Scenario, RunResult]) -> list[Block]:
     warnings = answer.comparison.warnings
     if not warnings:
         return [Prose(text="No warning was raised.")]
     return [Bullets(items=tuple(f"{who}: {caution}" if who else str(caution) for who, caution in warnings))]
 
 
-def _notes(answer: Answer) -> list[Block]:
+def _notes(answer: Answer[Scenario, RunResult]) -> list[Block]:
     """What the runs noted, each once."""
     notes = dict.fromkeys(
         f"{name}: {note}" for name, runs in answer.results.items() for run in runs[:1] for note in run.notes
@@ -48,11 +49,11 @@ def _notes(answer: Answer) -> list[Block]:
     return [Bullets(items=tuple(notes))] if notes else []
 
 
-def _scenarios(answer: Answer) -> list[Scenario]:
+def _scenarios(answer: Answer[Scenario, RunResult]) -> list[Scenario]:
     return [runs[0].scenario for runs in answer.results.values() if runs]
 
 
-def _provenance(answer: Answer) -> list[Block]:
+def _provenance(answer: Answer[Scenario, RunResult]) -> list[Block]:
     """One table per profile in use."""
     profiles = {scenario.hardware.name: scenario.hardware for scenario in _scenarios(answer)}
     blocks: list[Block] = []
@@ -103,7 +104,9 @@ def _quantity(name: str, value: Any) -> str:
     return digits(value) if unit is None else format_quantity(value, unit)
 
 
-def _overheads(answer: Answer, hardware: HardwareProfile) -> Iterator[tuple[str, str, str, str]]:
+def _overheads(
+    answer: Answer[Scenario, RunResult], hardware: HardwareProfile
+) -> Iterator[tuple[str, str, str, str]]:
     """The engines' host times on this device, each once, with the variants that have it if not all do."""
     runs = {name: runs[0].scenario for name, runs in answer.results.items() if runs}
     engines = {name: one.engine.overheads for name, one in runs.items() if one.hardware.name == hardware.name}
@@ -127,7 +130,7 @@ def _overhead(name: str, value: Any) -> str:
     return format_quantity(value, "s") if name.endswith("_s") else digits(value)
 
 
-def _memory(answer: Answer) -> list[Block]:
+def _memory(answer: Answer[Scenario, RunResult]) -> list[Block]:
     """Where each GPU's memory goes, with the formulas; variants with the same plan share a table."""
     plans: dict[str, tuple[list[str], Mapping[str, Any]]] = {}
     for variant, runs in answer.results.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from sim.metric_table import Better, Metric
+from sim.metric import Better, Metric
 
 if TYPE_CHECKING:
     from sim.comparison import Comparison

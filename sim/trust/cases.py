@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sim.errors import ScenarioError
+from sim.kinds import KINDS
 from sim.loading.scenario_file import MEASURED, load_tree
 from sim.loading.strict_yaml import load_yaml
 from sim.plan.evaluate import Point, Row, Value, evaluate
 from sim.plan.executors import map_as_completed
-from sim.trust.measured import Measured, MeasuredPoint, check_measured
+from sim.scenario_file import Measured, MeasuredPoint
+from sim.trust.measured import check_measured
 
 BOARD_FILE = "board.yaml"
 Progress = Callable[[int, int], None]
@@ -83,8 +85,13 @@ def load_cases(path: Path, name: str) -> list[Case]:
             allowed="a list of measured values",
             hint="measured: [{metric: mean_tpot_s, value: 55 ms, source: where it stands}]",
         )
-    points = check_measured(tree[MEASURED], load_tree(tree, str(path)))
+    points = _checked_points(tree, path)
     return [case for point in points for case in _cases_of(tree, path, name, point)]
+
+
+def _checked_points(tree: dict[str, object], path: Path) -> list[MeasuredPoint]:
+    file = load_tree(tree, str(path))
+    return check_measured(tree[MEASURED], file, KINDS[file.base.kind].metrics)
 
 
 def _cases_of(tree: dict[str, object], path: Path, name: str, point: MeasuredPoint) -> list[Case]:

@@ -10,34 +10,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sim.kinds import KINDS
 from sim.loading.build import build
 from sim.loading.place import Place
 from sim.loading.scalars import read_float
-from sim.loading.tree import Override, override_of
-from sim.scenario import ScenarioFile, key
+from sim.loading.tree import override_of
+from sim.scenario import key
+from sim.scenario_file import AnyScenario, Measured, MeasuredPoint, ScenarioFile
 from sim.suggest import did_you_mean
 from sim.units import UNITS, unit_of_name
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """One measured value, in the metric's base unit. With ``over`` it is a ratio of two variants."""
-
-    metric: str = key("a metric of the run, e.g. mean_tpot_s")
-    value: float = key("what was measured: in the metric's base unit, or with its unit as text", gt=0)
-    unit: str | None = key("unit of a bare value, e.g. ms; default: the metric's base unit", default=None)
-    source: str = key("where the figure stands")
-    group: str = key("values that are scored together", default="all")
-    tolerance: float | None = key("relative uncertainty of the measurement, where known", default=None, gt=0)
-    at_least: float | None = key("a band instead of a point: the lowest prediction that counts", default=None)
-    at_most: float | None = key("a band instead of a point: the highest prediction that counts", default=None)
-    seen_by_fit: bool = key("a constant was fitted on it: calibrated, not validated", default=False)
-    rivals: Mapping[str, float] | None = key(
-        "relative error of other simulators on this value, by name", default=None
-    )
-    variant: str | None = key("of which variant of compare; default: the reference", default=None)
-    over: str | None = key("divided by the same metric of this variant", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,19 +47,11 @@ class MeasuredTable:
     seen_by_fit: bool = key("a constant was fitted on them: calibrated, not validated", default=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuredPoint:
-    """Measured values at one setting of the scenario. ``label`` names the setting within its file."""
-
-    label: str
-    overrides: tuple[Override, ...]
-    values: tuple[Measured, ...]
-    place: Place
-
-
-def check_measured(given: object, file: ScenarioFile) -> list[MeasuredPoint]:
+def check_measured(
+    given: object, file: ScenarioFile[AnyScenario], metrics: Collection[str]
+) -> list[MeasuredPoint]:
     """The points of a loaded scenario's ``measured:`` list, their metrics and variants known to exist."""
-    points = measured_points(given, file.path, KINDS[file.base.kind].part("metrics"))
+    points = measured_points(given, file.path, metrics)
     variants = tuple(variant.name for variant in file.variants)
     for point in points:
         for value in point.values:

@@ -8,10 +8,10 @@ import pytest
 from browser.chromium import Page, shown
 
 from sim.report.validation import render_board_page
+from sim.scenario_file import Measured
 from sim.trust.board import make_board
 from sim.trust.board_file import BoardFile, GroupBounds
 from sim.trust.cases import Scored
-from sim.trust.measured import Measured
 
 EVIL = "<img src=x onerror=alert(1)>"
 

@@ -8,6 +8,7 @@ import pytest
 from browser.chromium import Page, shown
 from browser.test_report_in_chromium import MARKS, assert_fits
 
+from sim.kinds import report_of
 from sim.loading import load_scenario
 from sim.report.html import render_html
 from sim.run import run_scenario
@@ -24,7 +25,9 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A report in a browser, drawn; the pictures that it must have as ``wanted``."""
     folder = tmp_path_factory.mktemp("chromium")
     path = folder / "report.html"
-    path.write_text(render_html(run_scenario(load_scenario(f"kernel/{request.param}"))), encoding="utf-8")
+    path.write_text(
+        render_html(report_of(run_scenario(load_scenario(f"kernel/{request.param}")))), encoding="utf-8"
+    )
     with shown(path) as page:
         yield page
 

@@ -11,9 +11,10 @@ from browser.chromium import Page, shown
 from test_report import EVIL, answer_of, named_file
 from toy_runs import toy_results
 
+from sim.answer import Answer
+from sim.kinds import report_of
 from sim.report.content import report_pictures
 from sim.report.html import render_html
-from sim.run import Answer
 
 NO_OVERFLOW = "document.documentElement.scrollWidth <= window.innerWidth"
 OVERLAPS = """[...document.querySelectorAll('.plot')].filter(plot => {
@@ -48,7 +49,7 @@ def page(answer: Answer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     """The report in a browser, drawn."""
     folder = tmp_path_factory.mktemp("chromium")
     path = folder / "report.html"
-    path.write_text(render_html(answer), encoding="utf-8")
+    path.write_text(render_html(report_of(answer)), encoding="utf-8")
     with shown(path) as page:
         yield page
 
@@ -131,7 +132,7 @@ def test_names_that_look_like_colours_stay_names(page: Page, tmp_path: Path, ans
         name: [dataclasses.replace(run, variant=name) for run in runs] for name, runs in renamed.items()
     }
     path = tmp_path / "names.html"
-    path.write_text(render_html(answer_of(file, results)), encoding="utf-8")
+    path.write_text(render_html(report_of(answer_of(file, results))), encoding="utf-8")
     page.open(path)
     page.wait_for("document.documentElement.dataset.drawn !== undefined")
     legend = page.value(

@@ -8,6 +8,7 @@ import pytest
 from browser.chromium import Page, shown
 from browser.test_report_in_chromium import MARKS, assert_fits
 
+from sim.kinds import report_of
 from sim.loading import load_scenario
 from sim.report.html import render_html
 from sim.run import run_scenario
@@ -43,7 +44,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     folder = tmp_path_factory.mktemp("chromium")
     scenario, path = folder / "training.yaml", folder / "report.html"
     scenario.write_text(TEXT, encoding="utf-8")
-    path.write_text(render_html(run_scenario(load_scenario(scenario))), encoding="utf-8")
+    path.write_text(render_html(report_of(run_scenario(load_scenario(scenario)))), encoding="utf-8")
     with shown(path) as page:
         yield page
 

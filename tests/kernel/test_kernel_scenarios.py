@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sim.answer import Answer
 from sim.data import data_dir, scenario_name
 from sim.errors import ScenarioError
 from sim.kernel.gpu import gpu_of
@@ -16,10 +17,11 @@ from sim.kernel.metrics import KERNEL_METRICS, summarize_kernel
 from sim.kernel.run import copy_ps, overlapped_ps
 from sim.kernel.tables import KERNEL_TABLES
 from sim.kernel.trace import kernel_trace_events
+from sim.kinds import report_of
 from sim.loading import load_scenario
 from sim.report.html import render_html
 from sim.report.markdown import render_markdown
-from sim.run import Answer, run_scenario
+from sim.run import run_scenario
 
 SHIPPED = sorted(data_dir("scenarios").glob("kernel/*.yaml"))
 
@@ -40,20 +42,20 @@ def test_every_shipped_scenario_answers(path: Any) -> None:
         assert metrics["time_s"], variant
         shares = [metrics[f"{bound}_bound_fraction"] or 0.0 for bound in ("compute", "memory", "latency")]
         assert sum(shares) == pytest.approx(1.0)
-    text = render_markdown(found)
+    text = render_markdown(report_of(found))
     assert "What is not modelled" in text
 
 
 def test_a_report_has_its_pictures_and_opens_offline() -> None:
-    html = render_html(answer("kernel/standard_vs_flash"))
+    html = render_html(report_of(answer("kernel/standard_vs_flash")))
     for key in ("launches", "hbm_traffic", "roofline", "speedup_by_length", "time_by_sram", "sram_fill"):
         assert f'id="plot-{key}"' in html
-    assert "plot-tiles_0" in render_html(answer("kernel/tiles_over_time"))
+    assert "plot-tiles_0" in render_html(report_of(answer("kernel/tiles_over_time")))
 
 
 def test_two_runs_are_the_same_bytes() -> None:
     one, other = (answer("kernel/block_size") for _ in range(2))
-    assert render_markdown(one) == render_markdown(other)
+    assert render_markdown(report_of(one)) == render_markdown(report_of(other))
     assert one.comparison.to_dict() == other.comparison.to_dict()
 
 
@@ -85,7 +87,7 @@ def test_out_of_memory_is_an_answer_not_an_error() -> None:
     assert summary.refused["time_s"].startswith("out of memory: needs")
     assert summary.verdict.word == "OUT OF MEMORY"
     assert found.summaries["flash_attention_2"][0].metrics["time_s"]
-    assert render_html(found)
+    assert render_html(report_of(found))
 
 
 def test_tables_and_trace_of_a_traced_run() -> None:

@@ -15,6 +15,7 @@ from sim.kernel.launches import repeated
 from sim.kernel.metrics import summarize_kernel
 from sim.kernel.run import KernelResult, plan_of, run_kernel, run_launches
 from sim.kernel.scenario import Attention, KernelScenario, KernelWork, TrainingStep
+from sim.kinds import report_of
 from sim.loading import load_scenario
 from sim.model import load_model, num_parameters
 from sim.report.markdown import render_markdown
@@ -137,8 +138,8 @@ def test_a_model_that_is_not_counted_is_refused() -> None:
 
 
 def test_a_report_holds_the_published_values_and_names_what_misses() -> None:
-    text = render_markdown(run_scenario(load_scenario("kernel/gpt2_end_to_end")))
+    text = render_markdown(report_of(run_scenario(load_scenario("kernel/gpt2_end_to_end"))))
     assert "Published, and what came out" in text
     assert "missed: " in text
     changed = load_scenario("kernel/gpt2_end_to_end", overrides=["kernel.training_step.seqlen=512"])
-    assert "Published, and what came out" not in render_markdown(run_scenario(changed))
+    assert "Published, and what came out" not in render_markdown(report_of(run_scenario(changed)))

@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.answer import Answer
+from sim.kinds import report_of
 from sim.loading import load_scenario
 from sim.report.figures import Picture, lanes
 from sim.report.html import render_html
 from sim.report.markdown import render_markdown
 from sim.report.training_ring_figure import ring_picture
 from sim.report.training_ring_links import link_pictures
-from sim.run import Answer, run_scenario
+from sim.run import run_scenario
 from sim.training.ring import ring_frames, ring_states
 
 TEXT = """
@@ -88,8 +90,8 @@ def test_the_picture_steps_from_own_gradients_to_sums(tmp_path: Path) -> None:
     assert [texts[step][(1 + step) % 4 * 4 + 1] for step in range(4)] == ["1", "1+2", "1+2+3", "sum"]
     # 2(n-1)/n = 1.5 times 1 GB at 300 GB/s is 5 ms, and six messages' latency
     assert "1.5 times 954 MiB, 5.02 ms" in picture.reading
-    assert 'id="plot-ring"' in render_html(answer)
-    assert "after step 3 (reduce-scatter)" in render_markdown(answer)
+    assert 'id="plot-ring"' in render_html(report_of(answer))
+    assert "after step 3 (reduce-scatter)" in render_markdown(report_of(answer))
 
 
 @pytest.mark.parametrize("num_workers", [2, 8, 64])

@@ -88,6 +88,7 @@ def test_sizes_that_cannot_run_are_named_and_the_rest_is_measured(tmp_path: Path
 
 
 def test_the_report_shows_three_curves_and_says_what_cannot_run(tmp_path: Path) -> None:
+    from sim.kinds import report_of
     from sim.report.markdown import render_markdown
     from sim.report.training import build_report
 
@@ -99,7 +100,7 @@ def test_the_report_shows_three_curves_and_says_what_cannot_run(tmp_path: Path) 
     section = next(one for one in build_report(answer).sections if one.title == "How far it scales")
     assert [one.key for one in section.pictures] == ["scaling-rate", "scaling-efficiency", "scaling-exposed"]
     assert [row[0] for row in section.pictures[0].rows] == [1, 2, 4]
-    assert "cannot run with 16, 64, 256, 1024 workers" in render_markdown(answer)
+    assert "cannot run with 16, 64, 256, 1024 workers" in render_markdown(report_of(answer))
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_every_kind_of_job_runs_and_reports(tmp_path: Path, name: str) -> None:
+    from sim.kinds import report_of
     from sim.report.html import render_html
     from sim.report.markdown import render_markdown
     from sim.report.terminal import render_answer
@@ -166,16 +167,18 @@ def test_every_kind_of_job_runs_and_reports(tmp_path: Path, name: str) -> None:
     answer = run_scenario(load(tmp_path, RUNS[name]))
     summary = answer.summaries["base"][0]
     metrics = summary.metrics
-    assert list(metrics) == list(KINDS["training"].part("metrics"))
+    assert list(metrics) == list(KINDS["training"].metrics)
     assert set(summary.refused) == {key for key, value in metrics.items() if value is None}
     assert metrics["step_s"] and metrics["tokens_per_s"] and 0 < (metrics["mfu"] or 0) < 0.8
     assert metrics["slowdown"] and metrics["slowdown"] > 0.5
     assert "tokens" in render_answer(answer)
-    assert "<svg" not in render_markdown(answer) and "Decision table" in render_html(answer)
+    assert "<svg" not in render_markdown(report_of(answer)) and "Decision table" in render_html(
+        report_of(answer)
+    )
     result: Any = answer.results["base"][0]
     kind = kind_of(result.scenario)
-    assert all(columns(result) for columns in kind.part("records").values())
-    assert json.dumps(kind.part("trace_events")(result), allow_nan=False)
+    assert all(columns(result) for columns in kind.record_tables.values())
+    assert json.dumps(kind.trace_events(result), allow_nan=False)
     assert result.schedule().update_times_s.size == metrics["num_updates"]
 
 

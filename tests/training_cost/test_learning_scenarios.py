@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import yaml
 
+from sim.answer import Answer
 from sim.errors import ScenarioError
-from sim.kinds import kind_of
+from sim.kinds import kind_of, report_of
 from sim.loading import load_scenario
 from sim.report.html import render_html
 from sim.report.markdown import render_markdown
 from sim.report.training_learning_figures import mean_curve
-from sim.run import Answer, run_scenario
+from sim.run import run_scenario
 from sim.training.learning import learn, single_gradient_schedule
 from sim.training.learning_problems import PROBLEMS, NoisyQuadratic
 from sim.training.learning_run import LearningConfig
@@ -129,7 +130,7 @@ def test_the_answer_is_time_to_target_never_speed_alone(tmp_path: Path) -> None:
     variants = {"bsp": {}, "asp": ASP, "slow": {"learning": {"learning_rate": 1e-4}}}
     compared = {"compare": {"reference": "bsp", "variants": variants}}
     answer = answer_to(tmp_path, compared)
-    headline = kind_of(answer.file.base).part("headline")
+    headline = kind_of(answer.file.base).headline
     assert headline(answer.comparison) == "time_to_target_s"
     missed = answer.summaries["slow"][0]
     assert missed.metrics["time_to_target_s"] is None
@@ -142,7 +143,7 @@ def test_the_answer_is_time_to_target_never_speed_alone(tmp_path: Path) -> None:
 def test_the_report_shows_both_efficiencies_and_their_limits(tmp_path: Path) -> None:
     variants = {"bsp": {}, "asp": ASP, "slow": {"learning": {"learning_rate": 1e-4}}}
     answer = answer_to(tmp_path, {"seeds": [1, 2], "compare": {"reference": "bsp", "variants": variants}})
-    markdown, page = render_markdown(answer), render_html(answer)
+    markdown, page = render_markdown(report_of(answer)), render_html(report_of(answer))
     section = markdown.split("## What the schedule does to convergence")[1].split("\n## ")[0]
     updates, time_s = (
         answer.comparison.cells["asp"][name].mean for name in ("updates_to_target", "time_to_target_s")
@@ -166,7 +167,7 @@ def test_the_report_of_a_quadratic_gives_the_exact_bound(tmp_path: Path) -> None
         {"training": {"num_workers": 3}, "learning": quadratic}
         | {"compare": {"reference": "bsp", "variants": {"bsp": {}, "asp": ASP}}},
     )
-    markdown = render_markdown(answer)
+    markdown = render_markdown(report_of(answer))
     assert "| bsp | 0.3 | 0 | 2 |" in markdown
     assert "| asp | 0.3 | 2 | 0.618 |" in markdown
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_cost.published import A100
 
+from sim.kinds import report_of
 from sim.loading import load_scenario
 from sim.model import load_model, num_parameters
 from sim.report.figures import lanes
@@ -179,5 +180,5 @@ compare:
         peak = answer.summaries[name][0].metrics["peak_memory_bytes"]
         assert max(stacked) * 1e9 == pytest.approx(peak, abs=1)
         assert max(row[-1] for row in picture.rows) == peak  # type: ignore[type-var]
-    assert 'id="plot-memory-1"' in render_html(answer)
-    assert "## What the memory holds when" in render_markdown(answer)
+    assert 'id="plot-memory-1"' in render_html(report_of(answer))
+    assert "## What the memory holds when" in render_markdown(report_of(answer))

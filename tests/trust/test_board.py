@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from sim.scenario_file import Measured
 from sim.trust.board import make_board, rank_correlation, score, score_groups
 from sim.trust.board_file import BoardFile, GroupBounds
 from sim.trust.cases import Scored
-from sim.trust.measured import Measured
 
 POSITIVE = st.floats(1e-6, 1e6)
 

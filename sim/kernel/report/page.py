@@ -29,7 +29,8 @@ from sim.units import format_count, format_gb, format_quantity
 from sim.version import __version__
 
 if TYPE_CHECKING:
-    from sim.run import Answer
+    from sim.answer import Answer
+    from sim.kernel.scenario import KernelScenario
 
 
 NOT_MODELLED = (
@@ -44,7 +45,7 @@ NOT_MODELLED = (
 )
 
 
-def build_kernel_report(answer: Answer) -> Report:
+def build_kernel_report(answer: Answer[KernelScenario, KernelResult]) -> Report:
     """Question, decision table, pictures, efficiencies and their errors, limits, how to reproduce."""
     shown = lanes(answer.comparison.variants)
     runs: Any = answer.results
@@ -78,7 +79,7 @@ def _pictures(runs: Any, shown: list[Lane], reference: str) -> list[Picture]:
     return [picture for picture in pictures if picture is not None]
 
 
-def _question(answer: Answer, runs: list[tuple[Lane, KernelResult]]) -> Section:
+def _question(answer: Answer[KernelScenario, KernelResult], runs: list[tuple[Lane, KernelResult]]) -> Section:
     from sim.report.question import scenario_word, setting_text
 
     rows = [("Scenario", scenario_word(answer.file.path))]
@@ -146,7 +147,7 @@ def _efficiency_text(generation: str, one: Efficiency) -> str:
     return ", ".join(parts)
 
 
-def _reproduce(answer: Answer) -> tuple[Block, ...]:
+def _reproduce(answer: Answer[KernelScenario, KernelResult]) -> tuple[Block, ...]:
     import shlex
 
     import yaml

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import ceil, floor, log10
 
-from sim.answer_line import format_metric
 from sim.kernel.records import Tile
 from sim.kernel.run import KernelResult, bytes_by_tensor
+from sim.kernel.metrics import KERNEL_METRICS
+from sim.metric import format_metric
 from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, percent, seconds
 from sim.units import format_count
 
@@ -116,7 +117,8 @@ def traffic_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture:
         if tensor in moved[lane.name]
     ]
     sums = {name: sum(map(sum, tensors.values())) for name, tensors in moved.items()}
-    said = "; ".join(f"{name} moves {format_metric(size, 'hbm_bytes')}" for name, size in sums.items())
+    metric = KERNEL_METRICS["hbm_bytes"]
+    said = "; ".join(f"{name} moves {format_metric(size, metric)}" for name, size in sums.items())
     shown = layout(
         axis("bytes to and from device memory", exponentformat="SI"),
         axis("", autorange="reversed", type="category"),

@@ -1,0 +1,95 @@
+"""A loaded scenario file of whatever kind: its variants, and what it says was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import Field, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+from sim.hardware import HardwareProfile
+from sim.scenario import Threshold, key
+
+if TYPE_CHECKING:
+    from sim.loading.place import Place
+    from sim.loading.tree import Override
+
+
+class AnyScenario(Protocol):
+    """What scenarios of all kinds have: enough to load, run and compare them. Each is a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def question(self) -> str:
+        """What the report answers."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in ``KINDS``."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One run per seed and variant."""
+
+    @property
+    def hardware(self) -> HardwareProfile:
+        """The device."""
+
+    @property
+    def thresholds(self) -> tuple[Threshold, ...]:
+        """Bounds that make exit code 1."""
+
+
+ScenarioT_co = TypeVar("ScenarioT_co", bound=AnyScenario, covariant=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One measured value, in the metric's base unit. With ``over`` it is a ratio of two variants."""
+
+    metric: str = key("a metric of the run, e.g. mean_tpot_s")
+    value: float = key("what was measured: in the metric's base unit, or with its unit as text", gt=0)
+    unit: str | None = key("unit of a bare value, e.g. ms; default: the metric's base unit", default=None)
+    source: str = key("where the figure stands")
+    group: str = key("values that are scored together", default="all")
+    tolerance: float | None = key("relative uncertainty of the measurement, where known", default=None, gt=0)
+    at_least: float | None = key("a band instead of a point: the lowest prediction that counts", default=None)
+    at_most: float | None = key("a band instead of a point: the highest prediction that counts", default=None)
+    seen_by_fit: bool = key("a constant was fitted on it: calibrated, not validated", default=False)
+    rivals: Mapping[str, float] | None = key(
+        "relative error of other simulators on this value, by name", default=None
+    )
+    variant: str | None = key("of which variant of compare; default: the reference", default=None)
+    over: str | None = key("divided by the same metric of this variant", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredPoint:
+    """Measured values at one setting of the scenario. ``label`` names the setting within its file."""
+
+    label: str
+    overrides: tuple[Override, ...]
+    values: tuple[Measured, ...]
+    place: Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant(Generic[ScenarioT_co]):
+    """One named set of differences from the file, already applied and checked."""
+
+    name: str
+    differences: Mapping[str, Any]
+    scenario: ScenarioT_co
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenarioFile(Generic[ScenarioT_co]):
+    """A loaded file: the base scenario and its variants (one, named ``base``, without ``compare``)."""
+
+    path: str
+    base: ScenarioT_co
+    reference: str
+    variants: tuple[Variant[ScenarioT_co], ...]
+    raw: Mapping[str, Any]
+    overrides: tuple[str, ...] = ()
+    measured: tuple[MeasuredPoint, ...] = ()  # no part of the question
