@@ -12,7 +12,6 @@ from sim.hardware import load_hardware
 from sim.metrics import summarize
 from sim.model import load_model
 from sim.model.loading import model_names
-from sim.run import run_one
 from sim.scenario import (
     Arrivals,
     Distribution,
@@ -22,6 +21,7 @@ from sim.scenario import (
     SharedPrefix,
     Workload,
 )
+from sim.serving.run import run_serving
 
 NEW_TOKENS = 6  # of a prompt sent again, what lies beyond its last full block at the least
 CLIENT_TIMEOUT_S = 300.0
@@ -144,7 +144,7 @@ def _fixed(value: int) -> Distribution:
 
 def simulated_s(stage: Stage, overheads: EngineOverheads) -> dict[str, float]:
     """The stage's mean times in a short run, past the first round of prompts."""
-    run = run_one(scenario_of(stage, overheads, num_requests=stage.num_warm_up + MEASURED_REQUESTS))
+    run = run_serving(scenario_of(stage, overheads, num_requests=stage.num_warm_up + MEASURED_REQUESTS))
     metrics = summarize(run).metrics
     return {name: _known(metrics[f"mean_{name}_s"]) for name in TIMES}
 
@@ -169,4 +169,4 @@ def completed(stage: Stage, overheads: EngineOverheads) -> int:
     """How many requests of an overloaded stage end before their client gives up."""
     offered = stage.num_ok + stage.num_failed
     scenario = scenario_of(stage, overheads, num_requests=offered, timeout_s=CLIENT_TIMEOUT_S)
-    return int(summarize(run_one(scenario)).metrics["num_finished"] or 0)
+    return int(summarize(run_serving(scenario)).metrics["num_finished"] or 0)

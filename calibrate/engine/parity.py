@@ -16,8 +16,8 @@ from sim.cost.laws.device import Floats
 from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile
 from sim.records import FINISHED, PS_PER_S
-from sim.run import run_one
 from sim.scenario import EngineOverheads
+from sim.serving.run import run_serving
 from sim.serving.simulate import Run, price_of
 
 # What is asked of the means of a run that tuned nothing; the step's is a median over its steps.
@@ -58,7 +58,7 @@ def parity_of(
     """Simulates the run with a profile and host times, and lays both side by side."""
     engine = replace(run.scenario.engine, overheads=overheads)
     scenario = replace(run.scenario, hardware=hardware, engine=engine)
-    found = run_one(scenario, variant=run.name, seed=run.seed, base_dir=run.base_dir).requests
+    found = run_serving(scenario, variant=run.name, seed=run.seed, base_dir=run.base_dir).requests
     check_same_requests(run, recorded)
     if not (found.status == FINISHED).all():
         raise ScenarioError("the simulation did not finish every request", file=run.file, path=run.name)

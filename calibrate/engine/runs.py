@@ -69,9 +69,12 @@ def engine_runs(paths: Sequence[str], overrides: Sequence[str]) -> list[EngineRu
     for path in files:
         loaded = load_scenario(path, overrides=overrides)
         for variant in loaded.variants:
+            scenario = variant.scenario
+            if not isinstance(scenario, Scenario):
+                raise ScenarioError("no engine is asked for", file=loaded.path, allowed="kind: serving")
             run = EngineRun(
-                name=f"{Path(loaded.path).stem}-{variant.name}", file=loaded.path, scenario=variant.scenario,
-                seed=variant.scenario.seeds[0], base_dir=Path(loaded.path).parent,
+                name=f"{Path(loaded.path).stem}-{variant.name}", file=loaded.path, scenario=scenario,
+                seed=scenario.seeds[0], base_dir=Path(loaded.path).parent,
             )  # fmt: skip
             check_runnable(run)
             runs.append(run)

@@ -11,7 +11,12 @@ from sim.workload.sources import draw_requests
 
 
 def run_serving(
-    scenario: Scenario, *, variant: str, seed: int, base_dir: Path, record_block_map: bool
+    scenario: Scenario,
+    *,
+    variant: str = "base",
+    seed: int = 1,
+    base_dir: Path = Path("."),
+    record_block_map: bool = False,
 ) -> RunResult:
     """What the engine left behind."""
     table = draw_requests(scenario.workload, seed, base_dir)

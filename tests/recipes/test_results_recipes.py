@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -202,7 +202,7 @@ class CoinScenario:
     question: str = key("what the report answers")
     kind: str = key("what is simulated", choices=lambda: KINDS)
     seeds: tuple[int, ...] = key("one run per seed and variant", default=(1,), ge=0)
-    hardware: HardwareProfile = key("what the coins lie on")
+    hardware: HardwareProfile = key("what the coins lie on")  # noqa: RUF009
     num_coins: int = key("coins that are tossed", ge=1, le=1000)
     thresholds: tuple[Threshold, ...] = key("bounds", default=())
 
@@ -221,14 +221,18 @@ class CoinRun:
 HEADS = Metric(name="num_heads", unit="coins", meaning="heads", better="higher")
 
 
+def count_column(name: str, value: int) -> Column:
+    return Column(name=name, kind="count", values=np.array([value]))
+
+
 class Coins(Kind[CoinScenario, CoinRun]):
     """Coins."""
 
     name = "coins"
-    metrics = {HEADS.name: HEADS}
+    metrics: ClassVar = {HEADS.name: HEADS}
     scenario = CoinScenario
     table = ()
-    record_tables = {
+    record_tables: ClassVar = {
         "tosses": lambda run: [Column(name="heads", kind="count", values=np.array([run.heads]))]
     }
 
