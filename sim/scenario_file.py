@@ -6,12 +6,23 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
-from sim.hardware import HardwareProfile
 from sim.scenario import Threshold, key
 
 if TYPE_CHECKING:
     from sim.loading.place import Place
     from sim.loading.tree import Override
+
+
+class AnyDevice(Protocol):
+    """What is asked of a device where the kind does not matter."""
+
+    @property
+    def name(self) -> str:
+        """Its profile's."""
+
+    @property
+    def usd_per_hour(self) -> float | None:
+        """What one costs to rent; None: not known."""
 
 
 class AnyScenario(Protocol):
@@ -32,7 +43,7 @@ class AnyScenario(Protocol):
         """One run per seed and variant."""
 
     @property
-    def hardware(self) -> HardwareProfile:
+    def hardware(self) -> AnyDevice:
         """The device."""
 
     @property
