@@ -43,6 +43,9 @@ gallery: $(VENV)/.core  ## rebuild reports/ for every scenario, and the outputs 
 check-gallery: $(VENV)/.core  ## does the code still give the committed reports/*/summary.json?
 	$(BIN)/python -m tools.gallery check --jobs $(JOBS)
 
+same-bytes: $(VENV)/.core  ## are results the same under another BLAS core, without SIMD, with another libm?
+	$(BIN)/python -m tools.same_bytes
+
 bench: $(VENV)/.core  ## simulated requests a second
 	$(BIN)/python -m benchmarks
 

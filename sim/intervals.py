@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+
+from sim.elementary import atan2, cos, exp, log, sin
 
 _LEVEL = 0.95
 
@@ -30,7 +33,8 @@ def mean_interval(values: Sequence[float]) -> Interval:
     mean = math.fsum(values) / n
     if n < 2:
         return Interval(estimate=mean, low=None, high=None)
-    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
+    square = math.fsum((value - mean) * (value - mean) for value in values)
+    error = math.sqrt(square / (n - 1) / n)
     half = student_t_quantile((1 + _LEVEL) / 2, n - 1) * error
     return Interval(estimate=mean, low=mean - half, high=mean + half)
 
@@ -41,18 +45,18 @@ def ratio_interval(values: Sequence[float], base: Sequence[float]) -> Interval:
         return Interval(
             estimate=1.0, low=1.0 if len(values) > 1 else None, high=1.0 if len(values) > 1 else None
         )
-    logs = mean_interval([math.log(value / other) for value, other in zip(values, base, strict=True)])
+    logs = mean_interval([log(value / other) for value, other in zip(values, base, strict=True)])
     return Interval(
-        estimate=math.exp(logs.estimate),
-        low=None if logs.low is None else math.exp(logs.low),
-        high=None if logs.high is None else math.exp(logs.high),
+        estimate=exp(logs.estimate),
+        low=None if logs.low is None else exp(logs.low),
+        high=None if logs.high is None else exp(logs.high),
     )
 
 
 def student_t_cdf(t: float, dof: int) -> float:
     """P(T <= t) for whole degrees of freedom: the finite sums of Abramowitz & Stegun 26.7.3 and 26.7.4."""
-    angle = math.atan2(t, math.sqrt(dof))
-    sine, cosine = math.sin(angle), math.cos(angle)
+    angle = atan2(t, math.sqrt(dof))
+    sine, cosine = sin(angle), cos(angle)
     if dof % 2:
         term, total = cosine, cosine if dof > 1 else 0.0
         for k in range(3, dof - 1, 2):
@@ -68,6 +72,7 @@ def student_t_cdf(t: float, dof: int) -> float:
     return 0.5 + inside / 2
 
 
+@cache
 def student_t_quantile(probability: float, dof: int) -> float:
     """The t below which a share ``probability`` (above 0.5) of Student's distribution lies, by bisection."""
     low, high = 0.0, 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,7 +114,7 @@ def trend(series: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> tuple[floa
 
 def is_growing(growth: float, t_statistic: float, num_arrivals: int) -> bool:
     """The test of ``judge``: significant, steep enough to matter, and more than chance piles up."""
-    least = max(_LEAST_GROWTH, 2 / num_arrivals**0.5)
+    least = max(_LEAST_GROWTH, 2 / math.sqrt(num_arrivals))
     return growth >= least and t_statistic > student_t_quantile(1 - _ALPHA, _NUM_BATCHES - 2)
 
 

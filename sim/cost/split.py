@@ -89,7 +89,7 @@ def _linear(price: CompiledPrice, segments: SegmentColumns) -> dict[str, float]:
     sizes, inverse = np.unique(tokens, return_inverse=True)
     weights = np.bincount(inverse, weights=segments.num_steps, minlength=len(sizes))
     times = price.linear_split_s(sizes.astype(np.float64))
-    return {name: float(np.dot(seconds, weights)) for name, seconds in times.items()}
+    return {name: float((seconds * weights).sum()) for name, seconds in times.items()}
 
 
 def _weighted(price_s: object, values: np.ndarray, weights: np.ndarray) -> float:
@@ -98,7 +98,7 @@ def _weighted(price_s: object, values: np.ndarray, weights: np.ndarray) -> float
     if len(sizes) and sizes[-1] > LARGEST_TABLE:
         sizes = np.minimum(sizes, LARGEST_TABLE)
     seconds: Floats = price_s(sizes)
-    return float(np.dot(seconds, np.bincount(inverse, weights=weights, minlength=len(sizes))))
+    return float((seconds * np.bincount(inverse, weights=weights, minlength=len(sizes))).sum())
 
 
 def _decode_attention(price: CompiledPrice, segments: SegmentColumns) -> float:
@@ -115,7 +115,7 @@ def _decode_attention(price: CompiledPrice, segments: SegmentColumns) -> float:
     sizes, inverse = np.unique(segments.num_decode[pure], return_inverse=True)
     constants = np.array([price.constant_ps(int(size)) for size in sizes], dtype=np.float64)
     spent -= (
-        float(np.dot(constants, np.bincount(inverse, weights=steps, minlength=len(sizes))))
+        float((constants * np.bincount(inverse, weights=steps, minlength=len(sizes))).sum())
         if len(sizes)
         else 0.0
     )

@@ -16,7 +16,7 @@ form to exactly what k single steps add up to: the skipping and the stepped engi
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +25,7 @@ import numpy as np
 from sim.cost.analytic import AnalyticTimes
 from sim.cost.priced import Priced
 from sim.cost.roofline import Floats
+from sim.elementary import last_digits_free
 from sim.records import PS_PER_S, Int64
 
 BREAKPOINTS_PER_OCTAVE = 4
@@ -67,12 +68,12 @@ class Curve:
         return self.values_ps[piece] + self.slopes_ps[piece] * (context_tokens - grid[piece])
 
 
-def curve_of(grid: list[int], seconds: Floats, constant_ps: int) -> Curve:
+def curve_of(grid: list[int], picoseconds: Int64, constant_ps: int) -> Curve:
     """Times at the first breakpoints, with integer slopes between them.
 
     More context never costs less: where interpolated efficiencies say so, the longest time so far holds.
     """
-    values = np.maximum.accumulate(np.rint(seconds * PS_PER_S).astype(np.int64))
+    values = np.maximum.accumulate(picoseconds)
     slopes = np.diff(values) // np.diff(grid[: len(values)])
     return Curve(constant_ps, values.tolist(), slopes.tolist())
 
@@ -115,7 +116,7 @@ class CompiledPrice:
         self._head: list[int] = []
         self._curves: dict[int, Curve] = {}
         self._chunk_curves: dict[int, Curve] = {}
-        self._chunk_groups: dict[int, Floats] = {}
+        self._chunk_groups: dict[int, Int64] = {}
         self._fresh_chunks: list[int] = []
 
     @property
@@ -229,28 +230,28 @@ class CompiledPrice:
 
     def _curve(self, num_decode: int) -> Curve:
         context = np.array(self._grid, dtype=np.float64)
-        seconds = self.times.decode_s(np.full_like(context, num_decode), context)
-        curve = self._curves[num_decode] = curve_of(self._grid, seconds, self.constant_ps(num_decode))
+        values = whole_ps(self.times.decode_s, np.full_like(context, num_decode), context)
+        curve = self._curves[num_decode] = curve_of(self._grid, values, self.constant_ps(num_decode))
         return curve
 
     def _chunk_curve(self, queries: int) -> Curve:
         first = queries - queries % CHUNK_GROUP
-        seconds = self._chunk_groups.get(first)
-        if seconds is None:
-            seconds = self._chunk_groups[first] = self._chunk_group(first)
-        curve = self._chunk_curves[queries] = curve_of(self._grid, seconds[queries - first], 0)
+        values = self._chunk_groups.get(first)
+        if values is None:
+            values = self._chunk_groups[first] = self._chunk_group(first)
+        curve = self._chunk_curves[queries] = curve_of(self._grid, values[queries - first], 0)
         return curve
 
-    def _chunk_group(self, first: int) -> Floats:
-        """Seconds of ``CHUNK_GROUP`` sizes of chunks (rows) at the breakpoints; most are asked for."""
+    def _chunk_group(self, first: int) -> Int64:
+        """Picoseconds of ``CHUNK_GROUP`` sizes of chunks (rows) at the breakpoints; most are asked for."""
         queries = np.arange(first, first + CHUNK_GROUP, dtype=np.float64)
         cached = np.array(self._grid[:CHUNK_BREAKPOINTS], dtype=np.float64)
-        seconds = self.times.chunk_s(np.repeat(queries, len(cached)), np.tile(cached, len(queries)))
-        seconds = seconds.reshape(len(queries), len(cached))
+        sizes = np.repeat(queries, len(cached)), np.tile(cached, len(queries))
+        values = whole_ps(self.times.chunk_s, *sizes).reshape(len(queries), len(cached))
         if queries[-1] <= LARGEST_TABLE:  # nothing cached: the price that a whole prompt has
-            fresh = [self.chunk_ps(int(size), 0) / PS_PER_S for size in queries]
-            seconds = np.maximum(seconds, np.array(fresh)[:, None])
-        return seconds
+            fresh = [self.chunk_ps(int(size), 0) for size in queries]
+            values = np.maximum(values, np.array(fresh, dtype=np.int64)[:, None])
+        return values
 
 
 class ServiceTimePrice:
@@ -301,12 +302,28 @@ def table_size(size: int) -> int:
     return min(max(256, 1 << size.bit_length()), LARGEST_TABLE + 1)
 
 
-def table(price_s: object, size: int) -> list[int]:
+def table(price_s: Callable[[Floats], Floats], size: int) -> list[int]:
     """Picoseconds for 0, 1, ..., size - 1; more tokens never cost less (see ``curve_of``)."""
-    assert callable(price_s)
-    seconds = price_s(np.arange(size, dtype=np.float64))
-    picoseconds: list[int] = np.maximum.accumulate(np.rint(seconds * PS_PER_S).astype(np.int64)).tolist()
+    found = whole_ps(price_s, np.arange(size, dtype=np.float64))
+    picoseconds: list[int] = np.maximum.accumulate(found).tolist()
     return picoseconds
+
+
+def whole_ps(price_s: Callable[..., Floats], *sizes: Floats) -> Int64:
+    """Prices in whole picoseconds, the same on every machine.
+
+    They are computed fast, with last digits that depend on the machine, and those that lie so close to the
+    middle of two picoseconds that a last digit could matter once more, exactly.
+    """
+    with last_digits_free():
+        picoseconds = price_s(*sizes) * PS_PER_S
+    rounded = np.rint(picoseconds)
+    from_middle = np.abs(np.abs(picoseconds - rounded) - 0.5)
+    is_close = from_middle < 1e-4 + 1e-14 * picoseconds  # ten times what the last digits come to
+    if is_close.any():
+        again = price_s(*(one[is_close] for one in sizes))
+        rounded[is_close] = np.rint(again * PS_PER_S)
+    return rounded.astype(np.int64)
 
 
 def breakpoints() -> list[int]:

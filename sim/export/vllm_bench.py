@@ -99,7 +99,7 @@ def _head(result: RunResult, num_prompts: int) -> dict[str, Any]:
     rate = arrivals.requests_per_s if arrivals is not None else None
     burstiness = 1.0
     if arrivals is not None and process == "gamma" and arrivals.cv is not None:
-        burstiness = 1 / arrivals.cv**2
+        burstiness = 1 / (arrivals.cv * arrivals.cv)
     return {
         "endpoint_type": "gpuyard",
         "backend": "gpuyard",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import log
 from typing import TYPE_CHECKING
+
+from sim.elementary import log, log_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,8 +122,8 @@ def curve_fractions(curve: EfficiencyCurve, sizes: npt.NDArray[np.float64]) -> n
     """``curve_fraction`` of every size at once."""
     import numpy as np
 
-    xs = np.log([size for size, _ in curve.points])
+    xs = log_of(np.array([size for size, _ in curve.points]))
     fractions = np.array([fraction for _, fraction in curve.points])
     floor = curve.points[0][0]
-    result: npt.NDArray[np.float64] = np.interp(np.log(np.maximum(sizes, floor)), xs, fractions)
+    result: npt.NDArray[np.float64] = np.interp(log_of(np.maximum(sizes, floor)), xs, fractions)
     return result

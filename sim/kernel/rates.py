@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import Literal
 
 from sim.kernel.launches import Cost
@@ -97,7 +98,7 @@ def _memory_level(
         return 1.0
     low, high = 1e-9, 1.0
     for _ in range(_HALVINGS):
-        middle = (low * high) ** 0.5
+        middle = sqrt(low * high)
         low, high = (middle, high) if drawn(middle) <= 1.0 else (low, middle)
     return low
 

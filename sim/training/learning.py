@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from sim.errors import InvariantError
 from sim.rng import stream
-from sim.training.learning_problems import Problem, Vector
+from sim.training.learning_problems import Problem, Vector, folded
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -236,7 +236,7 @@ def learn_locally(
             before = points[-1][1]
             steps = min(local_steps, whole - before)
             ends = [_alone(problem, weights, rng, steps, learning_rate) for rng in draws]
-            weights = np.mean(ends, axis=0)
+            weights = folded(np.array(ends)) / len(ends)
             loss = problem.loss(weights)
             if not loss < ceiling:
                 if np.isfinite(ceiling):

@@ -3,21 +3,28 @@
 They show what staleness and batch size do to convergence in principle. They do not say how a large language
 model behaves: its curvature, noise, optimizer (Adam, warm-up, clipping) and tolerance of staleness are
 different.
+
+Only operations whose results IEEE 754 fixes, in an order of our own: SGD repeats a last digit's difference
+until it shows, and a BLAS, a SIMD level or a libm would each bring its own last digits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import sqrt
+from functools import cache
+from math import pi, sqrt
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from sim.elementary import cos, exp_of, log_of, sin, tanh_of
 from sim.rng import stream
 
 Vector = npt.NDArray[np.float64]
+
+CHUNK = 512  # examples whose products stay in the caches
 
 
 class Problem(Protocol):
@@ -50,7 +57,7 @@ class NoisyQuadratic:
 
     def loss(self, weights: Vector) -> float:
         """½ Σ h x²."""
-        return float(0.5 * np.dot(self.curvatures, weights**2))
+        return float(0.5 * folded(np.asarray(self.curvatures) * (weights * weights)))
 
     def gradient(self, weights: Vector, rng: np.random.Generator) -> Vector:
         """h x, with independent normal noise."""
@@ -60,36 +67,59 @@ class NoisyQuadratic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examples:
-    """Generated examples: inputs of unit variance and a class for each."""
+    """Generated examples: inputs of unit variance, a row per feature, and a class for each example."""
 
     inputs: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int64]
 
     def batch(self, size: int, rng: np.random.Generator) -> Examples:
         """``size`` of them, drawn with replacement."""
-        chosen = rng.integers(len(self.labels), size=size)
-        return Examples(inputs=self.inputs[chosen], labels=self.labels[chosen])
+        return self.chosen(rng.integers(len(self.labels), size=size))
+
+    def chosen(self, which: npt.NDArray[np.int64]) -> Examples:
+        """The examples with these numbers."""
+        return Examples(inputs=self.inputs.take(which, axis=1), labels=self.labels.take(which))
 
 
+def folded(terms: Vector) -> Vector:
+    """The sum over the first axis, its upper half added to its lower one until one is left."""
+    while (count := len(terms)) > 1:
+        half = count // 2
+        lower = terms[:half] + terms[half : 2 * half]
+        if count % 2:
+            lower[0] += terms[-1]
+        terms = lower
+    total: Vector = terms[0]
+    return total
+
+
+def product(left: Vector, right: Vector) -> Vector:
+    """The transpose of ``left`` (k x m) times ``right`` (k x n), or times k numbers."""
+    return folded(left * right[:, None] if right.ndim == 1 else left[:, :, None] * right[:, None, :])
+
+
+@cache
 def two_classes(num_examples: int, num_features: int, seed: int) -> Examples:
     """Labels drawn from a logistic model with random weights: no weights separate them perfectly."""
     rng = stream(seed, "learning.logistic")
-    inputs = rng.standard_normal((num_examples, num_features))
-    truth = rng.standard_normal(num_features) * 2 / np.sqrt(num_features)
-    labels = rng.random(num_examples) < 1 / (1 + np.exp(-inputs @ truth))
+    inputs = np.ascontiguousarray(rng.standard_normal((num_examples, num_features)).T)
+    truth = rng.standard_normal(num_features) * 2 / sqrt(num_features)
+    labels = rng.random(num_examples) < 1 / (1 + exp_of(-product(inputs, truth)))
     return Examples(inputs=inputs, labels=labels.astype(np.int64))
 
 
+@cache
 def rings(num_examples: int, num_classes: int, seed: int) -> Examples:
     """Noisy concentric rings in two dimensions: no linear model tells them apart."""
     rng = stream(seed, "learning.rings")
     labels = rng.integers(num_classes, size=num_examples)
     angle, radius = (
-        rng.random(num_examples) * 2 * np.pi,
+        rng.random(num_examples) * 2 * pi,
         labels + 0.5 + 0.15 * rng.standard_normal(num_examples),
     )
-    inputs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-    return Examples(inputs=inputs / inputs.std(), labels=labels)
+    inputs = radius * np.array([[function(one) for one in angle.tolist()] for function in (cos, sin)])
+    off = inputs - folded(inputs.ravel()) / inputs.size
+    return Examples(inputs=inputs / np.sqrt(folded((off * off).ravel()) / inputs.size), labels=labels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,19 +132,20 @@ class LogisticRegression:
 
     def start(self) -> Vector:
         """Zeros."""
-        return np.zeros(self.examples.inputs.shape[1])
+        return np.zeros(len(self.examples.inputs))
 
     def loss(self, weights: Vector) -> float:
         """Mean cross-entropy over all examples, in nats, and the decay."""
-        signed = (2 * self.examples.labels - 1) * (self.examples.inputs @ weights)
-        return float(np.logaddexp(0, -signed).mean() + 0.5 * self.weight_decay * weights @ weights)
+        signed = (2 * self.examples.labels - 1) * product(self.examples.inputs, weights)
+        losses = np.maximum(0.0, -signed) + log_of(1 + exp_of(-np.abs(signed)))
+        decay = 0.5 * self.weight_decay * folded(weights * weights)
+        return float(folded(losses) / len(losses) + decay)
 
     def gradient(self, weights: Vector, rng: np.random.Generator) -> Vector:
         """Of a mini-batch."""
         batch = self.examples.batch(self.batch_size, rng)
-        off = 1 / (1 + np.exp(-batch.inputs @ weights)) - batch.labels
-        mean: Vector = batch.inputs.T @ off / self.batch_size + self.weight_decay * weights
-        return mean
+        off = 1 / (1 + exp_of(-product(batch.inputs, weights))) - batch.labels
+        return folded((batch.inputs * off).T) / self.batch_size + self.weight_decay * weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,16 +160,19 @@ class Mlp:
 
     def start(self) -> Vector:
         """Normal weights scaled by fan-in, zero biases."""
-        rng, width = stream(self.seed, "learning.mlp"), self.examples.inputs.shape[1]
-        first = rng.standard_normal((width, self.hidden_size)) / np.sqrt(width)
-        second = rng.standard_normal((self.hidden_size, self.num_classes)) / np.sqrt(self.hidden_size)
+        rng, width = stream(self.seed, "learning.mlp"), len(self.examples.inputs)
+        first = rng.standard_normal((width, self.hidden_size)) / sqrt(width)
+        second = rng.standard_normal((self.hidden_size, self.num_classes)) / sqrt(self.hidden_size)
         zeros = np.zeros(self.hidden_size), np.zeros(self.num_classes)
         return np.concatenate([first.ravel(), zeros[0], second.ravel(), zeros[1]])
 
     def loss(self, weights: Vector) -> float:
         """Mean cross-entropy over all examples, in nats."""
-        _, log_p = self._forward(weights, self.examples)
-        return float(-log_p[np.arange(len(log_p)), self.examples.labels].mean())
+        labels, inputs = self.examples.labels, self.examples.inputs
+        chunks = [inputs[:, at : at + CHUNK] for at in range(0, len(labels), CHUNK)]
+        scores = np.concatenate([self._scores(weights, chunk)[1] for chunk in chunks], axis=1)
+        losses = log_of(folded(exp_of(scores))) - scores[labels, np.arange(len(labels))]
+        return float(folded(losses) / len(labels))
 
     def gradient(self, weights: Vector, rng: np.random.Generator) -> Vector:
         """Of a mini-batch, by back-propagation."""
@@ -146,28 +180,40 @@ class Mlp:
 
     def gradient_of(self, weights: Vector, batch: Examples) -> Vector:
         """The exact gradient of the mean loss over ``batch``."""
-        hidden, log_p = self._forward(weights, batch)
-        delta = np.exp(log_p)
-        delta[np.arange(len(delta)), batch.labels] -= 1
-        delta /= len(delta)
-        second = self._parts(weights)[2]
-        back = delta @ second.T * (1 - hidden**2)
-        parts = [batch.inputs.T @ back, back.sum(0), hidden.T @ delta, delta.sum(0)]
-        return np.concatenate([part.ravel() for part in parts])
+        hidden, scores = self._scores(weights, batch.inputs)
+        count = len(batch.labels)
+        delta = exp_of(scores)
+        delta /= folded(delta)
+        delta[batch.labels, np.arange(count)] -= 1
+        delta /= count
+        back = product(self._parts(weights)[2].T, delta) * (1 - hidden * hidden)
+        terms = np.empty((len(weights), count))  # of each example, in the order of the weights
+        first, bias, second, offset = self._parts(terms)
+        np.multiply(batch.inputs[:, None, :], back, out=first)
+        bias[:] = back
+        np.multiply(hidden[:, None, :], delta, out=second)
+        offset[:] = delta
+        return folded(np.ascontiguousarray(terms.T))
 
     def _parts(self, weights: Vector) -> tuple[Vector, Vector, Vector, Vector]:
-        width, inner, classes = self.examples.inputs.shape[1], self.hidden_size, self.num_classes
+        """Views: weights and biases of the first layer, of the second; further axes stay."""
+        width, inner, classes = len(self.examples.inputs), self.hidden_size, self.num_classes
         a = width * inner
         b, c = a + inner, a + inner + inner * classes
-        first, second = weights[:a].reshape(width, inner), weights[b:c].reshape(inner, classes)
-        return first, weights[a:b], second, weights[c:]
+        more = weights.shape[1:]
+        first = weights[:a].reshape(width, inner, *more)
+        return first, weights[a:b], weights[b:c].reshape(inner, classes, *more), weights[c:]
 
-    def _forward(self, weights: Vector, batch: Examples) -> tuple[Vector, Vector]:
+    def _scores(self, weights: Vector, inputs: Vector) -> tuple[Vector, Vector]:
+        """Hidden units, and the classes' scores less the largest: a row per unit, a column per example."""
         first, bias, second, offset = self._parts(weights)
-        hidden = np.tanh(batch.inputs @ first + bias)
-        scores = hidden @ second + offset
-        scores = scores - scores.max(axis=1, keepdims=True)
-        return hidden, scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+        hidden = product(first, inputs)
+        hidden += bias[:, None]
+        hidden = tanh_of(hidden)
+        scores = product(second, hidden)
+        scores += offset[:, None]
+        scores -= scores.max(axis=0)
+        return hidden, scores
 
 
 # By name, from the examples per gradient; more of them mean less noise.

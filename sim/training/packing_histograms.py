@@ -12,6 +12,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from sim.elementary import exp_of, log
 from sim.rng import stream
 
 
@@ -58,7 +59,7 @@ def histogram_lengths(name: str, num_documents: int, seed: int = 1) -> npt.NDArr
     histogram = HISTOGRAMS[name]
     normal = NormalDist()
     steps = np.array([normal.inv_cdf((i + 0.5) / num_documents) for i in range(num_documents)])
-    low, high = 0.0, np.log(histogram.capacity_tokens) + 5 * histogram.sigma
+    low, high = 0.0, log(histogram.capacity_tokens) + 5 * histogram.sigma
     wanted = (1 - histogram.padding_fraction) * histogram.capacity_tokens
     for _ in range(60):
         middle = (low + high) / 2
@@ -71,5 +72,5 @@ def histogram_lengths(name: str, num_documents: int, seed: int = 1) -> npt.NDArr
 
 
 def _cut(steps: npt.NDArray[np.float64], median: float, histogram: LengthHistogram) -> npt.NDArray[np.int64]:
-    lengths = np.rint(np.exp(median + histogram.sigma * steps))
+    lengths = np.rint(exp_of(median + histogram.sigma * steps))
     return np.clip(lengths, 1, histogram.capacity_tokens).astype(np.int64)

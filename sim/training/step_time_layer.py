@@ -115,11 +115,12 @@ def gemm_s(shape: StepShape, matrix: Matrix, tokens: float, which: Pass) -> floa
     sizes = [(rows, n, k)]
     if which == "backward":
         sizes = [(rows, k, n)] if shape.adapter is not None else [(rows, k, n), (n, k, rows)]
-    return matrix.num_experts * sum(_one_gemm_s(shape, *size) for size in sizes)
+    return matrix.num_experts * sum(_each_gemm_s(shape, sizes))
 
 
-def _one_gemm_s(shape: StepShape, m: float, n: float, k: float) -> float:
+def _each_gemm_s(shape: StepShape, each: list[tuple[float, float, float]]) -> list[float]:
     """By the profile's kernel law where it has one for 16-bit GEMMs, else by its efficiency curves."""
+    m, n, k = np.array(each).T
     precision, hardware = shape.precision, shape.hardware
     width = 1 if precision.peak == "float8" else precision.activation_bytes
     sizes = {"m": m, "n": n, "k": k, "value_bytes": 2.0, "weight_bits": 16.0, "copies": NEVER_HOT}
@@ -127,13 +128,14 @@ def _one_gemm_s(shape: StepShape, m: float, n: float, k: float) -> float:
     operator = Operator(
         name="gemm",
         count=1,
-        flops=np.array([2 * m * n * k]),
-        hbm_bytes=np.array([(m * k + k * n) * width + m * n * precision.activation_bytes]),
+        flops=2 * m * n * k,
+        hbm_bytes=(m * k + k * n) * width + m * n * precision.activation_bytes,
         peak=peak_of(shape),
-        utilisation=wave_utilisation(np.array([m]), np.array([n]), hardware.sm_count),
-        law_s=law_s(hardware, law, {name: np.array([size]) for name, size in sizes.items()}),
+        utilisation=wave_utilisation(m, n, hardware.sm_count),
+        law_s=law_s(hardware, law, sizes),
     )
-    return float(operator.times_s(hardware, hardware.kernel_launch_s, None)[0]) / SUSTAINED_FRACTION
+    times = operator.times_s(hardware, hardware.kernel_launch_s, None)
+    return [one / SUSTAINED_FRACTION for one in times.tolist()]
 
 
 def peak_of(shape: StepShape) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sim.elementary import exp_of
 from sim.errors import ScenarioError
 from sim.records import PS_PER_S, Int64
 from sim.rng import stream
@@ -172,14 +173,12 @@ def _uniform(variation: StepVariation, rng: np.random.Generator, count: int) -> 
 
 def _lognormal(variation: StepVariation, rng: np.random.Generator, count: int) -> Float64:
     sigma = variation.sigma or 0.0
-    values: Float64 = np.exp(sigma * rng.standard_normal(count) - sigma * sigma / 2)
-    return values
+    return exp_of(sigma * rng.standard_normal(count) - sigma * sigma / 2)
 
 
 def _pareto(variation: StepVariation, rng: np.random.Generator, count: int) -> Float64:
     alpha = variation.alpha or 2.0
-    values: Float64 = (alpha - 1) / alpha * np.exp(rng.standard_exponential(count) / alpha)
-    return values
+    return (alpha - 1) / alpha * exp_of(rng.standard_exponential(count) / alpha)
 
 
 _LAWS: dict[str, Callable[[StepVariation, np.random.Generator, int], Float64]] = {

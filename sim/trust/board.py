@@ -166,7 +166,8 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float |
     ranks = [_ranks(np.asarray(values, dtype=float)) for values in (first, second)]
     if not all(rank.std() for rank in ranks):
         return None
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+    a, b = (rank - rank.mean() for rank in ranks)
+    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
 
 
 def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

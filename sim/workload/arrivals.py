@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sim.arrays import PS_PER_S, Float64, Int64
+from sim.elementary import exp_of
 from sim.errors import ScenarioError
 from sim.rng import stream
 from sim.workload.distributions import Keys
@@ -137,11 +138,22 @@ def _poisson(arrivals: Arrivals, count: int, rng: np.random.Generator) -> Float6
 
 
 def _gamma(arrivals: Arrivals, count: int, rng: np.random.Generator) -> Float64:
-    shape = needed(arrivals, "cv") ** -2.0
-    times = rng.standard_gamma(shape, count)
+    cv = needed(arrivals, "cv")
+    shape = 1 / (cv * cv)
+    times = _standard_gamma(shape, count, rng)
     np.cumsum(times, out=times)
     times /= shape * needed(arrivals, "requests_per_s")
     return times
+
+
+def _standard_gamma(shape: float, count: int, rng: np.random.Generator) -> Float64:
+    """Gamma numbers; of a shape below 1, where NumPy's values are libm's, as G(shape + 1) U^(1/shape)."""
+    if shape >= 1:
+        return rng.standard_gamma(shape, count)
+    (shrinking,) = rng.spawn(1)  # draws of its own, so that a shorter run stays the beginning of a longer one
+    values = rng.standard_gamma(shape + 1, count)
+    values *= exp_of(shrinking.standard_exponential(count) * (-1 / shape))
+    return values
 
 
 def _constant(arrivals: Arrivals, count: int, rng: np.random.Generator) -> Float64:

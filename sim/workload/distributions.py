@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sim.arrays import Float64, Int64
+from sim.elementary import exp_of, log, log1p
 from sim.errors import ScenarioError
 from sim.workload.csv_files import read_column
 from sim.workload.files import check_file
@@ -177,13 +178,13 @@ def _lognormal(distribution: Distribution, count: int, rng: np.random.Generator,
         raise ScenarioError("must be above 0", path=f"{place.path}.mean", given=mean)
     sigma = DEFAULT_SIGMA if distribution.sigma is None else distribution.sigma
     if distribution.stddev is not None:
-        sigma = math.sqrt(math.log1p((distribution.stddev / mean) ** 2))
+        spread = distribution.stddev / mean
+        sigma = math.sqrt(log1p(spread * spread))
     values = rng.standard_normal(count)
     values *= sigma
-    values += math.log(mean) - sigma * sigma / 2
+    values += log(mean) - sigma * sigma / 2
     with np.errstate(over="ignore"):
-        np.exp(values, out=values)
-    return values
+        return exp_of(values)
 
 
 def _normal(distribution: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim.cost.laws.device import Constant, Constants, Device, Floats, KernelLaw, Sizes
+from sim.elementary import exp_of, log_of
 
 REGIMES = ("low_latency", "pipelined", "bandwidth")
 GPU_COUNTS = (2, 4, 8)
@@ -32,9 +33,8 @@ def seconds(sizes: Sizes, constants: Constants, device: Device) -> Floats:
 
 def by_count(gpus: Floats, constants: Constants, name: str) -> Floats:
     """A constant by GPU count, linear in log(n) of its logarithm."""
-    known = np.log([constants[f"{name}_{count}"] for count in GPU_COUNTS])
-    result: Floats = np.exp(np.interp(np.log(gpus), np.log(GPU_COUNTS), known))
-    return result
+    known = log_of(np.array([constants[f"{name}_{count}"] for count in GPU_COUNTS]))
+    return exp_of(np.interp(log_of(gpus), log_of(np.array(GPU_COUNTS, dtype=np.float64)), known))
 
 
 CONSTANTS = {

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim.cost.laws.device import Constant, Constants, Device, Floats, KernelLaw, Sizes, soft_max
+from sim.elementary import power
 
 BLOCK_ROWS = 128
 DECODE_ROWS = 16  # query rows that a decode block pads its group to
@@ -51,7 +52,7 @@ def prefill_blocks(sizes: Sizes, constants: Constants) -> tuple[Floats, Floats]:
     """Blocks of query rows, all heads and sequences, and the KV entries that one walks in the mean."""
     queries, heads = sizes["queries"], sizes["heads"]
     group = heads / sizes["kv_heads"]
-    shared = np.where(queries < BLOCK_ROWS, group ** constants["packing"], 1.0)  # heads in one block
+    shared = np.where(queries < BLOCK_ROWS, power(group, constants["packing"]), 1.0)  # heads in one block
     rows, lanes = queries * shared, sizes["sequences"] * heads / shared
     tiles = np.maximum(np.ceil(rows / BLOCK_ROWS), 1.0)
     return lanes * tiles, sizes["cached"] + np.minimum(queries, (queries + BLOCK_ROWS) / 2.0)
@@ -83,7 +84,7 @@ def decode_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
             time = time + constants["split_s"] + constants["combine"] * parts
         best = np.minimum(best, time)
     kv = 2.0 * lanes * dim * context * sizes["kv_bytes"] + 4.0 * sequences * sizes["heads"] * dim
-    memory = slow ** constants["slow_memory"] * moved_s(kv, sizes["copies"], constants, device)
+    memory = power(slow, constants["slow_memory"]) * moved_s(kv, sizes["copies"], constants, device)
     filling = constants["fill_s"] * memory / (memory + constants["fill_s"])
     return constants["start_s"] + soft_max(best, memory, constants["overlap"]) + filling
 
@@ -93,7 +94,8 @@ def moved_s(num_bytes: Floats, copies: Floats | float, constants: Constants, dev
 
     ``copies`` times as many bytes pass through L2 until the same ones are read again.
     """
-    kept = 1.0 / (1.0 + (copies * num_bytes / (constants["l2_share"] * device.l2_bytes)) ** 3)
+    of_room = copies * num_bytes / (constants["l2_share"] * device.l2_bytes)
+    kept = 1.0 / (1.0 + of_room * of_room * of_room)
     rate = constants["hbm_efficiency"] * device.hbm_bytes_per_s
     return num_bytes * (1.0 - kept + kept / constants["l2_speed"]) / rate
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sim.elementary import power
 from sim.hardware import HardwareProfile
 
 Floats = npt.NDArray[np.float64]
@@ -63,8 +64,8 @@ def device_of(hardware: HardwareProfile, peak: str) -> Device:
     )
 
 
-def soft_max(first: Floats, second: Floats, power: float) -> Floats:
-    """Between the larger of two times (power → ∞: full overlap) and their sum (power 1: none)."""
-    larger = np.maximum(np.maximum(first, second), 1e-30)
-    together: Floats = larger * ((first / larger) ** power + (second / larger) ** power) ** (1.0 / power)
-    return together
+def soft_max(first: Floats, second: Floats, sharpness: float) -> Floats:
+    """Between the larger of two times (sharpness → ∞: full overlap) and their sum (sharpness 1: none)."""
+    larger: Floats = np.maximum(first, second)
+    share = np.minimum(first, second) / np.maximum(larger, 1e-30)
+    return larger * power(1.0 + power(share, sharpness), 1.0 / sharpness)

@@ -17,6 +17,7 @@ import numpy as np
 
 from sim.cost.laws.device import Constant, Constants, Device, Floats, KernelLaw, Sizes, soft_max
 from sim.cost.laws.gemm import CONSTANTS, QUANTIZE, loaded_bytes, moved_s, tiled_s
+from sim.elementary import power
 
 
 def experts_hit(experts: Floats | float, experts_per_token: Floats | float, tokens: Floats) -> Floats:
@@ -25,7 +26,7 @@ def experts_hit(experts: Floats | float, experts_per_token: Floats | float, toke
     Every token picks k different ones of E, all equally likely and independent of the other tokens:
     an expert is missed by one token with probability 1 − k/E. Real routers are more skewed, which hits fewer.
     """
-    return experts * (1.0 - (1.0 - experts_per_token / experts) ** tokens)
+    return experts * (1.0 - power(1.0 - experts_per_token / experts, tokens))
 
 
 def seconds(sizes: Sizes, constants: Constants, device: Device) -> Floats:

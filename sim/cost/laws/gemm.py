@@ -23,6 +23,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from sim.cost.laws.device import Constant, Constants, Device, Floats, KernelLaw, Sizes, soft_max
+from sim.elementary import power
 
 TILES = ((16, 64), (64, 64), (64, 128), (128, 64), (128, 128), (64, 256), (128, 256), (256, 128))
 SPLITS = (1, 2, 4, 8, 16)
@@ -123,8 +124,7 @@ def moved_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
 
 def share_kept(of_room: Floats, sharpness: float) -> Floats:
     """How much of it returns from L2, by its size as a multiple of the room there."""
-    share: Floats = 1.0 / (1.0 + np.minimum(of_room, FAR_BEYOND) ** sharpness)
-    return share
+    return 1.0 / (1.0 + power(np.minimum(of_room, FAR_BEYOND), sharpness))
 
 
 CONSTANTS = {
