@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from sim.errors import ScenarioError
-from sim.kernel.algorithms.attention import DECODERS
-from sim.kernel.run import Plan, plan_of
+from sim.kernel.algorithms import ALGORITHMS
+from sim.kernel.operations import Plan, operation_of, plan_of
 from sim.kernel.scenario import KernelScenario
 
 # A traced run has one event per tile and block: beyond this it is a scenario for the grouped device.
 MAX_TRACED_BLOCKS = 4000
-PAGED_PREFILLS = ("flash_attention_2", "flash_attention_3", "flash_trtllm")
 
 
 def check_kernel(scenario: KernelScenario, *, file: str) -> None:
@@ -60,7 +59,7 @@ def _impossible(scenario: KernelScenario, plan: Plan) -> Iterator[ScenarioError]
 def _unused(scenario: KernelScenario) -> Iterator[ScenarioError]:
     """Keys that the operation does not read: a scenario that states one expects what it will not get."""
     work, attention = scenario.kernel, scenario.kernel.attention
-    used = _tile_keys(scenario)
+    used = operation_of(work).tile_keys(work)
     for one in fields(work.tile):
         if getattr(work.tile, one.name) is not None and one.name not in used:
             yield ScenarioError(
@@ -69,12 +68,14 @@ def _unused(scenario: KernelScenario) -> Iterator[ScenarioError]:
                 given=getattr(work.tile, one.name),
                 allowed=", ".join(used) or "no tile: it chooses its own",
             )
-    if attention is not None and attention.layout == "paged" and attention.algorithm not in PAGED_PREFILLS:
+    is_paged = attention is not None and attention.layout == "paged"
+    if attention is not None and is_paged and ALGORITHMS[attention.algorithm].paged is None:
+        paged = [name for name, one in ALGORITHMS.items() if one.paged is not None]
         yield ScenarioError(
             "no kernel of this algorithm reads a block table",
             path="kernel.attention.layout",
             given=f"paged, {attention.algorithm}",
-            allowed="paged with " + ", ".join(PAGED_PREFILLS) + "; paged_decode",
+            allowed="paged with " + ", ".join(paged) + "; paged_decode",
         )
     if work.kv_location == "dram" and attention is None:
         yield ScenarioError(
@@ -87,14 +88,3 @@ def _unused(scenario: KernelScenario) -> Iterator[ScenarioError]:
             given=scenario.model.name,
             allowed="no model: the operation states its own sizes",
         )
-
-
-def _tile_keys(scenario: KernelScenario) -> tuple[str, ...]:
-    work = scenario.kernel
-    if work.gemm is not None:
-        return tuple(one.name for one in fields(work.tile))
-    if work.attention is None:
-        return ()
-    # Standard attention's products choose their own; it may stand beside an algorithm that has tiles.
-    own = ("block_m", "block_n", "num_stages", "num_warps")
-    return (*own, "num_splits") if work.attention.algorithm in DECODERS else own

@@ -10,7 +10,8 @@ entry says to what, and how far off it is.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
 
 from sim.cost.law_times import NEVER_HOT, as_arrays, law_device
 from sim.cost.laws.registry import LAWS
@@ -213,179 +214,75 @@ class Efficiency:
 # dimension, softmax, layout copies around them). Fitted to FlashAttention-2's Fig. 4 and -3's Fig. 5.
 STANDARD_MEMORY_FRACTIONS = {"Ampere": 0.62, "Ada": 0.62, "Hopper": 0.66, "Blackwell": 0.66}
 
-_FA2_FIGURES = "FlashAttention-2 forward+backward figures (Dao-AILab/flash-attention assets)"
-_FA3_FIGURES = "FlashAttention-3 fp16 forward figure (Dao-AILab/flash-attention assets)"
-_AIC = "causal prefill timings of AIConfigurator@095f58a (vLLM), 150 rows; on 300 others"
+FLASH_2_FIGURES = "FlashAttention-2 forward+backward figures (Dao-AILab/flash-attention assets)"
+FLASH_3_FIGURES = "FlashAttention-3 fp16 forward figure (Dao-AILab/flash-attention assets)"
 
-_AIC_DECODE = "one-token timings of AIConfigurator@095f58a (vLLM), 100 rows; on 300 others"
-
-EFFICIENCIES: Mapping[tuple[str, str, str], Efficiency] = {
-    ("flash_attention_1", "Ampere", "forward"): Efficiency(
-        tensor_fraction=0.4,
-        exposed_fraction=0.3,
-        source=f"fitted with its backward; median error 13 % over 24 rows of {_FA2_FIGURES}",
-    ),
-    ("flash_attention_1", "Ampere", "backward"): Efficiency(
-        tensor_fraction=0.4,
-        exposed_fraction=0.3,
-        source=f"fitted with its forward; median error 13 % over 24 rows of {_FA2_FIGURES}",
-    ),
-    ("flash_attention_1", "Hopper", "forward"): Efficiency(
-        tensor_fraction=0.18,
-        exposed_fraction=0.0,
-        source=f"fitted with its backward; median error 9 % over 24 rows of {_FA2_FIGURES}",
-    ),
-    ("flash_attention_1", "Hopper", "backward"): Efficiency(
-        tensor_fraction=0.18,
-        exposed_fraction=0.0,
-        source=f"fitted with its forward; median error 9 % over 24 rows of {_FA2_FIGURES}",
-    ),
-    ("flash_attention_2", "Ampere", "forward"): Efficiency(
-        tensor_fraction=0.95,
-        exposed_fraction=0.4,
-        source=f"fitted with its backward; median error 2 % over 24 rows of {_FA2_FIGURES}",
-    ),
-    ("flash_attention_2", "Ampere", "backward"): Efficiency(
-        tensor_fraction=0.95,
-        exposed_fraction=0.4,
-        source=f"fitted with its forward; median error 2 % over 24 rows of {_FA2_FIGURES}",
-    ),
-    ("flash_attention_2", "Hopper", "forward"): Efficiency(
-        tensor_fraction=0.6,
-        exposed_fraction=0.2,
-        source=f"fitted; median error 8 % over 24 rows of {_FA3_FIGURES}",
-    ),
-    ("flash_attention_2", "Hopper", "backward"): Efficiency(
-        tensor_fraction=0.55,
-        exposed_fraction=1.0,
-        source=f"fitted; median error 4 % over 24 rows of {_FA2_FIGURES}, forward included",
-    ),
-    ("flash_attention_3", "Hopper", "forward"): Efficiency(
-        tensor_fraction=0.95,
-        exposed_fraction=0.6,
-        source=f"fitted; median error 3 % over 24 rows of {_FA3_FIGURES}",
-    ),
-    ("flash_attention_3", "Hopper", "backward"): Efficiency(
-        tensor_fraction=0.8,
-        exposed_fraction=0.6,
-        source="assumed: no backward curve was read; FlashAttention-3 says 1.5 to 1.75 times FA-2's",
-    ),
-    ("flash_attention_2_paged", "Ampere", "forward"): Efficiency(
-        tensor_fraction=0.913,
-        exposed_fraction=0.451,
-        memory_fraction=0.758,
-        start_s=1.06e-6,
-        block_start_s=3.04e-6,
-        block_end_s=1.52e-6,
-        source=f"fitted to {_AIC}: median error 9 % (A100 SXM)",
-    ),
-    ("flash_attention_2_paged", "Ada", "forward"): Efficiency(
-        tensor_fraction=0.826,
-        exposed_fraction=0.892,
-        memory_fraction=0.561,
-        start_s=1.0e-6,
-        block_start_s=1.99e-6,
-        block_end_s=1.0e-6,
-        source=f"fitted to {_AIC}: median error 13 % (L40S)",
-    ),
-    ("flash_attention_3_paged", "Hopper", "forward"): Efficiency(
-        tensor_fraction=0.902,
-        exposed_fraction=0.509,
-        memory_fraction=0.711,
-        start_s=5.2e-6,
-        block_start_s=2.83e-6,
-        block_end_s=1.41e-6,
-        source=f"fitted to {_AIC}: median error 10 % (H100 SXM)",
-    ),
-    ("flash_trtllm_paged", "Blackwell", "forward"): Efficiency(
-        tensor_fraction=0.93,
-        exposed_fraction=0.534,
-        memory_fraction=0.516,
-        start_s=4.8e-6,
-        block_start_s=1.55e-6,
-        block_end_s=0.78e-6,
-        source=f"fitted to {_AIC}: median error 11 % (B200 SXM)",
-    ),
-    ("flash_trtllm", "Blackwell", "forward"): Efficiency(
-        tensor_fraction=0.93,
-        exposed_fraction=0.534,
-        source="borrowed from its paged timings, without their launch cost",
-    ),
-    ("decode", "Ampere", "forward"): Efficiency(
-        tensor_fraction=0.5,
-        exposed_fraction=0.4,
-        memory_fraction=0.831,
-        start_s=13.1e-6,
-        block_start_s=3.0e-6,
-        block_end_s=1.5e-6,
-        source=f"fitted to {_AIC_DECODE}: median error 21 % (A100 SXM)",
-    ),
-    ("decode", "Ada", "forward"): Efficiency(
-        tensor_fraction=0.5,
-        exposed_fraction=0.4,
-        memory_fraction=0.831,
-        start_s=8.75e-6,
-        block_start_s=2.0e-6,
-        block_end_s=1.0e-6,
-        source=f"fitted to {_AIC_DECODE}: median error 10 % (L40S)",
-    ),
-    ("decode", "Blackwell", "forward"): Efficiency(
-        tensor_fraction=0.5,
-        exposed_fraction=0.4,
-        memory_fraction=0.9,
-        start_s=5.91e-6,
-        block_start_s=1.5e-6,
-        block_end_s=0.75e-6,
-        source=f"fitted to {_AIC_DECODE}: median error 12 % (B200 SXM)",
-    ),
-    ("decode", "Hopper", "forward"): Efficiency(
-        tensor_fraction=0.5,
-        exposed_fraction=0.4,
-        start_s=8.75e-6,
-        block_start_s=2.0e-6,
-        block_end_s=1.0e-6,
-        source=f"fitted to {_AIC_DECODE}: median error 9 % (H100 SXM)",
-    ),
-}
+Direction = Literal["forward", "backward"]
+LibraryKernels = Literal["gemm", "stream", "standard"]
 
 
-def _profile_source(generation: str, profile: HardwareProfile) -> str:
+class Generation(Protocol):
+    """Kernels that share one efficiency."""
+
+    @property
+    def name(self) -> str:
+        """As reports call them."""
+
+    def on(self, profile: HardwareProfile, direction: Direction = "forward") -> Efficiency:
+        """How well they use a device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """A kernel generation whose efficiency was fitted, by direction and architecture."""
+
+    name: str
+    forward: Mapping[str, Efficiency]
+    backward: Mapping[str, Efficiency] = field(default_factory=dict)
+
+    def on(self, profile: HardwareProfile, direction: Direction = "forward") -> Efficiency:
+        """The fitted efficiency; on an architecture without a fit another's, said to be assumed."""
+        table = self.forward if direction == "forward" else self.backward
+        if not table:
+            raise ScenarioError(
+                f"no efficiency is known for {self.name} {direction}",
+                path="kernel.attention.direction",
+                given=direction,
+                allowed="forward",
+            )
+        found = by_architecture(table, profile.architecture, f"the efficiency of {self.name} {direction}")
+        source = f"{found.value.source} ({found.assumed})" if found.assumed else found.value.source
+        return replace(found.value, source=source, assumed=found.assumed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Library:
+    """Kernels of PyTorch and cuBLAS, whose efficiency the profile's curves have."""
+
+    name: LibraryKernels
+
+    def on(self, profile: HardwareProfile, direction: Direction = "forward") -> Efficiency:
+        """The same in both directions."""
+        return efficiency_of(self.name, profile)
+
+
+def _profile_source(generation: LibraryKernels, profile: HardwareProfile) -> str:
     """Where the profile's own curve comes from: of streaming kernels, or of products."""
     name = "elementwise_memory" if generation == "stream" else "gemm_compute"
     curve = profile.efficiency.get(name)
     source = curve.source if curve else "assumed"
     if generation == "standard":
-        return f"share of bandwidth fitted to {_FA2_FIGURES} and to the {_FA3_FIGURES}; products: {source}"
+        return (
+            f"share of bandwidth fitted to {FLASH_2_FIGURES} and to the {FLASH_3_FIGURES}; products: {source}"
+        )
     return source
 
 
-def efficiency_of(generation: str, profile: HardwareProfile, direction: str = "forward") -> Efficiency:
-    """The fitted efficiency; of an architecture that it was not fitted on, another's, said to be assumed.
+def efficiency_of(generation: LibraryKernels, profile: HardwareProfile) -> Efficiency:
+    """Of products and streaming kernels, by the profile's curves.
 
-    GEMM and streaming kernels take theirs from the profile: the largest fraction on its ``gemm_compute``
-    curve (which the serving price uses too), and its launch time.
+    The largest fraction on its ``gemm_compute`` curve (which serving prices use too), and its launch time.
     """
-    if generation in ("gemm", "stream", "standard"):
-        return _of_profile(generation, profile)
-    fitted = {
-        architecture: one
-        for (name, architecture, way), one in EFFICIENCIES.items()
-        if (name, way) == (generation, direction)
-    }
-    if not fitted:
-        raise ScenarioError(
-            f"no efficiency is known for {generation} {direction}",
-            path="kernel.attention.algorithm",
-            given=generation,
-            allowed=", ".join(sorted({name for name, _, way in EFFICIENCIES if way == direction})),
-        )
-    found = by_architecture(fitted, profile.architecture, f"the efficiency of {generation} {direction}")
-    source = f"{found.value.source} ({found.assumed})" if found.assumed else found.value.source
-    return replace(found.value, source=source, assumed=found.assumed)
-
-
-def _of_profile(generation: str, profile: HardwareProfile) -> Efficiency:
-    """Of products and streaming kernels."""
     eager = Chosen(value=1.0)
     if generation == "standard":
         what = "the bandwidth that PyTorch's unfused attention reaches"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from sim.kernel.operations import operation_of
 from sim.kernel.run import KernelResult, bound_ps, bytes_by_tensor
 from sim.metric import Better, Metric
 from sim.summary import Summary
@@ -94,17 +95,8 @@ def summarize_kernel(result: KernelResult, *, keep_thin_percentiles: bool = Fals
 
 def operation(result: KernelResult) -> str:
     """What ran, in a few words."""
-    work = result.scenario.kernel
-    if work.attention is not None:
-        one = work.attention
-        return f"{one.algorithm} {one.direction} {one.batch}x{one.num_heads}x{one.seqlen}x{one.head_dim}"
-    if work.gemm is not None:
-        return f"gemm {work.gemm.m}x{work.gemm.n}x{work.gemm.k}"
-    if work.training_step is not None:
-        step, model = work.training_step, result.scenario.model
-        shape = f"{step.micro_batch_size}x{step.seqlen} {step.attention} {step.kernels}"
-        return f"{model.name if model else ''} step {shape}"
-    return "rms_norm" if work.norm is not None else "copy"
+    scenario = result.scenario
+    return operation_of(scenario.kernel).words(scenario.kernel, scenario.model)
 
 
 def _out_of_memory(result: KernelResult) -> str:

@@ -1,4 +1,7 @@
-"""What a kernel scenario says, as frozen dataclasses: the operation, its shape and its tile."""
+"""What a kernel scenario says, as frozen dataclasses: the operation, its shape and its tile.
+
+Products, norms, copies and tiles stand in ``sim.kernel.algorithms.problem``, which the kernels read too.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sim.hardware import HardwareProfile
+from sim.kernel.algorithms import ALGORITHMS, training_algorithms
+from sim.kernel.algorithms.problem import Copy, Dtype, Gemm, Norm, Tile
 from sim.model import ModelShape
 from sim.scenario import Threshold, key
-
-Dtype = Literal["float32", "float16", "bfloat16", "float8"]
-DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
-Algorithm = Literal[
-    "standard",
-    "flash_attention_1",
-    "flash_attention_2",
-    "flash_attention_3",
-    "flash_trtllm",
-    "split_kv_decode",
-    "paged_decode",
-]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
     """softmax(Q Kᵀ) V for ``batch`` sequences."""
 
-    algorithm: Algorithm = key("which kernels compute it")
+    algorithm: str = key("which kernels compute it", choices=lambda: ALGORITHMS)
     batch: int = key("sequences", ge=1, le=1_000_000)
     num_heads: int = key("query heads", ge=1, le=100_000)
     num_kv_heads: int | None = key("KV heads (fewer: GQA, 1: MQA); default: num_heads", default=None, ge=1)
@@ -51,32 +44,6 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gemm:
-    """(m × k) · (k × n), ``batch`` times."""
-
-    m: int = key("rows of the output", ge=1, le=100_000_000)
-    n: int = key("columns of the output", ge=1, le=100_000_000)
-    k: int = key("the summed dimension", ge=1, le=100_000_000)
-    batch: int = key("independent products", default=1, ge=1, le=10_000_000)
-    dtype: Dtype = key("activations, output, and the peak it runs at", default="bfloat16")
-    weight_bits: int | None = key(
-        "weight-only quantization: bits per weight in HBM, dequantized in SRAM", default=None, ge=1, le=16
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Norm:
-    """RMSNorm over rows."""
-
-    rows: int = key("rows (tokens)", ge=1, le=100_000_000)
-    columns: int = key("values per row (hidden_size)", ge=1, le=10_000_000)
-    dtype: Dtype = key("values", default="bfloat16")
-    is_fused: bool = key(
-        "one kernel; false: square, mean, scale and weight as kernels of their own", default=True
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingStep:
     """One optimizer step of a GPT on one GPU: forward, backward, loss and AdamW, every launch of them."""
 
@@ -85,34 +52,13 @@ class TrainingStep:
         "micro-batches of an optimizer step", default=1, ge=1, le=1_000_000
     )
     seqlen: int = key("tokens of a sequence", default=1024, ge=1, le=1_048_576)
-    attention: Literal["standard", "flash_attention_1", "flash_attention_2", "flash_attention_3"] = key(
-        "which kernels compute it", default="standard"
+    attention: str = key(
+        "which kernels compute it", default="standard", choices=lambda: training_algorithms()
     )
     kernels: Literal["eager", "fused"] = key(
         "eager: PyTorch operator by operator under autocast (Hugging Face's GPT-2); fused: as Megatron-LM",
         default="eager",
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Copy:
-    """Bytes from one memory to another."""
-
-    size_bytes: float = key("how much", gt=0, le=1e15)
-    source: Literal["hbm", "dram"] = key("where it lies", default="hbm")
-    target: Literal["hbm", "dram"] = key("where it goes", default="hbm")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tile:
-    """Tile sizes in place of the kernel's own choice."""
-
-    block_m: int | None = key("rows of a tile (of Q, of the output)", default=None, ge=1, le=65_536)
-    block_n: int | None = key("columns of a tile (of K and V, of the output)", default=None, ge=1, le=65_536)
-    block_k: int | None = key("GEMM: slice of the summed dimension", default=None, ge=1, le=65_536)
-    num_stages: int | None = key("tiles in flight; 1: load, then compute", default=None, ge=1, le=16)
-    num_warps: int | None = key("warps of a thread block", default=None, ge=1, le=32)
-    num_splits: int | None = key("split-KV, split-K: blocks that share one sum", default=None, ge=1, le=4096)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

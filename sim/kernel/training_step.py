@@ -27,13 +27,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sim.errors import ScenarioError
-from sim.kernel.algorithms.attention import attention_launches
+from sim.kernel.algorithms import ALGORITHMS
 from sim.kernel.algorithms.elementwise import stream
 from sim.kernel.algorithms.gemm import gemm_launches
-from sim.kernel.algorithms.problem import STATISTIC_BYTES, problem_of
-from sim.kernel.gpu import Efficiency, Gpu, efficiency_of
+from sim.kernel.algorithms.problem import STATISTIC_BYTES, Gemm, Problem, Tile
+from sim.kernel.gpu import Direction, Efficiency, Gpu, LibraryKernels, efficiency_of
 from sim.kernel.launches import Launch, repeated
-from sim.kernel.scenario import Attention, Gemm, Tile, TrainingStep
+from sim.kernel.scenario import TrainingStep
 from sim.model import ModelShape, num_parameters
 
 Over = Literal["hidden", "inner", "scores", "logits", "parameters"]
@@ -183,18 +183,18 @@ class TrainingStepWork:
             "logits": self._tokens * model.vocab_size,
             "parameters": num_parameters(model),
         }
-        self._problem = problem_of(
-            Attention(
-                algorithm=given.attention,
-                batch=given.micro_batch_size,
-                num_heads=model.num_attention_heads,
-                num_kv_heads=model.num_key_value_heads,
-                head_dim=model.head_dim,
-                seqlen=given.seqlen,
-                causal=given.attention != "standard",
-                dtype="float16",
-                direction="forward_backward",
-            )
+        self._algorithm = ALGORITHMS[given.attention]
+        self._problem = Problem(
+            algorithm=given.attention,
+            batch=given.micro_batch_size,
+            num_heads=model.num_attention_heads,
+            num_kv_heads=model.num_key_value_heads,
+            head_dim=model.head_dim,
+            seqlen=given.seqlen,
+            seqlen_kv=given.seqlen,
+            causal=not self._algorithm.stores_scores,
+            dtype="float16",
+            packs_heads=self._algorithm.packs_heads,
         )
 
     @property
@@ -217,7 +217,7 @@ class TrainingStepWork:
         """Activations of a micro-batch that wait for the backward pass."""
         layer = self._kept(self._passes.layer_forward) + self._passes.product_bytes * self._elements["hidden"]
         layer += HALF_BYTES * self._elements["inner"]
-        if self._given.attention == "standard":
+        if self._algorithm.stores_scores:
             layer += self._kept(self._passes.scores_forward)
         else:
             layer += STATISTIC_BYTES * self._problem.heads * self._given.seqlen
@@ -274,10 +274,11 @@ class TrainingStepWork:
             yield repeated(launch, 1, "products")
 
     def _attention(self, *, is_backward: bool) -> Iterator[Launch]:
-        if self._given.attention == "standard":
+        if self._algorithm.stores_scores:
             yield from self._standard_attention(is_backward=is_backward)
             return
-        found = attention_launches(self._gpu, self._problem, Tile(), is_backward=is_backward)
+        direction: Direction = "backward" if is_backward else "forward"
+        found = self._algorithm.launches(self._gpu, self._problem, Tile(), direction)
         for launch in found:
             yield repeated(launch, 1, "attention")
 
@@ -308,7 +309,7 @@ class TrainingStepWork:
             )
             yield repeated(launch, one.launches * repeats, one.name)
 
-    def _efficiency(self, generation: str) -> Efficiency:
+    def _efficiency(self, generation: LibraryKernels) -> Efficiency:
         return efficiency_of(generation, self._gpu.profile)
 
 

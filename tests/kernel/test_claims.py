@@ -12,11 +12,12 @@ import pytest
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware
 from sim.kernel.algorithms import flash1
-from sim.kernel.algorithms.problem import flash_1_tiles, problem_of
+from sim.kernel.algorithms.flash1 import tile_sizes
 from sim.kernel.algorithms.standard import Squares, peak_bytes
 from sim.kernel.gpu import gpu_of
 from sim.kernel.launches import totals_of
-from sim.kernel.run import plan_of, run_kernel
+from sim.kernel.operations import plan_of, problem_of
+from sim.kernel.run import run_kernel
 from sim.kernel.scenario import Attention, Gemm, KernelScenario, KernelWork, Tile
 
 A100 = load_hardware("a100-sxm-40gb")
@@ -62,7 +63,7 @@ def _accesses(length: int, dim: int, elements: int) -> float:
         algorithm="flash_attention_1", batch=1, num_heads=1, head_dim=dim, seqlen=length, dtype="float16"
     )
     problem = problem_of(given)
-    tile = flash_1_tiles(gpu_of(hardware), problem, Tile())
+    tile = tile_sizes(gpu_of(hardware), problem, Tile())
     reads, writes = totals_of(flash1.blocks(problem, tile, 1, is_backward=False))
     return sum(reads.values()) + sum(writes.values())
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from sim.hardware import load_hardware
 from sim.kernel.launches import BlockKind, Cost, Launch, Phase
+from sim.kernel.operations import plan_of
 from sim.kernel.rates import PS_PER_S
-from sim.kernel.run import plan_of, run_launches
+from sim.kernel.run import run_launches
 from sim.kernel.scenario import Attention, KernelWork
 
 seconds = st.sampled_from([0.0, 3.3e-8, 1e-7, 1e-6, 2.5e-6])

@@ -11,7 +11,8 @@ from sim.cost.step import CompiledPrice
 from sim.kernel.algorithms.elementwise import stream
 from sim.kernel.algorithms.gemm import gemm_launches
 from sim.kernel.gpu import Efficiency, Gpu, efficiency_of, gemm_efficiency, gpu_of
-from sim.kernel.run import plan_of, run_launches
+from sim.kernel.operations import plan_of
+from sim.kernel.run import run_launches
 from sim.kernel.scenario import Attention, Gemm, KernelWork, Tile
 from sim.loading import load_scenario
 from sim.model import layer_matrices

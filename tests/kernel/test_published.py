@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sim.hardware import load_hardware
-from sim.kernel.run import plan_of
+from sim.kernel.operations import plan_of
 from sim.kernel.scenario import Attention, KernelWork
 from tests.kernel.measured import (
     PAGED,

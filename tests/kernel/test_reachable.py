@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -10,10 +11,10 @@ import pytest
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware
 from sim.kernel.algorithms import flash1
-from sim.kernel.algorithms.attention import fitting
-from sim.kernel.algorithms.problem import TileSizes, problem_of
+from sim.kernel.algorithms.problem import TileSizes, fitting
 from sim.kernel.gpu import fits, gpu_of
-from sim.kernel.run import plan_of, run_launches
+from sim.kernel.operations import plan_of, problem_of
+from sim.kernel.run import run_launches
 from sim.kernel.scenario import Attention, Copy, Gemm, KernelWork, Tile
 
 H100 = load_hardware("h100-sxm-80gb")
@@ -79,14 +80,14 @@ def test_products_of_every_type_and_copies_between_memories() -> None:
 
 def test_a_tile_is_cut_only_as_far_as_it_must_be_and_only_if_it_is_the_algorithms_own() -> None:
     gpu = gpu_of(H100)
-    problem = problem_of(
-        Attention(
-            algorithm="flash_attention_1", batch=1, num_heads=8, head_dim=192, seqlen=384, dtype="float16"
-        )
+    given = Attention(
+        algorithm="flash_attention_1", batch=1, num_heads=8, head_dim=192, seqlen=384, dtype="float16"
     )
-    cut = fitting(gpu, problem, Tile(), is_backward=False)
+    problem = problem_of(given)
+    own = flash1.tile_sizes(gpu, problem, Tile())
+    cut = fitting(gpu, own, Tile(), partial(flash1.footprint, problem))
     wider = TileSizes(block_m=cut.block_m, block_n=cut.block_n + 16, num_stages=1, num_warps=cut.num_warps)
     assert fits(gpu, flash1.footprint(problem, cut))
     assert not fits(gpu, flash1.footprint(problem, wider))
     with pytest.raises(ScenarioError, match="max_sram_bytes_per_block"):
-        ends(H100, KernelWork(attention=problem.given, tile=Tile(block_n=wider.block_n)))
+        ends(H100, KernelWork(attention=given, tile=Tile(block_n=wider.block_n)))

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from sim.hardware import load_hardware
 from sim.kernel.algorithms import decode, flash, flash1
-from sim.kernel.algorithms.problem import TileSizes, problem_of
+from sim.kernel.algorithms.problem import TileSizes
 from sim.kernel.algorithms.standard import StandardAttention
 from sim.kernel.gpu import efficiency_of, gpu_of
 from sim.kernel.launches import Launch
+from sim.kernel.operations import problem_of
 from sim.kernel.scenario import Attention, Tile
 from tests.kernel import reference as ref
 
@@ -118,7 +119,7 @@ def test_online_softmax_is_softmax(shape: dict[str, Any]) -> None:
 @settings(max_examples=150)
 def test_flash_attention_1_is_attention_and_moves_what_the_simulator_counts(shape: dict[str, Any]) -> None:
     case = Case(shape)
-    efficiency = efficiency_of("flash_attention_1", A100.profile)
+    efficiency = flash1.GENERATION.on(A100.profile)
     ref.flash_1_forward(case.tiled)
     assert close(case.memory.tensors["o"], case.expected())
     same_bytes(
@@ -160,7 +161,7 @@ def _as_launch(blocks: Any) -> Launch:
 def test_flash_attention_2_is_attention_and_moves_what_the_simulator_counts(shape: dict[str, Any]) -> None:
     case = Case(shape)
     problem = case.problem("flash_attention_2")
-    efficiency = efficiency_of("flash_attention_2", A100.profile)
+    efficiency = flash.FLASH_2.on(A100.profile)
     ref.flash_2_forward(case.tiled)
     assert close(case.memory.tensors["o"], case.expected())
     same_bytes(case.memory, flash.forward(A100, problem, case.tile, efficiency))
@@ -200,7 +201,7 @@ def test_split_kv_decoding_is_attention_and_moves_what_the_simulator_counts(
     )
     if num_splits == 1:
         return  # one split stores its result directly
-    launches = decode.launches(A100, problem, case.tile, efficiency_of("decode", A100.profile), num_splits)
+    launches = decode.launches_of(A100, problem, case.tile, decode.GENERATION.on(A100.profile), num_splits)
     simulated = dict(launches[-1].writes)
     simulated.pop("lse_total")  # kept for a later merge; the reference drops it
     same_bytes(memory, [launches[0], Launch(**{**_fields(launches[-1]), "writes": simulated})])
@@ -248,12 +249,10 @@ def test_a_mask_is_counted_under_its_own_name() -> None:
 
 def test_default_tiles_of_flash_attention_1_follow_the_paper() -> None:
     """M = 98,304 elements (192 KB, fp16): 384 columns and 64 rows at head size 64."""
-    from sim.kernel.algorithms.problem import flash_1_tiles
-
     problem = problem_of(
         Attention(
             algorithm="flash_attention_1", batch=1, num_heads=1, head_dim=64, seqlen=64, dtype="float16"
         )
     )
-    sizes = flash_1_tiles(A100, problem, Tile())
+    sizes = flash1.tile_sizes(A100, problem, Tile())
     assert (sizes.block_n, sizes.block_m) == (384, 64)

@@ -7,21 +7,35 @@ through a block table, one 4-byte entry read per page.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
 from sim.kernel.algorithms.elementwise import stream
 from sim.kernel.algorithms.flash import FLOAT32_BYTES, FORWARD_OPS, forward_footprint
 from sim.kernel.algorithms.gemm import edges_of_split
-from sim.kernel.algorithms.problem import STATISTIC_BYTES, Problem, TileSizes
-from sim.kernel.gpu import Efficiency, Gpu, blocks_per_sm
+from sim.kernel.algorithms.problem import (
+    FLASH_TILE_KEYS,
+    LARGE_SRAM,
+    STATISTIC_BYTES,
+    Algorithm,
+    Problem,
+    Tile,
+    TileSizes,
+    fitting,
+    tiles_of,
+)
+from sim.kernel.gpu import Direction, Efficiency, Fitted, Gpu, blocks_per_sm
 from sim.kernel.launches import BlockSpec, Launch, LaunchSpec, Shared, build_launch, tile_count
 
 
 def decode_blocks(problem: Problem, tile: TileSizes, num_splits: int) -> list[BlockSpec]:
     """One kind of block per length of a part."""
-    given, size = problem.given, problem.element_bytes
-    row = given.head_dim * size
-    rows = given.seqlen * problem.group
+    size = problem.element_bytes
+    row = problem.head_dim * size
+    rows = problem.seqlen * problem.group
     padded = max(tile.block_m, tile_count(rows, tile.block_m) * tile.block_m)
-    stored = rows * row if num_splits == 1 else rows * given.head_dim * FLOAT32_BYTES
+    stored = rows * row if num_splits == 1 else rows * problem.head_dim * FLOAT32_BYTES
     name = "o" if num_splits == 1 else "o_partial"
     found = []
     for keys, count in edges_of_split(problem.seqlen_kv, num_splits):
@@ -38,7 +52,7 @@ def decode_blocks(problem: Problem, tile: TileSizes, num_splits: int) -> list[Bl
                 first={"q": rows * row},
                 loop=loop,
                 last={name: stored, "lse": rows * STATISTIC_BYTES},
-                flops=4.0 * scores * given.head_dim,
+                flops=4.0 * scores * problem.head_dim,
                 exponentials=float(scores),
                 vector_ops=float(FORWARD_OPS * scores),
             )
@@ -46,21 +60,21 @@ def decode_blocks(problem: Problem, tile: TileSizes, num_splits: int) -> list[Bl
     return found
 
 
-def launches(
+def launches_of(
     gpu: Gpu, problem: Problem, tile: TileSizes, efficiency: Efficiency, splits: int | None
 ) -> list[Launch]:
     """The main launch, and the combination where keys are split."""
-    given, size = problem.given, problem.element_bytes
-    row = given.head_dim * size
+    size = problem.element_bytes
+    row = problem.head_dim * size
     footprint = forward_footprint(problem, tile)
-    slots = blocks_per_sm(gpu, footprint, given.algorithm) * gpu.sm_count
+    slots = blocks_per_sm(gpu, footprint, problem.algorithm) * gpu.sm_count
     num_splits = splits or num_splits_for(problem, tile, slots)
     # Several rows of query tiles come back to the same keys: at a group beyond block_m rows they are looped.
     spec = LaunchSpec(
-        name=f"{given.algorithm}",
+        name=f"{problem.algorithm}",
         blocks=decode_blocks(problem, tile, num_splits),
         footprint=footprint,
-        dtype=given.dtype,
+        dtype=problem.dtype,
         efficiency=efficiency,
         num_stages=tile.num_stages,
         flops=problem.forward_flops,
@@ -68,9 +82,9 @@ def launches(
     )
     found = [build_launch(gpu, spec)]
     if num_splits > 1:
-        rows = problem.heads * given.seqlen
+        rows = problem.heads * problem.seqlen
         reads = {
-            "o_partial": rows * num_splits * given.head_dim * FLOAT32_BYTES,
+            "o_partial": rows * num_splits * problem.head_dim * FLOAT32_BYTES,
             "lse": rows * num_splits * STATISTIC_BYTES,
         }
         writes = {"o": rows * row, "lse_total": rows * STATISTIC_BYTES}
@@ -82,3 +96,74 @@ def num_splits_for(problem: Problem, tile: TileSizes, slots: int) -> int:
     """Parts that fill the device once, each of at least one tile."""
     most = tile_count(problem.seqlen_kv, tile.block_n)
     return max(1, min(most, slots // max(1, problem.kv_heads), 128))
+
+
+def launches(gpu: Gpu, problem: Problem, tile: Tile, direction: Direction) -> list[Launch]:
+    """The launches with the published kernel's tile, cut to fit."""
+    table = _TILES if gpu.sram_bytes_per_block >= LARGE_SRAM else _SMALL_TILES
+    sizes = tiles_of(table, problem.head_dim, tile)
+    sizes = fitting(gpu, sizes, tile, partial(forward_footprint, problem))
+    return launches_of(gpu, problem, sizes, GENERATION.on(gpu.profile, direction), tile.num_splits)
+
+
+def extra_bytes(problem: Problem, launches: Sequence[Launch], direction: str) -> int:
+    """The partial results, and their log-sum-exp."""
+    del problem, direction
+    return sum(launches[0].writes.get(name, 0) for name in ("o_partial", "lse"))
+
+
+# As ``flash._FLASH_2_FORWARD``: (block_m, block_n, num_stages, num_warps) by the largest head_dim.
+_TILES = {64: (16, 128, 2, 4), 128: (16, 128, 2, 4), 256: (16, 64, 2, 4), 1024: (16, 32, 2, 4)}
+_SMALL_TILES = {64: (16, 128, 2, 4), 128: (16, 64, 2, 4), 256: (16, 32, 2, 4), 1024: (16, 16, 2, 4)}
+
+_TIMINGS = "one-token timings of AIConfigurator@095f58a (vLLM), 100 rows; on 300 others"
+
+GENERATION = Fitted(
+    name="decode",
+    forward={
+        "Ampere": Efficiency(
+            tensor_fraction=0.5,
+            exposed_fraction=0.4,
+            memory_fraction=0.831,
+            start_s=13.1e-6,
+            block_start_s=3.0e-6,
+            block_end_s=1.5e-6,
+            source=f"fitted to {_TIMINGS}: median error 21 % (A100 SXM)",
+        ),
+        "Ada": Efficiency(
+            tensor_fraction=0.5,
+            exposed_fraction=0.4,
+            memory_fraction=0.831,
+            start_s=8.75e-6,
+            block_start_s=2.0e-6,
+            block_end_s=1.0e-6,
+            source=f"fitted to {_TIMINGS}: median error 10 % (L40S)",
+        ),
+        "Blackwell": Efficiency(
+            tensor_fraction=0.5,
+            exposed_fraction=0.4,
+            memory_fraction=0.9,
+            start_s=5.91e-6,
+            block_start_s=1.5e-6,
+            block_end_s=0.75e-6,
+            source=f"fitted to {_TIMINGS}: median error 12 % (B200 SXM)",
+        ),
+        "Hopper": Efficiency(
+            tensor_fraction=0.5,
+            exposed_fraction=0.4,
+            start_s=8.75e-6,
+            block_start_s=2.0e-6,
+            block_end_s=1.0e-6,
+            source=f"fitted to {_TIMINGS}: median error 9 % (H100 SXM)",
+        ),
+    },
+)
+SPLIT_KV = Algorithm(
+    meaning="decoding, the KV cache of a sequence split over blocks",
+    launches=launches,
+    extra_bytes=extra_bytes,
+    generation=GENERATION,
+    has_backward=False,
+    tile_keys=(*FLASH_TILE_KEYS, "num_splits"),
+)
+PAGED = replace(SPLIT_KV, meaning="the same through a block table", is_always_paged=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sim.kernel.algorithms.problem import DTYPE_BYTES, Copy, Norm
 from sim.kernel.gpu import Efficiency, Footprint, Gpu
 from sim.kernel.launches import BlockSpec, Launch, LaunchSpec, build_launch
-from sim.kernel.scenario import DTYPE_BYTES, Copy, Norm
 
 _CHUNK_BYTES = 16 * 1024  # that a block moves in one iteration
 _BLOCKS_PER_SLOT = 16  # longer streams get longer blocks, not more of them

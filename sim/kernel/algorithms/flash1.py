@@ -10,11 +10,22 @@ its recomputation reads O, dO, dQ, l and m.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from math import ceil
 
 from sim.kernel.algorithms.flash import BACKWARD_OPS, FLOAT32_BYTES, FORWARD_OPS
-from sim.kernel.algorithms.problem import STATISTIC_BYTES, Problem, TileSizes, tile_lengths
-from sim.kernel.gpu import Efficiency, Footprint, Gpu
+from sim.kernel.algorithms.problem import (
+    STATISTIC_BYTES,
+    Algorithm,
+    Problem,
+    Tile,
+    TileSizes,
+    fitting,
+    overridden,
+    tile_lengths,
+)
+from sim.kernel.gpu import FLASH_2_FIGURES, Direction, Efficiency, Fitted, Footprint, Gpu
 from sim.kernel.launches import BlockSpec, Bytes, Launch, LaunchSpec, Shared, build_launch
 
 # Rescaling the old O and adding the new: multiply, multiply, add, and two statistics per score row.
@@ -26,7 +37,7 @@ _NEARLY = 0.9
 
 def blocks(problem: Problem, tile: TileSizes, num_splits: int, *, is_backward: bool) -> list[BlockSpec]:
     """One kind of block for each part of the query tiles; ``num_splits`` parts per head."""
-    tiles = list(enumerate(tile_lengths(problem.given.seqlen, tile.block_m)))
+    tiles = list(enumerate(tile_lengths(problem.seqlen, tile.block_m)))
     parts = [tiles[part::num_splits] for part in range(num_splits)]
     return [
         _block(problem, tile, f"part {part}", chosen, is_backward=is_backward)
@@ -38,8 +49,8 @@ def blocks(problem: Problem, tile: TileSizes, num_splits: int, *, is_backward: b
 def _block(
     problem: Problem, tile: TileSizes, name: str, rows_of: list[tuple[int, int]], *, is_backward: bool
 ) -> BlockSpec:
-    given, size = problem.given, problem.element_bytes
-    row = given.head_dim * size
+    size = problem.element_bytes
+    row = problem.head_dim * size
     inner, visited, columns = 0, 0, 0  # (key tile, query tile) pairs, their query rows, their columns
     for start in range(0, problem.seqlen_kv, tile.block_n):
         first = problem.first_query(start)
@@ -49,7 +60,7 @@ def _block(
                 inner, visited, columns = inner + 1, visited + rows, columns + _padded(width)
     own = sum(rows for _, rows in rows_of)
     scores = float(columns * tile.block_m)
-    outputs = float(inner * tile.block_m * given.head_dim)
+    outputs = float(inner * tile.block_m * problem.head_dim)
     products, ops = (10.0, BACKWARD_OPS * scores + outputs) if is_backward else (
         4.0, FORWARD_OPS * scores + _RESCALE_OPS_PER_OUTPUT * outputs
     )  # fmt: skip
@@ -58,7 +69,7 @@ def _block(
         count=problem.heads,
         iterations=max(1, inner),
         **_traffic(problem.seqlen_kv * row, visited, own, row, is_backward=is_backward),
-        flops=products * scores * given.head_dim,
+        flops=products * scores * problem.head_dim,
         exponentials=scores,
         vector_ops=ops,
     )
@@ -88,19 +99,18 @@ def _padded(width: int) -> int:
 
 def footprint(problem: Problem, tile: TileSizes) -> Footprint:
     """Tiles of K, V, Q and O in SRAM; scores and O in registers."""
-    row = problem.given.head_dim * problem.element_bytes
+    row = problem.head_dim * problem.element_bytes
     return Footprint(
         sram_bytes=2 * tile.block_n * row + 2 * tile.block_m * row,
         warps=tile.num_warps,
-        accumulator_bytes=FLOAT32_BYTES * tile.block_m * (tile.block_n + problem.given.head_dim),
+        accumulator_bytes=FLOAT32_BYTES * tile.block_m * (tile.block_n + problem.head_dim),
     )
 
 
-def launches(
+def launches_of(
     gpu: Gpu, problem: Problem, tile: TileSizes, efficiency: Efficiency, *, is_backward: bool
 ) -> list[Launch]:
     """The forward or the backward launch."""
-    given = problem.given
     splits = _splits(gpu, problem, tile)
     kv = Shared(size_bytes=problem.key_bytes * problem.kv_heads, readers=splits * problem.group)
     q = Shared(size_bytes=problem.query_bytes * problem.heads, readers=1, by_one_block=True)
@@ -109,7 +119,7 @@ def launches(
         name=f"flash_attention_1 {'backward' if is_backward else 'forward'}",
         blocks=blocks(problem, tile, splits, is_backward=is_backward),
         footprint=footprint(problem, tile),
-        dtype=given.dtype,
+        dtype=problem.dtype,
         efficiency=efficiency,
         num_stages=tile.num_stages,
         flops=problem.backward_flops if is_backward else problem.forward_flops,
@@ -120,10 +130,69 @@ def launches(
 
 def _splits(gpu: Gpu, problem: Problem, tile: TileSizes) -> int:
     """Parts of the queries per head: the fewest that fill the last wave nearly as well as any."""
-    most = min(_MOST_SPLITS, len(tile_lengths(problem.given.seqlen, tile.block_m)))
+    most = min(_MOST_SPLITS, len(tile_lengths(problem.seqlen, tile.block_m)))
     filled = {}
     for splits in range(1, most + 1):
         waves = problem.heads * splits / gpu.sm_count
         filled[splits] = waves / ceil(waves)
     enough = _NEARLY * max(filled.values())
     return next(splits for splits, share in filled.items() if share >= enough)
+
+
+def tile_sizes(gpu: Gpu, problem: Problem, given: Tile) -> TileSizes:
+    """⌈M / 4d⌉ columns and min(⌈M / 4d⌉, d) rows, M an SM's SRAM in elements (2205.14135, Algorithm 1)."""
+    elements = gpu.profile.sram_bytes_per_sm // problem.element_bytes
+    columns = ceil(elements / (4 * problem.head_dim))
+    rows = min(columns, problem.head_dim)
+    return overridden((rows, columns, 1, 8), given)
+
+
+def launches(gpu: Gpu, problem: Problem, tile: Tile, direction: Direction) -> list[Launch]:
+    """The launch of one direction, its tile cut to fit."""
+    efficiency = GENERATION.on(gpu.profile, direction)
+    sizes = fitting(gpu, tile_sizes(gpu, problem, tile), tile, partial(footprint, problem))
+    return launches_of(gpu, problem, sizes, efficiency, is_backward=direction == "backward")
+
+
+def extra_bytes(problem: Problem, launches: Sequence[Launch], direction: str) -> int:
+    """Two statistics a row, and dQ's float32 sum."""
+    del launches
+    rows = problem.heads * problem.seqlen
+    return 2 * rows * STATISTIC_BYTES + (rows * problem.head_dim * FLOAT32_BYTES) * (direction != "forward")
+
+
+GENERATION = Fitted(
+    name="flash_attention_1",
+    forward={
+        "Ampere": Efficiency(
+            tensor_fraction=0.4,
+            exposed_fraction=0.3,
+            source=f"fitted with its backward; median error 13 % over 24 rows of {FLASH_2_FIGURES}",
+        ),
+        "Hopper": Efficiency(
+            tensor_fraction=0.18,
+            exposed_fraction=0.0,
+            source=f"fitted with its backward; median error 9 % over 24 rows of {FLASH_2_FIGURES}",
+        ),
+    },
+    backward={
+        "Ampere": Efficiency(
+            tensor_fraction=0.4,
+            exposed_fraction=0.3,
+            source=f"fitted with its forward; median error 13 % over 24 rows of {FLASH_2_FIGURES}",
+        ),
+        "Hopper": Efficiency(
+            tensor_fraction=0.18,
+            exposed_fraction=0.0,
+            source=f"fitted with its forward; median error 9 % over 24 rows of {FLASH_2_FIGURES}",
+        ),
+    },
+)
+ALGORITHM = Algorithm(
+    meaning="FlashAttention 1: outer loop over K and V",
+    launches=launches,
+    extra_bytes=extra_bytes,
+    generation=GENERATION,
+    in_training_step=True,
+    tiles_follow_sram=True,
+)

@@ -1,13 +1,65 @@
-"""An attention's sizes, resolved: what the algorithms share; and each kernel generation's own tile sizes."""
+"""What is computed and how it is cut: sizes of products, norms, copies, attention; tiles; ``Algorithm``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import ceil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from sim.errors import ScenarioError
-from sim.kernel.gpu import Gpu
-from sim.kernel.scenario import DTYPE_BYTES, Attention, Tile
+from sim.kernel.gpu import Direction, Footprint, Generation, Gpu, fits
+from sim.kernel.launches import Launch
+from sim.scenario import key
+
+Dtype = Literal["float32", "float16", "bfloat16", "float8"]
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gemm:
+    """(m × k) · (k × n), ``batch`` times."""
+
+    m: int = key("rows of the output", ge=1, le=100_000_000)
+    n: int = key("columns of the output", ge=1, le=100_000_000)
+    k: int = key("the summed dimension", ge=1, le=100_000_000)
+    batch: int = key("independent products", default=1, ge=1, le=10_000_000)
+    dtype: Dtype = key("activations, output, and the peak it runs at", default="bfloat16")
+    weight_bits: int | None = key(
+        "weight-only quantization: bits per weight in HBM, dequantized in SRAM", default=None, ge=1, le=16
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Norm:
+    """RMSNorm over rows."""
+
+    rows: int = key("rows (tokens)", ge=1, le=100_000_000)
+    columns: int = key("values per row (hidden_size)", ge=1, le=10_000_000)
+    dtype: Dtype = key("values", default="bfloat16")
+    is_fused: bool = key(
+        "one kernel; false: square, mean, scale and weight as kernels of their own", default=True
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """Bytes from one memory to another."""
+
+    size_bytes: float = key("how much", gt=0, le=1e15)
+    source: Literal["hbm", "dram"] = key("where it lies", default="hbm")
+    target: Literal["hbm", "dram"] = key("where it goes", default="hbm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """Tile sizes in place of the kernel's own choice."""
+
+    block_m: int | None = key("rows of a tile (of Q, of the output)", default=None, ge=1, le=65_536)
+    block_n: int | None = key("columns of a tile (of K and V, of the output)", default=None, ge=1, le=65_536)
+    block_k: int | None = key("GEMM: slice of the summed dimension", default=None, ge=1, le=65_536)
+    num_stages: int | None = key("tiles in flight; 1: load, then compute", default=None, ge=1, le=16)
+    num_warps: int | None = key("warps of a thread block", default=None, ge=1, le=32)
+    num_splits: int | None = key("split-KV, split-K: blocks that share one sum", default=None, ge=1, le=4096)
+
 
 STATISTIC_BYTES = 4  # running maximum and sum, log-sum-exp and delta are float32
 TABLE_ENTRY_BYTES = 4
@@ -17,35 +69,46 @@ TABLE_ENTRY_BYTES = 4
 class Problem:
     """The attention with its defaults filled in."""
 
-    given: Attention
+    algorithm: str
+    batch: int
+    num_heads: int
     num_kv_heads: int
+    head_dim: int
+    seqlen: int
     seqlen_kv: int
+    causal: bool = False
+    dtype: Dtype = "bfloat16"
+    mask: bool = False
+    dropout: bool = False
+    page_tokens: int = 16
+    is_paged: bool = False  # K and V are reached through a block table
+    packs_heads: bool = False  # query heads of a group share a tile, not only where a query is alone
 
     @property
     def element_bytes(self) -> int:
         """Of Q, K, V and O."""
-        return DTYPE_BYTES[self.given.dtype]
+        return DTYPE_BYTES[self.dtype]
 
     @property
     def heads(self) -> int:
         """Query heads of all sequences."""
-        return self.given.batch * self.given.num_heads
+        return self.batch * self.num_heads
 
     @property
     def kv_heads(self) -> int:
         """KV heads of all sequences."""
-        return self.given.batch * self.num_kv_heads
+        return self.batch * self.num_kv_heads
 
     @property
     def group(self) -> int:
         """Query heads that share a KV head."""
-        return self.given.num_heads // self.num_kv_heads
+        return self.num_heads // self.num_kv_heads
 
     @property
     def pairs(self) -> int:
         """(query, key) pairs of one head that count: with ``causal`` the last query sees every key."""
-        q, kv = self.given.seqlen, self.seqlen_kv
-        if not self.given.causal:
+        q, kv = self.seqlen, self.seqlen_kv
+        if not self.causal:
             return q * kv
         skipped = kv - q
         return q * skipped + q * (q + 1) // 2 if skipped >= 0 else kv * (kv + 1) // 2
@@ -53,7 +116,7 @@ class Problem:
     @property
     def forward_flops(self) -> float:
         """4 · pairs · head_dim per head (FlashAttention-2, 2307.08691, section 4.1)."""
-        return 4.0 * self.pairs * self.given.head_dim * self.heads
+        return 4.0 * self.pairs * self.head_dim * self.heads
 
     @property
     def backward_flops(self) -> float:
@@ -63,55 +126,37 @@ class Problem:
     @property
     def query_bytes(self) -> int:
         """Q (and O) of one head."""
-        return self.given.seqlen * self.given.head_dim * self.element_bytes
+        return self.seqlen * self.head_dim * self.element_bytes
 
     @property
     def key_bytes(self) -> int:
         """K (and V) of one KV head."""
-        return self.seqlen_kv * self.given.head_dim * self.element_bytes
-
-    @property
-    def is_paged(self) -> bool:
-        """K and V are reached through a block table."""
-        return self.given.layout == "paged" or self.given.algorithm == "paged_decode"
+        return self.seqlen_kv * self.head_dim * self.element_bytes
 
     def table_bytes(self, keys: int) -> int:
         """Block-table entries of so many keys, 4 bytes each."""
-        return -(-keys // self.given.page_tokens) * TABLE_ENTRY_BYTES if self.is_paged else 0
+        return -(-keys // self.page_tokens) * TABLE_ENTRY_BYTES if self.is_paged else 0
 
     def packed(self, block_m: int) -> int:
         """Query heads of a group that share a tile (GQA packing): where one head's queries leave it empty."""
-        if self.given.algorithm != "flash_attention_3" and self.given.seqlen > 1:
+        if not self.packs_heads and self.seqlen > 1:
             return 1  # the others pack single queries only
-        most = max(1, block_m // self.given.seqlen)
+        most = max(1, block_m // self.seqlen)
         return max(
             packed for packed in range(1, self.group + 1) if self.group % packed == 0 and packed <= most
         )
 
     def keys_seen(self, last_query: int) -> int:
         """Keys that a tile of queries ending before ``last_query`` needs."""
-        if not self.given.causal:
+        if not self.causal:
             return self.seqlen_kv
-        return max(0, min(self.seqlen_kv, last_query + self.seqlen_kv - self.given.seqlen))
+        return max(0, min(self.seqlen_kv, last_query + self.seqlen_kv - self.seqlen))
 
     def first_query(self, first_key: int) -> int:
         """The first query that sees ``first_key``."""
-        if not self.given.causal:
+        if not self.causal:
             return 0
-        return max(0, first_key - (self.seqlen_kv - self.given.seqlen))
-
-
-def problem_of(given: Attention) -> Problem:
-    """Checked and resolved."""
-    num_kv_heads = given.num_kv_heads or given.num_heads
-    if given.num_heads % num_kv_heads:
-        raise ScenarioError(
-            "every KV head serves equally many query heads",
-            path="kernel.attention.num_kv_heads",
-            given=num_kv_heads,
-            allowed=f"a divisor of num_heads ({given.num_heads})",
-        )
-    return Problem(given=given, num_kv_heads=num_kv_heads, seqlen_kv=given.seqlen_kv or given.seqlen)
+        return max(0, first_key - (self.seqlen_kv - self.seqlen))
 
 
 def tile_lengths(length: int, tile: int) -> list[int]:
@@ -129,54 +174,74 @@ class TileSizes:
     num_warps: int
 
 
-_LARGE_SRAM = 140 * 1024  # A100 and later data-centre devices; Ada and the smaller Ampere have 99 KiB
-
-# (block_m, block_n, num_stages, num_warps) by the largest head_dim they serve: the published kernels' sizes
-# (flash-attention 2.7 flash_fwd_launch_template.h and flash_bwd_launch_template.h, hopper/tile_size.h).
-_FLASH_2_FORWARD = {64: (128, 128, 1, 4), 128: (128, 64, 1, 4), 256: (64, 64, 1, 4), 1024: (64, 32, 1, 8)}
-_FLASH_2_BACKWARD = {64: (128, 128, 1, 8), 128: (64, 128, 1, 8), 256: (64, 64, 1, 8), 1024: (32, 32, 1, 8)}
-_FLASH_3_FORWARD = {
-    64: (192, 128, 2, 16),
-    128: (128, 128, 2, 12),
-    192: (128, 96, 2, 12),
-    256: (128, 80, 2, 12),
-}
-_FLASH_3_BACKWARD = {64: (128, 128, 2, 12), 128: (64, 128, 2, 12), 256: (64, 80, 1, 12)}
-_ADA_FORWARD = {64: (128, 128, 1, 4), 128: (128, 32, 1, 4), 256: (64, 32, 1, 4), 1024: (32, 32, 1, 4)}
-_DECODE_SMALL = {64: (16, 128, 2, 4), 128: (16, 64, 2, 4), 256: (16, 32, 2, 4), 1024: (16, 16, 2, 4)}
-_DECODE = {64: (16, 128, 2, 4), 128: (16, 128, 2, 4), 256: (16, 64, 2, 4), 1024: (16, 32, 2, 4)}
+HeadTable = Mapping[int, tuple[int, int, int, int]]  # by the largest head_dim: the fields of TileSizes
+LARGE_SRAM = 140 * 1024  # A100 and later data-centre devices; Ada and the smaller Ampere have 99 KiB
+FLASH_TILE_KEYS = ("block_m", "block_n", "num_stages", "num_warps")
+_STEP = 16  # columns of a tensor core's product
 
 
-def flash_1_tiles(gpu: Gpu, problem: Problem, given: Tile) -> TileSizes:
-    """⌈M / 4d⌉ columns and min(⌈M / 4d⌉, d) rows, M an SM's SRAM in elements (2205.14135, Algorithm 1)."""
-    elements = gpu.profile.sram_bytes_per_sm // problem.element_bytes
-    columns = ceil(elements / (4 * problem.given.head_dim))
-    rows = min(columns, problem.given.head_dim)
-    return _overridden((rows, columns, 1, 8), given)
+def tiles_of(table: HeadTable, head_dim: int, given: Tile) -> TileSizes:
+    """The published kernel's tile for this head size, unless the scenario says otherwise."""
+    last = list(table.values())[-1]
+    return overridden(next((sizes for most, sizes in table.items() if head_dim <= most), last), given)
 
 
-def flash_tiles(gpu: Gpu, problem: Problem, given: Tile, *, is_backward: bool) -> TileSizes:
-    """The tiles of FlashAttention 2, 3 or decoding for this head size."""
-    algorithm = problem.given.algorithm
-    if algorithm in ("flash_attention_3", "flash_trtllm"):
-        table = _FLASH_3_BACKWARD if is_backward else _FLASH_3_FORWARD
-    elif algorithm in ("split_kv_decode", "paged_decode"):
-        table = _DECODE if gpu.sram_bytes_per_block >= _LARGE_SRAM else _DECODE_SMALL
-    elif not is_backward and gpu.sram_bytes_per_block < _LARGE_SRAM:
-        table = _ADA_FORWARD
-    else:
-        table = _FLASH_2_BACKWARD if is_backward else _FLASH_2_FORWARD
-    return _overridden(_for_head(table, problem.given.head_dim), given)
-
-
-def _for_head(table: dict[int, tuple[int, int, int, int]], head_dim: int) -> tuple[int, int, int, int]:
-    return next((sizes for most, sizes in table.items() if head_dim <= most), list(table.values())[-1])
-
-
-def _overridden(own: tuple[int, int, int, int], given: Tile) -> TileSizes:
+def overridden(published: tuple[int, int, int, int], given: Tile) -> TileSizes:
+    """The kernel's tile with what the scenario states in its place."""
     return TileSizes(
-        block_m=given.block_m or own[0],
-        block_n=given.block_n or own[1],
-        num_stages=given.num_stages or own[2],
-        num_warps=given.num_warps or own[3],
+        block_m=given.block_m or published[0],
+        block_n=given.block_n or published[1],
+        num_stages=given.num_stages or published[2],
+        num_warps=given.num_warps or published[3],
     )
+
+
+def fitting(
+    gpu: Gpu, sizes: TileSizes, given: Tile, footprint: Callable[[TileSizes], Footprint]
+) -> TileSizes:
+    """The scenario's tile as it stands, or the algorithm's: fewer columns, then rows, where it must.
+
+    So do the published kernels where SRAM is small or values are wide; a tile that a scenario states is
+    never changed, and refused with the limit that it breaks.
+    """
+    if replace(given, num_splits=None) != Tile():
+        return sizes
+    return next((one for one in _smaller(sizes) if fits(gpu, footprint(one))), sizes)
+
+
+def _smaller(sizes: TileSizes) -> Iterator[TileSizes]:
+    """The tile itself, then with fewer columns, then with half the rows, then with fewer stages."""
+    for num_stages in range(sizes.num_stages, 0, -1):
+        rows = sizes.block_m
+        while rows >= min(_STEP, sizes.block_m):
+            yield replace(sizes, num_stages=num_stages, block_m=rows)
+            for columns in range((sizes.block_n - 1) // _STEP * _STEP, 0, -_STEP):
+                yield replace(sizes, num_stages=num_stages, block_m=rows, block_n=columns)
+            rows //= 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Algorithm:
+    """A way to compute attention, and all that loader, checks, device and reports must know of it.
+
+    ``launches`` are those of one direction; ``extra_bytes`` is the peak of what is neither input nor output,
+    for these launches in the scenario's direction. ``paged`` are the kernels that read a block table where
+    the scenario says ``layout: paged``; ``is_always_paged`` where they always do.
+    """
+
+    meaning: str
+    launches: Callable[[Gpu, Problem, Tile, Direction], list[Launch]]
+    extra_bytes: Callable[[Problem, Sequence[Launch], str], int]
+    generation: Generation
+    paged: Generation | None = None
+    is_always_paged: bool = False
+    has_backward: bool = True
+    packs_heads: bool = False
+    stores_scores: bool = False  # the N x N scores lie in HBM between kernels
+    in_training_step: bool = False
+    tile_keys: tuple[str, ...] = FLASH_TILE_KEYS
+    tiles_follow_sram: bool = False  # reports show its time against the size of SRAM
+
+    def generation_of(self, *, is_paged: bool) -> Generation:
+        """The kernels that carry it out."""
+        return self.paged if is_paged and self.paged is not None else self.generation

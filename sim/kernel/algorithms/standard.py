@@ -27,15 +27,14 @@ FlashAttention's appendix E.6 measures 4 N² + 10 N d at every length (MB of 2^2
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sim.kernel.algorithms.elementwise import stream
 from sim.kernel.algorithms.gemm import gemm_launches
-from sim.kernel.algorithms.problem import Problem
-from sim.kernel.gpu import Efficiency, Gpu
+from sim.kernel.algorithms.problem import Algorithm, Gemm, Problem, Tile
+from sim.kernel.gpu import Direction, Efficiency, Gpu, Library
 from sim.kernel.launches import Launch
-from sim.kernel.scenario import Gemm, Tile
 
 FLOAT32_BYTES = 4
 
@@ -124,17 +123,16 @@ class StandardAttention:
 
     def __init__(self, gpu: Gpu, problem: Problem, efficiency: Efficiency) -> None:
         self._gpu, self._problem, self._efficiency = gpu, problem, efficiency
-        given = problem.given
-        self._scores = problem.heads * given.seqlen * problem.seqlen_kv
+        self._scores = problem.heads * problem.seqlen * problem.seqlen_kv
         self._square = self._scores * problem.element_bytes
 
     def forward(self) -> list[Launch]:
         """S, mask, softmax, dropout, O."""
-        given = self._problem.given
-        launches = self._product("q", "k", "s", (given.seqlen, self._problem.seqlen_kv, given.head_dim))
+        problem = self._problem
+        launches = self._product("q", "k", "s", (problem.seqlen, self._problem.seqlen_kv, problem.head_dim))
         scores = "s"
-        if given.mask or given.causal:
-            mask = given.seqlen * self._problem.seqlen_kv * self._problem.element_bytes
+        if problem.mask or problem.causal:
+            mask = problem.seqlen * self._problem.seqlen_kv * self._problem.element_bytes
             launches.append(
                 self._pass(
                     "mask", {"s": self._square, "mask": mask}, {"s_masked": self._square}, is_mask=True
@@ -143,44 +141,32 @@ class StandardAttention:
             scores = "s_masked"
         launches.append(self._pass("softmax", {scores: self._square}, {"p": self._square}))
         probabilities = "p"
-        if given.dropout:
+        if problem.dropout:
             kept = {"p_dropped": self._square, "dropout_mask": self._scores}
             launches.append(self._pass("dropout", {"p": self._square}, kept))
             probabilities = "p_dropped"
-        shape = (given.seqlen, given.head_dim, self._problem.seqlen_kv)
+        shape = (problem.seqlen, problem.head_dim, self._problem.seqlen_kv)
         return launches + self._product(probabilities, "v", "o", shape)
 
     def backward(self) -> list[Launch]:
         """dV, dP, dropout, dS, dQ, dK."""
-        given, queries, keys = self._problem.given, self._problem.given.seqlen, self._problem.seqlen_kv
-        probabilities = "p_dropped" if given.dropout else "p"
-        launches = self._product(probabilities, "do", "dv", (keys, given.head_dim, queries))
-        launches += self._product("do", "v", "dp", (queries, keys, given.head_dim))
+        problem, queries, keys = self._problem, self._problem.seqlen, self._problem.seqlen_kv
+        probabilities = "p_dropped" if problem.dropout else "p"
+        launches = self._product(probabilities, "do", "dv", (keys, problem.head_dim, queries))
+        launches += self._product("do", "v", "dp", (queries, keys, problem.head_dim))
         gradient = "dp"
-        if given.dropout:
+        if problem.dropout:
             reads = {"dp": self._square, "dropout_mask": self._scores}
             launches.append(self._pass("dropout backward", reads, {"dp_kept": self._square}))
             gradient = "dp_kept"
         reads = {"p": self._square, gradient: self._square}
         launches.append(self._pass("softmax backward", reads, {"ds": self._square}))
-        launches += self._product("ds", "k", "dq", (queries, given.head_dim, keys))
-        return launches + self._product("ds", "q", "dk", (keys, given.head_dim, queries))
-
-    def extra_bytes(self, direction: str) -> int:
-        """Peak of the temporaries: ``sim.kernel.algorithms.standard`` lists them and their lifetimes."""
-        given = self._problem.given
-        has_mask = given.mask or given.causal
-        sizes = Squares(
-            scores=self._scores,
-            element_bytes=self._problem.element_bytes,
-            mask_elements=given.seqlen * self._problem.seqlen_kv if has_mask else 0,
-            has_dropout=given.dropout,
-        )
-        return peak_bytes(sizes, forward=direction != "backward", backward=direction != "forward")
+        launches += self._product("ds", "k", "dq", (queries, problem.head_dim, keys))
+        return launches + self._product("ds", "q", "dk", (keys, problem.head_dim, queries))
 
     def _product(self, a: str, b: str, c: str, shape: tuple[int, int, int]) -> list[Launch]:
         m, n, k = shape
-        given = Gemm(m=m, n=n, k=k, batch=self._problem.heads, dtype=self._problem.given.dtype)
+        given = Gemm(m=m, n=n, k=k, batch=self._problem.heads, dtype=self._problem.dtype)
         return gemm_launches(self._gpu, self._efficiency, given, Tile(), (a, b, c))
 
     def _pass(
@@ -197,3 +183,34 @@ class StandardAttention:
             exponentials=work if name == "softmax" else 0.0,
             memory_fraction=MASK_MEMORY_FRACTION if is_mask else 1.0,
         )
+
+
+def extra_bytes(problem: Problem, launches: Sequence[Launch], direction: str) -> int:
+    """Peak of the temporaries, in the order in which they come and go."""
+    del launches
+    has_mask = problem.mask or problem.causal
+    sizes = Squares(
+        scores=problem.heads * problem.seqlen * problem.seqlen_kv,
+        element_bytes=problem.element_bytes,
+        mask_elements=problem.seqlen * problem.seqlen_kv if has_mask else 0,
+        has_dropout=problem.dropout,
+    )
+    return peak_bytes(sizes, forward=direction != "backward", backward=direction != "forward")
+
+
+def launches(gpu: Gpu, problem: Problem, tile: Tile, direction: Direction) -> list[Launch]:
+    """Every step a kernel of its own; products choose their tiles themselves."""
+    del tile
+    standard = StandardAttention(gpu, problem, GENERATION.on(gpu.profile))
+    return standard.backward() if direction == "backward" else standard.forward()
+
+
+GENERATION = Library(name="standard")
+ALGORITHM = Algorithm(
+    meaning="every step a kernel, scores in HBM, as PyTorch's eager expression",
+    launches=launches,
+    extra_bytes=extra_bytes,
+    generation=GENERATION,
+    stores_scores=True,
+    in_training_step=True,
+)

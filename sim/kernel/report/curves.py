@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sim.errors import ScenarioError
+from sim.kernel.algorithms import ALGORITHMS
 from sim.kernel.report.pictures import Runs, first_runs
 from sim.kernel.run import KernelResult, run_kernel
 from sim.kernel.scenario import KernelScenario
@@ -28,9 +29,9 @@ def curve_pictures(runs: Runs, lanes: Sequence[Lane], reference: str) -> list[Pi
     if is_one_device and len(algorithms) > 1 and len(lengths) == 1 and lengths != {1}:
         picture = _speedup(shown, reference)
         pictures += [picture] if picture else []
-    flash_1 = [(lane, run) for lane, run in shown if _algorithm(run) == "flash_attention_1"]
-    if flash_1:
-        pictures.append(_sram(*flash_1[0]))
+    followers = [(lane, run) for lane, run in shown if ALGORITHMS[_algorithm(run)].tiles_follow_sram]
+    if followers:
+        pictures.append(_sram(*followers[0]))
     return pictures
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sim.answer_line import answer_line
-from sim.kernel.algorithms.attention import DECODERS
-from sim.kernel.gpu import Efficiency, efficiency_of, gemm_efficiency
+from sim.kernel.gpu import Efficiency
+from sim.kernel.metrics import operation
+from sim.kernel.operations import operation_of
 from sim.kernel.report.curves import curve_pictures
 from sim.kernel.report.pictures import (
     first_runs,
@@ -20,7 +21,6 @@ from sim.kernel.report.pictures import (
     traffic_picture,
 )
 from sim.kernel.run import KernelResult
-from sim.kernel.scenario import KernelWork
 from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, Section, text_table
 from sim.report.decision import decision_section
 from sim.report.figures import Lane, Picture, digits, lanes
@@ -94,7 +94,7 @@ def _question(answer: Answer[KernelScenario, KernelResult], runs: list[tuple[Lan
     for lane, run in runs:
         longest = max(run.plan.launches, key=lambda one: one.num_blocks, default=None)
         tiles = f"; {format_count(longest.num_blocks)} blocks of {longest.name}" if longest else ""
-        rows.append((f"Variant {lane.name}", _operation_text(run) + tiles))
+        rows.append((f"Variant {lane.name}", operation(run) + tiles))
     changed = {
         one.name: setting_text(dict(one.differences)) for one in answer.file.variants if one.differences
     }
@@ -103,21 +103,14 @@ def _question(answer: Answer[KernelScenario, KernelResult], runs: list[tuple[Lan
     return Section(title="The question as understood", blocks=(Facts(rows=tuple(rows)),))
 
 
-def _operation_text(run: KernelResult) -> str:
-    from sim.kernel.metrics import operation
-
-    return operation(run)
-
-
 def _trust(runs: list[tuple[Lane, KernelResult]]) -> Section:
     """The fitted efficiencies in use, with what they were fitted to."""
     rows: list[tuple[str, ...]] = []
     for lane, run in runs:
-        generation = _generation(run.scenario.kernel)
-        one, gemm = efficiency_of(generation, run.scenario.hardware), run.scenario.kernel.gemm
-        if gemm is not None:
-            one = gemm_efficiency(run.scenario.hardware, gemm.dtype, gemm.weight_bits)
-        rows.append((lane.name, generation, _efficiency_text(generation, one), one.source))
+        name, one, has_softmax = operation_of(run.scenario.kernel).efficiency(
+            run.scenario.kernel, run.scenario.hardware
+        )
+        rows.append((lane.name, name, _efficiency_text(name, one, has_softmax), one.source))
     blocks: tuple[Block, ...] = (
         Prose(text="Waves, tails, traffic and overlap are simulated; these few efficiencies were fitted."),
         text_table(("variant", "kernels", "efficiency", "source"), rows),
@@ -128,21 +121,11 @@ def _trust(runs: list[tuple[Lane, KernelResult]]) -> Section:
     return Section(title="How far to trust this", blocks=blocks)
 
 
-def _generation(work: KernelWork) -> str:
-    """The entry of ``sim.kernel.gpu`` that prices the operation's own kernels."""
-    attention, step = work.attention, work.training_step
-    if attention is None:
-        return step.attention if step else "gemm" if work.gemm else "stream"
-    if attention.algorithm in DECODERS:
-        return "decode"
-    return attention.algorithm + ("_paged" if attention.layout == "paged" else "")
-
-
-def _efficiency_text(generation: str, one: Efficiency) -> str:
-    parts = [] if generation == "stream" else [f"{digits(one.tensor_fraction)} of peak"]
-    if generation not in ("stream", "gemm", "standard"):
+def _efficiency_text(name: str, one: Efficiency, has_softmax: bool) -> str:
+    parts = [] if name == "stream" else [f"{digits(one.tensor_fraction)} of peak"]
+    if has_softmax:
         parts.append(f"{digits(one.exposed_fraction)} of softmax exposed")
-    if one.memory_fraction < 1.0 or generation == "stream":
+    if one.memory_fraction < 1.0 or name == "stream":
         parts.append(f"{digits(one.memory_fraction)} of what streaming kernels reach")
     return ", ".join(parts)
 
