@@ -113,7 +113,7 @@ class GroupedDevice:
             if found is None:
                 found = self._known[demands] = rates(demands, self._launch.sm_share)
             yield self._env.timeout(self._advance(demands, found))
-            self._ledger.num_events += 1
+            self._ledger.num_decisions += 1
             self._settle()
         return self._ledger.close(self._launch.name, start_ps, int(self._env.now))
 

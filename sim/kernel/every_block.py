@@ -16,8 +16,6 @@ from sim.kernel.launches import BlockKind, Cost, Launch, Phase
 from sim.kernel.rates import UNIT, Rate, Running, demand_order, rates
 from sim.kernel.records import LaunchRecord, Ledger, Tile
 
-_AFTER_ALL_OTHERS = 2  # SimPy's own events have priorities 0 and 1
-
 
 @dataclass(slots=True, eq=False)
 class Block:
@@ -86,7 +84,6 @@ class BlockByBlockDevice:
                 speed, since = block.units_per_ps, int(self._env.now)
                 yield self._env.timeout(-(-(goal - progress) // speed)) | self._changed
                 progress += speed * (int(self._env.now) - since)
-            self._ledger.num_events += 1
             end_ps = int(self._env.now)
             self._ledger.tiles.append(
                 Tile(
@@ -104,14 +101,14 @@ class BlockByBlockDevice:
         if self._is_settling:
             return
         self._is_settling = True
-        event = Event(self._env)
-        event._ok, event._value = True, None
-        event.callbacks = [self._settle]
-        # mypy knows SimPy's two priorities only.
-        self._env.schedule(event, _AFTER_ALL_OTHERS)  # type: ignore[arg-type]
+        # The blocks that act now have their events in the queue already: a new one comes after all of them.
+        after_all = self._env.timeout(0)
+        after_all.callbacks.append(self._settle)
 
     def _settle(self, _: Event) -> None:
+        """Everything that ends now, then everything that starts; then every pace anew."""
         self._is_settling = False
+        self._ledger.num_decisions += 1
         elapsed = int(self._env.now) - self._priced_ps
         for rate, count in self._rates:
             self._ledger.bound_ps[rate.bound] += count * elapsed

@@ -24,8 +24,9 @@ class Tile:
 class LaunchRecord:
     """One launch as it ran.
 
-    ``bound_ps``: block-time by what held the blocks back. ``resident``: (time, resident blocks) at every
-    change. ``spans``: (start, end, SM) of every block, sorted; empty unless asked for.
+    ``num_decisions``: moments after the start at which blocks changed phase or ended and the others' pace
+    changed. ``bound_ps``: block-time by what held the blocks back. ``resident``: (time, resident blocks) at
+    every change. ``spans``: (start, end, SM) of every block, sorted; empty unless asked for.
     """
 
     name: str
@@ -33,7 +34,7 @@ class LaunchRecord:
     end_ps: int
     bound_ps: Mapping[str, int]
     resident: tuple[tuple[int, int], ...]
-    num_events: int
+    num_decisions: int
     spans: tuple[tuple[int, int, int], ...] = ()
     tiles: tuple[Tile, ...] = ()
 
@@ -62,7 +63,7 @@ class Ledger:
     resident: list[tuple[int, int]] = field(default_factory=list)
     spans: list[tuple[int, int, int]] = field(default_factory=list)
     tiles: list[Tile] = field(default_factory=list)
-    num_events: int = 0
+    num_decisions: int = 0
 
     def note_resident(self, time_ps: int, count: int) -> None:
         """Resident blocks from ``time_ps`` on."""
@@ -79,7 +80,7 @@ class Ledger:
             end_ps=end_ps,
             bound_ps=dict(self.bound_ps),
             resident=tuple(self.resident),
-            num_events=self.num_events,
+            num_decisions=self.num_decisions,
             spans=tuple(sorted(self.spans)),
             tiles=tuple(
                 sorted(self.tiles, key=lambda tile: (tile.sm, tile.start_ps, tile.block, tile.index))

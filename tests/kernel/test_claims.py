@@ -166,8 +166,8 @@ def test_identical_blocks_are_simulated_together() -> None:
         algorithm="flash_attention_2", batch=1, num_heads=32, head_dim=128, seqlen=16384, causal=True
     )
     found = run(long)
-    assert sum(one.num_events for one in found.records) < found.plan.launches[0].num_blocks
+    assert sum(one.num_decisions for one in found.records) < found.plan.launches[0].num_blocks
     many = replace(long, batch=1024, seqlen=1024, num_heads=25)
     found = run(many, load_hardware("h100-sxm-80gb"))
     assert found.plan.launches[0].num_blocks >= 200_000
-    assert sum(one.num_events for one in found.records) < found.plan.launches[0].num_blocks / 20
+    assert sum(one.num_decisions for one in found.records) < found.plan.launches[0].num_blocks / 20

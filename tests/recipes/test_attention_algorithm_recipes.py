@@ -55,7 +55,6 @@ def dummy(monkeypatch: pytest.MonkeyPatch) -> str:
     )
     entry = replace(
         flash.FLASH_ATTENTION_2,
-        meaning="a tenth of the peak",
         launches=kernels.launches,
         generation=SLOW,
         paged=None,

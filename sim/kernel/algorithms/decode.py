@@ -159,11 +159,11 @@ GENERATION = Fitted(
     },
 )
 SPLIT_KV = Algorithm(
-    meaning="decoding, the KV cache of a sequence split over blocks",
+    # decoding, the KV cache of a sequence split over blocks
     launches=launches,
     extra_bytes=extra_bytes,
     generation=GENERATION,
     has_backward=False,
     tile_keys=(*FLASH_TILE_KEYS, "num_splits"),
 )
-PAGED = replace(SPLIT_KV, meaning="the same through a block table", is_always_paged=True)
+PAGED = replace(SPLIT_KV, is_always_paged=True)  # the same through a block table

@@ -396,7 +396,7 @@ _KERNELS_TRTLLM = FlashKernels(
     paged=TRTLLM_PAGED,
 )
 FLASH_ATTENTION_2 = Algorithm(
-    meaning="FlashAttention 2: a block per tile of queries",
+    # FlashAttention 2: a block per tile of queries
     launches=_KERNELS_2.launches,
     extra_bytes=extra_bytes,
     generation=FLASH_2,
@@ -404,7 +404,7 @@ FLASH_ATTENTION_2 = Algorithm(
     in_training_step=True,
 )
 FLASH_ATTENTION_3 = Algorithm(
-    meaning="FlashAttention 3: asynchronous loads, heads of a group packed into a tile",
+    # FlashAttention 3: asynchronous loads, heads of a group packed into a tile
     launches=_KERNELS_3.launches,
     extra_bytes=extra_bytes,
     generation=FLASH_3,
@@ -413,7 +413,7 @@ FLASH_ATTENTION_3 = Algorithm(
     in_training_step=True,
 )
 FLASH_TRTLLM = Algorithm(
-    meaning="TensorRT-LLM's kernels, which vLLM takes on Blackwell",
+    # TensorRT-LLM's kernels, which vLLM takes on Blackwell
     launches=_KERNELS_TRTLLM.launches,
     extra_bytes=extra_bytes,
     generation=TRTLLM,

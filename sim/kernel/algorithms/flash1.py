@@ -189,7 +189,7 @@ GENERATION = Fitted(
     },
 )
 ALGORITHM = Algorithm(
-    meaning="FlashAttention 1: outer loop over K and V",
+    # FlashAttention 1: outer loop over K and V
     launches=launches,
     extra_bytes=extra_bytes,
     generation=GENERATION,

@@ -229,7 +229,6 @@ class Algorithm:
     the scenario says ``layout: paged``; ``is_always_paged`` where they always do.
     """
 
-    meaning: str
     launches: Callable[[Gpu, Problem, Tile, Direction], list[Launch]]
     extra_bytes: Callable[[Problem, Sequence[Launch], str], int]
     generation: Generation

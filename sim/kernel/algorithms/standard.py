@@ -207,7 +207,7 @@ def launches(gpu: Gpu, problem: Problem, tile: Tile, direction: Direction) -> li
 
 GENERATION = Library(name="standard")
 ALGORITHM = Algorithm(
-    meaning="every step a kernel, scores in HBM, as PyTorch's eager expression",
+    # every step a kernel, scores in HBM, as PyTorch's eager expression
     launches=launches,
     extra_bytes=extra_bytes,
     generation=GENERATION,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from sim.errors import ScenarioError
@@ -14,7 +14,6 @@ from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout
 
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 SRAM_KIB = (48, 96, 192, 384, 1024)
-Change = Callable[[KernelScenario, int], KernelScenario]
 
 
 def curve_pictures(runs: Runs, lanes: Sequence[Lane], reference: str) -> list[Picture]:
