@@ -81,7 +81,7 @@ def _reproduce(answer: Answer[Scenario, RunResult]) -> tuple[Block, ...]:
     """The command, and the scenario it runs with every default written out."""
     import yaml
 
-    from sim.loading import to_raw
+    from sim.loading.dump import to_raw
 
     full = yaml.safe_dump(to_raw(answer.file), sort_keys=False, allow_unicode=True, width=100)
     return (

@@ -165,7 +165,7 @@ def _reproduce(answer: Answer[TrainingScenario, TrainingResult]) -> tuple[Block,
 
     import yaml
 
-    from sim.loading import to_raw
+    from sim.loading.dump import to_raw
     from sim.report.question import scenario_word
 
     words = ["gpuyard", "run", scenario_word(answer.file.path)]

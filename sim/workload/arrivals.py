@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
@@ -14,14 +14,41 @@ from sim.errors import ScenarioError
 from sim.rng import stream
 from sim.workload.distributions import Keys
 
-if TYPE_CHECKING:
-    from sim.scenario import Arrivals
-
 MAX_ROWS = 50_000_000
 MAX_SPAN_PS = 2**62
 """4.6 million seconds (53 days): half of what an int64 of picoseconds holds."""
 
 _PATH = "workload.arrivals"
+
+
+class RateKeys(Protocol):
+    """One of the ``rates`` of a schedule."""
+
+    @property
+    def start_s(self) -> float: ...
+    @property
+    def requests_per_s(self) -> float: ...
+
+
+class ArrivalKeys(Protocol):
+    """What an arrival process reads of the scenario's ``Arrivals``."""
+
+    @property
+    def process(self) -> str: ...
+    @property
+    def requests_per_s(self) -> float | None: ...
+    @property
+    def cv(self) -> float | None: ...
+    @property
+    def on_s(self) -> float | None: ...
+    @property
+    def off_s(self) -> float | None: ...
+    @property
+    def off_requests_per_s(self) -> float: ...
+    @property
+    def rates(self) -> Sequence[RateKeys] | None: ...
+    @property
+    def concurrency(self) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +62,14 @@ class ArrivalProcess:
 
     doc: str
     keys: Keys
-    draw: Callable[[Arrivals, int, np.random.Generator], Float64] | None = None
-    place: Callable[[Arrivals, int], Int64] | None = None
+    draw: Callable[[ArrivalKeys, int, np.random.Generator], Float64] | None = None
+    place: Callable[[ArrivalKeys, int], Int64] | None = None
     is_closed_loop: bool = False  # clients wait for their answers
 
 
-def arrival_times(arrivals: Arrivals, num_requests: int | None, duration_s: float | None, seed: int) -> Int64:
+def arrival_times(
+    arrivals: ArrivalKeys, num_requests: int | None, duration_s: float | None, seed: int
+) -> Int64:
     """Arrival times in ps, ascending: the first ``num_requests``, those before ``duration_s``, or both.
 
     closed_loop gives -1 from row ``concurrency`` on: another request's end triggers those. Fewer than
@@ -86,7 +115,7 @@ def to_ps(times_s: Float64) -> Int64:
 
 
 def _placed(
-    arrivals: Arrivals, process: ArrivalProcess, num_requests: int | None, duration_s: float | None
+    arrivals: ArrivalKeys, process: ArrivalProcess, num_requests: int | None, duration_s: float | None
 ) -> Int64:
     if num_requests is None or (process.is_closed_loop and duration_s is not None):
         raise ScenarioError(
@@ -98,7 +127,7 @@ def _placed(
     return process.place(arrivals, num_requests)
 
 
-def _all_before(arrivals: Arrivals, duration_s: float, seed: int) -> Float64:
+def _all_before(arrivals: ArrivalKeys, duration_s: float, seed: int) -> Float64:
     count = 1024
     draw = ARRIVAL_PROCESSES[arrivals.process].draw
     assert draw is not None
@@ -118,7 +147,7 @@ def _all_before(arrivals: Arrivals, duration_s: float, seed: int) -> Float64:
         count = int(min(MAX_ROWS, max(2 * count, 1.05 * reach)))
 
 
-def needed(arrivals: Arrivals, name: str) -> float:
+def needed(arrivals: ArrivalKeys, name: str) -> float:
     """The arrival process's number ``name``, or an error that says that it is needed."""
     value: float | None = getattr(arrivals, name)
     if value is None:
@@ -130,14 +159,14 @@ def needed(arrivals: Arrivals, name: str) -> float:
     return value
 
 
-def _poisson(arrivals: Arrivals, count: int, rng: np.random.Generator) -> Float64:
+def _poisson(arrivals: ArrivalKeys, count: int, rng: np.random.Generator) -> Float64:
     times = rng.standard_exponential(count)
     np.cumsum(times, out=times)
     times /= needed(arrivals, "requests_per_s")
     return times
 
 
-def _gamma(arrivals: Arrivals, count: int, rng: np.random.Generator) -> Float64:
+def _gamma(arrivals: ArrivalKeys, count: int, rng: np.random.Generator) -> Float64:
     cv = needed(arrivals, "cv")
     shape = 1 / (cv * cv)
     times = _standard_gamma(shape, count, rng)
@@ -156,13 +185,13 @@ def _standard_gamma(shape: float, count: int, rng: np.random.Generator) -> Float
     return values
 
 
-def _constant(arrivals: Arrivals, count: int, rng: np.random.Generator) -> Float64:
+def _constant(arrivals: ArrivalKeys, count: int, rng: np.random.Generator) -> Float64:
     times: Float64 = np.arange(count, dtype=np.float64)
     times /= needed(arrivals, "requests_per_s")
     return times
 
 
-def _on_off(arrivals: Arrivals, count: int, rng: np.random.Generator) -> Float64:
+def _on_off(arrivals: ArrivalKeys, count: int, rng: np.random.Generator) -> Float64:
     """Poisson at ``requests_per_s`` for ``on_s``, then at ``off_requests_per_s`` for ``off_s``, and again."""
     on_s, off_s = needed(arrivals, "on_s"), needed(arrivals, "off_s")
     on_rate, off_rate = needed(arrivals, "requests_per_s"), arrivals.off_requests_per_s
@@ -176,7 +205,7 @@ def _on_off(arrivals: Arrivals, count: int, rng: np.random.Generator) -> Float64
     return times
 
 
-def _schedule(arrivals: Arrivals, count: int, rng: np.random.Generator) -> Float64:
+def _schedule(arrivals: ArrivalKeys, count: int, rng: np.random.Generator) -> Float64:
     """Poisson with piecewise constant rate: unit-rate times through the inverse of the expected count."""
     steps = arrivals.rates or ()
     starts = np.array([0.0, *(step.start_s for step in steps)])
@@ -197,13 +226,13 @@ def _schedule(arrivals: Arrivals, count: int, rng: np.random.Generator) -> Float
     return times
 
 
-def _clients(arrivals: Arrivals, count: int) -> Int64:
+def _clients(arrivals: ArrivalKeys, count: int) -> Int64:
     times = np.full(count, -1, dtype=np.int64)
     times[: int(needed(arrivals, "concurrency"))] = 0
     return times
 
 
-def _zeros(arrivals: Arrivals, count: int) -> Int64:
+def _zeros(arrivals: ArrivalKeys, count: int) -> Int64:
     return np.zeros(count, dtype=np.int64)
 
 

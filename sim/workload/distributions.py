@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from sim.workload.files import check_file
 
 if TYPE_CHECKING:
     from sim.loading.place import Place as KeyPlace
-    from sim.scenario import Distribution
 
 MAX_TOKENS = 10_000_000
 """More tokens than this in one prompt or answer is taken for a mistake (a byte count, a wrong column)."""
@@ -35,6 +34,33 @@ class Place:
     base_dir: Path = Path(".")
 
 
+class DrawKeys(Protocol):
+    """What a draw reads of the scenario's ``Distribution``."""
+
+    @property
+    def distribution(self) -> str: ...
+    @property
+    def value(self) -> float | None: ...
+    @property
+    def mean(self) -> float | None: ...
+    @property
+    def stddev(self) -> float | None: ...
+    @property
+    def sigma(self) -> float | None: ...
+    @property
+    def min(self) -> float | None: ...
+    @property
+    def max(self) -> float | None: ...
+    @property
+    def values(self) -> tuple[float, ...] | None: ...
+    @property
+    def weights(self) -> tuple[float, ...] | None: ...
+    @property
+    def file(self) -> str | None: ...
+    @property
+    def column(self) -> str | None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
     """The keys that one choice reads: those it cannot do without, and those it may have."""
@@ -49,8 +75,8 @@ class Keys:
         return "; ".join(part for part in parts if part) or "no other key"
 
 
-Draw = Callable[["Distribution", int, np.random.Generator, Place], Float64]
-DrawWhole = Callable[["Distribution", int, np.random.Generator, Place], Int64]
+Draw = Callable[["DrawKeys", int, np.random.Generator, Place], Float64]
+DrawWhole = Callable[["DrawKeys", int, np.random.Generator, Place], Int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +87,11 @@ class DistributionKind:
     draw: Draw
     keys: Keys
     draw_whole: DrawWhole | None = None  # token counts, where rounding ``draw`` would not do
-    check: Callable[[Distribution, KeyPlace, Path], None] | None = None  # what its keys must be together
+    check: Callable[[DrawKeys, KeyPlace, Path], None] | None = None  # what its keys must be together
 
 
 def draw_values(
-    distribution: Distribution, count: int, rng: np.random.Generator, place: Place = Place()
+    distribution: DrawKeys, count: int, rng: np.random.Generator, place: Place = Place()
 ) -> Float64:
     """``count`` values of ``distribution``, clamped to its ``min`` and ``max``; not rounded.
 
@@ -87,7 +113,7 @@ def draw_values(
 
 
 def draw_tokens(
-    distribution: Distribution, count: int, rng: np.random.Generator, place: Place = Place()
+    distribution: DrawKeys, count: int, rng: np.random.Generator, place: Place = Place()
 ) -> Int64:
     """``count`` whole numbers of ``distribution``: rounded, then clamped to [max(1, min), max].
 
@@ -124,7 +150,7 @@ def _checked_tokens(values: Float64 | Int64, place: Place) -> Int64:
     return values.astype(np.int64, copy=False)
 
 
-def _check_bounds(distribution: Distribution, place: Place) -> None:
+def _check_bounds(distribution: DrawKeys, place: Place) -> None:
     for name in ("value", "mean", "stddev", "sigma", "min", "max"):
         number = getattr(distribution, name)
         if number is not None and not (math.isfinite(number) and number >= 0):
@@ -135,7 +161,7 @@ def _check_bounds(distribution: Distribution, place: Place) -> None:
         )
 
 
-def _needed(distribution: Distribution, name: str, place: Place) -> float:
+def _needed(distribution: DrawKeys, name: str, place: Place) -> float:
     value: float | None = getattr(distribution, name)
     if value is None:
         raise ScenarioError(
@@ -146,15 +172,15 @@ def _needed(distribution: Distribution, name: str, place: Place) -> float:
     return value
 
 
-def _fixed(distribution: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:
+def _fixed(distribution: DrawKeys, count: int, rng: np.random.Generator, place: Place) -> Float64:
     return np.full(count, _needed(distribution, "value", place), dtype=np.float64)
 
 
-def _uniform(distribution: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:
+def _uniform(distribution: DrawKeys, count: int, rng: np.random.Generator, place: Place) -> Float64:
     return rng.uniform(distribution.min or 0.0, _needed(distribution, "max", place), count)
 
 
-def _uniform_whole(distribution: Distribution, count: int, rng: np.random.Generator, place: Place) -> Int64:
+def _uniform_whole(distribution: DrawKeys, count: int, rng: np.random.Generator, place: Place) -> Int64:
     low = max(1, math.ceil(distribution.min or 0))
     high = math.floor(_needed(distribution, "max", place))
     if low > high:
@@ -166,7 +192,7 @@ def _uniform_whole(distribution: Distribution, count: int, rng: np.random.Genera
     return rng.integers(low, high, size=count, endpoint=True, dtype=np.int64)
 
 
-def _lognormal(distribution: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:
+def _lognormal(distribution: DrawKeys, count: int, rng: np.random.Generator, place: Place) -> Float64:
     mean = _needed(distribution, "mean", place)
     if distribution.sigma is not None and distribution.stddev is not None:
         raise ScenarioError(
@@ -187,7 +213,7 @@ def _lognormal(distribution: Distribution, count: int, rng: np.random.Generator,
         return exp_of(values)
 
 
-def _normal(distribution: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:
+def _normal(distribution: DrawKeys, count: int, rng: np.random.Generator, place: Place) -> Float64:
     values = rng.standard_normal(count)
     values *= _needed(distribution, "stddev", place)
     values += _needed(distribution, "mean", place)
@@ -195,13 +221,13 @@ def _normal(distribution: Distribution, count: int, rng: np.random.Generator, pl
     return values
 
 
-def _exponential(distribution: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:
+def _exponential(distribution: DrawKeys, count: int, rng: np.random.Generator, place: Place) -> Float64:
     values = rng.standard_exponential(count)
     values *= _needed(distribution, "mean", place)
     return values
 
 
-def _geometric(distribution: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:
+def _geometric(distribution: DrawKeys, count: int, rng: np.random.Generator, place: Place) -> Float64:
     mean = _needed(distribution, "mean", place)
     if mean < 1:
         raise ScenarioError(
@@ -213,7 +239,7 @@ def _geometric(distribution: Distribution, count: int, rng: np.random.Generator,
     return rng.geometric(1.0 / mean, count).astype(np.float64)
 
 
-def _empirical(distribution: Distribution, count: int, rng: np.random.Generator, place: Place) -> Float64:
+def _empirical(distribution: DrawKeys, count: int, rng: np.random.Generator, place: Place) -> Float64:
     values = _empirical_values(distribution, place)
     if distribution.weights is None:
         return values[rng.integers(0, len(values), size=count)]
@@ -236,7 +262,7 @@ def _empirical(distribution: Distribution, count: int, rng: np.random.Generator,
     return picked
 
 
-def _empirical_values(distribution: Distribution, place: Place) -> Float64:
+def _empirical_values(distribution: DrawKeys, place: Place) -> Float64:
     if (distribution.values is None) == (distribution.file is None):
         raise ScenarioError(
             "empirical needs values, or a file and its column",
@@ -255,14 +281,14 @@ def _empirical_values(distribution: Distribution, place: Place) -> Float64:
     return values
 
 
-def _check_geometric(given: Distribution, place: KeyPlace, base_dir: Path) -> None:
+def _check_geometric(given: DrawKeys, place: KeyPlace, base_dir: Path) -> None:
     if given.mean is not None and given.mean < 1:
         raise place.child("mean").error(
             "a geometric number is 1 or more", given=given.mean, allowed="at least 1"
         )
 
 
-def _check_empirical(given: Distribution, place: KeyPlace, base_dir: Path) -> None:
+def _check_empirical(given: DrawKeys, place: KeyPlace, base_dir: Path) -> None:
     if (given.values is None) == (given.file is None):
         problem = "values and file both given" if given.file else "nothing to draw from"
         raise place.error(
