@@ -25,6 +25,7 @@ Kind = Literal[
     "too_few_steps",
     "loss_not_falling",
     "target_not_reached",
+    "renamed",
 ]
 
 _LEAST_FINISHED = 100

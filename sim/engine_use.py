@@ -97,7 +97,7 @@ def _recompute(result: RunResult, inside: npt.NDArray[np.bool_]) -> Numbers:
     """
     segments, ledger, (begin, end) = result.segments, result.preemptions, result.window_ps
     evicted = (ledger.time_ps >= begin) & (ledger.time_ps <= end)
-    lost = float(ledger.lost_tokens[evicted].sum())
+    lost = float(ledger.recompute_tokens[evicted].sum())
     computed = segments.prefill_tokens + segments.num_decode * segments.num_steps
     if segments.num_draft_tokens is not None:
         computed = computed + segments.num_draft_tokens

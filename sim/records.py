@@ -120,7 +120,7 @@ class PreemptionColumns:
     time_ps: Int64
     request: Int64
     replica: Int64
-    lost_tokens: Int64  # KV entries thrown away, to be computed again
+    recompute_tokens: Int64  # KV entries thrown away, to be computed again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,7 +84,8 @@ def run_scenario(
     summaries: dict[str, list[Summary]] = {variant.name: [] for variant in file.variants}
     for index, task in enumerate(tasks):
         results[task.variant].append(done[index][0])
-        summaries[task.variant].append(done[index][1])
+        summary = done[index][1]
+        summaries[task.variant].append(replace(summary, warnings=(*file.warnings, *summary.warnings)))
     return Answer(
         file=file, results=results, summaries=summaries, comparison=compare(summaries, file.reference)
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 from sim.scenario import Threshold, key
 
 if TYPE_CHECKING:
+    from sim.cautions import Caution
     from sim.loading.place import Place
     from sim.loading.tree import Override
 
@@ -104,3 +105,4 @@ class ScenarioFile(Generic[ScenarioT_co]):
     raw: Mapping[str, Any]
     overrides: tuple[str, ...] = ()
     measured: tuple[MeasuredPoint, ...] = ()  # no part of the question
+    warnings: tuple[Caution, ...] = ()  # of words that were renamed

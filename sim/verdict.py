@@ -23,13 +23,12 @@ Word = Literal[
     "BACKLOGGED",
     "OVERLOADED",
     "UNTESTED",
-    # A kernel's: what held it back.
-    "COMPUTE-BOUND",
-    "MEMORY-BOUND",
-    "LATENCY-BOUND",
-    "LAUNCH-BOUND",
-    "LINK-BOUND",
-    "OUT OF MEMORY",
+    # A kernel's: what held it back, and "COMPUTE_BOUND".
+    "MEMORY_BOUND",
+    "LATENCY_BOUND",
+    "LAUNCH_BOUND",
+    "LINK_BOUND",
+    "OUT_OF_MEMORY",
 ]
 
 _NUM_BATCHES = 8

@@ -139,7 +139,7 @@ def preemption_columns(rows: Sequence[tuple[float, int, int, int]] = ()) -> Pree
     """Rows of (second, request, replica, lost tokens)."""
     table = np.array([(ps(when), *rest) for when, *rest in rows], dtype=np.int64).reshape(-1, 4)
     return PreemptionColumns(
-        time_ps=table[:, 0], request=table[:, 1], replica=table[:, 2], lost_tokens=table[:, 3]
+        time_ps=table[:, 0], request=table[:, 1], replica=table[:, 2], recompute_tokens=table[:, 3]
     )
 
 

@@ -86,9 +86,9 @@ def test_segments_and_ledger() -> None:
     (row,) = rows_of(segments_csv(result))
     assert (row["end_s"], row["num_steps"], row["kv_external"]) == ("0.830000000000", "3", "4")
     assert rows_of(preemptions_csv(result)) == [
-        {"time_s": "0.600000000000", "request": "0", "replica": "0", "lost_tokens": "7"}
+        {"time_s": "0.600000000000", "request": "0", "replica": "0", "recompute_tokens": "7"}
     ]
-    assert preemptions_dataframe(result)["lost_tokens"].tolist() == [7]
+    assert preemptions_dataframe(result)["recompute_tokens"].tolist() == [7]
     assert segments_dataframe(result)["end_s"].tolist() == [0.83]
 
 

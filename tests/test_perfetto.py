@@ -100,7 +100,7 @@ def test_refused_aborted_and_unfinished() -> None:
     assert [(e["name"], e["dur"]) for e in tracks[3]] == [("queue", 2_000_000.0)]
     marks = {(e["name"], e["tid"]): e for e in trace["traceEvents"] if e["ph"] == "i"}
     assert set(marks) == {("refused", 1), ("aborted", 2), ("preempted", 2)}
-    assert marks["preempted", 2]["args"]["lost_tokens"] == 33
+    assert marks["preempted", 2]["args"]["recompute_tokens"] == 33
 
 
 def test_a_long_run_is_cut_and_says_so(toy: RunResult) -> None:

@@ -210,7 +210,7 @@ def _recorded(engine: _Engine, toys: list[_Toy], scenario: Scenario, variant: st
         scenario=scenario, variant=variant, seed=seed, requests=_request_columns(toys), class_names=("",),
         segments=segments,
         preemptions=PreemptionColumns(**dict.fromkeys(
-            ("time_ps", "request", "replica", "lost_tokens"), np.empty(0, dtype=np.int64)
+            ("time_ps", "request", "replica", "recompute_tokens"), np.empty(0, dtype=np.int64)
         )),
         window_ps=(toys[5].arrival, max(toy.finish for toy in toys)), kv_budget_tokens=CAPACITY,
         kv_time_tokens_ps=engine.levels,

@@ -89,5 +89,7 @@ def _check_scenario(path: Path) -> str:
     from sim.loading import load_scenario
 
     file = load_scenario(str(path))
+    for caution in file.warnings:
+        print(f"warning {path}: {caution}", file=sys.stderr)
     names = ", ".join(variant.name for variant in file.variants)
     return f"scenario, {len(file.base.seeds)} seeds x {len(file.variants)} variants ({names})"

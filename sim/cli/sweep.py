@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check every point, run what is missing, print the table and write it."""
     from sim.data import find_scenario
+    from sim.loading.renamed import metric_name
     from sim.plan.executors import open_executor
     from sim.plan.progress import Progress
     from sim.plan.sweep import Sweep, check_metrics, run_points, sweep_points
@@ -52,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     except ScenarioError as error:
         raise _blame_grid(error, arguments) from None
     metrics = check_metrics(arguments.metric, points[0].scenario.kind)
+    for caution in [caution for name in arguments.metric for caution in metric_name(name)[1]]:
+        print(f"warning: {caution}", file=sys.stderr)
     out = Path(arguments.out or f"out/{path.stem}-sweep")
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -110,10 +113,12 @@ def _write(sweep: Sweep, metrics: tuple[str, ...], out: Path) -> None:
 
 
 def _print(sweep: Sweep, metrics: tuple[str, ...], out: Path | None) -> None:
-    from sim.plan.sweep_output import render_answer, render_table
+    from sim.plan.sweep_output import render_answer, render_table, sweep_warnings
 
     print(render_table(sweep, metrics))
     print()
     print(render_answer(sweep))
+    for warning in sweep_warnings(sweep):
+        print(f"warning: {warning}", file=sys.stderr)
     if out:
         print(f"\nwritten: {out / 'sweep.html'}, sweep.csv, sweep.json", file=sys.stderr)

@@ -89,7 +89,7 @@ def preemption_record_columns(result: RunResult) -> list[Column]:
         _time("time_s", ledger.time_ps),
         _count("request", ledger.request),
         _count("replica", ledger.replica),
-        _count("lost_tokens", ledger.lost_tokens),
+        _count("recompute_tokens", ledger.recompute_tokens),
     ]
 
 

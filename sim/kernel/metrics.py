@@ -107,17 +107,17 @@ def _out_of_memory(result: KernelResult) -> str:
 def _verdict(result: KernelResult) -> Verdict:
     """What held the kernel back."""
     if result.is_out_of_memory:
-        return Verdict(word="OUT OF MEMORY", reason=_out_of_memory(result))
+        return Verdict(word="OUT_OF_MEMORY", reason=_out_of_memory(result))
     shares = bound_ps(result)
     if not shares:
-        return Verdict(word="LINK-BOUND", reason="the host link carries it")
+        return Verdict(word="LINK_BOUND", reason="the host link carries it")
     bound, spent = max(shares.items(), key=lambda item: item[1])
     if result.host_copy_ps > sum(shares.values()):
-        return Verdict(word="LINK-BOUND", reason="the host link takes longer than the kernel")
+        return Verdict(word="LINK_BOUND", reason="the host link takes longer than the kernel")
     launched = result.kernel_ps - sum(record.end_ps - record.start_ps for record in result.records)
     if launched > sum(shares.values()):
-        return Verdict(word="LAUNCH-BOUND", reason="launches take longer than the kernels themselves")
-    words = {"compute": "COMPUTE-BOUND", "memory": "MEMORY-BOUND", "latency": "LATENCY-BOUND"}
+        return Verdict(word="LAUNCH_BOUND", reason="launches take longer than the kernels themselves")
+    words = {"compute": "COMPUTE_BOUND", "memory": "MEMORY_BOUND", "latency": "LATENCY_BOUND"}
     share = spent / max(1, sum(shares.values()))
     return Verdict(word=words[bound], reason=f"{share:.0%} of block-time waits for {bound}")  # type: ignore[arg-type]
 

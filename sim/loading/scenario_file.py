@@ -12,6 +12,7 @@ from sim.kinds import KINDS, unknown_kind
 from sim.loading.build import build
 from sim.loading.compare import Compare, blame, split_compare
 from sim.loading.place import Place
+from sim.loading.renamed import rename_metrics, rename_override, rename_tree
 from sim.loading.strict_yaml import load_yaml
 from sim.loading.tree import Override, apply_override, has_path, merge, parse_override, with_trace
 from sim.scenario import SCHEMA_VERSION
@@ -19,6 +20,7 @@ from sim.scenario_file import AnyScenario, ScenarioFile, Variant
 from sim.suggest import closest
 
 if TYPE_CHECKING:
+    from sim.cautions import Caution
     from sim.kinds import AnyKind
 
 MEASURED = "measured"  # beside the scenario: what `gpuyard validate` compares its run with
@@ -40,7 +42,9 @@ def load_scenario(
         from sim.trust.measured import check_measured
 
         metrics = KINDS[loaded.base.kind].metrics
-        return replace(loaded, measured=tuple(check_measured(tree[MEASURED], loaded, metrics)))
+        given, renamed = rename_metrics(tree[MEASURED])
+        measured = tuple(check_measured(given, loaded, metrics))
+        return replace(loaded, measured=measured, warnings=(*loaded.warnings, *renamed))
     return loaded
 
 
@@ -53,10 +57,7 @@ def load_tree(
     """
     _check_version(tree, file)
     tree = {name: value for name, value in tree.items() if name != MEASURED}
-    for override in overrides:
-        before, tree = tree, apply_override(tree, override)
-        if override.value == {} and tree == before:
-            raise _empty_merge(override)
+    tree, overrides, warnings = _renamed(tree, overrides, file)
     try:
         _check_version(tree, file)
     except ScenarioError as error:
@@ -73,11 +74,30 @@ def load_tree(
         base=base,
         reference=compare.reference,
         raw=tree,
+        warnings=warnings,
         overrides=tuple(override.text for override in overrides),
         variants=tuple(
             _load_variant(name, base, base_tree, compare, (file, overrides)) for name in compare.names
         ),
     )
+
+
+def _renamed(
+    tree: dict[str, Any], overrides: Sequence[Override], file: str
+) -> tuple[dict[str, Any], Sequence[Override], tuple[Caution, ...]]:
+    """The tree with the overrides laid over it, under today's names, and warnings of old names met."""
+    kind = str(tree.get("kind", "serving"))
+    tree, warnings = rename_tree(tree, kind, file)
+    under_new_names = []
+    for given in overrides:
+        override, more = rename_override(given, kind)
+        under_new_names.append(override)
+        before, tree = tree, apply_override(tree, override)
+        if override.value == {} and tree == before:
+            raise _empty_merge(override)
+        warnings += more
+    tree, more = rename_tree(tree, kind, file)  # an override's value may be a mapping
+    return tree, under_new_names, tuple(dict.fromkeys((*warnings, *more)))
 
 
 def _find(path: str | Path) -> Path:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sim.version import __version__
 
 if TYPE_CHECKING:
+    from sim.cautions import Caution
     from sim.scenario_file import AnyScenario
     from sim.summary import Summary
 
@@ -34,6 +35,7 @@ class Point:
     variant: str
     scenario: AnyScenario
     base_dir: str
+    warnings: tuple[Caution, ...] = ()  # of its file
 
 
 def evaluate(point: Point) -> Row:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sim.errors import ScenarioError
 from sim.loading import load_scenario
+from sim.loading.renamed import metric_name
 from sim.plan.evaluate import Point, Row, Value, evaluate, fingerprint
 from sim.plan.executors import map_as_completed
 from sim.plan.grid import grid
@@ -36,7 +37,13 @@ def sweep_points(
         file = load_scenario(path, overrides=changes, trace=trace)
         base_dir = str(Path(file.path).resolve().parent)
         points += [
-            Point(swept=swept, variant=variant.name, scenario=variant.scenario, base_dir=base_dir)
+            Point(
+                swept=swept,
+                variant=variant.name,
+                scenario=variant.scenario,
+                base_dir=base_dir,
+                warnings=file.warnings,
+            )
             for variant in file.variants
         ]
     return points
@@ -117,7 +124,8 @@ def check_metrics(names: Sequence[str], kind: str = "serving") -> tuple[str, ...
     from sim.suggest import did_you_mean
 
     known = KINDS[kind].metrics
-    for name in names:
+    asked = tuple(metric_name(name)[0] for name in names)
+    for name in asked:
         if name not in known:
             raise ScenarioError(f"unknown metric{did_you_mean(name, known)}", path="--metric", given=name)
-    return tuple(names) or tuple(KINDS[kind].sweep_metrics)
+    return asked or tuple(KINDS[kind].sweep_metrics)

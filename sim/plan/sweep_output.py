@@ -59,6 +59,11 @@ def render_answer(sweep: Sweep) -> str:
     return f"{num_meeting} of {len(sweep.rows)} points meet the SLO; the cheapest: {said}{variant} ({cost})."
 
 
+def sweep_warnings(sweep: Sweep) -> list[str]:
+    """What the points' files are warned of, each once."""
+    return list(dict.fromkeys(str(caution) for point in sweep.points for caution in point.warnings))
+
+
 def render_json(sweep: Sweep) -> str:
     """Every metric of every point."""
     cheapest = cheapest_meeting(sweep.rows)
@@ -67,6 +72,7 @@ def render_json(sweep: Sweep) -> str:
         "command": sweep.command,
         "gpuyard": __version__,
         "over": list(sweep.keys),
+        **({"warnings": warnings} if (warnings := sweep_warnings(sweep)) else {}),
         "points": [
             {"swept": dict(point.swept), "variant": point.variant, "seeds": list(point.scenario.seeds), **row}
             for point, row in zip(sweep.points, sweep.rows, strict=True)

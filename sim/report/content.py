@@ -14,7 +14,6 @@ from sim.report.figures_kv import kv_picture
 from sim.report.figures_latency import arrival_picture, cdf_picture
 from sim.report.figures_load import load_pictures
 from sim.report.figures_steps import operator_picture
-from sim.report.limits import NOT_MODELLED
 from sim.report.preemptions import preemption_section
 from sim.report.question import command, question_section
 from sim.report.trust import trust_section
@@ -24,6 +23,23 @@ if TYPE_CHECKING:
     from sim.comparison import Comparison
     from sim.records import RunResult
     from sim.scenario import Scenario
+
+# Printed in every report of serving.
+NOT_MODELLED = (
+    "The network between client and engine, HTTP, tokenisation and detokenisation, except as the named "
+    "engine overheads.",
+    "Token content: lengths are given, no request stops early or loops, and sampling costs the same for all.",
+    "Draft models (EAGLE, MTP), LoRA adapters, multi-modal inputs, structured output; n-gram drafts are "
+    "right at a given rate.",
+    "Expert and data parallelism inside one replica; pipelines with asynchronous "
+    "scheduling or drafts; disaggregated prefill and decode.",
+    "KV offload to host memory or disk, and swapping: a preempted request is recomputed.",
+    "Clock changes with power and temperature, other tenants of the GPU, ECC and failures.",
+    "Overlap of kernels on different streams; asynchronous scheduling hides all host time that fits behind "
+    "the kernels.",
+    "Imbalance: all tensor-parallel ranks take the same time; experts receive tokens evenly.",
+    "Start-up, but for overheads.cold_start_s: model loading, graph capture, autoscaling.",
+)
 
 TONES: dict[str, Tone] = {"STABLE": "good", "OVERLOADED": "bad", "BACKLOGGED": "bad"}
 

@@ -159,7 +159,7 @@ def _preemption_events(result: RunResult, count: int) -> Iterator[Event]:
     """An instant on the victim's track."""
     ledger = result.preemptions
     for i in np.flatnonzero(ledger.request < count):
-        lost = {"lost_tokens": int(ledger.lost_tokens[i]), "replica": int(ledger.replica[i])}
+        lost = {"recompute_tokens": int(ledger.recompute_tokens[i]), "replica": int(ledger.replica[i])}
         yield _instant("preempted", REQUESTS_PID, int(ledger.request[i]) + 1, int(ledger.time_ps[i]), lost)
 
 

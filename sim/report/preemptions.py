@@ -49,7 +49,7 @@ def _row(variant: str, runs: list[RunResult], respent_s: float | None) -> tuple[
     ledgers = [run.preemptions for run in runs]
     total = sum(ledger.time_ps.size for ledger in ledgers)
     hit = sum(np.unique(ledger.request).size for ledger in ledgers)
-    lost = sum(int(ledger.lost_tokens.sum()) for ledger in ledgers)
+    lost = sum(int(ledger.recompute_tokens.sum()) for ledger in ledgers)
     moments = [int(ledger.time_ps.min()) for ledger in ledgers if ledger.time_ps.size]
     victims, counts = np.unique(ledgers[0].request, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:MAX_VICTIMS]

@@ -161,7 +161,7 @@ class Recorder:
         """The ledger."""
         rows = np.frombuffer(self.preemptions, dtype=np.int64).reshape(-1, 4)
         return PreemptionColumns(
-            time_ps=rows[:, 0], request=rows[:, 1], replica=rows[:, 2], lost_tokens=rows[:, 3]
+            time_ps=rows[:, 0], request=rows[:, 1], replica=rows[:, 2], recompute_tokens=rows[:, 3]
         )
 
 

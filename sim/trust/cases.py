@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sim.errors import ScenarioError
 from sim.kinds import KINDS
+from sim.loading.renamed import rename_metrics
 from sim.loading.scenario_file import MEASURED, load_tree
 from sim.loading.strict_yaml import load_yaml
 from sim.plan.evaluate import Point, Row, Value, evaluate
@@ -91,7 +92,7 @@ def load_cases(path: Path, name: str) -> list[Case]:
 
 def _checked_points(tree: dict[str, object], path: Path) -> list[MeasuredPoint]:
     file = load_tree(tree, str(path))
-    return check_measured(tree[MEASURED], file, KINDS[file.base.kind].metrics)
+    return check_measured(rename_metrics(tree[MEASURED])[0], file, KINDS[file.base.kind].metrics)
 
 
 def _cases_of(tree: dict[str, object], path: Path, name: str, point: MeasuredPoint) -> list[Case]:

@@ -36,7 +36,7 @@ def test_every_shipped_scenario_answers(path: Any) -> None:
     for variant, summaries in found.summaries.items():
         metrics = summaries[0].metrics
         assert set(metrics) == set(KERNEL_METRICS)
-        if summaries[0].verdict.word == "OUT OF MEMORY":
+        if summaries[0].verdict.word == "OUT_OF_MEMORY":
             assert variant == "standard_at_8k"  # the paper's own row on 40 GB
             continue
         assert metrics["time_s"], variant
@@ -85,7 +85,7 @@ def test_out_of_memory_is_an_answer_not_an_error() -> None:
     summary = found.summaries["standard"][0]
     assert summary.metrics["time_s"] is None
     assert summary.refused["time_s"].startswith("out of memory: needs")
-    assert summary.verdict.word == "OUT OF MEMORY"
+    assert summary.verdict.word == "OUT_OF_MEMORY"
     assert found.summaries["flash_attention_2"][0].metrics["time_s"]
     assert render_html(report_of(found))
 

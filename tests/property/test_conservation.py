@@ -57,8 +57,8 @@ def assert_tokens_add_up(result: RunResult, table: RequestTable) -> None:
     segments, served = result.segments, result.requests.status == FINISHED
     computed = int(np.sum(segments.prefill_tokens) + np.sum(segments.num_decode * segments.num_steps))
     asked = int(np.sum((table.prompt_tokens + table.output_tokens - 1)[served]))
-    assert computed == asked + int(result.preemptions.lost_tokens.sum())
-    assert int(result.requests.recompute_tokens.sum()) == int(result.preemptions.lost_tokens.sum())
+    assert computed == asked + int(result.preemptions.recompute_tokens.sum())
+    assert int(result.requests.recompute_tokens.sum()) == int(result.preemptions.recompute_tokens.sum())
 
 
 def idle_while_in_system_ps(result: RunResult) -> int:

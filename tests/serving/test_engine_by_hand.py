@@ -73,7 +73,7 @@ def test_the_latest_admitted_is_preempted_and_recomputed(run: Any) -> None:
     assert seconds(result.requests.finish_ps) == [0.4, 0.7]
     assert seconds(result.preemptions.time_ps) == [0.1]
     assert result.preemptions.request.tolist() == [1]
-    assert result.preemptions.lost_tokens.tolist() == [8]
+    assert result.preemptions.recompute_tokens.tolist() == [8]
     assert result.requests.num_preemptions.tolist() == [0, 1]
     assert result.requests.recompute_tokens.tolist() == [0, 8]
     assert result.segments.prefill_tokens.sum() == 8 + 8 + 9

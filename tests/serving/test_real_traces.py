@@ -39,7 +39,7 @@ def test_nothing_is_lost(name: str, shared: Path) -> None:
     # Every position but an answer's last is computed once, and again where preemption lost its KV.
     computed = int(np.sum(segments.prefill_tokens) + np.sum(segments.num_decode * segments.num_steps))
     asked = int(np.sum((requests.prompt_tokens + requests.output_tokens - 1)[finished]))
-    assert computed == asked + int(result.preemptions.lost_tokens.sum())
+    assert computed == asked + int(result.preemptions.recompute_tokens.sum())
     assert littles_law_gap(result) == 0.0
 
 
