@@ -25,7 +25,7 @@ from sim.kinds import report_of
 from sim.metrics import summarize
 from sim.records import BlockMap, RunResult
 from sim.report.blocks import Code
-from sim.report.content import build_report, report_pictures
+from sim.report.content import NOT_MODELLED, build_report, report_pictures
 from sim.report.figures import INKS, digits, lanes, percent
 from sim.report.figures_block_map import FREE, View, held_fraction, raster, view_of
 from sim.report.figures_kv import kv_fractions
@@ -33,7 +33,6 @@ from sim.report.figures_latency import MAX_QUANTILES, cdf_picture
 from sim.report.figures_load import LEVELS, load_over_time, load_pictures, segment_ends_ps
 from sim.report.figures_steps import operator_s_per_1000_tokens
 from sim.report.html import render_html, render_index
-from sim.report.limits import NOT_MODELLED
 from sim.report.markdown import render_markdown
 from sim.report.question import profile_hash
 from sim.report.trust import kind_of

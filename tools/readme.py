@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sim.cli import main as gpuyard
 from sim.plan.executors import open_executor
-from sim.report.limits import NOT_MODELLED
+from sim.report.content import NOT_MODELLED
 from sim.trust.board import make_board
 from sim.trust.board_file import load_board
 from sim.trust.board_text import groups_markdown
