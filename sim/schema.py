@@ -206,10 +206,19 @@ def _doc(one: Field[Any]) -> JsonSchema:
     unit = unit_of_name(one.name)
     shown: JsonSchema = {"title": one.name}
     if doc:
-        shown["description"] = f"{doc} [{unit}]" if unit else doc
+        shown["description"] = (f"{doc} [{unit}]" if unit else doc) + _meanings(one)
     if isinstance(one.default, (bool, int, float, str)):
         shown["default"] = one.default
     return shown
+
+
+def _meanings(one: Field[Any]) -> str:
+    """What each choice means, where the entries of the dict that names them say so."""
+    choices = one.metadata["choices"]() if "choices" in one.metadata else None
+    if not isinstance(choices, Mapping):
+        return ""
+    said = [f"{name}: {entry.meaning}" for name, entry in choices.items() if hasattr(entry, "meaning")]
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def _first_line(cls: Any) -> str:

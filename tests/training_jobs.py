@@ -11,10 +11,11 @@ from sim.scenario import Distribution
 from sim.training.exchange import Exchange
 from sim.training.job import Job
 from sim.training.scenario_variation import DataLoaderStall, MarkovSlow, StepVariation
+from sim.training.sync import SYNC
 from sim.training.variation import StepTimes
 
 S = 10**12
-FREE = Exchange(algorithm="none")
+FREE = Exchange()
 VARIATIONS = (
     StepVariation(),
     StepVariation(law="exponential"),
@@ -38,7 +39,7 @@ def job(num_workers: int, num_steps: int, scheme: str = "bsp", **changes: Any) -
     fields: dict[str, Any] = {
         "num_workers": num_workers,
         "num_steps": num_steps,
-        "scheme": scheme,
+        "scheme": SYNC[scheme],
         "staleness_bound": 0,
         "num_awaited": num_workers,
         "local_steps": 1,

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from sim.report.blocks import Block, Prose, Section, text_table
 from sim.report.figures import digits, lanes, seconds
 from sim.report.training_learning_figures import Runs, efficiency_picture, loss_pictures
-from sim.training.learning_problems import NoisyQuadratic
 from sim.training.learning_run import MAX_POINTS, problem_of
 from sim.training.learning_theory import largest_stable_rate
 from sim.training.summary_learning import NOT_ABOUT_LARGE_MODELS
+from sim.training.sync import SYNC
 
 if TYPE_CHECKING:
     from sim.answer import Answer
@@ -61,7 +61,7 @@ def _what(runs: Runs) -> str:
     learnings = [found[0].scenario.learning for found in runs.values()]
     problems = {_problem(one) for one in learnings if one is not None}
     targets = {one.target_loss for one in learnings if one is not None and one.target_loss is not None}
-    is_local = any(found[0].scenario.sync.scheme == "local_sgd" for found in runs.values())
+    is_local = any(SYNC[found[0].scenario.sync.scheme].averages_weights for found in runs.values())
     local = " Local SGD: a worker's step is an update, and the loss is looked at after each average."
     goal = f" to a loss of {' or '.join(f'{one:g}' for one in sorted(targets))}" if targets else ""
     return (
@@ -103,9 +103,9 @@ def _stability(comparison: Comparison, runs: Runs) -> list[Block]:
     rows = []
     for name, found in runs.items():
         learning, staleness = found[0].scenario.learning, comparison.cells[name]["staleness_steps"].mean
-        if learning is None or staleness is None or learning.problem != "noisy_quadratic":
+        steepest = None if learning is None else problem_of(learning).largest_curvature
+        if learning is None or staleness is None or steepest is None:
             continue
-        steepest = max(NoisyQuadratic().curvatures)
         delay = round(staleness)
         bound = digits(largest_stable_rate(delay))
         rows.append((name, digits(learning.learning_rate * steepest), str(delay), bound))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, seconds
+from sim.training.exchange_algorithms import EXCHANGES
 from sim.training.records import TrainingResult
 from sim.training.ring import RingFrame, num_ring_steps, ring_frames
 
@@ -24,7 +25,7 @@ def ring_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
     """The first variant that exchanges over a ring; None without one."""
     for lane in lanes:
         run = runs[lane.name][0]
-        if run.explain["exchange"]["algorithm"] == "ring":
+        if EXCHANGES[run.explain["exchange"]["algorithm"]].chunk_ps is not None:
             return _picture(run, lane)
     return None
 

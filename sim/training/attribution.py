@@ -24,7 +24,7 @@ from sim.training.failures import with_failures
 from sim.training.job import Job, plan_job
 from sim.training.records import Outcome
 from sim.training.scenario import ExchangeConfig, TrainingScenario
-from sim.training.schedules import ASYNCHRONOUS, schedule
+from sim.training.schedules import schedule
 from sim.training.variation import AlikeTimes
 
 MAX_WORKER_STEPS = 200_000
@@ -67,7 +67,7 @@ def attribute(scenario: TrainingScenario, seed: int, base_dir: Path) -> Attribut
     steps = min(scenario.training.num_steps, most)
     short = replace(scenario, training=replace(scenario.training, num_steps=steps))
     job = plan_job(short, seed, base_dir)
-    is_whole = job.scheme not in ASYNCHRONOUS
+    is_whole = not job.scheme.is_asynchronous
     rungs = [schedule(job)[0] for job in _rungs(short, job, lambda one: plan_job(one, seed, base_dir))]
     ends = [int(outcome.update_ps[-1]) for outcome in rungs]
     if is_whole and job.failures is not None:

@@ -6,7 +6,7 @@ starts is the simulation's matter, not this file's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -16,20 +16,19 @@ from sim.cost.collective import (
     NETWORK_HOP_S,
     Fabric,
     fabric_of,
-    hierarchical_all_reduce_s,
     known_latency,
-    ring_step_s,
-    tree_all_reduce_s,
 )
 from sim.cost.collective_nccl import nccl_cost
 from sim.hardware import Link
 from sim.model import layer_matrices
-from sim.records import PS_PER_S, Int64
+from sim.records import Int64
 from sim.training.buckets import MIB, Bucket, gradient_buckets
+from sim.training.exchange_algorithms import EXCHANGES, Algorithm, Pattern, to_ps
 from sim.training.exchange_sharded import ShardedTimes, sharded_times
 from sim.training.parameter_server import server_times
-from sim.training.scenario import COLLECTIVES, ExchangeConfig, TrainingScenario, max_seq_len
+from sim.training.scenario import TrainingScenario, max_seq_len
 from sim.training.step_time_worker import WorkerStep
+from sim.training.sync import SYNC
 
 # Without a model: gradients are spread evenly over the backward pass in tensors of about this size.
 TENSOR_BYTES = MIB
@@ -37,13 +36,14 @@ TENSOR_BYTES = MIB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """One step's exchange. Only the fields of its ``algorithm`` are set.
+    """One step's exchange. Only the fields of its ``pattern`` are set; ``algorithm`` is its name.
 
     ``buckets``: (share of the backward pass after which it is ready, all-reduce time). ``chunks``: of the
     same buckets on a ring, (latency, transfer) of one chunk on one link.
     """
 
-    algorithm: str
+    algorithm: str = "none"
+    pattern: Pattern = "free"
     gradient_bytes: int = 0
     buckets: tuple[tuple[float, int], ...] = ()
     chunks: tuple[tuple[int, int], ...] = ()
@@ -62,7 +62,12 @@ class Exchange:
     @property
     def is_collective(self) -> bool:
         """Whether every worker must bring its gradient before any goes on."""
-        return self.algorithm in COLLECTIVES
+        return self.pattern == "all_reduce"
+
+    @property
+    def is_server(self) -> bool:
+        """Whether workers push their gradients to servers and pull the weights from them."""
+        return self.pattern == "server"
 
     @property
     def comm_ps(self) -> int:
@@ -80,11 +85,6 @@ def chunk_transfer_ps(exchange: Exchange, transfer_ps: int, num_workers: int) ->
         factors[worker] = slowdown
     taken: Int64 = np.rint(transfer_ps * factors).astype(np.int64)
     return taken
-
-
-def to_ps(seconds: float) -> int:
-    """Whole picoseconds."""
-    return round(seconds * PS_PER_S)
 
 
 def worker_fabric(scenario: TrainingScenario) -> Fabric:
@@ -113,18 +113,19 @@ def _slowed(link: Link | None, slowdown: float) -> Link | None:
 
 def price_exchange(scenario: TrainingScenario, worker: WorkerStep) -> Exchange:
     """The exchange of the scenario for workers that do ``worker`` in a step."""
-    algorithm, n = scenario.exchange.algorithm, scenario.training.num_workers
+    name, n = scenario.exchange.algorithm, scenario.training.num_workers
+    pattern = EXCHANGES[name].pattern
     size = worker.total_gradient_bytes
-    if algorithm == "none" or n == 1:
-        return Exchange(algorithm="none", gradient_bytes=size)
-    if algorithm == "parameter_server":
+    if pattern == "free" or n == 1:
+        return Exchange(gradient_bytes=size)
+    if pattern == "server":
         return _server(scenario, size)
-    if algorithm == "data_parallel_single_process":
+    if pattern == "single_process":
         return _single_process(scenario, size)
     if scenario.training.zero_stage == 3:
         micro_batches = scenario.training.gradient_accumulation_steps
         sharded = sharded_times(worker, micro_batches, n, slowed_fabric(scenario))
-        return Exchange(algorithm=algorithm, gradient_bytes=size, sharded=sharded)
+        return Exchange(algorithm=name, pattern=pattern, gradient_bytes=size, sharded=sharded)
     return _collective(scenario, worker)
 
 
@@ -133,20 +134,23 @@ def _collective(scenario: TrainingScenario, worker: WorkerStep) -> Exchange:
     fabric = slowed_fabric(scenario)
     buckets = _buckets(scenario, worker)
     is_sharded = scenario.training.zero_stage > 0
-    price = _PRICES["nccl_reduce_scatter" if is_sharded else config.algorithm]
+    algorithm = EXCHANGES[config.algorithm]
+    price = _reduce_scatter_ps if is_sharded else algorithm.price_ps
     after = nccl_cost("all_gather", worker.total_gradient_bytes, n, fabric).total_s if is_sharded else 0.0
     chunks: tuple[tuple[int, int], ...] = ()
-    if config.chunks:
-        chunks = tuple(_chunk(bucket.num_bytes, n, worker_fabric(scenario)) for bucket in buckets)
+    if config.chunks and algorithm.chunk_ps is not None:
+        own = worker_fabric(scenario)
+        chunks = tuple(algorithm.chunk_ps(bucket.num_bytes, n, own) for bucket in buckets)
     return Exchange(
         algorithm=config.algorithm,
+        pattern=algorithm.pattern,
         gradient_bytes=worker.total_gradient_bytes,
         buckets=tuple((one.ready_fraction, price(one.num_bytes, n, fabric)) for one in buckets),
         chunks=chunks,
         link_slowdown=tuple((one.worker, one.slowdown) for one in config.slow_links),
-        overlap=config.overlap and scenario.sync.scheme != "local_sgd",
+        overlap=config.overlap and not SYNC[scenario.sync.scheme].averages_weights,
         after_update_ps=to_ps(after),
-        notes=_regimes(config, buckets, n, fabric),
+        notes=_regimes(algorithm, buckets, n, fabric),
     )
 
 
@@ -178,38 +182,16 @@ def _tensors(scenario: TrainingScenario, worker: WorkerStep) -> tuple[list[int],
     return sizes, backward_s
 
 
-def _regimes(config: ExchangeConfig, buckets: tuple[Bucket, ...], n: int, fabric: Fabric) -> dict[str, str]:
-    """For ``nccl``: which algorithm and protocol carries buckets of which size."""
-    if config.algorithm != "nccl":
+def _regimes(algorithm: Algorithm, buckets: tuple[Bucket, ...], n: int, fabric: Fabric) -> dict[str, str]:
+    """What carries buckets of which size, where the algorithm chooses by size."""
+    regime = algorithm.regime
+    if regime is None:
         return {}
-    found = {}
-    for bucket in buckets:
-        cost = nccl_cost("all_reduce", bucket.num_bytes, n, fabric)
-        found[f"{bucket.num_bytes / MIB:.1f} MiB"] = f"{cost.algorithm}/{cost.protocol}"
-    return found
+    return {f"{one.num_bytes / MIB:.1f} MiB": regime(one.num_bytes, n, fabric) for one in buckets}
 
 
-def _chunk(num_bytes: int, n: int, fabric: Fabric) -> tuple[int, int]:
-    """(latency, transfer) of one chunk of a ring; together ``ring_step_s``."""
-    link = fabric.link_of(n)
-    latency = to_ps(link.latency_s or 0.0)
-    return latency, to_ps(ring_step_s(num_bytes, n, link)) - latency
-
-
-def _ring_ps(num_bytes: int, n: int, fabric: Fabric) -> int:
-    latency, transfer = _chunk(num_bytes, n, fabric)
-    return 2 * (n - 1) * (latency + transfer)
-
-
-_PRICES: Mapping[str, Callable[[int, int, Fabric], int]] = {
-    "ring": _ring_ps,
-    "tree": lambda num_bytes, n, fabric: to_ps(tree_all_reduce_s(num_bytes, n, fabric.link_of(n))),
-    "hierarchical": lambda num_bytes, n, fabric: to_ps(hierarchical_all_reduce_s(num_bytes, n, fabric)),
-    "nccl": lambda num_bytes, n, fabric: to_ps(nccl_cost("all_reduce", num_bytes, n, fabric).total_s),
-    "nccl_reduce_scatter": lambda num_bytes, n, fabric: to_ps(
-        nccl_cost("reduce_scatter", num_bytes, n, fabric).total_s
-    ),
-}
+def _reduce_scatter_ps(num_bytes: int, n: int, fabric: Fabric) -> int:
+    return to_ps(nccl_cost("reduce_scatter", num_bytes, n, fabric).total_s)
 
 
 def _server(scenario: TrainingScenario, size: int) -> Exchange:
@@ -221,7 +203,8 @@ def _server(scenario: TrainingScenario, size: int) -> Exchange:
     times = server_times(size, scenario.exchange.num_servers, link)
     once_s = size / link.bytes_per_s
     return Exchange(
-        algorithm="parameter_server",
+        algorithm=scenario.exchange.algorithm,
+        pattern="server",
         gradient_bytes=size,
         occupies_ps=to_ps(times.occupies_s),
         takes_ps=max(to_ps(times.takes_s), to_ps(times.occupies_s)),
@@ -251,7 +234,8 @@ def _single_process(scenario: TrainingScenario, size: int) -> Exchange:
         tokens = scenario.training.micro_batch_size * max_seq_len(scenario)
         outputs = 4 * tokens * scenario.model.vocab_size
     return Exchange(
-        algorithm="data_parallel_single_process",
+        algorithm=scenario.exchange.algorithm,
+        pattern="single_process",
         gradient_bytes=size,
         overlap=False,
         buckets=((1.0, through_gpu_0),),

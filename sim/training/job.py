@@ -10,13 +10,14 @@ import numpy as np
 
 from sim.hardware import HardwareProfile
 from sim.records import PS_PER_S, Int64
-from sim.training.exchange import TENSOR_BYTES, Exchange, price_exchange, to_ps
+from sim.training.exchange import TENSOR_BYTES, Exchange, price_exchange
+from sim.training.exchange_algorithms import to_ps
 from sim.training.job_packing import packed
 from sim.training.scenario import TrainingScenario, step_shape
 from sim.training.scenario_variation import Failures
 from sim.training.step_time_constants import OVERLAP_SLOWDOWN
 from sim.training.step_time_worker import WorkerStep, worker_step
-from sim.training.sync import SYNC, num_awaited
+from sim.training.sync import SYNC, Scheme
 from sim.training.variation import Float64, StepTimes
 
 MAX_TENSORS = 4096
@@ -28,7 +29,7 @@ class Job:
 
     num_workers: int
     num_steps: int
-    scheme: str
+    scheme: Scheme
     staleness_bound: int  # of the gated schemes
     num_awaited: int  # gradients per update
     local_steps: int
@@ -42,7 +43,7 @@ class Job:
     @property
     def num_gradients(self) -> int:
         """Gradients that the run applies: ``num_steps`` a worker, of k_sync's only those it takes."""
-        return self.num_steps * (self.num_awaited if self.scheme == "k_sync" else self.num_workers)
+        return self.num_steps * (self.num_workers if self.scheme.is_asynchronous else self.num_awaited)
 
     @property
     def link_ps(self) -> Int64:
@@ -59,21 +60,21 @@ def plan_job(scenario: TrainingScenario, seed: int, base_dir: Path) -> Job:
     steps = {key: nominal_step(scenario, hardware) for key, hardware in kinds.items()}
     parts = [steps[id(one)] for one in devices(scenario)]
     first = parts[0]
-    job = scenario.training
+    job, scheme = scenario.training, SYNC[scenario.sync.scheme]
     exchange = price_exchange(scenario, first)
     if is_priced(scenario):
         parts = [_slowed_by_overlap(part, exchange) for part in parts]
-    server = exchange.algorithm == "parameter_server"
+    server = exchange.is_server
     slower = packed(scenario, seed, base_dir).time_factor
     nominal_s = np.array([1.0 if scenario.variation.recorded else part.compute_s * slower for part in parts])
     last = [sum(part.backward_s) / part.compute_s if part.compute_s else 0.0 for part in parts]
     return Job(
         num_workers=job.num_workers,
         num_steps=job.num_steps,
-        scheme=scenario.sync.scheme,
-        staleness_bound=SYNC.get(scenario.sync.scheme, SYNC["bsp"])(scenario.sync),
-        num_awaited=num_awaited(scenario.sync, job.num_workers),
-        local_steps=scenario.sync.local_steps or 1,
+        scheme=scheme,
+        staleness_bound=scheme.staleness_bound(scenario.sync),
+        num_awaited=scheme.num_awaited(scenario.sync, job.num_workers),
+        local_steps=scheme.local_steps(scenario.sync),
         times=StepTimes(nominal_s, scenario.variation, seed, base_dir),
         backward_share=np.array(last),
         # The servers update the weights while the next gradient arrives.

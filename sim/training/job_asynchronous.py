@@ -17,7 +17,7 @@ from sim.records import Int64
 from sim.training.failures import Mishaps
 from sim.training.job import Job
 from sim.training.records import GradientColumns, Outcome, WorkerColumns
-from sim.training.sync import Gate
+from sim.training.sync import UNBOUNDED, Gate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +34,12 @@ class Log:
 
 def run_asynchronous(job: Job) -> tuple[Outcome, Log]:
     """The whole run: ``num_gradients`` gradients, by whichever worker brings them."""
-    if job.scheme == "k_async":
+    is_free = job.staleness_bound >= UNBOUNDED and job.failures is None
+    if job.scheme.waits_for_update:
         log = _k_async(job)
-    elif job.scheme == "asp" and job.exchange.algorithm == "none" and job.failures is None:
+    elif is_free and job.exchange.pattern == "free":
         log = _merged(job)
-    elif job.scheme == "asp" and job.failures is None:
+    elif is_free:
         log = _ungated(job)
     else:
         log = _gated(job)

@@ -60,7 +60,7 @@ class Lengths:
 def step_lengths(job: Job, block: Block) -> Lengths:
     """The steps' lengths under the job's exchange."""
     exchange = job.exchange
-    if exchange.algorithm == "data_parallel_single_process":
+    if exchange.pattern == "single_process":
         return _single_process(job, block)
     if exchange.sharded is not None:
         top = block.work_end.max(axis=0)
@@ -137,11 +137,11 @@ def _first_ones(job: Job, block: Block) -> Lengths:
 def offsets(job: Job) -> Int64:
     """From an update until each worker begins its next step: its optimizer, or its turn to pull."""
     exchange = job.exchange
-    if exchange.algorithm == "parameter_server":
+    if exchange.is_server:
         return exchange.occupies_ps * np.arange(job.num_workers) + exchange.takes_ps
     if exchange.after_update_ps:
         return np.full(job.num_workers, job.optimizer_ps.max() + exchange.after_update_ps)
-    if exchange.algorithm == "data_parallel_single_process":
+    if exchange.pattern == "single_process":
         return np.full(job.num_workers, job.optimizer_ps[0])
     return job.optimizer_ps
 
@@ -170,13 +170,13 @@ def blocks(job: Job) -> Iterator[Block]:
 
 def _first_offsets(job: Job) -> Int64:
     """The first step has nothing to update; from a parameter server the weights are pulled all the same."""
-    is_server = job.exchange.algorithm == "parameter_server"
+    is_server = job.exchange.is_server
     return offsets(job) if is_server else np.zeros(job.num_workers, dtype=np.int64)
 
 
 def _rounds(job: Job, block: Block) -> Block:
     """Local SGD: ``local_steps`` steps and their updates count as one, exchanged at its end."""
-    if job.scheme != "local_sgd":
+    if job.local_steps == 1:
         return block
     starts = np.arange(0, block.compute.shape[1], job.local_steps)
     sizes = np.diff([*starts, block.compute.shape[1]])
@@ -192,7 +192,7 @@ def run_synchronous(job: Job) -> Outcome:
     parts = [_Part.of(job, block) for block in blocks(job)]
     length = np.concatenate([part.lengths.length for part in parts])
     update_ps = np.cumsum(length)
-    last = int(update_ps[-1]) + int(offsets(job).max()) * (job.exchange.algorithm != "parameter_server")
+    last = int(update_ps[-1]) + int(offsets(job).max()) * (not job.exchange.is_server)
     ideal = sum(part.ideal_ps for part in parts)
     extra = np.sum([part.extra_ps for part in parts], axis=0)
     return Outcome(
@@ -286,7 +286,7 @@ def _workers(job: Job, parts: list[_Part]) -> WorkerColumns:
     stall = np.sum([part.data_stall_ps for part in parts], axis=0)
     wait = np.sum([part.wait_ps for part in parts], axis=0)
     lost = np.sum([part.lost_ps for part in parts], axis=0)
-    is_server = job.exchange.algorithm == "parameter_server"
+    is_server = job.exchange.is_server
     per_update = np.zeros(n, dtype=np.int64) if is_server else job.optimizer_ps
     updating = per_update * (job.num_steps - 1)
     return WorkerColumns(

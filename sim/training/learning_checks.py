@@ -5,9 +5,9 @@ from __future__ import annotations
 from sim.loading.place import Place
 from sim.training.learning_run import LearningConfig, problem_of
 from sim.training.scenario import TrainingScenario
+from sim.training.sync import SYNC, schemes_where
 
 MAX_EXAMPLES = 100_000_000
-FRESH = ("bsp", "k_sync", "local_sgd")
 
 
 def check_learning(scenario: TrainingScenario, place: Place) -> None:
@@ -17,11 +17,11 @@ def check_learning(scenario: TrainingScenario, place: Place) -> None:
         return
     _check_target(learning, place.child("target_loss"))
     _check_size(learning, place.child("max_gradients"))
-    if learning.staleness_aware and scenario.sync.scheme in FRESH:
+    if learning.staleness_aware and not SYNC[scenario.sync.scheme].is_asynchronous:
         raise place.child("staleness_aware").error(
             f"has no effect with scheme: {scenario.sync.scheme}, where no gradient is stale",
             given=True,
-            allowed="staleness_aware with scheme: ssp, asp or k_async",
+            allowed=f"staleness_aware with one of {schemes_where(lambda one: one.is_asynchronous)}",
             hint="set it in the variants that are asynchronous",
         )
 
@@ -40,7 +40,7 @@ def _check_target(learning: LearningConfig, place: Place) -> None:
 
 def _check_size(learning: LearningConfig, place: Place) -> None:
     examples = learning.max_gradients * learning.batch_size
-    if learning.problem != "noisy_quadratic" and examples > MAX_EXAMPLES:
+    if problem_of(learning).batch_size and examples > MAX_EXAMPLES:
         raise place.error(
             f"{learning.max_gradients:,} gradients of {learning.batch_size:,} examples are {examples:,}",
             given=learning.max_gradients,

@@ -10,7 +10,7 @@ until it shows, and a BLAS, a SIMD level or a libm would each bring its own last
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from math import pi, sqrt
@@ -29,6 +29,16 @@ CHUNK = 512  # examples whose products stay in the caches
 
 class Problem(Protocol):
     """What SGD asks of a problem."""
+
+    @property
+    def batch_size(self) -> int:
+        """Examples that a gradient is computed from; 0 where its noise is drawn without any."""
+        ...
+
+    @property
+    def largest_curvature(self) -> float | None:
+        """The curvature that bounds the learning rate under delay, where it is known exactly."""
+        ...
 
     def start(self) -> Vector:
         """The initial weights."""
@@ -50,6 +60,12 @@ class NoisyQuadratic:
     curvatures: tuple[float, ...] = (1.0, 0.3, 0.1)
     noise: float = 0.0
     start_value: float = 1.0
+    batch_size: int = 0
+
+    @property
+    def largest_curvature(self) -> float | None:
+        """h of the steepest coordinate."""
+        return max(self.curvatures)
 
     def start(self) -> Vector:
         """Every coordinate at ``start_value``."""
@@ -129,6 +145,7 @@ class LogisticRegression:
     examples: Examples = field(default_factory=lambda: two_classes(2000, 20, 1))
     batch_size: int = 16
     weight_decay: float = 1e-3
+    largest_curvature: float | None = None
 
     def start(self) -> Vector:
         """Zeros."""
@@ -157,6 +174,7 @@ class Mlp:
     num_classes: int = 3
     batch_size: int = 16
     seed: int = 1
+    largest_curvature: float | None = None
 
     def start(self) -> Vector:
         """Normal weights scaled by fan-in, zero biases."""
@@ -216,8 +234,8 @@ class Mlp:
         return hidden, scores
 
 
-# By name, from the examples per gradient; more of them mean less noise.
-PROBLEMS: Mapping[str, Callable[[int], Problem]] = {
+# The only place that names a problem. From the examples per gradient; more of them mean less noise.
+PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "logistic_regression": lambda batch_size: LogisticRegression(batch_size=batch_size),
     "mlp": lambda batch_size: Mlp(batch_size=batch_size),
     "noisy_quadratic": lambda batch_size: NoisyQuadratic(noise=1 / sqrt(batch_size)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal
 
 import numpy as np
 
@@ -22,8 +21,8 @@ DIVERGED = 1e6
 class LearningConfig:
     """Real SGD on the simulated schedule. It says nothing about large models (``learning_problems``)."""
 
-    problem: Literal["logistic_regression", "mlp", "noisy_quadratic"] = key(
-        "what is trained, on generated data", default="logistic_regression"
+    problem: str = key(
+        "what is trained, on generated data", default="logistic_regression", choices=lambda: PROBLEMS
     )
     learning_rate: float = key("of the averaged gradient of an update", default=0.2, gt=0, le=1e6)
     staleness_aware: bool = key("divide each gradient by its staleness (arXiv 1511.05950)", default=False)

@@ -8,13 +8,14 @@ from typing import Any
 
 from sim.cost.collective_nccl import nccl_facts
 from sim.errors import InvariantError
+from sim.training.exchange_algorithms import EXCHANGES
 from sim.training.failures import with_failures
 from sim.training.job import Job, is_priced, plan_job
 from sim.training.memory import training_memory
 from sim.training.records import Outcome, TrainingResult, WorkerStepColumns
 from sim.training.scaling import scaling_points
 from sim.training.scenario import TrainingScenario, step_shape
-from sim.training.schedules import ASYNCHRONOUS, bounded_schedule
+from sim.training.schedules import bounded_schedule
 from sim.training.step_time_constants import flash_2_fraction
 from sim.training.step_time_layer import FLASH_FRACTIONS
 from sim.training.summary_learning import learnt
@@ -35,7 +36,7 @@ def run_training(
     if scenario.training.stepping == "every_step" and has_events(job):
         check_against_events(job, outcome)
     checkpoints = (0, 0)
-    if job.failures is not None and job.scheme not in ASYNCHRONOUS:
+    if job.failures is not None and not job.scheme.is_asynchronous:
         restarted = with_failures(outcome.update_ps, job.failures, job.num_workers, seed)
         late = int(restarted.update_ps[-1] - outcome.update_ps[-1])
         outcome = replace(outcome, update_ps=restarted.update_ps, end_ps=outcome.end_ps + late)
@@ -68,7 +69,9 @@ def check_against_events(job: Job, outcome: Outcome) -> int:
             ),
             min(len(trail.updates), outcome.update_ps.size),
         )
-        raise InvariantError(f"the schedule and its events differ from update {wrong} on ({job.scheme})")
+        raise InvariantError(
+            f"the schedule and its events differ from update {wrong} on (scheme: {job.scheme.meaning})"
+        )
     return len(trail.updates)
 
 
@@ -82,14 +85,17 @@ def timeline(job: Job) -> WorkerStepColumns:
 
 def has_events(job: Job) -> bool:
     """Whether the reference simulates this exchange too."""
-    return not job.exchange.chunks and job.exchange.sharded is None and not job.exchange.replicate_ps
+    return (
+        not job.exchange.chunks and job.exchange.sharded is None and job.exchange.pattern != "single_process"
+    )
 
 
 def _notes(scenario: TrainingScenario, job: Job) -> tuple[str, ...]:
     notes = []
-    if job.scheme in (*ASYNCHRONOUS, "local_sgd"):
+    if job.scheme.changes_learning:
         notes.append(
-            f"{job.scheme} changes what is learnt, not only how fast: read staleness_steps beside every rate"
+            f"{scenario.sync.scheme} changes what is learnt, not only how fast: "
+            "read staleness_steps beside every rate"
             + ("" if scenario.learning else "; a learning section shows what that does to a loss")
         )
     if is_priced(scenario):
@@ -101,7 +107,7 @@ def _assumed(scenario: TrainingScenario, job: Job) -> tuple[str, ...]:
     """What is not known for this device's architecture and stands in for it."""
     architecture, split = scenario.hardware.architecture, scenario.training.tensor_parallel_size > 1
     found = []
-    if job.exchange.algorithm == "nccl" or (split and is_priced(scenario)):
+    if EXCHANGES[job.exchange.algorithm].is_nccl or (split and is_priced(scenario)):
         found.append(nccl_facts(architecture).assumed)
     if is_priced(scenario) and scenario.training.attention in FLASH_FRACTIONS:
         found.append(flash_2_fraction(architecture).assumed)

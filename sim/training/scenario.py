@@ -11,25 +11,13 @@ from typing import Literal
 from sim.hardware import HardwareProfile
 from sim.model import ModelShape
 from sim.scenario import Distribution, Threshold, key
+from sim.training.exchange_algorithms import EXCHANGES
 from sim.training.finetune import Adapter
 from sim.training.learning_run import LearningConfig
 from sim.training.scenario_scaling import ScalingConfig
 from sim.training.scenario_variation import Failures, SlowLink, StepVariation
 from sim.training.step_time_shape import Parallelism, StepShape
-
-SyncScheme = Literal["bsp", "ssp", "asp", "k_sync", "k_async", "local_sgd"]
-ExchangeAlgorithm = Literal[
-    "none",
-    "ring",
-    "tree",
-    "hierarchical",
-    "nccl",
-    "parameter_server",
-    "data_parallel_single_process",
-]
-
-# Every rank of these must bring its gradient before any gets the sum.
-COLLECTIVES: tuple[ExchangeAlgorithm, ...] = ("ring", "tree", "hierarchical", "nccl")
+from sim.training.sync import SYNC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,12 +91,7 @@ class ComputeConfig:
 class SyncConfig:
     """When a worker may start its next step. One gate: step - steps of the slowest <= staleness bound."""
 
-    scheme: SyncScheme = key(
-        "bsp: bound 0; ssp: bound staleness_bound; asp: no bound; k_sync: the first "
-        "num_workers - backup_workers gradients, the rest is cancelled; k_async: an update per "
-        "num_required gradients, the rest goes on; local_sgd: weights are averaged every local_steps",
-        default="bsp",
-    )
+    scheme: str = key("what lets a worker go on", default="bsp", choices=lambda: SYNC)
     staleness_bound: int | None = key("ssp: steps ahead of the slowest", default=None, ge=0, le=1_000_000)
     backup_workers: int | None = key("k_sync: gradients not waited for", default=None, ge=0, le=65_536)
     num_required: int | None = key("k_async: gradients per update", default=None, ge=1, le=65_536)
@@ -121,11 +104,7 @@ class SyncConfig:
 class ExchangeConfig:
     """How gradients meet. Independent of ``sync``, except that a collective needs all workers."""
 
-    algorithm: ExchangeAlgorithm = key(
-        "none: free; ring, tree, hierarchical: alpha-beta; nccl: the fastest of NCCL's algorithms and "
-        "protocols; parameter_server; data_parallel_single_process: torch.nn.DataParallel",
-        default="nccl",
-    )
+    algorithm: str = key("who sends what to whom", default="nccl", choices=lambda: EXCHANGES)
     num_servers: int = key(
         "parameter_server: shards, each behind a NIC of its own", default=1, ge=1, le=65_536
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sim.checks.distributions import check_distribution
 from sim.loading.place import Place
+from sim.training.exchange_algorithms import EXCHANGES
 from sim.training.job import devices, is_priced
 from sim.training.learning_checks import check_learning
 from sim.training.memory import check_fits
@@ -109,7 +110,7 @@ def _check_times(scenario: TrainingScenario, top: Place) -> None:
             hint="model: llama-3.2-1b, or compute: {compute_s: 1 s}",
         )
     has_bytes = compute.gradient_bytes is not None or scenario.model is not None
-    if scenario.exchange.algorithm != "none" and not has_bytes:
+    if EXCHANGES[scenario.exchange.algorithm].pattern != "free" and not has_bytes:
         raise place.child("gradient_bytes").error(
             f"missing: nothing says how much {scenario.exchange.algorithm} exchanges",
             allowed="compute.gradient_bytes, or a model",

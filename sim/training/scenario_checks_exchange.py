@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from sim.loading.place import Place
 from sim.records import PS_PER_S
 from sim.training.buckets import MIB
 from sim.training.exchange import price_exchange, worker_fabric
+from sim.training.exchange_algorithms import EXCHANGES, algorithms_where
 from sim.training.job import nominal_step
-from sim.training.scenario import COLLECTIVES, SyncConfig, TrainingScenario, num_gpus
+from sim.training.scenario import SyncConfig, TrainingScenario, num_gpus
 from sim.training.scenario_checks_places import no_effect, placed
+from sim.training.sync import SYNC, schemes_where, schemes_with
 from sim.training.variation import MAX_RUN_S, slowdowns
 
 MAX_CHUNK_STEPS = 20_000_000
-
-# The keys of ``sync`` that say something for one scheme only, and for which.
-_SYNC_KEYS = {
-    "staleness_bound": "ssp",
-    "backup_workers": "k_sync",
-    "num_required": "k_async",
-    "local_steps": "local_sgd",
-}
 
 
 def check_sync(scenario: TrainingScenario, place: Place) -> None:
@@ -43,50 +39,48 @@ def check_sync(scenario: TrainingScenario, place: Place) -> None:
 
 
 def _check_sync_keys(sync: SyncConfig, place: Place) -> None:
-    for name, scheme in _SYNC_KEYS.items():
-        value = getattr(sync, name)
-        if sync.scheme == scheme and value is None:
+    """Keys that the scheme needs are there, and no others."""
+    needed = SYNC[sync.scheme].keys
+    for name in needed:
+        if getattr(sync, name) is None:
             raise place.child(name).error(
-                f"missing: scheme: {scheme} needs it", allowed=f"{name}: a whole number", hint=f"{name}: 3"
+                f"missing: scheme: {sync.scheme} needs it",
+                allowed=f"{name}: a whole number",
+                hint=f"{name}: 3",
             )
-        if sync.scheme != scheme and value is not None:
+    for name in (one.name for one in fields(sync) if one.name not in ("scheme", *needed)):
+        value = getattr(sync, name)
+        if value is not None:
+            takers = schemes_with(name)
             raise place.child(name).error(
                 f"has no effect with scheme: {sync.scheme}",
                 given=value,
-                allowed=f"{name} with scheme: {scheme}",
-                hint=f"scheme: {scheme}, or remove it",
+                allowed=f"{name} with scheme: {takers}",
+                hint=f"scheme: {takers.split(',')[0]}, or remove it",
             )
 
 
 def check_exchange(scenario: TrainingScenario, place: Place) -> None:
     """Refuses an exchange that the scheme or the device cannot have."""
-    exchange, scheme = scenario.exchange, scenario.sync.scheme
-    algorithm = exchange.algorithm
-    needs_all = algorithm in COLLECTIVES or algorithm == "data_parallel_single_process"
-    allowed = ("bsp", "local_sgd") if algorithm in COLLECTIVES else ("bsp",)
-    if needs_all and scheme not in allowed:
+    exchange, scheme = scenario.exchange, SYNC[scenario.sync.scheme]
+    algorithm = EXCHANGES[exchange.algorithm]
+    takes = {"all_reduce": scheme.takes_all, "single_process": scheme.is_plain}
+    if not takes.get(algorithm.pattern, True):
+        without = algorithms_where(lambda one: one.pattern not in takes)
         raise place.child("algorithm").error(
-            f"{algorithm} needs every worker's gradient, and {scheme} lets workers go on without",
-            given=algorithm,
-            allowed=f"parameter_server or none with scheme: {scheme}",
-            hint="algorithm: parameter_server",
+            f"{exchange.algorithm} needs every worker's gradient, and {scenario.sync.scheme} lets workers go "
+            "on without",
+            given=exchange.algorithm,
+            allowed=f"one of {without} with scheme: {scenario.sync.scheme}",
+            hint=f"algorithm: {without.split(', ')[-1]}",
         )
-    if scenario.compute.host_s and algorithm != "data_parallel_single_process":
-        raise no_effect(
-            Place(file=place.file).child("compute"),
-            "host_s",
-            scenario.compute.host_s,
-            "exchange.algorithm: data_parallel_single_process",
-        )
-    if exchange.num_servers > 1 and algorithm != "parameter_server":
-        raise no_effect(place, "num_servers", exchange.num_servers, "algorithm: parameter_server")
-    if exchange.chunks and algorithm != "ring":
-        raise no_effect(place, "chunks", True, "algorithm: ring")
-    if exchange.chunks and (scheme != "bsp" or scenario.training.zero_stage or scenario.failures):
+    _check_exchange_keys(scenario, place)
+    if exchange.chunks and (not scheme.is_plain or scenario.training.zero_stage or scenario.failures):
+        plain = schemes_where(lambda one: one.is_plain)
         raise place.child("chunks").error(
             "chunk by chunk only plain BSP is simulated",
             given=True,
-            allowed="scheme: bsp, zero_stage: 0 and no failures",
+            allowed=f"scheme: {plain}, zero_stage: 0 and no failures",
             hint="chunks: false",
         )
     _check_chunks(scenario, place)
@@ -94,11 +88,26 @@ def check_exchange(scenario: TrainingScenario, place: Place) -> None:
     _check_buckets(scenario, place)
 
 
+def _check_exchange_keys(scenario: TrainingScenario, place: Place) -> None:
+    """Keys that say something for some algorithms only."""
+    exchange, algorithm = scenario.exchange, EXCHANGES[scenario.exchange.algorithm]
+    if scenario.compute.host_s and algorithm.pattern != "single_process":
+        needed = algorithms_where(lambda one: one.pattern == "single_process")
+        there = Place(file=place.file).child("compute")
+        raise no_effect(there, "host_s", scenario.compute.host_s, f"exchange.algorithm: {needed}")
+    if exchange.num_servers > 1 and algorithm.pattern != "server":
+        needed = algorithms_where(lambda one: one.pattern == "server")
+        raise no_effect(place, "num_servers", exchange.num_servers, f"algorithm: {needed}")
+    if exchange.chunks and algorithm.chunk_ps is None:
+        needed = algorithms_where(lambda one: one.chunk_ps is not None)
+        raise no_effect(place, "chunks", True, f"algorithm: {needed}")
+
+
 def _check_slow_links(scenario: TrainingScenario, place: Place) -> None:
     """The links of these workers must be there, and something must use them."""
     n, links = scenario.training.num_workers, scenario.exchange.slow_links
-    if links and scenario.exchange.algorithm not in (*COLLECTIVES, "parameter_server"):
-        needed = "a collective or parameter_server"
+    if links and not EXCHANGES[scenario.exchange.algorithm].has_slow_links:
+        needed = f"algorithm: {algorithms_where(lambda one: one.has_slow_links)}"
         raise no_effect(place, "slow_links", [one.worker for one in links], needed)
     for index, one in enumerate(links):
         there = place.child("slow_links").item(index).child("worker")
@@ -142,7 +151,8 @@ def _check_buckets(scenario: TrainingScenario, place: Place) -> None:
 def check_sharding(scenario: TrainingScenario, place: Place) -> None:
     """Refuses shards that nothing exchanges."""
     stage, exchange = scenario.training.zero_stage, scenario.exchange.algorithm
-    if stage and (exchange not in ("nccl", "none") or scenario.sync.scheme != "bsp"):
+    can_shard = EXCHANGES[exchange].is_nccl or EXCHANGES[exchange].pattern == "free"
+    if stage and not (can_shard and SYNC[scenario.sync.scheme].is_plain):
         raise place.child("zero_stage").error(
             f"shards are exchanged by NCCL under BSP, not by {exchange} under {scenario.sync.scheme}",
             given=stage,
@@ -203,18 +213,19 @@ def check_length(scenario: TrainingScenario, top: Place) -> None:
 def check_links(scenario: TrainingScenario, top: Place) -> None:
     """What the exchange needs must be known; a single process has the GPUs of one node only."""
     n, algorithm = scenario.training.num_workers, scenario.exchange.algorithm
-    if algorithm == "none" or n == 1:
+    pattern = EXCHANGES[algorithm].pattern
+    if pattern == "free" or n == 1:
         return
     _check_node(scenario, top)
     fabric = worker_fabric(scenario)
-    if algorithm == "data_parallel_single_process" and n > fabric.gpus_per_node:
+    if pattern == "single_process" and n > fabric.gpus_per_node:
         raise (
             top.child("exchange")
             .child("algorithm")
             .error(
                 f"one process drives the GPUs of one node: {fabric.gpus_per_node}, not {n}",
                 given=algorithm,
-                allowed="data_parallel_single_process within a node",
+                allowed=f"{algorithm} within a node",
                 hint=f"training.num_workers: {fabric.gpus_per_node}, or algorithm: nccl",
             )
         )

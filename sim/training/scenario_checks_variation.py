@@ -6,25 +6,26 @@ from pathlib import Path
 
 from sim.checks.distributions import check_distribution
 from sim.loading.place import Place
+from sim.training.delays import DELAYS, delays_with
 from sim.training.scenario import TrainingScenario
 from sim.training.scenario_checks_places import no_effect
 from sim.training.scenario_variation import StepVariation
+from sim.training.sync import SYNC
 from sim.workload.files import check_file
-
-_LAW_KEYS = {"lognormal": ("sigma",), "pareto": ("alpha",), "uniform": ("max",)}
 
 
 def check_variation(variation: StepVariation, num_workers: int, place: Place) -> None:
     """Refuses laws whose keys are missing, workers that are not there, files that cannot be read."""
-    needed = _LAW_KEYS.get(variation.law, ())
-    for name in needed:
+    delay = DELAYS[variation.law]
+    for name in delay.keys:
         if getattr(variation, name) is None:
             raise place.child(name).error(
                 f"missing: law: {variation.law} needs it", allowed=f"{name}: a number", hint=f"{name}: 1.5"
             )
-    for name, law in (("sigma", "lognormal"), ("alpha", "pareto"), ("min", "uniform"), ("max", "uniform")):
-        if getattr(variation, name) is not None and variation.law != law:
-            raise no_effect(place, name, getattr(variation, name), f"law: {law}")
+    every = {name for one in DELAYS.values() for name in (*one.keys, *one.optional_keys)}
+    for name in sorted(every.difference(delay.keys, delay.optional_keys)):
+        if getattr(variation, name) is not None:
+            raise no_effect(place, name, getattr(variation, name), f"law: {delays_with(name)}")
     if variation.min is not None and variation.max is not None and variation.min > variation.max:
         raise place.child("min").error(
             f"min {variation.min:g} is above max {variation.max:g}", given=variation.min, allowed="min <= max"
@@ -76,7 +77,8 @@ def check_failures(scenario: TrainingScenario, place: Place) -> None:
     failures = scenario.failures
     if failures is None:
         return
-    if failures.interval_s is None and failures.checkpoint_s == 0 and scenario.sync.scheme != "asp":
+    has_checkpoints = not SYNC[scenario.sync.scheme].is_asynchronous
+    if failures.interval_s is None and failures.checkpoint_s == 0 and has_checkpoints:
         raise place.child("interval_s").error(
             "missing: checkpoints that cost nothing have no best interval",
             allowed="interval_s, or checkpoint_s above 0",

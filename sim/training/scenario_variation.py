@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from sim.scenario import Distribution, key
-
-StepLaw = Literal["none", "exponential", "shifted_exponential", "uniform", "lognormal", "pareto"]
+from sim.training.delays import DELAYS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +53,7 @@ class RecordedTimes:
 class StepVariation:
     """Factors on a step's compute time, per worker and step; their mean is 1 except for ``uniform``."""
 
-    law: StepLaw = key("none: every step alike", default="none")
+    law: str = key("which delay model", default="none", choices=lambda: DELAYS)
     random_fraction: float = key(
         "shifted_exponential: share of the mean that is exponential", default=0.1, gt=0, le=1
     )

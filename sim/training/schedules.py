@@ -16,8 +16,6 @@ from sim.training.job_synchronous import run_synchronous
 from sim.training.records import Outcome, no_failures
 from sim.training.variation import MAX_RUN_S
 
-ASYNCHRONOUS = ("ssp", "asp", "k_async")
-
 
 def bounded_schedule(job: Job) -> tuple[Outcome, Any]:
     """``schedule``, as long as its moments are picoseconds of 64 bits."""
@@ -45,7 +43,7 @@ def schedule(job: Job) -> tuple[Outcome, Any]:
     failures = no_failures()
     if job.exchange.chunks:
         return run_chunks(job), failures
-    if job.scheme not in ASYNCHRONOUS:
+    if not job.scheme.is_asynchronous:
         return run_synchronous(job), failures
     outcome, log = run_asynchronous(job)
     rows = [row for one in log.mishaps for row in one.rows if row[0] <= outcome.end_ps]

@@ -15,6 +15,7 @@ from sim.training.step_time import model_flops_per_token
 from sim.training.step_time_layer import peak_of
 from sim.training.summary_learning import learning_cautions, learning_metrics, missing_learning
 from sim.training.summary_metrics import TRAINING_METRICS
+from sim.training.sync import SYNC
 from sim.verdict import Verdict, Word
 
 Numbers = dict[str, float | None]
@@ -101,7 +102,7 @@ def _times(result: TrainingResult) -> Numbers:
 def _clean_ps(result: TrainingResult) -> int:
     """The run without what failures and checkpoints took."""
     lost = int(result.failures.lost_ps.sum() + result.failures.restart_ps.sum()) + result.checkpoint_ps
-    is_whole = result.scenario.sync.scheme not in ("ssp", "asp", "k_async")
+    is_whole = not SYNC[result.scenario.sync.scheme].is_asynchronous
     return int(result.outcome.update_ps[-1]) - (lost if is_whole else 0)
 
 
@@ -167,7 +168,7 @@ def _failures(result: TrainingResult) -> Numbers:
     """What failures and checkpoints took: of a synchronous job of everyone's time, else of one worker's."""
     ledger = result.failures
     lost = float(ledger.lost_ps.sum() + ledger.restart_ps.sum()) + result.checkpoint_ps
-    if result.scenario.sync.scheme in ("ssp", "asp", "k_async"):
+    if SYNC[result.scenario.sync.scheme].is_asynchronous:
         lost /= result.scenario.training.num_workers
     share = lost / max(1, int(result.outcome.update_ps[-1]))
     if result.scenario.failures is None:

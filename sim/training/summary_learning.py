@@ -5,6 +5,7 @@ from __future__ import annotations
 from sim.cautions import Caution
 from sim.training.learning_run import LearningResult, learn_run
 from sim.training.records import TrainingResult
+from sim.training.sync import SYNC
 
 Numbers = dict[str, float | None]
 
@@ -20,7 +21,7 @@ def learnt(result: TrainingResult) -> LearningResult | None:
     scenario = result.scenario
     if scenario.learning is None:
         return None
-    local_steps = scenario.sync.local_steps or 1 if scenario.sync.scheme == "local_sgd" else 1
+    local_steps = SYNC[scenario.sync.scheme].local_steps(scenario.sync)
     return learn_run(
         scenario.learning,
         result.schedule(),

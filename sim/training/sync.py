@@ -1,38 +1,97 @@
 """When a worker may start its next step, and which gradients an update waits for. No clock, no chance.
 
-BSP, SSP and ASP are one gate: a worker may start step k (from 0) when k minus the number of steps that the
-slowest worker has completed is at most the staleness bound (Ho et al. 2013). BSP is 0, ASP has no bound.
-K-sync and K-async count gradients instead (Dutta et al. 2018).
+``SYNC`` is the only place that names a scheme: loader, schema, checks, both simulations, learning and reports
+ask its entry. BSP, SSP and ASP are one gate: a worker may start step k (from 0) when k minus the number of
+steps that the slowest worker has completed is at most the staleness bound (Ho et al. 2013); BSP's bound is 0,
+ASP has none. K-sync and K-async count gradients instead (Dutta et al. 2018).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sim.training.scenario import SyncConfig
+if TYPE_CHECKING:
+    from sim.training.scenario import SyncConfig
 
 UNBOUNDED = 2**62
 
-# The staleness bound of each scheme in which a worker's step goes through the gate.
-SYNC: Mapping[str, Callable[[SyncConfig], int]] = {
-    "bsp": lambda sync: 0,
-    "ssp": lambda sync: sync.staleness_bound or 0,
-    "asp": lambda sync: UNBOUNDED,
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheme:
+    """A synchronisation scheme: everything that anybody asks about it.
+
+    Workers of a synchronous scheme all begin anew at an update. Those of an asynchronous one go on by
+    themselves: behind the gate of ``staleness_bound``, each gradient an update of its own, or, with
+    ``waits_for_update``, when the update of ``num_awaited`` gradients that theirs is in has been made.
+    """
+
+    meaning: str
+    keys: tuple[str, ...] = ()  # of ``sync``: needed by it, refused where no such scheme is chosen
+    is_asynchronous: bool = False
+    staleness_bound: Callable[[SyncConfig], int] = lambda sync: 0
+    num_awaited: Callable[[SyncConfig, int], int] = lambda sync, num_workers: num_workers  # per update
+    local_steps: Callable[[SyncConfig], int] = lambda sync: 1  # between two exchanges
+    waits_for_update: bool = False
+    drops_gradients: bool = False  # a synchronous update cancels the steps that it does not wait for
+    averages_weights: bool = False  # in place of gradients
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether every worker brings its share of every exchange, as a collective needs."""
+        return not self.is_asynchronous and not self.drops_gradients
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every step is one synchronous update by all workers: BSP."""
+        return self.takes_all and not self.averages_weights
+
+    @property
+    def changes_learning(self) -> bool:
+        """Whether updates use other gradients than BSP's, so that a step is worth more or less."""
+        return self.is_asynchronous or self.averages_weights
+
+
+SYNC: dict[str, Scheme] = {
+    "bsp": Scheme(meaning="bound 0"),
+    "ssp": Scheme(
+        meaning="bound staleness_bound",
+        keys=("staleness_bound",),
+        is_asynchronous=True,
+        staleness_bound=lambda sync: sync.staleness_bound or 0,
+    ),
+    "asp": Scheme(meaning="no bound", is_asynchronous=True, staleness_bound=lambda sync: UNBOUNDED),
+    "k_sync": Scheme(
+        meaning="the first num_workers - backup_workers gradients, the rest is cancelled",
+        keys=("backup_workers",),
+        num_awaited=lambda sync, num_workers: num_workers - (sync.backup_workers or 0),
+        drops_gradients=True,
+    ),
+    "k_async": Scheme(
+        meaning="an update per num_required gradients, the rest goes on",
+        keys=("num_required",),
+        is_asynchronous=True,
+        num_awaited=lambda sync, num_workers: sync.num_required or num_workers,
+        waits_for_update=True,
+    ),
+    "local_sgd": Scheme(
+        meaning="weights are averaged every local_steps",
+        keys=("local_steps",),
+        local_steps=lambda sync: sync.local_steps or 1,
+        averages_weights=True,
+    ),
 }
 
 
-def may_start(step: int, slowest_completed: int, staleness_bound: int) -> bool:
-    """The gate."""
-    return step - slowest_completed <= staleness_bound
+def schemes_with(key: str) -> str:
+    """The names of the schemes that need this key of ``sync``."""
+    return schemes_where(lambda scheme: key in scheme.keys)
 
 
-def num_awaited(sync: SyncConfig, num_workers: int) -> int:
-    """Gradients that one update of a synchronous scheme or of K-async waits for."""
-    if sync.scheme == "k_sync":
-        return num_workers - (sync.backup_workers or 0)
-    if sync.scheme == "k_async":
-        return sync.num_required or num_workers
-    return num_workers
+def schemes_where(holds: Callable[[Scheme], bool]) -> str:
+    """The names of these schemes, for an error's "allowed"."""
+    return ", ".join(name for name, scheme in SYNC.items() if holds(scheme))
 
 
 class Gate:

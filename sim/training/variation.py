@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sim.elementary import exp_of
 from sim.errors import ScenarioError
 from sim.records import PS_PER_S, Int64
 from sim.rng import stream
+from sim.training.delays import DELAYS
 from sim.training.scenario_variation import DataLoaderStall, MarkovSlow, RecordedTimes, StepVariation
 from sim.workload.csv_files import read_column
 from sim.workload.distributions import Place, draw_values
@@ -88,7 +88,7 @@ class StepTimes:
         variation, nominal = self._variation, float(self._nominal_s[worker])
         if self._recorded is not None:
             return _replayed(self._recorded, worker, nominal)
-        draw = _LAWS[variation.law]
+        draw = DELAYS[variation.law].draw
         rng = stream(self._seed, f"step time {worker}")
         markov = variation.markov and _Spells(variation.markov, stream(self._seed, f"slow spells {worker}"))
 
@@ -152,43 +152,6 @@ def slowdowns(variation: StepVariation, num_workers: int) -> Float64:
     for one in variation.slow_workers:
         factors[one.worker] *= one.slowdown
     return factors
-
-
-def _none(variation: StepVariation, rng: np.random.Generator, count: int) -> Float64:
-    return np.ones(count)
-
-
-def _exponential(variation: StepVariation, rng: np.random.Generator, count: int) -> Float64:
-    return rng.standard_exponential(count)
-
-
-def _shifted_exponential(variation: StepVariation, rng: np.random.Generator, count: int) -> Float64:
-    share = variation.random_fraction
-    return (1 - share) + share * rng.standard_exponential(count)
-
-
-def _uniform(variation: StepVariation, rng: np.random.Generator, count: int) -> Float64:
-    return rng.uniform(variation.min or 0.0, variation.max or 1.0, count)
-
-
-def _lognormal(variation: StepVariation, rng: np.random.Generator, count: int) -> Float64:
-    sigma = variation.sigma or 0.0
-    return exp_of(sigma * rng.standard_normal(count) - sigma * sigma / 2)
-
-
-def _pareto(variation: StepVariation, rng: np.random.Generator, count: int) -> Float64:
-    alpha = variation.alpha or 2.0
-    return (alpha - 1) / alpha * exp_of(rng.standard_exponential(count) / alpha)
-
-
-_LAWS: dict[str, Callable[[StepVariation, np.random.Generator, int], Float64]] = {
-    "none": _none,
-    "exponential": _exponential,
-    "shifted_exponential": _shifted_exponential,
-    "uniform": _uniform,
-    "lognormal": _lognormal,
-    "pareto": _pareto,
-}
 
 
 class _Spells:

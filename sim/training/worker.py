@@ -75,7 +75,7 @@ class Asynchronous:
         self._version_of = [0] * job.num_workers
         self._go: dict[int, Event] = {}
         exchange = job.exchange
-        is_server = exchange.algorithm == "parameter_server"
+        is_server = exchange.is_server
         self._nic = ServerNic(self.clock, exchange.occupies_ps, exchange.takes_ps) if is_server else None
         self._stop = self.clock.event()
 
@@ -117,7 +117,7 @@ class Asynchronous:
         """A gradient has arrived: apply it, and let go whom that releases."""
         trail, job = self.trail, self.job
         trail.gradients.append((self.clock.now_ps, worker, version))
-        if job.scheme == "k_async":
+        if job.scheme.waits_for_update:
             self._batch.append(worker)
             released = sorted(self._batch) if len(self._batch) == job.num_awaited else []
             if released:
@@ -199,7 +199,7 @@ class _Update:
     def _begin(self, worker: int) -> Steps:
         """What stands between the update before and this worker's computation."""
         job, exchange = self.job, self.job.exchange
-        if exchange.algorithm == "parameter_server":
+        if exchange.is_server:
             yield from self.nic.pull()
         elif self.index and exchange.after_update_ps:
             yield self.clock.timeout(int(job.optimizer_ps.max()) + exchange.after_update_ps)
@@ -240,7 +240,7 @@ class _Update:
 
     def _push(self, worker: int) -> Steps:
         """The gradient's way to the server; the update comes with the last one awaited."""
-        if self.job.exchange.algorithm == "parameter_server":
+        if self.job.exchange.is_server:
             yield from self.nic.push()
         self.num_pushed += 1
         if self.num_pushed <= self.job.num_awaited:
@@ -256,7 +256,6 @@ class _Update:
 
 def simulate_events(job: Job, max_steps: int) -> Trail:
     """The first ``max_steps`` steps of every worker (asynchronous: as many gradients), event by event."""
-    is_gated = job.scheme in ("ssp", "asp", "k_async")
-    if is_gated:
+    if job.scheme.is_asynchronous:
         return Asynchronous(job, max(1, min(job.num_gradients, max_steps * job.num_workers))).run()
     return Synchronous(job, min(job.num_steps, max_steps)).run()

@@ -15,7 +15,7 @@ from training_jobs import VARIATIONS
 from sim.hardware import load_hardware
 from sim.training.attribution import OPERATIONS, Attribution, attribute
 from sim.training.job import plan_job
-from sim.training.run import ASYNCHRONOUS, run_training
+from sim.training.run import run_training
 from sim.training.scenario import (
     ComputeConfig,
     ExchangeConfig,
@@ -24,6 +24,7 @@ from sim.training.scenario import (
     TrainingScenario,
 )
 from sim.training.scenario_variation import Failures, SlowLink, SlowWorker, StepVariation
+from sim.training.sync import SYNC
 
 A100 = load_hardware("a100-sxm-80gb")
 HERE = Path(".")
@@ -79,7 +80,7 @@ def test_the_parts_are_the_whole(given: TrainingScenario) -> None:
     run = run_training(given, variant="", seed=1, base_dir=HERE, record_block_map=False)
     assert found.total_ps == int(run.outcome.update_ps[-1])
     if found.by_worker is None:
-        assert given.sync.scheme in ASYNCHRONOUS
+        assert SYNC[given.sync.scheme].is_asynchronous
     else:
         named = ("slow links", "slower workers", "data loader")
         assert sum(found.by_worker) == sum(found.by_operation[name] for name in named)

@@ -73,7 +73,7 @@ def test_a_late_rank_holds_the_ring_back_chunk_by_chunk(
 def test_chunks_of_workers_without_variation_are_the_closed_form() -> None:
     n, latency, transfer = 8, 10**6, 10**8
     exchange = Exchange(
-        algorithm="ring",
+        pattern="all_reduce",
         buckets=((0.5, 14 * (latency + transfer)), (1.0, 14 * (latency + transfer))),
         chunks=((latency, transfer),) * 2,
     )
@@ -85,7 +85,7 @@ def test_chunks_of_workers_without_variation_are_the_closed_form() -> None:
 def test_a_straggler_costs_a_ring_as_much_as_a_barrier_but_for_latency(latency: int) -> None:
     """The last rank sends 2(n-1) chunks itself: all that is gained is latency of chunks that wait."""
     exchange = Exchange(
-        algorithm="ring", buckets=((1.0, 14 * (10**10 + latency)),), chunks=((latency, 10**10),)
+        pattern="all_reduce", buckets=((1.0, 14 * (10**10 + latency)),), chunks=((latency, 10**10),)
     )
     vary = StepVariation(law="exponential")
     chunks = run_chunks(job(8, 200, exchange=exchange, variation=vary)).update_ps
@@ -114,21 +114,21 @@ def test_ddp_overlap_is_the_recursion(buckets: list[tuple[int, int]]) -> None:
     done = overlap(ready, spent)
     assert done[-1] == max(ready[k] + sum(spent[k:]) for k in range(len(ready)))
     fractions = tuple((r / 1000, d * 10**9) for r, d in buckets)
-    exchange = Exchange(algorithm="nccl", buckets=fractions)
+    exchange = Exchange(pattern="all_reduce", buckets=fractions)
     share = np.full(3, 1.0)
     outcome = run_synchronous(job(3, 1, exchange=exchange, backward_share=share, nominal_s=np.ones(3)))
     assert int(outcome.update_ps[0]) == max(S, done[-1] * 10**9)
 
 
 def test_no_overlap_adds_the_whole_exchange() -> None:
-    exchange = Exchange(algorithm="nccl", buckets=((0.2, 10**9), (1.0, 2 * 10**9)), overlap=False)
+    exchange = Exchange(pattern="all_reduce", buckets=((0.2, 10**9), (1.0, 2 * 10**9)), overlap=False)
     assert run_synchronous(job(4, 1, exchange=exchange)).update_ps.tolist() == [S + 3 * 10**9]
 
 
 def test_a_parameter_server_carries_every_gradient_and_the_weights_back() -> None:
     """2 n S/(k B) after n workers at once, the weights pulled before, the gradients pushed after."""
     n, occupies = 16, 10**9
-    exchange = Exchange(algorithm="parameter_server", occupies_ps=occupies, takes_ps=occupies)
+    exchange = Exchange(pattern="server", occupies_ps=occupies, takes_ps=occupies)
     steps = np.diff(run_synchronous(job(n, 5, exchange=exchange)).update_ps)
     # Pulls come one after another and so do the computations' ends: the pushes hide behind them.
     assert steps.tolist() == [S + (n + 1) * occupies] * 4

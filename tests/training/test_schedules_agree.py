@@ -21,7 +21,7 @@ from sim.training.worker import simulate_events
 MS = 10**9
 SERVERS = st.builds(
     lambda occupies, rest, late: Exchange(
-        algorithm="parameter_server",
+        pattern="server",
         occupies_ps=occupies * 50 * MS,
         takes_ps=(occupies + rest) * 50 * MS,
         link_ps=((0, late * 130 * MS),) if late else (),
@@ -36,7 +36,7 @@ BUCKETS = st.lists(
 
 
 def collective(buckets: list[tuple[float, int]], overlap: bool) -> Exchange:
-    return Exchange(algorithm="nccl", buckets=tuple(sorted(buckets)), overlap=overlap)
+    return Exchange(pattern="all_reduce", buckets=tuple(sorted(buckets)), overlap=overlap)
 
 
 @st.composite
@@ -54,7 +54,7 @@ def jobs(draw: st.DrawFn, schemes: tuple[str, ...], has_collectives: bool) -> Jo
         "local_steps": draw(st.integers(1, 4)) if scheme == "local_sgd" else 1,
         "staleness_bound": {"asp": UNBOUNDED, "ssp": draw(st.integers(0, 4))}.get(scheme, 0),
     }
-    if exchange.algorithm != "parameter_server":
+    if not exchange.is_server:
         changes["optimizer_ps"] = draw(st.integers(0, 2)) * 70 * MS * np.arange(n, dtype=np.int64)
     return job(n, draw(st.integers(1, 12)), scheme, **changes)
 
@@ -93,12 +93,12 @@ def test_workers_that_die_do_so_at_the_same_moment(made: Job, mtbf_s: int) -> No
 @given(jobs(("bsp", "ssp", "asp", "k_sync", "k_async", "local_sgd"), True))
 def test_a_worker_s_time_adds_up(made: Job) -> None:
     """Computing, stalls, waiting and exchange are never negative and never more than the run."""
-    is_sync = made.scheme in ("bsp", "k_sync", "local_sgd")
-    outcome = run_synchronous(made) if is_sync else run_asynchronous(made)[0]
+    is_alone = made.scheme.is_asynchronous
+    outcome = run_asynchronous(made)[0] if is_alone else run_synchronous(made)
     workers = outcome.workers
     parts = [workers.compute_ps, workers.data_stall_ps, workers.wait_ps, workers.exchange_ps]
     parts += [workers.optimizer_ps, workers.lost_ps]
     assert all((part >= 0).all() for part in parts)
-    assert (sum(parts) <= outcome.end_ps).all() or made.scheme == "k_sync"
+    assert (sum(parts) <= outcome.end_ps).all() or made.scheme.drops_gradients
     used = int(workers.num_steps.sum())
     assert used == (outcome.gradients.update.size if outcome.gradients else made.num_workers * made.num_steps)

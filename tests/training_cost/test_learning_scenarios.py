@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +19,7 @@ from sim.report.markdown import render_markdown
 from sim.report.training_learning_figures import mean_curve
 from sim.run import run_scenario
 from sim.training.learning import learn, single_gradient_schedule
-from sim.training.learning_problems import PROBLEMS, NoisyQuadratic
-from sim.training.learning_run import LearningConfig
+from sim.training.learning_problems import NoisyQuadratic
 from sim.training.learning_theory import largest_stable_rate
 
 GOOD: dict[str, Any] = {
@@ -170,11 +169,6 @@ def test_the_report_of_a_quadratic_gives_the_exact_bound(tmp_path: Path) -> None
     markdown = render_markdown(report_of(answer))
     assert "| bsp | 0.3 | 0 | 2 |" in markdown
     assert "| asp | 0.3 | 2 | 0.618 |" in markdown
-
-
-def test_every_problem_has_a_name_in_the_scenario() -> None:
-    named = get_args(get_type_hints(LearningConfig)["problem"])
-    assert set(named) == set(PROBLEMS)
 
 
 def test_curves_are_averaged_as_far_as_the_shortest_goes() -> None:
