@@ -55,12 +55,13 @@ def test_a_new_kernel_is_rehearsed_and_its_rows_are_read(dummy: str, tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not HAS_TRITON, reason="needs torch and Triton: pip install -e '.[calibrate]'")
 @pytest.mark.parametrize(
     ("file", "expected"), [("under_interpreter.py", "4 passed"), ("ahead_of_time.py", "6 passed")]
 )
 def test_the_kernels_tests_run_the_new_one(file: str, expected: str, tmp_path: Path) -> None:
     """Interpreter: two sizes in two types; compiled: two types for three architectures."""
+    if not HAS_TRITON:
+        pytest.skip("needs torch and Triton: pip install -e '.[calibrate]'")
     (tmp_path / "with_dummy.py").write_text(PLUGIN, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(tmp_path)])}
     if file == "under_interpreter.py":
