@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -101,7 +100,7 @@ def nominal_step(scenario: TrainingScenario, hardware: HardwareProfile) -> Worke
     if is_priced(scenario):
         priced = worker_step(step_shape(scenario, hardware))
         given = scenario.compute.gradient_bytes
-        return priced if given is None else replace(priced, **_evenly(priced, given))
+        return priced if given is None else replace(priced, gradient_bytes=_evenly(priced, given))
     return given_step(scenario)
 
 
@@ -130,10 +129,10 @@ def _gradient_sizes(scenario: TrainingScenario) -> tuple[int, ...]:
     return tuple(total * (i + 1) // count - total * i // count for i in range(count))
 
 
-def _evenly(step: WorkerStep, total: int) -> dict[str, Any]:
+def _evenly(step: WorkerStep, total: int) -> tuple[int, ...]:
     """``total`` gradient bytes over the parts of ``step``, in proportion."""
     held = step.total_gradient_bytes or 1
-    return {"gradient_bytes": tuple(size * total // held for size in step.gradient_bytes)}
+    return tuple(size * total // held for size in step.gradient_bytes)
 
 
 def _slowed_by_overlap(step: WorkerStep, exchange: Exchange) -> WorkerStep:

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
 
-from simpy import Environment, Resource
+from simpy import Environment, Event, Resource
 
 from sim.hardware import Link
 
@@ -42,15 +41,15 @@ class ServerNic:
         self._occupies_ps, self._takes_ps = occupies_ps, takes_ps
         self._inbound, self._outbound = Resource(env, 1), Resource(env, 1)
 
-    def push(self) -> Generator[Any, Any, None]:
+    def push(self) -> Generator[Event, object, None]:
         """A gradient's way into the server, queueing included."""
         yield from self._carry(self._inbound)
 
-    def pull(self) -> Generator[Any, Any, None]:
+    def pull(self) -> Generator[Event, object, None]:
         """The weights' way back."""
         yield from self._carry(self._outbound)
 
-    def _carry(self, direction: Resource) -> Generator[Any, Any, None]:
+    def _carry(self, direction: Resource) -> Generator[Event, object, None]:
         with direction.request() as turn:
             yield turn
             yield self._env.timeout(self._occupies_ps)

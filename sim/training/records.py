@@ -76,7 +76,6 @@ class Outcome:
     no_stall_ps: int
     slowdown_by_worker: tuple[float, ...]  # as if all other workers took the mean time
     num_cancelled: int = 0
-    num_events: int = 0
     ring_sends: RingSendColumns | None = None
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from sim.errors import ScenarioError
@@ -13,11 +11,11 @@ from sim.training.job import Job
 from sim.training.job_asynchronous import run_asynchronous
 from sim.training.job_chunks import run_chunks
 from sim.training.job_synchronous import run_synchronous
-from sim.training.records import Outcome, no_failures
+from sim.training.records import FailureColumns, Outcome, no_failures
 from sim.training.variation import MAX_RUN_S
 
 
-def bounded_schedule(job: Job) -> tuple[Outcome, Any]:
+def bounded_schedule(job: Job) -> tuple[Outcome, FailureColumns]:
     """``schedule``, as long as its moments are picoseconds of 64 bits."""
     try:
         outcome, failures = schedule(job)
@@ -38,7 +36,7 @@ def _too_long(job: Job) -> ScenarioError:
     )
 
 
-def schedule(job: Job) -> tuple[Outcome, Any]:
+def schedule(job: Job) -> tuple[Outcome, FailureColumns]:
     """When every update happens, and an asynchronous job's failures."""
     failures = no_failures()
     if job.exchange.chunks:

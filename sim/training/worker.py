@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from simpy import Event
+from simpy import Environment, Event, Timeout
+from simpy.core import SimTime
+from simpy.events import NORMAL, EventPriority
 
-from sim.serving.clock import Clock
 from sim.training.failures import Mishaps
 from sim.training.job import Job
 from sim.training.parameter_server import ServerNic
 from sim.training.records import WorkerStepColumns
 from sim.training.sync import Gate
 
-Steps = Generator[Any, Any, None]
+Steps = Generator[Event, object, None]
 Row = tuple[int, int, int, int, int, int, int]
 
 
@@ -32,7 +32,6 @@ class Trail:
     gradients: list[tuple[int, int, int]] = field(default_factory=list)  # (time, worker, version read)
     updates: list[int] = field(default_factory=list)
     wait_ps: dict[int, int] = field(default_factory=dict)
-    num_events: int = 0
 
     def columns(self) -> WorkerStepColumns:
         """The rows in order of worker and step."""
@@ -52,23 +51,35 @@ class Trail:
         )
 
 
-class Ranked(Clock):
-    """A clock on which a process can say after whom it acts at one instant."""
+class Moments(Environment):
+    """SimPy's environment on which a process can say after whom it acts at one instant. Times are whole."""
 
-    def sleep(self, delay_ps: int, rank: int) -> Event:
-        """An event after ``delay_ps``; among those of one instant by ``rank``, after all plain ones."""
-        return self.after(delay_ps, _nothing, rank)
+    def __init__(self) -> None:
+        super().__init__(initial_time=0)
+        self._rank = 0
 
+    @property
+    def now_ps(self) -> int:
+        """The current time."""
+        return int(self.now)
 
-def _nothing(event: Any) -> None:
-    return None
+    def sleep(self, delay_ps: int, rank: int) -> Timeout:
+        """A timeout; among the events of one instant by ``rank``, after all plain ones."""
+        self._rank = rank
+        timeout = self.timeout(delay_ps)
+        self._rank = 0
+        return timeout
+
+    def schedule(self, event: Event, priority: EventPriority = NORMAL, delay: SimTime = 0) -> None:
+        """SimPy's own, with the rank on top of the priority."""
+        super().schedule(event, EventPriority(priority + self._rank), delay)
 
 
 class Asynchronous:
     """BSP, SSP, ASP (a gate) and K-async (a count) on a parameter server or without exchange."""
 
     def __init__(self, job: Job, max_gradients: int) -> None:
-        self.job, self.clock, self.trail = job, Ranked(), Trail()
+        self.job, self.clock, self.trail = job, Moments(), Trail()
         self._limit = max_gradients
         self._gate = Gate(job.num_workers, job.staleness_bound)
         self._batch: list[int] = []
@@ -137,7 +148,7 @@ class Synchronous:
     """Every update waits for so many workers: BSP by collective or server, K-sync, local SGD."""
 
     def __init__(self, job: Job, max_steps: int) -> None:
-        self.job, self.clock, self.trail = job, Ranked(), Trail()
+        self.job, self.clock, self.trail = job, Moments(), Trail()
         self._num_steps = max_steps
         self._pairs = [job.times.pairs_of(worker) for worker in range(job.num_workers)]
         self.link_ps: list[int] = job.link_ps.tolist()
