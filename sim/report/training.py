@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from sim.answer_line import answer_line
 from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, Section, text_table
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from sim.training.records import TrainingResult
     from sim.training.scenario import TrainingScenario
 
+    Runs = Mapping[str, Sequence[TrainingResult]]
+
 NOT_MODELLED = (
     "The network beyond its links: switches, congestion, other jobs.",
     "Servers' arithmetic and memory (it hides behind their NICs), and gradients cut into interleaved pieces.",
@@ -35,7 +37,7 @@ NOT_MODELLED = (
 
 def build_report(answer: Answer[TrainingScenario, TrainingResult]) -> Report:
     """Question, decision table, where the time goes, who is to blame, limits, how to reproduce."""
-    runs: Any = answer.results
+    runs = answer.results
     shown = lanes(answer.comparison.variants)
     pictures = [
         split_picture(runs, shown),
@@ -65,7 +67,7 @@ def build_report(answer: Answer[TrainingScenario, TrainingResult]) -> Report:
     )
 
 
-def _scaling(runs: Any, shown: Sequence[Lane]) -> list[Section]:
+def _scaling(runs: Runs, shown: Sequence[Lane]) -> list[Section]:
     """The job with other numbers of workers, where the scenario asks."""
     pictures = scaling_pictures(runs, shown)
     if not pictures:
@@ -73,7 +75,7 @@ def _scaling(runs: Any, shown: Sequence[Lane]) -> list[Section]:
     return [Section(title="How far it scales", blocks=scaling_blocks(runs), pictures=pictures)]
 
 
-def _memory(runs: Any, shown: Sequence[Lane]) -> list[Section]:
+def _memory(runs: Runs, shown: Sequence[Lane]) -> list[Section]:
     """What a GPU holds through a step, where there is a model."""
     pictures = memory_pictures(runs, shown)
     if not pictures:
@@ -84,7 +86,7 @@ def _memory(runs: Any, shown: Sequence[Lane]) -> list[Section]:
 def _question(answer: Answer[TrainingScenario, TrainingResult]) -> Section:
     from sim.report.question import scenario_word
 
-    base: Any = answer.file.base
+    base = answer.file.base
     job, sync, exchange = base.training, base.sync, base.exchange
     model = base.model.name if base.model else "none: times are given"
     rows = [
@@ -101,11 +103,11 @@ def _question(answer: Answer[TrainingScenario, TrainingResult]) -> Section:
     return Section(title="The question as understood", blocks=(Facts(rows=tuple(rows)),))
 
 
-def _gpus(base: Any) -> int:
+def _gpus(base: TrainingScenario) -> int:
     return int(base.training.tensor_parallel_size * base.training.pipeline_parallel_size)
 
 
-def _step(base: Any) -> str:
+def _step(base: TrainingScenario) -> str:
     job = base.training
     given = base.compute.compute_s
     told = f"{format_s(given)} of computing, given" if given is not None else "priced from the profile"

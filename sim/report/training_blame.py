@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sim.records import PS_PER_S
 from sim.report.blocks import Block, Prose, text_table
@@ -36,7 +36,7 @@ def blame(answer: Answer[TrainingScenario, TrainingResult]) -> list[Block]:
     base_dir = Path(answer.file.path).resolve().parent
     found = {
         name: attribute(results[0].scenario, results[0].seed, base_dir)
-        for name, results in _results(answer).items()
+        for name, results in answer.results.items()
     }
     shown = [one for one in OPERATIONS if any(parts.by_operation[one] for parts in found.values())]
     rows = [
@@ -58,12 +58,8 @@ def blame(answer: Answer[TrainingScenario, TrainingResult]) -> list[Block]:
     return blocks
 
 
-def _results(answer: Answer[TrainingScenario, TrainingResult]) -> Any:
-    return answer.results
-
-
 def _cut(answer: Answer[TrainingScenario, TrainingResult], found: dict[str, Attribution]) -> str:
-    steps = {name: results[0].scenario.training.num_steps for name, results in _results(answer).items()}
+    steps = {name: results[0].scenario.training.num_steps for name, results in answer.results.items()}
     short = [name for name, parts in found.items() if parts.num_steps < steps[name]]
     if not short:
         return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sim.report.blocks import Block, Prose, Section, text_table
 from sim.report.figures import digits, lanes, seconds
@@ -34,7 +34,7 @@ HEADER = (
 
 def learning_section(answer: Answer[TrainingScenario, TrainingResult]) -> Section | None:
     """The efficiencies as a table and a picture, the loss curves; None where no run learns."""
-    results: Any = answer.results
+    results = answer.results
     runs: Runs = {name: found for name, found in results.items() if found[0].learning is not None}
     if not runs:
         return None
