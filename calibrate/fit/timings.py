@@ -14,7 +14,8 @@ import numpy as np
 from calibrate.fit.rows import MeasuredRow, Measurements
 from calibrate.kernel_timings import NEVER_HOT, KernelTimings, Rows, head_groups, number_groups
 from calibrate.measure.points import size_text
-from sim.cost.laws.device import Floats, device_of
+from sim.cost.law_times import device_of
+from sim.cost.laws.device import Floats
 from sim.cost.laws.registry import OPERATORS
 from sim.hardware import HardwareProfile
 

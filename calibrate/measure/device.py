@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# A part of torch's name of the device, and our profile of it.
-PROFILES: Mapping[str, str] = {
-    "H200": "h200-sxm-141gb",
-    "H100 80GB HBM3": "h100-sxm-80gb",
-    "H100 PCIe": "h100-pcie-80gb",
-    "A100-SXM4-80GB": "a100-sxm-80gb",
-    "A100-SXM4-40GB": "a100-sxm-40gb",
-    "A100 80GB PCIe": "a100-pcie-80gb",
-    "A100-PCIE-40GB": "a100-pcie-40gb",
-    "B200": "b200-sxm-180gb",
-    "L40S": "l40s",
-    "RTX 4090": "rtx-4090",
-    "RTX 3090": "rtx-3090",
-}
+from sim.hardware import hardware_names
+
 QUERY = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "driver_version")
 STATE = ("sm_clock_hz", "memory_clock_hz", "temperature_c", "power_w")
 SECONDS_BETWEEN_QUERIES = 1.0  # asking takes some 50 ms
@@ -44,8 +32,21 @@ def device_name() -> str:
 
 
 def profile_of(name: str) -> str | None:
-    """The shipped profile of a device of this name."""
-    return next((profile for part, profile in PROFILES.items() if part in name), None)
+    """The shipped profile of a device that torch calls ``name``, by the words that both have.
+
+    "NVIDIA A100-SXM4-80GB" is a100-sxm-80gb. The chip's word (a100; rtx 4090) must be there; where
+    nothing tells a board from its PCIe sister ("H100 80GB HBM3"), it is not on PCIe.
+    """
+    words = re.findall(r"[a-z]+\d*\w*|\d+\w*", name.lower())
+    best: tuple[int, int, str] | None = None
+    for profile in hardware_names():
+        parts = profile.split("-")
+        chip = parts if parts[0] == "rtx" else parts[:1]
+        if not all(one in words for one in chip):
+            continue
+        shared = sum(any(word.startswith(part) for word in words) for part in parts)
+        best = max(best or (-1, 0, ""), (shared, -("pcie" in parts), profile))
+    return best[2] if best else None
 
 
 def versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sim.cost.laws.device import Device, Floats, device_of
+from sim.cost.laws.device import Device, Floats
 from sim.cost.laws.experts import experts_hit
 from sim.cost.laws.registry import LAWS, OPERATORS
 from sim.hardware import HardwareProfile
@@ -53,6 +53,18 @@ def as_arrays(sizes: Mapping[str, Floats | float]) -> dict[str, Floats]:
     """Every size as an array of one shape."""
     arrays = np.broadcast_arrays(*[np.asarray(one, float) for one in sizes.values()])
     return dict(zip(sizes, arrays, strict=True))
+
+
+def device_of(hardware: HardwareProfile, peak: str) -> Device:
+    """The limits of ``hardware`` for operators in the type ``peak``."""
+    link = hardware.intra_node
+    return Device(
+        sm_count=hardware.sm_count,
+        flops_per_s=hardware.peak_flops_per_s[peak],
+        hbm_bytes_per_s=hardware.hbm_bytes_per_s,
+        l2_bytes=float(hardware.l2_bytes or 0),
+        link_bytes_per_s=link.bytes_per_s if link else 0.0,
+    )
 
 
 def law_device(hardware: HardwareProfile, operator: str) -> Device:

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.cost.law_times import as_arrays, experts_sizes, gemm_sizes, law_device
+from sim.cost.law_times import as_arrays, device_of, experts_sizes, gemm_sizes, law_device
 from sim.cost.laws.attention import loaded_by_prefill
-from sim.cost.laws.device import Constants, Device, Floats, device_of
+from sim.cost.laws.device import Constants, Device, Floats
 from sim.cost.laws.experts import loaded_by_experts
 from sim.cost.laws.gemm import loaded_bytes
 from sim.cost.laws.registry import LAWS, OPERATORS

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -72,8 +72,8 @@ def tile_columns(result: KernelResult) -> list[Column]:
     ]
 
 
-def _column(name: str, kind: Literal["time", "count", "text"], values: list[Any]) -> Column:
-    dtype: Any = object if kind == "text" else np.int64
+def _column(name: str, kind: Literal["time", "count", "text"], values: Sequence[str | int]) -> Column:
+    dtype = np.dtype(object if kind == "text" else np.int64)
     return Column(name=name, kind=kind, values=np.array(values, dtype=dtype))
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sim.kernel.run import KernelResult
 
 _PS_PER_US = 1_000_000
 
 
-def kernel_trace_events(result: KernelResult) -> dict[str, Any]:
+def kernel_trace_events(result: KernelResult) -> dict[str, object]:
     """Launches always; tiles where the scenario says ``trace: true``."""
-    events: list[dict[str, Any]] = [
+    events: list[dict[str, object]] = [
         {"ph": "M", "pid": 1, "tid": 0, "name": "process_name", "args": {"name": result.variant}}
     ]
     for launch, one in zip(result.plan.launches, result.records, strict=False):
@@ -26,7 +24,9 @@ def kernel_trace_events(result: KernelResult) -> dict[str, Any]:
     }
 
 
-def _slice(name: str, track: int, start_ps: int, end_ps: int, details: dict[str, Any]) -> dict[str, Any]:
+def _slice(
+    name: str, track: int, start_ps: int, end_ps: int, details: dict[str, object]
+) -> dict[str, object]:
     return {
         "ph": "X",
         "pid": 1,

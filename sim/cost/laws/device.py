@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.elementary import power
-from sim.hardware import HardwareProfile
 
 Floats = npt.NDArray[np.float64]
 Sizes = Mapping[str, Floats]
@@ -50,18 +49,6 @@ class KernelLaw:
     sizes: tuple[str, ...]
     constants: Mapping[str, Constant]
     seconds: Callable[[Sizes, Constants, Device], Floats]
-
-
-def device_of(hardware: HardwareProfile, peak: str) -> Device:
-    """The limits of ``hardware`` for operators in the type ``peak``."""
-    link = hardware.intra_node
-    return Device(
-        sm_count=hardware.sm_count,
-        flops_per_s=hardware.peak_flops_per_s[peak],
-        hbm_bytes_per_s=hardware.hbm_bytes_per_s,
-        l2_bytes=float(hardware.l2_bytes or 0),
-        link_bytes_per_s=link.bytes_per_s if link else 0.0,
-    )
 
 
 def soft_max(first: Floats, second: Floats, sharpness: float) -> Floats:

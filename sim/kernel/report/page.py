@@ -5,7 +5,7 @@ What the kernel simulation leaves out: one list, printed in every report.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sim.answer_line import answer_line
 from sim.kernel.gpu import Efficiency
@@ -13,6 +13,7 @@ from sim.kernel.metrics import operation
 from sim.kernel.operations import operation_of
 from sim.kernel.report.curves import curve_pictures
 from sim.kernel.report.pictures import (
+    Runs,
     first_runs,
     gantt_pictures,
     launches_picture,
@@ -48,7 +49,7 @@ NOT_MODELLED = (
 def build_kernel_report(answer: Answer[KernelScenario, KernelResult]) -> Report:
     """Question, decision table, pictures, efficiencies and their errors, limits, how to reproduce."""
     shown = lanes(answer.comparison.variants)
-    runs: Any = answer.results
+    runs: Runs = answer.results
     return Report(
         question=answer.file.base.question,
         answer=answer_line(answer.comparison),
@@ -67,7 +68,7 @@ def build_kernel_report(answer: Answer[KernelScenario, KernelResult]) -> Report:
     )
 
 
-def _pictures(runs: Any, shown: list[Lane], reference: str) -> list[Picture]:
+def _pictures(runs: Runs, shown: list[Lane], reference: str) -> list[Picture]:
     pictures = [
         launches_picture(runs, shown),
         traffic_picture(runs, shown),
