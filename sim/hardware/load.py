@@ -36,7 +36,7 @@ Lender = Callable[[str, Place], Mapping[str, KernelFit]]
 KNOWN_KEYS = ("base", *(one.name for one in fields(HardwareProfile) if one.name != "sources"))
 
 
-def read_profile(given: Mapping[str, Any], place: Place, base: HardwareProfile | None) -> HardwareProfile:
+def read_profile(given: Mapping[str, object], place: Place, base: HardwareProfile | None) -> HardwareProfile:
     """A profile from its YAML mapping, laid over ``base`` where there is one."""
     check_keys(given, KNOWN_KEYS, place, what="a hardware profile")
     values: dict[str, Any] = {"notes": "", "efficiency": {}, "kernels": {}}
@@ -47,7 +47,7 @@ def read_profile(given: Mapping[str, Any], place: Place, base: HardwareProfile |
         reader = Reader(bare_source=given_where(place), sources=dict(base.sources))
     for key, value in given.items():
         if key != "base":
-            values[key] = read_field(reader, key, value, values.get(key), place.child(key))
+            values[key] = read_field(reader, key, value, base, place.child(key))
     check_all_there(values, place)
     values["sources"] = reader.sources
     profile = HardwareProfile(**values)
@@ -61,18 +61,18 @@ def given_where(place: Place) -> str:
     return f"given in {where}, {place.path}" if place.path else f"given in {where}"
 
 
-def read_field(reader: Reader, key: str, value: object, base: Any, place: Place) -> object:
+def read_field(reader: Reader, key: str, value: object, base: HardwareProfile | None, place: Place) -> object:
     """One top-level field of a profile."""
     if key in QUANTITIES:
         return reader.sourced(value, QUANTITIES[key], place, key)
     if key in LINKS:
-        return reader.link(value, base, place, key)
+        return reader.link(value, getattr(base, key, None), place, key)
     if key == "peak_flops_per_s":
-        return reader.peaks(value, base or {}, place)
+        return reader.peaks(value, base.peak_flops_per_s if base else {}, place)
     if key == "efficiency":
-        return reader.curves(value, base or {}, place)
+        return reader.curves(value, base.efficiency if base else {}, place)
     if key == "kernels":
-        kernels = read_kernels(value, base or {}, place, lender_kernels)
+        kernels = read_kernels(value, base.kernels if base else {}, place, lender_kernels)
         reader.sources.update({f"kernels.{name}": one.fitted_on for name, one in kernels.items()})
         return kernels
     if key == "compute_capability" and value == UNKNOWN:
@@ -83,7 +83,7 @@ def read_field(reader: Reader, key: str, value: object, base: Any, place: Place)
     return value.strip()
 
 
-def check_all_there(values: dict[str, Any], place: Place) -> None:
+def check_all_there(values: Mapping[str, object], place: Place) -> None:
     """Every field must be there; what nobody knows says ``unknown``."""
     absent = [one.name for one in fields(HardwareProfile) if one.name not in values and one.name != "sources"]
     if absent:
@@ -125,7 +125,9 @@ def read_file(file: Path, *, above: tuple[Path, ...] = ()) -> HardwareProfile:
     return read_mapping(load_yaml(file), place, above=(*above, file.resolve()))
 
 
-def read_mapping(given: Mapping[str, Any], place: Place, *, above: tuple[Path, ...] = ()) -> HardwareProfile:
+def read_mapping(
+    given: Mapping[str, object], place: Place, *, above: tuple[Path, ...] = ()
+) -> HardwareProfile:
     """A profile written out, or the differences from its ``base``."""
     if "base" not in given:
         return read_profile(given, place, None)
@@ -211,7 +213,7 @@ def read_fit(operator: str, given: object, place: Place, lender: Lender) -> Kern
     )
 
 
-def borrowed(operator: str, parts: Mapping[str, Any], place: Place, lender: Lender) -> KernelFit:
+def borrowed(operator: str, parts: Mapping[str, object], place: Place, lender: Lender) -> KernelFit:
     """Another device's constants."""
     if len(parts) > 1:
         raise place.error(
@@ -235,13 +237,15 @@ def read_constants(law: str, given: object, place: Place) -> Mapping[str, float]
     absent = [name for name, one in bounds.items() if name not in table and one.absent is None]
     if absent:
         raise place.error(f"missing: {', '.join(absent)}")
+    found = {name: one.absent for name, one in bounds.items() if one.absent is not None}
     for name, value in table.items():
         one = bounds[name]
-        is_within = is_number(value) and one.low * 0.999 <= value <= one.high * 1.001
-        if not is_within and value != one.absent:
+        if is_number(value) and (one.low * 0.999 <= value <= one.high * 1.001 or value == one.absent):
+            found[name] = float(value)
+        else:
             allowed = f"{one.low:g} to {one.high:g} {one.unit} ({one.meaning})".replace("  ", " ")
             raise place.child(name).error("not a plausible constant", given=value, allowed=allowed)
-    return {name: float(table.get(name, one.absent)) for name, one in bounds.items()}
+    return {name: found[name] for name in bounds}
 
 
 def read_sizes(law: str, given: object, place: Place) -> Mapping[str, tuple[float, float]]:
@@ -251,14 +255,15 @@ def read_sizes(law: str, given: object, place: Place) -> Mapping[str, tuple[floa
     table = check_keys(given, LAWS[law].sizes, place, what=f"sizes of {law}")
     sizes: dict[str, tuple[float, float]] = {}
     for name, pair in table.items():
-        is_pair = isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair))
-        if not is_pair or not 0 <= pair[0] <= pair[1]:
+        numbers = [one for one in pair if is_number(one)] if isinstance(pair, list) else []
+        is_pair = isinstance(pair, list) and len(pair) == len(numbers) == 2
+        if not is_pair or not 0 <= numbers[0] <= numbers[1]:
             raise place.child(name).error("expected [smallest, largest]", given=pair)
-        sizes[name] = (float(pair[0]), float(pair[1]))
+        sizes[name] = (float(numbers[0]), float(numbers[1]))
     return sizes
 
 
-def read_error(parts: Mapping[str, Any], key: str, place: Place) -> float:
+def read_error(parts: Mapping[str, object], key: str, place: Place) -> float:
     """A relative error, 0.06 for 6 %."""
     value = parts[key]
     if not is_number(value) or not 0 <= value < 10:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeGuard
 
 from sim.hardware.profile import CURVE_SIZE_UNITS, DTYPES, EfficiencyCurve, Link
 from sim.loading.place import Place
@@ -78,7 +78,7 @@ def read_source(given: object, place: Place) -> str:
     return " ".join(given.split())
 
 
-def check_keys(given: object, allowed: tuple[str, ...], place: Place, *, what: str) -> Mapping[str, Any]:
+def check_keys(given: object, allowed: tuple[str, ...], place: Place, *, what: str) -> Mapping[str, object]:
     """``given`` as a mapping that has only ``allowed`` keys."""
     if not isinstance(given, Mapping):
         raise place.error(f"expected {what}", given=given, allowed=f"a mapping of {', '.join(allowed)}")
@@ -116,7 +116,7 @@ class Reader:
         self.sources[field] = self.source_of({}, place)
         return number
 
-    def source_of(self, given: Mapping[str, Any], place: Place) -> str:
+    def source_of(self, given: Mapping[str, object], place: Place) -> str:
         """The source beside a number; among differences it may be left out."""
         if "source" in given:
             return read_source(given["source"], place.child("source"))
@@ -210,6 +210,6 @@ def read_points(given: object, place: Place) -> tuple[tuple[float, float], ...]:
     return tuple(points)
 
 
-def is_number(given: object) -> bool:
+def is_number(given: object) -> TypeGuard[float]:
     """A finite int or float; YAML's ``true`` is neither."""
     return isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)
