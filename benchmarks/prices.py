@@ -33,7 +33,8 @@ def scenario(hardware: str = "h100-sxm-80gb", **engine: Any) -> Scenario:
     """Llama-3.1-8B on one kind of GPU."""
     return Scenario(
         schema_version=1, question="", kind="serving", hardware=load_hardware(hardware),
-        model=load_model("llama-3.1-8b"), workload=Workload(), engine=EngineConfig(**engine),
+        model=load_model("llama-3.1-8b"), workload=Workload(),
+        engine=EngineConfig(**{"batching": "continuous", **engine}),
     )  # fmt: skip
 
 

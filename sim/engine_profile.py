@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from sim.data import data_dir
-from sim.hardware import HardwareProfile
 from sim.hardware.reading import check_keys, read_source
 from sim.loading.build import build, field_hints
 from sim.loading.place import Place
@@ -132,10 +131,8 @@ def _text(tree: Mapping[str, Any], name: str, base: EngineProfile | None, place:
 
 
 def with_engine_defaults(tree: Mapping[str, Any], *, file: str) -> Mapping[str, Any]:
-    """A serving scenario's mapping, its engine section with what its profile and vLLM's server have."""
-    from sim.serving.vllm_defaults import vllm_defaults
-
-    engine, hardware = tree.get("engine", {}), tree.get("hardware")
-    if not isinstance(engine, Mapping) or not isinstance(hardware, HardwareProfile):
+    """A serving scenario's mapping, its engine section with what its profile says."""
+    engine = tree.get("engine", {})
+    if not isinstance(engine, Mapping):
         return tree  # the builder says what is wrong
-    return {**tree, "engine": {**vllm_defaults(engine, hardware), **with_profile(engine, file=file)}}
+    return {**tree, "engine": with_profile(engine, file=file)}

@@ -8,7 +8,7 @@ the loader checks them and the JSON Schema prints them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from sim.hardware import HardwareProfile
@@ -281,14 +281,21 @@ class Speculative:
     acceptance_rate: float = key("chance that a draft is right if those before it are", ge=0, le=1)
 
 
+class DeviceDefault(int):
+    """A size that nobody has said: a small device's, until ``Scenario`` puts its own device's in place."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """One engine (replica). The names and their meaning are vLLM's where vLLM has them."""
+    """One engine (replica). The names and their meaning are vLLM's where vLLM has them.
+
+    ``EngineConfig()`` is what ``engine: {}`` means in a file.
+    """
 
     batching: str = key(
-        "vllm, continuous, static, or ./file.py:function for a policy of one's own; a file that says nothing "
-        "means vllm",
-        default="continuous",
+        "vllm, continuous, static, or ./file.py:function for a policy of the user's; default: vllm, or "
+        "continuous where a key asks for what vLLM does not have",
+        default=None,
     )
     vllm_version: Literal["0.33.0", "0.20.0"] = key("vllm: whose decisions", default="0.33.0")
     schedule_order: Literal["decode_first", "prefill_first"] = key(
@@ -308,12 +315,17 @@ class EngineConfig:
         default="streamed",
     )
     max_num_seqs: int = key(
-        "most sequences in a step; the batch size of static batching", default=256, ge=1, le=1_000_000
+        "most sequences in a step; the batch size of static batching; default: 256, or vLLM's on the device",
+        default=None,
+        ge=1,
+        le=1_000_000,
     )
-    max_num_batched_tokens: int = key("most tokens in a step", default=8192, ge=1, le=100_000_000)
+    max_num_batched_tokens: int = key(
+        "most tokens in a step; default: 8192, or vLLM's on the device", default=None, ge=1, le=100_000_000
+    )
     max_model_len: int | None = key("longest prompt + output; default: the model's", default=None, ge=1)
     enable_chunked_prefill: bool = key("a prompt may be split over steps", default=True)
-    enable_prefix_caching: bool = key("share KV of equal prefixes", default=False)
+    enable_prefix_caching: bool = key("share KV of equal prefixes; default: with vllm", default=None)
     long_prefill_token_threshold: int = key(
         "vllm: most prompt tokens of one request in a step; 0: no limit", default=0, ge=0
     )
@@ -328,8 +340,8 @@ class EngineConfig:
         "vllm: most running sequences, if below max_num_seqs", default=None, ge=1
     )
     async_scheduling: bool = key(
-        "vllm: plan the next step while one runs; a file that says nothing means true",
-        default=False,
+        "vllm: plan the next step while one runs; default: with vllm, but not with drafts or pipeline stages",
+        default=None,
     )
     speculative: Speculative | None = key("vllm: n-gram drafts", default=None)
     kv_allocator: Literal["paged", "contiguous"] = key("how KV memory is given out", default="paged")
@@ -384,6 +396,48 @@ class EngineConfig:
         default=None,
     )
 
+    def __post_init__(self) -> None:
+        """What was not said, as vLLM's server has it: the one place for defaults that depend on other keys.
+
+        Prefix caching is on, and asynchronous scheduling (so since 0.14.0, by its release notes), except with
+        n-gram drafts (vLLM turns it off then) and with pipeline stages (both together are not modelled).
+        """
+        batching = self.batching or ("continuous" if self._is_beyond_vllm else "vllm")
+        is_vllm = batching == "vllm"
+        defaults = {
+            "batching": batching,
+            "enable_prefix_caching": is_vllm,
+            "async_scheduling": is_vllm and self.speculative is None and self.pipeline_parallel_size == 1,
+            "max_num_seqs": DeviceDefault(256) if is_vllm else 256,
+            "max_num_batched_tokens": DeviceDefault(2048) if is_vllm else 8192,
+        }
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+    @property
+    def _is_beyond_vllm(self) -> bool:
+        """Whether something is asked for that vLLM's scheduler does not have."""
+        other_order = self.schedule_order == "prefill_first"
+        other_memory = self.kv_allocator != "paged" or not self.use_kv_cache
+        return other_order or other_memory or self.service_time is not None
+
+    def on(self, hardware: HardwareProfile) -> EngineConfig:
+        """The same, with vLLM's sizes on this device where none were said."""
+        seqs, tokens = self.max_num_seqs, self.max_num_batched_tokens
+        if not isinstance(seqs, DeviceDefault) and not isinstance(tokens, DeviceDefault):
+            return self
+        from sim.serving.vllm.versions import server_defaults
+
+        sizes = server_defaults(hardware.hbm_bytes, hardware.name)
+        return replace(
+            self,
+            max_num_seqs=sizes["max_num_seqs"] if isinstance(seqs, DeviceDefault) else seqs,
+            max_num_batched_tokens=sizes["max_num_batched_tokens"]
+            if isinstance(tokens, DeviceDefault)
+            else tokens,
+        )
+
     @property
     def gpus_per_replica(self) -> int:
         """GPUs that one engine runs on."""
@@ -422,3 +476,9 @@ class Scenario:
     )
     slo: Slo = key("bounds that an answer must meet", default=Slo())
     thresholds: tuple[Threshold, ...] = key("bounds that make exit code 1", default=())
+
+    def __post_init__(self) -> None:
+        """Sizes that depend on the device, where none were said."""
+        engine = self.engine.on(self.hardware)
+        if engine is not self.engine:
+            object.__setattr__(self, "engine", engine)

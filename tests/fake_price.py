@@ -70,7 +70,7 @@ def run_fixed(
         hardware=HARDWARE,
         model=MODEL,
         workload=Workload(),
-        engine=EngineConfig(**settings),
+        engine=EngineConfig(**{"batching": "continuous", **settings}),
         **outside,
     )
     run = simulate.Run(variant="base", seed=1, base_dir=Path(), record_block_map=has_block_map)

@@ -57,7 +57,7 @@ def scenario(**given: Any) -> Scenario:
         "hardware": HARDWARE,
         "model": MODEL,
         "workload": Workload(arrivals=Arrivals(process="poisson", requests_per_s=1.0)),
-        "engine": EngineConfig(),
+        "engine": EngineConfig(batching="continuous"),
         "slo": Slo(),
     }
     return Scenario(**{**fields, **given})

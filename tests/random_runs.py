@@ -104,7 +104,7 @@ def run(
         hardware=HARDWARE,
         model=MODEL,
         workload=Workload(),
-        engine=EngineConfig(stepping=stepping, **engine),
+        engine=EngineConfig(stepping=stepping, **{"batching": "continuous", **engine}),
         **fields,
     )
     return simulate(

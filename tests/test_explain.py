@@ -33,7 +33,9 @@ def scenario(tensor_parallel_size: int = 1, model: str = "llama-3.1-8b", **engin
         hardware=load_hardware("h100-sxm-80gb"),
         model=load_model(model),
         workload=Workload(),
-        engine=EngineConfig(tensor_parallel_size=tensor_parallel_size, **engine),
+        engine=EngineConfig(
+            tensor_parallel_size=tensor_parallel_size, **{"batching": "continuous", **engine}
+        ),
     )
 
 

@@ -274,7 +274,7 @@ def test_metrics_over_time_are_cut_to_the_window_and_shared_by_replicas() -> Non
 
 def test_cost_and_energy_count_every_gpu_and_stay_silent_without_a_price() -> None:
     one = summarize(three_requests())
-    engine = EngineConfig(tensor_parallel_size=2)
+    engine = EngineConfig(batching="continuous", tensor_parallel_size=2)
     eight = summarize(three_requests(scenario=scenario(engine=engine, replicas=4)))
     cost = "cost_per_million_output_tokens"
     assert eight.metrics[cost] == pytest.approx(8 * (one.metrics[cost] or 0))

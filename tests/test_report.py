@@ -206,7 +206,7 @@ def test_no_kv_pictures_for_a_queue(answer: Answer) -> None:
     from sim.scenario import Distribution, EngineConfig
 
     service = Distribution(distribution="exponential", mean=1.0)
-    queue = scenario(engine=EngineConfig(service_time=service))
+    queue = scenario(engine=EngineConfig(batching="continuous", service_time=service))
     runs = {"base": [three_requests(scenario=queue, kv_budget_tokens=10**13)]}
     (picture,) = load_pictures(runs, lanes(["base"]))
     assert "yaxis2" not in picture.layout

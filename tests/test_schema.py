@@ -34,7 +34,9 @@ def test_the_schema_is_one_and_takes_every_shipped_scenario() -> None:
         ]
         assert not errors, (path.name, errors)
     engine = SCHEMA["$defs"]["EngineConfig"]["properties"]["max_num_seqs"]
-    assert engine["minimum"] == 1 and engine["default"] == 256 and "most sequences" in engine["description"]
+    assert engine["minimum"] == 1 and "most sequences" in engine["description"]
+    assert "default" not in engine  # it depends on the device
+    assert SCHEMA["$defs"]["EngineConfig"]["properties"]["block_size"]["default"] == 16
 
 
 _POLICIES = {"fcfs": 1}

@@ -149,7 +149,7 @@ def toy_scenario(**changes: Any) -> Scenario:
             num_requests=120,
             warmup_requests=5,
         ),
-        "engine": EngineConfig(max_num_seqs=64, max_model_len=MAX_LEN),
+        "engine": EngineConfig(batching="continuous", max_num_seqs=64, max_model_len=MAX_LEN),
         "slo": Slo(ttft_s=0.5, tpot_s=0.05),
         "thresholds": (
             Threshold(metric="p50_ttft_s", variant="continuous", max=1.0),

@@ -129,7 +129,7 @@ def step_scenario(hardware: HardwareProfile) -> Scenario:
     """The engine that the measured step belongs to; its workload is never drawn."""
     return Scenario(
         schema_version=1, question="?", kind="serving", hardware=hardware, model=load_model(STEP_MODEL),
-        workload=Workload(trace=Trace(path="none.csv")), engine=EngineConfig(),
+        workload=Workload(trace=Trace(path="none.csv")), engine=EngineConfig(batching="continuous"),
     )  # fmt: skip
 
 

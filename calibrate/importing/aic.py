@@ -104,7 +104,7 @@ def dense_rows(
         hardware=hardware,
         model=shape,
         workload=Workload(),
-        engine=EngineConfig(tensor_parallel_size=tensor_parallel_size),
+        engine=EngineConfig(batching="continuous", tensor_parallel_size=tensor_parallel_size),
     )
     norms = AnalyticTimes(scenario).linear_s(np.array(TOKENS, dtype=float))["norm_elementwise"]
     layers = shape.num_hidden_layers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
 
 from sim.checks.distributions import check_distribution
@@ -168,9 +168,9 @@ def _check_pipeline(engine: EngineConfig, place: Place) -> None:
 
 def _check_not_vllm(engine: EngineConfig, place: Place) -> None:
     """Keys that only vLLM's scheduler understands."""
-    defaults = {field.name: field.default for field in fields(EngineConfig)}
+    defaults = EngineConfig(batching=engine.batching)
     for name in VLLM_ONLY:
-        if getattr(engine, name) != defaults[name]:
+        if getattr(engine, name) != getattr(defaults, name):
             raise place.child(name).error(
                 f"not possible with batching: {engine.batching}",
                 given=getattr(engine, name) if not is_dataclass(getattr(engine, name)) else name,

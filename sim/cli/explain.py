@@ -162,7 +162,7 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
         hardware=load_hardware(arguments.hardware, path="--hardware"),
         model=load_model(arguments.model, path="--model"),
         workload=Workload(),
-        engine=build(EngineConfig, {"batching": "vllm", **given}, file="", path="engine"),
+        engine=build(EngineConfig, given, file="", path="engine"),
     )
     check_model_and_hardware(scenario, Place(file="", path=""))
     return scenario

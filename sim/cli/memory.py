@@ -52,9 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise ScenarioError("too few", path="--tokens", given=arguments.tokens, allowed="1 or more")
     options = {name: getattr(arguments, name) for name in ENGINE_OPTIONS}
     given = {name: value for name, value in options.items() if value is not None}
-    engine = build(EngineConfig, given, file="", path="engine")
     model = load_model(arguments.model, path="--model")
-    plan = memory_plan(model, load_hardware(arguments.hardware, path="--hardware"), engine)
+    hardware = load_hardware(arguments.hardware, path="--hardware")
+    engine = build(EngineConfig, given, file="", path="engine").on(hardware)
+    plan = memory_plan(model, hardware, engine)
     if arguments.json:
         print(json.dumps(_as_json(plan, arguments.tokens), indent=2))
     else:

@@ -141,7 +141,7 @@ def _lengths(tokens: Any) -> str:
 
 def _engine(engine: EngineConfig) -> str:
     """The settings that are not vLLM's default, and the first ones that anybody asks for."""
-    default = EngineConfig()
+    default = EngineConfig(batching=engine.batching)
     changed = [one.name for one in fields(engine) if getattr(engine, one.name) != getattr(default, one.name)]
     names = [*ALWAYS_SHOWN, *(name for name in changed if name not in ALWAYS_SHOWN)]
     if engine.kv_allocator == "contiguous" and "kv_reservation" not in names:

@@ -65,7 +65,8 @@ def scenario(**engine: Any) -> Scenario:
     return Scenario(
         schema_version=1, question="?", kind="serving",
         hardware=load_hardware("rtx-4090"), model=load_model("llama-3.1-8b"),
-        workload=Workload(trace=Trace(path="none.csv")), engine=EngineConfig(**engine),
+        workload=Workload(trace=Trace(path="none.csv")),
+        engine=EngineConfig(**{"batching": "continuous", **engine}),
     )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def times_of(model: str, hardware: str = "h100-sxm-80gb", **engine: object) -> A
         Scenario(
             schema_version=1, question="", kind="serving", hardware=load_hardware(hardware),
             model=load_model(model), workload=Workload(),
-            engine=EngineConfig(**engine),  # type: ignore[arg-type]
+            engine=EngineConfig(**{"batching": "continuous", **engine}),  # type: ignore[arg-type]
         )
     )  # fmt: skip
 

@@ -39,7 +39,8 @@ def scenario(hardware: object = H100, **engine: Any) -> Scenario:
     return Scenario(
         schema_version=1, question="?", kind="serving",
         hardware=hardware, model=load_model("llama-3.1-8b"),  # type: ignore[arg-type]
-        workload=Workload(trace=Trace(path="none.csv")), engine=EngineConfig(**engine),
+        workload=Workload(trace=Trace(path="none.csv")),
+        engine=EngineConfig(**{"batching": "continuous", **engine}),
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def scenario(**overheads: Any) -> Scenario:
             prompt_tokens=FIXED,
             output_tokens=FIXED,
         ),
-        engine=EngineConfig(overheads=replace(HOST, **overheads)),
+        engine=EngineConfig(batching="continuous", overheads=replace(HOST, **overheads)),
     )
 
 

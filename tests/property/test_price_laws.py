@@ -26,7 +26,7 @@ def scenario_of(model: str, device: str, tensor_parallel_size: int, dtype: str) 
         hardware=load_hardware(device),
         model=load_model(model),
         workload=Workload(),
-        engine=EngineConfig(tensor_parallel_size=tensor_parallel_size, dtype=dtype),  # type: ignore[arg-type]
+        engine=EngineConfig(batching="continuous", tensor_parallel_size=tensor_parallel_size, dtype=dtype),  # type: ignore[arg-type]
     )
 
 

@@ -193,7 +193,7 @@ def test_stages_weigh_what_the_model_weighs(model: str, num_stages: int) -> None
 def test_a_gpu_holds_its_stage_of_weights_and_kv() -> None:
     """Llama-3.1-70B over 2 x 4: 40 of 80 layers, so half the KV of a token, and half the weights or less."""
     model, hardware = load_model("llama-3.1-70b"), load_hardware("h100-sxm-80gb")
-    four = memory_plan(model, hardware, EngineConfig(tensor_parallel_size=4))
+    four = memory_plan(model, hardware, EngineConfig(batching="continuous", tensor_parallel_size=4))
     both = memory_plan(
         model, hardware, EngineConfig(batching="vllm", tensor_parallel_size=4, pipeline_parallel_size=2)
     )

@@ -70,7 +70,7 @@ def price_of(model: str) -> CompiledPrice:
     return CompiledPrice(
         Scenario(
             schema_version=1, question="", kind="serving", hardware=HARDWARE, model=shape,
-            workload=Workload(), engine=EngineConfig(max_model_len=2048),
+            workload=Workload(), engine=EngineConfig(batching="continuous", max_model_len=2048),
         )
     )  # fmt: skip
 

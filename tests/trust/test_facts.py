@@ -21,7 +21,7 @@ def decode_step(hardware: str, model: str, sequences: int, context: int, **engin
         hardware=load_hardware(hardware),
         model=load_model(model),
         workload=Workload(),
-        engine=EngineConfig(**engine),
+        engine=EngineConfig(**{"batching": "continuous", **engine}),
     )
     return explain_step(scenario, StepShape(decode=sequences, context=context))
 

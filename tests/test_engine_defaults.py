@@ -1,0 +1,104 @@
+"""One set of defaults: an engine built in Python and an empty section in a file mean the same."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+import sim
+from sim.hardware import load_hardware
+from sim.scenario import EngineConfig, EngineOverheads, Scenario
+
+FILE = """\
+schema_version: 1
+question: What does an engine mean that says nothing?
+kind: serving
+hardware: {hardware}
+model: llama-3.2-1b
+engine: {engine}
+workload:
+  arrivals: {{process: poisson, requests_per_s: 1}}
+  prompt_tokens: 10
+  output_tokens: 10
+  num_requests: 10
+"""
+ENGINES = (
+    {},
+    {"tensor_parallel_size": 2, "pipeline_parallel_size": 2},
+    {"batching": "continuous"},
+    {"batching": "vllm", "max_num_seqs": 8},
+    {"kv_allocator": "contiguous"},
+    {"schedule_order": "prefill_first", "max_num_batched_tokens": 4096},
+    {"batching": "static"},
+    {"async_scheduling": False, "enable_prefix_caching": False},
+)
+
+
+def loaded(tmp_path: Path, hardware: str, engine: object) -> EngineConfig:
+    path = tmp_path / "mine.yaml"
+    path.write_text(FILE.format(hardware=hardware, engine=engine), encoding="utf-8")
+    scenario = sim.load_scenario(str(path)).base
+    assert isinstance(scenario, Scenario)
+    return scenario.engine
+
+
+@pytest.mark.parametrize("hardware", ["l4", "a100-sxm-80gb", "h100-sxm-80gb", "b200-sxm-180gb"])
+@pytest.mark.parametrize("engine", ENGINES, ids=str)
+def test_a_file_and_python_mean_the_same_engine(
+    tmp_path: Path, hardware: str, engine: dict[str, object]
+) -> None:
+    from_file = loaded(tmp_path, hardware, engine)
+    built = EngineConfig(**engine)  # type: ignore[arg-type]
+    assert from_file == built.on(load_hardware(hardware))
+    scenario = sim.load_scenario(str(tmp_path / "mine.yaml")).base
+    assert replace(scenario, engine=built).engine == from_file  # type: ignore[type-var]
+
+
+def test_nothing_said_is_vllm_as_its_server_runs() -> None:
+    engine = EngineConfig()
+    assert (engine.batching, engine.enable_prefix_caching, engine.async_scheduling) == ("vllm", True, True)
+    sizes = {
+        name: (engine.on(device).max_num_seqs, engine.on(device).max_num_batched_tokens)
+        for name, device in ((name, load_hardware(name)) for name in ("l4", "a100-sxm-80gb", "h100-sxm-80gb"))
+    }
+    assert sizes == {"l4": (256, 2048), "a100-sxm-80gb": (256, 2048), "h100-sxm-80gb": (1024, 8192)}
+
+
+def test_a_size_that_was_said_stays_on_every_device() -> None:
+    engine = EngineConfig(max_num_seqs=256)
+    there = engine.on(load_hardware("h100-sxm-80gb"))
+    assert (there.max_num_seqs, there.max_num_batched_tokens) == (256, 8192)
+
+
+def test_a_change_of_another_key_keeps_the_size_of_the_device() -> None:
+    engine = replace(EngineConfig(), block_size=32)
+    assert engine.on(load_hardware("h100-sxm-80gb")).max_num_seqs == 1024
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        {"kv_allocator": "contiguous"},
+        {"use_kv_cache": False},
+        {"schedule_order": "prefill_first"},
+    ],
+    ids=str,
+)
+def test_what_vllm_does_not_have_means_continuous(engine: dict[str, object]) -> None:
+    built = EngineConfig(**engine)  # type: ignore[arg-type]
+    assert (built.batching, built.enable_prefix_caching, built.async_scheduling) == (
+        "continuous",
+        False,
+        False,
+    )
+    assert (built.max_num_seqs, built.max_num_batched_tokens) == (256, 8192)
+
+
+def test_no_field_of_a_built_engine_is_left_open() -> None:
+    optional = {"max_model_len", "max_num_active_seqs", "speculative", "num_gpu_blocks_override"}
+    optional |= {"profile", "price_table", "service_time"}
+    left = {one.name for one in fields(EngineConfig) if getattr(EngineConfig(), one.name) is None}
+    assert left == optional
+    assert EngineConfig().overheads == EngineOverheads()
