@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from sim.report.blocks import Block, Prose, Section, text_table
 from sim.report.figures import digits, lanes, seconds
 from sim.report.training_learning_figures import Runs, efficiency_picture, loss_pictures
+from sim.training.learning_problems import largest_stable_rate
 from sim.training.learning_run import MAX_POINTS, problem_of
-from sim.training.learning_theory import largest_stable_rate
 from sim.training.summary_learning import NOT_ABOUT_LARGE_MODELS
 from sim.training.sync import SYNC
 

@@ -11,7 +11,7 @@ from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, 
 from sim.training.records import RingSendColumns, TrainingResult
 
 Runs = Mapping[str, Sequence[TrainingResult]]
-MAX_RANKS = 16
+MAX_LINKED_RANKS = 16
 MAX_BARS = 1200
 MAX_PICTURES = 4
 
@@ -21,12 +21,12 @@ def link_pictures(runs: Runs, lanes: Sequence[Lane]) -> list[Picture]:
     drawn = []
     for lane in lanes:
         sends = runs[lane.name][0].outcome.ring_sends
-        if sends is not None and int(sends.rank.max()) < MAX_RANKS:
-            drawn.append(_picture(sends, runs[lane.name][0].scenario.training.num_workers, lane))
+        if sends is not None and int(sends.rank.max()) < MAX_LINKED_RANKS:
+            drawn.append(_link_picture(sends, runs[lane.name][0].scenario.training.num_workers, lane))
     return drawn[:MAX_PICTURES]
 
 
-def _picture(sends: RingSendColumns, n: int, lane: Lane) -> Picture:
+def _link_picture(sends: RingSendColumns, n: int, lane: Lane) -> Picture:
     kept = _last_buckets(sends, n)
     begin_ms, end_ms = (column[kept] / PS_PER_S * 1e3 for column in (sends.begin_ps, sends.end_ps))
     first, last = float(begin_ms.min()), float(end_ms.max())
@@ -48,7 +48,7 @@ def _picture(sends: RingSendColumns, n: int, lane: Lane) -> Picture:
     return Picture(
         key=f"ring-links-{lane.index}",
         title=f"The ring's links in the first step of {lane.name}",
-        reading=_reading(rows, n, busy, lane),
+        reading=_links_told(rows, n, busy, lane),
         traces=[_bars(rows, chunk, labels) for chunk in range(n)],
         layout=layout(
             axis("ms since the step began", range=[first - margin, last + margin]),
@@ -94,7 +94,7 @@ def _bars(rows: Sequence[Row], chunk: int, labels: Sequence[str]) -> Trace:
     }
 
 
-def _reading(rows: Sequence[Row], n: int, busy: float, lane: Lane) -> str:
+def _links_told(rows: Sequence[Row], n: int, busy: float, lane: Lane) -> str:
     begins = {int(row[2] or 0): float(row[4] or 0) for row in reversed(rows)}
     early, late = min(begins.values()), max(begins.values())
     whole = max(float(row[5] or 0) for row in rows) - early

@@ -16,7 +16,7 @@ def check_learning(scenario: TrainingScenario, place: Place) -> None:
     if learning is None:
         return
     _check_target(learning, place.child("target_loss"))
-    _check_size(learning, place.child("max_gradients"))
+    _check_num_examples(learning, place.child("max_gradients"))
     if learning.staleness_aware and not SYNC[scenario.sync.scheme].is_asynchronous:
         raise place.child("staleness_aware").error(
             f"has no effect with scheme: {scenario.sync.scheme}, where no gradient is stale",
@@ -38,7 +38,7 @@ def _check_target(learning: LearningConfig, place: Place) -> None:
         )
 
 
-def _check_size(learning: LearningConfig, place: Place) -> None:
+def _check_num_examples(learning: LearningConfig, place: Place) -> None:
     examples = learning.max_gradients * learning.batch_size
     if problem_of(learning).batch_size and examples > MAX_EXAMPLES:
         raise place.error(

@@ -81,6 +81,14 @@ class NoisyQuadratic:
         return exact + self.noise * rng.standard_normal(len(weights)) if self.noise else exact
 
 
+def largest_stable_rate(delay: int) -> float:
+    """The η·h below which a fixed delay of ``delay`` updates converges: 2 sin(π / (2 (2τ + 1))).
+
+    From the roots of z^(τ+1) - z^τ + η h on the unit circle; without delay it is gradient descent's 2.
+    """
+    return 2 * sin(pi / (2 * (2 * delay + 1)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examples:
     """Generated examples: inputs of unit variance, a row per feature, and a class for each example."""

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from sim.checks.distributions import check_distribution
-from sim.loading.place import Place
+from sim.loading.place import Place, no_effect, placed
 from sim.training.exchange_algorithms import EXCHANGES
 from sim.training.job import devices, is_priced
 from sim.training.learning_checks import check_learning
@@ -21,7 +21,6 @@ from sim.training.scenario_checks_exchange import (
     check_sharding,
     check_sync,
 )
-from sim.training.scenario_checks_places import no_effect, placed
 from sim.training.scenario_checks_variation import check_failures, check_variation
 from sim.training.step_time_layer import peak_of
 from sim.training.step_time_shape import check_shape

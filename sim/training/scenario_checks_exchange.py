@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from sim.loading.place import Place
+from sim.loading.place import Place, no_effect, placed
 from sim.records import PS_PER_S
 from sim.training.buckets import MIB
 from sim.training.exchange import price_exchange, worker_fabric
 from sim.training.exchange_algorithms import EXCHANGES, algorithms_where
 from sim.training.job import nominal_step
 from sim.training.scenario import SyncConfig, TrainingScenario, num_gpus
-from sim.training.scenario_checks_places import no_effect, placed
 from sim.training.sync import SYNC, schemes_where, schemes_with
 from sim.training.variation import MAX_RUN_S, slowdowns
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from sim.checks.distributions import check_distribution
-from sim.loading.place import Place
+from sim.loading.place import Place, no_effect
 from sim.training.delays import DELAYS, delays_with
 from sim.training.scenario import TrainingScenario
-from sim.training.scenario_checks_places import no_effect
 from sim.training.scenario_variation import StepVariation
 from sim.training.sync import SYNC
 from sim.workload.files import check_file

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from training_cost.delayed_sgd import convergence_factor, stationary_variance
 
 from sim.errors import InvariantError
 from sim.training.learning import (
@@ -17,8 +18,7 @@ from sim.training.learning import (
     single_gradient_schedule,
     synchronous_schedule,
 )
-from sim.training.learning_problems import LogisticRegression, Mlp, NoisyQuadratic, rings
-from sim.training.learning_theory import convergence_factor, largest_stable_rate, stationary_variance
+from sim.training.learning_problems import LogisticRegression, Mlp, NoisyQuadratic, largest_stable_rate, rings
 
 
 def delayed(num_updates: int, delay: int) -> Schedule:

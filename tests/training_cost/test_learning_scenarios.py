@@ -19,8 +19,7 @@ from sim.report.markdown import render_markdown
 from sim.report.training_learning_figures import mean_curve
 from sim.run import run_scenario
 from sim.training.learning import learn, single_gradient_schedule
-from sim.training.learning_problems import NoisyQuadratic
-from sim.training.learning_theory import largest_stable_rate
+from sim.training.learning_problems import NoisyQuadratic, largest_stable_rate
 
 GOOD: dict[str, Any] = {
     "schema_version": 1,

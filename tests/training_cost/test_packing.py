@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from training_cost.packing_gains import packing_gains
+from training_cost.packing_histograms import HISTOGRAMS, histogram_lengths
 from training_cost.published import A100
 
 from sim.errors import ScenarioError
 from sim.model import load_model
 from sim.training.packing import PACKING_STRATEGIES, pack
-from sim.training.packing_gain import packing_gains
-from sim.training.packing_histograms import HISTOGRAMS, histogram_lengths
 from sim.training.step_time_shape import StepShape
 
 CAPACITY = 64

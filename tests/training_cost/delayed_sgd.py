@@ -2,17 +2,7 @@
 
 from __future__ import annotations
 
-from math import pi, sin
-
 import numpy as np
-
-
-def largest_stable_rate(delay: int) -> float:
-    """The η·h below which a fixed delay of ``delay`` updates converges: 2 sin(π / (2 (2τ + 1))).
-
-    From the roots of z^(τ+1) - z^τ + η h on the unit circle; without delay it is gradient descent's 2.
-    """
-    return 2 * sin(pi / (2 * (2 * delay + 1)))
 
 
 def convergence_factor(rate: float, delay: int) -> float:
