@@ -262,7 +262,7 @@ class Training(Kind["TrainingScenario", "TrainingResult"]):
         return TrainingScenario
 
     def check(self, scenario: TrainingScenario, *, file: str) -> None:
-        from sim.training.scenario_checks import check_training
+        from sim.training.checks import check_training
 
         check_training(scenario, file=file)
 
@@ -276,24 +276,24 @@ class Training(Kind["TrainingScenario", "TrainingResult"]):
         )
 
     def summarize(self, result: TrainingResult, *, keep_thin_percentiles: bool = False) -> Summary:
-        from sim.training.summary import summarize
+        from sim.training.metrics import summarize
 
         return summarize(result, keep_thin_percentiles=keep_thin_percentiles)
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
-        from sim.training.summary_metrics import TRAINING_METRICS
+        from sim.training.metrics import TRAINING_METRICS
 
         return TRAINING_METRICS
 
     def headline(self, comparison: Comparison) -> str:
-        from sim.training.summary_metrics import headline
+        from sim.training.metrics import headline
 
         return headline(comparison)
 
     @property
     def table(self) -> Sequence[str]:
-        from sim.training.summary_metrics import TABLE
+        from sim.training.metrics import TABLE
 
         return TABLE
 
@@ -304,17 +304,17 @@ class Training(Kind["TrainingScenario", "TrainingResult"]):
 
     @property
     def record_tables(self) -> Mapping[str, Callable[[TrainingResult], Sequence[Column]]]:
-        from sim.training.records_tables import RECORD_TABLES
+        from sim.training.tables import RECORD_TABLES
 
         return RECORD_TABLES
 
     def report(self, answer: Answer[TrainingScenario, TrainingResult]) -> Report:
-        from sim.report.training import build_report
+        from sim.training.report.page import build_report
 
         return build_report(answer)
 
     def trace_events(self, result: TrainingResult) -> Mapping[str, Any]:
-        from sim.report.training_trace import trace_events
+        from sim.training.trace import trace_events
 
         return trace_events(result)
 

@@ -17,10 +17,14 @@ SOURCES = {path.relative_to(SIM).as_posix(): path for path in sorted(SIM.rglob("
 # SimPy stays at the rim: what decides, prices, allocates and counts runs without a clock or chance.
 PURE = (
     "training/sync.py",
-    "training/buckets.py",
-    "training/ring.py",
-    "training/exchange.py",
-    "training/job_synchronous.py",
+    "training/exchange/",
+    "training/schedule/",
+    "training/learning/",
+    "training/step/",
+    "training/report/",
+    "training/delays.py",
+    "training/metrics.py",
+    "training/packing.py",
     "cost/",
     "serving/batching/",
     "serving/kv/",

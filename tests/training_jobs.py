@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from sim.scenario import Distribution
-from sim.training.exchange import Exchange
-from sim.training.job import Job
-from sim.training.scenario_variation import DataLoaderStall, MarkovSlow, StepVariation
+from sim.training.exchange.prices import Exchange
+from sim.training.scenario import DataLoaderStall, MarkovSlow, StepVariation
+from sim.training.schedule.job import Job
+from sim.training.schedule.times import StepTimes
 from sim.training.sync import SYNC
-from sim.training.variation import StepTimes
 
 S = 10**12
 FREE = Exchange()

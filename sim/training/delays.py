@@ -17,7 +17,7 @@ from sim.arrays import Float64
 from sim.elementary import exp_of
 
 if TYPE_CHECKING:
-    from sim.training.scenario_variation import StepVariation
+    from sim.training.scenario import StepVariation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,10 +14,9 @@ import numpy as np
 from sim.records import PS_PER_S, Int64
 
 if TYPE_CHECKING:
-    from sim.training.learning import Schedule
-    from sim.training.learning_run import LearningResult
-    from sim.training.scaling import ScalingPoint
+    from sim.training.learning.sgd import LearningResult, Schedule
     from sim.training.scenario import TrainingScenario
+    from sim.training.schedule.scaling import ScalingPoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +123,7 @@ class TrainingResult:
 
     def schedule(self) -> Schedule:
         """The updates and the gradients in them, for an optimizer that follows this run."""
-        from sim.training.learning import Schedule, synchronous_schedule
+        from sim.training.learning.sgd import Schedule, synchronous_schedule
 
         times_s = self.outcome.update_ps / PS_PER_S
         gradients = self.outcome.gradients

@@ -8,17 +8,17 @@ from typing import Any
 
 from sim.cost.collective_nccl import nccl_facts
 from sim.errors import InvariantError
-from sim.training.exchange_algorithms import EXCHANGES
-from sim.training.failures import with_failures
-from sim.training.job import Job, is_priced, plan_job
-from sim.training.memory import training_memory
+from sim.training.exchange.algorithms import EXCHANGES
+from sim.training.learning.sgd import LearningResult, learn_run
 from sim.training.records import Outcome, TrainingResult, WorkerStepColumns
-from sim.training.scaling import scaling_points
 from sim.training.scenario import TrainingScenario, step_shape
-from sim.training.schedules import bounded_schedule
-from sim.training.step_time_constants import flash_2_fraction
-from sim.training.step_time_layer import FLASH_FRACTIONS
-from sim.training.summary_learning import learnt
+from sim.training.schedule.failures import with_failures
+from sim.training.schedule.find import bounded_schedule
+from sim.training.schedule.job import Job, is_priced, plan_job
+from sim.training.schedule.scaling import scaling_points
+from sim.training.step.layer import FLASH_FRACTIONS, flash_2_fraction
+from sim.training.step.memory import training_memory
+from sim.training.sync import SYNC
 from sim.training.worker import simulate_events
 
 TIMELINE_ROWS = 3000
@@ -128,3 +128,18 @@ def _explain(scenario: TrainingScenario, job: Job) -> dict[str, Any]:
     if scenario.model is not None:
         found["memory"] = training_memory(step_shape(scenario)).to_dict()
     return found
+
+
+def learnt(result: TrainingResult) -> LearningResult | None:
+    """The scenario's problem, trained in this run's order and with its staleness; None if not asked for."""
+    scenario = result.scenario
+    if scenario.learning is None:
+        return None
+    local_steps = SYNC[scenario.sync.scheme].local_steps(scenario.sync)
+    return learn_run(
+        scenario.learning,
+        result.schedule(),
+        result.seed,
+        local_steps=local_steps,
+        num_steps=scenario.training.num_steps,
+    )

@@ -1,7 +1,7 @@
 """Workers as SimPy processes: every step, message and wait an event. The reference; timelines come from it.
 
 At one instant messages arrive first, then released workers go on, then computations end; each in the order of
-the workers. The arrays of ``job_synchronous`` and the heap of ``job_asynchronous`` say the same, bit for bit.
+the workers. The arrays of ``schedule.synchronous`` and the heap of ``schedule.asynchronous`` say the same.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 
 import numpy as np
-from simpy import Environment, Event, Timeout
+from simpy import Environment, Event, Resource, Timeout
 from simpy.core import SimTime
 from simpy.events import NORMAL, EventPriority
 
-from sim.training.failures import Mishaps
-from sim.training.job import Job
-from sim.training.parameter_server import ServerNic
 from sim.training.records import WorkerStepColumns
+from sim.training.schedule.failures import Mishaps
+from sim.training.schedule.job import Job
 from sim.training.sync import Gate
 
 Steps = Generator[Event, object, None]
@@ -73,6 +72,36 @@ class Moments(Environment):
     def schedule(self, event: Event, priority: EventPriority = NORMAL, delay: SimTime = 0) -> None:
         """SimPy's own, with the rank on top of the priority."""
         super().schedule(event, EventPriority(priority + self._rank), delay)
+
+
+class ServerNic:
+    """Both directions of a parameter server's NIC, as SimPy resources.
+
+    k shards each hold 1/k of the model behind a full-duplex link. A push carries S/k bytes into every shard,
+    a pull as many out of it; each direction of each NIC carries one worker's message at a time, in the order
+    of asking. Every worker talks to all shards alike, so that all NICs have the same queue: one of them is
+    simulated and stands for all. After n workers at once: 2 n S / (k B). Not modelled: the server's
+    arithmetic (it hides behind its NIC), and messages cut into pieces that interleave.
+    """
+
+    def __init__(self, env: Environment, occupies_ps: int, takes_ps: int) -> None:
+        self._env = env
+        self._occupies_ps, self._takes_ps = occupies_ps, takes_ps
+        self._inbound, self._outbound = Resource(env, 1), Resource(env, 1)
+
+    def push(self) -> Generator[Event, object, None]:
+        """A gradient's way into the server, queueing included."""
+        yield from self._carry(self._inbound)
+
+    def pull(self) -> Generator[Event, object, None]:
+        """The weights' way back."""
+        yield from self._carry(self._outbound)
+
+    def _carry(self, direction: Resource) -> Generator[Event, object, None]:
+        with direction.request() as turn:
+            yield turn
+            yield self._env.timeout(self._occupies_ps)
+        yield self._env.timeout(self._takes_ps - self._occupies_ps)
 
 
 class Asynchronous:

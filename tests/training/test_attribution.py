@@ -13,17 +13,20 @@ from hypothesis import strategies as st
 from training_jobs import VARIATIONS
 
 from sim.hardware import load_hardware
-from sim.training.attribution import OPERATIONS, Attribution, attribute
-from sim.training.job import plan_job
+from sim.training.report.blame import OPERATIONS, Attribution, attribute
 from sim.training.run import run_training
 from sim.training.scenario import (
     ComputeConfig,
     ExchangeConfig,
+    Failures,
+    SlowLink,
+    SlowWorker,
+    StepVariation,
     SyncConfig,
     TrainingConfig,
     TrainingScenario,
 )
-from sim.training.scenario_variation import Failures, SlowLink, SlowWorker, StepVariation
+from sim.training.schedule.job import plan_job
 from sim.training.sync import SYNC
 
 A100 = load_hardware("a100-sxm-80gb")

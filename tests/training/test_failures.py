@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from training_jobs import S
 
 from sim.rng import stream
-from sim.training.failures import checkpoint_interval_s, with_failures, young_daly_s
-from sim.training.scenario_variation import Failures
+from sim.training.scenario import Failures
+from sim.training.schedule.failures import checkpoint_interval_s, with_failures, young_daly_s
 
 
 def account(update_ps: list[int], failures: Failures, n: int, seed: int) -> tuple[int, int, int]:

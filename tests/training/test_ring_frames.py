@@ -16,10 +16,9 @@ from sim.loading import load_scenario
 from sim.report.figures import Picture, lanes
 from sim.report.html import render_html
 from sim.report.markdown import render_markdown
-from sim.report.training_ring_figure import ring_picture
-from sim.report.training_ring_links import link_pictures
 from sim.run import run_scenario
-from sim.training.ring import ring_frames, ring_states
+from sim.training.exchange.ring import ring_frames, ring_states
+from sim.training.report.ring import link_pictures, ring_picture
 
 TEXT = """
 schema_version: 1

@@ -13,7 +13,7 @@ from sim.cli import main
 from sim.errors import ScenarioError
 from sim.loading import load_scenario
 from sim.run import run_scenario
-from sim.training.scaling import ScalingPoint, scaling_points
+from sim.training.schedule.scaling import ScalingPoint, scaling_points
 
 GIVEN: dict[str, Any] = {
     "schema_version": 1,
@@ -90,7 +90,7 @@ def test_sizes_that_cannot_run_are_named_and_the_rest_is_measured(tmp_path: Path
 def test_the_report_shows_three_curves_and_says_what_cannot_run(tmp_path: Path) -> None:
     from sim.kinds import report_of
     from sim.report.markdown import render_markdown
-    from sim.report.training import build_report
+    from sim.training.report.page import build_report
 
     single = {
         "exchange": {"algorithm": "data_parallel_single_process"},

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_jobs import FREE, VARIATIONS, job
 
-from sim.training.exchange import Exchange
-from sim.training.job import Job
-from sim.training.job_asynchronous import run_asynchronous
-from sim.training.job_synchronous import run_synchronous
-from sim.training.scenario_variation import Failures
+from sim.training.exchange.prices import Exchange
+from sim.training.scenario import Failures
+from sim.training.schedule.asynchronous import run_asynchronous
+from sim.training.schedule.job import Job
+from sim.training.schedule.synchronous import run_synchronous
 from sim.training.sync import UNBOUNDED
 from sim.training.worker import simulate_events
 

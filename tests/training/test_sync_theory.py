@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pytest
 from training_jobs import S, job
 
-from sim.training.job_asynchronous import run_asynchronous
-from sim.training.job_synchronous import run_synchronous
-from sim.training.scenario_variation import SlowWorker, StepVariation
+from sim.training.scenario import SlowWorker, StepVariation
+from sim.training.schedule.asynchronous import run_asynchronous
+from sim.training.schedule.synchronous import run_synchronous
 from sim.training.sync import UNBOUNDED
 
 EXPONENTIAL = StepVariation(law="exponential")

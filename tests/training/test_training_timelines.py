@@ -9,8 +9,8 @@ import pytest
 
 from sim.loading import load_scenario
 from sim.report.figures import lanes
-from sim.report.training_figures import shown_workers, timeline_pictures, until_the_first_is_done
 from sim.run import run_scenario
+from sim.training.report.figures import shown_workers, timeline_pictures, until_the_first_is_done
 
 TEXT = """
 schema_version: 1

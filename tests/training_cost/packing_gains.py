@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sim.errors import ScenarioError
-from sim.training.packing import Masking, Packing, Strategy, pack
-from sim.training.packing_gain import useful_tokens_per_s
-from sim.training.step_time_shape import StepShape
+from sim.training.packing import Masking, Packing, Strategy, pack, useful_tokens_per_s
+from sim.training.step.shape import StepShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from sim.hardware import load_hardware
 from sim.model import ModelShape, load_model
-from sim.training.memory import training_memory
-from sim.training.step_time_shape import Parallelism, StepShape
+from sim.training.step.memory import training_memory
+from sim.training.step.shape import Parallelism, StepShape
 
 A100 = load_hardware("a100-sxm-80gb")
 

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from training_cost.delayed_sgd import convergence_factor, stationary_variance
 
 from sim.errors import InvariantError
-from sim.training.learning import (
+from sim.training.learning.problems import LogisticRegression, Mlp, NoisyQuadratic, largest_stable_rate, rings
+from sim.training.learning.sgd import (
     Schedule,
     learn,
     learn_locally,
     single_gradient_schedule,
     synchronous_schedule,
 )
-from sim.training.learning_problems import LogisticRegression, Mlp, NoisyQuadratic, largest_stable_rate, rings
 
 
 def delayed(num_updates: int, delay: int) -> Schedule:

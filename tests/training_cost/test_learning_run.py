@@ -9,8 +9,13 @@ import pytest
 
 from sim.loading import load_scenario
 from sim.run import run_scenario
-from sim.training.learning import single_gradient_schedule, synchronous_schedule
-from sim.training.learning_run import LearningConfig, first_gradients, learn_run
+from sim.training.learning.sgd import (
+    LearningConfig,
+    first_gradients,
+    learn_run,
+    single_gradient_schedule,
+    synchronous_schedule,
+)
 
 
 @pytest.mark.parametrize("problem", ["logistic_regression", "mlp", "noisy_quadratic"])

@@ -16,10 +16,10 @@ from sim.kinds import kind_of, report_of
 from sim.loading import load_scenario
 from sim.report.html import render_html
 from sim.report.markdown import render_markdown
-from sim.report.training_learning_figures import mean_curve
 from sim.run import run_scenario
-from sim.training.learning import learn, single_gradient_schedule
-from sim.training.learning_problems import NoisyQuadratic, largest_stable_rate
+from sim.training.learning.problems import NoisyQuadratic, largest_stable_rate
+from sim.training.learning.sgd import learn, single_gradient_schedule
+from sim.training.report.learning import mean_curve
 
 GOOD: dict[str, Any] = {
     "schema_version": 1,

@@ -17,14 +17,11 @@ from sim.model import load_model, num_parameters
 from sim.report.figures import lanes
 from sim.report.html import render_html
 from sim.report.markdown import render_markdown
-from sim.report.training_memory_figures import memory_pictures
 from sim.run import run_scenario
-from sim.training.activations import layer_activations, layer_input_bytes
-from sim.training.finetune import Adapter
-from sim.training.memory import model_states, training_memory
-from sim.training.memory_timeline import MemoryTimeline, memory_timeline
-from sim.training.step_time import head_times, optimizer_s, step_times
-from sim.training.step_time_shape import CHECKPOINTING, Parallelism, StepShape
+from sim.training.report.memory import MemoryTimeline, memory_pictures, memory_timeline
+from sim.training.step.memory import layer_activations, layer_input_bytes, model_states, training_memory
+from sim.training.step.shape import CHECKPOINTING, Adapter, Parallelism, StepShape
+from sim.training.step.time import head_times, optimizer_s, step_times
 
 LLAMA = load_model("llama-3.2-1b")
 SMALL = StepShape(model=LLAMA, hardware=A100, max_seq_len=2048, micro_batch_size=2)

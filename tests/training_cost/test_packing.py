@@ -15,7 +15,7 @@ from training_cost.published import A100
 from sim.errors import ScenarioError
 from sim.model import load_model
 from sim.training.packing import PACKING_STRATEGIES, pack
-from sim.training.step_time_shape import StepShape
+from sim.training.step.shape import StepShape
 
 CAPACITY = 64
 LENGTHS = st.lists(st.integers(1, 100), min_size=1, max_size=60)

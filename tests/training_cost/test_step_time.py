@@ -12,17 +12,22 @@ from training_cost.published import A100, gpt
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware
 from sim.model import load_model, num_parameters
-from sim.training.finetune import Adapter, adapter_parameters
-from sim.training.precision import PRECISIONS, useful_step_fraction
-from sim.training.step_time import (
+from sim.training.step.layer import layer_times
+from sim.training.step.shape import (
+    PRECISIONS,
+    Adapter,
+    Parallelism,
+    StepShape,
+    adapter_parameters,
+    useful_step_fraction,
+)
+from sim.training.step.time import (
     bubble_fraction,
     hardware_flops_per_token,
     model_flops_per_token,
     step_times,
+    worker_step,
 )
-from sim.training.step_time_layer import layer_times
-from sim.training.step_time_shape import Parallelism, StepShape
-from sim.training.step_time_worker import worker_step
 
 LLAMA = load_model("llama-3.1-8b")
 SHAPE = StepShape(model=LLAMA, hardware=A100, max_seq_len=2048, micro_batch_size=1, fused_kernels=True)

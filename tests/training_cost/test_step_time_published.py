@@ -20,10 +20,10 @@ from training_cost.published import (
 )
 
 from sim.model import num_parameters
-from sim.training.memory import training_memory
-from sim.training.step_time import model_flops_per_token, step_times
-from sim.training.step_time_layer import layer_times
-from sim.training.step_time_shape import Parallelism, StepShape
+from sim.training.step.layer import layer_times
+from sim.training.step.memory import training_memory
+from sim.training.step.shape import Parallelism, StepShape
+from sim.training.step.time import model_flops_per_token, step_times
 
 
 @pytest.fixture(scope="module")

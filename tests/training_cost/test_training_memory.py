@@ -12,23 +12,31 @@ from training_cost.published import A100, gpt
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware
 from sim.model import load_model, num_parameters
-from sim.training.activations import (
+from sim.training.step.memory import (
+    FRAGMENTATION_FRACTION,
+    check_fits,
     kept_layer_bytes,
     layer_activations,
     micro_batches_in_flight,
-    recomputed_layer_bytes,
-    selective_saving,
-)
-from sim.training.finetune import NF4_BITS_PER_WEIGHT, Adapter, adapter_parameters, frozen_weight_bytes
-from sim.training.memory import (
-    FRAGMENTATION_FRACTION,
-    check_fits,
     model_states,
+    recomputed_layer_bytes,
     render_training_memory,
+    selective_saving,
     training_memory,
 )
-from sim.training.precision import PRECISIONS, fake_quantise_bytes, precision_of, unscale_bytes
-from sim.training.step_time_shape import Parallelism, StepShape, check_shape
+from sim.training.step.shape import (
+    NF4_BITS_PER_WEIGHT,
+    PRECISIONS,
+    Adapter,
+    Parallelism,
+    StepShape,
+    adapter_parameters,
+    check_shape,
+    fake_quantise_bytes,
+    frozen_weight_bytes,
+    precision_of,
+    unscale_bytes,
+)
 
 LLAMA = load_model("llama-3.1-8b")
 SMALL = StepShape(model=LLAMA, hardware=A100, max_seq_len=2048, micro_batch_size=1)
@@ -218,7 +226,7 @@ def test_what_does_not_fit_is_said_with_numbers_and_ways_out() -> None:
 
 def test_ways_out_do_what_they_promise() -> None:
     """Every offered change, applied, fits."""
-    from sim.training.memory import ways_out
+    from sim.training.step.memory import ways_out
 
     shape = StepShape(
         model=LLAMA,

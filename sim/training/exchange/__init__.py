@@ -1,0 +1,1 @@
+"""How gradients meet, and what that costs on the links."""

@@ -1,0 +1,266 @@
+"""Asynchronous schemes with one heap entry per worker: SSP, ASP and K-async on a server or without exchange.
+
+A server's NIC serves in the order of asking, so that a push's end is known when it begins: the end of a
+worker's computation is the only event. Equal to ``worker``'s processes bit for bit: ties go by worker.
+ASP without exchange decides nothing at all: its updates are the workers' own sums, merged.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush, heapreplace
+
+import numpy as np
+
+from sim.records import Int64
+from sim.training.records import GradientColumns, Outcome, WorkerColumns
+from sim.training.schedule.failures import Mishaps
+from sim.training.schedule.job import Job
+from sim.training.sync import UNBOUNDED, Gate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """The applied gradients in order, and how long workers were held back."""
+
+    time_ps: Int64  # when the server had it
+    worker: Int64
+    version_read: Int64
+    wait_ps: Int64  # by worker, in its finished steps
+    gradients_per_update: int = 1
+    mishaps: tuple[Mishaps, ...] = ()
+
+
+def run_asynchronous(job: Job) -> tuple[Outcome, Log]:
+    """The whole run: ``num_gradients`` gradients, by whichever worker brings them."""
+    is_free = job.staleness_bound >= UNBOUNDED and job.failures is None
+    if job.scheme.waits_for_update:
+        log = _k_async(job)
+    elif is_free and job.exchange.pattern == "free":
+        log = _merged(job)
+    elif is_free:
+        log = _ungated(job)
+    else:
+        log = _gated(job)
+    return outcome_of(job, log), log
+
+
+class _Starts:
+    """Workers that begin a step: they pull the weights in turn, and compute."""
+
+    def __init__(self, job: Job) -> None:
+        self.occupies_ps, self.takes_ps = job.exchange.occupies_ps, job.exchange.takes_ps
+        self.works = [job.times.steps_of(worker).__next__ for worker in range(job.num_workers)]
+        self.local_ps: list[int] = (job.optimizer_ps + job.link_ps).tolist()
+        self._outbound_free = 0
+        self.mishaps: tuple[Mishaps, ...] = ()
+        if job.failures is not None:
+            self.mishaps = tuple(Mishaps(job.failures, worker, job.seed) for worker in range(job.num_workers))
+
+    def work_ps(self, worker: int) -> int:
+        """The worker's next step: data loader, computation, and an update that it makes itself."""
+        return self.works[worker]() + self.local_ps[worker]
+
+    def computed_at(self, worker: int, now_ps: int) -> int:
+        """When a worker that is released now has computed."""
+        turn = self._outbound_free if self._outbound_free > now_ps else now_ps
+        self._outbound_free = turn + self.occupies_ps
+        begin, work = turn + self.takes_ps, self.work_ps(worker)
+        return self.mishaps[worker].end_of(begin, work) if self.mishaps else begin + work
+
+
+def _gated(job: Job) -> Log:
+    """Workers behind the gate. A heap entry is time x workers + worker: earliest first, then by worker."""
+    n, starts = job.num_workers, _Starts(job)
+    computed_at, occupies = starts.computed_at, starts.occupies_ps
+    carried = starts.takes_ps - occupies
+    complete = Gate(n, job.staleness_bound).complete
+    times, workers, versions = array("q"), array("q"), array("q")
+    version_of, done_at, released_at, waits = [0] * n, [0] * n, [0] * n, [0] * n
+    inbound = 0
+    heap = [computed_at(worker, 0) * n + worker for worker in range(n)]
+    heapify(heap)
+    for version in range(1, job.num_gradients + 1):
+        time, worker = divmod(heap[0], n)
+        inbound = (inbound if inbound > time else time) + occupies
+        done = inbound + carried
+        times.append(done)
+        workers.append(worker)
+        versions.append(version_of[worker])
+        waits[worker] += released_at[worker] - done_at[worker]
+        done_at[worker] = done
+        released = complete(worker)
+        if len(released) == 1 and released[0] == worker:
+            version_of[worker], released_at[worker] = version, done
+            heapreplace(heap, computed_at(worker, done) * n + worker)
+            continue
+        heappop(heap)
+        for one in released:
+            version_of[one], released_at[one] = version, done
+            heappush(heap, computed_at(one, done) * n + one)
+    return _log((times, workers, versions), waits, starts.mishaps)
+
+
+def _ungated(job: Job) -> Log:
+    """``_gated`` without a gate: nobody is held back, and the version read is one's own last update."""
+    n, starts = job.num_workers, _Starts(job)
+    works, local, occupies, takes = starts.works, starts.local_ps, starts.occupies_ps, starts.takes_ps
+    carried = takes - occupies
+    times, workers = array("q"), array("q")
+    heap = [starts.computed_at(worker, 0) * n + worker for worker in range(n)]
+    heapify(heap)
+    inbound, outbound = 0, n * occupies
+    for _ in range(job.num_gradients):
+        time, worker = divmod(heap[0], n)
+        inbound = (inbound if inbound > time else time) + occupies
+        done = inbound + carried
+        times.append(done)
+        workers.append(worker)
+        turn = outbound if outbound > done else done
+        outbound = turn + occupies
+        heapreplace(heap, (turn + takes + works[worker]() + local[worker]) * n + worker)
+    worker_of = np.frombuffer(workers, dtype=np.int64)
+    order = np.argsort(worker_of, kind="stable")
+    previous = np.roll(order, 1) + 1
+    previous[np.flatnonzero(np.diff(worker_of[order], prepend=-1))] = 0
+    read = np.empty_like(previous)
+    read[order] = previous
+    return Log(
+        time_ps=np.frombuffer(times, dtype=np.int64),
+        worker=worker_of,
+        version_read=read,
+        wait_ps=np.zeros(n, dtype=np.int64),
+    )
+
+
+def _k_async(job: Job) -> Log:
+    """An update per ``num_awaited`` gradients; who brought one waits for it and goes on with new weights."""
+    n, awaited, starts = job.num_workers, job.num_awaited, _Starts(job)
+    carried = starts.takes_ps - starts.occupies_ps
+    times, workers, versions = array("q"), array("q"), array("q")
+    version_of, done_at, released_at, waits = [0] * n, [0] * n, [0] * n, [0] * n
+    inbound = 0
+    heap = [starts.computed_at(worker, 0) * n + worker for worker in range(n)]
+    heapify(heap)
+    for version in range(1, job.num_gradients // awaited + 1):
+        for _ in range(awaited):
+            time, worker = divmod(heappop(heap), n)
+            inbound = max(inbound, time) + starts.occupies_ps
+            times.append(inbound + carried)
+            workers.append(worker)
+            versions.append(version_of[worker])
+            waits[worker] += released_at[worker] - done_at[worker]
+            done_at[worker] = inbound + carried
+        for one in sorted(workers[-awaited:]):
+            version_of[one], released_at[one] = version, times[-1]
+            heappush(heap, starts.computed_at(one, times[-1]) * n + one)
+    return _log((times, workers, versions), waits, starts.mishaps, awaited)
+
+
+def _log(
+    columns: tuple[array[int], array[int], array[int]],
+    waits: list[int],
+    mishaps: tuple[Mishaps, ...],
+    gradients_per_update: int = 1,
+) -> Log:
+    time_ps, worker, version_read = (np.array(column, dtype=np.int64) for column in columns)
+    return Log(
+        time_ps=time_ps,
+        worker=worker,
+        version_read=version_read,
+        wait_ps=np.array(waits, dtype=np.int64),
+        gradients_per_update=gradients_per_update,
+        mishaps=mishaps,
+    )
+
+
+def _merged(job: Job) -> Log:
+    """Nobody waits for anybody: every worker's own cumulative sum, merged by time and worker."""
+    ends = _own_sums(job)
+    sizes = np.array([one.size for one in ends])
+    time = np.concatenate(ends)
+    order = np.argsort(time, kind="stable")[: job.num_gradients]
+    rank = np.full(time.size, -1, dtype=np.int64)
+    rank[order] = np.arange(order.size)
+    # A worker reads the weights right after its own last update: the version is that update's number.
+    read = np.roll(rank, 1) + 1
+    read[np.cumsum(sizes) - sizes] = 0
+    worker = np.repeat(np.arange(job.num_workers), sizes)
+    return Log(
+        time_ps=time[order],
+        worker=worker[order],
+        version_read=read[order],
+        wait_ps=np.zeros(job.num_workers, dtype=np.int64),
+    )
+
+
+def _own_sums(job: Job) -> list[Int64]:
+    """When each worker finishes each step, drawn until all of the run's gradients are among them."""
+    takes = [job.times.of_worker(worker) for worker in range(job.num_workers)]
+    ends: list[Int64] = [np.zeros(0, dtype=np.int64) for _ in takes]
+    short = list(range(job.num_workers))
+    count = job.num_steps
+    while True:
+        for worker in short:
+            compute, stall = takes[worker](count)
+            last = int(ends[worker][-1]) if ends[worker].size else 0
+            more = last + np.cumsum(compute + stall + int(job.optimizer_ps[worker]))
+            ends[worker] = np.concatenate([ends[worker], more])
+        covered = min(int(one[-1]) for one in ends)
+        known = sum(int(np.searchsorted(one, covered, side="right")) for one in ends)
+        if known >= job.num_gradients:
+            return ends
+        # All workers at once need about this much longer; those that are not there yet draw on.
+        horizon = covered * job.num_gradients / max(known, 1) * 1.01
+        short = [worker for worker, one in enumerate(ends) if one[-1] <= horizon]
+        count = max(16, job.num_steps // 16)
+
+
+def outcome_of(job: Job, log: Log) -> Outcome:
+    """The run's schedule and where the workers' time went."""
+    k = log.gradients_per_update
+    update_ps = log.time_ps[k - 1 :: k]
+    index = np.arange(log.time_ps.size, dtype=np.int64)
+    workers = _workers(job, log)
+    steps = np.maximum(workers.num_steps, 1)
+    own = (workers.compute_ps + workers.data_stall_ps) / steps
+    mean_ps = workers.compute_ps.sum(dtype=np.float64) / max(1, int(workers.num_steps.sum()))
+    cycle_ps = mean_ps + float(job.optimizer_ps.mean()) + 2 * job.exchange.takes_ps
+    end_ps = int(log.time_ps[-1]) if log.time_ps.size else 0
+    return Outcome(
+        update_ps=update_ps,
+        gradients=GradientColumns(update=index // k, worker=log.worker, version_read=log.version_read),
+        workers=workers,
+        slowest=None,
+        end_ps=end_ps,
+        ideal_ps=round(cycle_ps * job.num_steps),
+        no_stall_ps=end_ps - round(float(workers.data_stall_ps.mean())),
+        slowdown_by_worker=tuple((own / max(mean_ps, 1.0)).tolist()),
+    )
+
+
+def _workers(job: Job, log: Log) -> WorkerColumns:
+    """Sums over finished steps, drawn once more; what is left of the time until the last is exchange."""
+    n = job.num_workers
+    num_steps = np.bincount(log.worker, minlength=n)
+    compute, stall = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
+    for worker in range(n):
+        own, waits = job.times.of_worker(worker)(int(num_steps[worker]))
+        compute[worker] = own.sum()
+        stall[worker] = np.sum(waits)
+    until = np.zeros(n, dtype=np.int64)
+    until[log.worker] = log.time_ps  # the last entry of each worker stays
+    lost = np.zeros(n, dtype=np.int64)
+    for one in log.mishaps:
+        lost[one.worker] = sum(row[2] + row[3] for row in one.rows if row[0] < until[one.worker])
+    updating = job.optimizer_ps * num_steps
+    return WorkerColumns(
+        num_steps=num_steps,
+        compute_ps=compute,
+        data_stall_ps=stall,
+        wait_ps=log.wait_ps,
+        exchange_ps=np.maximum(until - compute - stall - updating - lost - log.wait_ps, 0),
+        optimizer_ps=updating,
+        lost_ps=lost,
+    )

@@ -1,0 +1,313 @@
+"""Synchronous schemes without an event per worker: BSP, K-sync and local SGD decide nothing between steps.
+
+Every step begins anew at the moment of the update, so its length depends on its own draws alone: whole blocks
+of steps are arrays of (workers x steps). Integer picoseconds, equal to ``worker``'s events bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sim.records import Int64
+from sim.training.exchange.sharded import sharded_step_ps
+from sim.training.records import GradientColumns, Outcome, WorkerColumns
+from sim.training.schedule.job import Job
+from sim.training.schedule.times import Float64
+
+BLOCK_ENTRIES = 4_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Some steps (rounds of local SGD) of all workers, relative to the update before each."""
+
+    compute: Int64  # (workers, steps)
+    stall: Int64 | None
+    offset: Int64  # (workers, steps or 1): from the update before until the worker begins
+    link: Int64 | None = None  # (workers, 1): added by a worker's own slow link, on its way to the server
+
+    @property
+    def work_end(self) -> Int64:
+        """When each worker has computed."""
+        work = self.compute if self.stall is None else self.compute + self.stall
+        ends: Int64 = self.offset + work
+        return ends
+
+    @property
+    def arrival(self) -> Int64:
+        """When each worker's gradient asks for its turn at the server."""
+        ends = self.work_end
+        return ends if self.link is None else ends + self.link
+
+    def alike(self) -> Block:
+        """Every worker takes the mean compute time of the step, and nobody waits for data."""
+        mean = np.rint(self.compute.mean(axis=0)).astype(np.int64)
+        return replace(self, compute=np.broadcast_to(mean, self.compute.shape), stall=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Per step: its length, when the last awaited worker had computed, and (K-sync) who counted."""
+
+    length: Int64
+    computed: Int64
+    is_used: Int64 | None = None  # (workers, steps): 1 where the update has the worker's gradient
+
+
+def step_lengths(job: Job, block: Block) -> Lengths:
+    """The steps' lengths under the job's exchange."""
+    exchange = job.exchange
+    if exchange.pattern == "single_process":
+        return _single_process(job, block)
+    if exchange.sharded is not None:
+        top = block.work_end.max(axis=0)
+        slowest = block.compute.max(axis=0)
+        extra = sharded_step_ps(exchange.sharded, slowest) - slowest
+        return Lengths(length=top + np.maximum(extra, 0), computed=top)
+    if exchange.is_collective:
+        return _collective(job, block)
+    return _first_ones(job, block)
+
+
+def _collective(job: Job, block: Block) -> Lengths:
+    """The DDP recursion on one communication stream, every bucket ready when the last worker's is."""
+    exchange = job.exchange
+    ends = block.work_end
+    top = ends.max(axis=0)
+    if not exchange.overlap:
+        return Lengths(length=top + sum(duration for _, duration in exchange.buckets), computed=top)
+    compute, ends, share = _leading_workers(job, block, ends)
+    back = np.rint(compute * share).astype(np.int64)
+    begin = ends - back
+    done = np.zeros_like(top)
+    for fraction, duration in exchange.buckets:
+        ready = top if fraction == 1.0 else (begin + np.rint(back * fraction).astype(np.int64)).max(axis=0)
+        done = np.maximum(done, ready) + duration
+    return Lengths(length=np.maximum(done, top), computed=top)
+
+
+def _leading_workers(job: Job, block: Block, ends: Int64) -> tuple[Int64, Int64, Float64]:
+    """(compute, end, backward share) of the workers that can hold a bucket back.
+
+    Where workers differ in nothing but their compute time, the slowest is last with every bucket.
+    """
+    share = job.backward_share[: len(ends), None]
+    alike = (
+        block.stall is None and np.ptp(job.backward_share) == 0 and np.ptp(block.offset, axis=0).max() == 0
+    )
+    if not alike:
+        return block.compute, ends, share
+    return block.compute.max(axis=0, keepdims=True), ends.max(axis=0, keepdims=True), share[:1]
+
+
+def _single_process(job: Job, block: Block) -> Lengths:
+    """torch.nn.DataParallel: one thread per GPU launches its forward pass, one at a time under the lock."""
+    exchange, ends = job.exchange, block.work_end
+    back = np.rint(block.compute * job.backward_share[: len(ends), None]).astype(np.int64)
+    turns = exchange.host_ps * (1 + np.arange(len(ends)))[:, None]
+    forward = (turns + ends - back).max(axis=0)
+    computed = forward + back.max(axis=0)
+    reduced = exchange.buckets[0][1]
+    length = computed + exchange.replicate_ps + 2 * exchange.gather_ps + reduced
+    return Lengths(length=length, computed=ends.max(axis=0))
+
+
+def _first_ones(job: Job, block: Block) -> Lengths:
+    """No exchange or a parameter server: the update comes with the last awaited push, served in turn."""
+    exchange, awaited = job.exchange, job.num_awaited
+    ends = block.arrival
+    if awaited == len(ends):
+        top = ends.max(axis=0)
+        if exchange.occupies_ps == 0:
+            return Lengths(length=top + exchange.takes_ps, computed=top)
+        behind = exchange.occupies_ps * np.arange(awaited - 1, -1, -1)[:, None]
+        return Lengths(length=(np.sort(ends, axis=0) + behind).max(axis=0) + exchange.takes_ps, computed=top)
+    order = np.argsort(ends, axis=0, kind="stable")[:awaited]
+    first = np.take_along_axis(ends, order, axis=0)
+    behind = exchange.occupies_ps * np.arange(awaited - 1, -1, -1)[:, None]
+    length = (first + behind).max(axis=0) + exchange.takes_ps
+    used = np.zeros_like(ends)
+    np.put_along_axis(used, order, 1, axis=0)
+    return Lengths(length=length, computed=first[-1], is_used=used)
+
+
+def offsets(job: Job) -> Int64:
+    """From an update until each worker begins its next step: its optimizer, or its turn to pull."""
+    exchange = job.exchange
+    if exchange.is_server:
+        return exchange.occupies_ps * np.arange(job.num_workers) + exchange.takes_ps
+    if exchange.after_update_ps:
+        return np.full(job.num_workers, job.optimizer_ps.max() + exchange.after_update_ps)
+    if exchange.pattern == "single_process":
+        return np.full(job.num_workers, job.optimizer_ps[0])
+    return job.optimizer_ps
+
+
+def blocks(job: Job) -> Iterator[Block]:
+    """The run's steps, so many at a time that a block stays in memory."""
+    n = job.num_workers
+    takes = [job.times.of_worker(worker) for worker in range(n)]
+    rounds = max(1, BLOCK_ENTRIES // n // job.local_steps)
+    begin_at = _first_offsets(job)
+    for begin in range(0, job.num_steps, rounds * job.local_steps):
+        count = min(rounds * job.local_steps, job.num_steps - begin)
+        compute = np.empty((n, count), dtype=np.int64)
+        stall = np.empty_like(compute) if job.times.has_stalls else None
+        for worker, take in enumerate(takes):
+            compute[worker], waits = take(count)
+            if stall is not None:
+                stall[worker] = waits
+        offset = np.broadcast_to(offsets(job)[:, None], (n, -(-count // job.local_steps)))
+        if begin == 0:
+            offset = offset.copy()
+            offset[:, 0] = begin_at
+        link = job.link_ps[:, None] if job.exchange.link_ps else None
+        yield _rounds(job, Block(compute=compute, stall=stall, offset=offset, link=link))
+
+
+def _first_offsets(job: Job) -> Int64:
+    """The first step has nothing to update; from a parameter server the weights are pulled all the same."""
+    is_server = job.exchange.is_server
+    return offsets(job) if is_server else np.zeros(job.num_workers, dtype=np.int64)
+
+
+def _rounds(job: Job, block: Block) -> Block:
+    """Local SGD: ``local_steps`` steps and their updates count as one, exchanged at its end."""
+    if job.local_steps == 1:
+        return block
+    starts = np.arange(0, block.compute.shape[1], job.local_steps)
+    sizes = np.diff([*starts, block.compute.shape[1]])
+    compute = np.add.reduceat(block.compute, starts, axis=1)
+    stall = None if block.stall is None else np.add.reduceat(block.stall, starts, axis=1)
+    # Every step but the last has its update inside the round; the last one's comes with the average.
+    inside = job.optimizer_ps[:, None] * (sizes - 1)
+    return replace(block, compute=compute, stall=stall, offset=block.offset + inside)
+
+
+def run_synchronous(job: Job) -> Outcome:
+    """The whole run."""
+    parts = [_Part.of(job, block) for block in blocks(job)]
+    length = np.concatenate([part.lengths.length for part in parts])
+    update_ps = np.cumsum(length)
+    last = int(update_ps[-1]) + int(offsets(job).max()) * (not job.exchange.is_server)
+    ideal = sum(part.ideal_ps for part in parts)
+    extra = np.sum([part.extra_ps for part in parts], axis=0)
+    return Outcome(
+        update_ps=update_ps,
+        gradients=_gradients(job, parts),
+        workers=_workers(job, parts),
+        slowest=np.concatenate([part.slowest for part in parts]),
+        end_ps=last,
+        ideal_ps=ideal,
+        no_stall_ps=sum(part.no_stall_ps for part in parts),
+        slowdown_by_worker=tuple((1 + extra / max(1, ideal)).tolist()),
+        num_cancelled=sum(part.num_cancelled for part in parts),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """What is kept of a block."""
+
+    lengths: Lengths
+    slowest: Int64
+    num_steps: int
+    compute_ps: Int64
+    data_stall_ps: Int64
+    wait_ps: Int64
+    offset_ps: Int64
+    lost_ps: Int64
+    ideal_ps: int
+    no_stall_ps: int
+    extra_ps: Int64  # per worker: what it alone adds to the ideal
+
+    @property
+    def num_cancelled(self) -> int:
+        """Steps that an update did not wait for."""
+        used = self.lengths.is_used
+        return 0 if used is None else int(used.size - used.sum())
+
+    @staticmethod
+    def of(job: Job, block: Block) -> _Part:
+        """The block, run and summed up."""
+        lengths = step_lengths(job, block)
+        ends = block.arrival
+        n = job.num_workers
+        stall = np.zeros(n, dtype=np.int64) if block.stall is None else block.stall.sum(axis=1)
+        compute, lost = block.compute.sum(axis=1), np.zeros(n, dtype=np.int64)
+        wait = np.maximum(lengths.computed - ends, 0).sum(axis=1)
+        if lengths.is_used is not None:
+            compute, lost, wait = _of_cancelled(block, lengths)
+        alike = block.alike()
+        ideal = step_lengths(job, alike).length
+        bare = lengths.length
+        if block.stall is not None:
+            bare = step_lengths(job, replace(block, stall=None)).length
+        return _Part(
+            lengths=lengths,
+            slowest=(ends if lengths.is_used is None else ends * lengths.is_used).argmax(axis=0),
+            num_steps=block.compute.shape[1],
+            compute_ps=compute,
+            data_stall_ps=stall,
+            wait_ps=wait,
+            offset_ps=block.offset.sum(axis=1),
+            lost_ps=lost,
+            ideal_ps=int(ideal.sum()),
+            no_stall_ps=int(bare.sum()),
+            extra_ps=np.maximum(ends - alike.arrival, 0).sum(axis=1),
+        )
+
+
+def _of_cancelled(block: Block, lengths: Lengths) -> tuple[Int64, Int64, Int64]:
+    """(compute, lost, wait) where an update cuts off who is late."""
+    assert lengths.is_used is not None
+    begun = block.work_end - block.compute
+    done = np.clip(lengths.length - begun, 0, block.compute)
+    wait = np.maximum(lengths.computed - block.arrival, 0) * lengths.is_used
+    return (
+        (block.compute * lengths.is_used).sum(axis=1),
+        (done * (1 - lengths.is_used)).sum(axis=1),
+        wait.sum(axis=1),
+    )
+
+
+def _workers(job: Job, parts: list[_Part]) -> WorkerColumns:
+    """Sums; what is left of the whole time is exchange that nothing hides."""
+    n = job.num_workers
+    total = sum(int(part.lengths.length.sum()) for part in parts)
+    used = [part.lengths.is_used for part in parts]
+    steps = np.full(n, job.num_steps)
+    if used[0] is not None:
+        steps = np.sum([one.sum(axis=1) for one in used if one is not None], axis=0)
+    compute = np.sum([part.compute_ps for part in parts], axis=0)
+    stall = np.sum([part.data_stall_ps for part in parts], axis=0)
+    wait = np.sum([part.wait_ps for part in parts], axis=0)
+    lost = np.sum([part.lost_ps for part in parts], axis=0)
+    is_server = job.exchange.is_server
+    per_update = np.zeros(n, dtype=np.int64) if is_server else job.optimizer_ps
+    updating = per_update * (job.num_steps - 1)
+    return WorkerColumns(
+        num_steps=steps,
+        compute_ps=compute,
+        data_stall_ps=stall,
+        wait_ps=wait,
+        exchange_ps=np.maximum(total - compute - stall - wait - updating - lost, 0),
+        optimizer_ps=updating,
+        lost_ps=lost,
+    )
+
+
+def _gradients(job: Job, parts: list[_Part]) -> GradientColumns | None:
+    """K-sync's: which workers each update has. None where it has all of them."""
+    if parts[0].lengths.is_used is None:
+        return None
+    used = np.concatenate(
+        [part.lengths.is_used for part in parts if part.lengths.is_used is not None], axis=1
+    )
+    update, worker = np.nonzero(used.T)
+    return GradientColumns(
+        update=update.astype(np.int64), worker=worker.astype(np.int64), version_read=update.astype(np.int64)
+    )

@@ -1,0 +1,1 @@
+"""What a step of one worker takes: time and memory."""
