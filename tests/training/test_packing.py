@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from training_cost.packing_gains import packing_gains
-from training_cost.packing_histograms import HISTOGRAMS, histogram_lengths
-from training_cost.published import A100
+from training.packing_gains import packing_gains
+from training.packing_histograms import HISTOGRAMS, histogram_lengths
+from training.step.published import A100
 
 from sim.errors import ScenarioError
 from sim.model import load_model

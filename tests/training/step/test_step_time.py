@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from training_cost.published import A100, gpt
+from training.step.published import A100, gpt
 
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware

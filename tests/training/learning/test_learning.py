@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from training_cost.delayed_sgd import convergence_factor, stationary_variance
+from training.learning.delayed_sgd import convergence_factor, stationary_variance
 
 from sim.errors import InvariantError
 from sim.training.learning.problems import LogisticRegression, Mlp, NoisyQuadratic, largest_stable_rate, rings

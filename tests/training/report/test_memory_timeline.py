@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from training_cost.published import A100
+from training.step.published import A100
 
 from sim.kinds import report_of
 from sim.loading import load_scenario

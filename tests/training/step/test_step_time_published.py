@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from training_cost.published import (
+from training.step.published import (
     A100,
     MEGATRON,
     Run,
