@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from sim.scenario import Distribution
+from sim.training.delays import DataLoaderStall, MarkovSlow, StepVariation
 from sim.training.exchange.prices import Exchange
-from sim.training.scenario import DataLoaderStall, MarkovSlow, StepVariation
 from sim.training.schedule.job import Job
 from sim.training.schedule.times import StepTimes
 from sim.training.sync import SYNC

@@ -14,12 +14,13 @@ from sim.training.checks_exchange import (
     check_sharding,
     check_sync,
 )
-from sim.training.delays import DELAYS, delays_with
+from sim.training.delays import DELAYS, StepVariation, delays_with
 from sim.training.exchange.algorithms import EXCHANGES
 from sim.training.learning.sgd import LearningConfig, problem_of
-from sim.training.scenario import ComputeConfig, StepVariation, TrainingScenario, step_shape
+from sim.training.scenario import ComputeConfig, TrainingScenario, step_shape
 from sim.training.schedule.job import devices, is_priced
 from sim.training.schedule.scaling import check_scaling
+from sim.training.schedule.times import read_recorded
 from sim.training.step.layer import peak_of
 from sim.training.step.memory import check_fits
 from sim.training.step.shape import check_shape, precision_of
@@ -46,7 +47,7 @@ def check_training(scenario: TrainingScenario, *, file: str) -> None:
     _check_model(scenario, top)
     check_links(scenario, top)
     check_length(scenario, top)
-    check_scaling(scenario, top.child("scaling"))
+    check_scaling(scenario, top.child("scaling"), check_training)
 
 
 def _check_size(scenario: TrainingScenario, place: Place) -> None:
@@ -204,8 +205,6 @@ def check_variation(variation: StepVariation, num_workers: int, place: Place) ->
 
 
 def _check_recorded(variation: StepVariation, place: Place, base_dir: Path) -> None:
-    from sim.training.schedule.times import read_recorded
-
     recorded = variation.recorded
     if recorded is None:
         return

@@ -8,10 +8,10 @@ from sim.loading.place import Place, no_effect, placed
 from sim.records import PS_PER_S
 from sim.training.exchange.algorithms import EXCHANGES, algorithms_where
 from sim.training.exchange.prices import MIB, price_exchange, worker_fabric
-from sim.training.scenario import SyncConfig, TrainingScenario, num_gpus
+from sim.training.scenario import TrainingScenario, num_gpus
 from sim.training.schedule.job import nominal_step
 from sim.training.schedule.times import MAX_RUN_S, slowdowns
-from sim.training.sync import SYNC, schemes_where, schemes_with
+from sim.training.sync import SYNC, SyncConfig, schemes_where, schemes_with
 
 MAX_CHUNK_STEPS = 20_000_000
 

@@ -14,6 +14,7 @@ from sim.summary import Summary
 from sim.training.packing import Packed, packed
 from sim.training.records import TrainingResult
 from sim.training.scenario import TrainingScenario, gpus_per_worker, num_gpus, step_shape, tokens_per_step
+from sim.training.schedule.job import devices
 from sim.training.schedule.scaling import efficient_workers
 from sim.training.step.layer import peak_of
 from sim.training.step.time import model_flops_per_token
@@ -225,8 +226,6 @@ def _flops_per_token(scenario: TrainingScenario) -> float:
 
 def _peak(scenario: TrainingScenario) -> float:
     """Peak of all GPUs together, each worker by its own device."""
-    from sim.training.schedule.job import devices
-
     per_worker = gpus_per_worker(scenario)
     return float(
         sum(one.peak_flops_per_s[peak_of(step_shape(scenario, one))] for one in devices(scenario))

@@ -12,11 +12,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sim.records import PS_PER_S, Int64
+from sim.training.learning.sgd import LearningResult, Schedule, synchronous_schedule
 
 if TYPE_CHECKING:
-    from sim.training.learning.sgd import LearningResult, Schedule
     from sim.training.scenario import TrainingScenario
-    from sim.training.schedule.scaling import ScalingPoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingPoint:
+    """A job of ``num_workers``; where it cannot run, why, and nothing else."""
+
+    num_workers: int
+    refused: str = ""
+    gradients_per_s: float = 0.0
+    exposed_comm_s: float = 0.0  # a step, mean over workers
+    stall_s: float = 0.0
+    step_s: float = 0.0  # a worker's, mean
+    efficiency: float = 0.0
+
+    @property
+    def exposed_comm_fraction(self) -> float:
+        """Of a worker's step."""
+        return self.exposed_comm_s / self.step_s if self.step_s else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +140,6 @@ class TrainingResult:
 
     def schedule(self) -> Schedule:
         """The updates and the gradients in them, for an optimizer that follows this run."""
-        from sim.training.learning.sgd import Schedule, synchronous_schedule
-
         times_s = self.outcome.update_ps / PS_PER_S
         gradients = self.outcome.gradients
         if gradients is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sim.cost.collective_nccl import nccl_facts
 from sim.errors import InvariantError
+from sim.training.checks import check_training
 from sim.training.exchange.algorithms import EXCHANGES
 from sim.training.learning.sgd import LearningResult, learn_run
 from sim.training.records import Outcome, TrainingResult, WorkerStepColumns
@@ -54,7 +55,11 @@ def run_training(
         notes=_notes(scenario, job),
         explain=_explain(scenario, job),
     )
-    return replace(result, learning=learnt(result), scaling=scaling_points(scenario, seed, base_dir))
+    return replace(
+        result,
+        learning=learnt(result),
+        scaling=scaling_points(scenario, seed, base_dir, check_training),
+    )
 
 
 def check_against_events(job: Job, outcome: Outcome) -> int:

@@ -10,12 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from sim.training.scenario import SyncConfig
+from sim.scenario import key
 
 UNBOUNDED = 2**62
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncConfig:
+    """When a worker may start its next step. One gate: step - steps of the slowest <= staleness bound."""
+
+    scheme: str = key("what lets a worker go on", default="bsp", choices=lambda: SYNC)
+    staleness_bound: int | None = key("ssp: steps ahead of the slowest", default=None, ge=0, le=1_000_000)
+    backup_workers: int | None = key("k_sync: gradients not waited for", default=None, ge=0, le=65_536)
+    num_required: int | None = key("k_async: gradients per update", default=None, ge=1, le=65_536)
+    local_steps: int | None = key(
+        "local_sgd: steps between two averages (H)", default=None, ge=1, le=1_000_000
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

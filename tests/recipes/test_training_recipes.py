@@ -20,10 +20,9 @@ from sim.errors import ScenarioError
 from sim.kinds import report_of
 from sim.report.html import render_html
 from sim.schema import scenario_schema
-from sim.training.delays import DELAYS, Delay
+from sim.training.delays import DELAYS, Delay, StepVariation
 from sim.training.exchange.algorithms import EXCHANGES, Algorithm
 from sim.training.learning.problems import PROBLEMS
-from sim.training.scenario import StepVariation
 from sim.training.sync import SYNC, UNBOUNDED, Scheme
 
 # every_step: the schedule is found by SimPy's processes, too, and both must agree on every update.

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from training_jobs import S, job
 
-from sim.training.scenario import SlowWorker, StepVariation
+from sim.training.delays import SlowWorker, StepVariation
 from sim.training.schedule.asynchronous import run_asynchronous
 from sim.training.schedule.synchronous import run_synchronous
 from sim.training.sync import UNBOUNDED

@@ -7,9 +7,9 @@ from statistics import fmean
 
 from sim.report.blocks import Block, Prose
 from sim.report.figures import Lane, Picture, Row, Trace, axis, layout, percent
-from sim.training.records import TrainingResult
+from sim.training.records import ScalingPoint, TrainingResult
 from sim.training.scenario import max_seq_len, tokens_per_step
-from sim.training.schedule.scaling import ScalingPoint, efficient_workers
+from sim.training.schedule.scaling import efficient_workers
 
 Results = Mapping[str, Sequence[TrainingResult]]
 

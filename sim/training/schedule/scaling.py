@@ -8,15 +8,17 @@ learning is no part of it (``learning`` shows it on small problems).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from sim.errors import ScenarioError
 from sim.loading.place import Place
 from sim.records import PS_PER_S
+from sim.training.records import ScalingPoint
 from sim.training.scenario import TrainingScenario
 from sim.training.schedule.find import bounded_schedule
 from sim.training.schedule.job import plan_job
@@ -24,30 +26,24 @@ from sim.training.schedule.job import plan_job
 MAX_SCALING_STEPS = 5_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScalingPoint:
-    """A job of ``num_workers``; where it cannot run, why, and nothing else."""
+class Check(Protocol):
+    """What refuses a scenario: given by the caller, since it checks scaling curves, too."""
 
-    num_workers: int
-    refused: str = ""
-    gradients_per_s: float = 0.0
-    exposed_comm_s: float = 0.0  # a step, mean over workers
-    stall_s: float = 0.0
-    step_s: float = 0.0  # a worker's, mean
-    efficiency: float = 0.0
-
-    @property
-    def exposed_comm_fraction(self) -> float:
-        """Of a worker's step."""
-        return self.exposed_comm_s / self.step_s if self.step_s else 0.0
+    def __call__(self, scenario: TrainingScenario, *, file: str) -> None:
+        """A ScenarioError, or nothing."""
+        ...
 
 
-def scaling_points(scenario: TrainingScenario, seed: int, base_dir: Path) -> tuple[ScalingPoint, ...]:
+def scaling_points(
+    scenario: TrainingScenario, seed: int, base_dir: Path, check: Check
+) -> tuple[ScalingPoint, ...]:
     """One point per number of workers that ``scaling`` names; none where it is not asked for."""
     if scenario.scaling is None:
         return ()
     file = str(base_dir / "scenario.yaml")
-    points = [_point(_sized(scenario, n), seed, (base_dir, file)) for n in scenario.scaling.num_workers]
+    points = [
+        _point(_sized(scenario, n), seed, (base_dir, file), check) for n in scenario.scaling.num_workers
+    ]
     first = next((one for one in points if not one.refused), None)
     if first is None:
         return tuple(points)
@@ -62,7 +58,7 @@ def efficient_workers(points: Sequence[ScalingPoint], min_efficiency: float) -> 
     return enough[-1].num_workers if enough else None
 
 
-def check_scaling(scenario: TrainingScenario, place: Place) -> None:
+def check_scaling(scenario: TrainingScenario, place: Place, check: Check) -> None:
     """Refuses a curve that has no two points, does not rise, or takes too long."""
     scaling = scenario.scaling
     if scaling is None:
@@ -83,7 +79,7 @@ def check_scaling(scenario: TrainingScenario, place: Place) -> None:
             allowed=f"at most {MAX_SCALING_STEPS:,} worker-steps",
             hint=f"num_steps: {max(1, MAX_SCALING_STEPS // sum(sizes))}",
         )
-    refused = [_refusal(_sized(scenario, n), place.file) for n in sizes]
+    refused = [_refusal(_sized(scenario, n), place.file, check) for n in sizes]
     if refused.count("") < 2:
         raise place.child("num_workers").error(
             f"fewer than two of these jobs can run: {next(one for one in refused if one)}",
@@ -99,21 +95,19 @@ def _sized(scenario: TrainingScenario, num_workers: int) -> TrainingScenario:
     return replace(scenario, training=job, scaling=None, learning=None)
 
 
-def _refusal(scenario: TrainingScenario, file: str) -> str:
+def _refusal(scenario: TrainingScenario, file: str, check: Check) -> str:
     """Why the job cannot run; empty where it can."""
-    from sim.training.checks import check_training
-
     try:
-        check_training(scenario, file=file)
+        check(scenario, file=file)
     except ScenarioError as error:
         return error.problem
     return ""
 
 
-def _point(scenario: TrainingScenario, seed: int, where: tuple[Path, str]) -> ScalingPoint:
+def _point(scenario: TrainingScenario, seed: int, where: tuple[Path, str], check: Check) -> ScalingPoint:
     base_dir, file = where
     num_workers = scenario.training.num_workers
-    refused = _refusal(scenario, file)
+    refused = _refusal(scenario, file, check)
     if refused:
         return ScalingPoint(num_workers=num_workers, refused=refused)
     outcome, _ = bounded_schedule(plan_job(scenario, seed, base_dir))

@@ -17,8 +17,7 @@ import numpy.typing as npt
 from sim.errors import ScenarioError
 from sim.records import PS_PER_S, Int64
 from sim.rng import stream
-from sim.training.delays import DELAYS
-from sim.training.scenario import DataLoaderStall, MarkovSlow, RecordedTimes, StepVariation
+from sim.training.delays import DELAYS, DataLoaderStall, MarkovSlow, RecordedTimes, StepVariation
 from sim.workload.csv_files import read_column
 from sim.workload.distributions import Place, draw_values
 

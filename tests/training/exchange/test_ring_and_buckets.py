@@ -12,9 +12,9 @@ from training_jobs import S, job
 
 from sim.cost.collective import ring_all_reduce_s
 from sim.hardware import Link
+from sim.training.delays import StepVariation
 from sim.training.exchange.prices import MIB, Exchange, fill_buckets, gradient_buckets, overlap
 from sim.training.exchange.ring import chunk_of, num_ring_steps, ring_done_ps, sum_over_ring
-from sim.training.scenario import StepVariation
 from sim.training.schedule.chunks import run_chunks
 from sim.training.schedule.synchronous import run_synchronous
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from training_jobs import VARIATIONS
 
 from sim.hardware import load_hardware
+from sim.training.delays import SlowWorker, StepVariation
 from sim.training.report.blame import OPERATIONS, Attribution, attribute
 from sim.training.run import run_training
 from sim.training.scenario import (
@@ -20,14 +21,11 @@ from sim.training.scenario import (
     ExchangeConfig,
     Failures,
     SlowLink,
-    SlowWorker,
-    StepVariation,
-    SyncConfig,
     TrainingConfig,
     TrainingScenario,
 )
 from sim.training.schedule.job import plan_job
-from sim.training.sync import SYNC
+from sim.training.sync import SYNC, SyncConfig
 
 A100 = load_hardware("a100-sxm-80gb")
 HERE = Path(".")

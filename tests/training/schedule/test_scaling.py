@@ -13,7 +13,9 @@ from sim.cli import main
 from sim.errors import ScenarioError
 from sim.loading import load_scenario
 from sim.run import run_scenario
-from sim.training.schedule.scaling import ScalingPoint, scaling_points
+from sim.training.checks import check_training
+from sim.training.records import ScalingPoint
+from sim.training.schedule.scaling import scaling_points
 
 GIVEN: dict[str, Any] = {
     "schema_version": 1,
@@ -34,7 +36,7 @@ def load(folder: Path, **changes: Any) -> Any:
 
 
 def points(folder: Path, **changes: Any) -> tuple[ScalingPoint, ...]:
-    return scaling_points(load(folder, **changes).base, 1, folder)
+    return scaling_points(load(folder, **changes).base, 1, folder, check_training)
 
 
 def test_a_ring_nobody_hides_costs_its_closed_form(tmp_path: Path) -> None:
@@ -126,7 +128,7 @@ def test_no_curve_says_why(scaling: dict[str, Any], path: str, tmp_path: Path) -
 def test_a_sweep_over_workers_is_the_same_curve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """``gpuyard sweep --over training.num_workers=...`` on a training scenario: table, CSV, picture."""
     file = load(tmp_path, training={"num_workers": 4, "num_steps": 10, "gpus_per_node": 1})
-    curve = {one.num_workers: one for one in scaling_points(file.base, 1, tmp_path)}
+    curve = {one.num_workers: one for one in scaling_points(file.base, 1, tmp_path, check_training)}
     out = tmp_path / "sweep"
     words = ["sweep", file.path, "--over", "training.num_workers=1,4,64", "--set", "scaling=null"]
     words += ["--metric", "gradients_per_s", "--metric", "exposed_comm_s", "--jobs", "1", "--out", str(out)]
