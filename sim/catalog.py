@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sim.engine_profile import EngineProfile, engine_profile_names, load_engine_profile
 from sim.errors import ScenarioError
@@ -16,6 +16,9 @@ from sim.hardware import EfficiencyCurve, HardwareProfile, Link, hardware_names,
 from sim.hardware.reading import QUANTITIES
 from sim.loading.strict_yaml import load_yaml
 from sim.units import format_bytes, format_quantity
+
+if TYPE_CHECKING:
+    from sim.model import ModelShape
 
 Row = dict[str, Any]
 
@@ -196,7 +199,9 @@ def _flat(name: str, value: object) -> list[tuple[str, str]]:
         return [(name, f"{_shown(value.bytes_per_s, 'bytes_per_s')} per direction, {latency}")]
     if isinstance(value, Mapping):
         return [(f"{name}.{key}", _shown(one, "flops_per_s")) for key, one in value.items()]
-    return [(name, _shown(value, QUANTITIES[name].unit) if name in QUANTITIES else str(value))]
+    if name in QUANTITIES and isinstance(value, (int, float)):
+        return [(name, _shown(value, QUANTITIES[name].unit))]
+    return [(name, str(value))]
 
 
 def _points(curve: EfficiencyCurve) -> str:
@@ -214,7 +219,7 @@ def _source_lines(profile: HardwareProfile, label: str) -> list[str]:
     return [f"      {profile.sources[label]}"] if label in profile.sources else []
 
 
-def _shown(value: Any, unit: str, absent: str = "unknown") -> str:
+def _shown(value: float | None, unit: str, absent: str = "unknown") -> str:
     """A number with its unit; bytes in both kinds of unit."""
     if value is None:
         return absent
@@ -227,7 +232,7 @@ def _shown(value: Any, unit: str, absent: str = "unknown") -> str:
     return format_quantity(value, unit)
 
 
-def _model_facts(model: Any) -> Row:
+def _model_facts(model: ModelShape) -> Row:
     """What follows from a model's sizes."""
     from sim.model import kv_bytes_per_token, num_active_parameters, num_parameters
 
@@ -247,7 +252,7 @@ def _plain(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _find(name: str) -> Any:
+def _find(name: str) -> HardwareProfile | EngineProfile | ModelShape:
     """The device or the model of that name or path."""
     from sim.model import load_model, model_names
 

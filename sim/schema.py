@@ -54,7 +54,7 @@ def scenario_schema() -> JsonSchema:
     }
 
 
-def _of_kind(name: str, cls: Any, made: Definitions) -> JsonSchema:
+def _of_kind(name: str, cls: type, made: Definitions) -> JsonSchema:
     """The scenario of one kind, its variants' differences as a definition of their own."""
     top = made.object_of(cls, None, is_partial=False)
     variant = made.object_of(cls, None, is_partial=True)
@@ -108,7 +108,7 @@ class Definitions:
 
     by_name: dict[str, JsonSchema] = field(default_factory=dict)
 
-    def object_of(self, cls: Any, unit: str | None, *, is_partial: bool) -> JsonSchema:
+    def object_of(self, cls: type, unit: str | None, *, is_partial: bool) -> JsonSchema:
         """The schema of a dataclass's mapping; ``is_partial``: of differences, where nothing is required."""
         properties, required = {}, []
         for name, (one, hint) in field_hints(cls).items():
@@ -124,7 +124,7 @@ class Definitions:
         return {**made, "additionalProperties": False}
 
     def value_of(
-        self, hint: Any, bounds: Mapping[str, Any], unit: str | None, is_partial: bool
+        self, hint: object, bounds: Mapping[str, Any], unit: str | None, is_partial: bool
     ) -> JsonSchema:
         """The schema of one value of type ``hint``."""
         origin = get_origin(hint)
@@ -140,11 +140,11 @@ class Definitions:
             return {"type": "object", "additionalProperties": inner}
         if hint in (HardwareProfile, ModelShape):
             return _any_of({"type": "string"}, {"type": "object"})
-        if is_dataclass(hint):
+        if isinstance(hint, type) and is_dataclass(hint):
             return self._reference(hint, unit, is_partial)
         return _scalar(hint, bounds, unit)
 
-    def _reference(self, cls: Any, unit: str | None, is_partial: bool) -> JsonSchema:
+    def _reference(self, cls: type, unit: str | None, is_partial: bool) -> JsonSchema:
         name = cls.__name__ + (f"In_{unit or 'count'}" if takes_number(cls) else "")
         name += "Differences" if is_partial else ""
         if name not in self.by_name:
@@ -165,7 +165,7 @@ class Definitions:
         return made
 
 
-def _scalar(hint: Any, bounds: Mapping[str, Any], unit: str | None) -> JsonSchema:
+def _scalar(hint: object, bounds: Mapping[str, Any], unit: str | None) -> JsonSchema:
     """A number, a switch, or text, which may have to be one of its choices."""
     if hint in (int, float):
         return _number(hint, bounds, unit)
@@ -183,7 +183,7 @@ def _choice_docs(choices: Iterable[str]) -> str:
     return "".join(f"\n{name}: {doc}" for name, doc in docs.items() if doc)
 
 
-def _number(kind: Any, bounds: Mapping[str, Any], unit: str | None) -> JsonSchema:
+def _number(kind: object, bounds: Mapping[str, Any], unit: str | None) -> JsonSchema:
     limits = {word: bounds[name] for name, word in _BOUNDS.items() if name in bounds}
     limits.setdefault("maximum", LIMITS.get(unit or "", MAX_PLAIN))
     plain = {"type": "integer" if kind is int else "number", **limits}
@@ -221,5 +221,5 @@ def _meanings(one: Field[Any]) -> str:
     return f" ({'; '.join(said)})" if said else ""
 
 
-def _first_line(cls: Any) -> str:
+def _first_line(cls: type) -> str:
     return str(cls.__doc__ or cls.__name__).strip().splitlines()[0]

@@ -8,12 +8,13 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from plain_engine import plain_engine
 
 from sim.cost.step import Chunks
 from sim.hardware import load_hardware
 from sim.model import load_model
 from sim.records import PS_PER_S, Int64, RequestTable, RunResult
-from sim.scenario import EngineConfig, Scenario, Workload
+from sim.scenario import Scenario, Workload
 from sim.serving import simulate
 
 HARDWARE = load_hardware("h100-sxm-80gb")
@@ -70,7 +71,7 @@ def run_fixed(
         hardware=HARDWARE,
         model=MODEL,
         workload=Workload(),
-        engine=EngineConfig(**{"batching": "continuous", **settings}),
+        engine=plain_engine(**settings),
         **outside,
     )
     run = simulate.Run(variant="base", seed=1, base_dir=Path(), record_block_map=has_block_map)

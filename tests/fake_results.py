@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from plain_engine import plain_engine
 
 from sim.hardware import EfficiencyCurve, HardwareProfile
 from sim.model import ModelShape
@@ -23,7 +24,7 @@ from sim.records import (
     RunResult,
     SegmentColumns,
 )
-from sim.scenario import Arrivals, EngineConfig, Scenario, Slo, Workload
+from sim.scenario import Arrivals, Scenario, Slo, Workload
 
 HARDWARE = HardwareProfile(
     name="one-gpu", vendor="nobody", architecture="none", compute_capability=None, sm_count=100,
@@ -57,7 +58,7 @@ def scenario(**given: Any) -> Scenario:
         "hardware": HARDWARE,
         "model": MODEL,
         "workload": Workload(arrivals=Arrivals(process="poisson", requests_per_s=1.0)),
-        "engine": EngineConfig(batching="continuous"),
+        "engine": plain_engine(),
         "slo": Slo(),
     }
     return Scenario(**{**fields, **given})

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+from plain_engine import plain_engine
 
 from sim.hardware import load_hardware
 from sim.model import load_model
 from sim.records import RequestTable, RunResult
-from sim.scenario import EngineConfig, EngineOverheads, Scenario, Workload
+from sim.scenario import EngineOverheads, Scenario, Workload
 from sim.serving.simulate import Run, simulate
 
 HARDWARE = load_hardware("h100-sxm-80gb")
@@ -104,7 +105,7 @@ def run(
         hardware=HARDWARE,
         model=MODEL,
         workload=Workload(),
-        engine=EngineConfig(stepping=stepping, **{"batching": "continuous", **engine}),
+        engine=plain_engine(stepping=stepping, **engine),
         **fields,
     )
     return simulate(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plain_engine import plain_engine
 
 from sim.cli.command import main
 from sim.cost.explain import StepShape, counter_of, explain_step
@@ -22,7 +23,7 @@ from sim.cost.step import CompiledPrice
 from sim.hardware import load_hardware
 from sim.model import load_model
 from sim.records import PS_PER_S
-from sim.scenario import EngineConfig, EngineOverheads, Scenario, Workload
+from sim.scenario import EngineOverheads, Scenario, Workload
 
 
 def scenario(tensor_parallel_size: int = 1, model: str = "llama-3.1-8b", **engine: Any) -> Scenario:
@@ -33,9 +34,7 @@ def scenario(tensor_parallel_size: int = 1, model: str = "llama-3.1-8b", **engin
         hardware=load_hardware("h100-sxm-80gb"),
         model=load_model(model),
         workload=Workload(),
-        engine=EngineConfig(
-            tensor_parallel_size=tensor_parallel_size, **{"batching": "continuous", **engine}
-        ),
+        engine=plain_engine(tensor_parallel_size=tensor_parallel_size, **engine),
     )
 
 

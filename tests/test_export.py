@@ -24,6 +24,7 @@ from fake_results import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from plain_engine import plain_engine
 
 from sim.errors import ScenarioError
 from sim.export import (
@@ -44,7 +45,7 @@ from sim.export.records import seconds_text
 from sim.metric_table import METRICS
 from sim.metrics import summarize
 from sim.run import compare
-from sim.scenario import Arrivals, EngineConfig, Slo, Workload
+from sim.scenario import Arrivals, Slo, Workload
 
 
 def rows_of(text: Iterator[str]) -> list[dict[str, str]]:
@@ -267,7 +268,7 @@ def test_itls_that_cannot_be_rebuilt_are_left_empty() -> None:
     once = replace(result.requests, num_preemptions=np.array([0, 1, 0]))
     assert vllm_bench_json(replace(result, requests=once), detailed=True)["itls"] == [[0.1], [], []]
     at_end = {"arrival": 0.0, "first": 1.0, "finish": 1.0, "output": 3}
-    engine = EngineConfig(batching="static", static_returns="at_end")
+    engine = plain_engine(batching="static", static_returns="at_end")
     together = vllm_bench_json(fake_result([at_end], scenario=scenario(engine=engine)), detailed=True)
     assert together["itls"] == [[0.0, 0.0]]
     assert together["max_output_tokens_per_s"] == 3

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plain_engine import plain_engine
 
 from sim.cost.activations import activation_peak
 from sim.cost.memory import MemoryPlan, kv_of_tokens, memory_plan, render_memory
 from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile, load_hardware
 from sim.model import load_model
-from sim.scenario import EngineConfig
 
-CONTINUOUS = EngineConfig(batching="continuous")
+CONTINUOUS = plain_engine()
 GIB = 2**30
 
 
@@ -38,8 +38,7 @@ def taken(plan: MemoryPlan, label: str) -> float:
 def test_kv_blocks_of_a_measured_rtx_4090(shared: Path) -> None:
     meta = json.loads((shared / "measured/serving/rtx4090_llama-3.1-8b/meta.json").read_text())
     given_to_vllm, cache = meta["engine_kwargs"], meta["kv_cache"]
-    engine = EngineConfig(
-        batching="continuous",
+    engine = plain_engine(
         max_num_seqs=given_to_vllm["max_num_seqs"],
         max_num_batched_tokens=given_to_vllm["max_num_batched_tokens"],
         max_model_len=given_to_vllm["max_model_len"],
@@ -58,8 +57,7 @@ def test_kv_blocks_of_a_measured_rtx_4090(shared: Path) -> None:
 def test_kv_blocks_of_a_measured_h100(shared: Path) -> None:
     with (shared / "measured/serving/h100_vllm_shared_prefix.csv").open() as rows:
         row = next(row for row in csv.DictReader(rows) if row["model"] == "llama-2-7b")
-    engine = EngineConfig(
-        batching="continuous",
+    engine = plain_engine(
         max_num_seqs=int(row["max_num_seqs"]),
         max_num_batched_tokens=int(row["max_num_batched_tokens"]),
         max_model_len=int(row["max_model_len"]),
@@ -71,7 +69,7 @@ def test_kv_blocks_of_a_measured_h100(shared: Path) -> None:
 def test_gpt_oss_20b_on_an_a100_as_vllm_0_19_logged_it() -> None:
     # myoceane.fr, "vLLM system messages, A100" (2026-04-18): vllm serve openai/gpt-oss-20b
     # --max-model-len 131072 --gpu-memory-utilization 0.65: "Available KV cache memory: 36.56 GiB".
-    engine = EngineConfig(batching="continuous", max_num_batched_tokens=2048, gpu_memory_utilization=0.65)
+    engine = plain_engine(max_num_batched_tokens=2048, gpu_memory_utilization=0.65)
     plan = memory_plan(load_model("gpt-oss-20b"), load_hardware("a100-sxm-80gb"), engine)
     assert plan.kv_budget_bytes / GIB == pytest.approx(36.56, rel=0.02)
 
@@ -84,7 +82,7 @@ def test_gpt_oss_20b_on_an_a100_as_vllm_0_19_logged_it() -> None:
     ],
 )
 def test_the_activation_peak_is_what_vllm_logged(name: str, tokens: int, logged_gib: float) -> None:
-    peak = activation_peak(load_model(name), EngineConfig(max_num_batched_tokens=tokens))
+    peak = activation_peak(load_model(name), plain_engine(max_num_batched_tokens=tokens))
     assert peak.num_bytes / GIB == pytest.approx(logged_gib, rel=0.04)
 
 
@@ -99,7 +97,7 @@ def test_weights_with_the_rotary_table_are_what_vllm_logs() -> None:
 
 def test_readme_example_of_qwen_kv() -> None:
     # vllm#22291: 28 layers x 4 KV heads x 128 x 2 x 2 B.
-    model, engine = load_model("qwen2.5-7b"), EngineConfig(batching="continuous", max_model_len=8192)
+    model, engine = load_model("qwen2.5-7b"), plain_engine(max_model_len=8192)
     line = kv_of_tokens(model, engine, 3072)
     assert line.num_bytes == 28 * 4 * 128 * 2 * 2 * 3072
     text = render_memory(memory_plan(model, load_hardware("h100-sxm-80gb"), engine), line)
@@ -121,7 +119,7 @@ def test_the_lines_add_up_and_are_all_printed() -> None:
 
 def test_full_requests_as_vllm_counts_them() -> None:
     # "Maximum concurrency for 8,192 tokens per request": tokens / max_model_len without windows.
-    engine = EngineConfig(batching="continuous", max_model_len=8192)
+    engine = plain_engine(max_model_len=8192)
     plan = memory_plan(load_model("llama-3.1-8b"), load_hardware("h100-sxm-80gb"), engine)
     assert plan.max_concurrency == pytest.approx(plan.kv_budget_tokens / 8192)
     # gpt-oss keeps 128 tokens in half of its layers: nearly twice as many requests fit.
@@ -130,7 +128,7 @@ def test_full_requests_as_vllm_counts_them() -> None:
 
 
 def test_an_override_replaces_the_budget() -> None:
-    engine = EngineConfig(batching="continuous", num_gpu_blocks_override=100, max_model_len=1024)
+    engine = plain_engine(num_gpu_blocks_override=100, max_model_len=1024)
     tiny = with_hbm("rtx-4090", 1e9)
     plan = memory_plan(load_model("llama-3.1-8b"), tiny, engine)
     assert (plan.num_gpu_blocks, plan.kv_budget_tokens, plan.overridden) == (100, 1600, True)
@@ -142,18 +140,18 @@ def test_the_peak_is_in_the_layers_where_the_vocabulary_is_small() -> None:
     # Two of hidden_size, gate and up, and their product, in float16.
     peak = activation_peak(
         load_model("llama-2-7b"),
-        EngineConfig(max_num_seqs=8, max_num_batched_tokens=8192),
+        plain_engine(max_num_seqs=8, max_num_batched_tokens=8192),
     )
     assert peak.num_bytes == 8192 * (2 * 4096 + 3 * 11008) * 2 and peak.formula.startswith("layers")
     sampled = activation_peak(
         load_model("llama-2-7b"),
-        EngineConfig(max_num_seqs=512, max_num_batched_tokens=512),
+        plain_engine(max_num_seqs=512, max_num_batched_tokens=512),
     )
     assert sampled.num_bytes == 512 * 32000 * 38 + 512 * 4096 * 2
 
 
 def test_latent_attention_is_whole_on_every_gpu() -> None:
-    engine = EngineConfig(batching="continuous", tensor_parallel_size=8)
+    engine = plain_engine(tensor_parallel_size=8)
     plan = memory_plan(load_model("deepseek-v3"), load_hardware("h200-sxm-141gb"), engine)
     assert plan.kv_bytes_per_token == 70_272 and "latent attention" in plan.notes[0]
 
@@ -168,8 +166,7 @@ def test_latent_attention_is_whole_on_every_gpu() -> None:
 def test_more_memory_and_smaller_limits_never_leave_less(
     model: str, seqs: int, tokens: int, utilization: float, block_size: int
 ) -> None:
-    engine = EngineConfig(
-        batching="continuous",
+    engine = plain_engine(
         max_num_seqs=seqs,
         max_num_batched_tokens=tokens,
         gpu_memory_utilization=utilization,
@@ -214,9 +211,9 @@ def test_what_a_refusal_suggests_does_fit(model: str) -> None:
     for suggestion in hint.split(", or "):
         key, _, value = suggestion.partition(": ")
         if key == "tensor_parallel_size":
-            changed = EngineConfig(batching="continuous", tensor_parallel_size=int(value))
+            changed = plain_engine(tensor_parallel_size=int(value))
         elif key == "quantization":
-            changed = EngineConfig(batching="continuous", quantization=value.split()[0])  # type: ignore[arg-type]
+            changed = plain_engine(quantization=value.split()[0])  # type: ignore[arg-type]
         else:
             needed = float(suggestion.rsplit(" ", 2)[1]) * 1e9
             above = with_hbm("h100-sxm-80gb", 1.02 * needed)

@@ -23,6 +23,7 @@ from fake_results import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_engine import plain_engine
 
 from sim.errors import InvariantError
 from sim.hardware import EfficiencyCurve
@@ -31,7 +32,7 @@ from sim.metric_table import METRICS, REQUEST_TIMES
 from sim.metrics import littles_law_gap, running_time_gap, summarize
 from sim.rng import stream
 from sim.run import run_one
-from sim.scenario import Arrivals, Distribution, EngineConfig, RequestClass, Slo, Workload
+from sim.scenario import Arrivals, Distribution, RequestClass, Slo, Workload
 from sim.statistics import ArithmeticRuns, exact_dot, exact_sum, is_thin, order_statistics, spread_of_runs
 from sim.summary import Summary
 from sim.token_gaps import token_gaps
@@ -241,7 +242,7 @@ def test_gaps_before_the_window_are_left_out() -> None:
 
 
 def test_no_gaps_where_tokens_are_returned_at_once() -> None:
-    engine = EngineConfig(batching="static", static_returns="at_end")
+    engine = plain_engine(batching="static", static_returns="at_end")
     summary = summarize(three_requests(scenario=scenario(engine=engine)))
     assert summary.metrics["mean_itl_s"] is None
     assert summary.refused["mean_itl_s"] == "tokens are returned all at once"
@@ -274,7 +275,7 @@ def test_metrics_over_time_are_cut_to_the_window_and_shared_by_replicas() -> Non
 
 def test_cost_and_energy_count_every_gpu_and_stay_silent_without_a_price() -> None:
     one = summarize(three_requests())
-    engine = EngineConfig(batching="continuous", tensor_parallel_size=2)
+    engine = plain_engine(tensor_parallel_size=2)
     eight = summarize(three_requests(scenario=scenario(engine=engine, replicas=4)))
     cost = "cost_per_million_output_tokens"
     assert eight.metrics[cost] == pytest.approx(8 * (one.metrics[cost] or 0))

@@ -18,6 +18,7 @@ import pytest
 from fake_results import fake_result, preemption_columns, scenario, three_requests
 from hypothesis import given
 from hypothesis import strategies as st
+from plain_engine import plain_engine
 from toy_runs import toy_file, toy_results, toy_scenario
 
 from sim.answer import Answer
@@ -203,10 +204,10 @@ def test_operator_time_is_per_thousand_tokens() -> None:
 
 
 def test_no_kv_pictures_for_a_queue(answer: Answer) -> None:
-    from sim.scenario import Distribution, EngineConfig
+    from sim.scenario import Distribution
 
     service = Distribution(distribution="exponential", mean=1.0)
-    queue = scenario(engine=EngineConfig(batching="continuous", service_time=service))
+    queue = scenario(engine=plain_engine(service_time=service))
     runs = {"base": [three_requests(scenario=queue, kv_budget_tokens=10**13)]}
     (picture,) = load_pictures(runs, lanes(["base"]))
     assert "yaxis2" not in picture.layout

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from plain_engine import plain_engine
 
 from sim.hardware import HardwareProfile
 from sim.model import ModelShape
@@ -24,7 +25,7 @@ from sim.records import (
     SegmentColumns,
 )
 from sim.rng import stream
-from sim.scenario import Arrivals, Distribution, EngineConfig, Scenario, Slo, Threshold, Workload
+from sim.scenario import Arrivals, Distribution, Scenario, Slo, Threshold, Workload
 from sim.scenario_file import ScenarioFile, Variant
 
 MS = 1_000_000_000
@@ -149,7 +150,7 @@ def toy_scenario(**changes: Any) -> Scenario:
             num_requests=120,
             warmup_requests=5,
         ),
-        "engine": EngineConfig(batching="continuous", max_num_seqs=64, max_model_len=MAX_LEN),
+        "engine": plain_engine(max_num_seqs=64, max_model_len=MAX_LEN),
         "slo": Slo(ttft_s=0.5, tpot_s=0.05),
         "thresholds": (
             Threshold(metric="p50_ttft_s", variant="continuous", max=1.0),

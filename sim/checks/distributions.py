@@ -65,7 +65,7 @@ def _check_keys(given: Choosing, tag: str, table: Mapping[str, Choice], place: P
             )
 
 
-def _shown(value: Any) -> object:
+def _shown(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -55,7 +55,7 @@ TABLE_FORMATS: Mapping[str, Callable[[Sequence[str], Rows], Iterator[str]]] = {
 """How a table is written, by the ending of its file."""
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> bool | int | float | str | None:
     """A JSON-able value: NumPy numbers become Python's, what is not finite becomes None."""
     if hasattr(value, "item"):
         value = value.item()
@@ -64,7 +64,7 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     plain = _plain(value)
     if plain is None:
         return ""

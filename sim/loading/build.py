@@ -61,12 +61,12 @@ def field_hints(cls: type) -> dict[str, tuple[Field[Any], Any]]:
     return {one.name: (one, hints[one.name]) for one in fields(cls)}
 
 
-def takes_number(cls: Any) -> bool:
+def takes_number(cls: object) -> bool:
     """Whether a bare number or quantity may stand for ``cls``: a fixed distribution."""
     return cls is contracts.Distribution
 
 
-def unit_in(cls: Any, name: str, around: str | None) -> str | None:
+def unit_in(cls: object, name: str, around: str | None) -> str | None:
     """The unit of field ``name`` of ``cls``, whose surroundings give the unit ``around``."""
     if name in _NUMBERS_IN_CONTEXT.get(getattr(cls, "__name__", ""), ()):
         return around
@@ -230,12 +230,12 @@ def _entries(kind: Any, value: object, place: Place) -> dict[str, Any]:
     return {name: convert(kind, item, place.child(name)) for name, item in value.items()}
 
 
-def _wanted(hint: Any) -> str:
+def _wanted(hint: object) -> str:
     if get_origin(hint) is Literal:
         return ", ".join(str(choice) for choice in get_args(hint))
     if is_dataclass(hint) and isinstance(hint, type):
         return f"a mapping with keys of {', '.join(field_hints(hint))}"
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    words: dict[object, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     return words.get(hint, "a list" if get_origin(hint) is tuple else "a mapping")
 
 

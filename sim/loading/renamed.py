@@ -152,7 +152,7 @@ def _matching(tree: Mapping[str, Any], part: str) -> Iterator[str]:
     return (name for name in tree if part in ("*", name))
 
 
-def rename_metrics(section: Any) -> tuple[Any, tuple[Caution, ...]]:
+def rename_metrics(section: object) -> tuple[object, tuple[Caution, ...]]:
     """A section with the values of all keys ``metric`` under today's names."""
     if isinstance(section, Mapping):
         changed = dict(section)

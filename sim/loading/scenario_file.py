@@ -262,7 +262,7 @@ def _kind(tree: Mapping[str, Any], file: str) -> AnyKind:
     return KINDS[given]
 
 
-def _named(name: str, given: Any, place: Place) -> Any:
+def _named(name: str, given: object, place: Place) -> object:
     """The hardware profile or model that a name, a path or a mapping means."""
     from sim.hardware import load_hardware
     from sim.model import load_model
@@ -278,7 +278,7 @@ def _named(name: str, given: Any, place: Place) -> Any:
     return load(given, file=place.file, path=place.path)
 
 
-def _device(given: Any, place: Place) -> Any:
+def _device(given: object, place: Place) -> object:
     """A group of workers, its hardware loaded."""
     if not isinstance(given, Mapping) or given.get("hardware") is None:
         return given

@@ -101,7 +101,7 @@ def parse_override(text: str) -> Override:
     return Override(text=text, steps=steps, value=value)
 
 
-def override_of(path: str, value: Any, place: Place) -> Override:
+def override_of(path: str, value: object, place: Place) -> Override:
     """The key path and a value that has been read already; ``place`` is where the value stands."""
     steps = _parse_steps(path)
     if steps is None:
@@ -124,17 +124,17 @@ def _parse_steps(name: str) -> tuple[str | int, ...] | None:
 
 def apply_override(tree: dict[str, Any], override: Override) -> dict[str, Any]:
     """A copy of ``tree`` in which the override's key has its value."""
-    changed: dict[str, Any] = _set(tree, override, 0)
+    changed = _set(tree, override, 0)
+    assert isinstance(changed, dict)  # a key path has a first key
     return changed
 
 
-def _set(node: Any, override: Override, depth: int) -> Any:
+def _set(node: object, override: Override, depth: int) -> object:
     if depth == len(override.steps):
-        return (
-            merge(node, override.value, is_top=False)
-            if _are_mappings(node, override.value)
-            else override.value
-        )
+        new = override.value
+        if isinstance(node, Mapping) and isinstance(new, Mapping) and not _is_another(node, new):
+            return merge(node, new, is_top=False)
+        return new
     step = override.steps[depth]
     if isinstance(step, int):
         return _set_item(node, override, depth, step)
@@ -148,11 +148,7 @@ def _set(node: Any, override: Override, depth: int) -> Any:
     return _without_orphans({**node, step: child}, {step: child})
 
 
-def _are_mappings(old: object, new: object) -> bool:
-    return isinstance(old, Mapping) and isinstance(new, Mapping) and not _is_another(old, new)
-
-
-def _set_item(node: Any, override: Override, depth: int, index: int) -> list[Any]:
+def _set_item(node: object, override: Override, depth: int, index: int) -> list[Any]:
     if not isinstance(node, list):
         raise _cannot_descend(node, override, depth)
     if index >= len(node):
@@ -177,7 +173,7 @@ def _cannot_descend(node: object, override: Override, depth: int) -> ScenarioErr
     )
 
 
-def has_path(node: Any, steps: tuple[str | int, ...]) -> bool:
+def has_path(node: object, steps: tuple[str | int, ...]) -> bool:
     """Whether ``node`` says anything about the key path: it has the key, or replaces one above it."""
     for step in steps:
         if not isinstance(node, Mapping):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sim.version import __version__
 
@@ -110,7 +110,7 @@ def _files_read(point: Point) -> list[Path]:
     return files
 
 
-def _collect_paths(content: Any, names: list[str]) -> None:
+def _collect_paths(content: object, names: list[str]) -> None:
     if not isinstance(content, Mapping):
         return
     for key, value in content.items():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.arrays import PS_PER_S
+from sim.arrays import PS_PER_S, Int64
 from sim.records import RunResult
 from sim.report.blocks import Facts, Section
 from sim.report.figures import digits, percent
@@ -133,7 +133,7 @@ def _workload(run: RunResult) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def _lengths(tokens: Any) -> str:
+def _lengths(tokens: Int64) -> str:
     middle, high = np.percentile(tokens, [50, 99]) if tokens.size else (0.0, 0.0)
     mean = float(tokens.mean()) if tokens.size else 0.0
     return f"of {digits(mean)} tokens on average (p50 {digits(float(middle))}, p99 {digits(float(high))})"

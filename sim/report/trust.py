@@ -97,7 +97,7 @@ def _value(profile: HardwareProfile, name: str) -> str:
     return "unknown" if found is None else _quantity(name.split(".")[0], found)
 
 
-def _quantity(name: str, value: Any) -> str:
+def _quantity(name: str, value: object) -> str:
     if not isinstance(value, (int, float)):
         return str(value)
     unit = "flops_per_s" if name.endswith("flops_per_s") else unit_of_name(name)
@@ -122,7 +122,7 @@ def _overheads(
             yield f"engine.overheads.{field.name}{whose}", kind_of(source), shown, source
 
 
-def _overhead(name: str, value: Any) -> str:
+def _overhead(name: str, value: float | bool | tuple[int, ...]) -> str:
     if isinstance(value, tuple):
         return f"{len(value)} sizes to {max(value)}"
     if isinstance(value, bool):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from plain_engine import plain_engine
 
 from calibrate.commands import main
 from sim.cost.analytic import AnalyticTimes
@@ -17,7 +18,7 @@ from sim.cost.table_price import TablePrice
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware
 from sim.model import load_model
-from sim.scenario import EngineConfig, Scenario, Trace, Workload
+from sim.scenario import Scenario, Trace, Workload
 
 LAYERS = load_model("llama-3.1-8b").num_hidden_layers
 
@@ -66,7 +67,7 @@ def scenario(**engine: Any) -> Scenario:
         schema_version=1, question="?", kind="serving",
         hardware=load_hardware("rtx-4090"), model=load_model("llama-3.1-8b"),
         workload=Workload(trace=Trace(path="none.csv")),
-        engine=EngineConfig(**{"batching": "continuous", **engine}),
+        engine=plain_engine(**engine),
     )  # fmt: skip
 
 

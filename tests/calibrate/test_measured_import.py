@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from plain_engine import plain_engine
 from written_measurements import Law, decode_s, gemm_s, norm_s, write_measurements
 
 from calibrate.commands import main
@@ -17,7 +18,6 @@ from sim.errors import ScenarioError
 from sim.hardware import load_hardware
 from sim.loading import load_scenario
 from sim.run import run_one
-from sim.scenario import EngineConfig
 
 H200 = "h200-sxm-141gb"
 LAW = Law()
@@ -36,9 +36,7 @@ def test_an_imported_table_prices_a_step_by_its_parts(folder: Path, tmp_path: Pa
     out = tmp_path / "table"
     command = ["import", "measured", str(folder), str(out), "--model", "llama-3.1-8b", "--provider", "triton"]
     assert main(command) == 0
-    scenario = replace(
-        step_scenario(load_hardware(H200)), engine=EngineConfig(batching="continuous", price_table=str(out))
-    )
+    scenario = replace(step_scenario(load_hardware(H200)), engine=plain_engine(price_table=str(out)))
     priced_s = TablePrice(scenario, load_price_table(out)).step_ps(64, 64 * 2048, []) * 1e-12
     shapes = ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336))
     linear = sum(gemm_s(LAW, "matmul", {"M": 64, "N": n, "K": k}) for n, k in shapes) * 1.1

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plain_engine import plain_engine
 
 from sim.cost.analytic import AnalyticTimes
 from sim.cost.law_times import law_device
@@ -15,7 +16,7 @@ from sim.cost.laws.registry import LAWS
 from sim.hardware import hardware_names, load_hardware
 from sim.model import load_model
 from sim.rng import stream
-from sim.scenario import EngineConfig, Scenario, Workload
+from sim.scenario import Scenario, Workload
 
 WITH_EXPERTS = [name for name in hardware_names() if "experts_bfloat16" in load_hardware(name).kernels]
 H100 = load_hardware("h100-sxm-80gb")
@@ -39,7 +40,7 @@ def times_of(model: str, hardware: str = "h100-sxm-80gb", **engine: object) -> A
         Scenario(
             schema_version=1, question="", kind="serving", hardware=load_hardware(hardware),
             model=load_model(model), workload=Workload(),
-            engine=EngineConfig(**{"batching": "continuous", **engine}),  # type: ignore[arg-type]
+            engine=plain_engine(**engine),  # type: ignore[arg-type]
         )
     )  # fmt: skip
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plain_engine import plain_engine
 
 from sim.cost.analytic import AnalyticTimes
 from sim.cost.step import CompiledPrice
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware
 from sim.model import load_model
-from sim.scenario import EngineConfig, Scenario, Trace, Workload
+from sim.scenario import Scenario, Trace, Workload
 
 H100 = load_hardware("h100-sxm-80gb")
 
@@ -40,7 +41,7 @@ def scenario(hardware: object = H100, **engine: Any) -> Scenario:
         schema_version=1, question="?", kind="serving",
         hardware=hardware, model=load_model("llama-3.1-8b"),  # type: ignore[arg-type]
         workload=Workload(trace=Trace(path="none.csv")),
-        engine=EngineConfig(**{"batching": "continuous", **engine}),
+        engine=plain_engine(**engine),
     )  # fmt: skip
 
 

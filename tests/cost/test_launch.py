@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plain_engine import plain_engine
 
 from sim.cost.explain import StepShape, explain_step
 from sim.cost.launch import LaunchedPrice
@@ -18,7 +19,7 @@ from sim.metrics import summarize
 from sim.model import load_model
 from sim.records import PS_PER_S
 from sim.run import run_one
-from sim.scenario import Arrivals, Distribution, EngineConfig, EngineOverheads, Scenario, Workload
+from sim.scenario import Arrivals, Distribution, EngineOverheads, Scenario, Workload
 
 LAYERS = 32  # of llama-3.1-8b
 HOST = EngineOverheads(step_s=0.002, per_sequence_s=1e-4, per_prompt_token_s=1e-5)
@@ -38,7 +39,7 @@ def scenario(**overheads: Any) -> Scenario:
             prompt_tokens=FIXED,
             output_tokens=FIXED,
         ),
-        engine=EngineConfig(batching="continuous", overheads=replace(HOST, **overheads)),
+        engine=plain_engine(overheads=replace(HOST, **overheads)),
     )
 
 

@@ -6,12 +6,13 @@ from functools import cache
 
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from plain_engine import plain_engine
 
 from sim.cost.step import CompiledPrice
 from sim.hardware import HardwareProfile, hardware_names, load_hardware
 from sim.model import ModelShape, load_model, num_parameters
 from sim.records import PS_PER_S
-from sim.scenario import EngineConfig, Scenario, Workload
+from sim.scenario import Scenario, Workload
 
 MODELS = ("gpt2", "llama-3.1-8b", "opt-13b", "mistral-7b-v0.1", "qwen2.5-7b", "llama-3.1-70b")
 DEVICES = tuple(hardware_names())
@@ -26,7 +27,7 @@ def scenario_of(model: str, device: str, tensor_parallel_size: int, dtype: str) 
         hardware=load_hardware(device),
         model=load_model(model),
         workload=Workload(),
-        engine=EngineConfig(batching="continuous", tensor_parallel_size=tensor_parallel_size, dtype=dtype),  # type: ignore[arg-type]
+        engine=plain_engine(tensor_parallel_size=tensor_parallel_size, dtype=dtype),  # type: ignore[arg-type]
     )
 
 

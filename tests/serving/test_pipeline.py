@@ -12,6 +12,7 @@ import yaml
 from fake_price import HARDWARE, MODEL, requests, seconds
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_engine import plain_engine
 from property.test_conservation import assert_laws
 from property.test_vllm_engine_agrees import vllm_engines
 from random_runs import run, workloads
@@ -25,7 +26,7 @@ from sim.loading import load_scenario
 from sim.model import load_model, num_parameters, stages_of, weight_bytes
 from sim.model.stages import layers_of_stages
 from sim.records import PS_PER_S, RequestTable, RunResult
-from sim.scenario import EngineConfig, EngineOverheads, Scenario, Workload
+from sim.scenario import EngineOverheads, Scenario, Workload
 from sim.serving import simulate
 
 STAGE_PS = 100_000_000_000
@@ -48,7 +49,7 @@ class FixedPassage(PipelinePrice):
 def scenario(hardware: str = "h100-sxm-80gb", model: str = "llama-3.1-8b", **engine: Any) -> Scenario:
     return Scenario(
         schema_version=1, question="by hand", kind="serving", hardware=load_hardware(hardware),
-        model=load_model(model), workload=Workload(), engine=EngineConfig(batching="vllm", **engine),
+        model=load_model(model), workload=Workload(), engine=plain_engine(batching="vllm", **engine),
     )  # fmt: skip
 
 
@@ -193,9 +194,9 @@ def test_stages_weigh_what_the_model_weighs(model: str, num_stages: int) -> None
 def test_a_gpu_holds_its_stage_of_weights_and_kv() -> None:
     """Llama-3.1-70B over 2 x 4: 40 of 80 layers, so half the KV of a token, and half the weights or less."""
     model, hardware = load_model("llama-3.1-70b"), load_hardware("h100-sxm-80gb")
-    four = memory_plan(model, hardware, EngineConfig(batching="continuous", tensor_parallel_size=4))
+    four = memory_plan(model, hardware, plain_engine(tensor_parallel_size=4))
     both = memory_plan(
-        model, hardware, EngineConfig(batching="vllm", tensor_parallel_size=4, pipeline_parallel_size=2)
+        model, hardware, plain_engine(batching="vllm", tensor_parallel_size=4, pipeline_parallel_size=2)
     )
     assert both.kv_bytes_per_token * 2 == four.kv_bytes_per_token == 80 * 2 * 2 * 128 * 2
     weights = -both.lines[2].num_bytes

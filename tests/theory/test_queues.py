@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plain_engine import plain_engine
 
 from sim.hardware import load_hardware
 from sim.littles_law import littles_law_gap, running_time_gap
 from sim.model import load_model
 from sim.records import PS_PER_S, RunResult
 from sim.run import run_one
-from sim.scenario import Arrivals, Distribution, EngineConfig, Scenario, Workload
+from sim.scenario import Arrivals, Distribution, Scenario, Workload
 
 ONE_TOKEN = Distribution(distribution="fixed", value=1)
 WARMUP, MEASURED = 500, 8000
@@ -40,7 +41,7 @@ def a_queue(service: dict[str, Any], requests_per_s: float, **fields: Any) -> Sc
             num_requests=WARMUP + MEASURED,
             warmup_requests=WARMUP,
         ),
-        engine=EngineConfig(max_num_seqs=1, max_model_len=16, service_time=Distribution(**service)),
+        engine=plain_engine(max_num_seqs=1, max_model_len=16, service_time=Distribution(**service)),
         **fields,
     )
 

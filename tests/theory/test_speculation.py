@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plain_engine import plain_engine
 from random_runs import HARDWARE, MODEL, run
 
 from sim.cost.step import TILE_ROWS, CompiledPrice
 from sim.metrics import summarize
 from sim.model import load_model
 from sim.records import FINISHED, RequestTable, RunResult
-from sim.scenario import EngineConfig, Scenario, Speculative, Workload
+from sim.scenario import Scenario, Speculative, Workload
 from sim.token_gaps import token_gaps
 
 OUTPUT_TOKENS = 2000
@@ -70,7 +71,7 @@ def price_of(model: str) -> CompiledPrice:
     return CompiledPrice(
         Scenario(
             schema_version=1, question="", kind="serving", hardware=HARDWARE, model=shape,
-            workload=Workload(), engine=EngineConfig(batching="continuous", max_model_len=2048),
+            workload=Workload(), engine=plain_engine(max_model_len=2048),
         )
     )  # fmt: skip
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from plain_engine import plain_engine
 
 from sim.cost.explain import OperatorLine, StepShape, explain_step
 from sim.engine_profile import load_engine_profile
 from sim.hardware import load_hardware
 from sim.model import load_model
-from sim.scenario import EngineConfig, EngineOverheads, Scenario, Workload
+from sim.scenario import EngineOverheads, Scenario, Workload
 
 
 def decode_step(hardware: str, model: str, sequences: int, context: int, **engine: Any) -> list[OperatorLine]:
@@ -21,7 +22,7 @@ def decode_step(hardware: str, model: str, sequences: int, context: int, **engin
         hardware=load_hardware(hardware),
         model=load_model(model),
         workload=Workload(),
-        engine=EngineConfig(**{"batching": "continuous", **engine}),
+        engine=plain_engine(**engine),
     )
     return explain_step(scenario, StepShape(decode=sequences, context=context))
 

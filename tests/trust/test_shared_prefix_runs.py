@@ -11,12 +11,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from plain_engine import plain_engine
 
 from sim.cli.command import main
 from sim.cost.memory import memory_plan
 from sim.hardware import load_hardware
 from sim.model import load_model
-from sim.scenario import EngineConfig
 
 CASES = Path(__file__).parent.parent / "validation"
 ASKED = {"mean_e2e_s": 0.05, "mean_tpot_s": 0.05, "mean_ttft_s": 0.12}
@@ -52,8 +52,6 @@ def test_completed_requests_of_the_overloaded_runs(tmp_path: Path) -> None:
 
 
 def test_the_memory_budget_gives_the_blocks_that_vllm_printed() -> None:
-    engine = EngineConfig(
-        batching="continuous", max_num_seqs=128, max_num_batched_tokens=2048, max_model_len=4096
-    )
+    engine = plain_engine(max_num_seqs=128, max_num_batched_tokens=2048, max_model_len=4096)
     plan = memory_plan(load_model("llama-2-7b"), load_hardware("h100-sxm-80gb"), engine)
     assert plan.num_gpu_blocks == pytest.approx(7463, rel=0.01)
