@@ -10,7 +10,6 @@ import html
 import io
 import json
 import re
-from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -19,12 +18,12 @@ from fake_results import fake_result, preemption_columns, scenario, three_reques
 from hypothesis import given
 from hypothesis import strategies as st
 from plain_engine import plain_engine
-from toy_runs import toy_file, toy_results, toy_scenario
+from toy_answers import EVIL, answer_of, named_file, toy_answer
+from toy_runs import toy_file, toy_results
 
 from sim.answer import Answer
 from sim.kinds import report_of
-from sim.metrics import summarize
-from sim.records import BlockMap, RunResult
+from sim.records import BlockMap
 from sim.report.blocks import Code
 from sim.report.content import NOT_MODELLED, build_report, report_pictures
 from sim.report.figures import INKS, digits, lanes, percent
@@ -37,30 +36,6 @@ from sim.report.html import render_html, render_index
 from sim.report.markdown import render_markdown
 from sim.report.question import profile_hash
 from sim.report.trust import kind_of
-from sim.run import compare
-from sim.scenario_file import ScenarioFile
-
-EVIL = "<script>window.owned = 1</script> & \"quotes\" 'too' | ` * `"
-
-
-def answer_of(file: ScenarioFile, results: dict[str, list[RunResult]]) -> Answer:
-    """The answer that ``run_scenario`` would have made of these runs."""
-    summaries = {name: [summarize(run) for run in runs] for name, runs in results.items()}
-    return Answer(
-        file=file, results=results, summaries=summaries, comparison=compare(summaries, file.reference)
-    )
-
-
-def named_file(**changes: Any) -> ScenarioFile:
-    """The toy file, with its hardware and model given by name."""
-    file = toy_file(toy_scenario(**changes))
-    return dataclasses.replace(file, raw={"hardware": "toy-gpu", "model": "toy-model"})
-
-
-def toy_answer(**changes: Any) -> Answer:
-    """Static against continuous on the toy engine."""
-    file = named_file(**changes)
-    return answer_of(file, toy_results(file))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from browser.chromium import Page, shown
-from test_report import EVIL, answer_of, named_file
+from toy_answers import EVIL, answer_of, named_file
 from toy_runs import toy_results
 
 from sim.answer import Answer
@@ -121,7 +121,7 @@ def test_a_picture_can_be_saved_as_png(page: Page) -> None:
 
 
 def test_names_that_look_like_colours_stay_names(page: Page, tmp_path: Path, answer: Answer) -> None:
-    from test_report import toy_answer
+    from toy_answers import toy_answer
 
     plain = toy_answer()
     variants = tuple(dataclasses.replace(v, name=f"@v{i}") for i, v in enumerate(plain.file.variants))
