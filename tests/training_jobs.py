@@ -18,10 +18,10 @@ S = 10**12
 FREE = Exchange()
 VARIATIONS = (
     StepVariation(),
-    StepVariation(law="exponential"),
-    StepVariation(law="uniform", min=0.0, max=2.0),
+    StepVariation(distribution="exponential"),
+    StepVariation(distribution="uniform", min=0.0, max=2.0),
     StepVariation(
-        law="lognormal",
+        distribution="lognormal",
         sigma=0.5,
         markov=MarkovSlow(slowdown=3, mean_slow_steps=2, mean_fast_steps=5),
         data_loader=DataLoaderStall(

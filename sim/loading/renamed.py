@@ -47,7 +47,7 @@ class Renamed:
 KEYS: Mapping[str, Sequence[Renamed]] = {
     "serving": (),
     "kernel": (),
-    "training": (),
+    "training": (Renamed(old="variation.law", new="variation.distribution", since="0.2.0"),),
 }
 """By kind: key paths from the top of a scenario, ``*`` for any name. Only the last name differs."""
 

@@ -170,16 +170,18 @@ def _check_model(scenario: TrainingScenario, top: Place) -> None:
 
 def check_variation(variation: StepVariation, num_workers: int, place: Place) -> None:
     """Refuses laws whose keys are missing, workers that are not there, files that cannot be read."""
-    delay = DELAYS[variation.law]
+    delay = DELAYS[variation.distribution]
     for name in delay.keys:
         if getattr(variation, name) is None:
             raise place.child(name).error(
-                f"missing: law: {variation.law} needs it", allowed=f"{name}: a number", hint=f"{name}: 1.5"
+                f"missing: distribution: {variation.distribution} needs it",
+                allowed=f"{name}: a number",
+                hint=f"{name}: 1.5",
             )
     every = {name for one in DELAYS.values() for name in (*one.keys, *one.optional_keys)}
     for name in sorted(every.difference(delay.keys, delay.optional_keys)):
         if getattr(variation, name) is not None:
-            raise no_effect(place, name, getattr(variation, name), f"law: {delays_with(name)}")
+            raise no_effect(place, name, getattr(variation, name), f"distribution: {delays_with(name)}")
     if variation.min is not None and variation.max is not None and variation.min > variation.max:
         raise place.child("min").error(
             f"min {variation.min:g} is above max {variation.max:g}", given=variation.min, allowed="min <= max"
@@ -208,12 +210,12 @@ def _check_recorded(variation: StepVariation, place: Place, base_dir: Path) -> N
     recorded = variation.recorded
     if recorded is None:
         return
-    if variation.law != "none" or variation.markov is not None:
+    if variation.distribution != "none" or variation.markov is not None:
         raise place.error(
             "recorded times have their own variation",
-            given=variation.law,
+            given=variation.distribution,
             allowed="recorded with slow_workers and data_loader only",
-            hint="law: none",
+            hint="distribution: none",
         )
     if not recorded.columns:
         raise place.child("columns").error(

@@ -54,7 +54,7 @@ class RecordedTimes:
 class StepVariation:
     """Factors on a step's compute time, per worker and step; their mean is 1 except for ``uniform``."""
 
-    law: str = key("which delay model", default="none", choices=lambda: DELAYS)
+    distribution: str = key("which delay model", default="none", choices=lambda: DELAYS)
     random_fraction: float = key(
         "shifted_exponential: share of the mean that is exponential", default=0.1, gt=0, le=1
     )

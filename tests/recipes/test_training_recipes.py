@@ -33,7 +33,7 @@ kind: training
 hardware: a100-sxm-80gb
 training: {num_workers: 4, num_steps: 40, stepping: every_step}
 compute: {compute_s: 0.1, gradient_bytes: 100 MB}
-variation: {law: lognormal, sigma: 0.5}
+variation: {distribution: lognormal, sigma: 0.5}
 exchange: {algorithm: none}
 """
 
@@ -153,12 +153,14 @@ def test_a_delay_model_is_drawn_from(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return np.where(rng.random(count) < 0.5, 1 - 1 / variation.alpha, 1 + 1 / variation.alpha)
 
     monkeypatch.setitem(DELAYS, "coin", Delay(meaning="one of two", draw=draw, keys=("alpha",)))
-    known(tmp_path, "variation.law", "StepVariation", "coin")
-    assert "coin: one of two" in choice("StepVariation", "law")["description"]
-    chosen = ("variation.law=coin", "variation.sigma=null")
+    known(tmp_path, "variation.distribution", "StepVariation", "coin")
+    assert "coin: one of two" in choice("StepVariation", "distribution")["description"]
+    chosen = ("variation.distribution=coin", "variation.sigma=null")
     assert refused(tmp_path, *chosen).path == "variation.alpha"
-    assert refused(tmp_path, "variation.law=coin", "variation.alpha=2").path == "variation.sigma"
-    error = refused(tmp_path, "variation.law=exponential", "variation.sigma=null", "variation.alpha=2")
+    assert refused(tmp_path, "variation.distribution=coin", "variation.alpha=2").path == "variation.sigma"
+    error = refused(
+        tmp_path, "variation.distribution=exponential", "variation.sigma=null", "variation.alpha=2"
+    )
     assert "coin" in error.problem
     found = metrics(run(tmp_path, *chosen, "variation.alpha=2"), "base")
     assert 0.13 < found["step_s"] <= 0.15  # the slowest of four tosses, 15 times in 16

@@ -35,7 +35,7 @@ GOOD: dict[str, Any] = {
         "algorithm": "parameter_server", "num_servers": 4, "bucket_cap_mb": 25, "first_bucket_mb": 1,
     },
     "variation": {
-        "law": "lognormal", "sigma": 0.1,
+        "distribution": "lognormal", "sigma": 0.1,
         "markov": {"slowdown": 2, "mean_slow_steps": 3, "mean_fast_steps": 20},
         "slow_workers": [{"worker": 3, "slowdown": 2}],
         "data_loader": {"probability": 0.1, "stall_s": {"distribution": "fixed", "value": 1}},

@@ -15,7 +15,7 @@ from sim.training.schedule.asynchronous import run_asynchronous
 from sim.training.schedule.synchronous import run_synchronous
 from sim.training.sync import UNBOUNDED
 
-EXPONENTIAL = StepVariation(law="exponential")
+EXPONENTIAL = StepVariation(distribution="exponential")
 
 
 def harmonic(n: int) -> float:
@@ -42,7 +42,7 @@ def test_bsp_of_exponential_steps_takes_the_harmonic_number(n: int) -> None:
 
 @pytest.mark.parametrize("n", [2, 9])
 def test_bsp_of_uniform_steps_takes_n_over_n_plus_1(n: int) -> None:
-    uniform = StepVariation(law="uniform", min=0.0, max=1.0)
+    uniform = StepVariation(distribution="uniform", min=0.0, max=1.0)
     mean_within(steps_s(run_synchronous(job(n, 20_000, variation=uniform)).update_ps), n / (n + 1))
 
 
@@ -81,7 +81,7 @@ def test_ssp_of_two_workers_has_its_birth_and_death_rate(bound: int) -> None:
 
 @pytest.mark.parametrize("law", ["exponential", "lognormal", "pareto"])
 def test_ssp_limits_are_bsp_and_asp_exactly(law: str) -> None:
-    variation = StepVariation(law=law, sigma=0.7, alpha=2.5)  # type: ignore[arg-type]
+    variation = StepVariation(distribution=law, sigma=0.7, alpha=2.5)  # type: ignore[arg-type]
     bsp = run_synchronous(job(8, 300, variation=variation)).update_ps
     zero, _ = run_asynchronous(job(8, 300, "ssp", variation=variation))
     assert zero.update_ps[7::8].tolist() == bsp.tolist()
@@ -127,9 +127,12 @@ def test_local_sgd_waits_for_the_slowest_sum_of_h_steps() -> None:
 
 
 LAWS: dict[str, tuple[StepVariation, Callable[[], float]]] = {
-    "shifted_exponential": (StepVariation(law="shifted_exponential", random_fraction=0.3), lambda: 0.3),
-    "lognormal": (StepVariation(law="lognormal", sigma=0.5), lambda: sqrt(np.exp(0.25) - 1)),
-    "pareto": (StepVariation(law="pareto", alpha=6.0), lambda: 1 / sqrt(6 * 4)),
+    "shifted_exponential": (
+        StepVariation(distribution="shifted_exponential", random_fraction=0.3),
+        lambda: 0.3,
+    ),
+    "lognormal": (StepVariation(distribution="lognormal", sigma=0.5), lambda: sqrt(np.exp(0.25) - 1)),
+    "pareto": (StepVariation(distribution="pareto", alpha=6.0), lambda: 1 / sqrt(6 * 4)),
     "exponential": (EXPONENTIAL, lambda: 1.0),
 }
 

@@ -23,7 +23,7 @@ GOOD: dict[str, Any] = {
     "hardware": "a100-sxm-80gb",
     "model": "llama-3.2-1b",
     "training": {"num_workers": 8, "num_steps": 40, "micro_batch_size": 2, "max_seq_len": 1024},
-    "variation": {"law": "lognormal", "sigma": 0.1},
+    "variation": {"distribution": "lognormal", "sigma": 0.1},
 }
 
 
@@ -84,14 +84,24 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"variation": {"sigma": None}}, "variation.sigma", "missing"),
     ({"variation": {"alpha": 2}}, "variation.alpha", "no effect"),
-    ({"variation": {"law": "pareto", "sigma": None, "alpha": 1}}, "variation.alpha", "out of bounds"),
+    (
+        {"variation": {"distribution": "pareto", "sigma": None, "alpha": 1}},
+        "variation.alpha",
+        "out of bounds",
+    ),
     (
         {"variation": {"slow_workers": [{"worker": 8, "slowdown": 2}]}},
         "variation.slow_workers[0].worker",
         "no worker 8",
     ),
     (
-        {"variation": {"law": "none", "sigma": None, "recorded": {"path": "absent.csv", "columns": ["a"]}}},
+        {
+            "variation": {
+                "distribution": "none",
+                "sigma": None,
+                "recorded": {"path": "absent.csv", "columns": ["a"]},
+            }
+        },
         "variation.recorded.path",
         "absent.csv",
     ),

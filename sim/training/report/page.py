@@ -112,7 +112,7 @@ def _step(base: TrainingScenario) -> str:
     given = base.compute.compute_s
     told = f"{format_s(given)} of computing, given" if given is not None else "priced from the profile"
     batch = f"micro-batches of {job.micro_batch_size} x {job.gradient_accumulation_steps}"
-    return f"{batch}, {told}; variation: {base.variation.law}; {job.num_steps:,} steps a worker"
+    return f"{batch}, {told}; variation: {base.variation.distribution}; {job.num_steps:,} steps a worker"
 
 
 def _variants(answer: Answer[TrainingScenario, TrainingResult]) -> list[tuple[str, str]]:

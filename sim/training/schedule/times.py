@@ -87,7 +87,7 @@ class StepTimes:
         variation, nominal = self._variation, float(self._nominal_s[worker])
         if self._recorded is not None:
             return _replayed(self._recorded, worker, nominal)
-        draw = DELAYS[variation.law].draw
+        draw = DELAYS[variation.distribution].draw
         rng = stream(self._seed, f"step time {worker}")
         markov = variation.markov and _Spells(variation.markov, stream(self._seed, f"slow spells {worker}"))
 

@@ -86,7 +86,7 @@ def test_a_straggler_costs_a_ring_as_much_as_a_barrier_but_for_latency(latency: 
     exchange = Exchange(
         pattern="all_reduce", buckets=((1.0, 14 * (10**10 + latency)),), chunks=((latency, 10**10),)
     )
-    vary = StepVariation(law="exponential")
+    vary = StepVariation(distribution="exponential")
     chunks = run_chunks(job(8, 200, exchange=exchange, variation=vary)).update_ps
     barrier = run_synchronous(job(8, 200, exchange=replace(exchange, chunks=()), variation=vary)).update_ps
     assert (chunks <= barrier).all()

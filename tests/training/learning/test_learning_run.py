@@ -67,7 +67,7 @@ hardware: a100-sxm-80gb
 training: {num_workers: 8, num_steps: 200, max_seq_len: 128}
 compute: {compute_s: 1 s, gradient_bytes: 10 MB}
 exchange: {algorithm: none}
-variation: {law: exponential}
+variation: {distribution: exponential}
 learning: {learning_rate: 0.3, target_loss: 0.485}
 compare: {reference: bsp, variants: {bsp: {}, asp: {sync: {scheme: asp}}}}
 """

@@ -88,7 +88,7 @@ def test_the_parts_are_the_whole(given: TrainingScenario) -> None:
 
 
 def test_the_ideal_is_the_run_s_own() -> None:
-    varied = scenario(variation=StepVariation(law="lognormal", sigma=0.3))
+    varied = scenario(variation=StepVariation(distribution="lognormal", sigma=0.3))
     run = run_training(varied, variant="", seed=1, base_dir=HERE, record_block_map=False)
     assert split(varied).ideal_ps == run.outcome.ideal_ps
 

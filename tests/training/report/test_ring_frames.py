@@ -139,7 +139,7 @@ def test_no_chunk_is_sent_before_it_is_there_and_no_link_carries_two(
     text = CHUNKED.replace("overlap: false", f"overlap: {overlap}").replace(
         "bucket_cap_mb: 1000", "bucket_cap_mb: 100"
     )
-    text += f"variation: {{law: exponential, slow_workers: [{{worker: {late}, slowdown: 1.5}}]}}\n"
+    text += f"variation: {{distribution: exponential, slow_workers: [{{worker: {late}, slowdown: 1.5}}]}}\n"
     result, times, chunks = sends_of(tmp_path, text)
     n = 4
     assert len(times) == 2 * (n - 1) * n * result.explain["exchange"]["num_buckets"]

@@ -50,7 +50,7 @@ def test_a_ring_nobody_hides_costs_its_closed_form(tmp_path: Path) -> None:
 
 def test_exponential_step_times_scale_by_the_harmonic_number(tmp_path: Path) -> None:
     """BSP without exchange: the slowest of n takes H_n times the mean, so a worker brings 1/H_n."""
-    changes = {"exchange": {"algorithm": "none"}, "variation": {"law": "exponential"}}
+    changes = {"exchange": {"algorithm": "none"}, "variation": {"distribution": "exponential"}}
     scaling = {"num_workers": [1, 2, 4, 16, 64], "num_steps": 8000}
     for one in points(tmp_path, scaling=scaling, **changes):
         harmonic = sum(1 / k for k in range(1, one.num_workers + 1))
