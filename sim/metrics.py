@@ -104,9 +104,7 @@ def time_spreads(result: RunResult) -> dict[str, Spread | None]:
 def returned_at_once(result: RunResult) -> bool:
     """True where a client sees all tokens of an answer together: there are no gaps to measure."""
     engine = result.scenario.engine
-    return engine.service_time is not None or (
-        engine.batching == "static" and engine.static_returns == "at_end"
-    )
+    return engine.service_time is not None or engine.static_returns == "at_end"
 
 
 def _fill_times(

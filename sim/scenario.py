@@ -15,6 +15,7 @@ from sim.hardware import HardwareProfile
 from sim.model import ModelShape
 
 if TYPE_CHECKING:
+    from sim.serving.router import Routing
     from sim.workload.arrivals import ArrivalProcess
     from sim.workload.distributions import DistributionKind
 
@@ -281,6 +282,30 @@ class Speculative:
     acceptance_rate: float = key("chance that a draft is right if those before it are", ge=0, le=1)
 
 
+def _batchings() -> Mapping[str, object]:
+    from sim.serving.batching.registry import BATCHING
+
+    return BATCHING
+
+
+def _kv_allocators() -> Mapping[str, object]:
+    from sim.serving.kv import KV_ALLOCATORS
+
+    return KV_ALLOCATORS
+
+
+def _vllm_versions() -> Mapping[str, object]:
+    from sim.serving.vllm.versions import VERSIONS
+
+    return VERSIONS
+
+
+def _routings() -> Mapping[str, Routing]:
+    from sim.serving.router import ROUTING
+
+    return ROUTING
+
+
 class DeviceDefault(int):
     """A size that nobody has said: a small device's, until ``Scenario`` puts its own device's in place."""
 
@@ -293,18 +318,20 @@ class EngineConfig:
     """
 
     batching: str = key(
-        "vllm, continuous, static, or ./file.py:function for a policy of the user's; default: vllm, or "
+        "who decides what runs in a step, or ./file.py:function for a user's policy; default: vllm, or "
         "continuous where a key asks for what vLLM does not have",
         default=None,
+        choices=_batchings,
+        or_path=True,
     )
-    vllm_version: Literal["0.33.0", "0.20.0"] = key("vllm: whose decisions", default="0.33.0")
+    vllm_version: str = key("vllm: whose decisions", default="0.33.0", choices=_vllm_versions)
     schedule_order: Literal["decode_first", "prefill_first"] = key(
         "decode_first: decodes, then prompts in the same step (vLLM V1, Sarathi); "
         "prefill_first: a step with prompts has only prompts (Orca, old vLLM)",
         default="decode_first",
     )
     policy: str = key(
-        "vllm: fcfs, priority, or ./file.py:Class for a waiting order or preemption victim of one's own",
+        "vllm: fcfs, priority, or ./file.py:Class for a waiting order or preemption victim of your own",
         default="fcfs",
     )
     static_batch_wait_s: float = key(
@@ -344,7 +371,7 @@ class EngineConfig:
         default=None,
     )
     speculative: Speculative | None = key("vllm: n-gram drafts", default=None)
-    kv_allocator: Literal["paged", "contiguous"] = key("how KV memory is given out", default="paged")
+    kv_allocator: str = key("how KV memory is given out", default="paged", choices=_kv_allocators)
     kv_reservation: Literal["max", "pow2", "oracle"] = key(
         "contiguous: reserve max_model_len (Orca's Max), the next power of two, or the true length",
         default="max",
@@ -470,10 +497,7 @@ class Scenario:
     workload: Workload = key("who asks for what, when")
     engine: EngineConfig = key("one engine", default=EngineConfig())
     replicas: int = key("identical engines behind a router", default=1, ge=1, le=10_000)
-    routing: Literal["round_robin", "least_loaded", "shared_queue"] = key(
-        "least_loaded: fewest unfinished requests; shared_queue: one queue for all replicas",
-        default="round_robin",
-    )
+    routing: str = key("who gets a request", default="round_robin", choices=_routings)
     slo: Slo = key("bounds that an answer must meet", default=Slo())
     thresholds: tuple[Threshold, ...] = key("bounds that make exit code 1", default=())
 

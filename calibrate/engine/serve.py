@@ -33,7 +33,7 @@ from calibrate.measure import device
 from calibrate.measure.run import now
 from sim.records import PS_PER_S
 from sim.rng import stream
-from sim.serving.limits import limits_of
+from sim.serving.batching.plan import limits_of
 
 WARM_UP_REQUESTS = 128  # batches of up to so many sequences
 DRY_BLOCKS, DRY_WIDTH, DRY_LAYERS = 64, 64, 1

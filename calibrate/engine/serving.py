@@ -19,11 +19,10 @@ import torch
 from calibrate.engine.llama import Batch, Chunk, Llama
 from sim.records import PS_PER_S
 from sim.serving.batching.continuous import continuous
-from sim.serving.batching.plan import KVView, Policy, StepPlan
+from sim.serving.batching.plan import KVView, Limits, Policy, StepPlan
 from sim.serving.kv.paged import PagedKV
-from sim.serving.limits import Limits
 from sim.serving.recorder import BlockMapRecorder
-from sim.serving.sequence import Sequence
+from sim.serving.request import Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +99,9 @@ class RealEngine:
         # The recorder makes the pool hand out block numbers; of its own rows none are kept.
         blocks = num_gpu_blocks_override or pool.shape[0]
         self.kv = PagedKV(blocks, pool.shape[1], block_map=BlockMapRecorder(0, 0))
-        self.waiting: deque[Sequence] = deque()
-        self.running: dict[Sequence, None] = {}
-        self.tokens: dict[Sequence, list[int]] = {}
+        self.waiting: deque[Request] = deque()
+        self.running: dict[Request, None] = {}
+        self.tokens: dict[Request, list[int]] = {}
         self.answers: list[Answer] = []
         self.steps: list[StepRow] = []
 
@@ -123,8 +122,9 @@ class RealEngine:
 
     def step(self, now_s: float) -> None:
         """Decide, run, commit."""
-        view = KVView(self.kv, 0)
-        plan = self.policy(tuple(self.waiting), tuple(self.running), view, self.limits)
+        running = tuple(self.running)
+        plan = self.policy(tuple(self.waiting), running, KVView(self.kv, 0, running), self.limits)
+        plan.decode = plan.decoding(running)
         self._apply(plan, now_s)
         batch = self._batch(plan)
         begun_s = self.clock.now_s()
@@ -133,9 +133,10 @@ class RealEngine:
             torch.cuda.synchronize()  # reading tokens waits too, but some steps have none
         ended_s = self.clock.now_s()
         chunk_tokens = sum(queries for _, queries in plan.prefill)
-        context = int(sum(one.computed + 1 for one in plan.decode))
+        context = int(sum(one.num_computed_tokens + 1 for one in plan.decode))
         chunks = tuple(
-            (queries, one.computed, one.computed + queries == one.target) for one, queries in plan.prefill
+            (queries, one.num_computed_tokens, one.num_computed_tokens + queries == one.target)
+            for one, queries in plan.prefill
         )
         self._commit(plan, sampled, ended_s)
         row = StepRow(
@@ -150,33 +151,35 @@ class RealEngine:
             del self.running[victim]
             self.waiting.appendleft(victim)
             self.answers[victim.id].num_preemptions += 1
-        for sequence, _ in plan.prefill:
-            if sequence in self.running:
+        for request, _ in plan.prefill:
+            if request in self.running:
                 continue
-            self.waiting.remove(sequence)
-            sequence.computed = 0
-            sequence.target = sequence.prompt_tokens + sequence.generated
-            self.running[sequence] = None
-            answer = self.answers[sequence.id]
+            self.waiting.remove(request)
+            request.num_computed_tokens = 0
+            request.target = request.num_tokens
+            self.running[request] = None
+            answer = self.answers[request.id]
             if answer.first_scheduled_s < 0:
                 answer.first_scheduled_s = now_s
 
     def _batch(self, plan: StepPlan) -> Batch:
         """Decoding rows first, then the chunks; sampled are the former and the ends of finished prompts."""
-        spans = [(one, one.computed, one.computed + 1) for one in plan.decode]
-        spans += [(one, one.computed, one.computed + queries) for one, queries in plan.prefill]
+        spans = [(one, one.num_computed_tokens, one.num_computed_tokens + 1) for one in plan.decode]
+        spans += [
+            (one, one.num_computed_tokens, one.num_computed_tokens + queries) for one, queries in plan.prefill
+        ]
         tokens = [token for one, start, stop in spans for token in self.tokens[one][start:stop]]
         positions = [position for _, start, stop in spans for position in range(start, stop)]
         slots = [self._slot(one, position) for one, start, stop in spans for position in range(start, stop)]
         chunks, sampled, row = [], list(range(len(plan.decode))), len(plan.decode)
         for one, queries in plan.prefill:
-            end = one.computed + queries
-            blocks = self._tensor(one.blocks or [], torch.int64)
+            end = one.num_computed_tokens + queries
+            blocks = self._tensor(one.blocks, torch.int64)
             chunks.append(Chunk(start=row, stop=row + queries, context=end, blocks=blocks))
             row += queries
             if end == one.target:
                 sampled.append(row - 1)
-        contexts = [one.computed + 1 for one in plan.decode]
+        contexts = [one.num_computed_tokens + 1 for one in plan.decode]
         return Batch(
             token_M=self._tensor(tokens, torch.int64),
             position_M=self._tensor(positions, torch.int32),
@@ -188,13 +191,13 @@ class RealEngine:
             sampled=self._tensor(sampled, torch.int64),
         )
 
-    def _slot(self, sequence: Sequence, position: int) -> int:
-        blocks = sequence.blocks or []
+    def _slot(self, request: Request, position: int) -> int:
+        blocks = request.blocks
         return blocks[position // self.kv.block_size] * self.kv.block_size + position % self.kv.block_size
 
-    def _table(self, decoding: Seq[Sequence]) -> Any:
-        longest = max((len(one.blocks or []) for one in decoding), default=0)
-        padded = [[*(one.blocks or []), *[0] * (longest - len(one.blocks or []))] for one in decoding]
+    def _table(self, decoding: Seq[Request]) -> Any:
+        longest = max((len(one.blocks) for one in decoding), default=0)
+        padded = [[*(one.blocks), *[0] * (longest - len(one.blocks))] for one in decoding]
         return self._tensor(padded, torch.int32).reshape(len(decoding), longest)
 
     def _tensor(self, values: Any, dtype: Any) -> Any:
@@ -204,30 +207,30 @@ class RealEngine:
         """Tokens to their sequences, in the order of the sampled rows; memory of the finished back."""
         given = iter(sampled)
         for one in plan.decode:
-            one.computed += 1
+            one.num_computed_tokens += 1
             self._token(one, next(given), ended_s)
         for one, queries in plan.prefill:
-            one.computed += queries
-            if one.computed == one.target:
+            one.num_computed_tokens += queries
+            if one.num_computed_tokens == one.target:
                 self._token(one, next(given), ended_s)
 
-    def _token(self, sequence: Sequence, token: int, ended_s: float) -> None:
-        answer = self.answers[sequence.id]
-        self.tokens[sequence].append(token)
+    def _token(self, request: Request, token: int, ended_s: float) -> None:
+        answer = self.answers[request.id]
+        self.tokens[request].append(token)
         answer.tokens.append(token)
-        sequence.generated += 1
+        request.num_tokens += 1
         if answer.first_token_s < 0:
             answer.first_token_s = ended_s
-        if sequence.generated == sequence.output_tokens:
+        if request.num_tokens == request.end_tokens:
             answer.finished_s = ended_s
-            del self.running[sequence]
-            self.kv.release(sequence, 0)
+            del self.running[request]
+            self.kv.release(request, 0)
 
 
-def sequences_of(requests: Seq[Served]) -> list[Sequence]:
+def sequences_of(requests: Seq[Served]) -> list[Request]:
     """As the scheduler knows them, in order of arrival."""
     found = [
-        Sequence(index, round(one.arrival_s * PS_PER_S), len(one.prompt), one.output_tokens)
+        Request(index, round(one.arrival_s * PS_PER_S), len(one.prompt), one.output_tokens)
         for index, one in enumerate(requests)
     ]
     return sorted(found, key=lambda one: (one.arrival_ps, one.id))

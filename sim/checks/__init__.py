@@ -9,6 +9,8 @@ from sim.checks.fit import check_kv_fits, check_model_and_hardware
 from sim.checks.workload import check_workload
 from sim.loading.place import Place
 from sim.scenario import Scenario
+from sim.serving.batching.registry import known_batching
+from sim.serving.router import ROUTING
 
 
 def check_serving(scenario: Scenario, *, file: str) -> None:
@@ -24,11 +26,12 @@ def check_serving(scenario: Scenario, *, file: str) -> None:
 
 
 def _check_routing(scenario: Scenario, top: Place) -> None:
-    batching = scenario.engine.batching
-    if scenario.routing == "shared_queue" and scenario.replicas > 1 and batching in ("static", "vllm"):
+    batching, routing = scenario.engine.batching, ROUTING[scenario.routing]
+    if routing.choose is None and scenario.replicas > 1 and not known_batching(batching).shares_queue:
+        others = " or ".join(name for name, one in ROUTING.items() if one.choose is not None)
         raise top.child("routing").error(
             f"with batching: {batching} each replica has its own queue",
             given=scenario.routing,
-            allowed=f"round_robin or least_loaded with batching: {batching}",
+            allowed=f"{others} with batching: {batching}",
             hint="routing: least_loaded",
         )

@@ -8,31 +8,15 @@ from dataclasses import is_dataclass
 from pathlib import Path
 
 from sim.checks.distributions import check_distribution
-from sim.errors import ScenarioError
 from sim.loading.place import Place
 from sim.scenario import EngineConfig
-from sim.serving.own_policy import policy_path
-from sim.serving.vllm.limits import version_profile
-from sim.serving.vllm_limits import vllm_limits
+from sim.serving.batching.registry import BATCHING, known_batching, names_with, selective_keys
+from sim.serving.user_policy import policy_path
 from sim.suggest import closest, did_you_mean
 from sim.workload.files import check_file
 
-BATCHING = ("vllm", "continuous", "static")
 POLICIES = ("fcfs", "priority")
 _EXAMPLES = {"function": "plan", "class": "MyPolicy"}
-VLLM_ONLY = (
-    "vllm_version",
-    "policy",
-    "enable_prefix_caching",
-    "long_prefill_token_threshold",
-    "long_prefill_token_threshold_adaptive",
-    "scheduler_reserve_full_isl",
-    "prefill_schedule_interval",
-    "max_num_active_seqs",
-    "async_scheduling",
-    "speculative",
-    "pipeline_parallel_size",
-)
 
 
 def check_engine(engine: EngineConfig, place: Place) -> None:
@@ -42,16 +26,12 @@ def check_engine(engine: EngineConfig, place: Place) -> None:
     _check_without_kv_cache(engine, place)
     _check_service_time(engine, place)
     _check_overheads(engine, place)
-    if engine.batching == "vllm":
-        _check_vllm(engine, place)
-        _check_pipeline(engine, place)
-    else:
-        _check_not_vllm(engine, place)
+    known_batching(engine.batching).check(engine, place)
 
 
 def _check_budget(engine: EngineConfig, place: Place) -> None:
     tokens, seqs = engine.max_num_batched_tokens, engine.max_num_seqs
-    if engine.batching != "static" and tokens < seqs:
+    if not known_batching(engine.batching).pads_batches and tokens < seqs:
         raise place.child("max_num_batched_tokens").error(
             f"max_num_batched_tokens {tokens:,} is below max_num_seqs {seqs:,}: "
             "one token per sequence does not fit",
@@ -70,14 +50,16 @@ def _check_belonging(engine: EngineConfig, place: Place) -> None:
             allowed="kv_reservation with kv_allocator: contiguous",
             hint="kv_allocator: contiguous, or remove it",
         )
-    for name, default in (("static_batch_wait_s", 0.0), ("static_returns", "streamed")):
+    defaults, understood = EngineConfig(batching=engine.batching), known_batching(engine.batching).keys
+    for name in selective_keys():
         value = getattr(engine, name)
-        if value != default and engine.batching != "static":
+        if name not in understood and value != getattr(defaults, name):
+            names = names_with(name)
             raise place.child(name).error(
-                f"has no effect with batching: {engine.batching}",
-                given=value,
-                allowed=f"{name} with batching: static",
-                hint="batching: static, or remove it",
+                f"not possible with batching: {engine.batching}",
+                given=name if is_dataclass(value) else value,
+                allowed=f"{name} with batching: {' or '.join(names)}",
+                hint=f"batching: {names[0]}, or remove it",
             )
 
 
@@ -97,85 +79,6 @@ def _check_without_kv_cache(engine: EngineConfig, place: Place) -> None:
                 given=getattr(engine, name),
                 allowed=f"{name} with use_kv_cache: true",
                 hint="remove it, or use_kv_cache: true",
-            )
-
-
-def _check_vllm(engine: EngineConfig, place: Place) -> None:
-    """What vLLM does not have, and what the named release does not have."""
-    for name, has in (
-        ("kv_allocator", engine.kv_allocator == "paged"),
-        ("use_kv_cache", engine.use_kv_cache),
-        ("schedule_order", engine.schedule_order == "decode_first"),
-        ("service_time", engine.service_time is None),
-    ):
-        if not has:
-            raise place.child(name).error(
-                "vLLM has no such choice",
-                given=getattr(engine, name),
-                allowed=f"{name} with batching: continuous or static",
-                hint="batching: continuous",
-            )
-    if engine.async_scheduling and engine.speculative is not None:
-        raise place.child("async_scheduling").error(
-            "vLLM itself refuses asynchronous scheduling with n-gram drafts",
-            given=True,
-            allowed="async_scheduling: false with speculative: {method: ngram}",
-            hint="remove async_scheduling (vLLM turns it off with n-gram drafts), or remove speculative",
-        )
-    blocks = engine.num_gpu_blocks_override or 2
-    if blocks < 2:
-        raise place.child("num_gpu_blocks_override").error(
-            "vLLM keeps one block for itself", given=blocks, allowed="2 or more", hint="batching: continuous"
-        )
-    try:
-        limits = vllm_limits(engine, blocks, engine.max_model_len or engine.max_num_batched_tokens)
-        version_profile(engine.vllm_version, limits)
-    except ScenarioError as error:
-        raise place.child(error.path).error(
-            error.problem, given=error.given, allowed=error.allowed, hint=error.hint
-        ) from None
-
-
-def _check_pipeline(engine: EngineConfig, place: Place) -> None:
-    """What a pipeline cannot be combined with here."""
-    if engine.pipeline_parallel_size == 1:
-        return
-    beside = {
-        "async_scheduling": (engine.async_scheduling, "false"),
-        "speculative": (engine.speculative is not None, "no speculative"),
-        "price_table": (engine.price_table is not None, "no price_table: it was measured on one stage"),
-    }
-    for name, (is_given, allowed) in beside.items():
-        if is_given:
-            raise place.child(name).error(
-                "not modelled with pipeline_parallel_size",
-                given=name if name != "async_scheduling" else True,
-                allowed=f"{allowed}, with pipeline_parallel_size {engine.pipeline_parallel_size}",
-                hint="remove it, or pipeline_parallel_size: 1",
-            )
-    if engine.overheads.schedules_ahead:
-        raise (
-            place.child("overheads")
-            .child("schedules_ahead")
-            .error(
-                "not modelled with pipeline_parallel_size: as many batches are planned as there are stages",
-                given=True,
-                allowed="false with pipeline_parallel_size",
-                hint="remove it",
-            )
-        )
-
-
-def _check_not_vllm(engine: EngineConfig, place: Place) -> None:
-    """Keys that only vLLM's scheduler understands."""
-    defaults = EngineConfig(batching=engine.batching)
-    for name in VLLM_ONLY:
-        if getattr(engine, name) != getattr(defaults, name):
-            raise place.child(name).error(
-                f"not possible with batching: {engine.batching}",
-                given=getattr(engine, name) if not is_dataclass(getattr(engine, name)) else name,
-                allowed=f"{name} with batching: vllm",
-                hint="batching: vllm, or remove it",
             )
 
 
@@ -213,7 +116,7 @@ def _check_service_time(engine: EngineConfig, place: Place) -> None:
 
 def check_policies(engine: EngineConfig, place: Place, base_dir: Path) -> None:
     """``batching`` and ``policy`` are known or name something that is there; its file is not run."""
-    _check_policy(engine.batching, BATCHING, place.child("batching"), base_dir, "function")
+    _check_policy(engine.batching, tuple(BATCHING), place.child("batching"), base_dir, "function")
     _check_policy(engine.policy, POLICIES, place.child("policy"), base_dir, "class")
 
 

@@ -11,6 +11,7 @@ from sim.model import (
     served_quantization,
 )
 from sim.scenario import Distribution, RequestClass, Scenario, Workload
+from sim.serving.batching.registry import known_batching
 from sim.units import format_gb
 
 PEAK_OF_QUANTIZATION = {"fp8": "float8", "int8": "int8"}
@@ -49,7 +50,8 @@ def _check_length(scenario: Scenario, place: Place) -> None:
 def _check_step_budget(scenario: Scenario, place: Place) -> None:
     engine, length = scenario.engine, max_model_len(scenario)
     budget = engine.max_num_batched_tokens
-    if engine.batching != "static" and not engine.enable_chunked_prefill and budget < length:
+    pads = known_batching(engine.batching).pads_batches
+    if not pads and not engine.enable_chunked_prefill and budget < length:
         raise place.child("max_num_batched_tokens").error(
             f"max_num_batched_tokens {budget:,} is below max_model_len {length:,}: "
             "without chunked prefill the longest prompt never fits into a step",

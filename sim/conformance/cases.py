@@ -138,7 +138,7 @@ def read_case(folder: Path, name: str, entry: Mapping[str, Any]) -> tuple[Limits
 
 
 def _request(row: Mapping[str, Any]) -> Request:
-    return Request(
+    return Request.of_segments(
         str(row["id"]),
         [(int(stream), int(start), int(length)) for stream, start, length in row["prompt"]],
         int(row["out"]),

@@ -98,7 +98,7 @@ def program_digest() -> str:
 
 def _files_read(point: Point) -> list[Path]:
     """The trace, the empirical lengths and the policy that the scenario points at."""
-    from sim.serving.own_policy import policy_path
+    from sim.serving.user_policy import policy_path
 
     names: list[str] = []
     _collect_paths(asdict(point.scenario), names)

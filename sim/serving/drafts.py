@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from sim.rng import stream
-from sim.serving.vllm.plan import Plan
-from sim.serving.vllm.request import Request
+from sim.serving.request import Request
 
 
 class Drafts:
@@ -23,9 +22,9 @@ class Drafts:
         self._seed = seed
         self._streams: dict[Request, np.random.Generator] = {}
 
-    def accepted(self, plan: Plan) -> Mapping[Request, int]:
-        """Right drafts by request, of the step's drafts."""
-        return {request: min(self._draw(request), count) for request, count in plan.drafts.items() if count}
+    def accepted(self, drafts: Mapping[Request, int]) -> Mapping[Request, int]:
+        """Right drafts by request, of a step's drafts."""
+        return {request: min(self._draw(request), count) for request, count in drafts.items() if count}
 
     def _draw(self, request: Request) -> int:
         generator = self._streams.get(request)

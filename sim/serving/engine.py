@@ -1,28 +1,55 @@
-"""What both engines share: arrivals, time-outs, ends, and the row that a step leaves behind."""
+"""The engine of one replica: requests come, the scheduler plans, a step takes its time, tokens come out.
+ One SimPy event per decision, not per step. Between two decisions a decode batch grows by one token per
+sequence and step; for how many steps that holds is the scheduler's to say (``Step.num_steps``), and the
+engine takes fewer where the price leaves its linear piece, a request comes that could be admitted, or a
+client's patience ends. With ``may_skip`` off every step is an event of its own: the reference, which must
+agree on every timestamp.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from simpy.events import Event
 
+from sim.cost.pipeline import PipelinePrice, Stations
 from sim.cost.step import ServiceTimePrice, StepPrice
+from sim.errors import InvariantError
 from sim.serving.clock import Clock
-from sim.serving.kv.contiguous import ContiguousKV
-from sim.serving.kv.paged import PagedKV
-from sim.serving.limits import Limits
-from sim.serving.recorder import Recorder
-from sim.serving.sequence import NEVER, Feed, Sequence
-from sim.serving.vllm_kv import VllmKV
+from sim.serving.decoding import steps_until
+from sim.serving.drafts import Drafts
+from sim.serving.fast_path import FastPath
+from sim.serving.feed import Feed
+from sim.serving.in_flight import InFlight
+from sim.serving.recorder import Recorder, pack_segment
+from sim.serving.request import NEVER, Request
+from sim.serving.scheduler import NOTHING_ACCEPTED, Scheduler, Step
 
-Chunk = tuple[int, int, bool, Sequence]  # queries, cached, whether it samples at the end of the step, whose
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """How an engine runs its scheduler's steps."""
+
+    may_skip: bool = True
+    num_in_flight: int = 1
+    """Steps that are planned at a time: 2 with asynchronous scheduling, as many as pipeline stages."""
+    num_stages: int = 1
+    schedules_ahead: bool = False
+    """The next step was scheduled before this one is over: a request that comes meanwhile waits one step
+    more.
+
+    Only that wait is modelled: what is planned, and when memory is free again, are those of the synchronous
+    engine. Asynchronous scheduling (``num_in_flight`` 2) plays the whole queue.
+    """
+    returns_at_end: bool = False
+    """Static batching: clients see their tokens when the whole batch is done."""
+    drafts: Drafts | None = None
 
 
-class EngineBase(ABC):
-    """State and bookkeeping of one replica; ``SkippingEngine`` and ``SteppedEngine`` decide and advance."""
+class Engine:
+    """Drives one scheduler with arrivals, prices and the clock."""
 
     def __init__(
         self,
@@ -31,61 +58,83 @@ class EngineBase(ABC):
         *,
         feed: Feed,
         recorder: Recorder,
-        kv: PagedKV | ContiguousKV | VllmKV,
+        scheduler: Scheduler,
         price: StepPrice,
-        limits: Limits,
+        settings: EngineSettings,
+        fast_path: FastPath | None = None,
     ) -> None:
         self.env, self.index, self.feed, self.recorder = env, index, feed, recorder
-        self.kv, self.price, self.limits = kv, price, limits
-        self.waiting: deque[Sequence] = deque()
-        self.running: dict[Sequence, None] = {}
-        self.num_events = 0
-        self.is_blocked = False  # the head of the queue finds no KV memory
+        self.scheduler, self.price, self.settings = scheduler, price, settings
+        self.fast_path = fast_path
+        self.in_flight: InFlight[Step] = InFlight(settings.num_in_flight)
+        self.stations: Stations | None = None
+        if isinstance(price, PipelinePrice):
+            self.stations = Stations(settings.num_stages, price.cold_start_ps)
+        self.service = price if isinstance(price, ServiceTimePrice) else None
         self.is_shared_queue = False
-        self.on_requeue: Callable[[EngineBase], None] | None = None  # a shared queue got a request back
+        self.on_requeue: Callable[[Engine], None] | None = None  # a shared queue got a request back
         self.is_measuring = recorder.table.num_warmup == 0 and recorder.table.warmup_ps == 0
         self.window_is_due = False
         self.window_from_ps = 0
         self.grown_tokens_ps = 0  # KV added inside jumps × time, since the window began
         self.on_window = self.begin_window
-        self.deadlines: list[tuple[int, int, Sequence]] = []
-        self.admissions = index << 40  # numbers of different replicas never meet
+        self.deadlines: list[tuple[int, int, Request]] = []
+        self.inbox: list[Request] = []  # came while a step is under way: the scheduler has not seen them
+        self.scheduled_ps = 0  # when the next step was scheduled: later arrivals are not in it
         self.pending: Event | None = None  # the one event that the engine waits for
-        self.service = price if isinstance(price, ServiceTimePrice) else None
+        self.step: Step | None = None  # under way
+        self.must_plan = False
 
     @property
     def stages_ps(self) -> int:
         """Busy time of all pipeline stages, where there are several."""
-        return 0
+        return sum(self.stations.busy_ps) if self.stations else 0
+
+    def load(self) -> int:
+        """Unfinished requests, for the router."""
+        return self.scheduler.num_running + self.scheduler.num_waiting + len(self.inbox)
 
     def start(self) -> None:
         """Waits for the first request, if one is known."""
         if self.feed.next_ps < NEVER:
-            self._wake_at(self.feed.next_ps)
+            self.wake_at(self.feed.next_ps)
 
-    @abstractmethod
-    def poke(self, was_open: bool) -> None:
-        """A request was put into ``waiting``; ``was_open``: one more could have been admitted."""
-
-    def begin_window(self) -> None:
-        """The measured window begins: KV usage counts from the next decision on."""
-        self.is_measuring = True
-        self.window_is_due = True
-
-    def _wake_at(self, time_ps: int) -> None:
+    def wake_at(self, time_ps: int) -> None:
+        """Decides at that time."""
+        self.step = None
         self.pending = self.env.after(time_ps - self.env.now_ps, self._on_wake, self.index)
 
     def _on_wake(self, event: Event) -> None:
         if event is self.pending:
             self.pending = None
-            self._decide(self.env.now_ps)
+            self.decide(self.env.now_ps)
 
-    @abstractmethod
-    def _decide(self, now: int) -> None:
-        """What happens next, and the event at its end."""
+    # arrivals and clients that leave
 
-    def _begin(self, now: int) -> None:
-        """What comes before every decision, in order of time: arrivals, queued clients that left."""
+    def receive(self, request: Request, *, has_own_deadline: bool = True) -> None:
+        """An arrival: into the queue, unless it can never be served."""
+        recorder, row = self.recorder, request.id
+        recorder.arrival_ps[row] = request.arrival
+        if not self.is_shared_queue:
+            recorder.replica[row] = self.index
+        if not self.is_measuring and recorder.is_measured(request):
+            self.on_window()
+        reason = self.scheduler.refusal(request)
+        if reason:
+            recorder.refuse(request, reason)
+            self.feed.on_end(request, request.arrival)
+            return
+        is_early = self.pending is not None and not self.is_shared_queue
+        if is_early or (self.settings.schedules_ahead and request.arrival > self.scheduled_ps):
+            self.inbox.append(request)
+        else:
+            self.scheduler.add(request)
+        if request.deadline_ps < NEVER and has_own_deadline:
+            heappush(self.deadlines, (request.deadline_ps, row, request))
+
+    def begin(self, now: int) -> None:
+        """What comes before every decision, in order of time: arrivals, clients that left."""
+        self._look_into_inbox()
         feed, deadlines = self.feed, self.deadlines
         while True:
             arrival = feed.next_ps
@@ -93,88 +142,271 @@ class EngineBase(ABC):
             if arrival <= now and arrival <= deadline:
                 self.receive(feed.take())
             elif deadline <= now:
-                self._expire_waiting(heappop(deadlines)[2])
+                self._expire(heappop(deadlines)[2], now)
             else:
                 break
+        if self.inbox and not self.scheduler.num_unfinished:  # nothing runs: nothing was scheduled ahead
+            self._add_all()
         if self.window_is_due:
             self.window_is_due = False
             self.window_from_ps = now
             self.grown_tokens_ps = 0
 
-    def load(self) -> int:
-        """Unfinished requests, for the router."""
-        return len(self.running) + len(self.waiting)
+    def _look_into_inbox(self) -> None:
+        """The scheduler gets what came before it scheduled the next step."""
+        if not self.settings.schedules_ahead:
+            self._add_all()
+        elif self.inbox:
+            seen = [request for request in self.inbox if request.arrival <= self.scheduled_ps]
+            self.inbox = [request for request in self.inbox if request.arrival > self.scheduled_ps]
+            for request in seen:
+                self.scheduler.add(request)
 
-    def is_open_for_one(self) -> bool:
-        """Whether a request that comes now could be admitted at the next step."""
-        return not self.waiting and len(self.running) < self.limits.max_num_seqs
+    def _add_all(self) -> None:
+        for request in self.inbox:
+            self.scheduler.add(request)
+        self.inbox.clear()
 
-    def receive(self, sequence: Sequence, *, has_own_deadline: bool = True) -> None:
-        """An arrival: into the queue, unless it can never be served."""
-        recorder, request = self.recorder, sequence.id
-        recorder.arrival_ps[request] = sequence.arrival_ps
-        if not self.is_shared_queue:
-            recorder.replica[request] = self.index
-        if not self.is_measuring and self._is_measured(sequence):
-            self.on_window()
-        is_too_long = sequence.prompt_tokens + sequence.output_tokens > self.limits.max_model_len
-        if is_too_long or not self.kv.can_ever_fit(sequence):
-            recorder.refuse(sequence, self._refusal(is_too_long))
-            self.feed.on_end(sequence, sequence.arrival_ps)
+    def _expire(self, request: Request, now: int) -> None:
+        """A client left, its request queued or running; what came after that is not delivered."""
+        if request.is_ended or (self.is_shared_queue and self._is_elsewhere(request)):
             return
-        self.waiting.append(sequence)
-        if sequence.deadline_ps < NEVER and has_own_deadline:
-            heappush(self.deadlines, (sequence.deadline_ps, request, sequence))
+        if request in self.inbox:
+            self.inbox.remove(request)
+            made = 0
+        else:
+            late = self.scheduler.num_just_made(request) if request.deadline_ps < now else 0
+            made = max(self.scheduler.abort(request, now) - late, 0)
+        self.recorder.abort(request, made)
+        if self.settings.drafts:
+            self.settings.drafts.forget(request)
+        self.feed.on_end(request, request.deadline_ps)
 
-    def _is_measured(self, sequence: Sequence) -> bool:
-        table = self.recorder.table
-        return sequence.id >= table.num_warmup and sequence.arrival_ps >= table.warmup_ps
+    def _is_elsewhere(self, request: Request) -> bool:
+        """Whether another replica runs it by now, or nobody: it went back to a shared queue."""
+        return request.order >> 40 != self.index
 
-    def _refusal(self, is_too_long: bool) -> str:
-        if is_too_long:
-            return f"prompt + answer longer than max_model_len {self.limits.max_model_len}"
-        return f"needs more KV memory than the whole pool of {self.kv.capacity_tokens} tokens"
+    def begin_window(self) -> None:
+        """The measured window begins: KV usage counts from the next decision on."""
+        self.is_measuring = True
+        self.window_is_due = True
+        if self.pending is not None:
+            self._cut()
 
-    def _is_elsewhere(self, sequence: Sequence) -> bool:
-        """Whether another replica runs it by now: it went back to a shared queue."""
-        return self.is_shared_queue and sequence.order >= 0 and sequence not in self.running
+    def poke(self, was_open: bool) -> None:
+        """A request came; ``was_open``: it could be admitted at the end of this step."""
+        if self.pending is None or self.step is None:
+            self.wake_at(self.env.now_ps)
+        elif was_open:
+            self._cut()
 
-    def _expire_waiting(self, sequence: Sequence) -> None:
-        """The client of a queued request left."""
-        if not sequence.is_ended and sequence.order < 0:
-            self.waiting.remove(sequence)
-            self.recorder.abort(sequence, sequence.generated)
-            self.feed.on_end(sequence, sequence.deadline_ps)
+    def _cut(self) -> None:
+        """Ends a jump with the step that is under way."""
+        step = self.step
+        if step is not None and step.num_steps > 1:
+            passed = self.env.now_ps - step.started_ps
+            steps = steps_until(step.first_ps, step.growth_ps, passed, step.num_steps)
+            if steps < step.num_steps:
+                step.num_steps = steps
+                self.wait_for(step)
 
-    def _is_holding(self, now: int) -> bool:
-        """Static batching waits for a fuller batch; wakes when it is full, or the oldest waited enough."""
-        full_at = self.waiting[0].arrival_ps + self.limits.static_wait_ps
-        if len(self.waiting) >= self.limits.max_num_seqs or now >= full_at:
-            return False
-        soonest = self.deadlines[0][0] if self.deadlines else NEVER
-        self._wake_at(min(full_at, self.feed.next_ps, soonest))
-        return True
+    # decisions
 
-    def _admit(self, sequence: Sequence, now: int) -> None:
-        """Into the running list; its KV memory is reserved already."""
-        self.admissions += 1
-        sequence.order = self.admissions
-        sequence.computed = 0
-        sequence.target = sequence.prompt_tokens + sequence.generated
-        self.running[sequence] = None
-        recorder, request = self.recorder, sequence.id
-        if recorder.first_scheduled_ps[request] < 0:
-            recorder.first_scheduled_ps[request] = now
-        if self.is_shared_queue:
-            recorder.replica[request] = self.index
-            if sequence.deadline_ps < NEVER:
-                heappush(self.deadlines, (sequence.deadline_ps, request, sequence))
-        if self.service:
-            self.service.begin(request, sequence.output_tokens)
+    def is_open(self) -> bool:
+        """Whether a request that comes now could be admitted at the next step."""
+        if self.fast_path is not None and self.fast_path.ground.is_lent:
+            ground = self.fast_path.ground
+            return not ground.waiting and len(ground.running) < ground.max_running
+        return self.scheduler.is_open()
 
-    def _end(self, sequence: Sequence, now: int) -> None:
-        """Its last token came: out of the running list, KV memory back, whoever waited for it released."""
-        del self.running[sequence]
-        self.kv.release(sequence, now)
-        self.recorder.finish(sequence, now)
-        self.feed.on_end(sequence, now)
+    def decide(self, now: int) -> None:
+        """What happens next, and the event at its end."""
+        if self.must_plan or self.fast_path is None or not self.fast_path.run(self, now):
+            self.must_plan = False
+            self._plan(now)
+
+    def plan_at(self, time_ps: int) -> None:
+        """The scheduler itself plans the step that begins then."""
+        self.must_plan = True
+        self.wake_at(time_ps)
+
+    def _plan(self, now: int) -> None:
+        scheduler, feed = self.scheduler, self.feed
+        if not scheduler.num_unfinished:
+            self.scheduled_ps = now
+        if feed.next_ps <= now or self.deadlines or self.window_is_due or self.inbox:
+            self.begin(now)
+        held = scheduler.hold_until_ps(now)
+        if held:
+            self.wake_at(min(held, feed.next_ps, self._next_deadline()))
+            return
+        step = scheduler.steady_step() if self.settings.may_skip else None
+        if step is None:
+            step = self._planned(now)
+        if step is None:
+            self.idle()
+            return
+        step.started_ps = now
+        if step.num_steps > 1 or step.is_steady:
+            self._bound(step, now)
+        elif step.done_ps >= 0:
+            step.first_ps = step.done_ps - now
+        else:
+            sequences = step.num_decode + step.num_padded
+            step.first_ps = self.price.step_ps(sequences, step.context_tokens, step.chunks, step.num_drafts)
+        self.wait_for(step)
+
+    def _planned(self, now: int) -> Step | None:
+        """The next step that is due; None: there is nothing to do."""
+        scheduler = self.scheduler
+        while True:
+            planned, due = self.in_flight.plan(lambda: scheduler.schedule(now), scheduler.num_unfinished)
+            if planned is not None:
+                self._note(planned, now)
+            if due is None:
+                if planned is None:
+                    return None
+            elif due.num_requests:
+                return due
+            else:
+                self._complete(due, now)
+
+    def _bound(self, step: Step, now: int) -> None:
+        """As many steps of pure decode as nothing can come in."""
+        sequences, feed = step.num_decode + step.num_padded, self.feed
+        step.first_ps, step.growth_ps, valid = self.price.decode_run(sequences, step.context_tokens)
+        step.num_steps = min(step.num_steps, valid)
+        is_awaited = self.is_shared_queue and self.scheduler.num_waiting
+        if is_awaited or (self.settings.schedules_ahead and self.inbox):
+            step.num_steps = 1
+        is_closed = self.is_measuring and not feed.must_see_all and not self.scheduler.is_open()
+        limit = min(NEVER if is_closed else feed.next_ps, self._next_deadline())
+        if step.end_ps > limit:
+            step.num_steps = steps_until(step.first_ps, step.growth_ps, limit - now, step.num_steps)
+
+    def _next_deadline(self) -> int:
+        deadlines = self.deadlines
+        while deadlines and deadlines[0][2].is_ended:
+            heappop(deadlines)
+        return deadlines[0][0] if deadlines else NEVER
+
+    def wait_for(self, step: Step) -> None:
+        """An event at the end of the step."""
+        self.step = step
+        self.pending = self.env.after(step.end_ps - self.env.now_ps, self._on_step_end, self.index)
+
+    def idle(self) -> None:
+        """Nothing to do until somebody comes."""
+        if self.scheduler.num_unfinished and not self.scheduler.hold_until_ps(self.env.now_ps):
+            raise InvariantError(
+                f"replica {self.index} idles with {self.scheduler.num_running} running and "
+                f"{self.scheduler.num_waiting} waiting requests"
+            )
+        self.pending = self.step = None
+        if self.feed.next_ps < NEVER:
+            self.wake_at(self.feed.next_ps)
+
+    def _note(self, step: Step, now: int) -> None:
+        """Records who was admitted and preempted; over stages the step sets off."""
+        recorder = self.recorder
+        for request, num_hit_tokens in step.admitted:
+            row = request.id
+            if recorder.first_scheduled_ps[row] < 0:
+                recorder.first_scheduled_ps[row] = now
+                recorder.cached_tokens[row] = num_hit_tokens
+            if self.is_shared_queue:
+                recorder.replica[row] = self.index
+                if request.deadline_ps < NEVER:
+                    heappush(self.deadlines, (request.deadline_ps, row, request))
+            if self.service:
+                self.service.begin(row, request.max_tokens)
+        is_last_word = not self.deadlines and self.feed.is_exhausted()
+        if step.preempted and self.scheduler.is_circling and is_last_word:
+            raise self.scheduler.endless(step)
+        for request, recompute_tokens in step.preempted:
+            recorder.preempt(request, now, self.index, recompute_tokens)
+            if self.on_requeue:
+                self.on_requeue(self)
+        if self.stations is not None and step.num_requests:
+            assert isinstance(self.price, PipelinePrice)
+            passage = self.price.passage(step.num_decode, step.context_tokens, step.chunks, step.num_drafts)
+            step.done_ps = self.stations.enter(now, passage)
+
+    # a step is over
+
+    def _on_step_end(self, event: Event) -> None:
+        if event is not self.pending:
+            return  # the jump was cut short
+        step = self.step
+        assert step is not None
+        now = self.env.now_ps
+        self.pending = None
+        if self.settings.schedules_ahead:
+            self.scheduled_ps = step.start_of(step.num_steps - 1)
+        if self.fast_path is not None and self.fast_path.is_under_way:
+            self.decide(now)
+            return
+        self._row(step)
+        if step.is_steady:
+            self._end_all(self.scheduler.advance(step), now)
+        else:
+            self._deliver(step, now)
+            known = sum([request.num_tokens + 1 for request in step.drafts])
+            self._complete(step, now)
+            if step.num_drafts:
+                kept = sum([request.num_tokens for request in step.drafts]) - known
+                self.recorder.note_drafts(step.num_drafts, kept)
+        self.grown_tokens_ps += step.grown_tokens_ps
+        self.step = None
+        self.decide(now)
+
+    def _row(self, step: Step) -> None:
+        self.recorder.segments += pack_segment(
+            self.index,
+            step.started_ps,
+            step.num_steps,
+            step.first_ps,
+            step.growth_ps,
+            step.num_decode,
+            step.context_tokens,
+            step.num_prefill,
+            step.prefill_tokens,
+            self.scheduler.num_running,
+            self.scheduler.num_waiting,
+            step.num_padded,
+            *step.levels,
+        )
+
+    def _deliver(self, step: Step, now: int) -> None:
+        """First tokens, to clients that are still there."""
+        if self.settings.returns_at_end:
+            return
+        first_token_ps = self.recorder.first_token_ps
+        for request in step.emitting:
+            if first_token_ps[request.id] < 0 and request.deadline_ps >= now:
+                first_token_ps[request.id] = now
+
+    def _complete(self, step: Step, now: int) -> None:
+        drafts = self.settings.drafts
+        accepted: Mapping[Request, int] = NOTHING_ACCEPTED
+        if drafts and step.drafts:
+            accepted = drafts.accepted(step.drafts)
+        finished = self.scheduler.update(step, now, accepted)
+        self.in_flight.note_finished(bool(finished))
+        self._end_all(finished, now)
+
+    def _end_all(self, finished: list[Request], now: int) -> None:
+        for request in finished:
+            if self.settings.drafts:
+                self.settings.drafts.forget(request)
+            if request.is_ended:
+                continue
+            if request.deadline_ps < now:  # the client left during the step that made the last token
+                made = request.num_output_tokens - self.scheduler.num_just_made(request)
+                self.recorder.abort(request, 0 if self.settings.returns_at_end else made)
+                self.feed.on_end(request, request.deadline_ps)
+                continue
+            if self.settings.returns_at_end:
+                self.recorder.first_token_ps[request.id] = now
+            self.recorder.finish(request, now)
+            self.feed.on_end(request, now)

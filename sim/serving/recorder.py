@@ -7,11 +7,13 @@ from struct import Struct
 
 import numpy as np
 
+from sim.errors import InvariantError
 from sim.records import (
     ABORTED,
     FINISHED,
     OWNED,
     REFUSED,
+    STATUS_NAMES,
     BlockMap,
     Int64,
     PreemptionColumns,
@@ -19,7 +21,7 @@ from sim.records import (
     RequestTable,
     SegmentColumns,
 )
-from sim.serving.sequence import Sequence
+from sim.serving.request import Request
 
 SEGMENT_FIELDS = (
     "replica",
@@ -65,38 +67,40 @@ class Recorder:
         self.preemptions = array("q")
         self.drafts = array("q")
         self.refusals: dict[str, int] = {}
-        self.num_ended = 0
 
-    def finish(self, sequence: Sequence, now_ps: int) -> None:
+    def finish(self, request: Request, now_ps: int) -> None:
         """Its last token came at ``now_ps``."""
-        request = sequence.id
-        self.finish_ps[request] = now_ps
-        self.generated_tokens[request] = sequence.output_tokens
-        self.status[request] = FINISHED
-        sequence.is_ended = True
-        self.num_ended += 1
+        self.finish_ps[request.id] = now_ps
+        self.generated_tokens[request.id] = request.num_tokens - request.num_prompt_tokens
+        self._end(request, FINISHED)
 
-    def refuse(self, sequence: Sequence, reason: str) -> None:
+    def refuse(self, request: Request, reason: str) -> None:
         """It can never be served; said at its arrival."""
-        self.finish_ps[sequence.id] = sequence.arrival_ps
-        self.status[sequence.id] = REFUSED
-        sequence.is_ended = True
-        self.num_ended += 1
+        self.finish_ps[request.id] = request.arrival
+        self._end(request, REFUSED)
         self.refusals[reason] = self.refusals.get(reason, 0) + 1
 
-    def abort(self, sequence: Sequence, generated: int) -> None:
+    def abort(self, request: Request, generated: int) -> None:
         """The client left at its deadline, with ``generated`` tokens delivered."""
-        self.finish_ps[sequence.id] = sequence.deadline_ps
-        self.generated_tokens[sequence.id] = generated
-        self.status[sequence.id] = ABORTED
-        sequence.is_ended = True
-        self.num_ended += 1
+        self.finish_ps[request.id] = request.deadline_ps
+        self.generated_tokens[request.id] = generated
+        self._end(request, ABORTED)
 
-    def preempt(self, sequence: Sequence, now_ps: int, replica: int, lost_tokens: int) -> None:
+    def _end(self, request: Request, status: int) -> None:
+        if request.is_ended:
+            raise InvariantError(f"{request!r} ends as {STATUS_NAMES[status]} after it has ended")
+        self.status[request.id] = status
+        request.is_ended = True
+
+    def preempt(self, request: Request, now_ps: int, replica: int, recompute_tokens: int) -> None:
         """A line of the ledger."""
-        self.num_preemptions[sequence.id] += 1
-        self.recompute_tokens[sequence.id] += lost_tokens
-        self.preemptions.extend((now_ps, sequence.id, replica, lost_tokens))
+        self.num_preemptions[request.id] += 1
+        self.recompute_tokens[request.id] += recompute_tokens
+        self.preemptions.extend((now_ps, request.id, replica, recompute_tokens))
+
+    def is_measured(self, request: Request) -> bool:
+        """Whether it came after the warm-up."""
+        return request.id >= self.table.num_warmup and request.arrival >= self.table.warmup_ps
 
     def note_drafts(self, verified: int, accepted: int) -> None:
         """What the newest segment's step verified of drafts, and how many of them became tokens."""

@@ -3,15 +3,46 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 from simpy.events import Event
 
 from sim.serving.clock import Clock
-from sim.serving.engine import EngineBase
+from sim.serving.engine import Engine
+from sim.serving.feed import Source
 from sim.serving.recorder import Recorder
-from sim.serving.sequence import NEVER, Sequence, Source
+from sim.serving.request import NEVER, Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routing:
+    """Who gets a request: ``choose(loads, count)`` is the index of a replica.
+
+    ``loads``: unfinished requests by replica; ``count``: requests routed so far. Without ``choose`` all
+    replicas admit from one queue.
+    """
+
+    doc: str
+    choose: Callable[[Seq[int], int], int] | None = None
+
+
+def round_robin(loads: Seq[int], count: int) -> int:
+    """One after another."""
+    return count % len(loads)
+
+
+def least_loaded(loads: Seq[int], count: int) -> int:
+    """The fewest unfinished requests; ties go to the first."""
+    return loads.index(min(loads))
+
+
+ROUTING: dict[str, Routing] = {
+    "round_robin": Routing(doc="one after another", choose=round_robin),
+    "least_loaded": Routing(doc="fewest unfinished requests", choose=least_loaded),
+    "shared_queue": Routing(doc="one queue for all replicas"),
+}
 
 
 @dataclass(slots=True)
@@ -23,7 +54,7 @@ class RouterFeed:
     must_see_all: bool = False
     has_triggers: bool = True
 
-    def take(self) -> Sequence:
+    def take(self) -> Request:
         """Never asked for, as ``next_ps`` never comes."""
         raise LookupError("an engine behind a router does not fetch requests")
 
@@ -31,9 +62,9 @@ class RouterFeed:
         """See ``Feed``: nobody will come to any replica."""
         return self.router.source.is_exhausted()
 
-    def on_end(self, sequence: Sequence, now_ps: int) -> None:
+    def on_end(self, request: Request, now_ps: int) -> None:
         """May trigger an arrival at the router."""
-        self.router.source.on_end(sequence, now_ps)
+        self.router.source.on_end(request, now_ps)
         self.router.schedule()
 
 
@@ -41,19 +72,20 @@ class Router:
     """Routes every request at its arrival. Engines at the same instant come after it (SimPy priority)."""
 
     def __init__(self, env: Clock, source: Source, recorder: Recorder, routing: str) -> None:
-        self.env, self.source, self.recorder, self.routing = env, source, recorder, routing
-        self.engines: Seq[EngineBase] = ()
-        self._next = 0
+        self.env, self.source, self.recorder = env, source, recorder
+        self.choose = ROUTING[routing].choose
+        self.engines: Seq[Engine] = ()
+        self._num_routed = 0
         self._scheduled_ps = NEVER
-        self._shared: deque[Sequence] = deque()
+        self._shared: deque[Request] = deque()
 
-    def connect(self, engines: Seq[EngineBase]) -> None:
+    def connect(self, engines: Seq[Engine]) -> None:
         """The replicas, in order; ties go to the first."""
         self.engines = engines
         for engine in engines:
             engine.on_window = self._begin_window
-            if self.routing == "shared_queue":
-                engine.waiting = self._shared
+            if self.choose is None:
+                engine.scheduler.share_queue(self._shared)
                 engine.is_shared_queue = True
                 engine.on_requeue = self._poke_others
 
@@ -71,41 +103,39 @@ class Router:
             self._route(self.source.take())
         self.schedule()
 
-    def _route(self, sequence: Sequence) -> None:
-        if self.routing == "shared_queue":
-            self._share(sequence)
+    def _route(self, request: Request) -> None:
+        if self.choose is None:
+            self._share(request)
             return
-        if self.routing == "least_loaded":
-            engine = min(self.engines, key=lambda e: e.load())
-        else:
-            engine = self.engines[self._next % len(self.engines)]
-            self._next += 1
-        was_open = engine.is_open_for_one() or sequence.deadline_ps < NEVER
-        engine.receive(sequence)
-        if not sequence.is_ended:
+        chosen = self.choose([engine.load() for engine in self.engines], self._num_routed)
+        self._num_routed += 1
+        engine = self.engines[chosen]
+        was_open = engine.is_open() or request.deadline_ps < NEVER
+        engine.receive(request)
+        if not request.is_ended:
             engine.poke(was_open)
 
-    def _share(self, sequence: Sequence) -> None:
+    def _share(self, request: Request) -> None:
         first = self.engines[0]
-        first.receive(sequence, has_own_deadline=False)
-        if sequence.is_ended:
+        first.receive(request, has_own_deadline=False)
+        if request.is_ended:
             return
-        if sequence.deadline_ps < NEVER:
-            self.env.arrival(sequence.deadline_ps, lambda event: self._expire(sequence))
+        if request.deadline_ps < NEVER:
+            self.env.arrival(request.deadline_ps, lambda event: self._expire(request))
         for engine in self.engines:
             engine.poke(was_open=True)
 
-    def _poke_others(self, origin: EngineBase) -> None:
+    def _poke_others(self, origin: Engine) -> None:
         for engine in self.engines:
             if engine is not origin:
                 engine.poke(was_open=True)
 
-    def _expire(self, sequence: Sequence) -> None:
+    def _expire(self, request: Request) -> None:
         """The client of a request in the shared queue left."""
-        if not sequence.is_ended and sequence.order < 0 and sequence in self._shared:
-            self._shared.remove(sequence)
-            self.recorder.abort(sequence, sequence.generated)
-            self.source.on_end(sequence, self.env.now_ps)
+        if not request.is_ended and request.order < 0 and request in self._shared:
+            self._shared.remove(request)
+            self.recorder.abort(request, request.generated)
+            self.source.on_end(request, self.env.now_ps)
             self.schedule()
 
     def _begin_window(self) -> None:

@@ -17,31 +17,26 @@ from sim.cost.split import split_by_operator
 from sim.cost.step import CompiledPrice, ServiceTimePrice
 from sim.cost.table_price import table_price
 from sim.errors import InvariantError
-from sim.records import FINISHED, KV_KINDS, PS_PER_S, BlockMap, RequestTable, RunResult, SegmentColumns
+from sim.records import FINISHED, KV_KINDS, PS_PER_S, UNFINISHED, RequestTable, RunResult, SegmentColumns
 from sim.rng import stream
 from sim.scenario import Scenario
-from sim.serving.batching import BATCHING
+from sim.serving.batching.entry import Batching, BlockMaps, Replica
+from sim.serving.batching.plan import limits_of
+from sim.serving.batching.registry import batching_of
 from sim.serving.clock import Clock
-from sim.serving.engine import EngineBase
+from sim.serving.drafts import Drafts
+from sim.serving.engine import Engine, EngineSettings
+from sim.serving.fast_path import FastPath
+from sim.serving.feed import Source
 from sim.serving.front_end import FrontEnd
-from sim.serving.hot_path import HotPathEngine
-from sim.serving.kv.contiguous import ContiguousKV
-from sim.serving.kv.paged import PagedKV
-from sim.serving.limits import Limits, limits_of
-from sim.serving.own_policy import load_policy
-from sim.serving.recorder import BlockMapRecorder, Recorder
+from sim.serving.in_flight import queue_length
+from sim.serving.recorder import Recorder
 from sim.serving.router import Router, RouterFeed
-from sim.serving.sequence import Source
-from sim.serving.skipping import SkippingEngine
-from sim.serving.stepped import SteppedEngine
+from sim.serving.scheduler import Scheduler
 from sim.serving.usage import USAGE_COLUMNS, integrate
-from sim.serving.vllm_block_map import VllmBlockMapRecorder
-from sim.serving.vllm_build import vllm_engine, vllm_kv, why_vllm_stepwise
-from sim.serving.vllm_kv import VllmKV
 from sim.workload.distributions import draw_values
 
 UNLIMITED_BLOCKS = 1 << 40
-BLOCK_MAP_RECTANGLES = 60_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,27 +52,26 @@ class Run:
 def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
     """Runs the scenario's replicas over the requests of ``table`` until nothing is left to do."""
     env = Clock()
+    batching = batching_of(scenario.engine.batching, run.base_dir)
     table = FrontEnd.of(scenario).at_scheduler(table)
     recorder = Recorder(table)
-    source = Source(table)
     price = price_of(scenario, table, run)
-    limits = limits_of(scenario)
-    blocks = block_map_recorder(scenario) if run.record_block_map else None
-    pools = [
-        kv_of(scenario, limits, run.base_dir, None if index else blocks) for index in range(scenario.replicas)
-    ]
+    has_map = run.record_block_map and has_kv_budget(scenario)
+    block_map = batching.block_map() if has_map else None
+    source = Source(table)
     router = Router(env, source, recorder, scenario.routing) if scenario.replicas > 1 else None
-    engines: list[EngineBase] = [
-        engine_class(scenario, table, run)(
+    engines = [
+        Engine(
             env,
-            index,
+            replica.index,
             feed=RouterFeed(router) if router else source,
             recorder=recorder,
-            kv=kv,
+            scheduler=(scheduler := batching.make(replica)),
             price=cold(price, price.cold_start_ps),
-            limits=limits,
+            settings=settings_of(scenario, run.seed),
+            fast_path=fast_path_of(scenario, scheduler, table),
         )
-        for index, kv in enumerate(pools)
+        for replica in replicas_of(scenario, table, run, block_map)
     ]
     if router:
         router.connect(engines)
@@ -86,16 +80,55 @@ def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
         engines[0].start()
     env.run()
     check_all_free(engines)
-    capacity = pools[0].capacity_tokens
-    block_map = blocks.block_map(capacity, scenario.engine.block_size, env.now_ps) if blocks else None
-    return result_of(scenario, run, recorder, engines, price=price, block_map=block_map)
+    return result_of(scenario, run, recorder, engines, price=price, block_map=block_map, batching=batching)
 
 
-def block_map_recorder(scenario: Scenario) -> BlockMapRecorder | VllmBlockMapRecorder:
-    """For the first replica; only vLLM's pool has shared and cached blocks."""
-    if scenario.engine.batching == "vllm":
-        return VllmBlockMapRecorder(0, BLOCK_MAP_RECTANGLES)
-    return BlockMapRecorder(0, BLOCK_MAP_RECTANGLES)
+def replicas_of(
+    scenario: Scenario, table: RequestTable, run: Run, block_map: BlockMaps | None
+) -> list[Replica]:
+    """What each replica's scheduler is made from; the block map follows the first."""
+    limits, num_blocks = limits_of(scenario), num_blocks_of(scenario)
+    are_alone = table.segment_offsets is None and table.output_stream is None
+    return [
+        Replica(
+            scenario=scenario,
+            limits=limits,
+            num_blocks=num_blocks,
+            base_dir=run.base_dir,
+            index=index,
+            are_alone=are_alone,
+            block_map=None if index else block_map,
+        )
+        for index in range(scenario.replicas)
+    ]
+
+
+def settings_of(scenario: Scenario, seed: int) -> EngineSettings:
+    """How the engine runs its scheduler's steps."""
+    engine, speculative = scenario.engine, scenario.engine.speculative
+    stages = engine.pipeline_parallel_size
+    length = queue_length(async_scheduling=engine.async_scheduling, pipeline_parallel_size=stages)
+    return EngineSettings(
+        may_skip=engine.stepping == "skip" and length == 1,
+        num_in_flight=length,
+        num_stages=stages,
+        schedules_ahead=engine.overheads.schedules_ahead and not engine.async_scheduling,
+        returns_at_end=engine.static_returns == "at_end",
+        drafts=Drafts(speculative.num_speculative_tokens, speculative.acceptance_rate, seed)
+        if speculative
+        else None,
+    )
+
+
+def fast_path_of(scenario: Scenario, scheduler: Scheduler, table: RequestTable) -> FastPath | None:
+    """The written-out common case, where clients wait and the scheduler lends what it needs."""
+    engine = scenario.engine
+    is_shared = scenario.replicas > 1 and scenario.routing == "shared_queue"
+    is_common = engine.stepping == "skip" and engine.service_time is None and table.timeout_ps is None
+    if not is_common or is_shared or engine.overheads.schedules_ahead:
+        return None
+    ground = scheduler.ground()
+    return FastPath(ground, is_only_engine=scenario.replicas == 1) if ground else None
 
 
 def price_of(scenario: Scenario, table: RequestTable, run: Run) -> CompiledPrice | ServiceTimePrice:
@@ -118,82 +151,85 @@ def has_kv_budget(scenario: Scenario) -> bool:
     return scenario.engine.service_time is None and scenario.engine.use_kv_cache
 
 
-def kv_of(
-    scenario: Scenario,
-    limits: Limits,
-    base_dir: Path,
-    block_map: BlockMapRecorder | VllmBlockMapRecorder | None,
-) -> PagedKV | ContiguousKV | VllmKV:
-    """The KV memory of one replica. Without a KV cache, or as a plain queue, there is no limit."""
-    engine = scenario.engine
+def num_blocks_of(scenario: Scenario) -> int:
+    """The KV budget of one replica. Without a KV cache, or as a plain queue, there is no limit."""
     if not has_kv_budget(scenario):
-        return PagedKV(UNLIMITED_BLOCKS, engine.block_size)
-    blocks = engine.num_gpu_blocks_override
-    if blocks is None:
-        blocks = memory_plan(scenario.model, scenario.hardware, engine).num_gpu_blocks
-    if not isinstance(block_map, BlockMapRecorder):
-        if engine.batching == "vllm":
-            return vllm_kv(scenario, blocks, limits, base_dir, block_map)
-        block_map = None
-    if engine.kv_allocator == "contiguous":
-        return ContiguousKV(
-            blocks * engine.block_size, engine.kv_reservation, limits.max_model_len, block_map
-        )
-    return PagedKV(blocks, engine.block_size, int(engine.watermark * blocks), block_map)
+        return UNLIMITED_BLOCKS
+    if scenario.engine.num_gpu_blocks_override is not None:
+        return scenario.engine.num_gpu_blocks_override
+    return memory_plan(scenario.model, scenario.hardware, scenario.engine).num_gpu_blocks
 
 
-def engine_class(scenario: Scenario, table: RequestTable, run: Run) -> type[EngineBase]:
-    """Skipping where the policy is known and a KV cache is there; otherwise step by step."""
-    engine = scenario.engine
-    if engine.batching == "vllm":
-        return vllm_engine(scenario, run.seed, is_alone=is_alone(scenario, table, run))
-    known = BATCHING.get(engine.batching)
-    if known and engine.stepping == "skip" and engine.use_kv_cache:
-        return HotPathEngine if is_common_case(scenario, table, run) else SkippingEngine
-    policy = known or load_policy(engine.batching, run.base_dir)
-    return type("Engine", (SteppedEngine,), {"policy": staticmethod(policy), "policy_name": engine.batching})
-
-
-def is_common_case(scenario: Scenario, table: RequestTable, run: Run) -> bool:
-    """What ``HotPathEngine`` is written for."""
-    engine = scenario.engine
-    is_plain = engine.batching == "continuous" and engine.schedule_order == "decode_first"
-    is_plain = is_plain and engine.kv_allocator == "paged" and engine.service_time is None
-    return is_plain and is_alone(scenario, table, run)
-
-
-def is_alone(scenario: Scenario, table: RequestTable, run: Run) -> bool:
-    """One replica whose clients wait, with no block map to keep."""
-    return scenario.replicas == 1 and table.timeout_ps is None and not run.record_block_map
-
-
-def check_all_free(engines: list[EngineBase]) -> None:
+def check_all_free(engines: list[Engine]) -> None:
     """At the end every block is free again and nobody is left behind."""
     for engine in engines:
-        if len(engine.running) or len(engine.waiting):
-            left = f"{len(engine.running)} running, {len(engine.waiting)} waiting"
+        scheduler = engine.scheduler
+        if scheduler.num_unfinished:
+            left = f"{scheduler.num_running} running, {scheduler.num_waiting} waiting"
             raise InvariantError(f"replica {engine.index} stopped with {left}")
-        in_use = engine.kv.give_out_tokens()
-        if in_use:
-            raise InvariantError(f"replica {engine.index} ended with {in_use} tokens of KV in use")
+        if scheduler.used_tokens():
+            raise InvariantError(
+                f"replica {engine.index} ended with {scheduler.used_tokens()} tokens of KV in use"
+            )
+
+
+def check_rows(segments: SegmentColumns, capacity_tokens: int, num_replicas: int) -> None:
+    """The laws of every step: time goes on, and the kinds of KV use are there and fit the budget."""
+    kinds = (segments.kv_tokens, segments.kv_reserved, segments.kv_internal, segments.kv_external)
+    used = kinds[0] + kinds[1] + kinds[2] + kinds[3]
+    steps, growth = segments.num_steps, segments.step_growth_ps
+    end_ps = segments.start_ps + steps * segments.first_step_ps + growth * (steps * (steps - 1) // 2)
+    broken = (used > capacity_tokens) | (end_ps < segments.start_ps)
+    for kind in kinds:
+        broken |= kind < 0
+    for replica in range(num_replicas):
+        (rows,) = np.nonzero(segments.replica == replica) if num_replicas > 1 else (slice(None),)
+        starts = segments.start_ps[rows]
+        is_early = starts[1:] < starts[:-1]
+        if is_early.any():
+            at = int(np.flatnonzero(is_early)[0]) + 1
+            raise InvariantError(
+                f"replica {replica}: a step begins at {starts[at]} ps after {starts[at - 1]} ps"
+            )
+    if broken.any():
+        row = int(np.flatnonzero(broken)[0])
+        state = {name: int(getattr(segments, name)[row]) for name in ROW_STATE}
+        raise InvariantError(f"KV levels or time break a law in row {row}: {state}, budget {capacity_tokens}")
+
+
+ROW_STATE = (
+    "replica", "start_ps", "num_steps", "first_step_ps", "num_decode", "num_prefill", "prefill_tokens",
+    "num_running", "num_waiting", "kv_tokens", "kv_reserved", "kv_internal", "kv_external",
+)  # fmt: skip
+
+
+def check_all_ended(recorder: Recorder) -> None:
+    """Every request has ended in one way."""
+    left = recorder.status.count(UNFINISHED)
+    if left:
+        raise InvariantError(f"{left} requests never ended, the first is {recorder.status.index(UNFINISHED)}")
 
 
 def result_of(
     scenario: Scenario,
     run: Run,
     recorder: Recorder,
-    engines: list[EngineBase],
+    engines: list[Engine],
     *,
     price: CompiledPrice | ServiceTimePrice,
-    block_map: BlockMap | None,
+    block_map: BlockMaps | None,
+    batching: Batching,
 ) -> RunResult:
     """Columns and totals of a finished run."""
+    check_all_ended(recorder)
     requests = FrontEnd.of(scenario).at_client(recorder.request_columns())
     segments = recorder.segment_columns()
     measured = requests.is_measured & (requests.arrival_ps >= 0)
     finished = requests.status == FINISHED
     start = int(requests.arrival_ps[measured].min()) if measured.any() else 0
     end = int(requests.finish_ps[finished].max()) if finished.any() else start
+    capacity = engines[0].scheduler.capacity_tokens
+    check_rows(segments, capacity, len(engines))
     integrals = [usage_of(engine) for engine in engines]
     return RunResult(
         scenario=scenario,
@@ -204,23 +240,25 @@ def result_of(
         segments=segments,
         preemptions=recorder.preemption_columns(),
         window_ps=(start, max(start, end)),
-        kv_budget_tokens=engines[0].kv.capacity_tokens if has_kv_budget(scenario) else 0,
+        kv_budget_tokens=capacity if has_kv_budget(scenario) else 0,
         kv_time_tokens_ps={kind: sum(integral[kind] for integral in integrals) for kind in KV_KINDS},
         operator_s=split_by_operator(price, segments, sum(engine.stages_ps for engine in engines)),
         busy_ps=busy_ps(segments),
-        num_events=sum(engine.num_events for engine in engines),
-        block_map=block_map,
-        notes=(*notes_of(scenario, recorder, engines), *price.warnings),
+        num_events=engines[0].env.num_events,
+        block_map=block_map.block_map(capacity, scenario.engine.block_size, max(end, engines[0].env.now_ps))
+        if block_map
+        else None,
+        notes=(*notes_of(scenario, recorder, batching, engines), *price.warnings),
         explain=explain_of(scenario),
     )
 
 
-def usage_of(engine: EngineBase) -> dict[str, int]:
+def usage_of(engine: Engine) -> dict[str, int]:
     """KV tokens × time by kind since the measured window began, of one replica."""
     rows = engine.recorder.rows()
     chosen = (rows["replica"] == engine.index) & (rows["start_ps"] >= engine.window_from_ps)
     own = {name: rows[name] if chosen.all() else rows[name][chosen] for name in USAGE_COLUMNS}
-    return integrate(own, is_paged=engine.kv.is_paged, grown_tokens_ps=engine.grown_tokens_ps)
+    return integrate(own, is_paged=engine.scheduler.is_paged, grown_tokens_ps=engine.grown_tokens_ps)
 
 
 def busy_ps(segments: SegmentColumns) -> int:
@@ -229,24 +267,16 @@ def busy_ps(segments: SegmentColumns) -> int:
     return int(np.sum(steps * segments.first_step_ps + growth * (steps * (steps - 1) // 2)))
 
 
-def notes_of(scenario: Scenario, recorder: Recorder, engines: list[EngineBase]) -> tuple[str, ...]:
+def notes_of(
+    scenario: Scenario, recorder: Recorder, batching: Batching, engines: list[Engine]
+) -> tuple[str, ...]:
     """What a reader should know: refusals with their reason, a fallback to single steps."""
     notes = list(recorder.table.notes)
     notes += [f"{count} requests refused: {reason}" for reason, count in sorted(recorder.refusals.items())]
-    why = why_stepwise(scenario)
+    why = batching.why_stepwise(scenario.engine) or engines[0].scheduler.why_stepwise()
     if why and scenario.engine.stepping == "skip":
         notes.append(f"every step was simulated by itself: steps cannot be skipped {why}")
     return tuple(notes)
-
-
-def why_stepwise(scenario: Scenario) -> str:
-    """What keeps steps from being skipped, or nothing."""
-    engine = scenario.engine
-    if not engine.use_kv_cache:
-        return "without a KV cache"
-    if engine.batching == "vllm":
-        return why_vllm_stepwise(engine)
-    return "" if engine.batching in BATCHING else "with a policy of one's own"
 
 
 def explain_of(scenario: Scenario) -> Mapping[str, Any]:

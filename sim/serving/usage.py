@@ -13,10 +13,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from sim.records import KV_KINDS, Int64
-from sim.serving.kv.contiguous import ContiguousKV
-from sim.serving.kv.paged import PagedKV
-
-Levels = tuple[int, int, int, int]
 
 USAGE_COLUMNS = (
     "num_steps",
@@ -29,19 +25,6 @@ USAGE_COLUMNS = (
     "external",
 )
 LONG_JUMP_STEPS = 1024  # beyond, products of the closed form may pass 64 bits: Python's integers do those
-
-
-def levels_of(kv: PagedKV | ContiguousKV, held_tokens: int, unfilled_tokens: int, is_blocked: bool) -> Levels:
-    """(tokens, wanted, given out, external) at this moment.
-
-    Paged: *reserved* is what an admitted prompt has yet to fill, *internal* the empty rest of last blocks.
-    Contiguous: *reserved* is what the request will still use, *internal* what was asked for beyond that,
-    *external* the buddy's rounding, and all free memory while the head of the queue finds no stretch.
-    """
-    if isinstance(kv, ContiguousKV):
-        external = kv.give_out_tokens() - kv.requested_tokens + (kv.buddy.free if is_blocked else 0)
-        return held_tokens, kv.final_tokens, kv.requested_tokens, external
-    return held_tokens, held_tokens + unfilled_tokens, kv.give_out_tokens(), 0
 
 
 def integrate(columns: dict[str, Int64], *, is_paged: bool, grown_tokens_ps: int) -> dict[str, int]:

@@ -8,29 +8,16 @@ rectangle. Inside a jump the step in which a decoding request takes its next blo
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 
 from sim.records import CACHED, EVICTED, OWNED, SHARED, BlockMap
+from sim.serving.request import Request
+from sim.serving.scheduler import Step
 from sim.serving.vllm.plan import Plan
-from sim.serving.vllm.request import Request
 
 Begun = tuple[int, int, Request]
 """(since when, what it is, whose content it holds: the first owner's)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Jump:
-    """Steps of pure decode: the j-th of them (from 0) lasts ``first_ps`` + j · ``growth_ps``."""
-
-    started_ps: int
-    num_steps: int
-    first_ps: int
-    growth_ps: int
-
-    def start_of(self, step: int) -> int:
-        return self.started_ps + step * self.first_ps + self.growth_ps * (step * (step - 1) // 2)
 
 
 class VllmBlockMapRecorder:
@@ -56,7 +43,7 @@ class VllmBlockMapRecorder:
             self._take(request, 0, now_ps)
         self._write(now_ps)
 
-    def note_jump(self, running: Iterable[Request], block_size: int, jump: Jump) -> None:
+    def note_jump(self, running: Iterable[Request], block_size: int, jump: Step) -> None:
         """A jump is over; the requests' counts are up to date."""
         if self.is_truncated:
             return

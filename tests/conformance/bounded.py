@@ -150,8 +150,10 @@ def _limits(values: Mapping[str, Any]) -> Limits:
 def _request(number: int, shape: Shape) -> Request:
     prompt, out, shares = shape
     stream = 1 if shares else 10 + number
-    return Request(str(number), [(stream, 0, prompt)], out, output_stream=100 + number, arrival=number,
-                   priority=number % 2)  # fmt: skip
+    output, priority = 100 + number, number % 2
+    return Request.of_segments(
+        str(number), [(stream, 0, prompt)], out, output_stream=output, arrival=number, priority=priority
+    )
 
 
 def _check(scheduler: Scheduler, plan: Plan | None, values: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ def request(name: str, prompt: int | Sequence[tuple[int, int, int]], out: int, *
     """A request whose tokens are its own, unless its prompt's segments are given."""
     own = sum(name.encode())
     segments = [(own, 0, prompt)] if isinstance(prompt, int) else prompt
-    return Request(name, segments, out, **{"output_stream": 10_000 + own, **named})
+    return Request.of_segments(name, segments, out, **{"output_stream": 10_000 + own, **named})
 
 
 def ids(requests: Mapping[Request, int] | Sequence[Request]) -> list[str]:
@@ -70,7 +70,7 @@ def observed(scheduler: Scheduler) -> tuple[object, ...]:
             item.num_preemptions,
         ))  # fmt: skip
     return (
-        requests, ids(list(state.running.values())), ids(list(state.waiting)), state.num_preemptions,
+        requests, ids(list(state.running.values())), ids(list(state.waiting)), state.num_preempted_alive,
         state.kv.pool.num_free, state.kv.pool.free_order(),
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from sim.conformance import render, replay, replay_folder
 from sim.errors import ScenarioError
 from sim.loading import load_scenario
 from sim.run import run_scenario
-from sim.serving.own_policy import load_scheduling_policy
+from sim.serving.user_policy import load_scheduling_policy
 from sim.serving.vllm import CacheView, Limits, Request, Scheduler, SchedulingPolicy
 
 CASES = sorted((Path(__file__).parent / "cases").glob("vllm-*"))

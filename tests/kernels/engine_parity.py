@@ -27,7 +27,7 @@ from sim.cost.step import CompiledPrice
 from sim.records import PS_PER_S
 from sim.scenario import EngineOverheads
 from sim.serving.batching.continuous import continuous
-from sim.serving.limits import limits_of
+from sim.serving.batching.plan import limits_of
 
 HOST = EngineOverheads(step_s=1.5e-3, per_sequence_s=2e-5, per_prompt_token_s=6e-7, launch_per_layer_s=3.2e-4)
 FEW = ["--set", "workload.num_requests=60", "--set", "engine.num_gpu_blocks_override=1500"]

@@ -22,7 +22,7 @@ from calibrate.engine.serving import Clock, RealEngine
 from calibrate.engine.warm_up import warm_up_steps
 from sim.cost.step import CompiledPrice
 from sim.records import PS_PER_S
-from sim.serving.limits import limits_of
+from sim.serving.batching.plan import limits_of
 
 HOST_S = 0.012  # of a step, at least
 

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sim.serving.kv.contiguous import BuddyAllocator, ContiguousKV, order_of
 from sim.serving.kv.paged import PagedKV
 from sim.serving.recorder import BlockMapRecorder
-from sim.serving.sequence import Sequence
+from sim.serving.request import Request
 
 
 class Buddies(RuleBasedStateMachine):
@@ -86,7 +86,7 @@ class Pools(RuleBasedStateMachine):
         else:
             self.kv = ContiguousKV(blocks * block_size, reservation, 64, recorder)  # type: ignore[arg-type]
         self.recorder = recorder
-        self.live: list[Sequence] = []
+        self.live: list[Request] = []
         self.given = 0
         self.now = 0
 
@@ -94,7 +94,7 @@ class Pools(RuleBasedStateMachine):
     def admit(self, prompt: int, output: int) -> None:
         self.now += 1
         self.given += 1
-        sequence = Sequence(self.given, 0, prompt, output)
+        sequence = Request(self.given, 0, prompt, output)
         is_first = not self.live
         if self.kv.can_admit(sequence, is_first=is_first):
             self.kv.admit(sequence, self.now)
@@ -124,16 +124,16 @@ class Pools(RuleBasedStateMachine):
             blocks = [block for s in self.live for block in s.blocks or []]
             assert len(blocks) == len(set(blocks)) == self.kv.total - self.kv.free
         else:
-            assert sum(1 << order_of(s.reserved) for s in self.live) == self.kv.give_out_tokens()
+            assert sum(1 << order_of(s.reserved) for s in self.live) == self.kv.used_tokens()
             assert sum(s.reserved for s in self.live) == self.kv.requested_tokens
             assert sum(s.prompt_tokens + s.output_tokens for s in self.live) == self.kv.final_tokens
             assert all(s.reserved >= s.prompt_tokens + s.output_tokens for s in self.live)
-        assert 0 <= self.kv.give_out_tokens() <= self.kv.capacity_tokens
+        assert 0 <= self.kv.used_tokens() <= self.kv.capacity_tokens
 
     @invariant()
     def the_block_map_says_the_same(self) -> None:
         still_held = [row for row in self.recorder.rows if row[3] < 0]
-        assert sum(row[1] for row in still_held) == self.kv.give_out_tokens()
+        assert sum(row[1] for row in still_held) == self.kv.used_tokens()
         assert {row[4] for row in still_held} == {s.id for s in self.live if s.reserved}
 
 
@@ -144,11 +144,11 @@ TestPools = Pools.TestCase
 @pytest.mark.parametrize(("reservation", "tokens"), [("max", 2048), ("pow2", 100 + 64), ("oracle", 100 + 33)])
 def test_what_orca_reserves(reservation: str, tokens: int) -> None:
     kv = ContiguousKV(8192, reservation, 2048)  # type: ignore[arg-type]
-    assert kv.reservation_tokens(Sequence(0, 0, 100, 33)) == tokens
+    assert kv.reservation_tokens(Request(0, 0, 100, 33)) == tokens
 
 
 def test_paged_admission_keeps_the_watermark_unless_nothing_runs() -> None:
     kv = PagedKV(10, 16, watermark=3)
-    assert kv.can_admit(Sequence(0, 0, 112, 1), is_first=False)  # 7 blocks of 10
-    assert not kv.can_admit(Sequence(0, 0, 113, 1), is_first=False)
-    assert kv.can_admit(Sequence(0, 0, 160, 1), is_first=True)
+    assert kv.can_admit(Request(0, 0, 112, 1), is_first=False)  # 7 blocks of 10
+    assert not kv.can_admit(Request(0, 0, 113, 1), is_first=False)
+    assert kv.can_admit(Request(0, 0, 160, 1), is_first=True)

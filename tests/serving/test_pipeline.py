@@ -210,30 +210,15 @@ def test_a_pipeline_of_one_stage_is_the_engine_without_pipeline() -> None:
     table = requests([0, 0, 0.05, 1.0], [4, 40, 9, 70], [2, 30, 20, 3])
     limits: dict[str, Any] = {"max_num_seqs": 2, "max_num_batched_tokens": 32, "block_size": 4}
     plain = run_with_price(scenario(**limits), table)
-    with patch.object(simulate, "engine_class", one_stage):
-        assert (
-            run_with_price(scenario(**limits), table).requests.finish_ps == plain.requests.finish_ps
-        ).all()
+    with patch.object(simulate, "price_of", lambda one, *_: PipelinePrice(one)):
+        staged = run_with_price(scenario(**limits, stepping="every_step"), table)
+    assert (staged.requests.finish_ps == plain.requests.finish_ps).all()
 
 
 def run_with_price(one: Scenario, table: RequestTable) -> RunResult:
-    """With ``PipelinePrice`` where the engine asks for it."""
+    """At the scenario's own price."""
     it = simulate.Run(variant="base", seed=1, base_dir=Path(), record_block_map=False)
     return simulate.simulate(replace(one, hardware=HARDWARE, model=MODEL), table, it)
-
-
-def one_stage(one: Scenario, *_: object) -> type:
-    """The pipelined engine with one stage, its price made on the spot."""
-    from sim.serving.vllm_build import Drafts
-    from sim.serving.vllm_pipeline import PipelinedVllmEngine
-
-    class OneStage(PipelinedVllmEngine):
-        drafts = Drafts(0, 0.0, 1)
-
-        def __init__(self, *arguments: Any, **named: Any) -> None:
-            super().__init__(*arguments, **{**named, "price": PipelinePrice(one)})
-
-    return OneStage
 
 
 @settings(max_examples=150)

@@ -14,10 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 
 from sim.serving.batching.continuous import continuous
-from sim.serving.batching.plan import KVView, StepPlan
-from sim.serving.limits import Limits
-from sim.serving.sequence import Sequence
-from sim.serving.vllm import CacheView, Request, SchedulingPolicy
+from sim.serving.batching.plan import KVView, Limits, StepPlan
+from sim.serving.request import Request
+from sim.serving.vllm import CacheView, SchedulingPolicy
 
 AGEING_TOKENS = 64
 
@@ -32,10 +31,10 @@ class ShortestFirst(SchedulingPolicy):
         return sorted(waiting, key=rank)
 
 
-def decide(waiting: Seq[Sequence], running: Seq[Sequence], kv: KVView, limits: Limits) -> StepPlan:
+def decide(waiting: Seq[Request], running: Seq[Request], kv: KVView, limits: Limits) -> StepPlan:
     """One step of continuous batching over such a queue."""
 
-    def rank(sequence: Sequence) -> tuple[bool, int]:
-        return sequence.generated == 0, sequence.prompt_tokens + AGEING_TOKENS * sequence.id
+    def rank(request: Request) -> tuple[bool, int]:
+        return request.generated == 0, request.prompt_tokens + AGEING_TOKENS * request.id
 
     return continuous(sorted(waiting, key=rank), running, kv, limits)

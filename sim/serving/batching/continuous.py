@@ -8,14 +8,15 @@ preempted and will be recomputed; nothing is admitted in such a step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 
-from sim.serving.batching.plan import KVView, StepPlan
-from sim.serving.limits import Limits
-from sim.serving.sequence import Sequence
+from sim.serving.batching.plan import KVView, Limits, StepPlan
+from sim.serving.request import Request
 
 
-def continuous(waiting: Seq[Sequence], running: Seq[Sequence], kv: KVView, limits: Limits) -> StepPlan:
+def continuous(
+    waiting: Sequence[Request], running: Sequence[Request], kv: KVView, limits: Limits
+) -> StepPlan:
     """The generic policy; see the module's text."""
     plan = StepPlan()
     if limits.is_prefill_first:
@@ -29,37 +30,47 @@ def continuous(waiting: Seq[Sequence], running: Seq[Sequence], kv: KVView, limit
     return plan
 
 
-def add_decodes(plan: StepPlan, running: Seq[Sequence], kv: KVView) -> None:
-    """Every decoding sequence that finds memory for its token, in order of admission."""
+def add_decodes(plan: StepPlan, running: Sequence[Request], kv: KVView) -> None:
+    """Every decoding request that finds memory for its token, in order of admission."""
+    if kv.extend_all():
+        plan.decode_all = True
+        return
     left = list(running)
-    decoding = [
-        sequence for sequence in running if sequence.generated and sequence.computed >= sequence.target
-    ]
-    for sequence in decoding:
-        while sequence in left and not kv.can_extend(sequence):
+    for request in [one for one in running if one.is_decoding]:
+        while request in left and not kv.can_extend(request):
             victim = left.pop()
             kv.release(victim)
             plan.preempted.append(victim)
-        if sequence in left:
-            kv.extend(sequence)
-            plan.decode.append(sequence)
+        if request in left:
+            kv.extend(request)
+            plan.decode.append(request)
 
 
 def add_prompts(
-    plan: StepPlan, waiting: Seq[Sequence], running: Seq[Sequence], kv: KVView, limits: Limits
+    plan: StepPlan, waiting: Sequence[Request], running: Sequence[Request], kv: KVView, limits: Limits
 ) -> None:
-    """The half-done prompt, then the queue from its head, while the token budget and memory last."""
-    budget = limits.max_num_batched_tokens - len(plan.decode)
-    for sequence in running:
-        left = sequence.target - sequence.computed
-        if left > 0 and budget > 0:
-            plan.prefill.append((sequence, min(left, budget)))
-            budget -= min(left, budget)
+    """Half-done prompts, then the queue from its head, while the token budget and memory last."""
+    num_decodes = len(plan.decode)
+    prompts = []
+    for request in reversed(
+        running
+    ):  # prompts are worked on in order of admission: those left are the newest
+        if request.is_decoding:
+            break
+        prompts.append(request)
+    if plan.decode_all:
+        num_decodes = len(running) - len(prompts)
+    budget = limits.max_num_batched_tokens - num_decodes
+    for request in reversed(prompts):
+        tokens = min(request.target - request.num_computed_tokens, budget)
+        if tokens > 0:
+            plan.prefill.append((request, tokens))
+            budget -= tokens
     seats = limits.max_num_seqs - len(running)
     for head in waiting:
-        if seats == 0 or budget == 0 or not kv.can_admit(head, is_first=seats == limits.max_num_seqs):
+        if seats == 0 or budget <= 0 or not kv.can_admit(head, is_first=seats == limits.max_num_seqs):
             break
-        size = head.prompt_tokens + head.generated
+        size = head.num_tokens
         if size > budget and not limits.enable_chunked_prefill:
             break
         kv.admit(head)

@@ -2,70 +2,141 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sim.serving.kv.contiguous import ContiguousKV
-from sim.serving.kv.paged import PagedKV
-from sim.serving.limits import Limits
-from sim.serving.sequence import Sequence
+from sim.cost.step import to_ps
+from sim.scenario import Scenario
+from sim.serving.decoding import DecodeBatch
+from sim.serving.kv.allocator import KVAllocator
+from sim.serving.request import Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a batching policy must keep to, and the scenario's choices that it may read."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    enable_chunked_prefill: bool
+    is_prefill_first: bool
+    static_wait_ps: int
+    returns_at_end: bool
+    uses_kv_cache: bool
+
+
+def limits_of(scenario: Scenario) -> Limits:
+    """The engine section of a scenario, as limits."""
+    engine = scenario.engine
+    return Limits(
+        max_num_seqs=engine.max_num_seqs,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+        max_model_len=engine.max_model_len or scenario.model.max_position_embeddings,
+        enable_chunked_prefill=engine.enable_chunked_prefill,
+        is_prefill_first=engine.schedule_order == "prefill_first",
+        static_wait_ps=to_ps(engine.static_batch_wait_s),
+        returns_at_end=engine.static_returns == "at_end",
+        uses_kv_cache=engine.use_kv_cache,
+    )
 
 
 @dataclass(slots=True)
 class StepPlan:
-    """One step. ``prefill`` holds (sequence, tokens): running prompts that go on, and newly admitted ones."""
+    """One step. ``prefill`` holds (request, tokens): running prompts that go on, and newly admitted ones.
 
-    decode: list[Sequence] = field(default_factory=list)
-    prefill: list[tuple[Sequence, int]] = field(default_factory=list)
-    preempted: list[Sequence] = field(default_factory=list)  # in the order of preemption
+    ``stands`` says that the same decision would follow in the next steps as long as the requests only grow:
+    nobody ends, no memory runs short, and, unless ``is_closed``, nobody arrives. Such steps are skipped.
+    """
+
+    decode: list[Request] = field(default_factory=list)
+    prefill: list[tuple[Request, int]] = field(default_factory=list)
+    preempted: list[Request] = field(default_factory=list)  # in the order of preemption
+    decode_all: bool = False  # every running request whose prompt is computed; ``decode`` is empty then
+    stands: bool = False
+    is_closed: bool = False  # a request that arrives now would not change the decision
+
+    def decoding(self, running: Sequence[Request]) -> list[Request]:
+        """Who decodes in this step, of the requests that ran before it."""
+        return [one for one in running if one.is_decoding] if self.decode_all else self.decode
 
 
 class Policy(Protocol):
     """Decides a step. It may reserve and release KV memory through ``kv`` and touches nothing else."""
 
     def __call__(
-        self, waiting: Seq[Sequence], running: Seq[Sequence], kv: KVView, limits: Limits
+        self, waiting: Sequence[Request], running: Sequence[Request], kv: KVView, limits: Limits
     ) -> StepPlan:
         """``running`` is in order of admission; ``waiting`` in order of arrival, preempted ones in front."""
         ...
 
 
 class KVView:
-    """The KV memory as a policy sees it: questions, and the three actions admit, extend and release."""
+    """The KV memory as a policy sees it: questions, and the actions admit, extend and release."""
 
-    __slots__ = ("_kv", "_now_ps", "is_blocked")
+    __slots__ = ("_batch", "_kv", "_now_ps", "_running", "_settle", "is_blocked")
 
-    def __init__(self, kv: PagedKV | ContiguousKV, now_ps: int) -> None:
+    def __init__(
+        self,
+        kv: KVAllocator,
+        now_ps: int,
+        running: Sequence[Request] = (),
+        *,
+        batch: DecodeBatch | None = None,
+        settle: Callable[[], None] | None = None,
+    ) -> None:
         self._kv = kv
         self._now_ps = now_ps
+        self._running = running
+        self._batch = batch  # the decoding requests, where they are counted together
+        self._settle = settle
         self.is_blocked = False
 
-    def can_admit(self, sequence: Sequence, *, is_first: bool = False) -> bool:
+    def can_admit(self, request: Request, *, is_first: bool = False) -> bool:
         """Whether its prompt (with what it had generated) finds memory now; ``is_first``: nothing runs."""
-        fits = self._kv.can_admit(sequence, is_first=is_first)
+        fits = self._kv.can_admit(request, is_first=is_first)
         self.is_blocked = not fits
         return fits
 
-    def admit(self, sequence: Sequence) -> None:
+    def admit(self, request: Request) -> None:
         """Reserves that memory."""
-        self._kv.admit(sequence, self._now_ps)
+        self._kv.admit(request, self._now_ps)
 
-    def can_extend(self, sequence: Sequence) -> bool:
+    def can_extend(self, request: Request) -> bool:
         """Whether its next token finds memory."""
-        return self._growth(sequence) <= self._kv.free
+        return self._kv.growth(request) <= self._kv.free
 
-    def extend(self, sequence: Sequence) -> None:
+    def extend(self, request: Request) -> None:
         """Reserves memory for its next token."""
-        growth = self._growth(sequence)
-        if growth and isinstance(self._kv, PagedKV):
-            self._kv.grow(sequence, growth, self._now_ps)
+        growth = self._kv.growth(request)
+        if growth:
+            self._kv.grow(request, growth, self._now_ps)
 
-    def release(self, sequence: Sequence) -> None:
+    def extend_all(self) -> bool:
+        """Reserves memory for the next token of every decoding request; False, and nothing done, if it
+        lacks."""
+        kv, batch = self._kv, self._batch
+        if batch is None:
+            growing = [(one, kv.growth(one)) for one in self._running if one.is_decoding]
+            if sum(growth for _, growth in growing) > kv.free:
+                return False
+            for one, growth in growing:
+                if growth:
+                    kv.grow(one, growth, self._now_ps)
+            return True
+        need = batch.num_growing()
+        if need > kv.free:
+            if self._settle is not None:
+                self._settle()
+            return False
+        if batch.members is None:
+            kv.free -= need
+        elif need:
+            for one in batch.members[batch.step % batch.period].values():
+                kv.grow(one, 1, self._now_ps)
+        return True
+
+    def release(self, request: Request) -> None:
         """Takes all its memory back (before it goes into ``preempted``)."""
-        self._kv.release(sequence, self._now_ps)
-
-    def _growth(self, sequence: Sequence) -> int:
-        if not isinstance(self._kv, PagedKV):
-            return 0
-        return 1 if sequence.computed + 1 > sequence.reserved * self._kv.block_size else 0
+        self._kv.release(request, self._now_ps)

@@ -1,0 +1,14 @@
+"""KV memory of the generic schedulers: ``KV_ALLOCATORS`` names every allocator, and nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sim.serving.kv.allocator import KVAllocator, KVSettings
+from sim.serving.kv.contiguous import ContiguousKV
+from sim.serving.kv.paged import PagedKV
+
+KV_ALLOCATORS: dict[str, Callable[[KVSettings], KVAllocator]] = {
+    "paged": PagedKV.of,
+    "contiguous": ContiguousKV.of,
+}

@@ -8,12 +8,10 @@ What is reserved is the choice of ``kv_reservation`` (the three Orca variants of
 from __future__ import annotations
 
 from bisect import insort
-from typing import Literal
 
+from sim.serving.kv.allocator import KVSettings, Levels, Reservation
 from sim.serving.recorder import BlockMapRecorder
-from sim.serving.sequence import Sequence
-
-Reservation = Literal["max", "pow2", "oracle"]
+from sim.serving.request import Request
 
 
 class BuddyAllocator:
@@ -72,7 +70,8 @@ class ContiguousKV:
     """KV by reservation: nothing grows, nothing is preempted."""
 
     is_paged = False
-    free = 0  # blocks; a contiguous pool has none to grow by
+    growth_period = 0
+    free = 0  # a contiguous pool has nothing to grow by
 
     def __init__(
         self,
@@ -90,49 +89,72 @@ class ContiguousKV:
         self.final_tokens = 0
         self._addresses: dict[int, int] = {}
 
-    def reservation_tokens(self, sequence: Sequence) -> int:
+    @classmethod
+    def of(cls, settings: KVSettings) -> ContiguousKV:
+        """From a scenario's settings: as many tokens as the blocks would hold."""
+        capacity = settings.num_blocks * settings.block_size
+        return cls(capacity, settings.reservation, settings.max_model_len, settings.block_map)
+
+    def reservation_tokens(self, request: Request) -> int:
         """Tokens asked for, before the allocator's rounding."""
-        total = sequence.prompt_tokens + sequence.output_tokens
         if self.reservation == "max":
-            return max(self.max_model_len, total)
+            return max(self.max_model_len, request.end_tokens)
         if self.reservation == "pow2":
-            return sequence.prompt_tokens + (1 << order_of(sequence.output_tokens))
-        return total
+            return request.num_prompt_tokens + (1 << order_of(request.max_tokens))
+        return request.end_tokens
 
-    def can_ever_fit(self, sequence: Sequence) -> bool:
+    def can_ever_fit(self, request: Request) -> bool:
         """Whether the reservation fits an empty pool in one stretch."""
-        return 1 << order_of(self.reservation_tokens(sequence)) <= self.buddy.largest_ever()
+        return 1 << order_of(self.reservation_tokens(request)) <= self.buddy.largest_ever()
 
-    def can_admit(self, sequence: Sequence, *, is_first: bool) -> bool:
+    def can_admit(self, request: Request, *, is_first: bool) -> bool:
         """Whether a stretch is free now."""
-        return self.buddy.can_allocate(self.reservation_tokens(sequence))
+        return self.buddy.can_allocate(self.reservation_tokens(request))
 
-    def admit(self, sequence: Sequence, now_ps: int) -> None:
+    def admit(self, request: Request, now_ps: int) -> None:
         """Reserves."""
-        size = self.reservation_tokens(sequence)
+        size = self.reservation_tokens(request)
         address = self.buddy.allocate(size)
-        self._addresses[sequence.id] = address
-        sequence.reserved = size
+        self._addresses[request.id] = address
+        request.reserved = size
         self.requested_tokens += size
-        self.final_tokens += sequence.prompt_tokens + sequence.output_tokens
+        self.final_tokens += request.end_tokens
         if self.block_map is not None:
-            self.block_map.take(address, 1 << order_of(size), sequence.id, now_ps)
+            self.block_map.take(address, 1 << order_of(size), request.id, now_ps)
 
-    def release(self, sequence: Sequence, now_ps: int) -> None:
+    def growth(self, request: Request) -> int:
+        """Nothing: all was reserved at admission."""
+        return 0
+
+    def grow(self, request: Request, num_units: int, now_ps: int) -> None:
+        """Never asked for."""
+
+    def settle(self, request: Request) -> None:
+        """What it has is what it reserved."""
+
+    def release(self, request: Request, now_ps: int) -> None:
         """Gives the stretch back."""
-        if not sequence.reserved:
+        if not request.reserved:
             return
-        address = self._addresses.pop(sequence.id)
-        self.buddy.release(address, sequence.reserved)
-        self.requested_tokens -= sequence.reserved
-        self.final_tokens -= sequence.prompt_tokens + sequence.output_tokens
-        sequence.reserved = 0
+        address = self._addresses.pop(request.id)
+        self.buddy.release(address, request.reserved)
+        self.requested_tokens -= request.reserved
+        self.final_tokens -= request.end_tokens
+        request.reserved = 0
         if self.block_map is not None:
             self.block_map.give(address, now_ps)
 
-    def give_out_tokens(self) -> int:
+    def used_tokens(self) -> int:
         """Tokens' worth of memory in use, rounding included."""
         return self.buddy.capacity - self.buddy.free
+
+    def levels(self, held_tokens: int, unfilled_tokens: int, is_blocked: bool) -> Levels:
+        """*Reserved* is what requests will still use, *internal* what they asked for beyond that.
+
+        *External* is the buddy's rounding, and all free memory while the head of the queue finds no stretch.
+        """
+        external = self.used_tokens() - self.requested_tokens + (self.buddy.free if is_blocked else 0)
+        return held_tokens, self.final_tokens, self.requested_tokens, external
 
 
 def order_of(size: int) -> int:

@@ -6,8 +6,10 @@ block map is asked for (``blocks`` given); no decision depends on them.
 
 from __future__ import annotations
 
+from sim.errors import InvariantError
+from sim.serving.kv.allocator import KVSettings, Levels
 from sim.serving.recorder import BlockMapRecorder
-from sim.serving.sequence import Sequence
+from sim.serving.request import Request
 
 
 class PagedKV:
@@ -20,52 +22,67 @@ class PagedKV:
     ) -> None:
         self.total = total
         self.free = total
-        self.block_size = block_size
+        self.block_size = self.growth_period = block_size
         self.capacity_tokens = total * block_size
         self.watermark = watermark
         self.block_map = block_map
         self._stack = list(range(total - 1, -1, -1)) if block_map is not None else []
 
-    def can_ever_fit(self, sequence: Sequence) -> bool:
-        """Whether the whole request (its last token is never written) fits an empty pool."""
-        return sequence.prompt_tokens + sequence.output_tokens - 1 <= self.capacity_tokens
+    @classmethod
+    def of(cls, settings: KVSettings) -> PagedKV:
+        """From a scenario's settings."""
+        watermark = int(settings.watermark * settings.num_blocks)
+        return cls(settings.num_blocks, settings.block_size, watermark, settings.block_map)
 
-    def can_admit(self, sequence: Sequence, *, is_first: bool) -> bool:
+    def can_ever_fit(self, request: Request) -> bool:
+        """Whether the whole request (its last token is never written) fits an empty pool."""
+        return request.end_tokens - 1 <= self.capacity_tokens
+
+    def can_admit(self, request: Request, *, is_first: bool) -> bool:
         """Whether the tokens to prefill fit now, above the watermark unless nothing runs."""
-        need = -(-(sequence.prompt_tokens + sequence.generated) // self.block_size)
+        need = -(-request.num_tokens // self.block_size)
         return need + (0 if is_first else self.watermark) <= self.free
 
-    def admit(self, sequence: Sequence, now_ps: int) -> None:
+    def admit(self, request: Request, now_ps: int) -> None:
         """Gives it the blocks of its prompt (and of what it had generated before a preemption)."""
-        need = -(-(sequence.prompt_tokens + sequence.generated) // self.block_size)
-        if self.block_map is None:
-            self.free -= need
-            sequence.reserved = need
-            return
-        sequence.reserved = 0
-        sequence.blocks = []
-        self.grow(sequence, need, now_ps)
+        request.reserved = 0
+        request.blocks = []
+        self.grow(request, -(-request.num_tokens // self.block_size), now_ps)
 
-    def grow(self, sequence: Sequence, num_blocks: int, now_ps: int) -> None:
+    def growth(self, request: Request) -> int:
+        """A block, if those that it has are full."""
+        return 1 if request.num_computed_tokens + 1 > request.reserved * self.block_size else 0
+
+    def grow(self, request: Request, num_units: int, now_ps: int) -> None:
         """Gives it more blocks; the caller has checked ``free``."""
-        self.free -= num_blocks
-        sequence.reserved += num_blocks
-        if self.block_map is not None and sequence.blocks is not None:
-            for _ in range(num_blocks):
+        self.free -= num_units
+        request.reserved += num_units
+        if self.block_map is not None:
+            for _ in range(num_units):
                 block = self._stack.pop()
-                sequence.blocks.append(block)
-                self.block_map.take(block * self.block_size, self.block_size, sequence.id, now_ps)
+                request.blocks.append(block)
+                self.block_map.take(block * self.block_size, self.block_size, request.id, now_ps)
 
-    def release(self, sequence: Sequence, now_ps: int) -> None:
+    def settle(self, request: Request) -> None:
+        """Its blocks are those that its computed tokens fill."""
+        request.reserved = -(-request.num_computed_tokens // self.block_size)
+
+    def release(self, request: Request, now_ps: int) -> None:
         """Takes all its blocks back, the last one first."""
-        self.free += sequence.reserved
-        sequence.reserved = 0
-        if self.block_map is not None and sequence.blocks is not None:
-            while sequence.blocks:
-                block = sequence.blocks.pop()
+        self.free += request.reserved
+        if self.free > self.total:
+            raise InvariantError(f"KV blocks given back twice: {request!r}, {self.free} free of {self.total}")
+        request.reserved = 0
+        if self.block_map is not None:
+            while request.blocks:
+                block = request.blocks.pop()
                 self._stack.append(block)
                 self.block_map.give(block * self.block_size, now_ps)
 
-    def give_out_tokens(self) -> int:
-        """Tokens' worth of memory in use."""
+    def used_tokens(self) -> int:
+        """Tokens' worth of blocks in use."""
         return (self.total - self.free) * self.block_size
+
+    def levels(self, held_tokens: int, unfilled_tokens: int, is_blocked: bool) -> Levels:
+        """*Reserved* is what admitted prompts have yet to fill, *internal* the empty rest of last blocks."""
+        return held_tokens, held_tokens + unfilled_tokens, self.used_tokens(), 0

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sim.errors import ScenarioError
+from sim.serving.request import Request
 from sim.serving.vllm.plan import Plan
-from sim.serving.vllm.request import Request
 from sim.serving.vllm.state import State
 
 MANY_IN_VAIN = 50

@@ -1,37 +1,27 @@
-"""The running requests in steady decode: who decodes in step, who is in mid-prefill.
-
-While requests decode, each computes one token per step. So their counts are not touched:
-
-- ``step`` counts the steps; a request has grown by ``step - settled_step`` tokens since it was settled;
-- it needs a block whenever ``step`` is congruent to its phase modulo ``block_size``, so requests lie in
-  one dictionary per phase, by order of admission, the order in which blocks are given out;
-- the step in which it makes its last token is known when it begins to decode (``ends``);
-- the blocks that its output fills get their hash when somebody could see it: at the request's end,
-  at its preemption, or at once, if another request's tokens repeat its output (``registrars``).
+"""The running requests of vLLM's scheduler in steady decode: who decodes in step, who is in mid-prefill.
+ Blocks are given out in order of admission, so the decode batch lists who grows in each phase. The blocks
+that a request's output fills get their hash when somebody could see it: at its end, at its preemption, or at
+once, if another request's tokens repeat its output (``registrars``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from heapq import heappop, heappush
 
-from sim.serving.vllm.request import Request
+from sim.serving.decoding import DecodeBatch
+from sim.serving.request import Request
 from sim.serving.vllm.state import State
 
 
-class DecodingGroup:
+class DecodingGroup(DecodeBatch):
     """The running requests, split into those that decode in step and those in mid-prefill."""
 
+    members: list[dict[int, Request]]
+
     def __init__(self, state: State) -> None:
-        self.step = 0
-        self.num_decoding = 0
-        self.num_context_tokens = 0
-        """Sum of the decoding requests' tokens."""
+        super().__init__(state.limits.block_size, lists_members=True)
         self._state = state
         self._block_size = state.limits.block_size
-        self.phases: list[dict[int, Request]] = [{} for _ in range(self._block_size)]
-        self.ends: dict[int, list[Request]] = {}
-        self.end_steps: list[int] = []
         self.prefilling: dict[int, Request] = {}
         self.registrars: dict[int, Request] = {}
         self._is_planned = False
@@ -42,58 +32,25 @@ class DecodingGroup:
         if request.is_prefill_chunk:
             self.prefilling[request.order] = request
             return
-        request.settled_step = self.step
-        tokens, order = request.num_tokens, request.order
-        phase = self.phases[(self.step + 1 - tokens) % self._block_size]
-        is_late = bool(phase) and next(reversed(phase)) > order
-        phase[order] = request
-        if is_late:
-            in_order = sorted(phase.items())
-            phase.clear()
-            phase.update(in_order)
-        end = self.step + request.end_tokens - 1 - tokens
-        ending = self.ends.get(end)
-        if ending is None:
-            self.ends[end] = [request]
-            heappush(self.end_steps, end)
-        else:
-            ending.append(request)
-        self.num_decoding += 1
-        self.num_context_tokens += tokens
+        super().join(request)
         num_full = request.end_tokens // self._block_size if request.path else 0
         if num_full > request.num_registered_blocks and not request.registers_late:
-            self.registrars[order] = request
+            self.registrars[request.order] = request
 
     def leave(self, request: Request) -> None:
         """Settles a request that stops running, and registers what its output has filled."""
-        if self.prefilling.pop(request.order, None) is not None or not self.is_decoding(request):
-            return
-        end = request.settled_step + request.end_tokens - 1 - request.num_tokens
-        ending = self.ends.get(end)
-        if ending is not None:
-            ending.remove(request)
-        self.part(request)
+        if self.prefilling.pop(request.order, None) is None:
+            super().leave(request)
 
     def part(self, request: Request) -> None:
-        phase = (request.settled_step + 1 - request.num_tokens) % self._block_size
-        del self.phases[phase][request.order]
-        self.settle(request)
-        self.num_decoding -= 1
-        self.num_context_tokens -= request.num_tokens
+        """See ``DecodeBatch``."""
+        super().part(request)
         self.registrars.pop(request.order, None)
         self._register(request)
 
-    def settle(self, request: Request) -> None:
-        """Brings a decoding request's counts up to date."""
-        grown = self.step - request.settled_step
-        request.num_tokens += grown
-        request.num_computed_tokens += grown
-        request.settled_step = self.step
-
     def is_decoding(self, request: Request) -> bool:
         """Whether the request's counts stand still because it decodes in step."""
-        phase = (request.settled_step + 1 - request.num_tokens) % self._block_size
-        return self.phases[phase].get(request.order) is request
+        return request.end_step >= 0
 
     def _register(self, request: Request) -> None:
         done = request.num_tokens if self._is_planned else request.num_computed_tokens
@@ -115,16 +72,14 @@ class DecodingGroup:
 
     def dissolve(self) -> None:
         """Settles everybody: the next step is planned request by request."""
-        for phase in self.phases:
+        for phase in self.members:
             for request in phase.values():
                 self.settle(request)
                 self._register(request)
-            phase.clear()
-        self.ends.clear()
-        self.end_steps.clear()
+                request.end_step = -1
+        self.clear()
         self.prefilling.clear()
         self.registrars.clear()
-        self.num_decoding = self.num_context_tokens = 0
         self.is_stuck = False
 
     def gather(self, running: Iterable[Request]) -> None:
@@ -135,27 +90,3 @@ class DecodingGroup:
     def chunks(self) -> Iterable[Request]:
         """The running requests in mid-prefill."""
         return self.prefilling.values()
-
-    def block_needs(self) -> tuple[int, list[int]]:
-        """(phase of the next step, how many requests take a block in the steps of each phase)."""
-        return self.step % self._block_size, [len(phase) for phase in self.phases]
-
-    def steps_to_first_end(self) -> int:
-        """Steps until some decoding request has made its last token."""
-        while not self.ends.get(self.end_steps[0]):
-            self.ends.pop(heappop(self.end_steps), None)
-        return self.end_steps[0] - self.step + 1
-
-    def steps_to_shortage(self, limit: int) -> int:
-        """Whole steps, ``limit`` at most, for which the free blocks last."""
-        size, left = self._block_size, self._state.kv.pool.num_free
-        if self.num_decoding * (limit // size + 1) <= left:
-            return limit
-        rounds, left = divmod(left, self.num_decoding)
-        steps = rounds * size
-        while steps < limit:
-            left -= len(self.phases[(self.step + steps) % size])
-            if left < 0:
-                break
-            steps += 1
-        return min(steps, limit)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from sim.serving.request import Request
 from sim.serving.vllm.plan import Plan
-from sim.serving.vllm.request import Request
 
 
 class PrefillInterval:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sim.serving.request import Request
 from sim.serving.vllm.limits import Limits
 from sim.serving.vllm.pool import BlockPool
 from sim.serving.vllm.prefix_tree import PrefixTree
-from sim.serving.vllm.request import Request
 from sim.serving.vllm.versions import VersionProfile
 
 
@@ -37,6 +37,9 @@ class KVBlocks:
     def open(self, request: Request) -> list[Request]:
         """Makes a new request known; returns the unfinished ones whose output it may repeat."""
         if not self._caching:
+            return []
+        if request.is_alone:  # it gets a node when it is preempted and may look its own blocks up
+            request.registers_late = True
             return []
         self.tree.enter(request)
         met = self.tree.met

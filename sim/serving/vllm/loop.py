@@ -1,63 +1,39 @@
-"""In which order vLLM's engine core plans steps and takes their results in."""
+"""vLLM's engine loop over the bare scheduler, as recorded decisions are replayed."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 
+from sim.serving.in_flight import InFlight, queue_length
+from sim.serving.request import Request
+from sim.serving.scheduler import NOTHING_ACCEPTED
 from sim.serving.vllm.plan import Plan
-from sim.serving.vllm.request import Request
-from sim.serving.vllm.scheduler import NOTHING_ACCEPTED, Scheduler
-
-QUEUE_LENGTH = 2
+from sim.serving.vllm.scheduler import Scheduler
 
 
 class EngineLoop:
-    """Synchronous: plan, run, take in. Asynchronous: step k + 1 is planned before step k's tokens are known.
-
-    With a pipeline as many steps are under way as there are stages. One turn is ``plan()``, then
-    ``complete()`` of the step that it names, if any.
-    """
+    """Synchronous: plan, run, take in. Asynchronous: step k + 1 is planned before step k's tokens are
+    known."""
 
     def __init__(
         self, scheduler: Scheduler, *, async_scheduling: bool, pipeline_parallel_size: int = 1
     ) -> None:
         self.scheduler = scheduler
-        self._in_flight: deque[Plan] = deque()
-        self._length = QUEUE_LENGTH if async_scheduling else pipeline_parallel_size
-        self._must_tell_finished = False
+        self._in_flight: InFlight[Plan] = InFlight(
+            queue_length(async_scheduling=async_scheduling, pipeline_parallel_size=pipeline_parallel_size)
+        )
 
     @property
     def is_idle(self) -> bool:
         """Nothing to plan and nothing under way."""
-        return not self._has_requests and not self._in_flight
-
-    @property
-    def _has_requests(self) -> bool:
-        return self.scheduler.num_unfinished > 0 or self._must_tell_finished
+        return self._in_flight.is_idle(self.scheduler.num_unfinished)
 
     def plan(self) -> tuple[Plan | None, Plan | None]:
-        """The step planned in this turn, and the step whose result is to be taken in now.
-
-        While the queue has room the engine plans on; a step that schedules nothing is queued as well,
-        but the engine does not plan another one after it.
-        """
-        planned = None
-        if self._has_requests:
-            planned = self.scheduler.schedule()
-            self._must_tell_finished = False
-            self._in_flight.append(planned)
-            if planned.num_requests and len(self._in_flight) < self._length:
-                return planned, None
-        return planned, self._in_flight.popleft() if self._in_flight else None
+        """See ``InFlight.plan``."""
+        return self._in_flight.plan(self.scheduler.schedule, self.scheduler.num_unfinished)
 
     def complete(self, plan: Plan, accepted: Mapping[Request, int] = NOTHING_ACCEPTED) -> list[Request]:
-        """Takes a step's tokens in; returns the requests that finished.
-
-        With a queue, the engine makes one more call of ``schedule()`` after the last request, to pass
-        on that it has finished. The synchronous recordings leave that call out, and it decides nothing.
-        """
+        """Takes a step's tokens in; returns the requests that finished."""
         finished = self.scheduler.update(plan, accepted)
-        if finished and self._length > 1:
-            self._must_tell_finished = True
+        self._in_flight.note_finished(bool(finished))
         return finished

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from sim.serving.vllm.request import Request
+from sim.serving.request import Request
 
 
 class Plan:

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sim.serving.request import Request, Segment
     from sim.serving.vllm.pool import FreeRun
-    from sim.serving.vllm.request import Request, Segment
 
 Content = tuple[object, ...]
 GOES_ON: Content = ()
@@ -87,11 +87,8 @@ class PrefixTree:
         """Fills ``request.path`` for every block that its prompt and output will fill."""
         size = self._block_size
         wanted = request.end_tokens // size
-        if request.is_alone:  # it needs a node when it is preempted and may look its own blocks up
-            request.registers_late = True
-            return
         output_tokens = request.end_tokens - request.num_prompt_tokens
-        segments = merged([*request.prompt, (request.output_stream, 0, output_tokens)])
+        segments = merged([*request.prompt, (request.stream_of_output, 0, output_tokens)])
         index = offset = done = 0
         while done < wanted:
             stream, start, length = segments[index]

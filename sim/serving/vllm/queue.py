@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from sim.serving.vllm.request import Request
+from sim.serving.request import Request
 
 
 class WaitingQueue(Protocol):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from sim.serving.request import Request, Status
 from sim.serving.vllm.plan import Plan
-from sim.serving.vllm.request import Request, Status
 from sim.serving.vllm.state import State
 
 

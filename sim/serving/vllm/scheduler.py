@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.errors import InvariantError
+from sim.serving.request import Request, Status
+from sim.serving.scheduler import NOTHING_ACCEPTED
 from sim.serving.vllm.circling import PreemptionWatch
 from sim.serving.vllm.kv import blocks_for
 from sim.serving.vllm.limits import Limits
-from sim.serving.vllm.own import SchedulingPolicy
 from sim.serving.vllm.plan import Plan
-from sim.serving.vllm.request import Request, Status
 from sim.serving.vllm.running import schedule_running
 from sim.serving.vllm.state import State
 from sim.serving.vllm.steady import SteadyDecode
+from sim.serving.vllm.user_policy import SchedulingPolicy
 from sim.serving.vllm.waiting import schedule_waiting
-
-NOTHING_ACCEPTED: Mapping[Request, int] = {}
 
 
 class Scheduler:
@@ -200,10 +199,6 @@ class Scheduler:
             return sum(request.num_computed_tokens for request in self.state.running.values())
         listed = {*plan.chosen, *self.steady.chunks()}
         return self.steady.num_context_tokens + sum(request.num_computed_tokens for request in listed)
-
-    def block_needs(self) -> tuple[int, list[int]]:
-        """(phase of the next step, how many requests take a block in the steps of each phase)."""
-        return self.steady.block_needs() if self.steady is not None else (0, [0])
 
     def uniform_steps(self) -> int:
         """For how many whole steps, from here on, only decoding happens if nothing arrives or is aborted.

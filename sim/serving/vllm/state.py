@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 
+from sim.serving.request import Request, Status
 from sim.serving.vllm.interval import PrefillInterval
 from sim.serving.vllm.kv import KVBlocks
 from sim.serving.vllm.limits import Limits, version_profile
-from sim.serving.vllm.own import CacheView, OwnQueue, SchedulingPolicy
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.queue import QUEUES, WaitingQueue
-from sim.serving.vllm.request import Request, Status
+from sim.serving.vllm.user_policy import CacheView, OwnQueue, SchedulingPolicy
 
 
 class State:
@@ -34,7 +34,8 @@ class State:
         )
         self.interval = PrefillInterval(limits.prefill_schedule_interval)
         self.num_admissions = 0
-        self.num_preemptions = 0
+        self.num_preempted_alive = 0
+        """Unfinished requests that were preempted once: they may find blocks of their own in the cache."""
 
     def unfinished(self) -> Iterator[Request]:
         """Requests that run or wait."""
@@ -77,11 +78,11 @@ class State:
         request.num_stale_tokens = 1 if request.num_placeholders else 0
         request.num_placeholders = 0
         request.status = Status.PREEMPTED
+        self.num_preempted_alive += request.num_preemptions == 0
         request.num_preemptions += 1
         is_in_vain = request.num_tokens == request.num_tokens_at_preemption
         request.num_vain_preemptions = request.num_vain_preemptions + 1 if is_in_vain else 0
         request.num_tokens_at_preemption = request.num_tokens
-        self.num_preemptions += 1
         self.waiting.put_back(request)
 
     def finish(self, request: Request) -> None:
@@ -90,6 +91,7 @@ class State:
             del self.running[request.order]
         else:
             self.waiting.remove(request)
+        self.num_preempted_alive -= request.num_preemptions > 0
         self.kv.close(request)
         request.status = Status.FINISHED
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from operator import attrgetter
 
+from sim.serving.request import Request, Status
 from sim.serving.vllm.groups import DecodingGroup
 from sim.serving.vllm.plan import Plan
-from sim.serving.vllm.request import Request, Status
 from sim.serving.vllm.waiting import schedule_waiting
 
 by_order = attrgetter("order")
@@ -32,7 +32,7 @@ class SteadyDecode(DecodingGroup):
         chunks = self._chunk_tokens(plan)
         if chunks is None:
             return None
-        phase = self.phases[self.step % self._block_size]
+        phase = self.members[self.step % self._block_size]
         registrars = self._due_registrars() if self.registrars else ()
         if registrars:
             self.is_stuck = False
@@ -134,7 +134,7 @@ class SteadyDecode(DecodingGroup):
     def update(self, plan: Plan) -> list[Request]:
         """Takes a step's tokens in; returns the requests that finished, in scheduling order."""
         self._is_planned = False
-        finished = self._end_of_steps(1)
+        finished = self.take_steps(1)
         for request in plan.emitting():
             if request.status is Status.RUNNING:
                 self._append_first(request, finished)
@@ -142,15 +142,6 @@ class SteadyDecode(DecodingGroup):
             if request.status is Status.RUNNING:
                 self.prefilling[request.order] = request
         self._finish(finished)
-        return finished
-
-    def _end_of_steps(self, num_steps: int) -> list[Request]:
-        """Every decoding request has one token more per step; those that have made their last part."""
-        self.step += num_steps
-        self.num_context_tokens += num_steps * self.num_decoding
-        finished = self.ends.pop(self.step - 1, [])
-        for request in finished:
-            self.part(request)
         return finished
 
     def _finish(self, finished: list[Request]) -> None:
@@ -182,7 +173,7 @@ class SteadyDecode(DecodingGroup):
             return 0
         if self.num_decoding > self._state.limits.max_num_batched_tokens:
             return 0
-        return self.steps_to_shortage(self.steps_to_first_end())
+        return self.steps_to_shortage(self.steps_to_first_end(), self._state.kv.pool.num_free)
 
     def _queue_is_still(self) -> bool:
         """Nobody can be admitted until a running request ends."""
@@ -195,7 +186,7 @@ class SteadyDecode(DecodingGroup):
 
     def advance(self, num_steps: int) -> list[Request]:
         """Takes so many uniform steps at once, with the effect of as many single ones; who finished."""
-        first, size, phases = self.step, self._block_size, self.phases
+        first, size, phases = self.step, self._block_size, self.members
         if self.registrars:
             for step in range(first, first + num_steps):
                 self.step = step
@@ -209,6 +200,6 @@ class SteadyDecode(DecodingGroup):
                 growing += phases[step % size].values()
             self._grow(growing)
         self.step = first
-        finished = self._end_of_steps(num_steps)
+        finished = self.take_steps(num_steps)
         self._finish(finished)
         return finished

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from sim.serving.request import Request
 from sim.serving.vllm.kv import KVBlocks
 from sim.serving.vllm.queue import FcfsQueue
-from sim.serving.vllm.request import Request
 
 
 class CacheView:

@@ -1,4 +1,4 @@
-"""One request inside an engine, and the queue of those to come."""
+"""The requests of a run in order of arrival, as an engine or a router takes them."""
 
 from __future__ import annotations
 
@@ -6,52 +6,9 @@ from heapq import heappop, heappush
 from typing import Protocol
 
 from sim.records import RequestTable
+from sim.serving.request import NEVER, Request, Segment
 
-NEVER = 1 << 62
 CHUNK_ROWS = 1 << 16
-
-
-class Sequence:
-    """A request from arrival to its end. Mutable; it belongs to one engine.
-
-    While it decodes, ``end_step`` is the engine's decode-step count at which its last token comes, so
-    that nothing has to be touched per step: tokens left = ``end_step`` − steps done.
-    """
-
-    __slots__ = (
-        "arrival_ps",
-        "blocks",
-        "computed",
-        "deadline_ps",
-        "end_step",
-        "generated",
-        "id",
-        "is_ended",
-        "order",
-        "output_tokens",
-        "phase",
-        "prompt_tokens",
-        "reserved",
-        "target",
-    )
-
-    # Set at admission:
-    computed: int  # tokens whose KV is written (prefill progress; decode: as ``generated``)
-    target: int  # tokens that the prefill under way must reach
-    phase: int
-    blocks: list[int] | None  # physical ids, where they are tracked
-    reserved: int  # blocks (paged) or tokens (contiguous) given to it
-
-    def __init__(self, request: int, arrival_ps: int, prompt_tokens: int, output_tokens: int) -> None:
-        self.id = request
-        self.arrival_ps = arrival_ps
-        self.prompt_tokens = prompt_tokens
-        self.output_tokens = output_tokens
-        self.deadline_ps = NEVER
-        self.generated = 0  # tokens made; kept current by the stepped engine, at events by the skipping one
-        self.end_step = -1  # -1: not decoding
-        self.order = -1  # admission number; -1: not running
-        self.is_ended = False
 
 
 class Feed(Protocol):
@@ -65,11 +22,11 @@ class Feed(Protocol):
     must_see_all: bool
     has_triggers: bool
 
-    def take(self) -> Sequence:
+    def take(self) -> Request:
         """The next request (its arrival is ``next_ps``)."""
         ...
 
-    def on_end(self, sequence: Sequence, now_ps: int) -> None:
+    def on_end(self, request: Request, now_ps: int) -> None:
         """A request is over: triggers what waited for it."""
         ...
 
@@ -85,21 +42,9 @@ class Source:
     """
 
     __slots__ = (
-        "_chunk_end",
-        "_chunk_start",
-        "_columns",
-        "_followers",
-        "_is_plain",
-        "_loop_rows",
-        "_row",
-        "_table",
-        "_triggered",
-        "_waiting_row_ps",
-        "has_triggers",
-        "must_see_all",
-        "next_ps",
-        "num_rows",
-    )
+        "_chunk_end", "_chunk_start", "_columns", "_followers", "_is_bare", "_is_plain", "_loop_rows", "_row",
+        "_table", "_triggered", "_waiting_row_ps", "has_triggers", "must_see_all", "next_ps", "num_rows",
+    )  # fmt: skip
 
     def __init__(self, table: RequestTable) -> None:
         self._table = table
@@ -110,6 +55,8 @@ class Source:
         self._followers: dict[int, int] = {}
         self._loop_rows: list[int] = []
         self._is_plain = bool((table.arrival_ps >= 0).all())
+        columns = (table.timeout_ps, table.priority, table.segment_offsets, table.output_stream)
+        self._is_bare = all(column is None for column in columns)
         self.has_triggers = not self._is_plain
         self.must_see_all = not self._is_plain
         if not self._is_plain:
@@ -158,38 +105,59 @@ class Source:
         triggered = self._triggered
         self.next_ps = min(self._waiting_row_ps, triggered[0][0]) if triggered else self._waiting_row_ps
 
-    def take(self) -> Sequence:
+    def take(self) -> Request:
         """The next request to arrive; ``next_ps`` moves on."""
         triggered = self._triggered
         if triggered and triggered[0] < (self._waiting_row_ps, self._row):
             arrival, row = heappop(triggered)
             table = self._table
-            sequence = Sequence(row, arrival, int(table.prompt_tokens[row]), int(table.output_tokens[row]))
+            request = Request(row, arrival, int(table.prompt_tokens[row]), int(table.output_tokens[row]))
             self._refresh()
         else:
-            offset = self._row - self._chunk_start
-            arrivals, prompts, outputs = self._columns
-            sequence = Sequence(self._row, arrivals[offset], prompts[offset], outputs[offset])
             row = self._row
+            offset = row - self._chunk_start
+            arrivals, prompts, outputs = self._columns
+            request = Request(row, arrivals[offset], prompts[offset], outputs[offset])
             self._row = row + 1
             if self._is_plain and self._row < self._chunk_end:
                 self.next_ps = self._waiting_row_ps = arrivals[offset + 1]
             else:
                 self._advance()
-        timeouts = self._table.timeout_ps
-        if timeouts is not None and timeouts[row] >= 0:
-            sequence.deadline_ps = sequence.arrival_ps + int(timeouts[row])
-        return sequence
+        if not self._is_bare:
+            self._describe(request, row)
+        return request
+
+    def _describe(self, request: Request, row: int) -> None:
+        """What the table says beyond sizes: patience, priority, whose tokens they are."""
+        table = self._table
+        if table.timeout_ps is not None and table.timeout_ps[row] >= 0:
+            request.deadline_ps = request.arrival + int(table.timeout_ps[row])
+        if table.priority is not None:
+            request.priority = int(table.priority[row])
+        if table.output_stream is not None:
+            request.output_stream = int(table.output_stream[row])
+        if table.segment_offsets is not None:
+            request.segments = self._segments(
+                int(table.segment_offsets[row]), int(table.segment_offsets[row + 1])
+            )
+
+    def _segments(self, first: int, last: int) -> list[Segment]:
+        table = self._table
+        assert table.segment_stream is not None
+        assert table.segment_start is not None and table.segment_length is not None
+        streams = table.segment_stream[first:last].tolist()
+        starts, lengths = table.segment_start[first:last].tolist(), table.segment_length[first:last].tolist()
+        return list(zip(streams, starts, lengths, strict=True))
 
     def is_exhausted(self) -> bool:
         """See ``Feed``."""
         return self.next_ps >= NEVER
 
-    def on_end(self, sequence: Sequence, now_ps: int) -> None:
+    def on_end(self, request: Request, now_ps: int) -> None:
         """Releases the next turn of its session, or the next request of the closed loop."""
         if self._is_plain:
             return
-        row = self._followers.pop(sequence.id, -1)
+        row = self._followers.pop(request.id, -1)
         if row < 0 and self._loop_rows:
             row = self._loop_rows.pop()
         if row >= 0:

@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sim.errors import InvariantError, ScenarioError
-from sim.serving.batching.plan import KVView, Policy, StepPlan
-from sim.serving.limits import Limits
-from sim.serving.sequence import Sequence
-from sim.serving.vllm.own import CacheView, SchedulingPolicy
-from sim.serving.vllm.request import Request
+from sim.serving.batching.plan import KVView, Limits, Policy, StepPlan
+from sim.serving.request import Request
+from sim.serving.vllm.user_policy import CacheView, SchedulingPolicy
 
 Answer = TypeVar("Answer")
 
@@ -38,7 +36,7 @@ def load_policy(given: str, base_dir: Path) -> Policy:
         raise _wrong("is no function", given, "batching", "a function (waiting, running, kv, limits)")
     asked = _Asked(given, "batching")
 
-    def decide(waiting: Seq[Sequence], running: Seq[Sequence], kv: KVView, limits: Limits) -> StepPlan:
+    def decide(waiting: Seq[Request], running: Seq[Request], kv: KVView, limits: Limits) -> StepPlan:
         plan = asked.ask(lambda: function(waiting, running, kv, limits))
         if not isinstance(plan, StepPlan):
             raise asked.wrong(f"it returned {type(plan).__name__}", "a StepPlan")

@@ -1,0 +1,85 @@
+"""What a KV allocator is asked, and what it is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from sim.serving.recorder import BlockMapRecorder
+    from sim.serving.request import Request
+
+Reservation = Literal["max", "pow2", "oracle"]
+Levels = tuple[int, int, int, int]
+"""(tokens, wanted, given out, external), see ``sim.serving.usage``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KVSettings:
+    """The KV memory of one replica. ``num_blocks`` blocks of ``block_size`` tokens are the budget."""
+
+    num_blocks: int
+    block_size: int
+    watermark: float = 0.0
+    reservation: Reservation = "max"
+    max_model_len: int = 0
+    block_map: BlockMapRecorder | None = None
+
+
+class KVAllocator(Protocol):
+    """Memory for the KV of one replica, in units of the allocator's own. It refuses before it changes
+    anything.
+
+    ``growth_period`` is how often a decoding request needs one more unit: every so many tokens, first where
+    its tokens pass a multiple of it. 0: what a request is given at admission is enough. None: neither, and
+    every step has to be planned by itself. Steps are skipped by taking units from ``free`` for many requests
+    at once; ``settle`` then brings the request's own account up to date.
+    """
+
+    capacity_tokens: int
+    free: int
+    """Units that growth may take."""
+    is_paged: bool
+    """Whether KV that grows counts as wanted only when it is there (``sim.serving.usage``)."""
+
+    @property
+    def growth_period(self) -> int | None: ...
+
+    @property
+    def block_map(self) -> BlockMapRecorder | None: ...
+
+    def can_ever_fit(self, request: Request) -> bool:
+        """Whether the whole request fits an empty pool."""
+        ...
+
+    def can_admit(self, request: Request, *, is_first: bool) -> bool:
+        """Whether the tokens to prefill find memory now; ``is_first``: nothing runs."""
+        ...
+
+    def admit(self, request: Request, now_ps: int) -> None:
+        """Reserves that memory."""
+        ...
+
+    def growth(self, request: Request) -> int:
+        """Units that its next token needs."""
+        ...
+
+    def grow(self, request: Request, num_units: int, now_ps: int) -> None:
+        """Gives it so many units more; the caller has looked at ``free``."""
+        ...
+
+    def settle(self, request: Request) -> None:
+        """Its computed tokens have grown, and units were taken from ``free`` for them."""
+        ...
+
+    def release(self, request: Request, now_ps: int) -> None:
+        """Takes all its memory back."""
+        ...
+
+    def used_tokens(self) -> int:
+        """Tokens' worth of memory in use, rounding included."""
+        ...
+
+    def levels(self, held_tokens: int, unfilled_tokens: int, is_blocked: bool) -> Levels:
+        """How memory is used now; ``is_blocked``: the head of the queue finds none."""
+        ...

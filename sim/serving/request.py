@@ -1,0 +1,165 @@
+"""A request inside an engine, from its arrival to its end: the same object for every scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sim.serving.vllm.prefix_tree import Path
+
+NEVER = 1 << 62
+Segment = tuple[int, int, int]
+"""(stream, start, length): the tokens (stream, start), (stream, start + 1), ..."""
+
+
+class Status(Enum):
+    """Where a request stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PREEMPTED = "preempted"
+    FINISHED = "finished"
+    REFUSED = "refused"
+
+
+class Request:
+    """Counts and memory of one request; changed by its scheduler only.
+
+    Tokens are never listed: the prompt is a sequence of segments and output token j is (``output_stream``,
+    j). While a request decodes in step with others its ``num_tokens`` and ``num_computed_tokens`` stand still
+    and count from ``settled_step`` (``sim.serving.decoding``).
+    """
+
+    # As it arrives; most requests never change the rarer of these.
+    num_computed_tokens = 0
+    """Tokens whose KV is, or is being, written."""
+    target = 0
+    """Tokens that the prefill under way must reach: the prompt, and what was generated before a
+    preemption."""
+    order = -1
+    """Place in the running list: numbers of admission grow. -1: not running."""
+    settled_step = 0
+    phase = 0
+    end_step = -1
+    """Decode step after which its last token is there; -1: it does not decode in step."""
+    reserved = 0
+    """Memory that its allocator gave it: blocks (paged) or tokens (contiguous)."""
+    deadline_ps = NEVER
+    is_ended = False
+    status = Status.WAITING
+    priority = 0
+    segments: Sequence[Segment] | None = None
+    """What its prompt is made of; None: tokens that no other request has."""
+    output_stream: int | None = None
+    # vLLM's scheduler
+    num_drafts = 0
+    num_placeholders = 0
+    """Asynchronous scheduling: tokens that are being made and not known yet."""
+    num_stale_tokens = 0
+    """Of these, those that were under way when it was preempted."""
+    is_prefill_chunk = False
+    num_hit_blocks = 0
+    """Found in the prefix cache at its admission."""
+    num_registered_blocks = 0
+    is_alone = False
+    """Said by who makes it: no other request has tokens of its streams."""
+    registers_late = False
+    num_preemptions = 0
+    num_tokens_at_preemption = -1
+    num_vain_preemptions = 0
+    """Preemptions in a row between which it made no token."""
+
+    name: str | None = None
+    """As recordings call it; None: its number."""
+
+    def __init__(self, id: int, arrival: int, num_prompt_tokens: int, max_tokens: int) -> None:
+        self.id = id
+        """Row of the workload's table: 0, 1, ... in order of arrival."""
+        self.arrival = arrival
+        """When it came: picoseconds in a simulation; in a recording any unit that orders requests."""
+        self.num_prompt_tokens = self.num_tokens = num_prompt_tokens
+        """``num_tokens``: prompt and output tokens known so far."""
+        self.max_tokens = max_tokens
+        """Output tokens that it makes, if ``max_model_len`` lets it."""
+        self.end_tokens = num_prompt_tokens + max_tokens
+        """``num_tokens`` at which it stops."""
+        self.blocks: list[int] = []
+        self.path: Path = []
+        """Its blocks' contents in the prefix tree; empty without prefix caching."""
+
+    @classmethod
+    def of_segments(
+        cls,
+        name: str,
+        segments: Sequence[Segment],
+        max_tokens: int,
+        *,
+        output_stream: int = -1,
+        priority: int = 0,
+        arrival: int = 0,
+    ) -> Request:
+        """A request with a name of its own and known tokens, as recordings have them."""
+        request = cls(-1, arrival, sum(piece[2] for piece in segments), max_tokens)
+        request.name = name
+        request.segments, request.output_stream, request.priority = segments, output_stream, priority
+        return request
+
+    @property
+    def request_id(self) -> str:
+        """Its name; ids compare as strings, as vLLM's do."""
+        return f"{self.id:012d}" if self.name is None else self.name
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Output tokens known so far."""
+        return self.num_tokens - self.num_prompt_tokens
+
+    @property
+    def prompt(self) -> Sequence[Segment]:
+        """What its prompt is made of; without segments a stream of its own."""
+        return [(2 * self.id, 0, self.num_prompt_tokens)] if self.segments is None else self.segments
+
+    @property
+    def stream_of_output(self) -> int:
+        """Stream of its output tokens."""
+        return 2 * self.id + 1 if self.output_stream is None else self.output_stream
+
+    # What batching policies call the same counts.
+
+    @property
+    def arrival_ps(self) -> int:
+        """When it came."""
+        return self.arrival
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return self.num_prompt_tokens
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens that it will generate."""
+        return self.max_tokens
+
+    @property
+    def generated(self) -> int:
+        """Tokens that it has generated."""
+        return self.num_tokens - self.num_prompt_tokens
+
+    @property
+    def computed(self) -> int:
+        """Tokens whose KV is written."""
+        return self.num_computed_tokens
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether its prompt is computed and its first token is there."""
+        return self.num_computed_tokens >= self.target > 0 and self.num_tokens > self.num_prompt_tokens
+
+    def __repr__(self) -> str:
+        return (
+            f"Request({self.request_id!r}, {self.status.value}, tokens={self.num_tokens}, "
+            f"computed={self.num_computed_tokens}, blocks={len(self.blocks)})"
+        )

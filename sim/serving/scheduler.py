@@ -1,0 +1,180 @@
+"""What the engine asks of a scheduler, and the step that a scheduler plans."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from sim.errors import ScenarioError
+from sim.serving.kv.allocator import Levels
+from sim.serving.request import Request
+
+if TYPE_CHECKING:
+    from sim.serving.fast_path import Ground
+
+Chunk = tuple[int, int, bool, Request]
+"""(queries, tokens in the KV cache before, whether a token comes out, whose)."""
+NOTHING_ACCEPTED: Mapping[Request, int] = {}
+
+
+def is_decode(num_queries: int, num_cached: int) -> bool:
+    """Whether such a piece of a step is priced as a decode: one query token, with KV before it.
+
+    More queries, or a first token without any KV, are a prompt chunk. Drafts that are verified beside the
+    query are counted apart (``Step.num_drafts``).
+    """
+    return num_queries == 1 and num_cached > 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Step:
+    """A planned step, or ``num_steps`` equal ones of pure decode. Counts are those at its planning."""
+
+    num_decode: int = 0
+    """Sequences that decode."""
+    context_tokens: int = 0
+    """Sum of their contexts in the first step, drafts counted."""
+    chunks: list[Chunk] = field(default_factory=list)
+    num_prefill: int = 0
+    """Prompts that are worked on (without a KV cache ``chunks`` has the decodes besides)."""
+    prefill_tokens: int = 0
+    num_drafts: int = 0
+    """Draft tokens that the decoding sequences verify."""
+    num_padded: int = 0
+    """Static batching: members that are done and still computed."""
+    levels: Levels = (0, 0, 0, 0)
+    num_steps: int = 1
+    """For how many steps the plan stands, if nobody comes; the engine may take fewer."""
+    is_steady: bool = False
+    """Known to stand without having been planned: to be taken by ``Scheduler.advance``."""
+    admitted: list[tuple[Request, int]] = field(default_factory=list)
+    """Admitted or resumed, with the tokens found in the prefix cache."""
+    preempted: list[tuple[Request, int]] = field(default_factory=list)
+    """With the computed tokens that are thrown away."""
+    emitting: list[Request] = field(default_factory=list)
+    """Requests whose first token, or first after a preemption, may come out of it."""
+    drafts: Mapping[Request, int] = field(default_factory=dict)
+    plan: object = None
+    """What the scheduler itself remembers of it."""
+    # Said by the engine:
+    started_ps: int = 0
+    first_ps: int = 0
+    growth_ps: int = 0
+    done_ps: int = -1
+    """Over pipeline stages: when it leaves the last one."""
+    grown_tokens_ps: int = 0
+    """Said by the scheduler when the step is over: KV added in its later steps × time."""
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that take part."""
+        return self.num_decode + len(self.chunks)
+
+    @property
+    def end_ps(self) -> int:
+        """When the last of its steps is over."""
+        return self.start_of(self.num_steps)
+
+    def start_of(self, step: int) -> int:
+        """When its step ``step`` (from 0) begins."""
+        return self.started_ps + step * self.first_ps + self.growth_ps * (step * (step - 1) // 2)
+
+    def add(
+        self, request: Request, num_tokens: int, num_cached: int, *, samples: bool, drafts: int = 0
+    ) -> None:
+        """A request's piece of the step: a decode, or a prompt chunk."""
+        queries = num_tokens - drafts
+        if is_decode(queries, num_cached):
+            self.num_decode += 1
+            self.num_drafts += drafts
+            self.context_tokens += num_cached + num_tokens
+        else:
+            self.chunks.append((num_tokens, num_cached, samples, request))
+            self.num_prefill += 1
+            self.prefill_tokens += queries
+
+
+class Scheduler(Protocol):
+    """Decides who computes what in each step. No clock, no chance, no SimPy."""
+
+    @property
+    def is_circling(self) -> bool:
+        """Requests preempt one another for ever, unless one comes or leaves."""
+        ...
+
+    @property
+    def num_running(self) -> int: ...
+
+    @property
+    def num_waiting(self) -> int: ...
+
+    @property
+    def num_unfinished(self) -> int: ...
+
+    @property
+    def capacity_tokens(self) -> int: ...
+
+    @property
+    def is_paged(self) -> bool: ...
+
+    def share_queue(self, queue: deque[Request]) -> None:
+        """From now on it admits from a queue that other replicas admit from as well."""
+        ...
+
+    def used_tokens(self) -> int:
+        """Tokens' worth of KV memory in use."""
+        ...
+
+    def is_open(self) -> bool:
+        """Whether a request that comes now could change the next step."""
+        ...
+
+    def refusal(self, request: Request) -> str:
+        """Why it could never be served, or nothing."""
+        ...
+
+    def add(self, request: Request) -> None:
+        """Queues a request that ``refusal`` has nothing against."""
+        ...
+
+    def abort(self, request: Request, now_ps: int) -> int:
+        """The client has left; returns the tokens that it has made so far."""
+        ...
+
+    def hold_until_ps(self, now_ps: int) -> int:
+        """Until when it waits for more requests before it plans; 0: it does not."""
+        ...
+
+    def steady_step(self) -> Step | None:
+        """Steps of pure decode that are known to follow without being planned, if nobody comes."""
+        ...
+
+    def advance(self, step: Step) -> list[Request]:
+        """Takes the steps of a ``steady_step``; returns who finished."""
+        ...
+
+    def schedule(self, now_ps: int) -> Step:
+        """Plans the next step and counts its tokens as computed."""
+        ...
+
+    def update(self, step: Step, now_ps: int, accepted: Mapping[Request, int]) -> list[Request]:
+        """Takes in what a planned step made; returns who finished. ``accepted``: drafts that were right."""
+        ...
+
+    def num_just_made(self, request: Request) -> int:
+        """Tokens that the last finished step made for a request that is still here."""
+        ...
+
+    def why_stepwise(self) -> str:
+        """What has kept its steps from being skipped, or nothing."""
+        ...
+
+    def ground(self) -> Ground | None:
+        """What it lends to the fast path, where that decides as it does."""
+        ...
+
+    def endless(self, step: Step) -> ScenarioError:
+        """What to say of a run that circles."""
+        ...
