@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sim.cost.launch import LaunchedPrice
-from sim.cost.pipeline import PipelinePrice
-from sim.cost.step import CompiledPrice
-from sim.cost.table_price import table_price
 from sim.hardware import load_hardware
-from sim.model import load_model
-from sim.scenario import EngineConfig, EngineOverheads, Scenario, Workload
+from sim.hardware.engine_profile import EngineOverheads
+from sim.model.config import load_model
+from sim.price.overheads import LaunchedPrice
+from sim.price.pipeline import PipelinePrice
+from sim.price.providers.table import table_price
+from sim.price.step import CompiledPrice
+from sim.serving.scenario import EngineConfig, Scenario, Workload
 
 MEASURED = Path(__file__).parents[2] / "shared" / "measured" / "serving" / "rtx4090_llama-3.1-8b"
 CALLS = 2_000

@@ -103,10 +103,16 @@ def measure(benchmark: Benchmark, folder: Path, runs: int) -> dict[str, Any]:
 
 def one_run(benchmark: Benchmark, folder: Path) -> dict[str, Any]:
     """Loads the trace and simulates it, in this process; imports are not counted."""
-    from sim.loading import load_scenario
-    from sim.run import run_one
+    from sim.kinds.load import load_scenario
+    from sim.kinds.run import run_one
 
-    for module in ("sim.checks", "sim.serving.run", "sim.workload", "sim.model", "sim.hardware.load"):
+    for module in (
+        "sim.serving.checks.scenario",
+        "sim.serving.run",
+        "sim.serving.workload",
+        "sim.model",
+        "sim.hardware.load",
+    ):
         import_module(module)  # some of them only wait for the first scenario
 
     with tempfile.TemporaryDirectory() as place:

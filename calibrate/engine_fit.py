@@ -25,10 +25,9 @@ from calibrate.shared_prefix_runs import (
     scenario_of,
     simulated_s,
 )
-from sim.cost.memory import memory_plan
-from sim.engine_profile import load_engine_profile
 from sim.errors import ScenarioError
-from sim.scenario import EngineOverheads
+from sim.hardware.engine_profile import EngineOverheads, load_engine_profile
+from sim.price.memory import memory_plan
 
 FILE = Path("serving/h100_vllm_shared_prefix.csv")
 TARGETS = {"e2e": 0.05, "tpot": 0.05, "ttft": 0.12}  # mean over the stages left out; none worse than twice it

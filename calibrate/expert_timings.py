@@ -13,7 +13,7 @@ from calibrate.kernel_timings import (
     source_of,
     timings_of,
 )
-from sim.cost.laws.experts import experts_hit
+from sim.hardware.laws.gemm import experts_hit
 
 # (width, experts per token) of Nemotron 3: squared ReLU, no gate.
 UNGATED_EXPERTS = ((1856.0, 6.0), (2688.0, 22.0), (5120.0, 22.0))

@@ -12,7 +12,7 @@ import numpy as np
 from calibrate.kernel_fits import Validation
 from calibrate.kernel_timings import KernelTimings
 from calibrate.validation_table import validate
-from sim.cost.laws.device import Floats
+from sim.hardware.laws.device import Floats
 
 MAX_POINTS = 1500  # of a plot, drawn with a fixed seed
 COLUMNS = (

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from sim.cost.laws.device import Device, Floats, KernelLaw, Sizes
+from sim.hardware.laws.device import Device, Floats, KernelLaw, Sizes
 
 MAX_ROUNDS = 40
 NUDGE = 2e-3  # of log(constant): wide enough to feel a wave's step through many rows

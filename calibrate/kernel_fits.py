@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from calibrate.fitting import fit_law, loss_of
 from calibrate.kernel_timings import KernelTimings
-from sim.cost.laws.attention import HEAD_DIMS
-from sim.cost.laws.device import Floats, KernelLaw
-from sim.cost.laws.registry import LAWS, OPERATORS
 from sim.hardware import KernelFit
+from sim.hardware.laws.attention import HEAD_DIMS
+from sim.hardware.laws.device import Floats, KernelLaw
+from sim.hardware.laws.registry import LAWS, OPERATORS
 
 MAX_ROWS = 2000  # per fit: drawn with a fixed seed
 FOLDS = 4

@@ -15,10 +15,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from calibrate.timings import AIC, RTX_4090, RTX_4090_GEMMS
-from sim.cost.law_times import device_of
-from sim.cost.laws.device import Device, Floats
-from sim.cost.laws.registry import OPERATORS
 from sim.hardware import load_hardware
+from sim.hardware.laws.device import Device, Floats
+from sim.hardware.laws.registry import OPERATORS
+from sim.price.law_times import device_of
 
 Rows = npt.NDArray[np.bool_]
 AIC_GPUS = {

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from calibrate.curve_law import Floats
-from sim.cost.roofline import wave_utilisation
 from sim.hardware import HardwareProfile
+from sim.price.roofline import wave_utilisation
 
 Rows = npt.NDArray[np.bool_]
 

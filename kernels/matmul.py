@@ -171,7 +171,7 @@ def reference(a_MK: Any, b_KN: Any) -> Any:
 
 
 def counts(M: int, N: int, K: int, element_bytes: float = 2, out_bytes: float | None = None) -> Counts:
-    """2 M N K FLOPs; A and B are read once and C is written once (what ``sim.cost.operators`` prices)."""
+    """2 M N K FLOPs; A and B are read once and C is written once (what ``sim.price.operators`` prices)."""
     out = element_bytes if out_bytes is None else out_bytes
     return Counts(flops=2.0 * M * N * K, hbm_bytes=element_bytes * (M * K + K * N) + out * M * N)
 

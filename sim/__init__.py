@@ -22,33 +22,33 @@ from typing import TYPE_CHECKING, Any
 from sim.version import __version__
 
 if TYPE_CHECKING:
-    from sim.answer import Answer
-    from sim.cost.memory import memory_plan
     from sim.errors import InvariantError, ScenarioError
-    from sim.export import preemptions_dataframe, requests_dataframe, segments_dataframe
+    from sim.export.files import preemptions_dataframe, requests_dataframe, segments_dataframe
     from sim.hardware import load_hardware
-    from sim.loading import load_scenario
-    from sim.metrics import summarize
-    from sim.model import load_model
-    from sim.run import compare, run_one, run_scenario
-    from sim.summary import Summary
+    from sim.kinds.load import load_scenario
+    from sim.kinds.run import compare, run_one, run_scenario
+    from sim.model.config import load_model
+    from sim.price.memory import memory_plan
+    from sim.results.answer import Answer
+    from sim.results.summary import Summary
+    from sim.serving.metrics import summarize
 
 _HOMES = {
-    "Answer": "sim.answer",
+    "Answer": "sim.results.answer",
     "InvariantError": "sim.errors",
     "ScenarioError": "sim.errors",
-    "Summary": "sim.summary",
-    "compare": "sim.run",
+    "Summary": "sim.results.summary",
+    "compare": "sim.kinds.run",
     "load_hardware": "sim.hardware",
-    "load_model": "sim.model",
-    "load_scenario": "sim.loading",
-    "memory_plan": "sim.cost.memory",
-    "preemptions_dataframe": "sim.export",
-    "requests_dataframe": "sim.export",
-    "run_one": "sim.run",
-    "run_scenario": "sim.run",
-    "segments_dataframe": "sim.export",
-    "summarize": "sim.metrics",
+    "load_model": "sim.model.config",
+    "load_scenario": "sim.kinds.load",
+    "memory_plan": "sim.price.memory",
+    "preemptions_dataframe": "sim.export.files",
+    "requests_dataframe": "sim.export.files",
+    "run_one": "sim.kinds.run",
+    "run_scenario": "sim.kinds.run",
+    "segments_dataframe": "sim.export.files",
+    "summarize": "sim.serving.metrics",
 }
 
 __all__ = [

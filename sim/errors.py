@@ -1,6 +1,11 @@
-"""The two ways to fail: the user's input is wrong, or we are."""
+"""What is wrong: the two exceptions of the program, its warnings, and the nearest allowed word."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 
 class ScenarioError(Exception):
@@ -39,3 +44,58 @@ class ScenarioError(Exception):
 
 class InvariantError(Exception):
     """We are wrong: a law of the simulation was broken. The message prints the state."""
+
+
+def closest(word: object, options: Iterable[str]) -> str | None:
+    """The option that reads most like ``word``, or None where nothing is near."""
+    by_folded: dict[str, str] = {}
+    for option in options:
+        by_folded.setdefault(_folded(option), option)
+    given = _folded(str(word)[:100])
+    # The beginning of a name, h200 for h200-sxm-141gb, before names that look like it.
+    near = [option for option in by_folded if len(given) >= 3 and option.startswith(f"{given}_")]
+    near = near or difflib.get_close_matches(given, by_folded, n=1, cutoff=0.6)
+    return by_folded[near[0]] if near else None
+
+
+def did_you_mean(word: object, options: Iterable[str]) -> str:
+    """``"; did you mean X?"``, or nothing: to be put behind a problem."""
+    near = closest(word, options)
+    return f"; did you mean {near}?" if near else ""
+
+
+def _folded(word: str) -> str:
+    return word.casefold().replace("-", "_")
+
+
+CautionKind = Literal[
+    "too_few_requests",
+    "queue_grows",
+    "queue_untested",
+    "long_drain",
+    "no_slo",
+    "requests_lost",
+    "percentile_refused",
+    "thin_percentile",
+    "kv_never_full",
+    "block_map_truncated",
+    "efficiency_not_measured",
+    "one_seed",
+    "too_few_steps",
+    "loss_not_falling",
+    "target_not_reached",
+    "renamed",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caution:
+    """One warning: the observation, its meaning, the remedy."""
+
+    kind: CautionKind
+    observation: str
+    meaning: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.observation}: {self.meaning}; {self.remedy}"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sim.arrays import PS_PER_S, Int64
-from sim.records import RequestTable
+from sim.serving.records import RequestTable
 
 _UINT64 = np.uint64
 

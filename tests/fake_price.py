@@ -10,12 +10,13 @@ from unittest.mock import patch
 import numpy as np
 from plain_engine import plain_engine
 
-from sim.cost.step import Chunks
+from sim.arrays import PS_PER_S, Int64
 from sim.hardware import load_hardware
-from sim.model import load_model
-from sim.records import PS_PER_S, Int64, RequestTable, RunResult
-from sim.scenario import Scenario, Workload
+from sim.model.config import load_model
+from sim.price.step import Chunks
 from sim.serving import simulate
+from sim.serving.records import RequestTable, RunResult
+from sim.serving.scenario import Scenario, Workload
 
 HARDWARE = load_hardware("h100-sxm-80gb")
 MODEL = load_model("llama-3.1-8b")

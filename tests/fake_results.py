@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from plain_engine import plain_engine
 
+from sim.arrays import PS_PER_S
 from sim.hardware import EfficiencyCurve, HardwareProfile
-from sim.model import ModelShape
-from sim.records import (
+from sim.model.shape import ModelShape
+from sim.serving.records import (
     ABORTED,
     FINISHED,
-    PS_PER_S,
     REFUSED,
     STATUS_NAMES,
     UNFINISHED,
@@ -24,7 +24,8 @@ from sim.records import (
     RunResult,
     SegmentColumns,
 )
-from sim.scenario import Arrivals, Scenario, Slo, Workload
+from sim.serving.scenario import Scenario, Slo, Workload
+from sim.serving.workload.arrivals import Arrivals
 
 HARDWARE = HardwareProfile(
     name="one-gpu", vendor="nobody", architecture="none", compute_capability=None, sm_count=100,

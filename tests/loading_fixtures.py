@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sim.errors import ScenarioError
-from sim.loading import load_scenario
-from sim.scenario_file import ScenarioFile
+from sim.kinds.load import load_scenario
+from sim.scenario.file import ScenarioFile
 
 GOOD = """\
 schema_version: 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sim.scenario import EngineConfig
+from sim.serving.scenario import EngineConfig
 
 PLAIN: dict[str, Any] = {
     "batching": "continuous",

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from plain_engine import plain_engine
 
 from sim.hardware import load_hardware
-from sim.model import load_model
-from sim.records import RequestTable, RunResult
-from sim.scenario import EngineOverheads, Scenario, Workload
+from sim.hardware.engine_profile import EngineOverheads
+from sim.model.config import load_model
+from sim.serving.records import RequestTable, RunResult
+from sim.serving.scenario import Scenario, Workload
 from sim.serving.simulate import Run, simulate
 
 HARDWARE = load_hardware("h100-sxm-80gb")

@@ -14,7 +14,7 @@ import yaml
 from loading_fixtures import GOOD
 
 from sim.errors import ScenarioError
-from sim.loading import load_scenario
+from sim.kinds.load import load_scenario
 
 Steps = tuple[str | int, ...]
 

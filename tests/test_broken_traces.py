@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from sim.errors import ScenarioError
-from sim.scenario import Trace, Workload
-from sim.workload.sources import draw_requests
+from sim.serving.scenario import Trace, Workload
+from sim.serving.workload.sources import draw_requests
 
 HEADER = "arrived_at,num_prefill_tokens,num_decode_tokens"
 

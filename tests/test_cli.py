@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import sim
-from sim.cli import VERBS, main
+from sim.cli.command import VERBS, main
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -60,7 +60,7 @@ def files_below(folder: Path) -> list[str]:
 
 def test_help_imports_nothing_heavy() -> None:
     """So that it answers at once: no library, and no module of the simulator itself."""
-    code = "import sys; from sim.cli import main\ntry: main(['--help'])\nfinally: print(*sys.modules)"
+    code = "import sys; from sim.cli.command import main\ntry: main(['--help'])\nfinally: print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert all(verb in done.stdout for verb in VERBS)
@@ -335,8 +335,8 @@ def test_list_and_show(kind: str, name: str, shown: str | None, capsys: pytest.C
 def test_the_schema_accepts_every_shipped_scenario(capsys: pytest.CaptureFixture[str]) -> None:
     import jsonschema
 
-    from sim.data import scenario_paths
-    from sim.loading import load_yaml
+    from sim.scenario.shipped import scenario_paths
+    from sim.scenario.strict_yaml import load_yaml
 
     assert main(["schema"]) == 0
     schema = json.loads(capsys.readouterr().out)

@@ -14,19 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sim.answer_line import answer_line, headline_metric, table_metrics
-from sim.comparison import Comparison
 from sim.errors import InvariantError, ScenarioError
-from sim.intervals import mean_interval, ratio_interval, student_t_cdf, student_t_quantile
-from sim.metric import format_metric
-from sim.metric_table import METRICS
-from sim.metrics import summarize
+from sim.kinds.run import compare
+from sim.results.answer import answer_line, headline_metric, table_metrics
+from sim.results.comparison import Comparison, check_thresholds
+from sim.results.metric import format_metric
+from sim.results.statistics import mean_interval, ratio_interval, student_t_cdf, student_t_quantile
+from sim.results.summary import Summary
+from sim.results.verdict import Verdict
 from sim.rng import stream
-from sim.run import compare
-from sim.scenario import Slo, Threshold
-from sim.summary import Summary
-from sim.thresholds import check_thresholds
-from sim.verdict import Verdict
+from sim.scenario.fields import Threshold
+from sim.serving.metrics import METRICS, summarize
+from sim.serving.scenario import Slo
 
 
 def summary(variant: str = "base", seed: int = 1, **numbers: float | None) -> Summary:

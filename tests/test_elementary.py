@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim import elementary
-from sim.cost.step import whole_ps
 from sim.elementary import exp_of, last_digits_free, log_of, power, tanh_of
+from sim.price.step import whole_ps
 
 Floats = npt.NDArray[np.float64]
 

@@ -9,7 +9,8 @@ import pytest
 
 import sim
 from sim.hardware import load_hardware
-from sim.scenario import EngineConfig, EngineOverheads, Scenario
+from sim.hardware.engine_profile import EngineOverheads
+from sim.serving.scenario import EngineConfig, Scenario
 
 FILE = """\
 schema_version: 1

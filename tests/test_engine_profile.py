@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from sim.catalog import engine_table, show
-from sim.cli import main
-from sim.engine_profile import engine_profile_names, load_engine_profile
+from sim.cli.catalog import engine_table, show
+from sim.cli.command import main
 from sim.errors import ScenarioError
-from sim.loading import load_scenario
+from sim.hardware.engine_profile import engine_profile_names, load_engine_profile
+from sim.kinds.load import load_scenario
 
 PROFILE = """\
 name: mine

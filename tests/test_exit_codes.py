@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import calibrate.commands
-from sim.cli import VERBS, main
+from sim.cli.command import VERBS, main
 from sim.errors import InvariantError, ScenarioError
 
 CHECKOUT = Path(__file__).parent.parent
@@ -114,10 +114,10 @@ def test_a_verb_that_cannot_be_imported_is_a_bug_too(
 def test_an_exception_in_a_worker_process_is_one_line(tmp_path: Path) -> None:
     """A policy given by path runs in the worker, and what it raises comes back over the pool."""
     code = (
-        "import sys, sim.run, sim.cli\n"
+        "import sys, sim.kinds.run, sim.cli.command\n"
         "def broken(task): raise RuntimeError('in the worker')\n"
-        "sim.run.run_task = broken\n"
-        "sys.exit(sim.cli.main(['run', 'serving/static_vs_continuous', '--jobs', '2', '--quiet',"
+        "sim.kinds.run.run_task = broken\n"
+        "sys.exit(sim.cli.command.main(['run', 'serving/static_vs_continuous', '--jobs', '2', '--quiet',"
         " '--set', 'workload.num_requests=10', '--set', 'workload.warmup_requests=0']))\n"
     )
     done = python("-c", code, cwd=tmp_path)

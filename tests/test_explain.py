@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from plain_engine import plain_engine
 
+from sim.arrays import PS_PER_S
 from sim.cli.command import main
-from sim.cost.explain import StepShape, counter_of, explain_step
-from sim.cost.explain_constants import constants_of_step, step_warnings
-from sim.cost.law_times import law_device
-from sim.cost.laws.gemm import loaded_bytes, tilings
-from sim.cost.pipeline import PipelinePrice
-from sim.cost.step import CompiledPrice
 from sim.hardware import load_hardware
-from sim.model import load_model
-from sim.records import PS_PER_S
-from sim.scenario import EngineOverheads, Scenario, Workload
+from sim.hardware.engine_profile import EngineOverheads
+from sim.hardware.laws.gemm import loaded_bytes, tilings
+from sim.model.config import load_model
+from sim.price.explain import StepShape, constants_of_step, counter_of, explain_step, step_warnings
+from sim.price.law_times import law_device
+from sim.price.pipeline import PipelinePrice
+from sim.price.step import CompiledPrice
+from sim.serving.scenario import Scenario, Workload
 
 
 def scenario(tensor_parallel_size: int = 1, model: str = "llama-3.1-8b", **engine: Any) -> Scenario:

@@ -27,25 +27,21 @@ from hypothesis import strategies as st
 from plain_engine import plain_engine
 
 from sim.errors import ScenarioError
-from sim.export import (
-    preemptions_csv,
+from sim.export.files import (
     preemptions_dataframe,
-    requests_csv,
     requests_dataframe,
-    segments_csv,
     segments_dataframe,
     summary_json,
-    vllm_bench_block,
-    vllm_bench_json,
     write_parquet,
     write_table,
     write_whole,
 )
-from sim.export.records import seconds_text
-from sim.metric_table import METRICS
-from sim.metrics import summarize
-from sim.run import compare
-from sim.scenario import Arrivals, Slo, Workload
+from sim.export.records import preemptions_csv, requests_csv, seconds_text, segments_csv
+from sim.export.vllm_bench import vllm_bench_block, vllm_bench_json
+from sim.kinds.run import compare
+from sim.serving.metrics import METRICS, summarize
+from sim.serving.scenario import Slo, Workload
+from sim.serving.workload.arrivals import Arrivals
 
 
 def rows_of(text: Iterator[str]) -> list[dict[str, str]]:

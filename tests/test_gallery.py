@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.data import scenario_paths
+from sim.scenario.shipped import scenario_paths
 from tools import check_files
 from tools.gallery import REPORTS, check, chosen, compare
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from described_workload import describe
 
-from sim.records import RequestTable
-from sim.scenario import Trace, Workload
-from sim.workload.sources import draw_requests
+from sim.serving.records import RequestTable
+from sim.serving.scenario import Trace, Workload
+from sim.serving.workload.sources import draw_requests
 
 HEADER = "arrival_s,input_tokens,output_tokens,prefix_block_hashes16_first3"
 

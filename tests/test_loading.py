@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 from loading_fixtures import GOOD, Load, load, without_compare
 
-from sim.data import scenario_paths
 from sim.errors import ScenarioError
-from sim.loading import build, load_scenario
-from sim.scenario import Arrivals, Distribution, EngineConfig, Threshold, Workload, key
+from sim.kinds.load import load_scenario
+from sim.scenario.build import build
+from sim.scenario.distribution import Distribution
+from sim.scenario.fields import Threshold, key
+from sim.scenario.shipped import scenario_paths
+from sim.serving.scenario import EngineConfig, Workload
+from sim.serving.workload.arrivals import Arrivals
 
 __all__ = ["load"]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from loading_fixtures import GOOD, Load, changed, load, refusal, without_compare, workload_of
 
-from sim.loading import load_scenario
-from sim.scenario import Arrivals, Distribution
+from sim.kinds.load import load_scenario
+from sim.scenario.distribution import Distribution
+from sim.serving.workload.arrivals import Arrivals
 
 __all__ = ["load"]
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from loading_fixtures import GOOD, Load, load, refusal
 
 from sim.errors import ScenarioError
-from sim.loading import load_scenario, load_yaml
-from sim.loading.strict_yaml import parse_yaml
+from sim.kinds.load import load_scenario
+from sim.scenario.strict_yaml import load_yaml, parse_yaml
 
 __all__ = ["load"]
 

@@ -13,11 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain_engine import plain_engine
 
-from sim.cost.activations import activation_peak
-from sim.cost.memory import MemoryPlan, kv_of_tokens, memory_plan, render_memory
 from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile, load_hardware
-from sim.model import load_model
+from sim.model.config import load_model
+from sim.price.memory import MemoryPlan, activation_peak, kv_of_tokens, memory_plan, render_memory
 
 CONTINUOUS = plain_engine()
 GIB = 2**30

@@ -27,16 +27,24 @@ from plain_engine import plain_engine
 
 from sim.errors import InvariantError
 from sim.hardware import EfficiencyCurve
-from sim.loading import load_scenario
-from sim.metric_table import METRICS, REQUEST_TIMES
-from sim.metrics import littles_law_gap, running_time_gap, summarize
+from sim.kinds.load import load_scenario
+from sim.kinds.run import run_one
+from sim.results.statistics import (
+    ArithmeticRuns,
+    exact_dot,
+    exact_sum,
+    is_thin,
+    order_statistics,
+    spread_of_runs,
+)
+from sim.results.summary import Summary
 from sim.rng import stream
-from sim.run import run_one
-from sim.scenario import Arrivals, Distribution, RequestClass, Slo, Workload
-from sim.statistics import ArithmeticRuns, exact_dot, exact_sum, is_thin, order_statistics, spread_of_runs
-from sim.summary import Summary
-from sim.token_gaps import token_gaps
-from sim.verdict import judge, num_waiting_at_arrival
+from sim.scenario.distribution import Distribution
+from sim.serving.judgement import judge, num_waiting_at_arrival
+from sim.serving.measures import littles_law_gap, running_time_gap, token_gaps
+from sim.serving.metrics import METRICS, REQUEST_TIMES, summarize
+from sim.serving.scenario import RequestClass, Slo, Workload
+from sim.serving.workload.arrivals import Arrivals
 
 
 def kinds(summary: Summary) -> set[str]:

@@ -10,19 +10,18 @@ from hypothesis import strategies as st
 from unshipped_models import UNSHIPPED
 
 from sim.errors import ScenarioError
-from sim.model import (
-    ModelShape,
+from sim.model.config import load_model, model_names
+from sim.model.counts import (
     check_tensor_parallel_size,
     kv_bytes_for_request,
     kv_bytes_per_token,
     layer_matrices,
-    load_model,
-    model_names,
     num_active_parameters,
     num_parameters,
     state_bytes_per_request,
     weight_bytes,
 )
+from sim.model.shape import ModelShape
 
 NAMES = model_names()
 EXACT = [n for n in NAMES if (load_model(n).published_parameters or 0) % 1_000_000]

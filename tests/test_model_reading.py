@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from unshipped_models import UNSHIPPED
 
 from sim.errors import ScenarioError
-from sim.model import kv_bytes_per_token, load_model, model_names, num_parameters, weight_bytes
+from sim.model.config import load_model, model_names
+from sim.model.counts import kv_bytes_per_token, num_parameters, weight_bytes
 
 
 def shipped(name: str) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def test_the_wheel_runs_a_shipped_scenario_by_name(installed: Path, tmp_path: Pa
 
 
 def test_the_checkout_reads_its_own_folders() -> None:
-    from sim.data import data_dir, scenario_paths
+    from sim.scenario.shipped import data_dir, scenario_paths
 
     assert data_dir("scenarios") == CHECKOUT / "scenarios"
     assert data_dir("hardware_profiles") == CHECKOUT / "hardware_profiles"

@@ -12,8 +12,8 @@ import pytest
 from fake_results import fake_result, preemption_columns, three_requests
 from toy_runs import toy_run, toy_scenario
 
-from sim.records import RunResult
-from sim.report.perfetto import trace_events, write_trace
+from sim.serving.records import RunResult
+from sim.serving.trace import trace_events, write_trace
 
 
 def slices(trace: dict[str, Any], pid: int) -> dict[int, list[dict[str, Any]]]:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import sim
-from sim.cli import main
+from sim.cli.command import main
 from sim.errors import ScenarioError
-from sim.loading import renamed
-from sim.loading.renamed import Renamed
+from sim.scenario import renamed
+from sim.scenario.renamed import Renamed
 from tools.renamed import main as compare_galleries
 
 SCENARIO = """\

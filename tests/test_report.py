@@ -21,21 +21,24 @@ from plain_engine import plain_engine
 from toy_answers import EVIL, answer_of, named_file, toy_answer
 from toy_runs import toy_file, toy_results
 
-from sim.answer import Answer
-from sim.kinds import report_of
-from sim.records import BlockMap
+from sim.kinds.registry import report_of
 from sim.report.blocks import Code
-from sim.report.content import NOT_MODELLED, build_report, report_pictures
 from sim.report.figures import INKS, digits, lanes, percent
-from sim.report.figures_block_map import FREE, View, held_fraction, raster, view_of
-from sim.report.figures_kv import kv_fractions
-from sim.report.figures_latency import MAX_QUANTILES, cdf_picture
-from sim.report.figures_load import LEVELS, load_over_time, load_pictures, segment_ends_ps
-from sim.report.figures_steps import operator_s_per_1000_tokens
 from sim.report.html import render_html, render_index
 from sim.report.markdown import render_markdown
-from sim.report.question import profile_hash
-from sim.report.trust import kind_of
+from sim.report.settings import profile_hash
+from sim.results.answer import Answer
+from sim.serving.records import BlockMap
+from sim.serving.report.block_map import FREE, View, held_fraction, raster, view_of
+from sim.serving.report.content import NOT_MODELLED, build_report, kind_of, report_pictures
+from sim.serving.report.latency import MAX_QUANTILES, cdf_picture, kv_fractions
+from sim.serving.report.load import (
+    LEVELS,
+    load_over_time,
+    load_pictures,
+    operator_s_per_1000_tokens,
+    segment_ends_ps,
+)
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +182,7 @@ def test_operator_time_is_per_thousand_tokens() -> None:
 
 
 def test_no_kv_pictures_for_a_queue(answer: Answer) -> None:
-    from sim.scenario import Distribution
+    from sim.scenario.distribution import Distribution
 
     service = Distribution(distribution="exponential", mean=1.0)
     queue = scenario(engine=plain_engine(service_time=service))

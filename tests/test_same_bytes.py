@@ -36,7 +36,7 @@ def test_learning_is_the_same_under_every_setting() -> None:
 
 
 def test_the_shortened_scenarios_are_scenarios() -> None:
-    from sim.loading import load_scenario
+    from sim.kinds.load import load_scenario
 
     for name, overrides in same_bytes.SCENARIOS.items():
         assert load_scenario(name, overrides=overrides).variants, name

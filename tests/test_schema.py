@@ -13,10 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loading_fixtures import Load, changed, load, refusal, without_compare
 
-from sim.data import scenario_paths
-from sim.loading import load_scenario, load_yaml, to_raw
-from sim.scenario import EngineConfig, Scenario, key
-from sim.schema import Definitions, scenario_schema
+from sim.kinds.load import load_scenario
+from sim.kinds.schema import Definitions, scenario_schema
+from sim.scenario.fields import key
+from sim.scenario.file import to_raw
+from sim.scenario.shipped import scenario_paths
+from sim.scenario.strict_yaml import load_yaml
+from sim.serving.scenario import EngineConfig, Scenario
 
 __all__ = ["load"]
 

@@ -17,14 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.cli import main
+from sim.cli.command import main
+from sim.cli.progress import Progress, progress_line
 from sim.errors import ScenarioError
+from sim.kinds.executors import SerialExecutor, map_as_completed, open_executor
 from sim.plan.evaluate import Point, evaluate, fingerprint
-from sim.plan.executors import SerialExecutor, map_as_completed, open_executor
-from sim.plan.grid import grid, parse_over
-from sim.plan.progress import Progress, progress_line
-from sim.plan.sweep import Sweep, cheapest_meeting, read_ledger, run_points, sweep_points
-from sim.plan.sweep_pictures import sweep_pictures
+from sim.plan.sweep import Sweep, cheapest_meeting, grid, parse_over, read_ledger, run_points, sweep_points
+from sim.plan.sweep_report import sweep_pictures
 
 TINY = """\
 schema_version: 1
@@ -152,8 +151,8 @@ def test_a_point_is_new_when_the_scenario_or_a_file_it_reads_changes(empty_folde
 
 
 def test_a_row_is_the_mean_over_the_seeds(tiny: Path) -> None:
-    from sim.metrics import summarize
-    from sim.run import run_one
+    from sim.kinds.run import run_one
+    from sim.serving.metrics import summarize
 
     point = sweep_points(str(tiny), ["replicas=2"])[0]
     row = evaluate(point)

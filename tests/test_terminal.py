@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import pytest
 from fake_results import queue_result, replace, scenario
 
-from sim.comparison import Comparison
-from sim.metrics import summarize
+from sim.kinds.run import compare
 from sim.report.terminal import WIDTH, render_answer, render_comparison
-from sim.run import compare
-from sim.scenario import Slo, Threshold
-from sim.summary import Summary
+from sim.results.comparison import Comparison
+from sim.results.summary import Summary
+from sim.scenario.fields import Threshold
+from sim.serving.metrics import summarize
+from sim.serving.scenario import Slo
 
 
 def runs(name: str, service_s: float) -> list[Summary]:

@@ -15,10 +15,13 @@ from described_workload import describe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.arrays import PS_PER_S
 from sim.errors import ScenarioError
-from sim.records import PS_PER_S, RequestTable
-from sim.scenario import Arrivals, Distribution, Trace, Workload
-from sim.workload.sources import draw_requests
+from sim.scenario.distribution import Distribution
+from sim.serving.records import RequestTable
+from sim.serving.scenario import Trace, Workload
+from sim.serving.workload.arrivals import Arrivals
+from sim.serving.workload.sources import draw_requests
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

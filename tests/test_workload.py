@@ -13,12 +13,14 @@ from described_workload import describe, shared_prompt_tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.arrays import PS_PER_S
 from sim.errors import ScenarioError
-from sim.records import PS_PER_S, RequestTable
 from sim.rng import stream
-from sim.scenario import Arrivals, Distribution, RateStep, RequestClass, Sessions, SharedPrefix, Workload
-from sim.workload.distributions import Place, draw_tokens, draw_values
-from sim.workload.sources import draw_requests
+from sim.scenario.distribution import Distribution, DrawPlace, draw_tokens, draw_values
+from sim.serving.records import RequestTable
+from sim.serving.scenario import RequestClass, Sessions, SharedPrefix, Workload
+from sim.serving.workload.arrivals import Arrivals, RateStep
+from sim.serving.workload.sources import draw_requests
 
 N = 100_000
 
@@ -503,4 +505,4 @@ def test_a_wrong_workload_gives_one_clear_error(name: str) -> None:
 
 def test_place_names_the_key_in_errors() -> None:
     with pytest.raises(ScenarioError, match=r"engine\.service_time"):
-        draw_values(law("fixed"), 3, stream(1, "service_time"), Place(path="engine.service_time"))
+        draw_values(law("fixed"), 3, stream(1, "service_time"), DrawPlace(path="engine.service_time"))

@@ -7,11 +7,11 @@ from typing import Any
 
 from toy_runs import toy_file, toy_results, toy_scenario
 
-from sim.answer import Answer
-from sim.metrics import summarize
-from sim.records import RunResult
-from sim.run import compare
-from sim.scenario_file import ScenarioFile
+from sim.kinds.run import compare
+from sim.results.answer import Answer
+from sim.scenario.file import ScenarioFile
+from sim.serving.metrics import summarize
+from sim.serving.records import RunResult
 
 EVIL = "<script>window.owned = 1</script> & \"quotes\" 'too' | ` * `"
 

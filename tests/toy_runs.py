@@ -14,8 +14,12 @@ import numpy as np
 from plain_engine import plain_engine
 
 from sim.hardware import HardwareProfile
-from sim.model import ModelShape
-from sim.records import (
+from sim.model.shape import ModelShape
+from sim.rng import stream
+from sim.scenario.distribution import Distribution
+from sim.scenario.fields import Threshold
+from sim.scenario.file import ScenarioFile, Variant
+from sim.serving.records import (
     FINISHED,
     KV_KINDS,
     BlockMap,
@@ -24,9 +28,8 @@ from sim.records import (
     RunResult,
     SegmentColumns,
 )
-from sim.rng import stream
-from sim.scenario import Arrivals, Distribution, Scenario, Slo, Threshold, Workload
-from sim.scenario_file import ScenarioFile, Variant
+from sim.serving.scenario import Scenario, Slo, Workload
+from sim.serving.workload.arrivals import Arrivals
 
 MS = 1_000_000_000
 MAX_LEN, NUM_SLOTS, BLOCK = 512, 12, 16

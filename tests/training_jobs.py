@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.scenario import Distribution
+from sim.scenario.distribution import Distribution
 from sim.training.delays import DataLoaderStall, MarkovSlow, StepVariation
 from sim.training.exchange.prices import Exchange
 from sim.training.schedule.job import Job

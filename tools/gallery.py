@@ -15,16 +15,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sim.answer import Answer
-from sim.answer_line import answer_line
-from sim.data import scenario_name, scenario_paths
-from sim.export import summary_json, write_whole
-from sim.kinds import report_of
-from sim.loading import load_scenario
-from sim.plan.progress import Progress
+from sim.cli.progress import Progress
+from sim.export.files import summary_json, write_whole
+from sim.kinds.load import load_scenario
+from sim.kinds.registry import report_of
+from sim.kinds.run import run_scenario
 from sim.report.html import render_html, render_index
 from sim.report.markdown import render_markdown
-from sim.run import run_scenario
+from sim.results.answer import Answer, answer_line
+from sim.scenario.shipped import scenario_name, scenario_paths
 
 REPORTS = Path(__file__).parent.parent / "reports"
 MAX_LINES, MAX_WIDTH = 20, 300

@@ -15,12 +15,11 @@ import shlex
 import tempfile
 from pathlib import Path
 
-from sim.cli import main as gpuyard
-from sim.plan.executors import open_executor
-from sim.report.content import NOT_MODELLED
-from sim.trust.board import make_board
-from sim.trust.board_file import load_board
-from sim.trust.board_text import groups_markdown
+from sim.cli.command import main as gpuyard
+from sim.kinds.executors import open_executor
+from sim.serving.report.content import NOT_MODELLED
+from sim.trust.board import load_board, make_board
+from sim.trust.board_report import groups_markdown
 from sim.trust.cases import load_folder, run_cases
 
 README = Path(__file__).parent.parent / "README.md"

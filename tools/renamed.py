@@ -1,7 +1,8 @@
 """Is a gallery the same but for renamed words? ``python -m tools.renamed OLD NEW``.
 
-OLD and NEW are a ``summary.json`` or a folder of ``*/summary.json``. The words of ``sim.loading.renamed`` are
-applied to the old one, then both must be equal, value by value and without tolerance. Exit code 1 otherwise.
+OLD and NEW are a ``summary.json`` or a folder of ``*/summary.json``. The words of
+``sim.scenario.renamed`` are applied to the old one, then both must be equal, value by value and without
+tolerance. Exit code 1 otherwise.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sim.loading import renamed
+from sim.scenario import renamed
 from tools.gallery import compare
 
 

@@ -77,9 +77,9 @@ def libraries() -> dict[str, str]:
 
 def run_here(scenarios: Mapping[str, tuple[str, ...]]) -> Run:
     """The scenarios in this process."""
-    from sim.export import summary_json
-    from sim.loading import load_scenario
-    from sim.run import run_scenario
+    from sim.export.files import summary_json
+    from sim.kinds.load import load_scenario
+    from sim.kinds.run import run_scenario
 
     summaries = {}
     for name, overrides in scenarios.items():

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from calibrate.engine.runs import Recorded
-from sim.cost.laws.device import Floats
 from sim.errors import ScenarioError
-from sim.scenario import EngineOverheads
+from sim.hardware.engine_profile import EngineOverheads
+from sim.hardware.laws.device import Floats
 
 FEWEST_STEPS = 30
 ROUNDS = 60

@@ -21,7 +21,7 @@ from kernels.paged_decode_attention import paged_decode_attention
 from kernels.rms_norm import rms_norm
 from kernels.rope_cache import cos_sin, rope_cache
 from kernels.silu_mul import silu_mul
-from sim.model import ModelShape
+from sim.model.shape import ModelShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

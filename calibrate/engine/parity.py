@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from calibrate.engine.runs import EngineRun, Recorded
-from sim.cost.laws.device import Floats
+from sim.arrays import PS_PER_S
 from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile
-from sim.records import FINISHED, PS_PER_S
-from sim.scenario import EngineOverheads
+from sim.hardware.engine_profile import EngineOverheads
+from sim.hardware.laws.device import Floats
+from sim.serving.records import FINISHED
 from sim.serving.run import run_serving
 from sim.serving.simulate import Run, price_of
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from calibrate.engine.parity import ASKED, RunParity
 from calibrate.fit.report import STYLE, html_table
 from calibrate.fit_report import scatter, scatter_layout, write_tables
-from sim.scenario import EngineOverheads
+from sim.hardware.engine_profile import EngineOverheads
 
 HEAD = ("run", "role", "metric", "recorded", "simulated", "error", "asked", "met")
 LABELS = {"ttft_s": "TTFT", "tpot_s": "TPOT", "e2e_s": "E2E"}

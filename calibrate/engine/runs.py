@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sim.arrays import PS_PER_S
 from sim.errors import ScenarioError
-from sim.loading import load_scenario
-from sim.loading.csv_lines import csv_lines
-from sim.loading.strict_yaml import load_yaml
-from sim.records import PS_PER_S, RequestTable
-from sim.scenario import Scenario
-from sim.workload.sources import draw_requests
+from sim.kinds.load import load_scenario
+from sim.price.providers.table import csv_lines
+from sim.scenario.strict_yaml import load_yaml
+from sim.serving.records import RequestTable
+from sim.serving.scenario import Scenario
+from sim.serving.workload.sources import draw_requests
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 STEP_COLUMNS = (

@@ -31,7 +31,7 @@ from calibrate.engine.step import cut_down
 from calibrate.engine.warm_up import ALIGNED, warm_up_steps
 from calibrate.measure import device
 from calibrate.measure.run import now
-from sim.records import PS_PER_S
+from sim.arrays import PS_PER_S
 from sim.rng import stream
 from sim.serving.batching.plan import limits_of
 

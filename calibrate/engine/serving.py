@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from calibrate.engine.llama import Batch, Chunk, Llama
-from sim.records import PS_PER_S
+from sim.arrays import PS_PER_S
 from sim.serving.batching.continuous import continuous
 from sim.serving.batching.plan import KVView, Limits, Policy, StepPlan
 from sim.serving.kv.paged import PagedKV

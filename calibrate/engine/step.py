@@ -11,7 +11,8 @@ import torch
 from calibrate.engine.llama import Batch, Layer, Llama, random_llama
 from kernels import paged_decode_attention, rms_norm, rope_cache, silu_mul
 from kernels.launch import cdiv
-from sim.model import ModelShape, load_model
+from sim.model.config import load_model
+from sim.model.shape import ModelShape
 
 BLOCK_SIZE = 16
 CHECKED_SEQUENCES = 2

@@ -13,11 +13,11 @@ from calibrate.fit.constants import LARGE_COPY_BYTES
 from calibrate.fit.rows import MeasuredRow, Measurements
 from calibrate.fit.timings import LIBRARIES, graph_start_s, kernel_s
 from calibrate.measure.points import size_text
-from sim.cost.step import CompiledPrice
+from sim.arrays import PS_PER_S
 from sim.hardware import HardwareProfile
-from sim.model import load_model
-from sim.records import PS_PER_S
-from sim.scenario import EngineConfig, Scenario, Trace, Workload
+from sim.model.config import load_model
+from sim.price.step import CompiledPrice
+from sim.serving.scenario import EngineConfig, Scenario, Trace, Workload
 
 STEP_MODEL = "llama-3.1-8b"
 

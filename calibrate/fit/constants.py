@@ -14,8 +14,8 @@ from calibrate.curve_law import error_text, fit_startup
 from calibrate.fit.rows import MeasuredRow, Measurements
 from calibrate.fit.timings import PROVIDERS, chosen_rows, graph_start_s, kernel_s, who_measured
 from calibrate.fit_profile_curves import law_curve
-from sim.cost.laws.device import Floats
 from sim.hardware import EfficiencyCurve, HardwareProfile
+from sim.hardware.laws.device import Floats
 
 HBM_OVER_L2 = 4.0  # working sets so many times larger than L2 are read from HBM
 LARGE_COPY_BYTES = 256e6

@@ -18,9 +18,9 @@ from calibrate.fit.rows import Measurements, read_measurements
 from calibrate.fit.timings import OWN_OPERATORS, has_peak, is_held_out, own_timings
 from calibrate.kernel_fits import Validation, fit, kernel_fit, law_of, predict
 from calibrate.kernel_timings import KernelTimings, Rows
-from sim.cost.laws.device import Floats
-from sim.cost.laws.registry import OPERATORS
 from sim.hardware import EfficiencyCurve, HardwareProfile, KernelFit
+from sim.hardware.laws.device import Floats
+from sim.hardware.laws.registry import OPERATORS
 
 FEWEST_TRAINING = 12
 ROWS_PER_CONSTANT = 3

@@ -15,7 +15,7 @@ from pathlib import Path
 from calibrate.measure.points import Point, all_points, kernel_counts
 from calibrate.measure.rows import COLUMNS, KEY
 from sim.errors import ScenarioError
-from sim.loading.csv_lines import csv_lines
+from sim.price.providers.table import csv_lines
 
 NEEDED = (*KEY, "p50_s", "p20_s", "p80_s", "refused", "gpu")
 MAX_SECONDS = 3600.0

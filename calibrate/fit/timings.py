@@ -14,10 +14,10 @@ import numpy as np
 from calibrate.fit.rows import MeasuredRow, Measurements
 from calibrate.kernel_timings import NEVER_HOT, KernelTimings, Rows, head_groups, number_groups
 from calibrate.measure.points import size_text
-from sim.cost.law_times import device_of
-from sim.cost.laws.device import Floats
-from sim.cost.laws.registry import OPERATORS
 from sim.hardware import HardwareProfile
+from sim.hardware.laws.device import Floats
+from sim.hardware.laws.registry import OPERATORS
+from sim.price.law_times import device_of
 
 HELD_OUT_OF = 5  # every fifth shape is not fitted to
 # Who may stand for a kernel. SDPA on keys that are not paged is another kernel; its math back end, unfused.

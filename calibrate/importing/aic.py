@@ -17,14 +17,15 @@ from calibrate.importing.table_writing import Measured, Row
 from calibrate.kernel_fits import law_of, predict
 from calibrate.kernel_timings import AIC_GPUS, NEVER_HOT, KernelTimings
 from calibrate.timed_kernels import all_timings
-from sim.cost.analytic import AnalyticTimes
-from sim.cost.laws.device import Floats
-from sim.cost.price_table import SHAPE_KEYS
 from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile, load_hardware
-from sim.model import ModelShape, layer_matrices, load_model
-from sim.model.matrices import kv_heads_per_gpu
-from sim.scenario import EngineConfig, Scenario, Workload
+from sim.hardware.laws.device import Floats
+from sim.model.config import load_model
+from sim.model.counts import kv_heads_per_gpu, layer_matrices
+from sim.model.shape import ModelShape
+from sim.price.providers.analytic import AnalyticTimes
+from sim.price.providers.table import SHAPE_KEYS
+from sim.serving.scenario import EngineConfig, Scenario, Workload
 
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 192, 256, 512, 1024, 1536, 2048, 3072, 4096, 8192, 16384)
 SEQUENCES = (1, 4, 16, 64, 128, 256, 512)

@@ -18,8 +18,8 @@ import pandas as pd
 import yaml
 
 from calibrate.importing.table_writing import Measured, Row
-from sim.cost.laws.experts import experts_hit
 from sim.errors import ScenarioError
+from sim.hardware.laws.gemm import experts_hit
 
 CALLS_PER_LAYER = {"layernorm": 2, "embedding": 0, "final_layernorm": 0}
 SHAPE_KEYS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size")

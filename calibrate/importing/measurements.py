@@ -15,9 +15,11 @@ from pathlib import Path
 from calibrate.fit.rows import MeasuredRow, Measurements, read_measurements
 from calibrate.fit.timings import chosen_rows, graph_start_s, kernel_s, who_measured
 from calibrate.importing.table_writing import Measured, Row
-from sim.cost.price_table import SHAPE_KEYS
 from sim.errors import ScenarioError
-from sim.model import ModelShape, kv_heads_per_gpu, layer_matrices, load_model
+from sim.model.config import load_model
+from sim.model.counts import kv_heads_per_gpu, layer_matrices
+from sim.model.shape import ModelShape
+from sim.price.providers.table import SHAPE_KEYS
 
 FEWEST_SIZES = 2
 LINEAR = {"qkv_proj", "o_proj", "gate_up_proj", "down_proj", "lm_head"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from calibrate.importing.table_writing import Measured, Row
-from sim.cost.price_table import load_price_table
+from sim.price.providers.table import load_price_table
 
 
 def read_price_table(folder: Path) -> Measured:

@@ -1,4 +1,4 @@
-"""Writes a price table: ``price_table.yaml`` and three CSV files (see ``sim.cost.price_table``)."""
+"""Writes a price table: ``price_table.yaml`` and three CSV files (see ``sim.price.providers.table``)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from sim.cost.attention_grid import AXES
-from sim.cost.price_table import FORMAT, HEADER, PriceTable, load_price_table
+from sim.price.providers.table import AXES, FORMAT, HEADER, PriceTable, load_price_table
 
 Row = tuple[object, ...]
 

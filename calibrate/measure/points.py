@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from kernels import KERNELS
-from sim.model import layer_matrices, load_model
+from sim.model.config import load_model
+from sim.model.counts import layer_matrices
 
 Size = Mapping[str, int]
 MAX_STEP_TOKENS = 800_000  # batch × context of a decode step: 105 GB of KV cache for Llama-3.1-8B

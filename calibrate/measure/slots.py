@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from calibrate.measure.points import Point, kernel_counts
 from sim.hardware import HardwareProfile
-from sim.model import load_model, num_parameters
+from sim.model.config import load_model
+from sim.model.counts import num_parameters
 
 EXPECTED_SECONDS = 360  # planned work of a slot: the rest is for starting, compiling and being wrong
 LAST_POINT_SECONDS = 20  # no new point begins when less is left

@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _files(given: list[str]) -> list[Path]:
     """The files meant; a folder stands for the YAML files below it, and its model configs."""
-    from sim.data import find_scenario
+    from sim.scenario.shipped import find_scenario
 
     files: list[Path] = []
     for path in map(Path, given):
@@ -51,7 +51,7 @@ def _check(path: Path) -> str:
     """What the file holds, in a few words. Raises ScenarioError where something is wrong with it."""
     if path.suffix == ".json":
         return _check_model(path)
-    from sim.loading import load_yaml
+    from sim.scenario.strict_yaml import load_yaml
 
     if path.name == "board.yaml":
         return _check_board(path)
@@ -62,15 +62,16 @@ def _check(path: Path) -> str:
 
 
 def _check_model(path: Path) -> str:
-    from sim.model import load_model, num_parameters
+    from sim.model.config import load_model
+    from sim.model.counts import num_parameters
 
     model = load_model(str(path))
     return f"model, {num_parameters(model) / 1e9:.2f} billion parameters"
 
 
 def _check_profile(path: Path, *, is_engine: bool) -> str:
-    from sim.engine_profile import load_engine_profile
     from sim.hardware import load_hardware
+    from sim.hardware.engine_profile import load_engine_profile
 
     if is_engine:
         engine = load_engine_profile(str(path), path="")
@@ -80,13 +81,13 @@ def _check_profile(path: Path, *, is_engine: bool) -> str:
 
 
 def _check_board(path: Path) -> str:
-    from sim.trust.board_file import read_board
+    from sim.trust.board import read_board
 
     return f"board of measured cases, {len(read_board(path).groups)} groups with bounds"
 
 
 def _check_scenario(path: Path) -> str:
-    from sim.loading import load_scenario
+    from sim.kinds.load import load_scenario
 
     file = load_scenario(str(path))
     for caution in file.warnings:

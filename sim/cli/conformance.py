@@ -12,6 +12,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Replay every case and print the table by kind; 1 where any decision differs."""
-    from sim.conformance import main_conformance
+    from sim.trust.conformance import main_conformance
 
     return main_conformance(arguments.folder)

@@ -16,7 +16,7 @@ from sim.errors import ScenarioError
 
 if TYPE_CHECKING:
     from sim.report.explain import Explained
-    from sim.scenario import Scenario
+    from sim.serving.scenario import Scenario
 
 # Options of vLLM that decide a step's price, by the same names: what stands for the value, its type.
 ENGINE_OPTIONS: dict[str, tuple[str, type]] = {
@@ -72,9 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _explained(arguments: argparse.Namespace) -> Explained:
-    from sim.cost.analytic import AnalyticTimes
-    from sim.cost.explain import StepShape, explain_step
-    from sim.cost.explain_constants import constants_of_step, step_warnings
+    from sim.price.explain import StepShape, constants_of_step, explain_step, step_warnings
+    from sim.price.providers.analytic import AnalyticTimes
     from sim.report.explain import Explained
 
     for name in SIZES:
@@ -100,7 +99,7 @@ def _explained(arguments: argparse.Namespace) -> Explained:
 
 def _csv(found: Explained) -> str:
     """The operators as ``write_table`` writes them."""
-    from sim.export.tables import write_table
+    from sim.export.files import write_table
     from sim.report.explain import operator_rows
 
     with tempfile.TemporaryDirectory() as folder:
@@ -110,8 +109,7 @@ def _csv(found: Explained) -> str:
 
 
 def _write(found: Explained, out: Path) -> None:
-    from sim.export.atomic import write_whole
-    from sim.export.tables import write_table
+    from sim.export.files import write_table, write_whole
     from sim.report.explain import as_json, operator_rows, render_explain_page
 
     if out.exists() and not out.is_dir():
@@ -125,12 +123,13 @@ def _write(found: Explained, out: Path) -> None:
 
 
 def _scenario(arguments: argparse.Namespace) -> Scenario:
-    from sim.checks.fit import check_model_and_hardware
     from sim.hardware import load_hardware
-    from sim.loading import build, load_scenario
-    from sim.loading.place import Place
-    from sim.model import load_model
-    from sim.scenario import EngineConfig, Scenario, Workload
+    from sim.kinds.load import load_scenario
+    from sim.model.config import load_model
+    from sim.scenario.build import build
+    from sim.scenario.place import Place
+    from sim.serving.checks.scenario import check_model_and_hardware
+    from sim.serving.scenario import EngineConfig, Scenario, Workload
 
     given = {name: value for name in ENGINE_OPTIONS if (value := getattr(arguments, name)) is not None}
     if arguments.scenario:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from sim.errors import InvariantError, ScenarioError
 
 if TYPE_CHECKING:
-    from sim.answer import AnyRun
-    from sim.export.records import Column
-    from sim.records import RunResult
+    from sim.results.answer import AnyRun
+    from sim.results.columns import Column
+    from sim.serving.records import RunResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class RecordFormat:
 
 
 def _served(result: AnyRun) -> RunResult:
-    from sim.records import RunResult
+    from sim.serving.records import RunResult
 
     if not isinstance(result, RunResult):
         raise InvariantError(f"a view of serving was asked of a run of kind {result.scenario.kind}")
@@ -51,20 +51,21 @@ def _served(result: AnyRun) -> RunResult:
 
 
 def _write_vllm_bench(result: AnyRun, path: Path) -> None:
-    from sim.export import vllm_bench_json, write_whole
+    from sim.export.files import write_whole
+    from sim.export.vllm_bench import vllm_bench_json
 
     write_whole(path, json.dumps(vllm_bench_json(_served(result), detailed=True), indent=1) + "\n")
 
 
 def _vllm_bench_console(result: AnyRun) -> str:
-    from sim.export import vllm_bench_block
+    from sim.export.vllm_bench import vllm_bench_block
 
     return vllm_bench_block(_served(result))
 
 
 def _write_trace_events(result: AnyRun, path: Path) -> None:
-    from sim.kinds import kind_of
-    from sim.report.perfetto import write_events
+    from sim.kinds.registry import kind_of
+    from sim.serving.trace import write_events
 
     write_events(kind_of(result.scenario).trace_events(result), path)
 
@@ -88,13 +89,14 @@ EXPORTS: Mapping[str, Export] = {
 
 
 def _write_csv(columns: Sequence[Column], path: Path) -> None:
-    from sim.export import csv_text, write_whole
+    from sim.export.files import write_whole
+    from sim.export.records import csv_text
 
     write_whole(path, csv_text(columns))
 
 
 def _write_parquet(columns: Sequence[Column], path: Path) -> None:
-    from sim.export import dataframe, write_parquet
+    from sim.export.files import dataframe, write_parquet
 
     write_parquet(dataframe(columns), path)
 
@@ -140,7 +142,7 @@ def attribute(flag: str) -> str:
 
 def written_patterns() -> tuple[str, ...]:
     """The files that a run of whatever kind writes, as patterns."""
-    from sim.kinds import KINDS
+    from sim.kinds.registry import KINDS
 
     tables = dict.fromkeys(table for kind in KINDS.values() for table in kind.record_tables)
     records = (f"{table}-*.{ending}" for table in tables for ending in RECORD_FORMATS)

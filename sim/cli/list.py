@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a table per kind."""
-    from sim import catalog
+    from sim.cli import catalog
 
     tables = {
         "hardware": catalog.hardware_table,

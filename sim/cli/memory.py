@@ -10,9 +10,9 @@ from sim.cli.exits import FINE
 from sim.errors import ScenarioError
 
 if TYPE_CHECKING:
-    from sim.cost.memory import MemoryPlan
-    from sim.model import ModelShape
-    from sim.scenario import EngineConfig
+    from sim.model.shape import ModelShape
+    from sim.price.memory import MemoryPlan
+    from sim.serving.scenario import EngineConfig
 
 # The options of vLLM that decide memory, by the same names: what stands for the value, its type.
 ENGINE_OPTIONS: dict[str, tuple[str, type]] = {
@@ -42,11 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the account of one GPU, and what its KV cache holds."""
-    from sim.cost.memory import memory_plan
     from sim.hardware import load_hardware
-    from sim.loading import build
-    from sim.model import load_model
-    from sim.scenario import EngineConfig
+    from sim.model.config import load_model
+    from sim.price.memory import memory_plan
+    from sim.scenario.build import build
+    from sim.serving.scenario import EngineConfig
 
     if arguments.tokens is not None and arguments.tokens < 1:
         raise ScenarioError("too few", path="--tokens", given=arguments.tokens, allowed="1 or more")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from sim.cli.exports import EXPORTS, Export, attribute, record_ending, record_format
 
 if TYPE_CHECKING:
-    from sim.answer import AnyAnswer, AnyRun
+    from sim.results.answer import AnyAnswer, AnyRun
 
 
 def write_results(answer: AnyAnswer, folder: Path, arguments: argparse.Namespace) -> None:
     """Every file of the run into ``folder``."""
-    from sim.export import summary_json, write_whole
+    from sim.export.files import summary_json, write_whole
 
     write_whole(folder / "summary.json", summary_json(answer.summaries, comparison=answer.comparison))
     if not arguments.no_report:
@@ -35,8 +35,8 @@ def _asked(arguments: argparse.Namespace) -> list[Export]:
 
 
 def _write_report(answer: AnyAnswer, folder: Path) -> None:
-    from sim.export import write_whole
-    from sim.kinds import report_of
+    from sim.export.files import write_whole
+    from sim.kinds.registry import report_of
     from sim.report.html import render_html
     from sim.report.markdown import render_markdown
 
@@ -46,7 +46,7 @@ def _write_report(answer: AnyAnswer, folder: Path) -> None:
 
 
 def _write_records(result: AnyRun, folder: Path, arguments: argparse.Namespace) -> None:
-    from sim.kinds import kind_of
+    from sim.kinds.registry import kind_of
 
     ending, chosen = record_ending(arguments), record_format(arguments)
     for table, columns_of in kind_of(result.scenario).record_tables.items():
@@ -56,7 +56,7 @@ def _write_records(result: AnyRun, folder: Path, arguments: argparse.Namespace) 
 
 def print_views(answer: AnyAnswer, arguments: argparse.Namespace) -> None:
     """The answer, the benchmark blocks if asked for, and the extra JSON and CSV."""
-    from sim.export import summary_json, write_table
+    from sim.export.files import summary_json, write_table
     from sim.report.terminal import render_answer
 
     if not arguments.quiet and arguments.json != "-":
@@ -73,7 +73,7 @@ def print_views(answer: AnyAnswer, arguments: argparse.Namespace) -> None:
 
 def write_text(path: str, text: str) -> None:
     """``text`` to standard output (``-``) or to a file, which appears whole or not at all."""
-    from sim.export import write_whole
+    from sim.export.files import write_whole
 
     if path == "-":
         sys.stdout.write(text)

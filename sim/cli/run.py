@@ -1,20 +1,73 @@
-"""``gpuyard run SCENARIO``: the answer on the terminal, the report and the tables in a folder."""
+"""``gpuyard run``: answer a scenario's question."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.cli.exits import FINE, THRESHOLD_MISSED
-from sim.cli.exports import EXPORTS, RECORD_FORMATS, attribute, default_records, record_format
+from sim.cli.exports import (
+    EXPORTS,
+    RECORD_FORMATS,
+    attribute,
+    default_records,
+    record_format,
+    written_patterns,
+)
 from sim.errors import ScenarioError
 
 if TYPE_CHECKING:
-    from sim.answer import AnyAnswer
-    from sim.scenario_file import AnyScenario, ScenarioFile
+    from sim.results.answer import AnyAnswer
+    from sim.scenario.file import AnyScenario, ScenarioFile
+
+
+@contextmanager
+def results_folder(out: Path) -> Iterator[Path]:
+    """A folder to write results into; its files move to ``out`` when all of them are there.
+
+    It is made before the run: a place that cannot be written is found out before the work is done.
+    """
+    if out.exists() and not out.is_dir():
+        raise ScenarioError("results need a folder, this is a file", file="--out", given=str(out))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-unfinished-"))
+    except (OSError, ValueError) as error:
+        raise ScenarioError(
+            f"cannot be written: {getattr(error, 'strerror', None) or error}",
+            file="--out",
+            given=str(out),
+            allowed="a folder, there or to be made, that you may write",
+            hint="--out out/results",
+        ) from None
+    try:
+        yield partial
+        out.mkdir(exist_ok=True)
+        _replace(out, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replace(out: Path, partial: Path) -> None:
+    """Move the new files in, then take away what only the earlier run had.
+
+    A folder never mixes two runs, and nothing in it but what runs write is touched.
+    """
+    new = sorted(partial.iterdir())
+    for path in new:
+        path.replace(out / path.name)
+    kept = {path.name for path in new}
+    for pattern in written_patterns():
+        for old in out.glob(pattern):
+            if old.name not in kept:
+                old.unlink()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,10 +99,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Load, run, print, write; 1 where a threshold is missed."""
-    from sim.cli.output import results_folder
     from sim.cli.results import print_views, write_results
-    from sim.loading import load_scenario
-    from sim.thresholds import check_thresholds
+    from sim.kinds.load import load_scenario
+    from sim.results.comparison import check_thresholds
 
     _check_arguments(arguments)
     file = load_scenario(arguments.scenario, overrides=_overrides(arguments), trace=arguments.trace)
@@ -68,8 +120,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _answer(file: ScenarioFile[AnyScenario], arguments: argparse.Namespace) -> AnyAnswer:
-    from sim.plan.progress import Progress
-    from sim.run import run_scenario
+    from sim.cli.progress import Progress
+    from sim.kinds.run import run_scenario
 
     with Progress("run", is_quiet=arguments.quiet) as progress:
         return run_scenario(
@@ -92,7 +144,7 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     if check is not None:
         check()
     if arguments.csv:
-        from sim.export.tables import check_table_path
+        from sim.export.files import check_table_path
 
         check_table_path(arguments.csv, "--csv")
     for flag, path in (("--csv", arguments.csv), ("--json", arguments.json)):

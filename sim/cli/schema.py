@@ -17,7 +17,7 @@ def run(arguments: argparse.Namespace) -> int:
     import json
 
     from sim.cli.results import write_text
-    from sim.schema import scenario_schema
+    from sim.kinds.schema import scenario_schema
 
     write_text(arguments.out, json.dumps(scenario_schema(), indent=2) + "\n")
     return FINE

@@ -17,7 +17,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print it."""
     import json
 
-    from sim import catalog
+    from sim.cli import catalog
 
     if arguments.json:
         print(json.dumps(catalog.describe(arguments.name), indent=2))

@@ -41,11 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check every point, run what is missing, print the table and write it."""
-    from sim.data import find_scenario
-    from sim.loading.renamed import metric_name
-    from sim.plan.executors import open_executor
-    from sim.plan.progress import Progress
+    from sim.cli.progress import Progress
+    from sim.kinds.executors import open_executor
     from sim.plan.sweep import Sweep, check_metrics, run_points, sweep_points
+    from sim.scenario.renamed import metric_name
+    from sim.scenario.shipped import find_scenario
 
     path = find_scenario(arguments.scenario)
     try:
@@ -103,9 +103,9 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def _write(sweep: Sweep, metrics: tuple[str, ...], out: Path) -> None:
-    from sim.export import write_table, write_whole
+    from sim.export.files import write_table, write_whole
     from sim.plan.sweep import table
-    from sim.plan.sweep_output import render_json, render_page
+    from sim.plan.sweep_report import render_json, render_page
 
     write_table(table(sweep, metrics), out / "sweep.csv")
     write_whole(out / "sweep.json", render_json(sweep))
@@ -113,7 +113,7 @@ def _write(sweep: Sweep, metrics: tuple[str, ...], out: Path) -> None:
 
 
 def _print(sweep: Sweep, metrics: tuple[str, ...], out: Path | None) -> None:
-    from sim.plan.sweep_output import render_answer, render_table, sweep_warnings
+    from sim.plan.sweep_report import render_answer, render_table, sweep_warnings
 
     print(render_table(sweep, metrics))
     print()

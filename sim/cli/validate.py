@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from sim.cli.exits import FINE, THRESHOLD_MISSED
 
 if TYPE_CHECKING:
-    from sim.trust.board import Board
-    from sim.trust.board_file import GroupBounds
+    from sim.trust.board import Board, GroupBounds
 
 BOUNDS = {
     "max_median_error": "every group's median absolute error at most",
@@ -43,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run every case, print errors by case and by group, write the board."""
-    from sim.trust.board_text import board_json, render_board
+    from sim.trust.board_report import board_json, render_board
 
     board = _board(arguments)
     print(
@@ -57,10 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _board(arguments: argparse.Namespace) -> Board:
-    from sim.plan.executors import open_executor
-    from sim.plan.progress import Progress
-    from sim.trust.board import make_board
-    from sim.trust.board_file import check_groups, load_board
+    from sim.cli.progress import Progress
+    from sim.kinds.executors import open_executor
+    from sim.trust.board import check_groups, load_board, make_board
     from sim.trust.cases import load_folder, run_cases
 
     folder = Path(arguments.folder)
@@ -78,8 +76,7 @@ def _board(arguments: argparse.Namespace) -> Board:
 
 
 def _asked(only: list[str], groups: set[str]) -> set[str]:
-    from sim.errors import ScenarioError
-    from sim.suggest import did_you_mean
+    from sim.errors import ScenarioError, did_you_mean
 
     for name in only:
         if name not in groups:
@@ -93,7 +90,7 @@ def _asked(only: list[str], groups: set[str]) -> set[str]:
 
 
 def _flags(arguments: argparse.Namespace) -> GroupBounds:
-    from sim.trust.board_file import GroupBounds
+    from sim.trust.board import GroupBounds
 
     return GroupBounds(**{name: getattr(arguments, name) for name in BOUNDS})
 
@@ -109,9 +106,8 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def _write(board: Board, out: Path) -> None:
-    from sim.export import write_table, write_whole
-    from sim.report.validation import render_board_page
-    from sim.trust.board_text import board_json, value_rows
+    from sim.export.files import write_table, write_whole
+    from sim.trust.board_report import board_json, render_board_page, value_rows
 
     out.mkdir(parents=True, exist_ok=True)
     write_table(value_rows(board.rows), out / "board.csv")

@@ -14,12 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.arrays import PS_PER_S, Bools, Int64
-from sim.metrics import returned_at_once, time_spreads
-from sim.records import FINISHED, STATUS_NAMES, RunResult
-from sim.request_times import class_slos, count, met_bounds, request_times
+from sim.results.statistics import Spread
 from sim.serving.front_end import FrontEnd
-from sim.statistics import Spread
-from sim.token_gaps import decode_step_ends
+from sim.serving.measures import class_slos, count, decode_step_ends, met_bounds, request_times
+from sim.serving.metrics import returned_at_once, time_spreads
+from sim.serving.records import FINISHED, STATUS_NAMES, RunResult
 
 _BLOCKS = {
     "ttft": ("ttft_s", "TTFT", "Time to First Token"),

@@ -42,7 +42,7 @@ def load_hardware(
     """
     # Imported here, so that who needs only the dataclasses does not load YAML.
     from sim.hardware.load import find_profile, read_mapping
-    from sim.loading.place import Place
+    from sim.scenario.place import Place
 
     place = Place(file=file, path=path)
     if isinstance(given, str):

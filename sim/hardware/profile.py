@@ -50,7 +50,7 @@ class EfficiencyCurve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelFit:
-    """A kernel law's constants on a device (``sim.cost.laws``), how well they fit and to what.
+    """A kernel law's constants on a device (``sim.hardware.laws``), how well they fit and to what.
 
     ``sizes`` is the smallest and largest of every size that was fitted to. ``borrowed_from`` names the
     device whose constants these are, where a device has no measurements: they are fractions of peaks, so

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-from sim.cost.law_times import NEVER_HOT, as_arrays, law_device
-from sim.cost.laws.registry import LAWS
 from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile
 from sim.hardware.architecture import Chosen, by_architecture, sm_facts
+from sim.hardware.laws.registry import LAWS
+from sim.price.law_times import NEVER_HOT, as_arrays, law_device
 from sim.units import format_count
 
 # Special function units of an SM: exponentials per clock (CUDA C++ Programming Guide).

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from sim.kernel.operations import operation_of
 from sim.kernel.run import KernelResult, bound_ps, bytes_by_tensor
-from sim.metric import Better, Metric
-from sim.summary import Summary
+from sim.results.metric import Better, Metric
+from sim.results.summary import Summary
+from sim.results.verdict import Verdict
 from sim.units import format_gb
-from sim.verdict import Verdict
 
 if TYPE_CHECKING:
-    from sim.comparison import Comparison
+    from sim.results.comparison import Comparison
 
 
 _ROWS: tuple[tuple[str, str, Better, str], ...] = (

@@ -19,7 +19,7 @@ from sim.kernel.gpu import Efficiency, Gpu, Library, efficiency_of, gemm_efficie
 from sim.kernel.launches import Launch
 from sim.kernel.scenario import Attention, KernelWork
 from sim.kernel.training_step import TrainingStepWork, checked_model
-from sim.model import ModelShape
+from sim.model.shape import ModelShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ from typing import Literal
 from sim.hardware import HardwareProfile
 from sim.kernel.algorithms import ALGORITHMS, training_algorithms
 from sim.kernel.algorithms.problem import Copy, Dtype, Gemm, Norm, Tile
-from sim.model import ModelShape
-from sim.scenario import Threshold, key
+from sim.model.shape import ModelShape
+from sim.scenario.fields import Threshold, key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

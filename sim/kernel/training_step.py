@@ -34,7 +34,8 @@ from sim.kernel.algorithms.problem import STATISTIC_BYTES, Gemm, Problem, Tile
 from sim.kernel.gpu import Direction, Efficiency, Gpu, LibraryKernels, efficiency_of
 from sim.kernel.launches import Launch, repeated
 from sim.kernel.scenario import TrainingStep
-from sim.model import ModelShape, num_parameters
+from sim.model.counts import num_parameters
+from sim.model.shape import ModelShape
 
 Over = Literal["hidden", "inner", "scores", "logits", "parameters"]
 

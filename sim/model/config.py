@@ -1,18 +1,99 @@
-"""One Hugging Face config, whatever its family, to a ``ModelShape``."""
+"""From a Hugging Face ``config.json``, shipped or the user's own, to a ``ModelShape``."""
 
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from sim.errors import ScenarioError
-from sim.model.families import FAMILIES
-from sim.model.layers import listed_layers, num_layers
-from sim.model.moe import latent_attention, mamba_mixer, mixture_of_experts
-from sim.model.reader import LARGEST, ConfigReader
-from sim.model.shape import ModelShape
+from sim.model.families import FAMILIES, LARGEST, ConfigReader, listed_layers, num_layers
+from sim.model.shape import MambaShape, MlaShape, ModelShape, MoeShape
+
+Fields = dict[str, Any]
+
+
+def mixture_of_experts(c: ConfigReader, found: Mapping[str, Any]) -> Fields:
+    """The ``moe`` field, where the config has more than one expert."""
+    experts = c.optional_count(
+        "num_local_experts", "num_experts", "n_routed_experts", least=0, most=1_000_000
+    )
+    if experts is None or experts < 2:
+        return {}
+    per_token = c.count("num_experts_per_tok", "num_experts_per_token", "experts_per_token")
+    if per_token > experts:
+        raise c.refuse(
+            "more than there are experts", "num_experts_per_tok", given=per_token, allowed=f"1 to {experts}"
+        )
+    inner = c.count("moe_intermediate_size", default=found["intermediate_size"], most=100_000_000)
+    shared = c.count("n_shared_experts", "num_shared_experts", default=0, least=0, most=1_000_000)
+    width = c.count(
+        "shared_expert_intermediate_size", "shared_intermediate_size", default=shared * inner, least=0
+    )
+    return {
+        "moe": MoeShape(
+            num_experts=experts,
+            num_experts_per_tok=per_token,
+            moe_intermediate_size=inner,
+            num_shared_experts=shared or int(width > 0),
+            shared_expert_intermediate_size=width,
+            num_dense_layers=_num_dense_layers(c, found["num_hidden_layers"]),
+            router_bias=found.get("router_bias", False),
+            shared_expert_gate=c.has("shared_expert_intermediate_size"),
+        )
+    }
+
+
+def _num_dense_layers(c: ConfigReader, layers: int) -> int:
+    """Layers without experts: the first ones, all but every n-th, or those listed."""
+    first = c.count("first_k_dense_replace", default=0, least=0)
+    if c.value("expert_layer_period") is not None:  # Jamba
+        period, offset = c.count("expert_layer_period"), c.count("expert_layer_offset", default=0, least=0)
+        return sum(i % period != offset for i in range(layers))
+    step = c.count("decoder_sparse_step", "moe_layer_freq", "interleave_moe_layer_step", default=1)
+    listed = c.value("mlp_only_layers") or []
+    if not isinstance(listed, list) or not all(type(i) is int and 0 <= i < layers for i in listed):
+        raise c.refuse("not a list of layers", "mlp_only_layers", given=listed, allowed=f"0 to {layers - 1}")
+    at = 0 if c.has("moe_layer_freq") else 1  # DeepSeek counts from layer 0, Qwen from 1
+    return sum(i < first or (i + at) % step != 0 or i in listed for i in range(layers))
+
+
+def latent_attention(c: ConfigReader) -> Fields:
+    """The ``mla`` field, where the config has a ``kv_lora_rank``."""
+    if c.value("kv_lora_rank") is None:
+        return {}
+    return {
+        "mla": MlaShape(
+            kv_lora_rank=c.count("kv_lora_rank", most=10_000_000),
+            qk_rope_head_dim=c.count("qk_rope_head_dim", most=1_000_000),
+            qk_nope_head_dim=c.count("qk_nope_head_dim", most=1_000_000),
+            v_head_dim=c.count("v_head_dim", most=1_000_000),
+            q_lora_rank=c.optional_count("q_lora_rank", most=10_000_000),
+        )
+    }
+
+
+def mamba_mixer(c: ConfigReader, found: Mapping[str, Any]) -> Fields:
+    """The ``mamba`` field, where some layers are Mamba layers (Jamba's keys and defaults)."""
+    if "mamba" not in found["layer_types"]:
+        return {}
+    rank = c.value("mamba_dt_rank")
+    computed = -(-found["hidden_size"] // 16)
+    return {
+        "mamba": MambaShape(
+            d_state=c.count("mamba_d_state", default=16, most=1_000_000),
+            d_conv=c.count("mamba_d_conv", default=4, most=1_000_000),
+            expand=c.count("mamba_expand", default=2, most=1_000),
+            dt_rank=computed if rank in (None, "auto") else c.count("mamba_dt_rank", most=1_000_000),
+            conv_bias=c.flag("mamba_conv_bias", True),
+            proj_bias=c.flag("mamba_proj_bias", False),
+        )
+    }
+
 
 _DTYPES = {
     "bfloat16": "bfloat16",
@@ -21,10 +102,14 @@ _DTYPES = {
     "float32": "float32",
     "float": "float32",
 }
+
+
 _UNKNOWN_ARCHITECTURE = (
     "architecture {} is not one that Gpuyard knows: its sizes are read from the generic keys, and what it "
     "does differently (biases, norms, kinds of layer) is not modelled"
 )
+
+
 _INNER = {"gemma3": "gemma3_text"}
 
 
@@ -202,3 +287,126 @@ def _refuse_unused(c: ConfigReader, must_use: Iterable[str]) -> None:
                 allowed=", ".join(sorted(c.used - {"text_config", "model_type"})),
                 hint=f"did you mean {close[0]}?" if close else "",
             )
+
+
+LARGEST_CONFIG_BYTES = 10_000_000
+
+
+def model_names() -> list[str]:
+    """The shipped shapes, in alphabetical order."""
+    folder = files("sim._data") / "models"
+    return sorted(
+        entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json")
+    )
+
+
+def load_model(given: str | Mapping[str, Any], *, file: str = "", path: str = "model") -> ModelShape:
+    """The shape of a shipped name, of a Hugging Face config.json, or of differences from either.
+
+    ``given`` is a name, a path to a config.json or to the directory that holds one (relative to
+    ``file``, the scenario, or to the current directory), or a mapping: ``{base: NAME, ...}`` with
+    differences in Hugging Face's words, or a whole config.
+    """
+    if isinstance(given, str):
+        name, keys, where = _read(given, file, path)
+        return shape_from_config(keys, name=name, file=where, about=_about(given, keys))
+    if not isinstance(given, Mapping):
+        raise ScenarioError(
+            "not a model",
+            file=file,
+            path=path,
+            given=given,
+            allowed="a shipped name, a path to a config.json, or {base: name, ...}",
+            hint="llama-3.1-8b; gpuyard list names them all",
+        )
+    return _from_mapping(given, file, path)
+
+
+def _from_mapping(given: Mapping[str, Any], file: str, path: str) -> ModelShape:
+    differences = {str(key): value for key, value in given.items() if key not in ("base", "name")}
+    base, name = given.get("base"), given.get("name")
+    if base is None:
+        return shape_from_config(differences, name=str(name or "custom"), file=file, path=path)
+    if not isinstance(base, str):
+        raise ScenarioError(
+            "not a name", file=file, path=f"{path}.base", given=base, allowed="a shipped model"
+        )
+    base_name, keys, _ = _read(base, file, f"{path}.base")
+    changed = dict(keys)
+    if isinstance(keys.get("text_config"), Mapping):
+        changed["text_config"] = {**keys["text_config"], **differences}
+    else:
+        changed.update(differences)
+    return shape_from_config(
+        changed, name=str(name or f"{base_name} (changed)"), file=file, path=path, must_use=differences
+    )
+
+
+def _read(given: str, file: str, path: str) -> tuple[str, Mapping[str, Any], str]:
+    """(name, keys, the file to blame) of a shipped name or of a path."""
+    if given in model_names():
+        text = (files("sim._data") / "models" / f"{given}.json").read_text(encoding="utf-8")
+        return given, json.loads(text), f"{given}.json"
+    found = _find(given, file, path)
+    return (found.parent.name or found.stem), _read_config(found), str(found)
+
+
+def _about(given: str, keys: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a shipped shape says of itself; a changed shape is no longer the published one."""
+    return keys["_gpuyard"] if given in model_names() else None
+
+
+def _find(given: str, file: str, path: str) -> Path:
+    for folder in (Path(file).parent, Path()):
+        try:
+            place = folder / given
+            if place.is_dir():
+                place = place / "config.json"
+            if place.is_file():
+                return place
+        except (OSError, ValueError):
+            continue
+    is_folder = (Path(file).parent / given).is_dir() or Path(given).is_dir()
+    last = given.replace("\\", "/").rsplit("/", 1)[-1].lower()
+    close = difflib.get_close_matches(last, model_names(), n=3, cutoff=0.6)
+    raise ScenarioError(
+        "a folder without config.json" if is_folder else "neither a shipped model nor a file",
+        file=file,
+        path=path,
+        given=given,
+        allowed="a name that `gpuyard list` prints, a path to a config.json, or {base: name, ...}",
+        hint="did you mean " + ", ".join(close) + "?"
+        if close
+        else "nothing is downloaded: save the model's config.json and give its path",
+    )
+
+
+def _read_config(place: Path) -> Mapping[str, Any]:
+    """The JSON object in a file; anything else is refused."""
+
+    def refuse(problem: str, given: object = None) -> ScenarioError:
+        return ScenarioError(
+            problem,
+            file=str(place),
+            given=given,
+            allowed="a Hugging Face config.json",
+            hint="download config.json from the model's page again",
+        )
+
+    try:
+        if place.stat().st_size > LARGEST_CONFIG_BYTES:
+            raise refuse("too large for a config.json", f"{place.stat().st_size} bytes")
+        text = place.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise refuse(f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise refuse("not text: it holds bytes that are not UTF-8") from error
+    try:
+        keys = json.loads(text)
+    except RecursionError as error:
+        raise refuse("not a config.json: nested too deeply") from error
+    except ValueError as error:
+        raise refuse(f"not JSON: {error}") from error
+    if not isinstance(keys, dict):
+        raise refuse("not a JSON object", type(keys).__name__)
+    return keys

@@ -1,19 +1,158 @@
-"""What each architecture adds to or changes in the generic keys: one function per family.
-
-A family is a function from a config to the fields of ``ModelShape`` that differ from the generic
-ones, under its ``model_type``. Defaults are those of the architecture's Hugging Face config class,
-because a published config.json leaves them out.
-"""
+"""The keys of a Hugging Face ``config.json`` by model family, and the groups of layers that they mean."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from sim.model.layers import alternating_layers, listed_layers, one_full_in, windowed_layers
-from sim.model.reader import ConfigReader
+from sim.errors import ScenarioError
+
+LARGEST = 2**31 - 1
+
+
+class ConfigReader:
+    """The keys of one config, checked as they are read.
+
+    ``read`` remembers which keys were asked for, ``used`` which of them answered.
+    """
+
+    def __init__(self, keys: Mapping[str, Any], *, file: str, path: str) -> None:
+        self.keys, self.file, self.path = keys, file, path
+        self.read: set[str] = set()
+        self.used: set[str] = set()
+
+    def refuse(
+        self, problem: str, key: str, *, given: object = None, allowed: str = "", hint: str = ""
+    ) -> ScenarioError:
+        """The error to raise about ``key``."""
+        path = f"{self.path}.{key}" if self.path else key
+        return ScenarioError(problem, file=self.file, path=path, given=given, allowed=allowed, hint=hint)
+
+    def value(self, *names: str) -> Any:
+        """The first of these keys that is there and not null, else None."""
+        self.read.update(names)
+        name = next((name for name in names if self.keys.get(name) is not None), None)
+        # A key written as null is an answer too: it asks for the default.
+        self.used.update({name} if name else {name for name in names if name in self.keys})
+        return self.keys[name] if name else None
+
+    def has(self, name: str) -> bool:
+        """Whether the key is written, be it as null."""
+        self.read.add(name)
+        self.used.update({name} & self.keys.keys())
+        return name in self.keys
+
+    def count(self, *names: str, default: int | None = None, least: int = 1, most: int = LARGEST) -> int:
+        """A whole number under one of these names; required unless there is a default."""
+        given = self.value(*names)
+        if given is None and default is not None:
+            return default
+        if given is None:
+            others = f" (also read: {', '.join(names[1:])})" if names[1:] else ""
+            raise self.refuse(
+                f"missing{others}",
+                names[0],
+                allowed=f"a whole number, {least} to {most}",
+                hint="a decoder-only model's config.json has it; or start from a shipped shape: "
+                "{base: llama-3.1-8b, ...}; gpuyard list names them",
+            )
+        name = next(name for name in names if self.keys.get(name) is not None)
+        if isinstance(given, bool) or not isinstance(given, int):
+            raise self.refuse("not a whole number", name, given=given, allowed=f"{least} to {most}")
+        if not least <= given <= most:
+            raise self.refuse("out of range", name, given=given, allowed=f"{least} to {most}")
+        return given
+
+    def optional_count(self, *names: str, least: int = 1, most: int = LARGEST) -> int | None:
+        """A whole number, or None where the key is absent or null."""
+        return None if self.value(*names) is None else self.count(*names, least=least, most=most)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """true or false."""
+        given = self.value(name)
+        if given is None:
+            return default
+        if not isinstance(given, bool):
+            raise self.refuse("not a switch", name, given=given, allowed="true or false")
+        return given
+
+    def text(self, *names: str, default: str = "") -> str:
+        """A string."""
+        given = self.value(*names)
+        if given is None:
+            return default
+        if not isinstance(given, str):
+            raise self.refuse("not a string", names[0], given=given)
+        return given
+
+
+MOST_LAYERS = 10_000
+
+
+_KINDS = {
+    "full_attention": "full_attention",
+    "attention": "full_attention",
+    "sliding_attention": "sliding_attention",
+    "mamba": "mamba",
+}
+
 
 Fields = dict[str, Any]
+
+
+def num_layers(c: ConfigReader) -> int:
+    """Decoder layers."""
+    return c.count("num_hidden_layers", "n_layer", "n_layers", "num_layers", most=MOST_LAYERS)
+
+
+def listed_layers(c: ConfigReader, window: int | None) -> Fields:
+    """The kinds that the config lists itself (``layer_types``); empty where it does not."""
+    listed = c.value("layer_types")
+    if listed is None:
+        return {}
+    layers = num_layers(c)
+    if not isinstance(listed, list) or len(listed) != layers:
+        raise c.refuse(
+            "not one entry per layer",
+            "layer_types",
+            given=listed,
+            allowed=f"{layers} kinds, one per layer",
+            hint="write layer_types together with num_hidden_layers",
+        )
+    unknown = [kind for kind in listed if not isinstance(kind, str) or kind not in _KINDS]
+    if unknown:
+        raise c.refuse(
+            "a kind of layer that is not modelled",
+            "layer_types",
+            given=unknown[0],
+            allowed=", ".join(_KINDS),
+            hint="a model of attention layers only",
+        )
+    return {"layer_types": tuple(_KINDS[kind] for kind in listed), "sliding_window": window}
+
+
+def windowed_layers(c: ConfigReader, window: int | None, *, after: int = 0) -> Fields:
+    """Every layer from ``after`` on has the window (none: all are full)."""
+    if window is None:
+        return {}
+    return _by_index(c, window, lambda i: i < after)
+
+
+def alternating_layers(c: ConfigReader, window: int) -> Fields:
+    """Sliding first, then full, and so on (Gemma 2, gpt-oss)."""
+    return one_full_in(c, window, 2)
+
+
+def one_full_in(c: ConfigReader, window: int, pattern: int) -> Fields:
+    """Every ``pattern``-th layer is full (Gemma 3: one in six)."""
+    return _by_index(c, window, lambda i: (i + 1) % pattern == 0)
+
+
+def _by_index(c: ConfigReader, window: int, is_full: Any) -> Fields:
+    kinds = ("full_attention" if is_full(i) else "sliding_attention" for i in range(num_layers(c)))
+    return {"layer_types": tuple(kinds), "sliding_window": window}
+
+
 Family = Callable[[ConfigReader], Fields]
 
 

@@ -1,8 +1,4 @@
-"""One point: a scenario in, a row of numbers out. A planner searches by calling this.
-
-``evaluate`` is the seam: a sweep calls it over a grid, a search (fewest replicas that meet the SLO,
-highest rate before the cliff) may call it wherever it likes. It keeps nothing and prints nothing.
-"""
+"""One point of a sweep or of a plan: run it, and read every metric from its row."""
 
 from __future__ import annotations
 
@@ -14,15 +10,21 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sim.report.figures import digits, percent
+from sim.units import format_s
 from sim.version import __version__
 
 if TYPE_CHECKING:
-    from sim.cautions import Caution
-    from sim.scenario_file import AnyScenario
-    from sim.summary import Summary
+    from sim.errors import Caution
+    from sim.results.summary import Summary
+    from sim.scenario.file import AnyScenario
+
 
 Value = str | float | bool | None
+
+
 Row = dict[str, Value]
+
 
 VERDICTS = ("STABLE", "UNTESTED", "BACKLOGGED", "OVERLOADED")  # the worst of the seeds is the row's
 
@@ -44,8 +46,8 @@ def evaluate(point: Point) -> Row:
     A metric that a seed refuses (too few samples for a percentile) is None for the point. The point
     meets its SLO when every seed does; None where the scenario states no SLO.
     """
-    from sim.kinds import kind_of
-    from sim.run import run_one
+    from sim.kinds.registry import kind_of
+    from sim.kinds.run import run_one
 
     scenario = point.scenario
     kind = kind_of(scenario)
@@ -126,3 +128,21 @@ def _digest(path: Path) -> str:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+MEETS = {True: "yes", False: "no", None: "-"}
+
+
+def shown(name: str, value: Value) -> str:
+    """A cell as a person reads it; the CSV keeps full precision."""
+    if value is None:
+        return "-" if name in ("meets_slo", "usd_per_hour") else "refused"
+    if isinstance(value, bool):
+        return MEETS[value]
+    if isinstance(value, str):
+        return value
+    if name.endswith("_fraction"):
+        return percent(value)
+    if name.endswith("_s") and not name.endswith("_per_s"):
+        return format_s(value)
+    return digits(value)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sim.answer_line import headline_metric, table_metrics
-from sim.comparison import Cell as Compared
-from sim.intervals import Interval
-from sim.metric import Metric, format_metric
 from sim.report.blocks import Block, Cell, Section, Table, Tone
 from sim.report.figures import digits
-from sim.thresholds import check_thresholds
+from sim.results.answer import headline_metric, table_metrics
+from sim.results.comparison import Cell as Compared
+from sim.results.comparison import check_thresholds
+from sim.results.metric import Metric, format_metric
+from sim.results.statistics import Interval
 
 if TYPE_CHECKING:
-    from sim.answer import AnyAnswer
-    from sim.comparison import Comparison
-    from sim.scenario import Threshold
+    from sim.results.answer import AnyAnswer
+    from sim.results.comparison import Comparison
+    from sim.scenario.fields import Threshold
 
 # Shown even where refused: a missing p99 must be seen to be missing.
 WANTED = (

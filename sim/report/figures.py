@@ -1,8 +1,4 @@
-"""A picture: plotly traces, one computed sentence, and the same numbers as rows.
-
-Figures are plain plotly JSON, so nothing here imports plotly. A colour is written ``@name`` and
-resolved in the page, once per colour scheme; see ``INKS``.
-"""
+"""Pictures as data for the report and the terminal: axes, inks, lanes, sparklines."""
 
 from __future__ import annotations
 
@@ -12,13 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sim.records import RunResult
+import numpy as np
+
+from sim.arrays import Float64
 from sim.units import format_s
 
 Trace = dict[str, Any]
+
+
 Row = tuple[str | int | float | None, ...]
 
+
 seconds = format_s
+
 
 # Okabe and Ito's colour-blind safe palette, darkened on white and lightened on black until every line
 # stands out (at least 3:1). Variants also differ by dash, for print.
@@ -38,6 +40,7 @@ INKS: Mapping[str, Mapping[str, str]] = {
         "free": "#2a3038", "limit": "#ff8f8f", "shared": "#ffffff", "cached": "#6e6244",
     },
 }  # fmt: skip
+
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
@@ -85,12 +88,6 @@ class Lane:
 def lanes(names: Sequence[str]) -> list[Lane]:
     """A lane per variant, in the file's order."""
     return [Lane(name=name, index=index, label=plain(name)) for index, name in enumerate(names)]
-
-
-def has_kv(result: RunResult) -> bool:
-    """False where there is no KV memory to look at: a drawn service time, no KV cache, no budget."""
-    engine = result.scenario.engine
-    return engine.service_time is None and engine.use_kv_cache and result.kv_budget_tokens > 0
 
 
 def plain(text: str) -> str:
@@ -161,3 +158,33 @@ def percent(fraction: float) -> str:
     if 0 < fraction < 0.001:
         return "< 0.1 %"
     return f"{100 * fraction:.0f} %" if 0.9995 > fraction >= 0.1 else f"{digits(100 * fraction)} %"
+
+
+LEVELS = " ▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float] | Float64, top: float) -> str:
+    """One character per value, its height the share of ``top``; anything above zero shows."""
+    if top <= 0:
+        return LEVELS[0] * len(values)
+    steps = len(LEVELS) - 1
+    return "".join(LEVELS[min(steps, math.ceil(max(0.0, value) / top * steps))] for value in values)
+
+
+def cdf_sketch(samples: Mapping[str, Float64], metric: str, width: int = 60) -> str:
+    """Cumulative distributions, a line per variant: the height is the share within the time above it."""
+    values = [sample for sample in samples.values() if sample.size]
+    if not values:
+        return ""
+    low = max(min(float(np.quantile(sample, 0.001)) for sample in values), 1e-6)
+    high = max(max(float(sample.max()) for sample in values), low * 1.01)
+    grid = np.geomspace(low, high, width)
+    margin = max(len(name) for name in samples)
+    left, middle, right = (seconds(float(grid[i])) for i in (0, width // 2, width - 1))
+    gap = width // 2 - len(left)
+    ruler = f"{left}{middle:>{gap + len(middle)}}"
+    lines = [f"{'':{margin}}  {ruler}{right:>{max(1, width - len(ruler))}}   {metric}, log scale"]
+    for name, sample in samples.items():
+        shares = np.searchsorted(np.sort(sample), grid, side="right") / max(1, sample.size)
+        lines.append(f"{name:{margin}}  {sparkline(shares, 1.0)}")
+    return "\n".join(lines)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sim.metric import Metric, format_metric
 from sim.report.blocks import Cell, Prose, Section, Table
 from sim.report.figures import digits
+from sim.results.metric import Metric, format_metric
 
 if TYPE_CHECKING:
-    from sim.answer import AnyAnswer
-    from sim.scenario_file import Measured
+    from sim.results.answer import AnyAnswer
+    from sim.scenario.file import Measured
 
 
 def published_sections(answer: AnyAnswer) -> tuple[Section, ...]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from sim.answer import AnyAnswer
-from sim.answer_line import answer_line, table_metrics
-from sim.comparison import Cell, Comparison
-from sim.intervals import Interval
-from sim.metric import Metric, format_metric
-from sim.thresholds import check_thresholds
+from sim.results.answer import AnyAnswer, answer_line, table_metrics
+from sim.results.comparison import Cell, Comparison, check_thresholds
+from sim.results.metric import Metric, format_metric
+from sim.results.statistics import Interval
 
 WIDTH = 100
 _BOLD, _RED, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[0m"

@@ -14,9 +14,9 @@ from heapq import heappop, heappush
 
 from simpy.events import Event
 
-from sim.cost.pipeline import PipelinePrice, Stations
-from sim.cost.step import ServiceTimePrice, StepPrice
 from sim.errors import InvariantError
+from sim.price.pipeline import PipelinePrice, Stations
+from sim.price.step import ServiceTimePrice, StepPrice
 from sim.serving.clock import Clock
 from sim.serving.decoding import steps_until
 from sim.serving.drafts import Drafts

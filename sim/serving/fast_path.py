@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from sim.records import FINISHED
 from sim.serving.decoding import DecodeBatch, steps_until
 from sim.serving.recorder import pack_segment
+from sim.serving.records import FINISHED
 from sim.serving.request import NEVER, Request, Status
 from sim.serving.scheduler import Chunk, Step, is_decode
 from sim.serving.usage import sum_blocks

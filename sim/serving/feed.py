@@ -5,7 +5,7 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import Protocol
 
-from sim.records import RequestTable
+from sim.serving.records import RequestTable
 from sim.serving.request import NEVER, Request, Segment
 
 CHUNK_ROWS = 1 << 16

@@ -13,9 +13,10 @@ from typing import Self
 
 import numpy as np
 
-from sim.cost.step import to_ps
-from sim.records import Int64, RequestColumns, RequestTable
-from sim.scenario import Scenario
+from sim.arrays import Int64
+from sim.price.step import to_ps
+from sim.serving.records import RequestColumns, RequestTable
+from sim.serving.scenario import Scenario
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,15 +7,15 @@ from struct import Struct
 
 import numpy as np
 
+from sim.arrays import Int64
 from sim.errors import InvariantError
-from sim.records import (
+from sim.serving.records import (
     ABORTED,
     FINISHED,
     OWNED,
     REFUSED,
     STATUS_NAMES,
     BlockMap,
-    Int64,
     PreemptionColumns,
     RequestColumns,
     RequestTable,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sim.records import RunResult
-from sim.scenario import Scenario
+from sim.serving.records import RunResult
+from sim.serving.scenario import Scenario
 from sim.serving.simulate import Run, simulate
-from sim.workload.sources import draw_requests
+from sim.serving.workload.sources import draw_requests
 
 
 def run_serving(

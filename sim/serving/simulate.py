@@ -9,17 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from sim.cost.cold_start import cold
-from sim.cost.launch import LaunchedPrice, needs_launched_price
-from sim.cost.memory import memory_plan
-from sim.cost.pipeline import PipelinePrice
-from sim.cost.split import split_by_operator
-from sim.cost.step import CompiledPrice, ServiceTimePrice
-from sim.cost.table_price import table_price
+from sim.arrays import PS_PER_S
 from sim.errors import InvariantError
-from sim.records import FINISHED, KV_KINDS, PS_PER_S, UNFINISHED, RequestTable, RunResult, SegmentColumns
+from sim.price.memory import memory_plan
+from sim.price.overheads import LaunchedPrice, needs_launched_price
+from sim.price.pipeline import PipelinePrice, cold
+from sim.price.providers.table import table_price
+from sim.price.step import CompiledPrice, ServiceTimePrice
 from sim.rng import stream
-from sim.scenario import Scenario
+from sim.scenario.distribution import draw_values
 from sim.serving.batching.entry import Batching, BlockMaps, Replica
 from sim.serving.batching.plan import limits_of
 from sim.serving.batching.registry import batching_of
@@ -30,11 +28,13 @@ from sim.serving.fast_path import FastPath
 from sim.serving.feed import Source
 from sim.serving.front_end import FrontEnd
 from sim.serving.in_flight import queue_length
+from sim.serving.operator_times import split_by_operator
 from sim.serving.recorder import Recorder
+from sim.serving.records import FINISHED, KV_KINDS, UNFINISHED, RequestTable, RunResult, SegmentColumns
 from sim.serving.router import Router, RouterFeed
+from sim.serving.scenario import Scenario
 from sim.serving.scheduler import Scheduler
 from sim.serving.usage import USAGE_COLUMNS, integrate
-from sim.workload.distributions import draw_values
 
 UNLIMITED_BLOCKS = 1 << 40
 

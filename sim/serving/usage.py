@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sim.records import KV_KINDS, Int64
+from sim.arrays import Int64
+from sim.serving.records import KV_KINDS
 
 USAGE_COLUMNS = (
     "num_steps",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from sim.errors import ScenarioError
-from sim.loading.place import Place
-from sim.scenario import EngineConfig
+from sim.scenario.place import Place
 from sim.serving.batching.entry import BLOCK_MAP_RECTANGLES, Batching, Replica
+from sim.serving.scenario import EngineConfig
 from sim.serving.user_policy import load_scheduling_policy
 from sim.serving.vllm.limits import Limits, version_profile
 from sim.serving.vllm.scheduler import Scheduler

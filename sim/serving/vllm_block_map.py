@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from sim.records import CACHED, EVICTED, OWNED, SHARED, BlockMap
+from sim.serving.records import CACHED, EVICTED, OWNED, SHARED, BlockMap
 from sim.serving.request import Request
 from sim.serving.scheduler import Step
 from sim.serving.vllm.plan import Plan

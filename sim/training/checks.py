@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from sim.checks.distributions import check_distribution
-from sim.loading.place import Place, no_effect, placed
+from sim.scenario.csv_files import check_file
+from sim.scenario.distribution import check_distribution
+from sim.scenario.place import Place, no_effect, placed
 from sim.training.checks_exchange import (
     check_exchange,
     check_length,
@@ -25,7 +26,6 @@ from sim.training.step.layer import peak_of
 from sim.training.step.memory import check_fits
 from sim.training.step.shape import check_shape, precision_of
 from sim.training.sync import SYNC, schemes_where
-from sim.workload.files import check_file
 
 MAX_WORKER_STEPS = 50_000_000
 MAX_EVENT_STEPS = 1_000_000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from sim.loading.place import Place, no_effect, placed
-from sim.records import PS_PER_S
+from sim.arrays import PS_PER_S
+from sim.scenario.place import Place, no_effect, placed
 from sim.training.exchange.algorithms import EXCHANGES, algorithms_where
 from sim.training.exchange.prices import MIB, price_exchange, worker_fabric
 from sim.training.scenario import TrainingScenario, num_gpus

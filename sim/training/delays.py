@@ -14,7 +14,8 @@ import numpy as np
 
 from sim.arrays import Float64
 from sim.elementary import exp_of
-from sim.scenario import Distribution, key
+from sim.scenario.distribution import Distribution
+from sim.scenario.fields import key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sim.cautions import Caution
-from sim.metric import Better, Metric
-from sim.records import PS_PER_S
-from sim.summary import Summary
+from sim.arrays import PS_PER_S
+from sim.errors import Caution
+from sim.results.metric import Better, Metric
+from sim.results.summary import Summary
+from sim.results.verdict import Verdict, Word
 from sim.training.packing import Packed, packed
 from sim.training.records import TrainingResult
 from sim.training.scenario import TrainingScenario, gpus_per_worker, num_gpus, step_shape, tokens_per_step
@@ -19,10 +20,9 @@ from sim.training.schedule.scaling import efficient_workers
 from sim.training.step.layer import peak_of
 from sim.training.step.time import model_flops_per_token
 from sim.training.sync import SYNC
-from sim.verdict import Verdict, Word
 
 if TYPE_CHECKING:
-    from sim.comparison import Comparison
+    from sim.results.comparison import Comparison
 
 
 # What real SGD made of a run's schedule: its metrics, why one is missing, and its warnings.

@@ -17,14 +17,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from sim.errors import ScenarioError
+from sim.errors import ScenarioError, did_you_mean
 from sim.rng import stream
-from sim.suggest import did_you_mean
+from sim.scenario.distribution import DrawPlace, draw_tokens
 from sim.training.scenario import TrainingScenario, max_seq_len, step_shape
 from sim.training.step.layer import layer_times
 from sim.training.step.shape import StepShape
 from sim.training.step.time import head_times
-from sim.workload.distributions import Place, draw_tokens
 
 Strategy = Literal[
     "longest",
@@ -251,7 +250,7 @@ def packed(scenario: TrainingScenario, seed: int, base_dir: Path = Path(".")) ->
     if given is None:
         return Packed()
     capacity = max_seq_len(scenario)
-    place = Place(path="packing.lengths", base_dir=base_dir)
+    place = DrawPlace(path="packing.lengths", base_dir=base_dir)
     lengths = draw_tokens(given.lengths, given.num_documents, stream(seed, "document lengths"), place)
     packing = pack(lengths, capacity, given.strategy, micro_batch_size=scenario.training.micro_batch_size)
     share = float(packing.row_tokens.sum()) / (packing.num_rows * capacity)

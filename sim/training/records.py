@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.records import PS_PER_S, Int64
+from sim.arrays import PS_PER_S, Int64
 from sim.training.learning.sgd import LearningResult, Schedule, synchronous_schedule
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sim.cost.collective_nccl import nccl_facts
 from sim.errors import InvariantError
+from sim.price.collective import nccl_facts
 from sim.training.checks import check_training
 from sim.training.exchange.algorithms import EXCHANGES
 from sim.training.learning.sgd import LearningResult, learn_run

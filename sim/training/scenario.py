@@ -1,4 +1,4 @@
-"""What a ``kind: training`` scenario says, as frozen dataclasses (see ``sim.scenario`` for the habits).
+"""What a ``kind: training`` scenario says, as frozen dataclasses (habits: ``sim.serving.scenario``).
 
 A *worker* is one data-parallel replica: the GPUs of its tensor- and pipeline-parallel split act as one.
 """
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sim.hardware import HardwareProfile
-from sim.model import ModelShape
-from sim.scenario import Distribution, Threshold, key
+from sim.model.shape import ModelShape
+from sim.scenario.distribution import Distribution
+from sim.scenario.fields import Threshold, key
 from sim.training.delays import StepVariation
 from sim.training.exchange.algorithms import EXCHANGES
 from sim.training.learning.sgd import LearningConfig

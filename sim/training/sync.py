@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sim.scenario import key
+from sim.scenario.fields import key
 
 UNBOUNDED = 2**62
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from sim.export.records import Column
-from sim.records import Int64
+from sim.arrays import Int64
+from sim.results.columns import Column
 from sim.training.records import TrainingResult
 
 MAX_ROWS = 1_000_000

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sim.errors import ScenarioError
-from sim.kinds import KINDS
-from sim.loading.renamed import rename_metrics
-from sim.loading.scenario_file import MEASURED, load_tree
-from sim.loading.strict_yaml import load_yaml
+from sim.kinds.executors import map_as_completed
+from sim.kinds.load import MEASURED, load_tree
+from sim.kinds.registry import KINDS
 from sim.plan.evaluate import Point, Row, Value, evaluate
-from sim.plan.executors import map_as_completed
-from sim.scenario_file import Measured, MeasuredPoint
-from sim.trust.measured import check_measured
+from sim.scenario.file import Measured, MeasuredPoint
+from sim.scenario.measured import check_measured
+from sim.scenario.renamed import rename_metrics
+from sim.scenario.strict_yaml import load_yaml
 
 BOARD_FILE = "board.yaml"
 Progress = Callable[[int, int], None]

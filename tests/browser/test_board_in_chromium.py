@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import pytest
 from browser.chromium import Page, shown
 
-from sim.report.validation import render_board_page
-from sim.scenario_file import Measured
-from sim.trust.board import make_board
-from sim.trust.board_file import BoardFile, GroupBounds
+from sim.scenario.file import Measured
+from sim.trust.board import BoardFile, GroupBounds, make_board
+from sim.trust.board_report import render_board_page
 from sim.trust.cases import Scored
 
 EVIL = "<img src=x onerror=alert(1)>"

@@ -8,10 +8,10 @@ import pytest
 from browser.chromium import Page, shown
 from browser.test_report_in_chromium import MARKS, assert_fits
 
-from sim.kinds import report_of
-from sim.loading import load_scenario
+from sim.kinds.load import load_scenario
+from sim.kinds.registry import report_of
+from sim.kinds.run import run_scenario
 from sim.report.html import render_html
-from sim.run import run_scenario
 
 DRAWN = "document.documentElement.dataset.drawn"
 PICTURES = {

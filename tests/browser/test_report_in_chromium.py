@@ -11,10 +11,10 @@ from browser.chromium import Page, shown
 from toy_answers import EVIL, answer_of, named_file
 from toy_runs import toy_results
 
-from sim.answer import Answer
-from sim.kinds import report_of
-from sim.report.content import report_pictures
+from sim.kinds.registry import report_of
 from sim.report.html import render_html
+from sim.results.answer import Answer
+from sim.serving.report.content import report_pictures
 
 NO_OVERFLOW = "document.documentElement.scrollWidth <= window.innerWidth"
 OVERLAPS = """[...document.querySelectorAll('.plot')].filter(plot => {

@@ -11,7 +11,7 @@ import pytest
 from calibrate.commands import main
 from calibrate.engine_fit import fit, met
 from calibrate.shared_prefix_runs import Stage, read_stages, simulated_s
-from sim.engine_profile import load_engine_profile
+from sim.hardware.engine_profile import load_engine_profile
 
 START = load_engine_profile("vllm-0.15-h100").overheads
 COLUMNS = (

@@ -13,9 +13,9 @@ from calibrate.fitting import fit_law
 from calibrate.kernel_fits import Validation, cross_validate, folds_of, kernel_fit, predict, settled
 from calibrate.kernel_timings import KernelTimings, read_aic
 from calibrate.timed_kernels import all_timings
-from sim.cost.law_times import device_of
-from sim.cost.laws.registry import LAWS
 from sim.hardware import load_hardware
+from sim.hardware.laws.registry import LAWS
+from sim.price.law_times import device_of
 
 H100 = load_hardware("h100-sxm-80gb")
 

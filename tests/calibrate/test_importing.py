@@ -12,13 +12,12 @@ import yaml
 from plain_engine import plain_engine
 
 from calibrate.commands import main
-from sim.cost.analytic import AnalyticTimes
-from sim.cost.price_table import load_price_table
-from sim.cost.table_price import TablePrice
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware
-from sim.model import load_model
-from sim.scenario import Scenario, Trace, Workload
+from sim.model.config import load_model
+from sim.price.providers.analytic import AnalyticTimes
+from sim.price.providers.table import TablePrice, load_price_table
+from sim.serving.scenario import Scenario, Trace, Workload
 
 LAYERS = load_model("llama-3.1-8b").num_hidden_layers
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from calibrate.commands import main
-from sim.cost.price_table import load_price_table
 from sim.hardware import load_hardware
+from sim.price.providers.table import load_price_table
 
 
 def test_a_table_made_of_them_is_of_a_model_and_no_hot_loop(shared: Path, tmp_path: Path) -> None:

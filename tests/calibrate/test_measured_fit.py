@@ -15,8 +15,8 @@ from calibrate.fit.rows import families, read_measurements
 from calibrate.fit.timings import graph_start_s, is_held_out, own_timings
 from calibrate.measure.planning import one_slot_plan
 from calibrate.measure.points import all_points
-from sim.cost.step import CompiledPrice
 from sim.hardware import HardwareProfile, curve_fraction, load_hardware
+from sim.price.step import CompiledPrice
 
 H200 = "h200-sxm-141gb"
 LAW = Law()

@@ -12,12 +12,11 @@ from written_measurements import Law, decode_s, gemm_s, norm_s, write_measuremen
 from calibrate.commands import main
 from calibrate.fit.checks import step_scenario
 from calibrate.importing.measurements import read_measured_folder
-from sim.cost.price_table import load_price_table
-from sim.cost.table_price import TablePrice
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware
-from sim.loading import load_scenario
-from sim.run import run_one
+from sim.kinds.load import load_scenario
+from sim.kinds.run import run_one
+from sim.price.providers.table import TablePrice, load_price_table
 
 H200 = "h200-sxm-141gb"
 LAW = Law()

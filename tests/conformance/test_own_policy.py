@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from conformance.playing import ids, limits, request, steps
 
-from sim.conformance import render, replay, replay_folder
 from sim.errors import ScenarioError
-from sim.loading import load_scenario
-from sim.run import run_scenario
+from sim.kinds.load import load_scenario
+from sim.kinds.run import run_scenario
 from sim.serving.user_policy import load_scheduling_policy
 from sim.serving.vllm import CacheView, Limits, Request, Scheduler, SchedulingPolicy
+from sim.trust import conformance as replay
+from sim.trust.conformance import render, replay_folder
 
 CASES = sorted((Path(__file__).parent / "cases").glob("vllm-*"))
 SHIPPED = Path(__file__).parents[2] / "scenarios" / "serving" / "policies"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sim.conformance import main_conformance, render, replay_folder
 from sim.errors import ScenarioError
+from sim.trust.conformance import main_conformance, render, replay_folder
 
 HERE = Path(__file__).parent
 COPIED = sorted((HERE / "cases").glob("vllm-*"))

@@ -10,11 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.cost.collective import (
+from sim.errors import ScenarioError
+from sim.hardware import Link, load_hardware
+from sim.price.collective import (
     NVLINK_HOP_S,
     Fabric,
     fabric_of,
     hierarchical_all_reduce_s,
+    nccl_cost,
+    nccl_regimes,
     parameter_server_s,
     ring_all_gather_s,
     ring_all_reduce_s,
@@ -22,9 +26,6 @@ from sim.cost.collective import (
     ring_step_s,
     tree_all_reduce_s,
 )
-from sim.cost.collective_nccl import nccl_cost, nccl_regimes
-from sim.errors import ScenarioError
-from sim.hardware import Link, load_hardware
 
 LINK = Link(bytes_per_s=100e9, latency_s=5e-6)
 NODE = Fabric(

@@ -8,15 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain_engine import plain_engine
 
-from sim.cost.analytic import AnalyticTimes
-from sim.cost.law_times import law_device
-from sim.cost.laws.experts import experts_hit
-from sim.cost.laws.gemm import tiled_s
-from sim.cost.laws.registry import LAWS
 from sim.hardware import hardware_names, load_hardware
-from sim.model import load_model
+from sim.hardware.laws.gemm import experts_hit, tiled_s
+from sim.hardware.laws.registry import LAWS
+from sim.model.config import load_model
+from sim.price.law_times import law_device
+from sim.price.providers.analytic import AnalyticTimes
 from sim.rng import stream
-from sim.scenario import Scenario, Workload
+from sim.serving.scenario import Scenario, Workload
 
 WITH_EXPERTS = [name for name in hardware_names() if "experts_bfloat16" in load_hardware(name).kernels]
 H100 = load_hardware("h100-sxm-80gb")

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.cost.law_times import law_device
-from sim.cost.laws.device import KernelLaw
-from sim.cost.laws.registry import LAWS
 from sim.hardware import HardwareProfile, KernelFit, hardware_names, load_hardware
+from sim.hardware.laws.device import KernelLaw
+from sim.hardware.laws.registry import LAWS
+from sim.price.law_times import law_device
 
 MEASURED = ("a100-sxm-80gb", "h100-sxm-80gb", "h200-sxm-141gb", "b200-sxm-180gb", "l40s")
 WITH_KERNELS = [name for name in hardware_names() if load_hardware(name).kernels]

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from plain_engine import plain_engine
 
-from sim.cost.analytic import AnalyticTimes
-from sim.cost.step import CompiledPrice
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware
-from sim.model import load_model
-from sim.scenario import Scenario, Trace, Workload
+from sim.model.config import load_model
+from sim.price.providers.analytic import AnalyticTimes
+from sim.price.step import CompiledPrice
+from sim.serving.scenario import Scenario, Trace, Workload
 
 H100 = load_hardware("h100-sxm-80gb")
 

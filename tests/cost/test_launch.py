@@ -11,15 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain_engine import plain_engine
 
-from sim.cost.explain import StepShape, explain_step
-from sim.cost.launch import LaunchedPrice
-from sim.cost.step import CompiledPrice
+from sim.arrays import PS_PER_S
 from sim.hardware import load_hardware
-from sim.metrics import summarize
-from sim.model import load_model
-from sim.records import PS_PER_S
-from sim.run import run_one
-from sim.scenario import Arrivals, Distribution, EngineOverheads, Scenario, Workload
+from sim.hardware.engine_profile import EngineOverheads
+from sim.kinds.run import run_one
+from sim.model.config import load_model
+from sim.price.explain import StepShape, explain_step
+from sim.price.overheads import LaunchedPrice
+from sim.price.step import CompiledPrice
+from sim.scenario.distribution import Distribution
+from sim.serving.metrics import summarize
+from sim.serving.scenario import Scenario, Workload
+from sim.serving.workload.arrivals import Arrivals
 
 LAYERS = 32  # of llama-3.1-8b
 HOST = EngineOverheads(step_s=0.002, per_sequence_s=1e-4, per_prompt_token_s=1e-5)

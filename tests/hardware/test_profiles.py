@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim import catalog
+from sim.cli import catalog
 from sim.errors import ScenarioError
 from sim.hardware import (
     CURVE_SIZE_UNITS,
@@ -219,7 +219,7 @@ def test_a_file_beside_the_scenario_is_found_and_may_have_a_base(tmp_path: Path)
 
 
 def test_a_profile_written_out_is_what_its_file_is() -> None:
-    from sim.loading.strict_yaml import load_yaml
+    from sim.scenario.strict_yaml import load_yaml
 
     assert load_hardware(load_yaml(profile_folder() / "a10.yaml")) == PROFILES["a10"]
 

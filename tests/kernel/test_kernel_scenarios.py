@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from sim.answer import Answer
-from sim.data import data_dir, scenario_name
 from sim.errors import ScenarioError
 from sim.kernel.gpu import gpu_of
 from sim.kernel.metrics import KERNEL_METRICS, summarize_kernel
 from sim.kernel.run import copy_ps, overlapped_ps
 from sim.kernel.tables import KERNEL_TABLES
 from sim.kernel.trace import kernel_trace_events
-from sim.kinds import report_of
-from sim.loading import load_scenario
+from sim.kinds.load import load_scenario
+from sim.kinds.registry import report_of
+from sim.kinds.run import run_scenario
 from sim.report.html import render_html
 from sim.report.markdown import render_markdown
-from sim.run import run_scenario
+from sim.results.answer import Answer
+from sim.scenario.shipped import data_dir, scenario_name
 
 SHIPPED = sorted(data_dir("scenarios").glob("kernel/*.yaml"))
 

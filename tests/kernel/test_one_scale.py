@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.cost.step import CompiledPrice
 from sim.kernel.algorithms.elementwise import stream
 from sim.kernel.algorithms.gemm import gemm_launches
+from sim.kernel.algorithms.problem import Gemm, Tile
 from sim.kernel.gpu import Efficiency, Gpu, efficiency_of, gemm_efficiency, gpu_of
 from sim.kernel.operations import plan_of
 from sim.kernel.run import run_launches
-from sim.kernel.scenario import Attention, Gemm, KernelWork, Tile
-from sim.loading import load_scenario
-from sim.model import layer_matrices
-from sim.scenario import Scenario
+from sim.kernel.scenario import Attention, KernelWork
+from sim.kinds.load import load_scenario
+from sim.model.counts import layer_matrices
+from sim.price.step import CompiledPrice
+from sim.serving.scenario import Scenario
 
 PS_PER_S = 1e12
 # The band: 25 % from 512 tokens on; below, where start-up and split-K heuristics decide, a factor 1.75.

@@ -11,11 +11,11 @@ import pytest
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware
 from sim.kernel.algorithms import flash1
-from sim.kernel.algorithms.problem import TileSizes, fitting
+from sim.kernel.algorithms.problem import Copy, Gemm, Tile, TileSizes, fitting
 from sim.kernel.gpu import fits, gpu_of
 from sim.kernel.operations import plan_of, problem_of
 from sim.kernel.run import run_launches
-from sim.kernel.scenario import Attention, Copy, Gemm, KernelWork, Tile
+from sim.kernel.scenario import Attention, KernelWork
 
 H100 = load_hardware("h100-sxm-80gb")
 DTYPES: tuple[Any, ...] = ("float32", "float16", "bfloat16", "float8")

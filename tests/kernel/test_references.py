@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from sim.hardware import load_hardware
 from sim.kernel.algorithms import decode, flash, flash1
-from sim.kernel.algorithms.problem import TileSizes
+from sim.kernel.algorithms.problem import Tile, TileSizes
 from sim.kernel.algorithms.standard import StandardAttention
 from sim.kernel.gpu import efficiency_of, gpu_of
 from sim.kernel.launches import Launch
 from sim.kernel.operations import problem_of
-from sim.kernel.scenario import Attention, Tile
+from sim.kernel.scenario import Attention
 from tests.kernel import reference as ref
 
 A100 = gpu_of(load_hardware("a100-sxm-80gb"))

@@ -13,13 +13,15 @@ from sim.kernel.algorithms.elementwise import stream
 from sim.kernel.gpu import efficiency_of, gpu_of
 from sim.kernel.launches import repeated
 from sim.kernel.metrics import summarize_kernel
-from sim.kernel.run import KernelResult, plan_of, run_kernel, run_launches
+from sim.kernel.operations import plan_of
+from sim.kernel.run import KernelResult, run_kernel, run_launches
 from sim.kernel.scenario import Attention, KernelScenario, KernelWork, TrainingStep
-from sim.kinds import report_of
-from sim.loading import load_scenario
-from sim.model import load_model, num_parameters
+from sim.kinds.load import load_scenario
+from sim.kinds.registry import report_of
+from sim.kinds.run import run_scenario
+from sim.model.config import load_model
+from sim.model.counts import num_parameters
 from sim.report.markdown import render_markdown
-from sim.run import run_scenario
 
 A100 = load_hardware("a100-sxm-40gb")
 MEDIUM = load_model("gpt2-medium")

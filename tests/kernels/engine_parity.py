@@ -23,9 +23,9 @@ from calibrate.engine.host_times import fit_host_times
 from calibrate.engine.llama import Batch
 from calibrate.engine.runs import EngineRun, engine_runs, read_run
 from calibrate.engine.serving import Clock, RealEngine
-from sim.cost.step import CompiledPrice
-from sim.records import PS_PER_S
-from sim.scenario import EngineOverheads
+from sim.arrays import PS_PER_S
+from sim.hardware.engine_profile import EngineOverheads
+from sim.price.step import CompiledPrice
 from sim.serving.batching.continuous import continuous
 from sim.serving.batching.plan import limits_of
 

@@ -15,7 +15,7 @@ import torch
 from calibrate.engine.llama import Batch, Chunk, Llama, random_llama
 from calibrate.engine.serving import Clock, RealEngine, Served
 from calibrate.engine.step import cut_down
-from sim.model import load_model
+from sim.model.config import load_model
 from sim.serving.batching.plan import Limits
 
 BLOCK_SIZE = 4

@@ -20,8 +20,8 @@ from calibrate.engine.llama import Batch, Llama, random_llama
 from calibrate.engine.runs import EngineRun, engine_runs
 from calibrate.engine.serving import Clock, RealEngine
 from calibrate.engine.warm_up import warm_up_steps
-from sim.cost.step import CompiledPrice
-from sim.records import PS_PER_S
+from sim.arrays import PS_PER_S
+from sim.price.step import CompiledPrice
 from sim.serving.batching.plan import limits_of
 
 HOST_S = 0.012  # of a step, at least

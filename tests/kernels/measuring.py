@@ -20,7 +20,7 @@ from calibrate.measure.slots import LAST_POINT_SECONDS, Slot, expected_s
 from calibrate.measure.timing import timing_of
 from kernels import KERNELS
 from sim.hardware import load_hardware
-from sim.model import load_model
+from sim.model.config import load_model
 
 TOKENS = 37
 H200 = load_hardware("h200-sxm-141gb")

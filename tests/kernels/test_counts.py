@@ -16,10 +16,11 @@ from kernels import KERNELS, flash_attention, int4_matmul, matmul, paged_decode_
 from kernels import flash_attention_backward as backward
 from kernels import standard_attention as standard
 from kernels.launch import Counts, next_power_of_2
-from sim.cost.operators import Precision, StepCounter
-from sim.cost.roofline import Operator
 from sim.hardware import load_hardware
-from sim.model import layer_matrices, load_model
+from sim.model.config import load_model
+from sim.model.counts import layer_matrices
+from sim.price.operators import Precision, StepCounter
+from sim.price.roofline import Operator
 
 CHECKOUT = Path(__file__).parent.parent.parent
 LLAMA = load_model("llama-3.1-8b")

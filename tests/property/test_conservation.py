@@ -9,10 +9,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from random_runs import engines, run, workloads
 
-from sim.littles_law import littles_law_gap, running_time_gap
-from sim.records import ABORTED, FINISHED, KV_KINDS, REFUSED, UNFINISHED, BlockMap, RequestTable, RunResult
 from sim.serving.front_end import FrontEnd
-from sim.token_gaps import segment_length_ps
+from sim.serving.measures import littles_law_gap, running_time_gap, segment_length_ps
+from sim.serving.records import (
+    ABORTED,
+    FINISHED,
+    KV_KINDS,
+    REFUSED,
+    UNFINISHED,
+    BlockMap,
+    RequestTable,
+    RunResult,
+)
 
 ROUTINGS = st.sampled_from([(1, "round_robin"), (2, "round_robin"), (2, "least_loaded"), (3, "shared_queue")])
 

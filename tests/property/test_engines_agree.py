@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from random_runs import engines, run, workloads
 
-from sim.records import FINISHED, REFUSED, RequestTable, RunResult
+from sim.serving.records import FINISHED, REFUSED, RequestTable, RunResult
 
 
 def assert_same(skipped: RunResult, stepped: RunResult) -> None:

@@ -8,11 +8,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from plain_engine import plain_engine
 
-from sim.cost.step import CompiledPrice
+from sim.arrays import PS_PER_S
 from sim.hardware import HardwareProfile, hardware_names, load_hardware
-from sim.model import ModelShape, load_model, num_parameters
-from sim.records import PS_PER_S
-from sim.scenario import Scenario, Workload
+from sim.model.config import load_model
+from sim.model.counts import num_parameters
+from sim.model.shape import ModelShape
+from sim.price.step import CompiledPrice
+from sim.serving.scenario import Scenario, Workload
 
 MODELS = ("gpt2", "llama-3.1-8b", "opt-13b", "mistral-7b-v0.1", "qwen2.5-7b", "llama-3.1-70b")
 DEVICES = tuple(hardware_names())

@@ -13,8 +13,9 @@ from property.test_conservation import assert_no_overlap
 from property.test_engines_agree import assert_same
 from random_runs import run, workloads
 
-from sim.records import FINISHED, SHARED, RequestTable, RunResult
-from sim.scenario import EngineOverheads, Speculative
+from sim.hardware.engine_profile import EngineOverheads
+from sim.serving.records import FINISHED, SHARED, RequestTable, RunResult
+from sim.serving.scenario import Speculative
 
 SHIPPED = Path(__file__).parents[2] / "scenarios" / "serving" / "policies" / "cache_aware.py"
 OWN_POLICIES = [f"{SHIPPED}:CacheAware", f"{SHIPPED}:CheapestVictim"]

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from sim.cli import main
+from sim.cli.command import main
 from sim.errors import ScenarioError
 from sim.kernel.algorithms import ALGORITHMS, flash
 from sim.kernel.gpu import Efficiency, Fitted
 from sim.kernel.run import run_kernel
-from sim.loading import load_scenario
-from sim.run import run_scenario
+from sim.kinds.load import load_scenario
+from sim.kinds.run import run_scenario
 
 SLOW = Fitted(
     name="dummy_kernels",

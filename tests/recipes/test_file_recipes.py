@@ -18,11 +18,12 @@ from types import ModuleType
 import pytest
 
 import sim
-from sim.catalog import engine_table, model_table, scenario_table
-from sim.cli import VERBS, main
-from sim.data import data_dir
-from sim.model import load_model, num_parameters
-from sim.plan.executors import EXECUTORS, Place, SerialExecutor
+from sim.cli.catalog import engine_table, model_table, scenario_table
+from sim.cli.command import VERBS, main
+from sim.kinds.executors import EXECUTORS, Place, SerialExecutor
+from sim.model.config import load_model
+from sim.model.counts import num_parameters
+from sim.scenario.shipped import data_dir
 
 SCENARIO = """\
 schema_version: 1
@@ -51,7 +52,7 @@ def test_an_engine_profile_is_one_file(
 ) -> None:
     profiles = tmp_path / "engine_profiles"
     shutil.copytree(data_dir("engine_profiles"), profiles)
-    monkeypatch.setattr("sim.engine_profile.data_dir", lambda folder: tmp_path / folder)
+    monkeypatch.setattr("sim.hardware.engine_profile.data_dir", lambda folder: tmp_path / folder)
     (profiles / "nobodys-1.0.yaml").write_text(
         "name: nobodys-1.0\nengine: vllm\nversion: '1.0'\nhost: a desk\n"
         "overheads:\n  step_s: {value: 7 ms, source: 'a test'}\nnotes: of one machine\n",
@@ -79,7 +80,7 @@ def test_a_model_is_one_file(
     config = json.loads((models / "gpt2.json").read_text(encoding="utf-8"))
     config |= {"n_layer": 2, "_gpuyard": {**config["_gpuyard"], "name": "Tiny"}}
     (models / "tiny-2-layers.json").write_text(json.dumps(config), encoding="utf-8")
-    monkeypatch.setattr("sim.model.loading.files", lambda package: tmp_path)
+    monkeypatch.setattr("sim.model.config.files", lambda package: tmp_path)
     assert "tiny-2-layers" in model_table()
     shape = load_model("tiny-2-layers")
     assert num_parameters(load_model("gpt2")) - num_parameters(shape) == 10 * 7_087_872  # a layer of GPT-2
@@ -99,7 +100,8 @@ def test_a_gallery_scenario_is_one_file(
     (scenarios / "serving").mkdir(parents=True)
     shutil.move(written(tmp_path), scenarios / "serving" / "a_new_one.yaml")
     monkeypatch.setattr(
-        "sim.data.data_dir", lambda folder: scenarios if folder == "scenarios" else data_dir(folder)
+        "sim.scenario.shipped.data_dir",
+        lambda folder: scenarios if folder == "scenarios" else data_dir(folder),
     )
     monkeypatch.setattr(gallery, "REPORTS", tmp_path / "reports")
     assert "serving/a_new_one" in scenario_table()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.cli import main
+from sim.cli.command import main
 from sim.hardware import hardware_names, load_hardware
 from sim.hardware import load as loading
 from sim.hardware.architecture import SM_FACTS, STAND_INS, by_architecture, sm_facts
@@ -127,8 +127,8 @@ def test_it_runs_and_says_what_it_assumed(
 
 
 def test_the_assumptions_of_each_kind_are_named(folder: Path, tmp_path: Path) -> None:
-    from sim.loading import load_scenario
-    from sim.run import run_scenario
+    from sim.kinds.load import load_scenario
+    from sim.kinds.run import run_scenario
 
     said = {}
     for kind, text in SCENARIOS.items():

@@ -9,7 +9,7 @@ import pytest
 from calibrate.commands import main
 from calibrate.importing.readers import IMPORTERS, Importer, ImportSource
 from calibrate.importing.table_writing import Measured
-from sim.cost.price_table import load_price_table
+from sim.price.providers.table import load_price_table
 
 
 def read_dummy(source: ImportSource) -> Measured:

@@ -17,21 +17,21 @@ import numpy as np
 import pytest
 
 import sim
-from sim.cli import main
+from sim.cli.command import main
 from sim.cli.exports import EXPORTS, RECORD_FORMATS, Export, RecordFormat
 from sim.errors import ScenarioError
-from sim.export.records import Column
-from sim.export.tables import TABLE_FORMATS
+from sim.export.files import TABLE_FORMATS
 from sim.hardware import HardwareProfile
-from sim.kinds import KINDS, Kind
-from sim.metric import Metric
-from sim.metric_table import METRICS, ServingMetric
-from sim.records import RunResult
+from sim.kinds.registry import KINDS, Kind
+from sim.kinds.schema import scenario_schema
 from sim.report.blocks import Prose, Report, Section
-from sim.scenario import Threshold, key
-from sim.schema import scenario_schema
-from sim.summary import Summary
-from sim.verdict import Verdict
+from sim.results.columns import Column
+from sim.results.metric import Metric
+from sim.results.summary import Summary
+from sim.results.verdict import Verdict
+from sim.scenario.fields import Threshold, key
+from sim.serving.metrics import METRICS, ServingMetric
+from sim.serving.records import RunResult
 
 SCENARIO = """\
 schema_version: 1
@@ -202,7 +202,7 @@ class CoinScenario:
     question: str = key("what the report answers")
     kind: str = key("what is simulated", choices=lambda: KINDS)
     seeds: tuple[int, ...] = key("one run per seed and variant", default=(1,), ge=0)
-    hardware: HardwareProfile = key("what the coins lie on")  # noqa: RUF009
+    hardware: HardwareProfile = key("what the coins lie on")
     num_coins: int = key("coins that are tossed", ge=1, le=1000)
     thresholds: tuple[Threshold, ...] = key("bounds", default=())
 

@@ -16,16 +16,16 @@ from property.test_engines_agree import assert_same
 
 import sim
 from sim.errors import InvariantError, ScenarioError
-from sim.kinds import report_of
-from sim.records import RunResult
+from sim.kinds.registry import report_of
+from sim.kinds.schema import scenario_schema
 from sim.report.html import render_html
-from sim.schema import scenario_schema
 from sim.serving.batching.continuous import continuous
 from sim.serving.batching.plan import KVView, Limits, StepPlan
 from sim.serving.batching.registry import BATCHING
 from sim.serving.kv import KV_ALLOCATORS, paged
 from sim.serving.kv.allocator import KVAllocator, KVSettings
 from sim.serving.kv.paged import PagedKV
+from sim.serving.records import RunResult
 from sim.serving.request import Request
 from sim.serving.router import ROUTING, Routing
 from sim.serving.vllm.versions import VERSIONS

@@ -15,11 +15,11 @@ import pytest
 
 import sim
 from sim.arrays import Float64
-from sim.cost.collective import Fabric
 from sim.errors import ScenarioError
-from sim.kinds import report_of
+from sim.kinds.registry import report_of
+from sim.kinds.schema import scenario_schema
+from sim.price.collective import Fabric
 from sim.report.html import render_html
-from sim.schema import scenario_schema
 from sim.training.delays import DELAYS, Delay, StepVariation
 from sim.training.exchange.algorithms import EXCHANGES, Algorithm
 from sim.training.learning.problems import PROBLEMS

@@ -16,19 +16,19 @@ import pytest
 
 import sim
 from sim.arrays import Float64, Int64
-from sim.cli import main
+from sim.cli.command import main
 from sim.errors import ScenarioError
-from sim.records import RequestTable
-from sim.scenario import Arrivals, Distribution, Trace, Workload
-from sim.schema import scenario_schema
-from sim.workload.arrivals import ARRIVAL_PROCESSES, ArrivalProcess
-from sim.workload.distributions import DISTRIBUTIONS, DistributionKind, Keys
-from sim.workload.distributions import Place as DrawPlace
-from sim.workload.drawn import draw_table
-from sim.workload.files import TextFile
-from sim.workload.sources import SOURCES, Source
-from sim.workload.trace_formats import TRACE_FORMATS
-from sim.workload.trace_rows import ARRIVAL, OUTPUT, PROMPT, RawTrace, TraceFormat
+from sim.kinds.schema import scenario_schema
+from sim.scenario.csv_files import TextFile
+from sim.scenario.distribution import DISTRIBUTIONS, Distribution, DistributionKind, Keys
+from sim.scenario.distribution import DrawPlace as DrawPlace
+from sim.serving.records import RequestTable
+from sim.serving.scenario import Trace, Workload
+from sim.serving.workload.arrivals import ARRIVAL_PROCESSES, ArrivalProcess, Arrivals
+from sim.serving.workload.drawn import draw_table
+from sim.serving.workload.sources import SOURCES, Source
+from sim.serving.workload.trace_formats import TRACE_FORMATS
+from sim.serving.workload.trace_rows import ARRIVAL, OUTPUT, PROMPT, RawTrace, TraceFormat
 
 HEAD = """\
 schema_version: 1

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim.loading import load_scenario
-from sim.records import PS_PER_S, RunResult
-from sim.run import run_one
+from sim.arrays import PS_PER_S
+from sim.kinds.load import load_scenario
+from sim.kinds.run import run_one
+from sim.serving.records import RunResult
 
 COLD_S = 3.0
 SCENARIO = """

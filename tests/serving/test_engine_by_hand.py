@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fake_price import in_ps, requests, run_fixed, seconds
 
-from sim.records import ABORTED, FINISHED, REFUSED, RequestTable, RunResult
+from sim.serving.records import ABORTED, FINISHED, REFUSED, RequestTable, RunResult
 
 ENGINES = {
     "hot_path": {"stepping": "skip"},

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from random_runs import MS, engines, run, workloads
 
-from sim.littles_law import running_time_gap
-from sim.metrics import summarize
-from sim.records import FINISHED, RequestTable, RunResult
-from sim.scenario import EngineOverheads
+from sim.hardware.engine_profile import EngineOverheads
+from sim.serving.measures import running_time_gap
+from sim.serving.metrics import summarize
+from sim.serving.records import FINISHED, RequestTable, RunResult
 
 FRONTEND_MS, OUTPUT_MS = 12, 3
 ENGINES: dict[str, dict[str, Any]] = {

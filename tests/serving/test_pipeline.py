@@ -17,17 +17,20 @@ from property.test_conservation import assert_laws
 from property.test_vllm_engine_agrees import vllm_engines
 from random_runs import run, workloads
 
-from sim.cost.memory import memory_plan
-from sim.cost.pipeline import Passage, PipelinePrice, Stations, sent_bytes, stage_sends_s
-from sim.cost.step import Chunks, CompiledPrice
+from sim.arrays import PS_PER_S
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware
-from sim.loading import load_scenario
-from sim.model import load_model, num_parameters, stages_of, weight_bytes
-from sim.model.stages import layers_of_stages
-from sim.records import PS_PER_S, RequestTable, RunResult
-from sim.scenario import EngineOverheads, Scenario, Workload
+from sim.hardware.engine_profile import EngineOverheads
+from sim.kinds.load import load_scenario
+from sim.model.config import load_model
+from sim.model.counts import num_parameters, weight_bytes
+from sim.model.shape import layers_of_stages, stages_of
+from sim.price.memory import memory_plan
+from sim.price.pipeline import Passage, PipelinePrice, Stations, sent_bytes, stage_sends_s
+from sim.price.step import Chunks, CompiledPrice
 from sim.serving import simulate
+from sim.serving.records import RequestTable, RunResult
+from sim.serving.scenario import Scenario, Workload
 
 STAGE_PS = 100_000_000_000
 

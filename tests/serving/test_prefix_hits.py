@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sim.loading import load_scenario
-from sim.run import run_one
+from sim.kinds.load import load_scenario
+from sim.kinds.run import run_one
 
 SCENARIO = Path(__file__).parents[2] / "scenarios" / "serving" / "prefix_cache_size.yaml"
 SAMPLE = SCENARIO.parent / "traces" / "mooncake_layout_synthetic.jsonl"

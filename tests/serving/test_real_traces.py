@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim.littles_law import littles_law_gap
-from sim.loading import load_scenario
-from sim.records import FINISHED, REFUSED, UNFINISHED
-from sim.run import run_one
+from sim.kinds.load import load_scenario
+from sim.kinds.run import run_one
+from sim.serving.measures import littles_law_gap
+from sim.serving.records import FINISHED, REFUSED, UNFINISHED
 
 CHECKOUT = Path(__file__).parents[2]
 SCENARIOS = CHECKOUT / "scenarios" / "serving"

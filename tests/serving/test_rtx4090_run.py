@@ -18,10 +18,11 @@ import pytest
 import yaml
 
 from calibrate.commands import main
-from sim.cost.memory import memory_plan
-from sim.loading import load_scenario
-from sim.records import FINISHED, PS_PER_S
-from sim.run import run_one
+from sim.arrays import PS_PER_S
+from sim.kinds.load import load_scenario
+from sim.kinds.run import run_one
+from sim.price.memory import memory_plan
+from sim.serving.records import FINISHED
 
 RUN = "measured/serving/rtx4090_llama-3.1-8b"
 MEASURED_BLOCKS = 2588

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from fake_price import in_ps, requests, run_fixed, seconds
 
-from sim.records import ABORTED, RequestTable, RunResult
-from sim.scenario import EngineOverheads
+from sim.hardware.engine_profile import EngineOverheads
+from sim.serving.records import ABORTED, RequestTable, RunResult
 
 VLLM = {"batching": "vllm", "max_model_len": 128, "num_gpu_blocks_override": 64, "async_scheduling": False}
 

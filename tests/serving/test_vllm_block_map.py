@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from conformance.playing import limits, request, steps
 
-from sim.records import CACHED, EVICTED, OWNED, SHARED, BlockMap
-from sim.report.figures_block_map import View, held_fraction, raster, states
+from sim.serving.records import CACHED, EVICTED, OWNED, SHARED, BlockMap
+from sim.serving.report.block_map import View, held_fraction, raster, states
 from sim.serving.vllm import Request, Scheduler
 from sim.serving.vllm_block_map import VllmBlockMapRecorder
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from fake_price import requests, run_fixed
 
-from sim.loading import load_scenario
-from sim.metrics import summarize
-from sim.records import KV_KINDS
-from sim.run import run_one
-from sim.summary import Summary
+from sim.kinds.load import load_scenario
+from sim.kinds.run import run_one
+from sim.results.summary import Summary
+from sim.serving.metrics import summarize
+from sim.serving.records import KV_KINDS
 
 SCENARIO = Path(__file__).parents[2] / "scenarios/serving/paged_vs_contiguous_opt13b.yaml"
 
@@ -44,7 +44,7 @@ def test_dominant_waste_is_the_published_one(variant: str) -> None:
 
 
 def test_lengths_are_sharegpts() -> None:
-    from sim.workload.sources import draw_requests
+    from sim.serving.workload.sources import draw_requests
 
     workload = load_scenario(SCENARIO).base.workload
     tables = [draw_requests(workload, seed) for seed in range(1, 21)]

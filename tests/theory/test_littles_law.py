@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sim.littles_law import littles_law_gap
-from sim.loading import load_scenario
-from sim.run import run_one
+from sim.kinds.load import load_scenario
+from sim.kinds.run import run_one
+from sim.serving.measures import littles_law_gap
 
 SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios" / "serving").glob("*.yaml"))
 

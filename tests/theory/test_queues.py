@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 from plain_engine import plain_engine
 
+from sim.arrays import PS_PER_S
 from sim.hardware import load_hardware
-from sim.littles_law import littles_law_gap, running_time_gap
-from sim.model import load_model
-from sim.records import PS_PER_S, RunResult
-from sim.run import run_one
-from sim.scenario import Arrivals, Distribution, Scenario, Workload
+from sim.kinds.run import run_one
+from sim.model.config import load_model
+from sim.scenario.distribution import Distribution
+from sim.serving.measures import littles_law_gap, running_time_gap
+from sim.serving.records import RunResult
+from sim.serving.scenario import Scenario, Workload
+from sim.serving.workload.arrivals import Arrivals
 
 ONE_TOKEN = Distribution(distribution="fixed", value=1)
 WARMUP, MEASURED = 500, 8000

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from plain_engine import plain_engine
 from random_runs import HARDWARE, MODEL, run
 
-from sim.cost.step import TILE_ROWS, CompiledPrice
-from sim.metrics import summarize
-from sim.model import load_model
-from sim.records import FINISHED, RequestTable, RunResult
-from sim.scenario import Scenario, Speculative, Workload
-from sim.token_gaps import token_gaps
+from sim.model.config import load_model
+from sim.price.step import TILE_ROWS, CompiledPrice
+from sim.serving.measures import token_gaps
+from sim.serving.metrics import summarize
+from sim.serving.records import FINISHED, RequestTable, RunResult
+from sim.serving.scenario import Scenario, Speculative, Workload
 
 OUTPUT_TOKENS = 2000
 

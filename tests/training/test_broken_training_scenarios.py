@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from sim.cli import main
+from sim.cli.command import main
 from sim.errors import ScenarioError
-from sim.loading import load_scenario
-from sim.run import run_scenario
+from sim.kinds.load import load_scenario
+from sim.kinds.run import run_scenario
 
 GOOD: dict[str, Any] = {
     "schema_version": 1,

@@ -13,7 +13,7 @@ from training.packing_histograms import HISTOGRAMS, histogram_lengths
 from training.step.published import A100
 
 from sim.errors import ScenarioError
-from sim.model import load_model
+from sim.model.config import load_model
 from sim.training.packing import PACKING_STRATEGIES, pack
 from sim.training.step.shape import StepShape
 

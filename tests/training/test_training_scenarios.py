@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from sim.data import scenario_paths
 from sim.errors import ScenarioError
-from sim.kinds import KINDS, kind_of
-from sim.loading import load_scenario, to_raw
-from sim.run import run_scenario
+from sim.kinds.load import load_scenario
+from sim.kinds.registry import KINDS, kind_of
+from sim.kinds.run import run_scenario
+from sim.scenario.file import to_raw
+from sim.scenario.shipped import scenario_paths
 
 GOOD: dict[str, Any] = {
     "schema_version": 1,
@@ -169,7 +170,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_every_kind_of_job_runs_and_reports(tmp_path: Path, name: str) -> None:
-    from sim.kinds import report_of
+    from sim.kinds.registry import report_of
     from sim.report.html import render_html
     from sim.report.markdown import render_markdown
     from sim.report.terminal import render_answer
@@ -193,7 +194,7 @@ def test_every_kind_of_job_runs_and_reports(tmp_path: Path, name: str) -> None:
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
-    from sim.export import summary_json
+    from sim.export.files import summary_json
 
     texts = {
         summary_json(answer.summaries, comparison=answer.comparison)

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sim.scenario_file import Measured
-from sim.trust.board import make_board, rank_correlation, score, score_groups
-from sim.trust.board_file import BoardFile, GroupBounds
+from sim.scenario.file import Measured
+from sim.trust.board import BoardFile, GroupBounds, make_board, rank_correlation, score, score_groups
 from sim.trust.cases import Scored
 
 POSITIVE = st.floats(1e-6, 1e6)

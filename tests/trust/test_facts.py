@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from plain_engine import plain_engine
 
-from sim.cost.explain import OperatorLine, StepShape, explain_step
-from sim.engine_profile import load_engine_profile
 from sim.hardware import load_hardware
-from sim.model import load_model
-from sim.scenario import EngineOverheads, Scenario, Workload
+from sim.hardware.engine_profile import EngineOverheads, load_engine_profile
+from sim.model.config import load_model
+from sim.price.explain import OperatorLine, StepShape, explain_step
+from sim.serving.scenario import Scenario, Workload
 
 
 def decode_step(hardware: str, model: str, sequences: int, context: int, **engine: Any) -> list[OperatorLine]:

@@ -14,9 +14,9 @@ import pytest
 from plain_engine import plain_engine
 
 from sim.cli.command import main
-from sim.cost.memory import memory_plan
 from sim.hardware import load_hardware
-from sim.model import load_model
+from sim.model.config import load_model
+from sim.price.memory import memory_plan
 
 CASES = Path(__file__).parent.parent / "validation"
 ASKED = {"mean_e2e_s": 0.05, "mean_tpot_s": 0.05, "mean_ttft_s": 0.12}

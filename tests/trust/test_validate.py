@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from sim.cli.command import main
-from sim.schema import scenario_schema
+from sim.kinds.schema import scenario_schema
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from sim.kernel.gpu import Direction, Footprint, Generation, Gpu, fits
 from sim.kernel.launches import Launch
-from sim.scenario import key
+from sim.scenario.fields import key
 
 Dtype = Literal["float32", "float16", "bfloat16", "float8"]
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}

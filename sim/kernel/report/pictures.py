@@ -8,8 +8,8 @@ from math import ceil, floor, log10
 from sim.kernel.metrics import KERNEL_METRICS
 from sim.kernel.records import Tile
 from sim.kernel.run import KernelResult, bytes_by_tensor
-from sim.metric import format_metric
 from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, percent, seconds
+from sim.results.metric import format_metric
 from sim.units import format_count
 
 Runs = Mapping[str, Sequence[KernelResult]]

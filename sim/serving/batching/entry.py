@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sim.loading.place import Place
-from sim.scenario import EngineConfig, Scenario
+from sim.scenario.place import Place
 from sim.serving.batching.plan import Limits, Policy
 from sim.serving.kv import KV_ALLOCATORS
 from sim.serving.kv.allocator import KVSettings
 from sim.serving.policy_scheduler import PolicyRules, PolicyScheduler
 from sim.serving.recorder import BlockMapRecorder
+from sim.serving.scenario import EngineConfig, Scenario
 from sim.serving.scheduler import Scheduler
 from sim.serving.vllm_block_map import VllmBlockMapRecorder
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sim.cost.step import to_ps
-from sim.scenario import Scenario
+from sim.price.step import to_ps
 from sim.serving.decoding import DecodeBatch
 from sim.serving.kv.allocator import KVAllocator
 from sim.serving.request import Request
+from sim.serving.scenario import Scenario
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

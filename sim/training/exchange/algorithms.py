@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sim.arrays import PS_PER_S
-from sim.cost.collective import Fabric, hierarchical_all_reduce_s, ring_step_s, tree_all_reduce_s
-from sim.cost.collective_nccl import nccl_cost
+from sim.price.collective import Fabric, hierarchical_all_reduce_s, nccl_cost, ring_step_s, tree_all_reduce_s
 
 # free: no gradient takes any time; all_reduce: buckets, each when every worker's is ready; server: pushes and
 # pulls in turn; single_process: one thread per GPU of a node, through GPU 0.

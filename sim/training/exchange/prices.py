@@ -1,6 +1,6 @@
 """What the exchange of one step costs on the links: every message priced, in whole picoseconds.
 
-The prices are ``sim.cost.collective``'s and, for ``nccl``, ``sim.cost.collective_nccl``'s. When a message
+The prices are ``sim.price.collective``'s and, for ``nccl``, ``sim.price.collective``'s. When a message
 starts is the simulation's matter, not this file's.
 """
 
@@ -12,16 +12,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from sim.cost.collective import (
-    NETWORK_HOP_S,
-    Fabric,
-    fabric_of,
-    known_latency,
-)
-from sim.cost.collective_nccl import nccl_cost
+from sim.arrays import Int64
 from sim.hardware import Link
-from sim.model import layer_matrices
-from sim.records import Int64
+from sim.model.counts import layer_matrices
+from sim.price.collective import NETWORK_HOP_S, Fabric, fabric_of, known_latency, nccl_cost
 from sim.training.exchange.algorithms import EXCHANGES, Algorithm, Pattern, to_ps
 from sim.training.exchange.sharded import ShardedTimes, sharded_times
 from sim.training.scenario import TrainingScenario, max_seq_len

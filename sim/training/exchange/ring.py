@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sim.records import Int64
+from sim.arrays import Int64
 
 Chunk = npt.NDArray[np.float64]
 

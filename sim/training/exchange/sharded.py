@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sim.cost.collective import Fabric
-from sim.cost.collective_nccl import nccl_cost
-from sim.records import PS_PER_S, Int64
+from sim.arrays import PS_PER_S, Int64
+from sim.price.collective import Fabric, nccl_cost
 from sim.training.step.time import WorkerStep
 
 Float64 = npt.NDArray[np.float64]

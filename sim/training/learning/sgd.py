@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from sim.errors import InvariantError
 from sim.rng import stream
-from sim.scenario import key
+from sim.scenario.fields import key
 from sim.training.learning.problems import PROBLEMS, Problem, Vector, folded
 
 Ints = npt.NDArray[np.int64]

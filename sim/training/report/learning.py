@@ -17,8 +17,8 @@ from sim.training.records import TrainingResult
 from sim.training.sync import SYNC
 
 if TYPE_CHECKING:
-    from sim.answer import Answer
-    from sim.comparison import Cell, Comparison
+    from sim.results.answer import Answer
+    from sim.results.comparison import Cell, Comparison
     from sim.training.learning.sgd import LearningConfig
     from sim.training.records import TrainingResult
     from sim.training.scenario import TrainingScenario

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sim.report.ascii import sparkline
-from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, percent, seconds
+from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, percent, seconds, sparkline
 from sim.training.records import TrainingResult
 from sim.training.scenario import step_shape
 from sim.training.step.layer import LayerTimes, layer_times

@@ -1,28 +1,147 @@
-"""The report of a training scenario, in the order of every report."""
+"""The report of a training scenario, with its scaling curve."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
-from sim.answer_line import answer_line
 from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, Section, text_table
 from sim.report.decision import decision_section
-from sim.report.figures import Lane, digits, lanes, percent
-from sim.training.report.blame import blame
-from sim.training.report.figures import split_picture, timeline_pictures
+from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, lanes, layout, percent
+from sim.results.answer import answer_line
+from sim.training.records import ScalingPoint, TrainingResult
 from sim.training.report.learning import learning_section
 from sim.training.report.memory import EXPLAINED, memory_pictures
 from sim.training.report.ring import link_pictures, ring_picture
-from sim.training.report.scaling import scaling_blocks, scaling_pictures
+from sim.training.report.time import blame, split_picture, timeline_pictures
+from sim.training.scenario import max_seq_len, tokens_per_step
+from sim.training.schedule.scaling import efficient_workers
 from sim.units import format_gb, format_s
 from sim.version import __version__
 
 if TYPE_CHECKING:
-    from sim.answer import Answer
-    from sim.training.records import TrainingResult
+    from sim.results.answer import Answer
     from sim.training.scenario import TrainingScenario
 
+
+Results = Mapping[str, Sequence[TrainingResult]]
+
+
+SCALING_EXPLAINED = (
+    "Weak scaling: every worker keeps its micro-batches, so the global batch grows with the workers. "
+    "Efficiency is the rate per worker over that of the fewest workers that can run; exposed exchange is the "
+    "share of a worker's step in which nothing hides it, queueing included. What the larger global batch is "
+    "worth to learning is not in it. Means over the seeds."
+)
+
+
+def scaling_blocks(results: Results) -> list[Block]:
+    """What is shown, and which jobs could not run."""
+    blocks: list[Block] = [Prose(text=SCALING_EXPLAINED)]
+    for name, runs in results.items():
+        refused = [one for one in runs[0].scaling if one.refused]
+        if refused:
+            sizes = ", ".join(str(one.num_workers) for one in refused)
+            blocks.append(Prose(text=f"{name} cannot run with {sizes} workers: {refused[0].refused}."))
+    return blocks
+
+
+def scaling_pictures(results: Results, lanes: Sequence[Lane]) -> list[Picture]:
+    """Three pictures; none where no variant has a curve."""
+    shown = [lane for lane in lanes if results[lane.name][0].scaling]
+    if not shown:
+        return []
+    tokens = {lane.name: _tokens(results[lane.name][0]) for lane in shown}
+    unit = "tokens/s" if all(tokens.values()) else "gradients/s"
+
+    def rate(lane: Lane, point: ScalingPoint) -> float:
+        return point.gradients_per_s * (tokens[lane.name] if unit == "tokens/s" else 1)
+
+    return [
+        _picture(results, shown, ("scaling-rate", "Rate", unit), rate),
+        _picture(results, shown, ("scaling-efficiency", "Efficiency", ""), lambda _, one: one.efficiency),
+        _picture(
+            results,
+            shown,
+            ("scaling-exposed", "Exposed exchange", "share of a step"),
+            lambda _, one: one.exposed_comm_fraction,
+        ),
+    ]
+
+
+def _tokens(run: TrainingResult) -> int:
+    """Tokens of a gradient; 0 where nobody says."""
+    scenario = run.scenario
+    is_known = scenario.model is not None or scenario.training.max_seq_len is not None
+    return tokens_per_step(scenario) if is_known and max_seq_len(scenario) else 0
+
+
+def _picture(
+    results: Results,
+    shown: Sequence[Lane],
+    words: tuple[str, str, str],
+    value: Callable[[Lane, ScalingPoint], float],
+) -> Picture:
+    key, title, unit = words
+    is_rate = key == "scaling-rate"
+    curves = {lane.name: _curve(results[lane.name], lane, value) for lane in shown}
+    sizes = sorted({size for curve in curves.values() for size in curve})
+    scale = {"type": "log"} if is_rate else {"rangemode": "tozero", "tickformat": ".0%"}
+    traces: list[Trace] = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": lane.label,
+            "x": list(curves[lane.name]),
+            "y": list(curves[lane.name].values()),
+            "line": {"color": lane.color, "dash": lane.dash, "width": 2},
+            "marker": {"color": lane.color, "size": 7},
+        }
+        for lane in shown
+    ]
+    rows: list[Row] = [(size, *(curves[lane.name].get(size) for lane in shown)) for size in sizes]
+    return Picture(
+        key=key,
+        title=f"{title} against the number of workers",
+        reading=_reading(results, shown, curves, is_rate),
+        traces=traces,
+        layout=layout(axis("workers", type="log", tickvals=sizes), axis(unit or "of the fewest", **scale)),
+        header=("workers", *(f"{lane.name} {unit}".strip() for lane in shown)),
+        rows=rows,
+        height_px=420,
+        group="scaling",
+    )
+
+
+def _curve(
+    runs: Sequence[TrainingResult], lane: Lane, value: Callable[[Lane, ScalingPoint], float]
+) -> dict[int, float]:
+    """Number of workers -> mean over the seeds, of the jobs that can run."""
+    found: dict[int, list[float]] = {}
+    for run in runs:
+        for point in run.scaling:
+            if not point.refused:
+                found.setdefault(point.num_workers, []).append(value(lane, point))
+    return {size: fmean(values) for size, values in found.items()}
+
+
+def _reading(
+    results: Results, shown: Sequence[Lane], curves: Mapping[str, Mapping[int, float]], is_rate: bool
+) -> str:
+    if not is_rate:
+        ends = [(lane.name, *list(curves[lane.name].items())[-1]) for lane in shown]
+        return "; ".join(f"{name}: {percent(last)} with {size:,} workers" for name, size, last in ends) + "."
+    said = []
+    for lane in shown:
+        run = results[lane.name][0]
+        bound = run.scenario.scaling.min_efficiency if run.scenario.scaling else 1.0
+        most = efficient_workers(run.scaling, bound)
+        said.append(f"{lane.name}: at {percent(bound)} efficiency or more up to {most or 0:,} workers")
+    return "; ".join(said) + "."
+
+
+if TYPE_CHECKING:
     Runs = Mapping[str, Sequence[TrainingResult]]
 
 
@@ -84,7 +203,7 @@ def _memory(runs: Runs, shown: Sequence[Lane]) -> list[Section]:
 
 
 def _question(answer: Answer[TrainingScenario, TrainingResult]) -> Section:
-    from sim.report.question import scenario_word
+    from sim.scenario.file import scenario_word
 
     base = answer.file.base
     job, sync, exchange = base.training, base.sync, base.exchange
@@ -116,8 +235,8 @@ def _step(base: TrainingScenario) -> str:
 
 
 def _variants(answer: Answer[TrainingScenario, TrainingResult]) -> list[tuple[str, str]]:
-    from sim.loading.dump import plain
-    from sim.report.question import setting_text
+    from sim.report.settings import setting_text
+    from sim.scenario.file import plain
 
     if len(answer.file.variants) == 1 and not answer.file.variants[0].differences:
         return []
@@ -167,8 +286,7 @@ def _reproduce(answer: Answer[TrainingScenario, TrainingResult]) -> tuple[Block,
 
     import yaml
 
-    from sim.loading.dump import to_raw
-    from sim.report.question import scenario_word
+    from sim.scenario.file import scenario_word, to_raw
 
     words = ["gpuyard", "run", scenario_word(answer.file.path)]
     for override in answer.file.overrides:

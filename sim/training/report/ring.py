@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.records import PS_PER_S
+from sim.arrays import PS_PER_S
 from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, percent, seconds
 from sim.training.exchange.algorithms import EXCHANGES
 from sim.training.exchange.ring import RingFrame, num_ring_steps, ring_frames

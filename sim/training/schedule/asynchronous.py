@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 
 import numpy as np
 
-from sim.records import Int64
+from sim.arrays import Int64
 from sim.training.records import GradientColumns, Outcome, WorkerColumns
 from sim.training.schedule.failures import Mishaps
 from sim.training.schedule.job import Job

@@ -13,8 +13,8 @@ from math import sqrt
 
 import numpy as np
 
+from sim.arrays import PS_PER_S, Int64
 from sim.errors import ScenarioError
-from sim.records import PS_PER_S, Int64
 from sim.rng import stream
 from sim.training.records import FailureColumns
 from sim.training.scenario import Failures

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from sim.arrays import PS_PER_S
 from sim.errors import ScenarioError
-from sim.records import PS_PER_S
 from sim.training.records import FailureColumns, Outcome, no_failures
 from sim.training.schedule.asynchronous import run_asynchronous
-from sim.training.schedule.chunks import run_chunks
 from sim.training.schedule.failures import failure_columns
 from sim.training.schedule.job import Job
-from sim.training.schedule.synchronous import run_synchronous
+from sim.training.schedule.synchronous import run_chunks, run_synchronous
 from sim.training.schedule.times import MAX_RUN_S
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sim.arrays import PS_PER_S, Int64
 from sim.hardware import HardwareProfile
-from sim.records import PS_PER_S, Int64
 from sim.training.exchange.algorithms import to_ps
 from sim.training.exchange.prices import TENSOR_BYTES, Exchange, price_exchange
 from sim.training.packing import packed

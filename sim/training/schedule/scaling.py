@@ -15,9 +15,9 @@ from typing import Protocol
 
 import numpy as np
 
+from sim.arrays import PS_PER_S
 from sim.errors import ScenarioError
-from sim.loading.place import Place
-from sim.records import PS_PER_S
+from sim.scenario.place import Place
 from sim.training.records import ScalingPoint
 from sim.training.scenario import TrainingScenario
 from sim.training.schedule.find import bounded_schedule

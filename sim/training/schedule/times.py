@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sim.arrays import PS_PER_S, Int64
 from sim.errors import ScenarioError
-from sim.records import PS_PER_S, Int64
 from sim.rng import stream
+from sim.scenario.csv_files import read_column
+from sim.scenario.distribution import DrawPlace, draw_values
 from sim.training.delays import DELAYS, DataLoaderStall, MarkovSlow, RecordedTimes, StepVariation
-from sim.workload.csv_files import read_column
-from sim.workload.distributions import Place, draw_values
 
 Float64 = npt.NDArray[np.float64]
 
@@ -191,7 +191,7 @@ def _draw_stalls(
 ) -> Int64:
     stalls = np.zeros(count, dtype=np.int64)
     late = np.flatnonzero(when.random(count) < given.probability)
-    place = Place(path="variation.data_loader.stall_s", base_dir=base_dir)
+    place = DrawPlace(path="variation.data_loader.stall_s", base_dir=base_dir)
     seconds = draw_values(given.stall_s, late.size, how_long, place)
     stalls[late] = np.rint(seconds * PS_PER_S).astype(np.int64)
     return stalls

@@ -13,13 +13,12 @@ from typing import Literal
 
 import numpy as np
 
-from sim.cost.collective import fabric_of
-from sim.cost.collective_nccl import nccl_cost
-from sim.cost.law_times import NEVER_HOT, gemm_operator, law_s
-from sim.cost.roofline import Operator, fractions, wave_utilisation
 from sim.errors import ScenarioError
 from sim.hardware.architecture import Chosen, by_architecture
-from sim.model import Matrix, layer_matrices
+from sim.model.counts import Matrix, layer_matrices
+from sim.price.collective import fabric_of, nccl_cost
+from sim.price.law_times import NEVER_HOT, gemm_operator, law_s
+from sim.price.roofline import Operator, fractions, wave_utilisation
 from sim.training.step.shape import StepShape, dequantise_bytes, fake_quantise_bytes
 
 # The fitted constants of training step times: four numbers, fitted once, by the mean absolute MFU error

@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sim.cost.memory import GIB, NON_TORCH_BYTES, NON_TORCH_BYTES_OF_NCCL, MemoryLine
 from sim.errors import ScenarioError
-from sim.model import ModelShape, num_parameters
+from sim.model.counts import num_parameters
+from sim.model.shape import ModelShape
+from sim.price.memory import GIB, NON_TORCH_BYTES, NON_TORCH_BYTES_OF_NCCL, MemoryLine
 from sim.training.step.shape import StepShape, adapter_parameters, check_shape, frozen_weight_bytes
 
 # Activations that wait for the backward pass: bytes per transformer layer and for the head.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sim.errors import ScenarioError
+from sim.errors import ScenarioError, did_you_mean
 from sim.hardware import HardwareProfile
-from sim.model import Matrix, ModelShape, check_tensor_parallel_size, layer_matrices, num_parameters
-from sim.scenario import key
-from sim.suggest import did_you_mean
+from sim.model.counts import Matrix, check_tensor_parallel_size, layer_matrices, num_parameters
+from sim.model.shape import ModelShape
+from sim.scenario.fields import key
 
 # Number formats of training: what a parameter keeps, what GEMMs run in, what the format costs besides.
 

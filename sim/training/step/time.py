@@ -10,9 +10,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sim.cost.collective import NETWORK_HOP_S, Fabric, fabric_of, known_latency, send_s
-from sim.cost.collective_nccl import Collective, nccl_cost
-from sim.model import layer_matrices, num_active_parameters, num_parameters
+from sim.model.counts import layer_matrices, num_active_parameters, num_parameters
+from sim.price.collective import (
+    NETWORK_HOP_S,
+    Collective,
+    Fabric,
+    fabric_of,
+    known_latency,
+    nccl_cost,
+    send_s,
+)
 from sim.training.step.layer import (
     OPTIMIZER_PASSES,
     OVERLAP_SLOWDOWN,

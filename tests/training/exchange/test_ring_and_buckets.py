@@ -10,13 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_jobs import S, job
 
-from sim.cost.collective import ring_all_reduce_s
 from sim.hardware import Link
+from sim.price.collective import ring_all_reduce_s
 from sim.training.delays import StepVariation
 from sim.training.exchange.prices import MIB, Exchange, fill_buckets, gradient_buckets, overlap
 from sim.training.exchange.ring import chunk_of, num_ring_steps, ring_done_ps, sum_over_ring
-from sim.training.schedule.chunks import run_chunks
-from sim.training.schedule.synchronous import run_synchronous
+from sim.training.schedule.synchronous import run_chunks, run_synchronous
 
 
 @given(st.integers(1, 12), st.integers(0, 40), st.integers(0, 1000))

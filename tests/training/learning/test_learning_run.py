@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim.loading import load_scenario
-from sim.run import run_scenario
+from sim.kinds.load import load_scenario
+from sim.kinds.run import run_scenario
 from sim.training.learning.sgd import (
     LearningConfig,
     first_gradients,

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import yaml
 
-from sim.answer import Answer
 from sim.errors import ScenarioError
-from sim.kinds import kind_of, report_of
-from sim.loading import load_scenario
+from sim.kinds.load import load_scenario
+from sim.kinds.registry import kind_of, report_of
+from sim.kinds.run import run_scenario
 from sim.report.html import render_html
 from sim.report.markdown import render_markdown
-from sim.run import run_scenario
+from sim.results.answer import Answer
 from sim.training.learning.problems import NoisyQuadratic, largest_stable_rate
 from sim.training.learning.sgd import learn, single_gradient_schedule
 from sim.training.report.learning import mean_curve

@@ -14,7 +14,7 @@ from training_jobs import VARIATIONS
 
 from sim.hardware import load_hardware
 from sim.training.delays import SlowWorker, StepVariation
-from sim.training.report.blame import OPERATIONS, Attribution, attribute
+from sim.training.report.time import OPERATIONS, Attribution, attribute
 from sim.training.run import run_training
 from sim.training.scenario import (
     ComputeConfig,

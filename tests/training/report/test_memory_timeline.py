@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training.step.published import A100
 
-from sim.kinds import report_of
-from sim.loading import load_scenario
-from sim.model import load_model, num_parameters
+from sim.kinds.load import load_scenario
+from sim.kinds.registry import report_of
+from sim.kinds.run import run_scenario
+from sim.model.config import load_model
+from sim.model.counts import num_parameters
 from sim.report.figures import lanes
 from sim.report.html import render_html
 from sim.report.markdown import render_markdown
-from sim.run import run_scenario
 from sim.training.report.memory import MemoryTimeline, memory_pictures, memory_timeline
 from sim.training.step.memory import layer_activations, layer_input_bytes, model_states, training_memory
 from sim.training.step.shape import CHECKPOINTING, Adapter, Parallelism, StepShape

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.answer import Answer
-from sim.kinds import report_of
-from sim.loading import load_scenario
+from sim.kinds.load import load_scenario
+from sim.kinds.registry import report_of
+from sim.kinds.run import run_scenario
 from sim.report.figures import Picture, lanes
 from sim.report.html import render_html
 from sim.report.markdown import render_markdown
-from sim.run import run_scenario
+from sim.results.answer import Answer
 from sim.training.exchange.ring import ring_frames, ring_states
 from sim.training.report.ring import link_pictures, ring_picture
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from sim.loading import load_scenario
+from sim.kinds.load import load_scenario
+from sim.kinds.run import run_scenario
 from sim.report.figures import lanes
-from sim.run import run_scenario
-from sim.training.report.figures import shown_workers, timeline_pictures, until_the_first_is_done
+from sim.training.report.time import shown_workers, timeline_pictures, until_the_first_is_done
 
 TEXT = """
 schema_version: 1

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from sim.cli import main
+from sim.cli.command import main
 from sim.errors import ScenarioError
-from sim.loading import load_scenario
-from sim.run import run_scenario
+from sim.kinds.load import load_scenario
+from sim.kinds.run import run_scenario
 from sim.training.checks import check_training
 from sim.training.records import ScalingPoint
 from sim.training.schedule.scaling import scaling_points
@@ -90,7 +90,7 @@ def test_sizes_that_cannot_run_are_named_and_the_rest_is_measured(tmp_path: Path
 
 
 def test_the_report_shows_three_curves_and_says_what_cannot_run(tmp_path: Path) -> None:
-    from sim.kinds import report_of
+    from sim.kinds.registry import report_of
     from sim.report.markdown import render_markdown
     from sim.training.report.page import build_report
 

@@ -10,7 +10,8 @@ from itertools import combinations
 from pathlib import Path
 
 from sim.hardware import load_hardware
-from sim.model import ModelShape, load_model
+from sim.model.config import load_model
+from sim.model.shape import ModelShape
 from sim.training.step.memory import training_memory
 from sim.training.step.shape import Parallelism, StepShape
 

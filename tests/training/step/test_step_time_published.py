@@ -19,7 +19,7 @@ from training.step.published import (
     rows,
 )
 
-from sim.model import num_parameters
+from sim.model.counts import num_parameters
 from sim.training.step.layer import layer_times
 from sim.training.step.memory import training_memory
 from sim.training.step.shape import Parallelism, StepShape

@@ -11,7 +11,8 @@ from training.step.published import A100, gpt
 
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware
-from sim.model import load_model, num_parameters
+from sim.model.config import load_model
+from sim.model.counts import num_parameters
 from sim.training.step.memory import (
     FRAGMENTATION_FRACTION,
     check_fits,

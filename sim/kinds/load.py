@@ -1,0 +1,365 @@
+"""From a file to a checked scenario with its variants, of whatever kind."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sim.errors import ScenarioError, closest, did_you_mean
+from sim.kinds.registry import KINDS, unknown_kind
+from sim.scenario.build import build
+from sim.scenario.fields import SCHEMA_VERSION, Threshold
+from sim.scenario.file import AnyScenario, ScenarioFile, Variant
+from sim.scenario.place import Place
+from sim.scenario.renamed import rename_metrics, rename_override, rename_tree
+from sim.scenario.strict_yaml import load_yaml
+from sim.scenario.variants import (
+    Compare,
+    Override,
+    apply_override,
+    blame,
+    has_path,
+    merge,
+    parse_override,
+    split_compare,
+    with_trace,
+)
+
+if TYPE_CHECKING:
+    from sim.errors import Caution
+    from sim.kinds.registry import AnyKind
+
+
+MAX_SEEDS = 1000
+
+
+def check_head(scenario: AnyScenario, top: Place) -> None:
+    """A question, and seeds that are worth their runs."""
+    if not scenario.question.strip():
+        raise top.child("question").error(
+            "is empty",
+            allowed="the question that the report answers",
+            hint="question: What does continuous batching gain over static?",
+        )
+    seeds = scenario.seeds
+    if not 1 <= len(seeds) <= MAX_SEEDS:
+        raise top.child("seeds").error(
+            "a run per seed",
+            given=len(seeds),
+            allowed=f"1 to {MAX_SEEDS} seeds",
+            hint="seeds: [1, 2, 3, 4, 5]",
+        )
+    if len(set(seeds)) < len(seeds):
+        twice = next(seed for seed in seeds if seeds.count(seed) > 1)
+        raise top.child("seeds").error(
+            f"seed {twice} is given twice: the same run would be counted as two",
+            given=list(seeds),
+            allowed="different whole numbers",
+        )
+
+
+def check_thresholds(
+    scenario: AnyScenario, top: Place, variants: Sequence[str], metrics: Collection[str]
+) -> None:
+    """Thresholds on metrics and variants that there are."""
+    for index, threshold in enumerate(scenario.thresholds):
+        there = top.child("thresholds").item(index)
+        _check_threshold(threshold, there, variants)
+        _check_metric(threshold, there, metrics)
+
+
+def _check_metric(threshold: Threshold, place: Place, metrics: Collection[str]) -> None:
+    if threshold.metric not in metrics:
+        raise place.child("metric").error(
+            f"unknown metric{did_you_mean(threshold.metric, metrics)}",
+            given=threshold.metric,
+            hint="gpuyard run --help names where the metrics are listed",
+        )
+
+
+def _check_threshold(threshold: Threshold, place: Place, names: Sequence[str]) -> None:
+    listed = ", ".join(names)
+    if threshold.variant is not None and threshold.variant not in names:
+        raise place.child("variant").error(
+            f"no such variant{did_you_mean(threshold.variant, names)}",
+            given=threshold.variant,
+            allowed=listed,
+        )
+    if threshold.variant is None and len(names) > 1:
+        raise place.child("variant").error(
+            "missing: with compare, a threshold is on one variant",
+            allowed=listed,
+            hint=f"variant: {names[0]}",
+        )
+    low, high = threshold.min, threshold.max
+    if low is None and high is None:
+        raise place.error(
+            "a threshold without a bound",
+            allowed="max, min or both",
+            hint=f"{{metric: {threshold.metric}, max: ...}}",
+        )
+    if low is not None and high is not None and low > high:
+        raise place.error(f"min {low:g} is above max {high:g}: nothing can meet both", allowed="min <= max")
+
+
+MEASURED = "measured"  # beside the scenario: what `gpuyard validate` compares its run with
+
+
+def load_scenario(
+    path: str | Path, *, overrides: Sequence[str] = (), trace: str | None = None
+) -> ScenarioFile[AnyScenario]:
+    """The scenario at ``path`` (or the shipped one of that name), every variant of it checked.
+
+    ``overrides`` are ``--set`` arguments, laid over the file before its variants. ``trace`` is a
+    trace's file, relative to the current folder; all paths inside the file are relative to it.
+    """
+    found = _find(path)
+    tree = load_yaml(found)
+    parsed = [parse_override(text) for text in overrides]
+    loaded = load_tree(tree, str(found), overrides=parsed, trace=trace)
+    if MEASURED in tree:
+        from sim.scenario.measured import check_measured
+
+        metrics = KINDS[loaded.base.kind].metrics
+        given, renamed = rename_metrics(tree[MEASURED])
+        measured = tuple(check_measured(given, loaded, metrics))
+        return replace(loaded, measured=measured, warnings=(*loaded.warnings, *renamed))
+    return loaded
+
+
+def load_tree(
+    tree: dict[str, Any], file: str, *, overrides: Sequence[Override] = (), trace: str | None = None
+) -> ScenarioFile[AnyScenario]:
+    """The scenario that the mapping of ``file`` holds: a file read once may be loaded many times.
+
+    What was measured is no part of the question, and left out.
+    """
+    _check_version(tree, file)
+    tree = {name: value for name, value in tree.items() if name != MEASURED}
+    tree, overrides, warnings = _renamed(tree, overrides, file)
+    try:
+        _check_version(tree, file)
+    except ScenarioError as error:
+        raise blame(error, file, overrides) from None
+    if trace is not None:
+        _refuse_trace_of(_kind(tree, file), file)
+        tree = with_trace(tree, str(_existing_trace(trace)))
+    base_tree, compare = split_compare(tree, file)
+    for override in overrides:
+        _refuse_if_unused(override, compare)
+    base = _load_one(base_tree, file, overrides, compare.names)
+    return ScenarioFile(
+        path=file,
+        base=base,
+        reference=compare.reference,
+        raw=tree,
+        warnings=warnings,
+        overrides=tuple(override.text for override in overrides),
+        variants=tuple(
+            _load_variant(name, base, base_tree, compare, (file, overrides)) for name in compare.names
+        ),
+    )
+
+
+def _renamed(
+    tree: dict[str, Any], overrides: Sequence[Override], file: str
+) -> tuple[dict[str, Any], Sequence[Override], tuple[Caution, ...]]:
+    """The tree with the overrides laid over it, under today's names, and warnings of old names met."""
+    kind = str(tree.get("kind", "serving"))
+    tree, warnings = rename_tree(tree, kind, file)
+    under_new_names = []
+    for given in overrides:
+        override, more = rename_override(given, kind)
+        under_new_names.append(override)
+        before, tree = tree, apply_override(tree, override)
+        if override.value == {} and tree == before:
+            raise _empty_merge(override)
+        warnings += more
+    tree, more = rename_tree(tree, kind, file)  # an override's value may be a mapping
+    return tree, under_new_names, tuple(dict.fromkeys((*warnings, *more)))
+
+
+def _find(path: str | Path) -> Path:
+    from sim.scenario.shipped import find_scenario, scenario_name, scenario_paths
+
+    if not str(path) or "\0" in str(path):
+        raise ScenarioError(
+            "no such scenario", file="scenario", given=str(path), allowed="a path or a shipped name"
+        )
+    try:
+        found = find_scenario(str(path))
+        is_there = found.exists()
+    except (OSError, ValueError) as error:
+        raise ScenarioError(
+            "cannot be read", file=str(path)[:120], hint=f"check the path ({error})"[:200]
+        ) from None
+    if not is_there and found.suffix not in (".yaml", ".yml"):
+        names = [scenario_name(one) for one in scenario_paths()]
+        near = closest(str(path), names)
+        raise ScenarioError(
+            "neither a file nor a shipped scenario" + (f"; did you mean {near}?" if near else ""),
+            file=str(path),
+            allowed="a path to a .yaml file, or " + ", ".join(names),
+            hint=near or "",
+        )
+    return found
+
+
+def _check_version(tree: Mapping[str, Any], file: str) -> None:
+    place = Place(file=file, path="schema_version")
+    supported = SCHEMA_VERSION
+    if "schema_version" not in tree:
+        raise place.error(
+            "missing: every scenario states the format that it is written in",
+            allowed=str(supported),
+            hint=f"schema_version: {supported} as the first line",
+        )
+    version = tree["schema_version"]
+    if type(version) is not int or version != supported:
+        newer = isinstance(version, (int, float)) and version > supported
+        hint = "a newer gpuyard, or the format of this one" if newer else f"schema_version: {supported}"
+        raise place.error(
+            "this version of the format is not supported", given=version, allowed=str(supported), hint=hint
+        )
+
+
+def _refuse_trace_of(kind: AnyKind, file: str) -> None:
+    if not kind.takes_trace:
+        raise ScenarioError(
+            "a trace of requests goes with serving only", file="--trace", given=file, allowed="kind: serving"
+        )
+
+
+def _existing_trace(trace: str) -> Path:
+    path = Path(trace)
+    try:
+        if path.is_file():
+            return path.absolute()
+        if path.exists():
+            raise ScenarioError(
+                "this is a folder" if path.is_dir() else "this is no regular file",
+                file="--trace",
+                given=trace,
+                allowed="the path of a file",
+                hint="the file inside it" if path.is_dir() else "a copy on disk",
+            )
+    except (OSError, ValueError):
+        pass
+    near = closest(path.name, [one.name for one in path.parent.glob("*")] if path.parent.is_dir() else [])
+    hint = str(path.parent / near) if near else "a path from the current folder"
+    raise ScenarioError(
+        "no such trace file", file="--trace", given=trace, allowed="the path of a file", hint=hint
+    )
+
+
+def _empty_merge(override: Override) -> ScenarioError:
+    """``--set`` lays a mapping over the one that is there: an empty one would change nothing, in silence."""
+    return ScenarioError(
+        "an empty mapping is laid over what the file says, and changes nothing",
+        file="--set",
+        path=override.path,
+        given=override.text,
+        allowed="a mapping with keys, or null for the key's default",
+    )
+
+
+def _refuse_if_unused(override: Override, compare: Compare) -> None:
+    """An override that every variant overrides again would change nothing, in silence."""
+    if compare.is_given and all(
+        has_path(compare.differences[name], override.steps) for name in compare.names
+    ):
+        raise ScenarioError(
+            "has no effect: every variant of compare sets this key itself",
+            file="--set",
+            path=override.path,
+            given=override.text,
+            allowed="keys that some variant takes from the file",
+            hint=f"--set compare.variants.{compare.names[0]}.{override.text}",
+        )
+
+
+def _load_one(
+    tree: Mapping[str, Any], file: str, overrides: Sequence[Override], names: Sequence[str]
+) -> AnyScenario:
+    try:
+        return _build_checked(tree, file, names)
+    except ScenarioError as error:
+        raise blame(error, file, overrides) from None
+
+
+def _load_variant(
+    name: str,
+    base: AnyScenario,
+    base_tree: Mapping[str, Any],
+    compare: Compare,
+    source: tuple[str, Sequence[Override]],
+) -> Variant[AnyScenario]:
+    file, overrides = source
+    differences = compare.differences[name]
+    if not differences:
+        return Variant(name=name, differences={}, scenario=base)
+    try:
+        scenario = _build_checked(merge(base_tree, differences), file, compare.names)
+    except ScenarioError as error:
+        raise blame(error, file, overrides, variant=name, differences=differences) from None
+    return Variant(name=name, differences=differences, scenario=scenario)
+
+
+def _build_checked(tree: Mapping[str, Any], file: str, names: Sequence[str]) -> AnyScenario:
+    kind = _kind(tree, file)
+    resolved = dict(tree)
+    for name in ("hardware", "model"):
+        if resolved.get(name) is not None:
+            resolved[name] = _named(name, resolved[name], Place(file=file, path=name))
+    if kind.has_devices and isinstance(resolved.get("devices"), list):
+        resolved["devices"] = [
+            _device(one, Place(file=file, path="devices").item(index))
+            for index, one in enumerate(resolved["devices"])
+        ]
+    scenario = build(kind.scenario, kind.completed(resolved, file=file), file=file)
+    _check(scenario, kind, file, names)
+    return scenario
+
+
+def _check(scenario: AnyScenario, kind: AnyKind, file: str, variants: Sequence[str]) -> None:
+    """Refuse a scenario whose parts do not go together; ``file`` is where it was read from."""
+
+    top = Place(file=file)
+    check_head(scenario, top)
+    kind.check(scenario, file=file)
+    check_thresholds(scenario, top, variants, kind.metrics)
+
+
+def _kind(tree: Mapping[str, Any], file: str) -> AnyKind:
+    """The kind that the file says; a missing one is refused by the builder, with its meaning."""
+    given = tree.get("kind", "serving")
+    if not isinstance(given, str) or given not in KINDS:
+        place = Place(file=file, path="kind")
+        near = closest(given, KINDS)
+        raise place.error(unknown_kind(given), given=given, allowed=", ".join(KINDS), hint=near or "serving")
+    return KINDS[given]
+
+
+def _named(name: str, given: object, place: Place) -> object:
+    """The hardware profile or model that a name, a path or a mapping means."""
+    from sim.hardware import load_hardware
+    from sim.model.config import load_model
+
+    if not isinstance(given, (str, Mapping)):
+        raise place.error(
+            f"expected a {name}",
+            given=given,
+            allowed="a shipped name, a path, or {base: name, ...}",
+            hint="gpuyard list prints the names",
+        )
+    load = {"hardware": load_hardware, "model": load_model}[name]
+    return load(given, file=place.file, path=place.path)
+
+
+def _device(given: object, place: Place) -> object:
+    """A group of workers, its hardware loaded."""
+    if not isinstance(given, Mapping) or given.get("hardware") is None:
+        return given
+    return {**given, "hardware": _named("hardware", given["hardware"], place.child("hardware"))}

@@ -1,0 +1,343 @@
+"""The kinds of scenario: all that loading, running, comparing, reporting and sweeping ask of each.
+
+Those are the same for every kind; what differs is a method here. A part is imported when it is first used: a
+run loads its own kind and no other, and the command's help loads none.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from sim.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from sim.kernel.run import KernelResult
+    from sim.kernel.scenario import KernelScenario
+    from sim.report.blocks import Report
+    from sim.results.answer import Answer, AnyAnswer, AnyRun
+    from sim.results.columns import Column
+    from sim.results.comparison import Comparison
+    from sim.results.metric import Metric
+    from sim.results.summary import Summary
+    from sim.scenario.file import AnyScenario
+    from sim.serving.records import RunResult
+    from sim.serving.scenario import Scenario
+    from sim.training.records import TrainingResult
+    from sim.training.scenario import TrainingScenario
+
+S = TypeVar("S", bound="AnyScenario")
+R = TypeVar("R", bound="AnyRun")
+
+
+class Kind(ABC, Generic[S, R]):
+    """One kind of scenario ``S``, whose runs leave an ``R`` behind."""
+
+    name: str
+    takes_trace = False  # --trace replaces its workload
+    has_devices = False  # a list ``devices`` whose items name hardware
+    draws = True  # something is drawn, so that one seed is no interval
+
+    @property
+    @abstractmethod
+    def scenario(self) -> type[S]:
+        """The frozen dataclass that a file becomes."""
+
+    def completed(self, tree: Mapping[str, Any], *, file: str) -> Mapping[str, Any]:
+        """The file's mapping with the defaults that depend on other keys."""
+        return tree
+
+    @abstractmethod
+    def check(self, scenario: S, *, file: str) -> None:
+        """Refuse what does not go together."""
+
+    @abstractmethod
+    def run_one(self, scenario: S, *, variant: str, seed: int, base_dir: Path, record_block_map: bool) -> R:
+        """Simulate one variant with one seed."""
+
+    @abstractmethod
+    def summarize(self, result: R, *, keep_thin_percentiles: bool = False) -> Summary:
+        """The statistics of a run."""
+
+    @property
+    @abstractmethod
+    def metrics(self) -> Mapping[str, Metric]:
+        """Its metrics by name, in the order in which they are shown."""
+
+    @abstractmethod
+    def headline(self, comparison: Comparison) -> str:
+        """The metric that answers."""
+
+    @property
+    @abstractmethod
+    def table(self) -> Sequence[str]:
+        """The decision table's metrics, after the headline."""
+
+    @property
+    def sweep_metrics(self) -> Sequence[str]:
+        """A sweep's columns, where ``--metric`` names none."""
+        return self.table
+
+    @abstractmethod
+    def num_gpus(self, scenario: S) -> int:
+        """GPUs that a point of a sweep pays for."""
+
+    @property
+    @abstractmethod
+    def record_tables(self) -> Mapping[str, Callable[[R], Sequence[Column]]]:
+        """A run's tables by the name of their file."""
+
+    @abstractmethod
+    def report(self, answer: Answer[S, R]) -> Report:
+        """The report's blocks and pictures."""
+
+    @abstractmethod
+    def trace_events(self, result: R) -> Mapping[str, Any]:
+        """A Perfetto trace."""
+
+
+class Serving(Kind["Scenario", "RunResult"]):
+    """Requests through an engine on one or many replicas."""
+
+    name = "serving"
+    takes_trace = True
+
+    @property
+    def scenario(self) -> type[Scenario]:
+        from sim.serving.scenario import Scenario
+
+        return Scenario
+
+    def completed(self, tree: Mapping[str, Any], *, file: str) -> Mapping[str, Any]:
+        from sim.hardware.engine_profile import with_engine_defaults
+
+        return with_engine_defaults(tree, file=file)
+
+    def check(self, scenario: Scenario, *, file: str) -> None:
+        from sim.serving.checks.scenario import check_serving
+
+        check_serving(scenario, file=file)
+
+    def run_one(
+        self, scenario: Scenario, *, variant: str, seed: int, base_dir: Path, record_block_map: bool
+    ) -> RunResult:
+        from sim.serving.run import run_serving
+
+        return run_serving(
+            scenario, variant=variant, seed=seed, base_dir=base_dir, record_block_map=record_block_map
+        )
+
+    def summarize(self, result: RunResult, *, keep_thin_percentiles: bool = False) -> Summary:
+        from sim.serving.metrics import summarize
+
+        return summarize(result, keep_thin_percentiles=keep_thin_percentiles)
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        from sim.serving.metrics import METRICS
+
+        return METRICS
+
+    def headline(self, comparison: Comparison) -> str:
+        from sim.serving.metrics import serving_headline
+
+        return serving_headline(comparison)
+
+    @property
+    def table(self) -> Sequence[str]:
+        from sim.serving.metrics import serving_table
+
+        return serving_table()
+
+    @property
+    def sweep_metrics(self) -> Sequence[str]:
+        from sim.serving.metrics import SWEEP_TABLE
+
+        return SWEEP_TABLE
+
+    def num_gpus(self, scenario: Scenario) -> int:
+        from sim.serving.run import num_gpus
+
+        return num_gpus(scenario)
+
+    @property
+    def record_tables(self) -> Mapping[str, Callable[[RunResult], Sequence[Column]]]:
+        from sim.serving.tables import RECORD_TABLES
+
+        return RECORD_TABLES
+
+    def report(self, answer: Answer[Scenario, RunResult]) -> Report:
+        from sim.serving.report.content import build_report
+
+        return build_report(answer)
+
+    def trace_events(self, result: RunResult) -> Mapping[str, Any]:
+        from sim.serving.trace import trace_events
+
+        return trace_events(result)
+
+
+class Kernel(Kind["KernelScenario", "KernelResult"]):
+    """Thread blocks on the SMs of one GPU."""
+
+    name = "kernel"
+    draws = False
+
+    @property
+    def scenario(self) -> type[KernelScenario]:
+        from sim.kernel.scenario import KernelScenario
+
+        return KernelScenario
+
+    def check(self, scenario: KernelScenario, *, file: str) -> None:
+        from sim.kernel.checks import check_kernel
+
+        check_kernel(scenario, file=file)
+
+    def run_one(
+        self, scenario: KernelScenario, *, variant: str, seed: int, base_dir: Path, record_block_map: bool
+    ) -> KernelResult:
+        from sim.kernel.run import run_kernel
+
+        return run_kernel(
+            scenario, variant=variant, seed=seed, base_dir=base_dir, record_block_map=record_block_map
+        )
+
+    def summarize(self, result: KernelResult, *, keep_thin_percentiles: bool = False) -> Summary:
+        from sim.kernel.metrics import summarize_kernel
+
+        return summarize_kernel(result, keep_thin_percentiles=keep_thin_percentiles)
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        from sim.kernel.metrics import KERNEL_METRICS
+
+        return KERNEL_METRICS
+
+    def headline(self, comparison: Comparison) -> str:
+        from sim.kernel.metrics import kernel_headline
+
+        return kernel_headline(comparison)
+
+    @property
+    def table(self) -> Sequence[str]:
+        from sim.kernel.metrics import KERNEL_TABLE
+
+        return KERNEL_TABLE
+
+    def num_gpus(self, scenario: KernelScenario) -> int:
+        from sim.kernel.run import num_gpus
+
+        return num_gpus(scenario)
+
+    @property
+    def record_tables(self) -> Mapping[str, Callable[[KernelResult], Sequence[Column]]]:
+        from sim.kernel.tables import KERNEL_TABLES
+
+        return KERNEL_TABLES
+
+    def report(self, answer: Answer[KernelScenario, KernelResult]) -> Report:
+        from sim.kernel.report.page import build_kernel_report
+
+        return build_kernel_report(answer)
+
+    def trace_events(self, result: KernelResult) -> Mapping[str, Any]:
+        from sim.kernel.trace import kernel_trace_events
+
+        return kernel_trace_events(result)
+
+
+class Training(Kind["TrainingScenario", "TrainingResult"]):
+    """Data-parallel workers and their exchange."""
+
+    name = "training"
+    has_devices = True
+
+    @property
+    def scenario(self) -> type[TrainingScenario]:
+        from sim.training.scenario import TrainingScenario
+
+        return TrainingScenario
+
+    def check(self, scenario: TrainingScenario, *, file: str) -> None:
+        from sim.training.checks import check_training
+
+        check_training(scenario, file=file)
+
+    def run_one(
+        self, scenario: TrainingScenario, *, variant: str, seed: int, base_dir: Path, record_block_map: bool
+    ) -> TrainingResult:
+        from sim.training.run import run_training
+
+        return run_training(
+            scenario, variant=variant, seed=seed, base_dir=base_dir, record_block_map=record_block_map
+        )
+
+    def summarize(self, result: TrainingResult, *, keep_thin_percentiles: bool = False) -> Summary:
+        from sim.training.metrics import summarize
+
+        return summarize(result, keep_thin_percentiles=keep_thin_percentiles)
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        from sim.training.metrics import TRAINING_METRICS
+
+        return TRAINING_METRICS
+
+    def headline(self, comparison: Comparison) -> str:
+        from sim.training.metrics import headline
+
+        return headline(comparison)
+
+    @property
+    def table(self) -> Sequence[str]:
+        from sim.training.metrics import TABLE
+
+        return TABLE
+
+    def num_gpus(self, scenario: TrainingScenario) -> int:
+        from sim.training.scenario import num_gpus
+
+        return num_gpus(scenario)
+
+    @property
+    def record_tables(self) -> Mapping[str, Callable[[TrainingResult], Sequence[Column]]]:
+        from sim.training.tables import RECORD_TABLES
+
+        return RECORD_TABLES
+
+    def report(self, answer: Answer[TrainingScenario, TrainingResult]) -> Report:
+        from sim.training.report.page import build_report
+
+        return build_report(answer)
+
+    def trace_events(self, result: TrainingResult) -> Mapping[str, Any]:
+        from sim.training.trace import trace_events
+
+        return trace_events(result)
+
+
+if TYPE_CHECKING:
+    AnyKind = Kind[AnyScenario, AnyRun]
+
+# Each kind is only ever given scenarios and runs of its own, which a mapping of all kinds cannot say.
+KINDS: Mapping[str, AnyKind] = {
+    kind.name: cast("AnyKind", kind) for kind in (Serving(), Kernel(), Training())
+}
+
+
+def kind_of(scenario: AnyScenario) -> AnyKind:
+    """The kind of a loaded scenario."""
+    return KINDS[scenario.kind]
+
+
+def report_of(answer: AnyAnswer) -> Report:
+    """The report of an answered scenario, as its kind has it."""
+    return kind_of(answer.file.base).report(answer)
+
+
+def unknown_kind(given: object) -> str:
+    """What is wrong with a ``kind:`` that is none."""
+    return f"unknown kind{did_you_mean(given, KINDS)}"

@@ -1,0 +1,65 @@
+"""What a price reads of a scenario: a device, a model, and what of an engine costs time or memory.
+
+A serving scenario has all of it; these protocols keep its other sections out of the prices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import Field
+from typing import Any, ClassVar, Literal, Protocol
+
+from sim.hardware import HardwareProfile
+from sim.hardware.engine_profile import EngineOverheads
+from sim.model.shape import ModelShape
+
+
+class PricedEngine(Protocol):
+    """The keys of an engine that its price and its memory depend on; what they mean stands beside them."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def max_num_seqs(self) -> int: ...
+    @property
+    def max_num_batched_tokens(self) -> int: ...
+    @property
+    def max_model_len(self) -> int | None: ...
+    @property
+    def async_scheduling(self) -> bool: ...
+    @property
+    def block_size(self) -> int: ...
+    @property
+    def gpu_memory_utilization(self) -> float: ...
+    @property
+    def num_gpu_blocks_override(self) -> int | None: ...
+    @property
+    def dtype(self) -> Literal["auto", "bfloat16", "float16", "float32"]: ...
+    @property
+    def kv_cache_dtype(self) -> Literal["auto", "bfloat16", "float16", "fp8", "float32"]: ...
+    @property
+    def quantization(self) -> Literal["none", "fp8", "int8", "int4"]: ...
+    @property
+    def attention(self) -> Literal["flash", "standard"]: ...
+    @property
+    def tensor_parallel_size(self) -> int: ...
+    @property
+    def pipeline_parallel_size(self) -> int: ...
+    @property
+    def gpus_per_replica(self) -> int: ...
+    @property
+    def overheads(self) -> EngineOverheads: ...
+    @property
+    def price_table(self) -> str | None: ...
+
+
+class Priced(Protocol):
+    """A model on a device under an engine's settings."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def hardware(self) -> HardwareProfile: ...
+    @property
+    def model(self) -> ModelShape: ...
+    @property
+    def engine(self) -> PricedEngine: ...

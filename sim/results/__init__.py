@@ -1,0 +1,1 @@
+"""From runs to an answer: metrics, statistics, verdicts, warnings, comparisons. Shared by all kinds."""

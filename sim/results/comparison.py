@@ -1,0 +1,292 @@
+"""Variants against the reference: ratios with intervals over seeds, and thresholds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sim.errors import Caution, InvariantError, ScenarioError, did_you_mean
+from sim.results.metric import Metric
+from sim.results.statistics import Interval, mean_interval, ratio_interval
+from sim.results.summary import Summary, rounded
+from sim.scenario.fields import Threshold
+
+_FULL = 0.95
+
+
+def kv_never_full(allocators: Mapping[str, str], fullest: Mapping[str, float | None]) -> Caution | None:
+    """For a comparison of KV allocators (by variant) in which no variant's memory was ever full."""
+    levels = [level for level in fullest.values() if level is not None]
+    if len(set(allocators.values())) < 2 or not levels or max(levels) >= _FULL:
+        return None
+    return Caution(
+        kind="kv_never_full",
+        observation=f"KV memory was at most {max(levels):.0%} full in every variant",
+        meaning="allocators differ only where memory is short: this comparison says nothing about them",
+        remedy="raise the load or max_num_seqs, or lower gpu_memory_utilization",
+    )
+
+
+def one_seed() -> Caution:
+    """For a comparison over a single seed."""
+    return Caution(
+        kind="one_seed",
+        observation="one seed",
+        meaning="numbers and ratios have no interval: they may be luck",
+        remedy="give seeds: [1, 2, 3, 4, 5]",
+    )
+
+
+class ComparedKind(Protocol):
+    """What a comparison asks of the kind of its runs."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether seeds differ."""
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """Its metrics by name."""
+
+    @property
+    def table(self) -> Sequence[str]:
+        """The decision table's metrics, after the headline."""
+
+    def headline(self, comparison: Comparison) -> str:
+        """The metric that answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One metric of one variant against the reference.
+
+    ``mean`` is over the seeds; None, with the reason in ``note``, where any seed has no number.
+    ``ratio`` is to the reference; None where a value is not above 0. ``difference`` is this variant
+    minus the reference. ``is_significant``: the ratio's interval excludes 1 (without a ratio: the
+    difference's excludes 0); None for one seed. ``is_better`` follows the metric's direction and is
+    None where it has none or nothing differs significantly.
+    """
+
+    values: tuple[float | None, ...]
+    mean: float | None
+    ratio: Interval | None
+    difference: Interval | None
+    is_significant: bool | None
+    is_better: bool | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Every metric of every variant against ``reference``; the reference's own cells have no ratio."""
+
+    kind: ComparedKind
+    question: str
+    reference: str
+    variants: tuple[str, ...]  # the reference first
+    seeds: tuple[int, ...]
+    cells: Mapping[str, Mapping[str, Cell]]  # variant -> metric
+    summaries: Mapping[str, tuple[Summary, ...]]
+    warnings: tuple[tuple[str, Caution], ...]  # (which variants, the warning)
+
+    def verdicts(self, variant: str) -> str:
+        """The variant's verdict words over its seeds: "STABLE", or "4 STABLE, 1 BACKLOGGED"."""
+        words = [summary.verdict.word for summary in self.summaries[variant]]
+        counts = {word: words.count(word) for word in words}
+        return words[0] if len(counts) == 1 else ", ".join(f"{n} {word}" for word, n in counts.items())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: means, ratios and differences by variant and metric; deterministic."""
+        return {
+            "reference": self.reference,
+            "seeds": list(self.seeds),
+            "interval": "95 %, Student t over seeds, paired by seed; of ratios: geometric mean",
+            "variants": {
+                variant: {name: _cell_dict(cell) for name, cell in self.cells[variant].items()}
+                for variant in self.variants
+            },
+            "warnings": [
+                {"variants": who, "kind": caution.kind, "text": str(caution)}
+                for who, caution in self.warnings
+            ],
+        }
+
+
+def compare(summaries: Mapping[str, Sequence[Summary]], reference: str, kind: ComparedKind) -> Comparison:
+    """Each metric's mean over the seeds, and its ratio and difference to the reference.
+
+    Paired by seed: variants saw the same arrivals and lengths, so what they share cancels. The
+    ratio is the geometric mean of the per-seed ratios with Student's t interval on their logarithms;
+    the difference is the mean of the per-seed differences with its t interval.
+    """
+    if reference not in summaries:
+        raise InvariantError(f"reference {reference!r} is not among {sorted(summaries)}")
+    variants = (reference, *(name for name in summaries if name != reference))
+    seeds = tuple(summary.seed for summary in summaries[reference])
+    by_variant = {name: tuple(summaries[name]) for name in variants}
+    for name, found in by_variant.items():
+        if tuple(summary.seed for summary in found) != seeds:
+            raise InvariantError(f"{name} and {reference} were not run with the same seeds {seeds}")
+    base = by_variant[reference]
+    return Comparison(
+        kind=kind,
+        question=base[0].question,
+        reference=reference,
+        variants=variants,
+        seeds=seeds,
+        cells={
+            name: {
+                metric: _cell(
+                    kind.metrics[metric], found, None if name == reference else by_variant[reference]
+                )
+                for metric in by_variant[reference][0].metrics
+            }
+            for name, found in by_variant.items()
+        },
+        summaries=by_variant,
+        warnings=_warnings(by_variant, seeds, draws=kind.draws),
+    )
+
+
+def _cell(metric: Metric, runs: Sequence[Summary], others: Sequence[Summary] | None) -> Cell:
+    name, better = metric.name, metric.better
+    values = tuple(summary.metrics[name] for summary in runs)
+    note = next((summary.refused[name] for summary in runs if name in summary.refused), "")
+    known = _all_known(values)
+    base = None if others is None else _all_known([summary.metrics[name] for summary in others])
+    ratio = difference = None
+    if known is not None and base is not None:
+        difference = mean_interval([a - b for a, b in zip(known, base, strict=True)])
+        if min(*known, *base) > 0:
+            ratio = ratio_interval(known, base)
+    significant = ratio.excludes(1.0) if ratio else difference.excludes(0.0) if difference else None
+    return Cell(
+        values=values,
+        mean=None if known is None else math.fsum(known) / len(known),
+        ratio=ratio,
+        difference=difference,
+        is_significant=significant,
+        is_better=None
+        if not significant or difference is None or better == "neither"
+        else (difference.estimate > 0) == (better == "higher"),
+        note=note,
+    )
+
+
+def _all_known(values: Sequence[float | None]) -> list[float] | None:
+    known = [value for value in values if value is not None]
+    return known if known and len(known) == len(values) else None
+
+
+def _warnings(
+    summaries: Mapping[str, Sequence[Summary]], seeds: Sequence[int], *, draws: bool
+) -> tuple[tuple[str, Caution], ...]:
+    """The runs' warnings, each once per text with the variants that share it, and the comparison's own."""
+    shared: dict[Caution, list[str]] = {}
+    for name, found in summaries.items():
+        kinds = set()
+        for summary in found:
+            for caution in summary.warnings:
+                if caution.kind not in kinds:
+                    kinds.add(caution.kind)
+                    shared.setdefault(caution, []).append(name)
+    everyone = "all variants" if len(summaries) > 1 else ""
+    warnings = [
+        (everyone if len(names) == len(summaries) else ", ".join(names), caution)
+        for caution, names in shared.items()
+    ]
+    first = {name: found[0] for name, found in summaries.items()}
+    full = kv_never_full(
+        {name: summary.allocator for name, summary in first.items()},
+        {name: summary.metrics.get("max_kv_used_fraction") for name, summary in first.items()},
+    )
+    alone = one_seed() if draws and len(seeds) == 1 else None
+    whole = [caution for caution in (full, alone) if caution is not None]
+    return (*warnings, *((everyone, caution) for caution in whole))
+
+
+def _cell_dict(cell: Cell) -> dict[str, Any]:
+    found: dict[str, Any] = {"mean": rounded(cell.mean)}
+    for name, interval in (("ratio", cell.ratio), ("difference", cell.difference)):
+        if interval is not None:
+            found[name] = [rounded(interval.estimate), rounded(interval.low), rounded(interval.high)]
+    if cell.is_significant is not None:
+        found["is_significant"] = cell.is_significant
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThresholdOutcome:
+    """One threshold against the mean over the seeds. No number is a miss, with the reason."""
+
+    metric: str
+    variant: str
+    bound: str  # "max 1", "min 5", "min 1, max 2"
+    value: float | None
+    is_met: bool
+    reason: str
+
+    def __str__(self) -> str:
+        mark = "met" if self.is_met else "MISSED"
+        return f"{mark}: {self.variant} {self.metric} {self.bound}: {self.reason}"
+
+
+def check_thresholds(comparison: Comparison, thresholds: Sequence[Threshold]) -> list[ThresholdOutcome]:
+    """Each threshold's outcome, in the order given; a wrong metric or variant is a ScenarioError."""
+    known = comparison.cells[comparison.reference]
+    check_threshold_names(thresholds, comparison.variants, known)
+    return [
+        _outcome(comparison, threshold, _variant_of(threshold, comparison.variants))
+        for threshold in thresholds
+    ]
+
+
+def check_threshold_names(
+    thresholds: Sequence[Threshold], variants: Sequence[str], metrics: Collection[str]
+) -> None:
+    """Raise ScenarioError for an unknown metric or variant; may be called before anything is run."""
+    for index, threshold in enumerate(thresholds):
+        if threshold.metric not in metrics:
+            raise ScenarioError(
+                f"unknown metric{did_you_mean(threshold.metric, metrics)}",
+                path=f"thresholds[{index}].metric",
+                given=threshold.metric,
+                hint="gpuyard run --help names where the metrics are listed",
+            )
+        if _variant_of(threshold, variants) not in variants:
+            raise ScenarioError(
+                "the scenario compares variants: say which one is meant"
+                if threshold.variant is None
+                else f"unknown variant{did_you_mean(threshold.variant, variants)}",
+                path=f"thresholds[{index}].variant",
+                given=threshold.variant,
+                allowed=", ".join(variants),
+            )
+
+
+def _variant_of(threshold: Threshold, variants: Sequence[str]) -> str:
+    """The one named; unnamed, the only variant there is, else the scenario itself (``base``)."""
+    if threshold.variant is not None:
+        return threshold.variant
+    return variants[0] if len(variants) == 1 else "base"
+
+
+def _outcome(comparison: Comparison, threshold: Threshold, variant: str) -> ThresholdOutcome:
+    cell = comparison.cells[variant][threshold.metric]
+    limits = (("min", threshold.min), ("max", threshold.max))
+    bound = ", ".join(f"{word} {limit:g}" for word, limit in limits if limit is not None)
+    unit = comparison.kind.metrics[threshold.metric].unit
+    if cell.mean is None:
+        is_met, reason = False, f"there is no number: {cell.note}"
+    else:
+        above = threshold.max is not None and cell.mean > threshold.max
+        below = threshold.min is not None and cell.mean < threshold.min
+        is_met, reason = (
+            not (above or below),
+            f"{cell.mean:.6g} {unit}",
+        )
+    return ThresholdOutcome(
+        metric=threshold.metric, variant=variant, bound=bound, value=cell.mean, is_met=is_met, reason=reason
+    )

@@ -1,0 +1,245 @@
+"""A mapping becomes a frozen dataclass, driven by type hints and by the bounds of ``key()``."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
+from functools import cache
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from sim.errors import closest, did_you_mean
+from sim.scenario.distribution import Distribution
+from sim.scenario.fields import Threshold
+from sim.scenario.place import Place
+from sim.scenario.scalars import SCALARS, check_bounds
+from sim.units import example, unit_of_name
+
+T = TypeVar("T")
+
+# What people write who come from another engine, and the word here.
+SYNONYMS = {
+    "batch_size": "max_num_seqs",
+    "max_batch_size": "max_num_seqs",
+    "max_seq_len": "max_model_len",
+    "tp": "tensor_parallel_size",
+    "tp_size": "tensor_parallel_size",
+    "pp": "pipeline_parallel_size",
+    "pp_size": "pipeline_parallel_size",
+    "gpu": "hardware",
+    "device": "hardware",
+    "rate": "requests_per_s",
+    "qps": "requests_per_s",
+    "request_rate": "requests_per_s",
+    "page_size": "block_size",
+    "allocator": "kv_allocator",
+    "input_tokens": "prompt_tokens",
+    "scheduler": "batching",
+    "num_prompts": "num_requests",
+    "max_concurrency": "concurrency",
+}
+
+# A distribution's numbers are in the unit of the key that holds it, a threshold's in its metric's.
+_NUMBERS_IN_CONTEXT = {
+    "Distribution": frozenset({"value", "mean", "stddev", "min", "max", "values"}),
+    "Threshold": frozenset({"min", "max"}),
+}
+
+_LEAVE_OUT = "give a value, or leave the key out"
+
+
+def build(cls: type[T], mapping: object, *, file: str, path: str = "") -> T:
+    """The dataclass ``cls`` that ``mapping`` describes; the first thing wrong is a ScenarioError."""
+    unit = unit_of_name(path.rsplit(".", 1)[-1])
+    return typing.cast(T, _build(cls, mapping, Place(file=file, path=path, unit=unit)))
+
+
+@cache
+def field_hints(cls: type) -> dict[str, tuple[Field[Any], Any]]:
+    """Each field of a dataclass with its resolved type."""
+    hints = typing.get_type_hints(cls)
+    return {one.name: (one, hints[one.name]) for one in fields(cls)}
+
+
+def takes_number(cls: object) -> bool:
+    """Whether a bare number or quantity may stand for ``cls``: a fixed distribution."""
+    return cls is Distribution
+
+
+def unit_in(cls: object, name: str, around: str | None) -> str | None:
+    """The unit of field ``name`` of ``cls``, whose surroundings give the unit ``around``."""
+    if name in _NUMBERS_IN_CONTEXT.get(getattr(cls, "__name__", ""), ()):
+        return around
+    return unit_of_name(name)
+
+
+def _build(cls: Any, value: object, place: Place) -> Any:
+    if isinstance(value, cls):
+        return value
+    if takes_number(cls) and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        value = {"distribution": "fixed", "value": value}
+    if not isinstance(value, Mapping):
+        keys = ", ".join(field_hints(cls))
+        also = f", or {example(place.unit)} for a fixed value" if takes_number(cls) else ""
+        raise place.error(
+            "expected a mapping of keys to values",
+            given=value,
+            allowed=f"a mapping with keys of {keys}{also}",
+        )
+    known = field_hints(cls)
+    for name in value:
+        if name not in known:
+            raise _unknown_key(cls, name, place)
+    around = unit_of_name(str(value.get("metric", ""))) if cls is Threshold else place.unit
+    given = {}
+    for name, (one, hint) in known.items():
+        if name in value:
+            there = replace(place.child(name), unit=unit_in(cls, name, around))
+            given[name] = _value(one.metadata, hint, value[name], there)
+        elif one.default is MISSING and one.default_factory is MISSING:
+            raise _missing_key(one, hint, place)
+    return cls(**given)
+
+
+def _value(metadata: Mapping[str, Any], hint: Any, value: object, place: Place) -> Any:
+    """One field's value: of its type, within its bounds, one of its choices where it names any."""
+    if "choices" not in metadata or (value is None and hint is not str):
+        return check_bounds(convert(hint, value, place), metadata, place, value)
+    words, or_path = tuple(metadata["choices"]()), "or_path" in metadata
+    also = ", PATH:NAME" if or_path else ""
+    if value is None:
+        raise place.error("is empty", allowed=", ".join(words) + also, hint=_LEAVE_OUT)
+    if or_path and isinstance(value, str) and ":" in value:
+        return convert(hint, value, place)
+    return _choice(words, value, place, also)
+
+
+def _unknown_key(cls: Any, name: object, place: Place) -> Exception:
+    known = field_hints(cls)
+    word = SYNONYMS.get(str(name), "")
+    near = word if word in known else closest(name, known)
+    allowed = ", ".join(known)
+    if near:
+        return place.child(str(name)).error(
+            f"unknown field; did you mean {near}?", allowed=allowed, hint=place.child(near).path
+        )
+    deeper = _found_deeper(cls, {str(name), word}, place)
+    hint = deeper or "remove it, or look for its name in the README and the JSON Schema"
+    return place.child(str(name)).error("unknown field", allowed=allowed, hint=hint)
+
+
+def _found_deeper(cls: Any, words: set[str], place: Place) -> str:
+    """The path of a key that was written one level too high, or nothing."""
+    for name, (_, hint) in field_hints(cls).items():
+        for inner in (hint, *get_args(hint)):
+            if is_dataclass(inner) and isinstance(inner, type):
+                for word in words & set(field_hints(inner)):
+                    return place.child(name).child(word).path
+    return ""
+
+
+def _missing_key(one: Field[Any], hint: Any, place: Place) -> Exception:
+    meaning = one.metadata.get("doc", "")
+    return place.child(one.name).error(
+        "missing",
+        allowed=f"{one.name}: {meaning}" if meaning else one.name,
+        hint=f"add {one.name}: {_example_of(one, hint)}",
+    )
+
+
+def _example_of(one: Field[Any], hint: Any) -> str:
+    unit = unit_of_name(one.name)
+    if "choices" in one.metadata:
+        return str(next(iter(one.metadata["choices"]())))
+    if get_origin(hint) is Literal:
+        return str(get_args(hint)[0])
+    if takes_number(hint):
+        return f"{{distribution: exponential, mean: {example(unit)}}}"
+    if is_dataclass(hint):
+        return "{...}"
+    if hint in (int, float):
+        return "1" if unit is None else example(unit)
+    return "..."
+
+
+def convert(hint: Any, value: object, place: Place) -> Any:
+    """``value`` as the type ``hint`` wants it."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return _optional(hint, value, place)
+    if value is None:
+        raise place.error("is empty", allowed=_wanted(hint), hint=_LEAVE_OUT)
+    if origin is Literal:
+        return _choice(get_args(hint), value, place)
+    if origin is tuple:
+        return _items(get_args(hint), value, place)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return _entries(get_args(hint)[1], value, place)
+    if is_dataclass(hint):
+        return _build(hint, value, place)
+    return SCALARS[hint](value, place) if hint in SCALARS else value
+
+
+def _optional(hint: Any, value: object, place: Place) -> Any:
+    if value is None:
+        return None
+    inner = [one for one in get_args(hint) if one is not types.NoneType]
+    return convert(inner[0], value, place)
+
+
+def _choice(choices: tuple[Any, ...], value: object, place: Place, also: str = "") -> Any:
+    for choice in choices:
+        if choice == value and type(choice) is type(value):
+            return choice
+    allowed = ", ".join(str(choice) for choice in choices) + also
+    if isinstance(value, bool):
+        problem = (
+            f"YAML reads no, off, false as false and yes, on, true as true; here it is {str(value).lower()}"
+        )
+        raise place.error(problem, given=value, allowed=allowed, hint="one of the words allowed")
+    near = closest(value, [str(choice) for choice in choices])
+    raise place.error(
+        f"unknown value{did_you_mean(value, [str(choice) for choice in choices])}",
+        given=value,
+        allowed=allowed,
+        hint=near or "",
+    )
+
+
+def _items(kinds: tuple[Any, ...], value: object, place: Place) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise place.error("expected a list", given=value, allowed="a list: [...]", hint=f"[{_short(value)}]")
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        return tuple(convert(kinds[0], item, place.item(index)) for index, item in enumerate(value))
+    if len(value) != len(kinds):
+        raise place.error(f"expected {len(kinds)} items", given=value, allowed=f"a list of {len(kinds)}")
+    return tuple(
+        convert(kind, item, place.item(index))
+        for index, (kind, item) in enumerate(zip(kinds, value, strict=True))
+    )
+
+
+def _entries(kind: Any, value: object, place: Place) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise place.error("expected a mapping of names to values", given=value, allowed="{name: value, ...}")
+    for name in value:
+        if not isinstance(name, str):
+            raise place.error(
+                "a name is not text", given=name, allowed="text as name", hint=f'"{name}" in quotes'
+            )
+    return {name: convert(kind, item, place.child(name)) for name, item in value.items()}
+
+
+def _wanted(hint: object) -> str:
+    if get_origin(hint) is Literal:
+        return ", ".join(str(choice) for choice in get_args(hint))
+    if is_dataclass(hint) and isinstance(hint, type):
+        return f"a mapping with keys of {', '.join(field_hints(hint))}"
+    words: dict[object, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    return words.get(hint, "a list" if get_origin(hint) is tuple else "a mapping")
+
+
+def _short(value: object) -> str:
+    shown = str(value)
+    return shown if len(shown) <= 40 else "..."

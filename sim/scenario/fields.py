@@ -1,0 +1,50 @@
+"""How a scenario's fields are declared: ``key(...)`` states a field's meaning and bounds once.
+
+The loader checks them and the JSON Schema prints them. A bare number is in the unit of its name (``_s``,
+``_bytes``, ``_tokens``); code holds base units only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, dataclass, field
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+def key(
+    doc: str,
+    *,
+    default: Any = MISSING,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    choices: Callable[[], Iterable[str]] | None = None,
+    or_path: bool = False,
+) -> Any:
+    """A dataclass field with its meaning and its bounds (``ge``: at least, ``gt``: above, ...).
+
+    ``choices`` names the values that a text field may take: a function, called each time a file is read or a
+    schema is made, so that ``lambda: SYNC`` follows whatever is registered in ``SYNC``. With ``or_path``,
+    ``PATH:NAME`` is allowed beside them.
+    """
+    bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt, "choices": choices, "or_path": or_path or None}
+    metadata = {"doc": doc, **{name: value for name, value in bounds.items() if value is not None}}
+    if default is MISSING:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+# --- the whole ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold:
+    """A bound on a metric of one variant; a miss makes exit code 1."""
+
+    metric: str = key("a metric of the summary, e.g. p99_ttft_s")
+    variant: str | None = key("which variant; default: the scenario itself", default=None)
+    max: float | None = key("at most", default=None)
+    min: float | None = key("at least", default=None)

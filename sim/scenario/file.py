@@ -1,0 +1,147 @@
+"""A loaded scenario file of whatever kind: its variants, its measured values, its tree written out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+from sim.scenario.fields import Threshold, key
+
+if TYPE_CHECKING:
+    from sim.errors import Caution
+    from sim.scenario.place import Place
+    from sim.scenario.variants import Override
+
+
+class AnyDevice(Protocol):
+    """What is asked of a device where the kind does not matter."""
+
+    @property
+    def name(self) -> str:
+        """Its profile's."""
+
+    @property
+    def usd_per_hour(self) -> float | None:
+        """What one costs to rent; None: not known."""
+
+
+class AnyScenario(Protocol):
+    """What scenarios of all kinds have: enough to load, run and compare them. Each is a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def question(self) -> str:
+        """What the report answers."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in ``KINDS``."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One run per seed and variant."""
+
+    @property
+    def hardware(self) -> AnyDevice:
+        """The device."""
+
+    @property
+    def thresholds(self) -> tuple[Threshold, ...]:
+        """Bounds that make exit code 1."""
+
+
+ScenarioT_co = TypeVar("ScenarioT_co", bound=AnyScenario, covariant=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One measured value, in the metric's base unit. With ``over`` it is a ratio of two variants."""
+
+    metric: str = key("a metric of the run, e.g. mean_tpot_s")
+    value: float = key("what was measured: in the metric's base unit, or with its unit as text", gt=0)
+    unit: str | None = key("unit of a bare value, e.g. ms; default: the metric's base unit", default=None)
+    source: str = key("where the figure stands")
+    group: str = key("values that are scored together", default="all")
+    tolerance: float | None = key("relative uncertainty of the measurement, where known", default=None, gt=0)
+    at_least: float | None = key("a band instead of a point: the lowest prediction that counts", default=None)
+    at_most: float | None = key("a band instead of a point: the highest prediction that counts", default=None)
+    seen_by_fit: bool = key("a constant was fitted on it: calibrated, not validated", default=False)
+    rivals: Mapping[str, float] | None = key(
+        "relative error of other simulators on this value, by name", default=None
+    )
+    variant: str | None = key("of which variant of compare; default: the reference", default=None)
+    over: str | None = key("divided by the same metric of this variant", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredPoint:
+    """Measured values at one setting of the scenario. ``label`` names the setting within its file."""
+
+    label: str
+    overrides: tuple[Override, ...]
+    values: tuple[Measured, ...]
+    place: Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant(Generic[ScenarioT_co]):
+    """One named set of differences from the file, already applied and checked."""
+
+    name: str
+    differences: Mapping[str, Any]
+    scenario: ScenarioT_co
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenarioFile(Generic[ScenarioT_co]):
+    """A loaded file: the base scenario and its variants (one, named ``base``, without ``compare``)."""
+
+    path: str
+    base: ScenarioT_co
+    reference: str
+    variants: tuple[Variant[ScenarioT_co], ...]
+    raw: Mapping[str, Any]
+    overrides: tuple[str, ...] = ()
+    measured: tuple[MeasuredPoint, ...] = ()  # no part of the question
+    warnings: tuple[Caution, ...] = ()  # of words that were renamed
+
+
+def to_raw(file: ScenarioFile[AnyScenario]) -> dict[str, Any]:
+    """The question as understood: a tree that loads to the same scenario again.
+
+    Hardware and model stand as they were given (a name, or differences from one). Optional keys
+    that were not given are left out; all others show their value.
+    """
+    tree: dict[str, Any] = {}
+    for one in fields(file.base):
+        if one.name in ("hardware", "model", "devices"):
+            tree[one.name] = file.raw.get(one.name, {})
+        else:
+            tree[one.name] = plain(getattr(file.base, one.name))
+    if "compare" in file.raw:
+        variants = {variant.name: plain(variant.differences) for variant in file.variants}
+        tree["compare"] = {"reference": file.reference, "variants": variants}
+    return {name: value for name, value in tree.items() if value not in ({}, [])}
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, mappings and tuples as dicts and lists, what is None left out."""
+    if is_dataclass(value):
+        given = {one.name: getattr(value, one.name) for one in fields(value)}
+        return {name: plain(item) for name, item in given.items() if item is not None}
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def scenario_word(path: str) -> str:
+    """A shipped scenario's name, any other's path."""
+    from sim.scenario.shipped import scenario_name, scenario_paths
+
+    given = Path(path).resolve()
+    return next((scenario_name(one) for one in scenario_paths() if one.resolve() == given), path)

@@ -1,0 +1,285 @@
+"""Does the queue grow? And the warnings that a serving run deserves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.arrays import Int64
+from sim.errors import Caution
+from sim.results.statistics import student_t_quantile
+from sim.results.verdict import Verdict, Word
+from sim.serving.records import UNFINISHED, RequestColumns, RunResult
+
+_NUM_BATCHES = 8
+
+
+_LEAST_PER_BATCH = 10
+
+
+_ALPHA = 0.005
+
+
+_LEAST_GROWTH = 0.02  # requests that stay waiting per request that arrives
+
+
+def judge(result: RunResult) -> Verdict:
+    """The verdict on a run's queue.
+
+    Each measured request notes how many wait before it when it arrives. In order of arrival these
+    counts are cut into eight batches of equal size, and a straight line is fitted through the batch
+    means, so that the autocorrelation of neighbours does not pass for a trend. The queue *grows*
+    where its slope is significant (one-sided t test, 6 degrees of freedom, level 0.005), at least 0.02
+    requests per arrival (about 2 % more come than are served), and over all n arrivals more than
+    2 sqrt(n) requests: what chance alone piles up at a load equal to capacity (arrivals and services
+    each as variable as Poisson's).
+    BACKLOGGED: it grew, and every request had ended within one arrival span after the last arrival;
+    OVERLOADED: it grew, and not. UNTESTED: fewer than 80 arrivals.
+
+    Not seen: overload below 2 %, a queue that grew and shrank again while requests still came,
+    clients whose time-outs keep the queue short (they count as aborted), and a load within a few
+    percent of capacity in a short run. Under a closed loop no queue can grow.
+    """
+    workload, requests = result.scenario.workload, result.requests
+    if workload.arrivals is not None and workload.arrivals.is_closed_loop:
+        return Verdict(word="STABLE", reason="closed loop: clients wait for answers, so no queue can grow")
+    ids = np.flatnonzero(requests.is_measured & (requests.arrival_ps >= 0))
+    if ids.size == 0:
+        return Verdict(word="UNTESTED", reason="no request arrived in the measured time")
+    ids = ids[np.argsort(requests.arrival_ps[ids], kind="stable")]
+    span_ps = int(requests.arrival_ps[ids[-1]] - requests.arrival_ps[ids[0]])
+    if span_ps == 0 and ids.size > 1:
+        word: Word = "OVERLOADED" if (requests.status[ids] == UNFINISHED).any() else "BACKLOGGED"
+        return Verdict(word=word, reason="all requests came at once: a queue by construction")
+    if ids.size < _NUM_BATCHES * _LEAST_PER_BATCH:
+        needed = _NUM_BATCHES * _LEAST_PER_BATCH
+        return Verdict(word="UNTESTED", reason=f"{ids.size} arrivals: a trend needs {needed}")
+    growth, t_statistic = trend(num_waiting_at_arrival(requests, ids))
+    if not is_growing(growth, t_statistic, ids.size):
+        reason = "the queue has no upward trend over the arrivals"
+        return Verdict(word="STABLE", reason=reason, growth=growth, t_statistic=_finite(t_statistic))
+    return _word_for(growth, t_statistic, _drain_spans(requests, ids, span_ps))
+
+
+def num_waiting_at_arrival(requests: RequestColumns, ids: Int64) -> Int64:
+    """How many requests wait when each of ``ids`` (in order of arrival) comes; warm-up ones count too.
+
+    A request waits until it is first scheduled, or leaves unserved; one preempted later does not count.
+    """
+    arrived = np.sort(requests.arrival_ps[requests.arrival_ps >= 0])
+    scheduled, finish = requests.first_scheduled_ps, requests.finish_ps
+    left = np.where(scheduled >= 0, scheduled, finish)
+    left = np.sort(left[(left >= 0) & (requests.arrival_ps >= 0)])
+    moments = requests.arrival_ps[ids]
+    waiting: Int64 = np.searchsorted(arrived, moments) - np.searchsorted(left, moments)
+    return waiting
+
+
+def trend(series: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> tuple[float, float]:
+    """(slope per entry, its t statistic) of the line through eight batch means."""
+    x = np.array([batch.mean() for batch in np.array_split(np.arange(series.size), _NUM_BATCHES)])
+    y = np.array([batch.mean() for batch in np.array_split(series, _NUM_BATCHES)])
+    centred = x - x.mean()
+    square = float((centred**2).sum())
+    slope = float((centred * y).sum()) / square
+    residual = y - y.mean() - slope * centred
+    error = float(np.sqrt((residual**2).sum() / (_NUM_BATCHES - 2) / square))
+    return slope, slope / error if error > 0 else float(np.sign(slope)) * np.inf
+
+
+def is_growing(growth: float, t_statistic: float, num_arrivals: int) -> bool:
+    """The test of ``judge``: significant, steep enough to matter, and more than chance piles up."""
+    least = max(_LEAST_GROWTH, 2 / math.sqrt(num_arrivals))
+    return growth >= least and t_statistic > student_t_quantile(1 - _ALPHA, _NUM_BATCHES - 2)
+
+
+def _finite(t_statistic: float) -> float | None:
+    return t_statistic if np.isfinite(t_statistic) else None
+
+
+def _word_for(growth: float, t_statistic: float, drain_spans: float | None) -> Verdict:
+    """BACKLOGGED or OVERLOADED, for a queue that grew."""
+    gained = f"of 100 arrivals {growth * 100:.2g} stayed waiting"
+    if drain_spans is not None and drain_spans <= 1:
+        reason = f"{gained}; all was done {drain_spans:.2g} arrival spans after the last arrival"
+        return Verdict(word="BACKLOGGED", reason=reason, growth=growth, t_statistic=_finite(t_statistic))
+    after = "some requests never ended" if drain_spans is None else "the rest took longer than the arrivals"
+    return Verdict(
+        word="OVERLOADED", reason=f"{gained}; {after}", growth=growth, t_statistic=_finite(t_statistic)
+    )
+
+
+def _drain_spans(requests: RequestColumns, ids: Int64, span_ps: int) -> float | None:
+    """Time from the last arrival to the last end, in arrival spans; None if something never ended."""
+    if (requests.status[ids] == UNFINISHED).any():
+        return None
+    return int(requests.finish_ps[ids].max() - requests.arrival_ps[ids].max()) / span_ps
+
+
+_LEAST_FINISHED = 100
+
+
+_LONG_DRAIN = 0.15
+
+
+def run_cautions(
+    result: RunResult,
+    *,
+    metrics: Mapping[str, float | None],
+    verdict: Verdict,
+    thin: Sequence[str],
+    are_thin_given: bool,
+) -> tuple[Caution, ...]:
+    """The warnings that one run deserves, in the order of the list; ``thin`` names thin percentiles."""
+    found = (
+        _too_few(metrics),
+        _queue(verdict),
+        _drain(result, verdict),
+        _no_slo(metrics),
+        _lost(metrics),
+        _thin(thin) if are_thin_given else _refused(thin),
+        _block_map(result),
+        _efficiency(result),
+    )
+    return tuple(caution for caution in found if caution is not None)
+
+
+def _too_few(metrics: Mapping[str, float | None]) -> Caution | None:
+    finished = int(metrics["num_finished"] or 0)
+    if finished >= _LEAST_FINISHED:
+        return None
+    return Caution(
+        kind="too_few_requests",
+        observation=f"{finished} requests finished after warm-up",
+        meaning="the means depend on which requests these happened to be",
+        remedy="raise workload.num_requests, or lower the warm-up",
+    )
+
+
+def _queue(verdict: Verdict) -> Caution | None:
+    if verdict.word == "STABLE":
+        return None
+    if verdict.word == "UNTESTED":
+        return Caution(
+            kind="queue_untested",
+            observation=f"the queue's trend was not tested ({verdict.reason})",
+            meaning="the load may be above capacity without anyone noticing",
+            remedy="raise workload.num_requests",
+        )
+    return Caution(
+        kind="queue_grows",
+        observation=f"the queue grew ({verdict.word})",
+        meaning="load above capacity: queue_s, ttft_s and e2e_s grow with the length of the run",
+        remedy="lower arrivals.requests_per_s or add replicas; at this load compare requests_per_s only",
+    )
+
+
+def _drain(result: RunResult, verdict: Verdict) -> Caution | None:
+    """Rates are finished requests over the time from the first arrival to the last answer."""
+    requests, (begin, end) = result.requests, result.window_ps
+    came_ps = requests.arrival_ps[requests.is_measured & (requests.arrival_ps >= 0)]
+    arrivals = result.scenario.workload.arrivals
+    follows_answers = arrivals is not None and not arrivals.is_drawn
+    if verdict.word != "STABLE" or follows_answers or not came_ps.size or end <= begin:
+        return None
+    share = (end - int(came_ps.max())) / (end - begin)
+    if share < _LONG_DRAIN:
+        return None
+    return Caution(
+        kind="long_drain",
+        observation=f"{share:.0%} of the measured time came after the last arrival",
+        meaning="requests_per_s, and cost and energy with it, are below what was offered: the run is short",
+        remedy="raise workload.num_requests",
+    )
+
+
+def _no_slo(metrics: Mapping[str, float | None]) -> Caution | None:
+    if metrics["goodput_fraction"] is not None or not metrics["num_offered"]:
+        return None
+    return Caution(
+        kind="no_slo",
+        observation="no SLO is given",
+        meaning="nothing says which answers came in time, so there is no goodput",
+        remedy="add slo: {ttft_s: ..., tpot_s: ...}",
+    )
+
+
+def _lost(metrics: Mapping[str, float | None]) -> Caution | None:
+    kinds = ("refused", "aborted", "unfinished")
+    lost = {kind: int(metrics[f"num_{kind}"] or 0) for kind in kinds if metrics[f"num_{kind}"]}
+    if not lost:
+        return None
+    seen = ", ".join(f"{number} {kind}" for kind, number in lost.items())
+    return Caution(
+        kind="requests_lost",
+        observation=f"of {int(metrics['num_offered'] or 0)} requests: {seen}",
+        meaning="percentiles cover finished requests only and look better than what clients saw",
+        remedy="read goodput_fraction, which counts these as missed",
+    )
+
+
+def _refused(names: Sequence[str]) -> Caution | None:
+    if not names:
+        return None
+    return Caution(
+        kind="percentile_refused",
+        observation=f"not given: {_grouped(names)}",
+        meaning="fewer than ten samples lie beyond these percentiles",
+        remedy="raise workload.num_requests (p99 needs 1,000), or ask for thin percentiles",
+    )
+
+
+def _thin(names: Sequence[str]) -> Caution | None:
+    if not names:
+        return None
+    return Caution(
+        kind="thin_percentile",
+        observation=f"given on demand: {_grouped(names)}",
+        meaning="fewer than ten samples lie beyond these percentiles; another seed may say otherwise",
+        remedy="do not compare them; raise workload.num_requests",
+    )
+
+
+def _grouped(names: Sequence[str]) -> str:
+    """p99_ttft_s, p99_e2e_s, p95_e2e_s -> "p99 of ttft_s, e2e_s; p95 of e2e_s"."""
+    by_percentile: dict[str, list[str]] = {}
+    for name in names:
+        percentile, _, time = name.partition("_")
+        by_percentile.setdefault(percentile, []).append(time)
+    groups = sorted(by_percentile.items(), reverse=True)
+    return "; ".join(f"{percentile} of {', '.join(times)}" for percentile, times in groups)
+
+
+def _block_map(result: RunResult) -> Caution | None:
+    if result.block_map is None or not result.block_map.is_truncated:
+        return None
+    return Caution(
+        kind="block_map_truncated",
+        observation="the block map covers only the first part of the run",
+        meaning="the picture does not show how memory looked later; metrics cover the whole run",
+        remedy="lower workload.num_requests for a complete picture",
+    )
+
+
+def _efficiency(result: RunResult) -> Caution | None:
+    if result.scenario.engine.service_time is not None:
+        return None
+    curves = result.scenario.hardware.efficiency
+    words = ("assumed", "borrowed")
+    weak = [name for name, curve in curves.items() if any(word in curve.source.lower() for word in words)]
+    if curves and not weak:
+        return None
+    which = (
+        f"efficiency of {', '.join(sorted(weak))} is borrowed or assumed"
+        if weak
+        else "no efficiency curve, so kernels are assumed to reach the peaks"
+    )
+    return Caution(
+        kind="efficiency_not_measured",
+        observation=f"{result.scenario.hardware.name}: {which}",
+        meaning="ratios between variants hold better than seconds",
+        remedy="calibrate this profile, or compare with one that is measured",
+    )

@@ -1,0 +1,346 @@
+"""Request times, gaps between tokens, use of the engine and of its memory, from the records of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.arrays import PS_PER_S, Bools, Int64
+from sim.errors import InvariantError
+from sim.results.statistics import ArithmeticRuns, exact_dot, exact_sum
+from sim.serving.front_end import FrontEnd
+from sim.serving.records import FINISHED, KV_KINDS, RequestColumns, RunResult, SegmentColumns
+from sim.serving.scenario import Slo
+
+
+def count(hits: Bools) -> int:
+    """How many are true, as a plain int: a NumPy number would make a NumPy bool of ``>=``."""
+    return int(np.count_nonzero(hits))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestTimes:
+    """Per request, by id, picoseconds; -1 where the moment never came, NaN where ``tpot`` is absent.
+
+    ``e2e`` is that of finished requests only. ``is_offered`` is false for a request that never
+    arrived because the one that would have triggered it never ended.
+    """
+
+    queue: Int64
+    ttft: Int64
+    ttft_from_admission: Int64
+    tpot: npt.NDArray[np.float64]
+    e2e: Int64
+    is_offered: Bools
+    is_finished: Bools
+
+
+def request_times(requests: RequestColumns) -> RequestTimes:
+    """The per-request times behind ``queue_s``, ``ttft_s``, ``tpot_s`` and ``e2e_s``."""
+    is_finished = requests.status == FINISHED
+    gaps = np.where(is_finished & (requests.generated_tokens > 1), requests.generated_tokens - 1, 0)
+    after_first = requests.finish_ps - requests.first_token_ps
+    with np.errstate(invalid="ignore", divide="ignore"):
+        tpot = np.where(gaps > 0, after_first / gaps, np.nan)
+    return RequestTimes(
+        queue=_between(requests.arrival_ps, requests.first_scheduled_ps),
+        ttft=_between(requests.arrival_ps, requests.first_token_ps),
+        ttft_from_admission=_between(requests.first_scheduled_ps, requests.first_token_ps),
+        tpot=tpot,
+        e2e=np.where(is_finished, requests.finish_ps - requests.arrival_ps, -1),
+        is_offered=requests.arrival_ps >= 0,
+        is_finished=is_finished,
+    )
+
+
+def _between(start_ps: Int64, end_ps: Int64) -> Int64:
+    return np.where((start_ps >= 0) & (end_ps >= 0), end_ps - start_ps, -1)
+
+
+def class_slos(result: RunResult) -> tuple[Slo, ...]:
+    """The bounds that hold for each class, by class id: its own where it has them, else the scenario's."""
+    classes = result.scenario.workload.classes or {}
+    names = result.class_names or ("",)
+    own = (classes[name].slo if name in classes else None for name in names)
+    return tuple(slo if slo is not None else result.scenario.slo for slo in own)
+
+
+def met_bounds(requests: RequestColumns, slos: tuple[Slo, ...]) -> Mapping[str, Bools]:
+    """For each bound that some class has (``ttft``, ``tpot``, ``e2e``): which requests meet theirs.
+
+    Only a finished request can meet a bound; one whose class has no such bound meets it by
+    finishing. A one-token answer has a ``tpot`` of 0. Compared in whole picoseconds.
+    """
+    is_finished = requests.status == FINISHED
+    since_arrival = {"ttft": requests.first_token_ps, "e2e": requests.finish_ps}
+    met: dict[str, Bools] = {}
+    for bound in ("ttft", "tpot", "e2e"):
+        given = [getattr(slo, f"{bound}_s") for slo in slos]
+        if all(limit is None for limit in given):
+            continue
+        limits = np.array([-1 if x is None else round(x * PS_PER_S) for x in given], dtype=np.int64)
+        limit = limits[np.clip(requests.class_id, 0, len(slos) - 1)]
+        if bound == "tpot":
+            spent = requests.finish_ps - requests.first_token_ps
+            within = spent <= limit * np.maximum(requests.generated_tokens - 1, 0)
+            within |= requests.generated_tokens <= 1
+        else:
+            within = since_arrival[bound] - requests.arrival_ps <= limit
+        met[bound] = is_finished & (within | (limit < 0))
+    return met
+
+
+def segment_length_ps(segments: SegmentColumns) -> Int64:
+    """How long each segment lasts: the sum of its steps."""
+    n = segments.num_steps
+    return n * segments.first_step_ps + segments.step_growth_ps * (n * (n - 1) // 2)
+
+
+def token_gaps(result: RunResult) -> ArithmeticRuns:
+    """Every gap between consecutive tokens, as a weighted sample, without a list of tokens.
+
+    A step gives one gap of its length to each decoding sequence. Where steps without decoding (only
+    prompts) came in between, the gap reaches back to the sequence's last token: its first one, for
+    a sequence whose prompt was among them, else the last decoding step. Taken are the gaps of
+    segments that start inside the measured window, warm-up requests' tokens among them. The gap
+    across a preemption is not here: it counts in ``e2e_s`` and ``tpot_s``. Accepted drafts arrive together
+    with their step's token: gaps of zero.
+    """
+    requests = FrontEnd.of(result.scenario).at_engine(result.requests)
+    parts = [
+        _replica_gaps(result.segments, requests, int(replica), result.window_ps)
+        for replica in np.unique(result.segments.replica)
+    ]
+    return ArithmeticRuns(
+        **{
+            name: np.concatenate([np.empty(0, np.int64), *(getattr(part, name) for part in parts)])
+            for name in ("first", "growth", "num", "weight")
+        }
+    )
+
+
+def _replica_gaps(
+    segments: SegmentColumns, requests: RequestColumns, replica: int, window_ps: tuple[int, int]
+) -> ArithmeticRuns:
+    chosen = np.flatnonzero((segments.replica == replica) & (segments.num_decode > 0))
+    chosen = chosen[np.argsort(segments.start_ps[chosen], kind="stable")]
+    start, first = segments.start_ps[chosen], segments.first_step_ps[chosen]
+    end = start + segment_length_ps(segments)[chosen]
+    reach = np.empty_like(start)  # where the decoding step before this one ended
+    reach[:1], reach[1:] = start[:1], end[:-1]
+    measured = (start >= window_ps[0]) & (start < window_ps[1])
+    new_gaps, owner = _gaps_after_first_token(requests, replica, (start, first, reach))
+    num_new = np.bincount(owner, minlength=start.size)
+    num_old = np.maximum(segments.num_decode[chosen] - num_new, 0)
+    growth, num_steps = segments.step_growth_ps[chosen], segments.num_steps[chosen]
+    one, none = np.ones_like(start), np.zeros_like(start)
+    kept_new = measured[owner]
+    new = new_gaps[kept_new]
+    accepted = np.zeros(0, dtype=np.int64)
+    if segments.num_accepted_tokens is not None:
+        accepted = segments.num_accepted_tokens[chosen][measured]
+    together = np.zeros_like(accepted)
+    ones = np.ones(len(new) + len(accepted), dtype=np.int64)
+    return ArithmeticRuns(
+        first=np.concatenate([(first + start - reach)[measured], (first + growth)[measured], new, together]),
+        growth=np.concatenate([none[measured], growth[measured], np.zeros_like(ones)]),
+        num=np.concatenate([one[measured], num_steps[measured] - 1, ones]),
+        weight=np.concatenate(
+            [num_old[measured], segments.num_decode[chosen][measured], np.ones_like(new), accepted]
+        ),
+    )
+
+
+def _gaps_after_first_token(
+    requests: RequestColumns, replica: int, decoding: tuple[Int64, Int64, Int64]
+) -> tuple[Int64, Int64]:
+    """Second tokens of prompts that finished in a step without decoding: (gap, index of its segment)."""
+    start, first, reach = decoding
+    ids = np.flatnonzero((requests.replica == replica) & (requests.first_token_ps >= 0))
+    token = requests.first_token_ps[ids]
+    at = np.searchsorted(start, token, side="left")
+    inside = at < start.size
+    ids, token, at = ids[inside], token[inside], at[inside]
+    step_end = start[at] + first[at]
+    after_stall = (token > reach[at]) | ((at == 0) & (token < start[at]))
+    decodes = (requests.generated_tokens[ids] > 1) & (
+        (requests.finish_ps[ids] < 0) | (requests.finish_ps[ids] >= step_end)
+    )
+    new = after_stall & decodes
+    return (step_end - token)[new], at[new]
+
+
+def decode_step_ends(segments: SegmentColumns, replica: int) -> tuple[Int64, Int64]:
+    """(when each decoding step of a replica ends, how many sequences decode in it), by time."""
+    chosen = np.flatnonzero((segments.replica == replica) & (segments.num_decode > 0))
+    chosen = chosen[np.argsort(segments.start_ps[chosen], kind="stable")]
+    num = segments.num_steps[chosen]
+    step = np.arange(int(num.sum())) - np.repeat(np.cumsum(num) - num, num)
+    first, growth = (
+        np.repeat(segments.first_step_ps[chosen], num),
+        np.repeat(segments.step_growth_ps[chosen], num),
+    )
+    ends = np.repeat(segments.start_ps[chosen], num) + (step + 1) * first + growth * (step * (step + 1) // 2)
+    return ends, np.repeat(segments.num_decode[chosen], num)
+
+
+Numbers = dict[str, float | None]
+
+
+def engine_metrics(result: RunResult) -> Numbers:
+    """Metrics of the replicas over the measured window. A step counts where it starts inside."""
+    segments, (begin, end) = result.segments, result.window_ps
+    window_s, replicas = (end - begin) / PS_PER_S, result.scenario.replicas
+    inside = (segments.start_ps >= begin) & (segments.start_ps < end)
+    overlap_s = _overlap_ps(
+        segments.start_ps, segments.start_ps + segment_length_ps(segments), result.window_ps
+    )
+    running_s = float((overlap_s * segments.num_running).sum()) / PS_PER_S
+    in_system_s = _time_in_system_s(result)
+    num_steps = segments.num_steps[inside]
+    num_decode = segments.num_decode[inside]
+    return {
+        "busy_fraction": _ratio(float(overlap_s.sum()) / PS_PER_S, window_s * replicas),
+        "mean_num_running": _ratio(running_s, window_s),
+        "mean_num_waiting": _ratio(max(0.0, in_system_s - running_s), window_s),
+        "max_num_running": float(segments.num_running[inside].max()) if inside.any() else None,
+        "mean_decode_batch": _ratio(
+            float((num_steps * num_decode).sum()), float(num_steps[num_decode > 0].sum())
+        ),
+        "num_steps": float(num_steps.sum()),
+        **_speculation(segments, inside),
+        **_kv_fractions(result, inside),
+        **_recompute(result, inside),
+    }
+
+
+def _speculation(segments: SegmentColumns, inside: npt.NDArray[np.bool_]) -> Numbers:
+    """What drafts gave, as vLLM counts it: tokens per verification, and the share of right drafts."""
+    if segments.num_draft_tokens is None or segments.num_accepted_tokens is None:
+        return {"mean_acceptance_length": None, "draft_acceptance_fraction": None}
+    verifies = inside & (segments.num_draft_tokens > 0)
+    accepted = float(segments.num_accepted_tokens[verifies].sum())
+    per_sequence = _ratio(accepted, float(segments.num_decode[verifies].sum()))
+    return {
+        "mean_acceptance_length": None if per_sequence is None else 1.0 + per_sequence,
+        "draft_acceptance_fraction": _ratio(accepted, float(segments.num_draft_tokens[verifies].sum())),
+    }
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole > 0 else None
+
+
+def _overlap_ps(start: Int64, end: Int64, window_ps: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """How much of each interval lies in the window."""
+    inside: Int64 = np.minimum(end, window_ps[1]) - np.maximum(start, window_ps[0])
+    return np.maximum(inside, 0).astype(np.float64)
+
+
+def _time_in_system_s(result: RunResult) -> float:
+    requests = result.requests
+    arrived = requests.arrival_ps >= 0
+    end = np.where(requests.finish_ps >= 0, requests.finish_ps, np.iinfo(np.int64).max)
+    return float(_overlap_ps(requests.arrival_ps, end, result.window_ps)[arrived].sum()) / PS_PER_S
+
+
+def _kv_fractions(result: RunResult, inside: npt.NDArray[np.bool_]) -> Numbers:
+    """Of the budget of all replicas over the window: tokens, the three kinds of waste, their sums."""
+    begin, end = result.window_ps
+    whole = result.kv_budget_tokens * result.scenario.replicas * (end - begin)
+    of_kind = {kind: _ratio(result.kv_time_tokens_ps.get(kind, 0), whole) for kind in KV_KINDS}
+    waste = None if whole <= 0 else sum(of_kind[kind] or 0.0 for kind in KV_KINDS[1:])
+    segments = result.segments
+    level = segments.kv_tokens + segments.kv_reserved + segments.kv_internal + segments.kv_external
+    fullest = float(level[inside].max()) if inside.any() else 0.0
+    return {
+        "kv_used_fraction": None if waste is None else (of_kind["tokens"] or 0.0) + waste,
+        "max_kv_used_fraction": _ratio(fullest, result.kv_budget_tokens),
+        **{f"kv_{kind}_fraction": value for kind, value in of_kind.items()},
+        "kv_waste_fraction": waste,
+    }
+
+
+def _recompute(result: RunResult, inside: npt.NDArray[np.bool_]) -> Numbers:
+    """Preemptions within the window, the tokens they threw away, and what these cost again.
+
+    The time of a step is shared between its tokens, prefill and decode alike; a recomputed token
+    costs the mean share of a prefill token. Tokens that a prefix cache gives back are counted too.
+    """
+    segments, ledger, (begin, end) = result.segments, result.preemptions, result.window_ps
+    evicted = (ledger.time_ps >= begin) & (ledger.time_ps <= end)
+    lost = float(ledger.recompute_tokens[evicted].sum())
+    computed = segments.prefill_tokens + segments.num_decode * segments.num_steps
+    if segments.num_draft_tokens is not None:
+        computed = computed + segments.num_draft_tokens
+    prefill = inside & (segments.prefill_tokens > 0)
+    share_s = segments.prefill_tokens[prefill] / computed[prefill]
+    prefill_s = float((share_s * segment_length_ps(segments)[prefill]).sum()) / PS_PER_S
+    per_token = _ratio(prefill_s, float(segments.prefill_tokens[prefill].sum()))
+    return {
+        "num_preemptions": float(count(evicted)),
+        "recompute_tokens": lost,
+        "recompute_fraction": _ratio(lost, float(computed[inside].sum())),
+        "recompute_s": lost * per_token if per_token is not None else (0.0 if lost == 0 else None),
+    }
+
+
+def money_and_power(result: RunResult, known: Mapping[str, float | None]) -> Numbers:
+    """Cost and energy per output token from ``output_tokens_per_s`` and ``busy_fraction``.
+
+    All GPUs are paid for, busy or not. Energy is a bound: a GPU draws TDP whenever a step runs,
+    which memory-bound decoding does not reach; host, network and cooling are left out.
+    """
+    hardware = result.scenario.hardware
+    num_gpus = result.scenario.replicas * result.scenario.engine.gpus_per_replica
+    rate, busy = known["output_tokens_per_s"], known["busy_fraction"]
+    cost: float | None = None
+    energy: float | None = None
+    if rate and hardware.usd_per_hour is not None:
+        cost = hardware.usd_per_hour * num_gpus / 3600 / rate * 1e6
+    if rate and busy is not None and hardware.idle_w is not None and hardware.tdp_w is not None:
+        energy = (hardware.idle_w + (hardware.tdp_w - hardware.idle_w) * busy) * num_gpus / rate
+    return {"cost_per_million_output_tokens": cost, "energy_j_per_token": energy}
+
+
+def littles_law_gap(result: RunResult) -> float:
+    """(integral of the number in system - sum of the times in system) / the latter; 0.0 when exact.
+
+    The left side walks over arrivals and departures in order of time, the right side adds each
+    request's own stay; a request that never ended stays until the run's last moment. A departure
+    before its arrival makes the number in system negative and raises InvariantError.
+    """
+    requests = result.requests
+    arrived = requests.arrival_ps >= 0
+    arrival, finish = requests.arrival_ps[arrived], requests.finish_ps[arrived]
+    if arrival.size == 0:
+        return 0.0
+    last_ps = max(int(arrival.max()), int(finish.max()), result.window_ps[1])
+    leave = np.where(finish >= 0, finish, last_ps)
+    times = np.concatenate([arrival, leave])
+    change = np.repeat(np.array([1, -1], dtype=np.int64), arrival.size)
+    order = np.lexsort((-change, times))  # arrivals first within an instant
+    number = np.cumsum(change[order])
+    if number.min() < 0:
+        when = int(times[order][int(number.argmin())])
+        raise InvariantError(f"more requests left than had arrived at {when} ps")
+    integral = exact_dot(number[:-1], np.diff(times[order]))
+    stays = exact_sum(leave - arrival)
+    return (integral - stays) / stays if stays else float(integral)
+
+
+def running_time_gap(result: RunResult) -> float:
+    """(time in steps x sequences running - time from first scheduled to end) / the latter.
+
+    The left side comes from the engine's segments, the right side from the requests: two records
+    written independently. Exactly 0.0 where every running sequence is in every step: no
+    preemptions, no aborts, nothing unfinished, and a replica that does not pause while it serves.
+    """
+    requests, segments = FrontEnd.of(result.scenario).at_engine(result.requests), result.segments
+    served = (requests.first_scheduled_ps >= 0) & (requests.finish_ps >= 0)
+    stays = exact_sum((requests.finish_ps - requests.first_scheduled_ps)[served])
+    in_steps = exact_dot(segments.num_running, segment_length_ps(segments))
+    return (in_steps - stays) / stays if stays else float(in_steps)

@@ -1,0 +1,165 @@
+"""What a run leaves behind: columns, one entry per request or per engine segment.
+
+Times are integer picoseconds since the start of the run; -1 means "never". Statistics are made from
+these elsewhere (``sim.serving.metrics``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.arrays import PS_PER_S as PS_PER_S
+from sim.arrays import Int64 as Int64
+
+if TYPE_CHECKING:
+    from sim.serving.scenario import Scenario
+
+UNFINISHED, FINISHED, REFUSED, ABORTED = 0, 1, 2, 3
+OWNED, SHARED, CACHED, EVICTED = 0, 1, 2, 3  # what a rectangle of a block map is
+STATUS_NAMES = ("unfinished", "finished", "refused", "aborted")
+
+KV_KINDS = ("tokens", "reserved", "internal", "external")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestTable:
+    """A workload, drawn or read: one row per request, in the order in which ids are given.
+
+    ``arrival_ps`` is -1 for a request that another one's end triggers: then it arrives
+    ``think_ps`` after the end of request ``follows`` (a session's turn before), or, where
+    ``closed_loop`` is true and ``follows`` is -1, after the end of whichever request ends next
+    (rows are released in order). Rows with an arrival time are sorted by it. A request ends when it
+    finishes, is refused or is aborted; a turn whose predecessor was refused or aborted is offered
+    all the same.
+
+    ``segments_*``: token identity, for prefix caching. Request i's prompt is the concatenation of
+    segments ``segment_offsets[i]:segment_offsets[i+1]``, each (stream, start, length): token p of a
+    segment is (stream, start + p). Output token j of request i is (``output_stream[i]``, j). Two
+    requests share a prefix exactly where their tokens agree. None: no token is shared.
+    """
+
+    arrival_ps: Int64
+    prompt_tokens: Int64
+    output_tokens: Int64
+    class_id: npt.NDArray[np.int16] | None = None  # index into class_names
+    class_names: tuple[str, ...] = ()
+    timeout_ps: Int64 | None = None  # -1: patient
+    priority: Int64 | None = None
+    think_ps: Int64 | None = None
+    follows: Int64 | None = None  # -1: nobody
+    closed_loop: bool = False
+    segment_offsets: Int64 | None = None
+    segment_stream: Int64 | None = None
+    segment_start: Int64 | None = None
+    segment_length: Int64 | None = None
+    output_stream: Int64 | None = None
+    num_warmup: int = 0  # the first so many rows (ids) are not measured
+    warmup_ps: int = 0  # nor what arrives before this
+    notes: tuple[str, ...] = ()  # what the reader should know: rows left out, units guessed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestColumns:
+    """One entry per request, by id."""
+
+    arrival_ps: Int64
+    first_scheduled_ps: Int64
+    first_token_ps: Int64
+    finish_ps: Int64  # last token; for an aborted request when the client left; refused: when refused
+    status: npt.NDArray[np.uint8]  # UNFINISHED, FINISHED, REFUSED, ABORTED
+    prompt_tokens: Int64
+    output_tokens: Int64  # asked for
+    generated_tokens: Int64  # delivered
+    cached_tokens: Int64  # prompt tokens found in the prefix cache at the first admission
+    num_preemptions: Int64
+    recompute_tokens: Int64  # tokens whose KV was lost to preemption
+    class_id: npt.NDArray[np.int16]
+    replica: npt.NDArray[np.int16]  # -1: never routed
+    is_measured: npt.NDArray[np.bool_]  # outside warm-up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentColumns:
+    """One entry per engine jump: ``num_steps`` consecutive steps without a decision between them.
+
+    Step j (from 0) lasts ``first_step_ps + j * step_growth_ps``; every decoding sequence gets one token
+    at the end of each step, and with it those of its drafts that were accepted. Prefill tokens are those
+    of the first step (segments with prefill have one step). KV levels are at the segment's start, after
+    allocation.
+    """
+
+    replica: npt.NDArray[np.int16]
+    start_ps: Int64
+    num_steps: Int64
+    first_step_ps: Int64
+    step_growth_ps: Int64
+    num_decode: Int64  # decoding sequences
+    decode_context_tokens: Int64  # sum of their contexts in the first step
+    num_prefill: Int64  # prompts (or chunks) in the step
+    prefill_tokens: Int64
+    num_running: Int64
+    num_waiting: Int64
+    kv_tokens: Int64  # tokens held, and the three kinds of waste, in tokens
+    kv_reserved: Int64
+    kv_internal: Int64
+    kv_external: Int64
+    num_padded: Int64 | None = None  # static batching: members done or gone that are still computed
+    num_draft_tokens: Int64 | None = None  # speculative decoding: tokens verified by the decoding sequences
+    num_accepted_tokens: Int64 | None = None  # of them, those that were right and became output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreemptionColumns:
+    """The ledger: one entry per eviction."""
+
+    time_ps: Int64
+    request: Int64
+    replica: Int64
+    recompute_tokens: Int64  # KV entries thrown away, to be computed again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockMap:
+    """KV memory over time, as rectangles: ``size_tokens`` from ``address_tokens`` belonged to ``request``.
+
+    ``kind``: owned by one request, ``SHARED`` by several (``request`` is the first), or ``CACHED``: free,
+    with content that a request may hit; ``EVICTED`` is such content, given up at the rectangle's end.
+    """
+
+    capacity_tokens: int
+    block_size: int
+    replica: int
+    address_tokens: Int64
+    size_tokens: Int64
+    start_ps: Int64
+    end_ps: Int64
+    request: Int64
+    kind: Int64
+    is_truncated: bool  # only the first part of the run was kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """Everything one run of one variant with one seed left behind."""
+
+    scenario: Scenario
+    variant: str
+    seed: int
+    requests: RequestColumns
+    class_names: tuple[str, ...]
+    segments: SegmentColumns
+    preemptions: PreemptionColumns
+    window_ps: tuple[int, int]  # measured time: first arrival after warm-up, last completion
+    kv_budget_tokens: int  # of one replica; 0: there is no limit
+    kv_time_tokens_ps: Mapping[str, int]  # integral over the window, all replicas, by KV_KINDS
+    operator_s: Mapping[str, float]  # busy time by operator, all steps and replicas
+    busy_ps: int  # time in steps, all replicas
+    num_events: int  # SimPy events
+    block_map: BlockMap | None
+    notes: tuple[str, ...]
+    explain: Mapping[str, Any]  # where the memory went, and the price's constants

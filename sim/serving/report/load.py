@@ -1,0 +1,340 @@
+"""Pictures of a run over time: load, batch, KV memory, and where step time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.arrays import PS_PER_S, Float64
+from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, percent, seconds, sparkline
+from sim.serving.records import RunResult, SegmentColumns
+
+
+def has_kv(result: RunResult) -> bool:
+    """False where there is no KV memory to look at: a drawn service time, no KV cache, no budget."""
+    engine = result.scenario.engine
+    return engine.service_time is None and engine.use_kv_cache and result.kv_budget_tokens > 0
+
+
+MAX_BINS = 600
+
+
+SHARED_WITHIN = 8
+
+
+KINDS = ("tokens", "reserved", "internal", "external")
+
+
+LEVELS = ("running", "waiting", *KINDS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Averages over time bins, all replicas together; KV in tokens."""
+
+    time_s: Float64  # middle of each bin
+    width_s: float
+    levels: Mapping[str, Float64]
+    capacity_tokens: int
+
+
+def segment_ends_ps(segments: SegmentColumns) -> npt.NDArray[np.int64]:
+    """When each segment ends: n steps, each longer by the growth."""
+    steps = segments.num_steps
+    growth = segments.step_growth_ps * (steps * (steps - 1) // 2)
+    return np.asarray(segments.start_ps + steps * segments.first_step_ps + growth)
+
+
+def load_over_time(result: RunResult, bins: int = MAX_BINS) -> Load:
+    """Time-weighted averages in ``bins`` equal bins from the start to the last step's end.
+
+    Within a segment, each decoding sequence's new tokens are counted at their mean, taken from what was
+    reserved; between segments (an idle engine) every level is zero.
+    """
+    segments = result.segments
+    ends = segment_ends_ps(segments)
+    last = int(ends.max(initial=1))
+    edges = np.linspace(0, last, bins + 1)
+    replicas = np.unique(segments.replica)
+    levels = {}
+    values = _mean_levels(segments)
+    for name in LEVELS:
+        total = np.zeros(bins)
+        for replica in replicas:
+            mine = segments.replica == replica
+            total += _binned(segments.start_ps[mine], ends[mine], values[name][mine], edges)
+        levels[name] = total
+    middle = (edges[:-1] + edges[1:]) / 2 / PS_PER_S
+    capacity = result.kv_budget_tokens * max(1, result.scenario.replicas) if has_kv(result) else 0
+    return Load(time_s=middle, width_s=last / bins / PS_PER_S, levels=levels, capacity_tokens=capacity)
+
+
+def _mean_levels(segments: SegmentColumns) -> dict[str, Float64]:
+    """Each level's mean over its segment."""
+    grown = segments.num_decode * (segments.num_steps - 1) / 2
+    from_reserved = np.minimum(grown, segments.kv_reserved)
+    return {
+        "running": segments.num_running.astype(np.float64),
+        "waiting": segments.num_waiting.astype(np.float64),
+        "tokens": np.asarray(segments.kv_tokens + grown, dtype=np.float64),
+        "reserved": np.asarray(segments.kv_reserved - from_reserved, dtype=np.float64),
+        "internal": segments.kv_internal.astype(np.float64),
+        "external": segments.kv_external.astype(np.float64),
+    }
+
+
+def _binned(
+    starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], values: Float64, edges: Float64
+) -> Float64:
+    """The mean over each bin of a level that is ``values`` in [start, end) and zero between."""
+    order = np.argsort(starts, kind="stable")
+    times = np.column_stack([starts[order], ends[order]]).ravel().astype(np.float64)
+    areas = np.column_stack([np.zeros(order.size), values[order] * (ends - starts)[order]]).ravel()
+    integral = np.interp(edges, times, np.cumsum(areas))
+    return np.asarray(np.diff(integral) / np.diff(edges))
+
+
+def _load_picture(load: Load, lane: Lane, seed: int, tops: tuple[float, float]) -> Picture:
+    """Running and waiting over KV by kind, for one variant; ``tops``: of the sequences, of the time."""
+    rows: list[Row] = [
+        (float(load.time_s[i]), *(float(load.levels[name][i]) for name in LEVELS))
+        for i in range(load.time_s.size)
+    ]
+    return Picture(
+        key=f"load_{lane.index}",
+        title=f"Load over time: {lane.name} (seed {seed})",
+        group="load",
+        reading=_reading(load, lane.name),
+        traces=_lines(load) + _stack(load),
+        layout=_layout(load, tops),
+        header=("time_s", "num_running", "num_waiting", *(f"kv_{kind}_tokens" for kind in KINDS)),
+        rows=rows,
+        sketch=_sketch(load, tops[0]),
+        height_px=460 if load.capacity_tokens > 0 else 280,
+    )
+
+
+def _layout(load: Load, tops: tuple[float, float]) -> dict[str, Any]:
+    """Two panels over one time axis; one where there is no KV budget."""
+    if load.capacity_tokens <= 0:
+        return layout(axis("time (s)", range=[0, tops[1]]), axis("sequences", range=[0, tops[0]]))
+    shown = layout(
+        axis("time (s)", anchor="y2", range=[0, tops[1]]),
+        axis("sequences", domain=[0.6, 1], range=[0, tops[0]]),
+        yaxis2=axis("KV tokens", domain=[0, 0.5], range=[0, load.capacity_tokens * 1.06]),
+        shapes=[_capacity(load.capacity_tokens)],
+    )
+    shown["legend"]["traceorder"] = "normal"
+    return shown
+
+
+def _lines(load: Load) -> list[Trace]:
+    """Running and waiting."""
+    times = load.time_s.round(4).tolist()
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": name,
+            "x": times,
+            "y": load.levels[name].round(2).tolist(),
+            "line": {"color": color, "width": 1.6, "dash": dash},
+        }
+        for name, color, dash in (("running", "@v2", "solid"), ("waiting", "@v3", "dot"))
+    ]
+
+
+def _stack(load: Load) -> list[Trace]:
+    """KV by kind, stacked."""
+    times = load.time_s.round(4).tolist()
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": f"KV {kind}",
+            "x": times,
+            "yaxis": "y2",
+            "y": load.levels[kind].round(1).tolist(),
+            "stackgroup": "kv",
+            "line": {"width": 0, "color": f"@{kind}"},
+            "fillcolor": f"@{kind}",
+        }
+        for kind in KINDS
+        if load.capacity_tokens > 0 and load.levels[kind].any()
+    ]
+
+
+def _capacity(tokens: int) -> Trace:
+    """The budget, as a line."""
+    line = {"color": "@limit", "width": 1.5, "dash": "dot"}
+    return {
+        "type": "line",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "yref": "y2",
+        "y0": tokens,
+        "y1": tokens,
+        "line": line,
+    }
+
+
+def _reading(load: Load, name: str) -> str:
+    """Means while something runs, and the peak of the queue."""
+    busy = load.levels["running"] > 0
+    if not busy.any():
+        return f"{name}: nothing ran."
+    running = float(load.levels["running"][busy].mean())
+    peak = int(np.argmax(load.levels["waiting"]))
+    deepest = float(load.levels["waiting"][peak])
+    queue = f"at most {digits(deepest)} wait (at {digits(float(load.time_s[peak]))} s)"
+    if deepest < 0.5:
+        queue = "hardly anyone waits"
+    said = f"{name}: {digits(running)} sequences run on average while busy, {queue}"
+    if load.capacity_tokens <= 0:
+        return f"{said}."
+    held = float(load.levels["tokens"][busy].mean()) / load.capacity_tokens
+    waste = sum(float(load.levels[kind][busy].mean()) for kind in KINDS[1:]) / load.capacity_tokens
+    return (
+        f"{said}; {percent(held)} of the KV budget (dotted line: {load.capacity_tokens:,} tokens) "
+        f"holds tokens, {percent(waste)} is allocated or blocked without one."
+    )
+
+
+def _sketch(load: Load, top: float) -> str:
+    """Running, waiting and KV in use as sparklines."""
+
+    def coarse(values: Float64) -> Float64:
+        return np.array([part.mean() for part in np.array_split(values, 60)])
+
+    used = sum((load.levels[kind] for kind in KINDS), np.zeros(load.time_s.size))
+    lines = [
+        f"running  {sparkline(coarse(load.levels['running']), top)}  of {digits(top)}",
+        f"waiting  {sparkline(coarse(load.levels['waiting']), top)}  of {digits(top)}",
+    ]
+    if load.capacity_tokens > 0:
+        line = sparkline(coarse(used), load.capacity_tokens)
+        lines.append(f"KV used  {line}  of {load.capacity_tokens:,} tokens")
+    return "\n".join(lines)
+
+
+def load_pictures(results: Mapping[str, Sequence[RunResult]], lanes: Sequence[Lane]) -> list[Picture]:
+    """One per variant, first seed, over the same time and the same KV tokens.
+
+    Sequences share their scale too, unless one queue would flatten the others to nothing.
+    """
+    firsts = [(lane, results[lane.name][0]) for lane in lanes]
+    loads = [(lane, run.seed, load_over_time(run)) for lane, run in firsts if run.segments.start_ps.size]
+    if not loads:
+        return []
+    own = [max(1.0, *(float(load.levels[name].max()) for name in LEVELS[:2])) for _, _, load in loads]
+    is_shared = max(own) <= SHARED_WITHIN * min(own)
+    longest = max(float(load.time_s[-1] + load.width_s / 2) for _, _, load in loads)
+    return [
+        _load_picture(load, lane, seed, (1.05 * (max(own) if is_shared else top), longest))
+        for (lane, seed, load), top in zip(loads, own, strict=True)
+    ]
+
+
+MAX_OPERATORS = 7
+
+
+OTHER = "other operators"
+
+
+def operator_s_per_1000_tokens(results: Sequence[RunResult]) -> dict[str, float]:
+    """Busy seconds by operator per 1,000 generated tokens, over all seeds."""
+    tokens = sum(int(np.sum(result.requests.generated_tokens)) for result in results)
+    names = dict.fromkeys(name for result in results for name in result.operator_s)
+    totals = {name: sum(result.operator_s.get(name, 0.0) for result in results) for name in names}
+    return {name: 1000 * total / max(1, tokens) for name, total in totals.items()}
+
+
+def operator_picture(results: Mapping[str, Sequence[RunResult]], lanes: Sequence[Lane]) -> Picture | None:
+    """Stacked bars: seconds of GPU time per 1,000 output tokens, by operator."""
+    every = {lane.name: operator_s_per_1000_tokens(results[lane.name]) for lane in lanes}
+    names = _largest(every)
+    if not names:
+        return None
+    spent = {name: _folded(operators, names) for name, operators in every.items()}
+    order = [*names, OTHER]
+    traces = [_bar(index, operator, spent, lanes) for index, operator in enumerate(order)]
+    shown = layout(
+        axis("s per 1,000 output tokens", rangemode="tozero"),
+        axis("", autorange="reversed", type="category"),
+        barmode="stack",
+        bargap=0.35,
+    )
+    shown["legend"]["traceorder"] = "normal"
+    operators = list(dict.fromkeys(name for one in every.values() for name in one))
+    rows: list[Row] = [(op, *(every[lane.name].get(op, 0.0) for lane in lanes)) for op in operators]
+    return Picture(
+        key="operators",
+        title="What the GPU's time is spent on",
+        reading=_steps_reading(every),
+        traces=[bar for bar in traces if any(bar["x"])],
+        layout=shown,
+        header=("operator", *(f"{lane.name} s per 1000 output tokens" for lane in lanes)),
+        rows=rows,
+        sketch=_steps_sketch(spent),
+        height_px=170 + 52 * len(lanes),
+    )
+
+
+def _bar(index: int, operator: str, spent: Mapping[str, Mapping[str, float]], lanes: Sequence[Lane]) -> Trace:
+    """One operator's part of every variant's bar."""
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": operator,
+        "y": [lane.label for lane in lanes],
+        "x": [round(spent[lane.name].get(operator, 0.0), 9) for lane in lanes],
+        "marker": {"color": f"@v{index % 8}", "line": {"color": "@paper", "width": 1}},
+        "hovertemplate": "%{y}: " + operator + " %{x:.4g} s<extra></extra>",
+    }
+
+
+def _largest(every: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The operators worth a colour of their own, largest first."""
+    peak: dict[str, float] = {}
+    for operators in every.values():
+        for name, spent in operators.items():
+            peak[name] = max(peak.get(name, 0.0), spent)
+    return sorted((name for name in peak if peak[name] > 0), key=lambda name: -peak[name])[:MAX_OPERATORS]
+
+
+def _folded(operators: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+    """The named operators, and the sum of the rest."""
+    kept = {name: operators.get(name, 0.0) for name in names}
+    return kept | {OTHER: sum(spent for name, spent in operators.items() if name not in kept)}
+
+
+def _steps_reading(every: Mapping[str, Mapping[str, float]]) -> str:
+    """The total per variant, and its two largest operators."""
+    parts = []
+    for name, operators in every.items():
+        total = sum(operators.values())
+        if total <= 0:
+            parts.append(f"{name}: no time")
+            continue
+        first = sorted(operators, key=lambda op: -operators[op])[:2]
+        shares = ", ".join(f"{percent(operators[op] / total)} {op}" for op in first)
+        parts.append(f"{name}: {seconds(total)} per 1,000 output tokens ({shares})")
+    return "; ".join(parts) + "."
+
+
+def _steps_sketch(spent: Mapping[str, Mapping[str, float]]) -> str:
+    """The operators in text, one line each."""
+    names = list(dict.fromkeys(op for one in spent.values() for op in one))
+    margin = max(len(op) for op in names)
+    head = f"{'s per 1,000 output tokens':{margin}}  " + "  ".join(f"{name:>12}" for name in spent)
+    lines = [
+        f"{op:{margin}}  "
+        + "  ".join(f"{digits(one.get(op, 0.0)):>{max(12, len(name))}}" for name, one in spent.items())
+        for op in names
+    ]
+    return "\n".join([head, *lines])

@@ -1,0 +1,344 @@
+"""A serving scenario as frozen dataclasses: workload, engine, replicas, SLO; in vLLM's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from sim.hardware import HardwareProfile
+from sim.hardware.engine_profile import EngineOverheads
+from sim.model.shape import ModelShape
+from sim.scenario.distribution import Distribution
+from sim.scenario.fields import Threshold, key
+from sim.serving.workload.arrivals import Arrivals
+
+if TYPE_CHECKING:
+    from sim.serving.router import Routing
+
+
+DEFAULT_HASH_BLOCK_TOKENS = 512  # Mooncake's
+
+
+def _trace_formats() -> Mapping[str, str]:
+    from sim.serving.workload.trace_formats import format_docs
+
+    return format_docs()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedPrefix:
+    """Prompts that begin with the same tokens: a system prompt per group."""
+
+    num_groups: int = key("distinct prefixes", ge=1, le=1_000_000)
+    prefix_tokens: Distribution = key("length of each group's prefix; it comes before prompt_tokens")
+    order: Literal["drawn", "in_turn"] = key(
+        "who comes next: any group, or one after another", default="drawn"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sessions:
+    """Multi-turn conversations: a turn's prompt is all that was said before, plus the new part."""
+
+    turns: Distribution = key("turns per session")
+    think_time_s: Distribution = key("pause between an answer's last token and the next turn")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slo:
+    """Bounds that an answer must meet, every one of them, to count as good."""
+
+    ttft_s: float | None = key("first token within", default=None, gt=0)
+    tpot_s: float | None = key("mean time per output token after the first", default=None, gt=0)
+    e2e_s: float | None = key("last token within", default=None, gt=0)
+    attainment_fraction: float = key(
+        "a point meets its SLO when this share of the offered requests does",
+        default=0.99,
+        gt=0,
+        le=1,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestClass:
+    """One kind of request in a mixture (chat, RAG, agents)."""
+
+    share: float = key("weight of this class among arrivals (of its sessions, where it has them)", gt=0)
+    prompt_tokens: Distribution = key("prompt length of a request (of a turn's new part)")
+    output_tokens: Distribution = key("answer length")
+    shared_prefix: SharedPrefix | None = key("system prompts in common", default=None)
+    sessions: Sessions | None = key("multi-turn", default=None)
+    timeout_s: float | None = key("the client gives up this long after arrival", default=None, gt=0)
+    priority: int = key("vLLM's priority: smaller goes first under policy: priority", default=0)
+    slo: Slo | None = key("this class's own SLO", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """A recorded trace in place of drawn requests."""
+
+    path: str = key("the file (optionally .gz), relative to the scenario file")
+    format: str = key("layout of the file; auto looks at it", default="auto", choices=_trace_formats)
+    columns: Mapping[str, str] | None = key(
+        "csv, jsonl: {arrival: ..., prompt_tokens: ..., output_tokens: ...} to the file's names",
+        default=None,
+    )
+    time_unit: Literal["auto", "s", "ms", "us", "ns"] = key("unit of the arrival column", default="auto")
+    time_scale: float = key("arrival times are multiplied by this; 0.5 doubles the load", default=1.0, gt=0)
+    repeat: int = key("play the trace this many times, one after another", default=1, ge=1, le=100_000)
+    skip_requests: int = key("leave out this many requests from the start", default=0, ge=0)
+    hash_block_tokens: int = key(
+        "mooncake: tokens per hash id; a CSV says it in the name of its column prefix_block_hashes16_first64",
+        default=DEFAULT_HASH_BLOCK_TOKENS,
+        ge=1,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Who asks for what, when: drawn requests, a mixture of classes, or a trace."""
+
+    arrivals: Arrivals | None = key("when requests come; a trace has its own times", default=None)
+    prompt_tokens: Distribution | None = key("prompt length", default=None)
+    output_tokens: Distribution | None = key("answer length", default=None)
+    num_requests: int | None = key(
+        "how many requests (of a trace: the first so many)", default=None, ge=1, le=100_000_000
+    )
+    duration_s: float | None = key("stop offering requests after this time", default=None, gt=0)
+    warmup_requests: int = key("the first so many requests are simulated but not measured", default=0, ge=0)
+    warmup_s: float = key(
+        "requests that arrive before this are simulated but not measured", default=0.0, ge=0
+    )
+    shared_prefix: SharedPrefix | None = key("system prompts in common", default=None)
+    sessions: Sessions | None = key("multi-turn conversations", default=None)
+    timeout_s: float | None = key("the client gives up this long after arrival", default=None, gt=0)
+    classes: Mapping[str, RequestClass] | None = key("a mixture, by name", default=None)
+    trace: Trace | None = key("a recorded trace", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speculative:
+    """Drafts that the model verifies; their number right is drawn."""
+
+    method: Literal["ngram"] = key("who drafts; draft models (EAGLE, MTP) are not modelled", default="ngram")
+    num_speculative_tokens: int = key("drafts per step", ge=1, le=64)
+    acceptance_rate: float = key("chance that a draft is right if those before it are", ge=0, le=1)
+
+
+def _batchings() -> Mapping[str, object]:
+    from sim.serving.batching.registry import BATCHING
+
+    return BATCHING
+
+
+def _kv_allocators() -> Mapping[str, object]:
+    from sim.serving.kv import KV_ALLOCATORS
+
+    return KV_ALLOCATORS
+
+
+def _vllm_versions() -> Mapping[str, object]:
+    from sim.serving.vllm.versions import VERSIONS
+
+    return VERSIONS
+
+
+def _routings() -> Mapping[str, Routing]:
+    from sim.serving.router import ROUTING
+
+    return ROUTING
+
+
+class DeviceDefault(int):
+    """A size that nobody has said: a small device's, until ``Scenario`` puts its own device's in place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """One engine (replica). The names and their meaning are vLLM's where vLLM has them.
+
+    ``EngineConfig()`` is what ``engine: {}`` means in a file.
+    """
+
+    batching: str = key(
+        "who decides what runs in a step, or ./file.py:function for a user's policy; default: vllm, or "
+        "continuous where a key asks for what vLLM does not have",
+        default=None,
+        choices=_batchings,
+        or_path=True,
+    )
+    vllm_version: str = key("vllm: whose decisions", default="0.33.0", choices=_vllm_versions)
+    schedule_order: Literal["decode_first", "prefill_first"] = key(
+        "decode_first: decodes, then prompts in the same step (vLLM V1, Sarathi); "
+        "prefill_first: a step with prompts has only prompts (Orca, old vLLM)",
+        default="decode_first",
+    )
+    policy: str = key(
+        "vllm: fcfs, priority, or ./file.py:Class for a waiting order or preemption victim of your own",
+        default="fcfs",
+    )
+    static_batch_wait_s: float = key(
+        "static: wait this long after the oldest arrival for a full batch", default=0.0, ge=0
+    )
+    static_returns: Literal["streamed", "at_end"] = key(
+        "static: when a client sees its tokens: as they are made, or when the whole batch is done",
+        default="streamed",
+    )
+    max_num_seqs: int = key(
+        "most sequences in a step; the batch size of static batching; default: 256, or vLLM's on the device",
+        default=None,
+        ge=1,
+        le=1_000_000,
+    )
+    max_num_batched_tokens: int = key(
+        "most tokens in a step; default: 8192, or vLLM's on the device", default=None, ge=1, le=100_000_000
+    )
+    max_model_len: int | None = key("longest prompt + output; default: the model's", default=None, ge=1)
+    enable_chunked_prefill: bool = key("a prompt may be split over steps", default=True)
+    enable_prefix_caching: bool = key("share KV of equal prefixes; default: with vllm", default=None)
+    long_prefill_token_threshold: int = key(
+        "vllm: most prompt tokens of one request in a step; 0: no limit", default=0, ge=0
+    )
+    long_prefill_token_threshold_adaptive: bool = key(
+        "vllm: raise it while few requests are there", default=False
+    )
+    scheduler_reserve_full_isl: bool = key("vllm: admit only where the whole prompt fits now", default=True)
+    prefill_schedule_interval: int = key(
+        "vllm: steps with prefill at least so many steps apart", default=1, ge=1
+    )
+    max_num_active_seqs: int | None = key(
+        "vllm: most running sequences, if below max_num_seqs", default=None, ge=1
+    )
+    async_scheduling: bool = key(
+        "vllm: plan the next step while one runs; default: with vllm, but not with drafts or pipeline stages",
+        default=None,
+    )
+    speculative: Speculative | None = key("vllm: n-gram drafts", default=None)
+    kv_allocator: str = key("how KV memory is given out", default="paged", choices=_kv_allocators)
+    kv_reservation: Literal["max", "pow2", "oracle"] = key(
+        "contiguous: reserve max_model_len (Orca's Max), the next power of two, or the true length",
+        default="max",
+    )
+    block_size: int = key("paged: tokens per block", default=16, ge=1, le=1_000_000)
+    watermark: float = key("paged: share of blocks kept free at admission", default=0.0, ge=0, lt=1)
+    gpu_memory_utilization: float = key("share of the device's memory to use", default=0.90, gt=0, le=1)
+    num_gpu_blocks_override: int | None = key(
+        "this many blocks of block_size tokens, in place of the memory budget",
+        default=None,
+        ge=1,
+        le=1_000_000_000,
+    )
+    use_kv_cache: bool = key("false: recompute everything at every step", default=True)
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = key("weights and activations", default="auto")
+    kv_cache_dtype: Literal["auto", "bfloat16", "float16", "fp8", "float32"] = key(
+        "KV entries", default="auto"
+    )
+    quantization: Literal["none", "fp8", "int8", "int4"] = key(
+        "weights: fp8 and int8 with activations in the same type (W8A8), int4 weight-only (W4A16)",
+        default="none",
+    )
+    attention: Literal["flash", "standard"] = key(
+        "flash: scores stay in SRAM; standard: scores go to HBM and back", default="flash"
+    )
+    tensor_parallel_size: int = key("GPUs per replica, weights split over them", default=1, ge=1, le=1024)
+    pipeline_parallel_size: int = key(
+        "vllm: stages of a replica, each a share of the layers on tensor_parallel_size GPUs; as many batches "
+        "are under way",
+        default=1,
+        ge=1,
+        le=1024,
+    )
+    stepping: Literal["skip", "every_step"] = key(
+        "skip: one event per decision; every_step: the reference engine, one event per step",
+        default="skip",
+    )
+    profile: str | None = key(
+        "an engine profile, by name or path: what overheads and async_scheduling are where nothing is said",
+        default=None,
+    )
+    overheads: EngineOverheads = key("host time per step", default=EngineOverheads())
+    price_table: str | None = key(
+        "measured kernel times in place of the profile's laws: a folder made by `python -m calibrate import`",
+        default=None,
+    )
+    service_time: Distribution | None = key(
+        "a drawn service time per request (seconds) in place of a price: the engine becomes a queue",
+        default=None,
+    )
+
+    def __post_init__(self) -> None:
+        """What was not said, as vLLM's server has it: the one place for defaults that depend on other keys.
+
+        Prefix caching is on, and asynchronous scheduling (so since 0.14.0, by its release notes), except with
+        n-gram drafts (vLLM turns it off then) and with pipeline stages (both together are not modelled).
+        """
+        batching = self.batching or ("continuous" if self._is_beyond_vllm else "vllm")
+        is_vllm = batching == "vllm"
+        defaults = {
+            "batching": batching,
+            "enable_prefix_caching": is_vllm,
+            "async_scheduling": is_vllm and self.speculative is None and self.pipeline_parallel_size == 1,
+            "max_num_seqs": DeviceDefault(256) if is_vllm else 256,
+            "max_num_batched_tokens": DeviceDefault(2048) if is_vllm else 8192,
+        }
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+    @property
+    def _is_beyond_vllm(self) -> bool:
+        """Whether something is asked for that vLLM's scheduler does not have."""
+        other_order = self.schedule_order == "prefill_first"
+        other_memory = self.kv_allocator != "paged" or not self.use_kv_cache
+        return other_order or other_memory or self.service_time is not None
+
+    def on(self, hardware: HardwareProfile) -> EngineConfig:
+        """The same, with vLLM's sizes on this device where none were said."""
+        seqs, tokens = self.max_num_seqs, self.max_num_batched_tokens
+        if not isinstance(seqs, DeviceDefault) and not isinstance(tokens, DeviceDefault):
+            return self
+        from sim.serving.vllm.versions import server_defaults
+
+        sizes = server_defaults(hardware.hbm_bytes, hardware.name)
+        return replace(
+            self,
+            max_num_seqs=sizes["max_num_seqs"] if isinstance(seqs, DeviceDefault) else seqs,
+            max_num_batched_tokens=sizes["max_num_batched_tokens"]
+            if isinstance(tokens, DeviceDefault)
+            else tokens,
+        )
+
+    @property
+    def gpus_per_replica(self) -> int:
+        """GPUs that one engine runs on."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One question, fully stated. ``load_scenario`` makes it; ``run_scenario`` answers it."""
+
+    schema_version: int = key("format of this file", ge=1)
+    question: str = key("what the report answers")
+    kind: Literal["serving"] = key("what is simulated")
+    seeds: tuple[int, ...] = key("one run per seed and variant", default=(1,), ge=0, le=2**32 - 1)
+    hardware: HardwareProfile = key("a profile's name, a path to one, or one written out")
+    model: ModelShape = key("a shipped shape's name, or a path to a Hugging Face config.json")
+    workload: Workload = key("who asks for what, when")
+    engine: EngineConfig = key("one engine", default=EngineConfig())
+    replicas: int = key("identical engines behind a router", default=1, ge=1, le=10_000)
+    routing: str = key("who gets a request", default="round_robin", choices=_routings)
+    slo: Slo = key("bounds that an answer must meet", default=Slo())
+    thresholds: tuple[Threshold, ...] = key("bounds that make exit code 1", default=())
+
+    def __post_init__(self) -> None:
+        """Sizes that depend on the device, where none were said."""
+        engine = self.engine.on(self.hardware)
+        if engine is not self.engine:
+            object.__setattr__(self, "engine", engine)
+
+
+def max_model_len(scenario: Scenario) -> int:
+    """The longest prompt + output: the engine's limit, or else the model's."""
+    return scenario.engine.max_model_len or scenario.model.max_position_embeddings

@@ -1,0 +1,355 @@
+"""Where a run's time goes: within a step, over the first steps, and by cause and worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sim.arrays import PS_PER_S, Int64
+from sim.report.blocks import Block, Prose, text_table
+from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, percent, seconds
+from sim.training.records import Outcome, TrainingResult
+from sim.training.scenario import ExchangeConfig
+from sim.training.schedule.failures import with_failures
+from sim.training.schedule.find import schedule
+from sim.training.schedule.job import Job, plan_job
+from sim.training.schedule.times import AlikeTimes
+from sim.units import format_s
+
+if TYPE_CHECKING:
+    from sim.results.answer import Answer
+    from sim.training.scenario import TrainingScenario
+
+
+# (worker, what, from, to) in seconds
+Span = tuple[int, str, float, float]
+
+
+PARTS = (
+    ("compute", "compute_ps"),
+    ("data loader", "data_stall_ps"),
+    ("waits for others", "wait_ps"),
+    ("exposed exchange", "exchange_ps"),
+    ("optimizer", "optimizer_ps"),
+    ("lost", "lost_ps"),
+)
+
+
+MAX_TIMELINE_WORKERS = 16
+
+
+MAX_TIMELINE_STEPS = 12
+
+
+KINDS = (("compute", "v0"), ("data loader or pull", "v4"), ("exchange", "v1"), ("waits", "free"))
+
+
+def split_picture(results: Mapping[str, Sequence[TrainingResult]], lanes: Sequence[Lane]) -> Picture:
+    """Stacked bars: seconds of one worker's step, by what it does, mean over workers, steps and seeds."""
+    spent = {lane.name: _split(results[lane.name]) for lane in lanes}
+    traces: list[Trace] = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": part,
+            "y": [lane.label for lane in lanes],
+            "x": [round(spent[lane.name][part], 9) for lane in lanes],
+            "marker": {"color": f"@v{index}", "line": {"color": "@paper", "width": 1}},
+        }
+        for index, (part, _) in enumerate(PARTS)
+    ]
+    shown = layout(
+        axis("s per step", rangemode="tozero"),
+        axis("", autorange="reversed", type="category"),
+        barmode="stack",
+        bargap=0.35,
+    )
+    shown["legend"]["traceorder"] = "normal"
+    rows: list[Row] = [(part, *(spent[lane.name][part] for lane in lanes)) for part, _ in PARTS]
+    return Picture(
+        key="step-split",
+        title="Where a worker's step goes",
+        reading="; ".join(_reading(name, parts) for name, parts in spent.items()) + ".",
+        traces=[bar for bar in traces if any(bar["x"])],
+        layout=shown,
+        header=("part", *(f"{lane.name} s per step" for lane in lanes)),
+        rows=rows,
+        sketch="\n".join(
+            f"{part:18} " + "  ".join(f"{digits(v[part]):>10}" for v in spent.values()) for part, _ in PARTS
+        ),
+        height_px=170 + 52 * len(lanes),
+    )
+
+
+def _split(runs: Sequence[TrainingResult]) -> dict[str, float]:
+    steps = sum(float(run.outcome.workers.num_steps.sum()) for run in runs) or 1.0
+    return {
+        part: sum(float(getattr(run.outcome.workers, name).sum(dtype=np.float64)) for run in runs)
+        / steps
+        / PS_PER_S
+        for part, name in PARTS
+    }
+
+
+def _reading(name: str, parts: Mapping[str, float]) -> str:
+    whole = sum(parts.values()) or 1.0
+    largest = sorted(parts, key=lambda part: -parts[part])[:3]
+    shares = ", ".join(f"{percent(parts[part] / whole)} {part}" for part in largest if parts[part] > 0)
+    return f"{name}: {seconds(whole)} a step ({shares})"
+
+
+def timeline_pictures(
+    results: Mapping[str, Sequence[TrainingResult]], lanes: Sequence[Lane]
+) -> list[Picture]:
+    """One timeline per variant: the first steps of the first workers, first seed."""
+    return [_timeline(results[lane.name][0], lane) for lane in lanes[:6]]
+
+
+def _timeline(run: TrainingResult, lane: Lane) -> Picture:
+    spans = until_the_first_is_done(worker_spans(run))
+    traces: list[Trace] = []
+    for kind, ink in KINDS:
+        own = [span for span in spans if span[1] == kind]
+        if own:
+            traces.append(
+                {
+                    "type": "bar",
+                    "orientation": "h",
+                    "name": kind,
+                    "y": [f"worker {worker}" for worker, _, _, _ in own],
+                    "base": [begin for _, _, begin, _ in own],
+                    "x": [end - begin for _, _, begin, end in own],
+                    "marker": {"color": f"@{ink}", "line": {"color": "@paper", "width": 0.5}},
+                }
+            )
+    workers = sorted({span[0] for span in spans})
+    shown = layout(
+        axis("s since the start", rangemode="tozero"),
+        axis("", autorange="reversed", type="category"),
+        barmode="overlay",
+        bargap=0.2,
+    )
+    rows: list[Row] = [(worker, kind, begin, end) for worker, kind, begin, end in spans]
+    busy = sum(end - begin for _, kind, begin, end in spans if kind == "compute")
+    length = max((end for _, _, _, end in spans), default=0.0) * max(1, len(workers))
+    share = percent(busy / length) if length else "0 %"
+    return Picture(
+        key=f"timeline-{lane.index}",
+        title=f"The first steps of {lane.name}",
+        reading=f"Until the first is done the {len(workers)} workers shown compute {share} of the time.",
+        traces=traces,
+        layout=shown,
+        header=("worker", "what", "from s", "to s"),
+        rows=rows,
+        sketch="",
+        height_px=140 + 22 * len(workers),
+        group="timelines",
+    )
+
+
+def shown_workers(run: TrainingResult) -> list[int]:
+    """The first workers; of many the one that slows the job most in place of the last."""
+    slowdown = run.outcome.slowdown_by_worker
+    first = list(range(min(len(slowdown), MAX_TIMELINE_WORKERS)))
+    worst = max(range(len(slowdown)), key=lambda worker: slowdown[worker])
+    return first if worst in first else [*first[:-1], worst]
+
+
+def until_the_first_is_done(spans: Sequence[Span]) -> list[Span]:
+    """The spans, cut where the first worker has done its steps: beyond, faster ones would seem to stand."""
+    ends = {worker: end for worker, _, _, end in spans}
+    steps = {worker: sum(one[0] == worker and one[1] == "compute" for one in spans) for worker in ends}
+    most = max(steps.values(), default=0)
+    cut = min((end for worker, end in ends.items() if steps[worker] == most), default=0.0)
+    return [(worker, what, begin, min(end, cut)) for worker, what, begin, end in spans if begin < cut]
+
+
+def worker_spans(run: TrainingResult) -> list[Span]:
+    """(worker, what, from, to) in seconds, of the first steps of the workers shown."""
+    rows = run.timeline
+    spans: list[Span] = []
+    is_shown = np.isin(rows.worker, shown_workers(run)) & (rows.step < MAX_TIMELINE_STEPS)
+    chosen = np.flatnonzero(is_shown)
+    until: dict[int, float] = {}
+    for row in chosen.tolist():
+        worker = int(rows.worker[row])
+        moments = (
+            rows.release_ps[row],
+            rows.compute_start_ps[row],
+            rows.compute_end_ps[row],
+            rows.done_ps[row],
+        )
+        release, start, end, done = (float(moment) / PS_PER_S for moment in moments)
+        pieces = (
+            ("waits", until.get(worker, release), release),
+            ("data loader or pull", release, start),
+            ("compute", start, end),
+            ("exchange", end, done),
+        )
+        spans += [(worker, what, a, b) for what, a, b in pieces if b > a]
+        until[worker] = done
+    return spans
+
+
+# Who and what makes a run longer than it need be: parts that add up to its time, to the picosecond.
+#
+# One cause after another is taken out of the run and the schedule found again; what a cause is charged with
+# is the difference it makes:
+#
+#     as it was -> no failures -> data at once -> all workers alike -> links healthy -> nobody queues at the
+#     servers -> exchange free
+#
+# What stays is computing (and updating) at the fleet's mean pace. The order matters where causes hide each
+# other (a slow link behind a slow worker); it is this one, always. A part can be below 0: step times that
+# differ spread the pushes to a server, and shorten its queue.
+
+MAX_WORKER_STEPS = 200_000
+
+
+OPERATIONS = (
+    "computing, all alike",
+    "exchange that nothing hides",
+    "queueing at the servers",
+    "slow links",
+    "slower workers",
+    "data loader",
+    "failures and checkpoints",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attribution:
+    """Picoseconds of a run's first ``num_steps`` steps. ``by_operation`` adds up to ``total_ps``.
+
+    ``by_worker``: what the worker that a synchronous step waited for added to it, over a step of workers that
+    are alike, with healthy links and data at once; adds up to the operations from "slow links" to "data
+    loader". None where nobody waits for one worker (SSP, ASP, K-async).
+    """
+
+    num_steps: int
+    total_ps: int
+    ideal_ps: int
+    by_operation: Mapping[str, int]
+    by_worker: tuple[int, ...] | None
+
+    @property
+    def slowdown(self) -> float:
+        """S: the time over that of workers that are alike, with healthy links, data at once, no failure."""
+        return self.total_ps / max(1, self.ideal_ps)
+
+
+def attribute(scenario: TrainingScenario, seed: int, base_dir: Path) -> Attribution:
+    """The run's parts, over as many of its steps as are quick to schedule seven times."""
+    most = max(1, MAX_WORKER_STEPS // scenario.training.num_workers)
+    steps = min(scenario.training.num_steps, most)
+    short = replace(scenario, training=replace(scenario.training, num_steps=steps))
+    job = plan_job(short, seed, base_dir)
+    is_whole = not job.scheme.is_asynchronous
+    rungs = [schedule(job)[0] for job in _rungs(short, job, lambda one: plan_job(one, seed, base_dir))]
+    ends = [int(outcome.update_ps[-1]) for outcome in rungs]
+    if is_whole and job.failures is not None:
+        wall = with_failures(rungs[0].update_ps, job.failures, job.num_workers, seed)
+        ends[0] = int(wall.update_ps[-1])
+    parts = [before - after for before, after in zip(ends, [*ends[1:], 0], strict=True)]
+    return Attribution(
+        num_steps=steps,
+        total_ps=ends[0],
+        ideal_ps=ends[4],
+        by_operation=dict(zip(OPERATIONS, reversed(parts), strict=True)),
+        by_worker=_by_worker(scenario, rungs) if is_whole else None,
+    )
+
+
+def _rungs(scenario: TrainingScenario, job: Job, plan: Callable[[TrainingScenario], Job]) -> list[Job]:
+    """The job, and the job without one cause more at a time, in the order of the module's docstring."""
+    steady = replace(job, failures=None)
+    prompt = replace(steady, times=steady.times.without_stalls()) if job.times.has_stalls else steady
+    alike = replace(prompt, times=AlikeTimes(prompt.times))
+    healthy = alike
+    if scenario.exchange.slow_links:
+        exchange = replace(scenario.exchange, slow_links=())
+        healthy = replace(alike, exchange=plan(replace(scenario, exchange=exchange)).exchange)
+    unqueued = replace(healthy, exchange=replace(healthy.exchange, occupies_ps=0))
+    free = plan(replace(scenario, exchange=ExchangeConfig(algorithm="none")))
+    free = replace(free, failures=None, times=AlikeTimes(free.times))
+    return [job, steady, prompt, alike, healthy, unqueued, free]
+
+
+def _by_worker(scenario: TrainingScenario, rungs: list[Outcome]) -> tuple[int, ...]:
+    """Every step's excess over alike workers, to the worker it waited for; slow links, to the slowest."""
+    _, steady, _, alike, healthy, *_ = rungs
+    blamed: Int64 = np.zeros(scenario.training.num_workers, dtype=np.int64)
+    excess = np.diff(steady.update_ps, prepend=0) - np.diff(alike.update_ps, prepend=0)
+    assert steady.slowest is not None
+    np.add.at(blamed, steady.slowest, excess)
+    if scenario.exchange.slow_links:
+        slowest = max(scenario.exchange.slow_links, key=lambda one: one.slowdown)
+        blamed[slowest.worker] += int(alike.update_ps[-1]) - int(healthy.update_ps[-1])
+    return tuple(blamed.tolist())
+
+
+MOST_WORKERS = 4
+
+
+EXPLAINED = (
+    "Slowdown S: the run's time over that of the same run in which every worker takes the fleet's mean "
+    "compute time in each step, links are healthy, batches are there and nobody dies (first seed). By "
+    "operation: causes are taken out one after another, from the last column to the second, and each is "
+    "charged with the difference that it makes; together they are the time. A part below 0 helped: step "
+    "times that differ spread the load on a server."
+)
+
+
+BY_WORKER = (
+    "By worker: what the worker that each step waited for added to it, its share of all that slower workers, "
+    "slow links and late data cost. Under SSP, ASP and K-async no step waits for one worker."
+)
+
+
+def blame(answer: Answer[TrainingScenario, TrainingResult]) -> list[Block]:
+    """S, its parts by operation, and the workers that steps waited for."""
+    base_dir = Path(answer.file.path).resolve().parent
+    found = {
+        name: attribute(results[0].scenario, results[0].seed, base_dir)
+        for name, results in answer.results.items()
+    }
+    shown = [one for one in OPERATIONS if any(parts.by_operation[one] for parts in found.values())]
+    rows = [
+        (
+            name,
+            digits(parts.slowdown),
+            format_s(parts.total_ps / PS_PER_S),
+            *(digits(parts.by_operation[one] / PS_PER_S) for one in shown),
+        )
+        for name, parts in found.items()
+    ]
+    blocks: list[Block] = [
+        Prose(text=EXPLAINED + _cut(answer, found)),
+        text_table(("variant", "S", "time", *(f"{one} s" for one in shown)), rows, "Time by operation"),
+    ]
+    workers = [(name, _workers(parts)) for name, parts in found.items() if parts.by_worker is not None]
+    if any(said for _, said in workers):
+        blocks += [Prose(text=BY_WORKER), text_table(("variant", "waited for"), workers, "Time by worker")]
+    return blocks
+
+
+def _cut(answer: Answer[TrainingScenario, TrainingResult], found: dict[str, Attribution]) -> str:
+    steps = {name: results[0].scenario.training.num_steps for name, results in answer.results.items()}
+    short = [name for name, parts in found.items() if parts.num_steps < steps[name]]
+    if not short:
+        return ""
+    return f" Of the first {found[short[0]].num_steps:,} steps only: {', '.join(short)}."
+
+
+def _workers(parts: Attribution) -> str:
+    """The most blamed workers, with their shares."""
+    blamed = parts.by_worker or ()
+    whole = sum(blamed)
+    if whole <= 0:
+        return ""
+    order = sorted(range(len(blamed)), key=lambda worker: -blamed[worker])[:MOST_WORKERS]
+    return ", ".join(f"worker {w}: {percent(blamed[w] / whole)}" for w in order if blamed[w] > 0)

@@ -1,0 +1,356 @@
+"""Replays recorded decisions of vLLM's own scheduler and reports the first difference, if any.
+
+A folder holds ``index.json`` (all settings of each case) and, per case, its workload and the log of every
+``schedule()`` call. Every logged field is compared, the physical block ids (``bcrc``) included. The
+replayed code is the simulator's own (``sim.serving.vllm``); timed cases use a clock in floats, as the
+recording did, while the simulator's clock stays integer.
+
+Not in the recordings, so not shown equal: EAGLE and MTP lookahead, sliding-window and hybrid KV groups,
+data parallel, KV connectors.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sim.errors import ScenarioError
+from sim.serving.vllm import EngineLoop, Limits, Plan, Request, Scheduler
+
+Record = dict[str, Any]
+
+
+PACE = frozenset({"arrival", "step_cost"})
+"""Settings of the recording rather than of the scheduler."""
+
+
+@dataclass(slots=True)
+class RecordedCase:
+    """A case's workload, as the replay plays it."""
+
+    requests: deque[Request]
+    accepts: dict[Request, Sequence[int]]
+    is_timed: bool
+    step_cost: tuple[float, float, float]
+    clock: float = 0.0
+    step: int = 0
+    verified: dict[Request, int] = field(default_factory=dict)
+
+    def due(self) -> list[Request]:
+        """Takes the requests that have arrived by now."""
+        now = self.clock if self.is_timed else self.step
+        arrived = []
+        while self.requests and self.requests[0].arrival <= now:
+            arrived.append(self.requests.popleft())
+        return arrived
+
+    def jump(self) -> None:
+        """The engine is idle: the next thing to happen is the next arrival."""
+        if self.is_timed:
+            self.clock = max(self.clock, self.requests[0].arrival)
+        else:
+            self.step = max(self.step, int(self.requests[0].arrival))
+
+    def count(self, plan: Plan) -> None:
+        """Moves the step index and the clock past this step, in the recording's order of operations."""
+        per_step, per_token, per_request = self.step_cost
+        self.step += 1
+        self.clock += per_step + per_token * plan.num_tokens + per_request * plan.num_requests
+
+    def accepted(self, plan: Plan) -> dict[Request, int]:
+        """How many drafts of each request are right: its list over and over, one entry a verification."""
+        result = {}
+        for request, num_drafts in plan.drafts.items():
+            if request in plan.new:
+                continue
+            pattern, turn = self.accepts[request], self.verified.get(request, 0)
+            self.verified[request] = turn + 1
+            result[request] = min(pattern[turn % len(pattern)], num_drafts) if pattern else 0
+        return result
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The folder's index: at least one case, each with a name."""
+    file = folder / "index.json"
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ScenarioError(
+            "no readable index of recorded cases",
+            file=str(file),
+            given=str(error),
+            hint="give the folder that holds index.json and the *.log.jsonl.gz files",
+        ) from error
+    if not isinstance(index, dict) or not isinstance(index.get("cases"), list) or not index["cases"]:
+        raise ScenarioError("the index lists no cases", file=str(file), path="cases")
+    for entry in index["cases"]:
+        if not isinstance(entry, dict) or not isinstance(entry.get("case"), str):
+            raise ScenarioError("a case without a name", file=str(file), path="cases", given=entry)
+    return index
+
+
+def recorded_version(index: Mapping[str, Any], folder: Path) -> str:
+    """The vLLM release whose decisions were recorded."""
+    meta = index.get("meta")
+    version = index.get("vllm") or (meta.get("vllm") if isinstance(meta, dict) else None)
+    if not isinstance(version, str):
+        raise ScenarioError(
+            "the index does not say which vLLM was recorded",
+            file=str(folder / "index.json"),
+            path="vllm",
+            allowed='"vllm": "0.33.0"',
+        )
+    return version
+
+
+def read_lines(file: Path) -> Iterator[Record]:
+    """The JSON objects of a compressed file, one a line."""
+    try:
+        with gzip.open(file, "rt", encoding="utf-8") as lines:
+            for line in lines:
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise ValueError(f"a line is no object: {line.strip()[:40]}")
+                yield record
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ScenarioError("not a readable recording", file=str(file), given=str(error)) from error
+
+
+def read_case(folder: Path, name: str, entry: Mapping[str, Any]) -> tuple[Limits, RecordedCase]:
+    """The scheduler's settings and the workload of one case."""
+    args = entry.get("args", {})
+    requests: deque[Request] = deque()
+    accepts: dict[Request, Sequence[int]] = {}
+    try:
+        limits = Limits(**{key: value for key, value in args.items() if key not in PACE})
+        for row in read_lines(folder / f"{name}.workload.jsonl.gz"):
+            request = _request(row)
+            requests.append(request)
+            accepts[request] = [int(count) for count in row.get("accept", ())]
+        costs = tuple(float(cost) for cost in args.get("step_cost", (0, 0, 0)))
+        per_step, per_token, per_request = costs
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ScenarioError(
+            "not a recorded case that can be replayed", file=str(folder / name), given=str(error)
+        ) from error
+    return limits, RecordedCase(
+        requests=requests,
+        accepts=accepts,
+        is_timed=args.get("arrival") == "time",
+        step_cost=(per_step, per_token, per_request),
+    )
+
+
+def _request(row: Mapping[str, Any]) -> Request:
+    return Request.of_segments(
+        str(row["id"]),
+        [(int(stream), int(start), int(length)) for stream, start, length in row["prompt"]],
+        int(row["out"]),
+        output_stream=int(row["ostream"]),
+        priority=int(row.get("prio", 0)),
+        arrival=row["arrive"] + 0,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Where a replay first leaves the recording."""
+
+    step: int
+    field: str
+    expected: object
+    got: object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseResult:
+    """One case replayed."""
+
+    case: str
+    kind: str
+    num_steps: int
+    num_equal: int
+    """Steps before the first difference, and those after it that are equal again."""
+    difference: Difference | None = None
+
+    @property
+    def is_equal(self) -> bool:
+        return self.difference is None
+
+
+def replay_case(case_dir: Path | str, entry: Mapping[str, Any], *, version: str | None = None) -> CaseResult:
+    """Replays one case of a folder; ``version`` is the folder's own unless given."""
+    folder = Path(case_dir)
+    version = version or recorded_version(read_index(folder), folder)
+    name = str(entry.get("case", ""))
+    expected = read_lines(folder / f"{name}.log.jsonl.gz")
+    num_steps = num_equal = 0
+    difference = None
+    got = _replay(folder, name, entry, version)
+    for want in expected:
+        have = next(got, {})
+        num_steps += 1
+        found = _compare(want, have)
+        num_equal += found is None
+        difference = difference or found
+    extra = next(got, None)
+    if extra is not None and difference is None:
+        difference = Difference(step=extra["step"], field="step", expected="the end", got=extra["step"])
+    return CaseResult(
+        case=name,
+        kind=str(entry.get("kind", name)),
+        num_steps=num_steps,
+        num_equal=num_equal,
+        difference=difference,
+    )
+
+
+def _compare(want: Record, have: Record) -> Difference | None:
+    for name, expected in want.items():
+        got = have.get(name)
+        if got != expected:
+            return Difference(step=want.get("step", -1), field=name, expected=expected, got=got)
+    return None
+
+
+def _replay(folder: Path, name: str, entry: Mapping[str, Any], version: str) -> Iterator[Record]:
+    """The log of our scheduler for this workload, a record per ``schedule()`` call, in order."""
+    limits, case = read_case(folder, name, entry)
+    scheduler = Scheduler(limits, version)
+    loop = EngineLoop(scheduler, async_scheduling=limits.async_scheduling)
+    open_records: deque[tuple[Plan, Record]] = deque()
+    while case.requests or not loop.is_idle:
+        if loop.is_idle:
+            case.jump()
+        added = case.due()
+        for request in added:
+            if not scheduler.add(request):
+                raise ScenarioError(
+                    "a request that can never be served",
+                    file=str(folder / name),
+                    path=request.request_id,
+                    hint=scheduler.refusal(request),
+                )
+        planned, completed = loop.plan()
+        if planned is not None:
+            open_records.append((planned, _decision(scheduler, case, planned, added)))
+            case.count(planned)
+        if completed is not None:
+            yield _outcome(loop, case, completed, open_records.popleft()[1])
+
+
+def _decision(scheduler: Scheduler, case: RecordedCase, plan: Plan, added: Iterable[Request]) -> Record:
+    state = scheduler.state
+    record: Record = {
+        "step": case.step,
+        "add": [request.request_id for request in added],
+        "sched": _pairs(plan.scheduled),
+        "new": _pairs(plan.new),
+        "preempted": [request.request_id for request in plan.preempted],
+        "alloc": [[request.request_id, len(blocks)] for request, blocks in plan.fresh.items()],
+        "free": state.kv.pool.num_free,
+        "bcrc": _blocks_crc(plan),
+        "nrun": len(state.running),
+        "nwait": len(state.waiting),
+        "spec": _pairs(plan.drafts),
+        "t": case.clock,
+    }
+    return record
+
+
+def _outcome(loop: EngineLoop, case: RecordedCase, plan: Plan, record: Record) -> Record:
+    before = {request: request.num_tokens for request in plan.chosen}
+    finished = loop.complete(plan, case.accepted(plan))
+    record["finished"] = [request.request_id for request in finished]
+    made = {request: request.num_tokens - tokens for request, tokens in before.items()}
+    record["ntok"] = _pairs({request: tokens for request, tokens in made.items() if tokens})
+    record["free_end"] = loop.scheduler.state.kv.pool.num_free
+    return record
+
+
+def _pairs(counts: Mapping[Request, int]) -> list[list[object]]:
+    return [[request.request_id, count] for request, count in counts.items()]
+
+
+def _blocks_crc(plan: Plan) -> int:
+    """CRC-32 of the block ids: an admission's whole table, a running request's fresh blocks."""
+    text = []
+    for request in plan.scheduled:
+        blocks = request.blocks if request in plan.new else plan.fresh.get(request)
+        if blocks:
+            text.append(f"{request.request_id}:{','.join(map(str, blocks))};")
+    return zlib.crc32("".join(text).encode())
+
+
+def replay_folder(path: Path | str, progress: Callable[[CaseResult], None] | None = None) -> list[CaseResult]:
+    """Replays every case of a folder, in the order of its index."""
+    folder = Path(path)
+    index = read_index(folder)
+    version = recorded_version(index, folder)
+    results = []
+    for entry in index["cases"]:
+        result = replay_case(folder, entry, version=version)
+        results.append(result)
+        if progress is not None:
+            progress(result)
+    return results
+
+
+def render(results: Sequence[CaseResult]) -> str:
+    """A table: per kind its cases, steps and equal decisions, and the first difference."""
+    rows = [("kind", "cases", "steps", "equal", "first difference")]
+    for kind in dict.fromkeys(result.kind for result in results):
+        mine = [result for result in results if result.kind == kind]
+        first = next((result for result in mine if result.difference), None)
+        rows.append(
+            (
+                kind,
+                f"{sum(result.is_equal for result in mine)}/{len(mine)}",
+                str(sum(result.num_steps for result in mine)),
+                str(sum(result.num_equal for result in mine)),
+                _first_difference(first) if first else "",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(row[c].rjust(widths[c]) for c in (1, 2, 3)), row[4]]).rstrip()
+        for row in rows
+    ]
+    num_steps = sum(result.num_steps for result in results)
+    lines.append(
+        f"{sum(result.is_equal for result in results)}/{len(results)} cases, {num_steps} steps, "
+        f"{sum(result.num_equal for result in results)} with every decision equal"
+    )
+    return "\n".join(lines)
+
+
+def _first_difference(result: CaseResult) -> str:
+    difference = result.difference
+    if difference is None:
+        return ""
+    return (
+        f"{result.case} step {difference.step}, {difference.field}: "
+        f"expected {_short(difference.expected)}, got {_short(difference.got)}"
+    )
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def main_conformance(path: Path | str) -> int:
+    """Replays a folder and prints the table; 0 where every decision is equal, else 1.
+
+    A folder that cannot be read raises ``ScenarioError`` (exit code 2 on the command line).
+    """
+    results = replay_folder(path)
+    sys.stdout.write(render(results) + "\n")
+    return 0 if all(result.is_equal for result in results) else 1
