@@ -2,7 +2,7 @@
 
 A part stands between ``<!-- begin: WHAT -->`` and ``<!-- end -->``. WHAT is ``limits``, what is not
 modelled, ``board``, the scores of the measured cases in ``tests/validation``, or ``$ gpuyard ...``, what
-that command prints. ``tests/test_readme.py`` compares.
+that command prints. ``tests/tools/test_readme.py`` compares.
 """
 
 from __future__ import annotations

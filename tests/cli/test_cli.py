@@ -15,7 +15,7 @@ import pytest
 import sim
 from sim.cli.command import VERBS, main
 
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parents[2]
 
 TINY = """\
 schema_version: 1

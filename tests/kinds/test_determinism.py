@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parents[2]
 SMALL = ("--set", "workload.num_requests=150", "--seeds", "1,2", "--no-report", "--quiet")
 
 

@@ -14,7 +14,7 @@ import calibrate.commands
 from sim.cli.command import VERBS, main
 from sim.errors import InvariantError, ScenarioError
 
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parents[2]
 
 ARGUMENTS = {
     "run": ["tiny.yaml"],

@@ -13,7 +13,7 @@ import yaml
 
 from tools.readme import PART, rewritten
 
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parents[2]
 TEXT = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 RUNNABLE = re.findall(r"<!-- run -->\n```(bash|python)\n(.*?)```", TEXT, re.DOTALL)
 

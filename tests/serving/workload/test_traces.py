@@ -23,7 +23,7 @@ from sim.serving.scenario import Trace, Workload
 from sim.serving.workload.arrivals import Arrivals
 from sim.serving.workload.sources import draw_requests
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+SHARED = Path(__file__).resolve().parents[4] / "shared"
 
 
 def shared_file(name: str) -> Path:

@@ -448,7 +448,7 @@ def test_exact_sums_do_not_overflow(pairs: list[tuple[int, int]]) -> None:
     assert exact_dot(small, times) == sum(min(n, 2**15) * time for n, time in pairs)
 
 
-SERVING = Path(__file__).parents[1] / "scenarios" / "serving"
+SERVING = Path(__file__).parents[2] / "scenarios" / "serving"
 
 
 @pytest.mark.parametrize(
