@@ -26,7 +26,8 @@ lint: $(VENV)/.dev  ## ruff, and the spelling
 types: $(VENV)/.dev  ## mypy --strict on sim/, calibrate/ and kernels/
 	$(BIN)/mypy
 
-layers: $(VENV)/.dev  ## the sizes of the house
+layers: $(VENV)/.dev  ## who may import whom, and the sizes of the house
+	$(BIN)/lint-imports
 	$(BIN)/python -m tools.house
 
 format: $(VENV)/.dev  ## let ruff mend what it can
