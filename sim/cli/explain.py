@@ -126,10 +126,10 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
     from sim.hardware import load_hardware
     from sim.kinds.load import load_scenario
     from sim.model.config import load_model
-    from sim.scenario.build import build
     from sim.scenario.place import Place
+    from sim.serving.batching.registry import engine_of
     from sim.serving.checks.scenario import check_model_and_hardware
-    from sim.serving.scenario import EngineConfig, Scenario, Workload
+    from sim.serving.scenario import Scenario, Workload
 
     given = {name: value for name in ENGINE_OPTIONS if (value := getattr(arguments, name)) is not None}
     if arguments.scenario:
@@ -161,7 +161,7 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
         hardware=load_hardware(arguments.hardware, path="--hardware"),
         model=load_model(arguments.model, path="--model"),
         workload=Workload(),
-        engine=build(EngineConfig, given, file="", path="engine"),
+        engine=engine_of(given),
     )
     check_model_and_hardware(scenario, Place(file="", path=""))
     return scenario

@@ -45,8 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     from sim.hardware import load_hardware
     from sim.model.config import load_model
     from sim.price.memory import memory_plan
-    from sim.scenario.build import build
-    from sim.serving.scenario import EngineConfig
+    from sim.serving.batching.registry import engine_of
 
     if arguments.tokens is not None and arguments.tokens < 1:
         raise ScenarioError("too few", path="--tokens", given=arguments.tokens, allowed="1 or more")
@@ -54,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     given = {name: value for name, value in options.items() if value is not None}
     model = load_model(arguments.model, path="--model")
     hardware = load_hardware(arguments.hardware, path="--hardware")
-    engine = build(EngineConfig, given, file="", path="engine").on(hardware)
+    engine = engine_of(given).on(hardware)
     plan = memory_plan(model, hardware, engine)
     if arguments.json:
         print(json.dumps(_as_json(plan, arguments.tokens), indent=2))

@@ -106,6 +106,7 @@ class Serving(Kind["Scenario", "RunResult"]):
 
     @property
     def scenario(self) -> type[Scenario]:
+        import sim.serving.batching.registry  # noqa: F401  it announces the choices of the engine's fields
         from sim.serving.scenario import Scenario
 
         return Scenario

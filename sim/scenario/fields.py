@@ -6,9 +6,11 @@ The loader checks them and the JSON Schema prints them. A bare number is in the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field
 from typing import Any
+
+from sim.errors import InvariantError
 
 SCHEMA_VERSION = 1
 
@@ -35,6 +37,25 @@ def key(
     if default is MISSING:
         return field(metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+class Announced:
+    """Choices of a field that its own module cannot import, because their entries read that module's fields.
+
+    The module that holds the dict announces it when it is imported; a kind imports it before a file is read.
+    """
+
+    def __init__(self) -> None:
+        self._choices: Mapping[str, object] | None = None
+
+    def are(self, choices: Mapping[str, object]) -> None:
+        """Said once, by the module of the dict."""
+        self._choices = choices
+
+    def __call__(self) -> Mapping[str, object]:
+        if self._choices is None:
+            raise InvariantError("a field's choices were asked for before their module was imported")
+        return self._choices
 
 
 # --- the whole ----------------------------------------------------------------------------------

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from sim.serving.vllm.prefix_tree import Path
+from typing import Any
 
 NEVER = 1 << 62
 Segment = tuple[int, int, int]
@@ -86,8 +83,8 @@ class Request:
         self.end_tokens = num_prompt_tokens + max_tokens
         """``num_tokens`` at which it stops."""
         self.blocks: list[int] = []
-        self.path: Path = []
-        """Its blocks' contents in the prefix tree; empty without prefix caching."""
+        self.path: list[tuple[Any, int]] = []
+        """(node of ``vllm.prefix_tree``, how many of its first contents): its blocks' contents in the prefix tree; empty without prefix caching."""
 
     @classmethod
     def of_segments(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -14,35 +13,7 @@ from sim.serving.engine import Engine
 from sim.serving.feed import Source
 from sim.serving.recorder import Recorder
 from sim.serving.request import NEVER, Request
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Routing:
-    """Who gets a request: ``choose(loads, count)`` is the index of a replica.
-
-    ``loads``: unfinished requests by replica; ``count``: requests routed so far. Without ``choose`` all
-    replicas admit from one queue.
-    """
-
-    doc: str
-    choose: Callable[[Seq[int], int], int] | None = None
-
-
-def round_robin(loads: Seq[int], count: int) -> int:
-    """One after another."""
-    return count % len(loads)
-
-
-def least_loaded(loads: Seq[int], count: int) -> int:
-    """The fewest unfinished requests; ties go to the first."""
-    return loads.index(min(loads))
-
-
-ROUTING: dict[str, Routing] = {
-    "round_robin": Routing(doc="one after another", choose=round_robin),
-    "least_loaded": Routing(doc="fewest unfinished requests", choose=least_loaded),
-    "shared_queue": Routing(doc="one queue for all replicas"),
-}
+from sim.serving.routing import ROUTING
 
 
 @dataclass(slots=True)

@@ -10,11 +10,11 @@ from sim.hardware import HardwareProfile
 from sim.hardware.engine_profile import EngineOverheads
 from sim.model.shape import ModelShape
 from sim.scenario.distribution import Distribution
-from sim.scenario.fields import Threshold, key
+from sim.scenario.fields import Announced, Threshold, key
 from sim.serving.workload.arrivals import Arrivals
 
 if TYPE_CHECKING:
-    from sim.serving.router import Routing
+    from sim.serving.routing import Routing
 
 
 DEFAULT_HASH_BLOCK_TOKENS = 512  # Mooncake's
@@ -126,16 +126,7 @@ class Speculative:
     acceptance_rate: float = key("chance that a draft is right if those before it are", ge=0, le=1)
 
 
-def _batchings() -> Mapping[str, object]:
-    from sim.serving.batching.registry import BATCHING
-
-    return BATCHING
-
-
-def _kv_allocators() -> Mapping[str, object]:
-    from sim.serving.kv import KV_ALLOCATORS
-
-    return KV_ALLOCATORS
+BATCHING_NAMES, KV_ALLOCATOR_NAMES = Announced(), Announced()
 
 
 def _vllm_versions() -> Mapping[str, object]:
@@ -145,7 +136,7 @@ def _vllm_versions() -> Mapping[str, object]:
 
 
 def _routings() -> Mapping[str, Routing]:
-    from sim.serving.router import ROUTING
+    from sim.serving.routing import ROUTING
 
     return ROUTING
 
@@ -165,7 +156,7 @@ class EngineConfig:
         "who decides what runs in a step, or ./file.py:function for a user's policy; default: vllm, or "
         "continuous where a key asks for what vLLM does not have",
         default=None,
-        choices=_batchings,
+        choices=BATCHING_NAMES,
         or_path=True,
     )
     vllm_version: str = key("vllm: whose decisions", default="0.33.0", choices=_vllm_versions)
@@ -215,7 +206,7 @@ class EngineConfig:
         default=None,
     )
     speculative: Speculative | None = key("vllm: n-gram drafts", default=None)
-    kv_allocator: str = key("how KV memory is given out", default="paged", choices=_kv_allocators)
+    kv_allocator: str = key("how KV memory is given out", default="paged", choices=KV_ALLOCATOR_NAMES)
     kv_reservation: Literal["max", "pow2", "oracle"] = key(
         "contiguous: reserve max_model_len (Orca's Max), the next power of two, or the true length",
         default="max",

@@ -27,7 +27,7 @@ from sim.serving.kv.allocator import KVAllocator, KVSettings
 from sim.serving.kv.paged import PagedKV
 from sim.serving.records import RunResult
 from sim.serving.request import Request
-from sim.serving.router import ROUTING, Routing
+from sim.serving.routing import ROUTING, Routing
 from sim.serving.vllm.versions import VERSIONS
 
 SCENARIO = """\

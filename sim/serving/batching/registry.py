@@ -5,12 +5,15 @@ An entry is a ``Batching``, or just a policy: a function (waiting, running, kv, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from sim.scenario.build import build
 from sim.serving.batching.continuous import continuous
 from sim.serving.batching.entry import Batching, policy_batching
 from sim.serving.batching.plan import Policy
 from sim.serving.batching.static import static
+from sim.serving.scenario import BATCHING_NAMES, EngineConfig
 from sim.serving.user_policy import load_policy
 from sim.serving.vllm_batching import VLLM
 
@@ -33,6 +36,8 @@ BATCHING: dict[str, Batching | Policy] = {
         runs_to_longest=True,
     ),
 }
+
+BATCHING_NAMES.are(BATCHING)
 
 
 def batching_of(name: str, base_dir: Path = Path()) -> Batching:
@@ -61,3 +66,8 @@ def selective_keys() -> list[str]:
 
 def _of_policy(policy: Policy, name: str, *, is_users: bool = False) -> Batching:
     return policy_batching(policy, keys=GENERIC_KEYS, is_users=is_users, name=name)
+
+
+def engine_of(given: Mapping[str, object]) -> EngineConfig:
+    """An engine section that stands by itself, as a file's would be read."""
+    return build(EngineConfig, given, file="", path="engine")

@@ -12,7 +12,7 @@ from sim.scenario.distribution import EXAMPLES, Distribution, check_distribution
 from sim.scenario.place import Place
 from sim.serving.batching.registry import known_batching
 from sim.serving.checks.engine import check_engine, check_policies
-from sim.serving.router import ROUTING
+from sim.serving.routing import ROUTING
 from sim.serving.scenario import (
     DEFAULT_HASH_BLOCK_TOKENS,
     RequestClass,

@@ -12,23 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from sim.errors import InvariantError
-from sim.serving.vllm.prefix_tree import Node, Path
-
-
-class FreeRun:
-    """Neighbours in the free queue, in the order of their request's table: the last is used first.
-
-    With a hash, they hold the contents ``first``, ``first + 1``, ... of ``node``.
-    """
-
-    __slots__ = ("blocks", "first", "is_cached", "node")
-
-    def __init__(self, blocks: list[int], node: Node | None = None, first: int = 0) -> None:
-        self.blocks = blocks
-        self.node = node
-        self.first = first
-        self.is_cached = False
-        """They hold content with a hash that nobody can ask for."""
+from sim.serving.vllm.prefix_tree import FreeRun, Node, Path
 
 
 class BlockPool:

@@ -14,11 +14,26 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sim.serving.request import Request, Segment
-    from sim.serving.vllm.pool import FreeRun
 
 Content = tuple[object, ...]
 GOES_ON: Content = ()
 """Content of a node that goes on in its parent's stream."""
+
+
+class FreeRun:
+    """Neighbours in the free queue, in the order of their request's table: the last is used first.
+
+    With a hash, they hold the contents ``first``, ``first + 1``, ... of ``node``.
+    """
+
+    __slots__ = ("blocks", "first", "is_cached", "node")
+
+    def __init__(self, blocks: list[int], node: Node | None = None, first: int = 0) -> None:
+        self.blocks = blocks
+        self.node = node
+        self.first = first
+        self.is_cached = False
+        """They hold content with a hash that nobody can ask for."""
 
 
 class Node:
