@@ -14,7 +14,7 @@ from sim.arrays import PS_PER_S, Int64
 from sim.hardware import load_hardware
 from sim.model.config import load_model
 from sim.price.step import Chunks
-from sim.serving import simulate
+from sim.serving import run as simulate
 from sim.serving.records import RequestTable, RunResult
 from sim.serving.scenario import Scenario, Workload
 

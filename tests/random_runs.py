@@ -13,8 +13,8 @@ from sim.hardware import load_hardware
 from sim.hardware.engine_profile import EngineOverheads
 from sim.model.config import load_model
 from sim.serving.records import RequestTable, RunResult
+from sim.serving.run import Run, simulate
 from sim.serving.scenario import Scenario, Workload
-from sim.serving.simulate import Run, simulate
 
 HARDWARE = load_hardware("h100-sxm-80gb")
 MODEL = load_model("llama-3.1-8b")

@@ -18,8 +18,7 @@ from sim.hardware import HardwareProfile
 from sim.hardware.engine_profile import EngineOverheads
 from sim.hardware.laws.device import Floats
 from sim.serving.records import FINISHED
-from sim.serving.run import run_serving
-from sim.serving.simulate import Run, price_of
+from sim.serving.run import Run, price_of, run_serving
 
 # What is asked of the means of a run that tuned nothing; the step's is a median over its steps.
 ASKED: Mapping[str, float] = {"ttft_s": 0.12, "tpot_s": 0.07, "e2e_s": 0.07}

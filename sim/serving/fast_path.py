@@ -10,55 +10,46 @@ same workloads.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from sim.price.step import StepPrice
+from sim.serving.clock import Clock
 from sim.serving.decoding import DecodeBatch, steps_until
-from sim.serving.recorder import pack_segment
+from sim.serving.feed import Feed
+from sim.serving.recorder import Recorder, pack_segment
 from sim.serving.records import FINISHED
 from sim.serving.request import NEVER, Request, Status
-from sim.serving.scheduler import Chunk, Step, is_decode
+from sim.serving.scheduler import Chunk, Ground, Scheduler, Step, is_decode
 from sim.serving.usage import sum_blocks
-
-if TYPE_CHECKING:
-    from sim.serving.engine import Engine
 
 NO_CHUNKS: list[Chunk] = []
 
 
-@dataclass(slots=True, kw_only=True)
-class Ground:
-    """What a scheduler lends: its queue, its running requests and its memory as a number of free blocks."""
+class Driver(Protocol):
+    """What the fast path asks of the engine that it runs for."""
 
-    waiting: deque[Request]
-    running: dict[int, Request]
-    prefilling: dict[int, Request]
-    batch: DecodeBatch
-    block_size: int
-    num_blocks: int
-    watermark: int
-    max_running: int
-    max_num_batched_tokens: int
-    max_model_len: int
-    enable_chunked_prefill: bool
-    takes_whole_prompt: bool
-    """Admission takes the blocks of the whole prompt; else those of each chunk, when it is computed."""
-    gates_whole_prompt: bool
-    """Admission asks that the whole prompt would fit."""
-    cuts_answers: bool
-    """An answer that would pass ``max_model_len`` is cut short; else the request is refused."""
-    is_alone: bool
-    """Said of requests: nobody else has their tokens."""
-    enter: Callable[[Ground], bool]
-    """Fills in ``free`` and ``num_admissions``; False: not now."""
-    leave: Callable[[Ground], None]
-    """Takes them back, with the requests as they stand."""
-    free: int = 0
-    num_admissions: int = 0
-    is_lent: bool = False
+    index: int
+    feed: Feed
+    recorder: Recorder
+    price: StepPrice
+    env: Clock
+    scheduler: Scheduler
+    inbox: list[Request]
+    step: Step | None
+    is_measuring: bool
+    window_is_due: bool
+    grown_tokens_ps: int
+
+    def begin(self, now: int) -> None: ...
+
+    def receive(self, request: Request) -> None: ...
+
+    def wait_for(self, step: Step) -> None: ...
+
+    def plan_at(self, time_ps: int) -> None: ...
+
+    def idle(self) -> None: ...
 
 
 class FastPath:
@@ -77,7 +68,7 @@ class FastPath:
             ground.is_lent = False
             ground.leave(ground)
 
-    def run(self, engine: Engine, now: int) -> bool:
+    def run(self, engine: Driver, now: int) -> bool:
         """From here on until the engine is idle or waits for an event; False: the scheduler has to plan
         the step."""
         ground = self.ground
@@ -349,7 +340,7 @@ class FastPath:
             engine.idle()
         return True
 
-    def _suspend(self, engine: Engine, step: Step, work: list[Chunk]) -> None:
+    def _suspend(self, engine: Driver, step: Step, work: list[Chunk]) -> None:
         """Something may happen before the step is over: an event at its end."""
         self.is_under_way, self._work = True, work
         engine.wait_for(step)

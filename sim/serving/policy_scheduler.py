@@ -15,11 +15,10 @@ from sim.errors import InvariantError, ScenarioError
 from sim.serving.batching.continuous import continuous
 from sim.serving.batching.plan import KVView, Limits, Policy, StepPlan
 from sim.serving.decoding import DecodeBatch
-from sim.serving.fast_path import Ground
 from sim.serving.kv.allocator import KVAllocator
 from sim.serving.kv.paged import PagedKV
 from sim.serving.request import Request, Status
-from sim.serving.scheduler import Step
+from sim.serving.scheduler import Ground, Step
 from sim.serving.usage import sum_blocks
 
 

@@ -84,7 +84,8 @@ class Request:
         """``num_tokens`` at which it stops."""
         self.blocks: list[int] = []
         self.path: list[tuple[Any, int]] = []
-        """(node of ``vllm.prefix_tree``, how many of its first contents): its blocks' contents in the prefix tree; empty without prefix caching."""
+        """(node of ``vllm.prefix_tree``, how many of its first contents): what its blocks hold, in order.
+        Empty without prefix caching."""
 
     @classmethod
     def of_segments(

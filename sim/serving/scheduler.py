@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from sim.errors import ScenarioError
+from sim.serving.decoding import DecodeBatch
 from sim.serving.kv.allocator import Levels
 from sim.serving.request import Request
-
-if TYPE_CHECKING:
-    from sim.serving.fast_path import Ground
 
 Chunk = tuple[int, int, bool, Request]
 """(queries, tokens in the KV cache before, whether a token comes out, whose)."""
@@ -94,6 +92,38 @@ class Step:
             self.chunks.append((num_tokens, num_cached, samples, request))
             self.num_prefill += 1
             self.prefill_tokens += queries
+
+
+@dataclass(slots=True, kw_only=True)
+class Ground:
+    """What a scheduler lends: its queue, its running requests and its memory as a number of free blocks."""
+
+    waiting: deque[Request]
+    running: dict[int, Request]
+    prefilling: dict[int, Request]
+    batch: DecodeBatch
+    block_size: int
+    num_blocks: int
+    watermark: int
+    max_running: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    enable_chunked_prefill: bool
+    takes_whole_prompt: bool
+    """Admission takes the blocks of the whole prompt; else those of each chunk, when it is computed."""
+    gates_whole_prompt: bool
+    """Admission asks that the whole prompt would fit."""
+    cuts_answers: bool
+    """An answer that would pass ``max_model_len`` is cut short; else the request is refused."""
+    is_alone: bool
+    """Said of requests: nobody else has their tokens."""
+    enter: Callable[[Ground], bool]
+    """Fills in ``free`` and ``num_admissions``; False: not now."""
+    leave: Callable[[Ground], None]
+    """Takes them back, with the requests as they stand."""
+    free: int = 0
+    num_admissions: int = 0
+    is_lent: bool = False
 
 
 class Scheduler(Protocol):

@@ -28,7 +28,7 @@ from sim.model.shape import layers_of_stages, stages_of
 from sim.price.memory import memory_plan
 from sim.price.pipeline import Passage, PipelinePrice, Stations, sent_bytes, stage_sends_s
 from sim.price.step import Chunks, CompiledPrice
-from sim.serving import simulate
+from sim.serving import run as simulate
 from sim.serving.records import RequestTable, RunResult
 from sim.serving.scenario import Scenario, Workload
 

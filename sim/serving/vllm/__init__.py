@@ -13,9 +13,8 @@ from __future__ import annotations
 
 from sim.serving.request import Request, Segment, Status
 from sim.serving.vllm.limits import Limits
-from sim.serving.vllm.loop import EngineLoop
 from sim.serving.vllm.plan import Plan
-from sim.serving.vllm.scheduler import Scheduler
+from sim.serving.vllm.scheduler import EngineLoop, Scheduler
 from sim.serving.vllm.user_policy import CacheView, SchedulingPolicy
 from sim.serving.vllm.versions import VERSIONS, VersionProfile, server_defaults
 
