@@ -10,3 +10,8 @@ Float64 = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 PS_PER_S = 1_000_000_000_000
+
+
+def to_ps(seconds: float) -> int:
+    """Seconds to integer picoseconds: the one place where a time is rounded to the clock."""
+    return round(seconds * PS_PER_S)

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from sim.arrays import Int64
+from sim.arrays import Int64, to_ps
 from sim.hardware.engine_profile import EngineOverheads
 from sim.price.operators import precision_of
 from sim.price.priced import Priced
 from sim.price.roofline import Floats
-from sim.price.step import Chunks, CompiledPrice, Curve, to_ps
+from sim.price.step import Chunks, CompiledPrice, Curve
 
 
 def needs_launched_price(scenario: Priced) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sim.arrays import to_ps
 from sim.hardware import HardwareProfile
 from sim.model.shape import ModelShape, Stage, stages_of
 from sim.price.collective import Fabric, fabric_of, ring_all_gather_s, send_s
@@ -14,7 +15,7 @@ from sim.price.operators import precision_of
 from sim.price.overheads import LaunchedPrice
 from sim.price.priced import Priced, PricedEngine
 from sim.price.roofline import Floats
-from sim.price.step import Chunks, StepPrice, to_ps
+from sim.price.step import Chunks, StepPrice
 
 TENSORS_SENT = 2  # hidden states and residual
 

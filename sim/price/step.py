@@ -22,7 +22,7 @@ from typing import Protocol
 
 import numpy as np
 
-from sim.arrays import PS_PER_S, Int64
+from sim.arrays import PS_PER_S, Int64, to_ps
 from sim.elementary import last_digits_free
 from sim.price.priced import Priced
 from sim.price.providers.analytic import AnalyticTimes
@@ -284,11 +284,6 @@ class ServiceTimePrice:
 
 
 LARGEST_TABLE = 1 << 17
-
-
-def to_ps(seconds: float) -> int:
-    """Seconds to integer picoseconds: the one place where a price is rounded."""
-    return round(seconds * PS_PER_S)
 
 
 def total(by_operator: dict[str, Floats]) -> Floats:

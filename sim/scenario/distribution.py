@@ -100,10 +100,10 @@ class Keys:
         return "; ".join(part for part in parts if part) or "no other key"
 
 
-Draw = Callable[["DrawKeys", int, np.random.Generator, DrawPlace], Float64]
+Draw = Callable[["DrawKeys", int, "np.random.Generator", DrawPlace], Float64]
 
 
-DrawWhole = Callable[["DrawKeys", int, np.random.Generator, DrawPlace], Int64]
+DrawWhole = Callable[["DrawKeys", int, "np.random.Generator", DrawPlace], Int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,13 @@
 """The decode batch: requests that make one token each per step, counted together.
 
-While requests decode in step their own counts are not touched:
+While requests decode in lockstep their own counts are updated only when somebody asks (``settle``):
 
 - ``step`` counts the steps; a request has grown by ``step - settled_step`` tokens since it was settled;
 - its KV memory grows whenever ``step`` is congruent to its phase modulo ``period`` (tokens between two
   growths, one block): ``counts`` says how many requests grow in the steps of each phase;
 - the step in which it makes its last token is known when it begins to decode (``ends``).
- So a step costs nothing by itself, and many can be taken at once. ``members`` lists who grows in each phase,
+
+So a step costs nothing by itself, and many can be taken at once. ``members`` lists who grows in each phase,
 in order of admission, where somebody has to know which block goes to whom.
 """
 

@@ -1,5 +1,6 @@
 """The engine of one replica: requests come, the scheduler plans, a step takes its time, tokens come out.
- One SimPy event per decision, not per step. Between two decisions a decode batch grows by one token per
+
+One SimPy event per decision, not per step. Between two decisions a decode batch grows by one token per
 sequence and step; for how many steps that holds is the scheduler's to say (``Step.num_steps``), and the
 engine takes fewer where the price leaves its linear piece, a request comes that could be admitted, or a
 client's patience ends. With ``may_skip`` off every step is an event of its own: the reference, which must
@@ -272,7 +273,7 @@ class Engine:
                 self._complete(due, now)
 
     def _bound(self, step: Step, now: int) -> None:
-        """As many steps of pure decode as nothing can come in."""
+        """Limits a jump to the steps during which no arrival or deadline can intervene."""
         sequences, feed = step.num_decode + step.num_padded, self.feed
         step.first_ps, step.growth_ps, valid = self.price.decode_run(sequences, step.context_tokens)
         step.num_steps = min(step.num_steps, valid)

@@ -1,6 +1,6 @@
-"""The common case, written out: first come, first served, decodes first, over KV memory that only has to be
-counted.
- For every scheduler, as long as no request can find a cached block and nobody has to be preempted: then it
+"""An inlined loop for the common case: first come, first served, decodes first, memory that is only counted.
+
+For every scheduler, as long as no request can find a cached block and nobody has to be preempted: then it
 does not matter which block is whose, and decisions need a few numbers. Those are ``Ground``, which a
 scheduler lends and gets back where a step needs more. Decisions are a loop over local variables, because
 calls and attribute traffic were most of the time (``benchmarks/``), and those that nothing else can fall

@@ -13,8 +13,7 @@ from typing import Self
 
 import numpy as np
 
-from sim.arrays import Int64
-from sim.price.step import to_ps
+from sim.arrays import Int64, to_ps
 from sim.serving.records import RequestColumns, RequestTable
 from sim.serving.scenario import Scenario
 

@@ -1,5 +1,6 @@
 """Batching policies as schedulers: a pure function decides, this keeps the requests and their KV memory.
- Where the policy says how long its decision stands (``StepPlan.stands``) those steps are one jump. The
+
+Where the policy says how long its decision stands (``StepPlan.stands``) those steps are one jump. The
 shipped policies read no counts of decoding requests unless memory runs short, so those stay counted together
 from step to step (``is_persistent``). Otherwise every request's counts are brought up to date before the
 policy is asked, and with ``skips`` off every step is planned by itself: the reference.

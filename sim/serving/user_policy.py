@@ -1,4 +1,4 @@
-"""A policy of one's own from a Python file: found, loaded, and held to what a policy may do.
+"""A user's policy from a Python file: found, loaded, and held to what a policy may do.
 
 ``engine.batching: ./file.py:function`` plans whole steps over the generic KV memory (``Policy``);
 ``engine.policy: ./file.py:Class`` changes the waiting order or the preemption victim of vLLM's scheduler
@@ -123,6 +123,4 @@ def _load(given: str, base_dir: Path, key: str) -> Any:
 
 
 def _wrong(problem: str, given: str, key: str, allowed: str) -> ScenarioError:
-    return ScenarioError(
-        f"a policy of one's own: {problem}", path=f"engine.{key}", given=given, allowed=allowed
-    )
+    return ScenarioError(f"a user's policy: {problem}", path=f"engine.{key}", given=given, allowed=allowed)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import ScenarioError
-from sim.serving.vllm import EngineLoop, Limits, Plan, Request, Scheduler
+from sim.serving.vllm import EngineLoop, Plan, Request, Scheduler, SchedulerConfig
 
 Record = dict[str, Any]
 
@@ -123,13 +123,13 @@ def read_lines(file: Path) -> Iterator[Record]:
         raise ScenarioError("not a readable recording", file=str(file), given=str(error)) from error
 
 
-def read_case(folder: Path, name: str, entry: Mapping[str, Any]) -> tuple[Limits, RecordedCase]:
+def read_case(folder: Path, name: str, entry: Mapping[str, Any]) -> tuple[SchedulerConfig, RecordedCase]:
     """The scheduler's settings and the workload of one case."""
     args = entry.get("args", {})
     requests: deque[Request] = deque()
     accepts: dict[Request, Sequence[int]] = {}
     try:
-        limits = Limits(**{key: value for key, value in args.items() if key not in PACE})
+        limits = SchedulerConfig(**{key: value for key, value in args.items() if key not in PACE})
         for row in read_lines(folder / f"{name}.workload.jsonl.gz"):
             request = _request(row)
             requests.append(request)

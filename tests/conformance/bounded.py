@@ -28,7 +28,7 @@ from itertools import islice, product
 from math import prod
 from typing import Any
 
-from sim.serving.vllm import EngineLoop, Limits, Plan, Request, Scheduler, Status
+from sim.serving.vllm import EngineLoop, Plan, Request, Scheduler, SchedulerConfig, Status
 
 MOST_STEPS = 200
 NUM_AT_ONCE = 2
@@ -133,8 +133,8 @@ def _heard(plan: Plan) -> object:
     )
 
 
-def _limits(values: Mapping[str, Any]) -> Limits:
-    return Limits(
+def _limits(values: Mapping[str, Any]) -> SchedulerConfig:
+    return SchedulerConfig(
         max_num_seqs=3,
         max_num_batched_tokens=values["budget"],
         max_model_len=MAX_MODEL_LEN,

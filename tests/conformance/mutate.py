@@ -25,7 +25,7 @@ FLOOR = 76
 
 @dataclass(frozen=True)
 class Mutation:
-    """``old`` occurs once in ``<file>.py`` beside ``sim/serving/vllm``'s; ``new`` in its place breaks ``rule``."""
+    """``old`` occurs once in ``<file>.py``, looked for from ``sim/serving/vllm``; ``new`` breaks ``rule``."""
 
     rule: str
     file: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import SimpleNamespace
 
-from sim.serving.vllm import Limits, Request
+from sim.serving.vllm import Request, SchedulerConfig
 from sim.serving.vllm.versions import VersionProfile
 
 Token = tuple[int, int]
@@ -14,7 +14,7 @@ Token = tuple[int, int]
 class PlainCache:
     """What ``KVBlocks`` decides. A block's hash is the tuple of its tokens and of all before it."""
 
-    def __init__(self, limits: Limits, profile: VersionProfile) -> None:
+    def __init__(self, limits: SchedulerConfig, profile: VersionProfile) -> None:
         self.limits, self.profile = limits, profile
         self.free = list(range(1, limits.num_gpu_blocks))
         self.owners: dict[int, int] = {}

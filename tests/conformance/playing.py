@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sim.serving.vllm import Limits, Plan, Request, Scheduler, Status
+from sim.serving.vllm import Plan, Request, Scheduler, SchedulerConfig, Status
 
 ENDLESS = 10_000
 
 
-def limits(**named: Any) -> Limits:
+def limits(**named: Any) -> SchedulerConfig:
     """Roomy limits with blocks of 4 tokens, and these differences."""
     roomy: dict[str, Any] = {
         "max_num_seqs": 8, "max_num_batched_tokens": 64, "max_model_len": 64, "block_size": 4,
         "num_gpu_blocks": 100, "enable_prefix_caching": False,
     }  # fmt: skip
-    return Limits(**{**roomy, **named})
+    return SchedulerConfig(**{**roomy, **named})
 
 
 def request(name: str, prompt: int | Sequence[tuple[int, int, int]], out: int, **named: Any) -> Request:

@@ -8,7 +8,7 @@ import pytest
 from conformance.playing import blocks, check, ids, limits, request, steps, tokens
 
 from sim.errors import InvariantError, ScenarioError
-from sim.serving.vllm import EngineLoop, Limits, Plan, Scheduler, Status, server_defaults
+from sim.serving.vllm import EngineLoop, Plan, Scheduler, SchedulerConfig, Status, server_defaults
 from sim.serving.vllm.prefix_tree import Node
 
 
@@ -462,9 +462,9 @@ def test_impossible_limits_are_the_users_error(wrong: dict[str, object]) -> None
 
 def test_a_release_does_not_take_settings_it_lacks() -> None:
     with pytest.raises(ScenarioError, match="no such setting"):
-        Scheduler(Limits(watermark=0.1), "0.20.0")
+        Scheduler(SchedulerConfig(watermark=0.1), "0.20.0")
     with pytest.raises(ScenarioError, match="unknown vLLM version"):
-        Scheduler(Limits(), "9.9")
+        Scheduler(SchedulerConfig(), "9.9")
 
 
 def test_server_defaults_by_device() -> None:

@@ -1,4 +1,4 @@
-"""Two policies of one's own over vLLM's scheduler: longest cached prefix first, and the cheapest victim.
+"""Two policies of the user's over vLLM's scheduler: longest cached prefix first, and the cheapest victim.
 
 ``CacheAware`` admits the request whose prompt the prefix cache holds most of, before those blocks are evicted
 (SGLang's longest-prefix-match order, 2312.07104). With each second in the queue a request gains

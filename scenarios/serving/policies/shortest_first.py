@@ -1,4 +1,4 @@
-"""Shortest prompt first, but nobody waits for ever: a policy of one's own, on either of the two seams.
+"""Shortest prompt first, but nobody waits for ever: a user's policy, on either of the two seams.
 
 A request moves forward by ``AGEING_TOKENS`` for each one that came after it, so that a long prompt is
 overtaken a bounded number of times; preempted requests go on first.

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from sim.arrays import to_ps
 from sim.errors import ScenarioError, did_you_mean
 from sim.model.shape import ModelShape
 from sim.price.overheads import LaunchedPrice, needs_launched_price
 from sim.price.priced import Priced
 from sim.price.providers.analytic import AnalyticTimes
 from sim.price.roofline import Floats
-from sim.price.step import Chunks, CompiledPrice, to_ps
+from sim.price.step import Chunks, CompiledPrice
 from sim.scenario.place import Place
 from sim.scenario.strict_yaml import load_yaml
 

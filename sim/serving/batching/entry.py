@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sim.scenario.place import Place
 from sim.serving.batching.plan import Limits, Policy
-from sim.serving.kv import KV_ALLOCATORS
-from sim.serving.kv.allocator import KVSettings
-from sim.serving.policy_scheduler import PolicyRules, PolicyScheduler
-from sim.serving.recorder import BlockMapRecorder
 from sim.serving.scenario import EngineConfig, Scenario
-from sim.serving.scheduler import Scheduler
-from sim.serving.vllm_block_map import VllmBlockMapRecorder
+
+if TYPE_CHECKING:
+    from sim.serving.recorder import BlockMapRecorder
+    from sim.serving.scheduler import Scheduler
+    from sim.serving.vllm_block_map import VllmBlockMapRecorder
+
+    BlockMaps = BlockMapRecorder | VllmBlockMapRecorder
 
 BLOCK_MAP_RECTANGLES = 60_000
-BlockMaps = BlockMapRecorder | VllmBlockMapRecorder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +48,19 @@ class Batching:
     """Refuses settings that do not go together with it."""
     shares_queue: bool = False
     """Several replicas may admit from one queue."""
-    block_map: Callable[[], BlockMaps] = lambda: BlockMapRecorder(0, BLOCK_MAP_RECTANGLES)
+    block_map: Callable[[], BlockMaps]
     """Records the KV memory of the first replica."""
     pads_batches: bool = False
     """A step may have more tokens than ``max_num_batched_tokens``."""
     why_stepwise: Callable[[EngineConfig], str] = lambda engine: ""
     """What keeps steps from being skipped, or nothing."""
+
+
+def block_map_recorder() -> BlockMaps:
+    """Rectangles of the generic allocators."""
+    from sim.serving.recorder import BlockMapRecorder
+
+    return BlockMapRecorder(0, BLOCK_MAP_RECTANGLES)
 
 
 def policy_batching(
@@ -69,6 +77,11 @@ def policy_batching(
     memory."""
 
     def make(replica: Replica) -> Scheduler:
+        from sim.serving.kv import KV_ALLOCATORS
+        from sim.serving.kv.allocator import KVSettings
+        from sim.serving.policy_scheduler import PolicyRules, PolicyScheduler
+        from sim.serving.recorder import BlockMapRecorder
+
         engine = replica.scenario.engine
         settings = KVSettings(
             num_blocks=replica.num_blocks,
@@ -96,6 +109,7 @@ def policy_batching(
     return Batching(
         doc=doc,
         make=make,
+        block_map=block_map_recorder,
         keys=keys,
         pads_batches=runs_to_longest,
         shares_queue=not runs_to_longest,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from sim.price.step import to_ps
-from sim.serving.decoding import DecodeBatch
-from sim.serving.kv.allocator import KVAllocator
-from sim.serving.request import Request
+from sim.arrays import to_ps
 from sim.serving.scenario import Scenario
+
+if TYPE_CHECKING:
+    from sim.serving.decoding import DecodeBatch
+    from sim.serving.kv.allocator import KVAllocator
+    from sim.serving.request import Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,6 @@ from sim.serving.batching.entry import Batching, policy_batching
 from sim.serving.batching.plan import Policy
 from sim.serving.batching.static import static
 from sim.serving.scenario import BATCHING_NAMES, EngineConfig
-from sim.serving.user_policy import load_policy
 from sim.serving.vllm_batching import VLLM
 
 GENERIC_KEYS = frozenset({"schedule_order", "kv_allocator", "use_kv_cache", "service_time"})
@@ -43,6 +42,8 @@ BATCHING_NAMES.are(BATCHING)
 def batching_of(name: str, base_dir: Path = Path()) -> Batching:
     """The entry of a name, or that of a policy named as ``./file.py:function``."""
     if name not in BATCHING:
+        from sim.serving.user_policy import load_policy
+
         return _of_policy(load_policy(name, base_dir), name, is_users=True)
     return known_batching(name)
 

@@ -1,7 +1,7 @@
 """Paged KV: blocks of ``block_size`` tokens on demand (vLLM, 2309.06180).
 
 The free list is a stack: a block freed last is given out first. Physical ids are kept only where a
-block map is asked for (``blocks`` given); no decision depends on them.
+block map is asked for (``block_map`` given); no decision depends on them.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ data parallel, KV connectors. ``docs/vllm.md`` has the table.
 from __future__ import annotations
 
 from sim.serving.request import Request, Segment, Status
-from sim.serving.vllm.limits import Limits
+from sim.serving.vllm.config import SchedulerConfig
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.scheduler import EngineLoop, Scheduler
 from sim.serving.vllm.user_policy import CacheView, SchedulingPolicy
@@ -22,10 +22,10 @@ __all__ = [
     "VERSIONS",
     "CacheView",
     "EngineLoop",
-    "Limits",
     "Plan",
     "Request",
     "Scheduler",
+    "SchedulerConfig",
     "SchedulingPolicy",
     "Segment",
     "Status",

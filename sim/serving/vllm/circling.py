@@ -1,7 +1,7 @@
 """Requests that preempt one another for ever, noticed.
 
 Without ``scheduler_reserve_full_isl``, requests of equal priority and arrival can throw out each other's
-half-done prefills in turn, in vLLM too; a victim rule of one's own can do so at any time. No token comes
+half-done prefills in turn, in vLLM too; a victim rule of the user's can do so at any time. No token comes
 out, so the scheduler's state comes back: a state that repeats at a preemption, with nothing new in
 between, repeats for ever. Under fcfs it cannot happen: the first admitted is never a victim of another.
 """

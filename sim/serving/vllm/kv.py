@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sim.serving.request import Request
-from sim.serving.vllm.limits import Limits
+from sim.serving.vllm.config import SchedulerConfig
 from sim.serving.vllm.pool import BlockPool
 from sim.serving.vllm.prefix_tree import PrefixTree
 from sim.serving.vllm.versions import VersionProfile
@@ -23,7 +23,7 @@ def blocks_for(num_tokens: int, block_size: int) -> int:
 class KVBlocks:
     """The block tables of all requests, over one pool."""
 
-    def __init__(self, limits: Limits, profile: VersionProfile) -> None:
+    def __init__(self, limits: SchedulerConfig, profile: VersionProfile) -> None:
         self.pool = BlockPool(limits.num_gpu_blocks, unhashed_to_front=profile.unhashed_blocks_to_front)
         self.tree = PrefixTree(limits.block_size)
         self._caching = limits.enable_prefix_caching

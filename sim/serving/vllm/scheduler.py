@@ -1,7 +1,7 @@
 """vLLM V1's scheduler: ``schedule()`` decides a step, ``update()`` takes its tokens in.
 
 Pure: no clock, no randomness, no SimPy. The caller runs the model in between, as long as it likes, or
-uses ``EngineLoop``, which also knows the queue of two of asynchronous scheduling.
+uses ``EngineLoop``, which also models asynchronous scheduling's queue of two steps.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from sim.serving.in_flight import InFlight, queue_length
 from sim.serving.request import Request, Status
 from sim.serving.scheduler import NOTHING_ACCEPTED
 from sim.serving.vllm.circling import PreemptionWatch
+from sim.serving.vllm.config import SchedulerConfig
 from sim.serving.vllm.kv import blocks_for
-from sim.serving.vllm.limits import Limits
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.running import schedule_running
 from sim.serving.vllm.state import State
@@ -27,12 +27,12 @@ class Scheduler:
     """One engine's scheduler and KV block pool, as the named vLLM release decides.
 
     ``steady`` off plans every step request by request: slower, and the reference for the other way.
-    ``policy`` goes with ``policy: own`` of the limits.
+    ``policy`` goes with ``policy: user`` of the limits.
     """
 
     def __init__(
         self,
-        limits: Limits,
+        limits: SchedulerConfig,
         version: str = "0.33.0",
         *,
         steady: bool = True,
@@ -222,7 +222,7 @@ class Scheduler:
         return self.steady.advance(num_steps)
 
 
-def _is_steady(limits: Limits) -> bool:
+def _is_steady(limits: SchedulerConfig) -> bool:
     """Whether decoding requests advance by one known token per step."""
     return (
         not limits.async_scheduling

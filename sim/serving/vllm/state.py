@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from sim.serving.request import Request, Status
+from sim.serving.vllm.config import SchedulerConfig, version_profile
 from sim.serving.vllm.kv import KVBlocks
-from sim.serving.vllm.limits import Limits, version_profile
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.queue import QUEUES, WaitingQueue
-from sim.serving.vllm.user_policy import CacheView, OwnQueue, SchedulingPolicy
+from sim.serving.vllm.user_policy import CacheView, SchedulingPolicy, UserQueue
 
 
 class PrefillInterval:
@@ -63,16 +63,16 @@ class State:
     ``running`` is ordered by admission: a resumed request gets a new place at its end.
     """
 
-    def __init__(self, limits: Limits, version: str, policy: SchedulingPolicy | None = None) -> None:
+    def __init__(self, limits: SchedulerConfig, version: str, policy: SchedulingPolicy | None = None) -> None:
         self.limits = limits
         self.profile = version_profile(version, limits)
         self.kv = KVBlocks(limits, self.profile)
         self.running: dict[int, Request] = {}
-        self._own_policy = policy or SchedulingPolicy()
+        self._user_policy = policy or SchedulingPolicy()
         self._cache_view = CacheView(self.kv, limits.block_size)
         self.waiting: WaitingQueue = (
-            OwnQueue(self._own_policy, self._cache_view)
-            if limits.policy == "own"
+            UserQueue(self._user_policy, self._cache_view)
+            if limits.policy == "user"
             else QUEUES[limits.policy]()
         )
         self.interval = PrefillInterval(limits.prefill_schedule_interval)
@@ -140,8 +140,8 @@ class State:
 
     def victim(self) -> Request:
         """Whom to preempt: fcfs the latest admitted; priority the largest (priority, arrival)."""
-        if self.limits.policy == "own":
-            return self._own_policy.victim(tuple(self.running.values()), self._cache_view)
+        if self.limits.policy == "user":
+            return self._user_policy.victim(tuple(self.running.values()), self._cache_view)
         if self.limits.policy == "priority":
             return max(self.running.values(), key=lambda request: (request.priority, request.arrival))
         return next(reversed(self.running.values()))

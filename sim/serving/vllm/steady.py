@@ -129,7 +129,7 @@ class SteadyDecode(DecodingGroup):
         plan.count_uniform(self.num_decoding, state.running)
         if not plan.preempted and state.waiting and not self.is_stuck:
             is_refused = schedule_waiting(state, plan)
-            is_lasting = limits.scheduler_reserve_full_isl and limits.policy != "own"
+            is_lasting = limits.scheduler_reserve_full_isl and limits.policy != "user"
             self.is_stuck = is_refused and not plan.chosen and is_lasting
         self._is_planned = True
         return plan

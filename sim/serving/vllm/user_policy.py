@@ -1,4 +1,4 @@
-"""A waiting order and a preemption-victim rule of one's own, over the rest of vLLM's scheduler.
+"""A waiting order and a preemption-victim rule of the user's, over the rest of vLLM's scheduler.
 
 Budget, admission gate, allocation, prefix cache and freeing order stay vLLM's; only these two choices
 change. As it stands, ``SchedulingPolicy`` is vLLM's fcfs, so that a policy overrides what it changes.
@@ -52,7 +52,7 @@ class SchedulingPolicy:
         return running[-1]
 
 
-class OwnQueue(FcfsQueue):
+class UserQueue(FcfsQueue):
     """The waiting queue of such a policy: it is asked once a step, not again after each admission."""
 
     def __init__(self, policy: SchedulingPolicy, cache: CacheView) -> None:

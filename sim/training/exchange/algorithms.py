@@ -1,7 +1,7 @@
 """How gradients meet, by name, and what one bucket's all-reduce costs, in whole picoseconds.
 
 ``EXCHANGES`` is the only place that names an algorithm: loader, schema, checks, prices, both simulations and
-reports ask its entry. What is simulated is its ``pattern``; a collective of one's own needs a price only.
+reports ask its entry. What is simulated is its ``pattern``; a collective of the user's needs a price only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from sim.arrays import PS_PER_S
+from sim.arrays import to_ps
 from sim.price.collective import Fabric, hierarchical_all_reduce_s, nccl_cost, ring_step_s, tree_all_reduce_s
 
 # free: no gradient takes any time; all_reduce: buckets, each when every worker's is ready; server: pushes and
@@ -35,11 +35,6 @@ class Algorithm:
         if self.all_reduce_ps is None:
             raise ValueError(f"{self.pattern} has no all-reduce")
         return self.all_reduce_ps(num_bytes, num_workers, fabric)
-
-
-def to_ps(seconds: float) -> int:
-    """Whole picoseconds."""
-    return round(seconds * PS_PER_S)
 
 
 def ring_chunk_ps(num_bytes: int, num_workers: int, fabric: Fabric) -> tuple[int, int]:

@@ -12,11 +12,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from sim.arrays import Int64
+from sim.arrays import Int64, to_ps
 from sim.hardware import Link
 from sim.model.counts import layer_matrices
 from sim.price.collective import NETWORK_HOP_S, Fabric, fabric_of, known_latency, nccl_cost
-from sim.training.exchange.algorithms import EXCHANGES, Algorithm, Pattern, to_ps
+from sim.training.exchange.algorithms import EXCHANGES, Algorithm, Pattern
 from sim.training.exchange.sharded import ShardedTimes, sharded_times
 from sim.training.scenario import TrainingScenario, max_seq_len
 from sim.training.step.time import WorkerStep

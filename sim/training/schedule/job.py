@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sim.arrays import PS_PER_S, Int64
+from sim.arrays import PS_PER_S, Int64, to_ps
 from sim.hardware import HardwareProfile
-from sim.training.exchange.algorithms import to_ps
 from sim.training.exchange.prices import TENSOR_BYTES, Exchange, price_exchange
 from sim.training.packing import packed
 from sim.training.scenario import Failures, TrainingScenario, step_shape

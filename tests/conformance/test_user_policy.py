@@ -1,4 +1,4 @@
-"""Policies of one's own over vLLM's scheduler: vLLM's two written as such decide what was recorded."""
+"""Policies of the user's over vLLM's scheduler: vLLM's two written as such decide what was recorded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sim.errors import ScenarioError
 from sim.kinds.load import load_scenario
 from sim.kinds.run import run_scenario
 from sim.serving.user_policy import load_scheduling_policy
-from sim.serving.vllm import CacheView, Limits, Request, Scheduler, SchedulingPolicy
+from sim.serving.vllm import CacheView, Request, Scheduler, SchedulerConfig, SchedulingPolicy
 from sim.trust import conformance as replay
 from sim.trust.conformance import render, replay_folder
 
@@ -32,9 +32,9 @@ class PriorityByHand(SchedulingPolicy):
         return max(running, key=lambda item: (item.priority, item.arrival))
 
 
-def by_hand(limits: Limits, version: str) -> Scheduler:
+def by_hand(limits: SchedulerConfig, version: str) -> Scheduler:
     policy = SchedulingPolicy() if limits.policy == "fcfs" else PriorityByHand()
-    return Scheduler(replace(limits, policy="own"), version, policy=policy)
+    return Scheduler(replace(limits, policy="user"), version, policy=policy)
 
 
 @pytest.mark.parametrize("folder", CASES, ids=lambda path: path.name)
@@ -47,7 +47,7 @@ def test_vllms_two_policies_by_hand_decide_as_recorded(folder: Path, monkeypatch
 def cached_first(**named: object) -> tuple[Scheduler, Callable[..., Request]]:
     """A scheduler under the shipped example, whose cache holds the first 12 tokens of stream 7."""
     policy = load_scheduling_policy("cache_aware.py:CacheAware", SHIPPED)
-    target = Scheduler(limits(enable_prefix_caching=True, policy="own", max_num_seqs=1), policy=policy)
+    target = Scheduler(limits(enable_prefix_caching=True, policy="user", max_num_seqs=1), policy=policy)
     target.add(request("first", [(7, 0, 13)], 1))
     assert len(list(steps(target))) == 1
     return target, partial(request, out=1)
@@ -67,7 +67,7 @@ def test_the_cheapest_victim_is_the_one_with_the_fewest_computed_tokens() -> Non
     policy = load_scheduling_policy("cache_aware.py:CheapestVictim", SHIPPED)
     preempted = []
     for own in (None, policy):
-        choice = {"policy": "own"} if own else {}
+        choice = {"policy": "user"} if own else {}
         target = Scheduler(limits(num_gpu_blocks=7, **choice), policy=own)
         target.add(request("short", 4, 12))
         target.add(request("long", 12, 12))
@@ -151,7 +151,7 @@ class FirstGoes(SchedulingPolicy):
 def endless(policy: SchedulingPolicy | None, **named: object) -> Scheduler:
     """Two prompts prefilled side by side, which the pool holds one at a time."""
     tight = {"block_size": 2, "num_gpu_blocks": 8, "max_num_batched_tokens": 5, **named}
-    tight |= {"long_prefill_token_threshold": 4, "policy": "own" if policy else "priority"}
+    tight |= {"long_prefill_token_threshold": 4, "policy": "user" if policy else "priority"}
     target = Scheduler(limits(**tight), policy=policy)
     assert target.add(request("a", 12, 3)) and target.add(request("b", 14, 1))
     return target

@@ -10,7 +10,7 @@ from sim.serving.vllm.versions import VERSIONS, VersionProfile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class SchedulerConfig:
     """What vLLM's ``SchedulerConfig`` and ``CacheConfig`` say to its scheduler; defaults are 0.33.0's."""
 
     max_num_seqs: int = 256
@@ -21,8 +21,8 @@ class Limits:
     """Ids of the pool; id 0 is the null block, so one fewer can hold tokens."""
     enable_prefix_caching: bool = True
     enable_chunked_prefill: bool = True
-    policy: Literal["fcfs", "priority", "own"] = "fcfs"
-    """``own``: a ``SchedulingPolicy`` is given to the scheduler; vLLM has the other two."""
+    policy: Literal["fcfs", "priority", "user"] = "fcfs"
+    """``user``: a ``SchedulingPolicy`` is given to the scheduler; vLLM has the other two."""
     long_prefill_token_threshold: int = 0
     long_prefill_token_threshold_adaptive: bool = False
     scheduler_reserve_full_isl: bool = True
@@ -33,31 +33,21 @@ class Limits:
     num_speculative_tokens: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        _require(
-            self.num_gpu_blocks >= 2, "num_gpu_blocks", self.num_gpu_blocks, "2 or more: block 0 is unused"
-        )
-        _require(self.policy in ("fcfs", "priority", "own"), "policy", self.policy, "fcfs, priority")
+        at_least = {
+            "max_num_seqs": 1,
+            "max_num_batched_tokens": 1,
+            "max_model_len": 1,
+            "block_size": 1,
+            "num_gpu_blocks": 2,  # block 0 is never handed out
+            "prefill_schedule_interval": 1,
+            "num_speculative_tokens": 0,
+            "max_num_active_seqs": 1,
+        }
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            _require(value is None or value >= least, name, value, f"{least} or more")
+        _require(self.policy in ("fcfs", "priority", "user"), "policy", self.policy, "fcfs, priority")
         _require(0 <= self.watermark < 1, "watermark", self.watermark, "0 up to, not including, 1")
-        _require(
-            self.prefill_schedule_interval >= 1,
-            "prefill_schedule_interval",
-            self.prefill_schedule_interval,
-            "1 or more",
-        )
-        _require(
-            self.num_speculative_tokens >= 0,
-            "num_speculative_tokens",
-            self.num_speculative_tokens,
-            "0 or more",
-        )
-        _require(
-            self.max_num_active_seqs is None or self.max_num_active_seqs >= 1,
-            "max_num_active_seqs",
-            self.max_num_active_seqs,
-            "1 or more, or nothing",
-        )
         if not self.enable_chunked_prefill and self.max_num_batched_tokens < self.max_model_len:
             raise ScenarioError(
                 "without chunked prefill a whole prompt must fit in one step",
@@ -78,14 +68,14 @@ def _require(holds: bool, name: str, given: object, allowed: str) -> None:
         raise ScenarioError("impossible value", path=name, given=given, allowed=allowed)
 
 
-def version_profile(version: str, limits: Limits) -> VersionProfile:
+def version_profile(version: str, limits: SchedulerConfig) -> VersionProfile:
     """The release's switches; a setting that it does not have must be left at its default."""
     if version not in VERSIONS:
         raise ScenarioError(
             "unknown vLLM version", path="vllm_version", given=version, allowed=", ".join(VERSIONS)
         )
     profile = VERSIONS[version]
-    for field in fields(Limits):
+    for field in fields(SchedulerConfig):
         if field.name in profile.missing and getattr(limits, field.name) != field.default:
             raise ScenarioError(
                 f"vLLM {version} has no such setting",
