@@ -2,9 +2,7 @@
 
 A decision is a block's change of phase or its end. Between decisions nothing changes, so every rate is
 constant and one SimPy timeout jumps to the next. ``sim.kernel.every_block`` is the reference: one
-process per block, one event per tile; both agree on every picosecond.
-
-Which free SM gets the next thread block.
+process per block, one event per tile; both agree on every picosecond. A freed SM takes the next block.
 """
 
 from __future__ import annotations

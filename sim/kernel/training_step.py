@@ -2,7 +2,7 @@
 
 A layer is simulated once and repeated; so are micro-batches. Attention runs by the kernels that an
 attention scenario simulates, products by the GEMM's tiles, everything else as streaming kernels with the
-bytes of ``sim.kernel.step_passes``. Not modelled: the exchange of gradients, the data loader, host time
+bytes counted below. Not modelled: the exchange of gradients, the data loader, host time
 between launches, the allocator, recomputation of activations.
 
 Memory passes of a GPT's training step: what each kernel between the products reads and writes.

@@ -1,1 +1,1 @@
-"""Many runs at once: sweeps over a grid, and where they run."""
+"""Many runs at once: sweeps over a grid."""

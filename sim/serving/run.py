@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from sim.price.providers.table import table_price
 from sim.price.step import CompiledPrice, ServiceTimePrice
 from sim.rng import stream
 from sim.scenario.distribution import draw_values
-from sim.serving.batching.entry import Batching, BlockMaps, Replica
+from sim.serving.batching.entry import Batching, Replica
 from sim.serving.batching.plan import limits_of
 from sim.serving.batching.registry import batching_of
 from sim.serving.clock import Clock
@@ -36,6 +36,9 @@ from sim.serving.scenario import Scenario
 from sim.serving.scheduler import Scheduler
 from sim.serving.usage import USAGE_COLUMNS, integrate
 from sim.serving.workload.sources import draw_requests
+
+if TYPE_CHECKING:
+    from sim.serving.batching.entry import BlockMaps
 
 UNLIMITED_BLOCKS = 1 << 40
 

@@ -1,9 +1,10 @@
 """When a worker may start its next step, and which gradients an update waits for. No clock, no chance.
 
-``SYNC`` is the only place that names a scheme: loader, schema, checks, both simulations, learning and reports
-ask its entry. BSP, SSP and ASP are one gate: a worker may start step k (from 0) when k minus the number of
-steps that the slowest worker has completed is at most the staleness bound (Ho et al. 2013); BSP's bound is 0,
-ASP has none. K-sync and K-async count gradients instead (Dutta et al. 2018).
+``SYNC`` is the only place that names a scheme: loader, schema, checks, both simulations, learning and
+reports ask its entry. SSP and ASP are a gate: a worker may start step k (from 0) when k minus the number of
+steps that the slowest worker has completed is at most the staleness bound (Ho et al. 2013); ASP has none.
+BSP is such a gate with bound 0, run as a synchronous schedule. K-sync and K-async count gradients instead
+(Dutta et al. 2018).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the exchange of one step costs on the links: every message priced, in whole picoseconds.
 
-The prices are ``sim.price.collective``'s and, for ``nccl``, ``sim.price.collective``'s. When a message
+The prices, NCCL's included, come from ``sim.price.collective``. When a message
 starts is the simulation's matter, not this file's.
 """
 

@@ -1,7 +1,7 @@
 """Does a training step fit: one GPU's memory, line by line, and what to change where it does not.
 
 Model states after ZeRO (Rajbhandari et al., arXiv 1910.02054): stage 1 splits optimizer states over the
-data-parallel group, stage 2 gradients too, stage 3 weights too. Activations: ``activations``. Not modelled:
+data-parallel group, stage 2 gradients too, stage 3 weights too. Not modelled:
 CPU and NVMe offload, peak-time buffers of single kernels beyond cuBLAS's, CUDA graphs.
 """
 
