@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed [--workloads FOLDER] [--runs 5] [--csv FILE] [NAME ...]
 
-Prints a Markdown table. Per run: requests, engine steps and SimPy events per second, peak memory of the
+Prints a Markdown table. Per run: requests, engine steps and decisions per second, peak memory of the
 process; then ratios to what other simulators reached on the same requests (their figures were measured
 once, on another machine: read ratios, not times). The price of a step is timed by itself (``--prices``: only
 that).
@@ -36,8 +36,8 @@ COLUMNS = (
     "median_requests_per_s",
     "steps_per_s",
     "steps",
-    "events",
-    "us_per_event",
+    "decisions",
+    "us_per_decision",
     "peak_memory_mb",
 )
 
@@ -95,8 +95,8 @@ def measure(benchmark: Benchmark, folder: Path, runs: int) -> dict[str, Any]:
         "median_requests_per_s": round(first["requests"] / median(times)),
         "steps_per_s": round(first["steps"] / best),
         "steps": first["steps"],
-        "events": first["events"],
-        "us_per_event": round(1e6 * best / first["events"], 2),
+        "decisions": first["decisions"],
+        "us_per_decision": round(1e6 * best / first["decisions"], 2),
         "peak_memory_mb": round(max(result["peak_memory_bytes"] for result in results) / 1e6),
     }
 
@@ -127,7 +127,7 @@ def one_run(benchmark: Benchmark, folder: Path) -> dict[str, Any]:
         "requests": len(result.requests.status),
         "finished": int((result.requests.status == 1).sum()),
         "steps": int(result.segments.num_steps.sum()),
-        "events": result.num_events,
+        "decisions": len(result.segments.num_steps),
         "peak_memory_bytes": peak_memory_bytes(),
     }
 

@@ -122,8 +122,9 @@ class KernelSpec:
     """A kernel as tests and measurements see it.
 
     ``inputs(size, dtype, device)`` makes random arguments for ``launch`` and ``reference`` alike;
-    ``counts(**size)`` is the work; ``builds(capability)`` are the launches of ``sizes`` on tensors without
-    memory, to be compiled for a device that is not there. A kernel that ``calibrate.measure.points`` has no
+    ``counts(**size)`` is the work; it takes ``element_bytes`` besides (``out_bytes`` where that differs).
+    ``builds(capability)`` are the launches of ``sizes`` on tensors without memory, to be compiled for a
+    device that is not there. A kernel that ``calibrate.measure.points`` has no
     sizes for is measured at ``sizes``. Tests and measurements go through ``kernels.KERNELS`` and know nothing
     of a kernel that does not stand here.
     """

@@ -75,7 +75,7 @@ def _check_metric(threshold: Threshold, place: Place, metrics: Collection[str]) 
         raise place.child("metric").error(
             f"unknown metric{did_you_mean(threshold.metric, metrics)}",
             given=threshold.metric,
-            hint="gpuyard run --help names where the metrics are listed",
+            hint="summary.json of any run of this kind has every metric",
         )
 
 

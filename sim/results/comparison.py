@@ -253,7 +253,7 @@ def check_threshold_names(
                 f"unknown metric{did_you_mean(threshold.metric, metrics)}",
                 path=f"thresholds[{index}].metric",
                 given=threshold.metric,
-                hint="gpuyard run --help names where the metrics are listed",
+                hint="summary.json of any run of this kind has every metric",
             )
         if _variant_of(threshold, variants) not in variants:
             raise ScenarioError(

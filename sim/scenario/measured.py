@@ -92,7 +92,7 @@ def _check_metric(metric: str, metrics: Collection[str], place: Place) -> None:
             f"unknown metric{did_you_mean(metric, metrics)}",
             given=metric,
             allowed="a metric of this kind of run",
-            hint="gpuyard run --help says where the metrics are listed",
+            hint="summary.json of any run of this kind has every metric",
         )
 
 

@@ -108,6 +108,7 @@ class Engine:
     def _on_wake(self, event: Event) -> None:
         if event is self.pending:
             self.pending = None
+            self.env.acted = (self.env.now_ps, self.index)
             self.decide(self.env.now_ps)
 
     # arrivals and clients that leave
@@ -202,10 +203,13 @@ class Engine:
             self._cut()
 
     def _cut(self) -> None:
-        """Ends a jump with the step that is under way."""
-        step = self.step
+        """Ends a jump with the step that is under way.
+
+        A step that ends just now is over if engines of a higher rank have acted at this instant already.
+        """
+        step, now = self.step, self.env.now_ps
         if step is not None and step.num_steps > 1:
-            passed = self.env.now_ps - step.started_ps
+            passed = now - step.started_ps + (self.env.acted > (now, self.index))
             steps = steps_until(step.first_ps, step.growth_ps, passed, step.num_steps)
             if steps < step.num_steps:
                 step.num_steps = steps
@@ -342,6 +346,7 @@ class Engine:
         assert step is not None
         now = self.env.now_ps
         self.pending = None
+        self.env.acted = (now, self.index)
         if self.settings.schedules_ahead:
             self.scheduled_ps = step.start_of(step.num_steps - 1)
         if self.fast_path is not None and self.fast_path.is_under_way:

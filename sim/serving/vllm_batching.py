@@ -77,8 +77,8 @@ def check_vllm(engine: EngineConfig, place: Place) -> None:
             "vLLM keeps one block for itself", given=blocks, allowed="2 or more", hint="batching: continuous"
         )
     try:
-        limits = scheduler_config(engine, blocks, engine.max_model_len or engine.max_num_batched_tokens)
-        version_profile(engine.vllm_version, limits)
+        config = scheduler_config(engine, blocks, engine.max_model_len or engine.max_num_batched_tokens)
+        version_profile(engine.vllm_version, config)
     except ScenarioError as error:
         raise place.child(error.path).error(
             error.problem, given=error.given, allowed=error.allowed, hint=error.hint
@@ -134,11 +134,11 @@ def make_scheduler(replica: Replica) -> Scheduler:
     from sim.serving.vllm_scheduler import VllmScheduler
 
     engine = replica.scenario.engine
-    limits = scheduler_config(engine, replica.num_blocks, replica.limits.max_model_len)
-    users = load_scheduling_policy(engine.policy, replica.base_dir) if limits.policy == "user" else None
+    config = scheduler_config(engine, replica.num_blocks, replica.limits.max_model_len)
+    users = load_scheduling_policy(engine.policy, replica.base_dir) if config.policy == "user" else None
     is_one_at_a_time = engine.pipeline_parallel_size == 1
     is_steady = engine.stepping == "skip" and is_one_at_a_time
-    scheduler = VllmCore(limits, engine.vllm_version, steady=is_steady, policy=users)
+    scheduler = VllmCore(config, engine.vllm_version, steady=is_steady, policy=users)
     block_map = replica.block_map if isinstance(replica.block_map, VllmBlockMapRecorder) else None
     return VllmScheduler(
         scheduler, are_alone=replica.are_alone, one_at_a_time=is_one_at_a_time, block_map=block_map

@@ -104,8 +104,18 @@ def _notes(scenario: TrainingScenario, job: Job) -> tuple[str, ...]:
             + ("" if scenario.learning else "; a learning section shows what that does to a loss")
         )
     if is_priced(scenario):
-        notes.append("step times are priced from the profile's efficiency curves, not measured on this job")
+        notes.append(_efficiency_of(scenario))
     return (*notes, *_assumed(scenario, job))
+
+
+def _efficiency_of(scenario: TrainingScenario) -> str:
+    """Where the step's times come from."""
+    if scenario.hardware.efficiency or scenario.hardware.kernels:
+        return "step times are priced from the profile's efficiency curves, not measured on this job"
+    name = scenario.hardware.name
+    return (
+        f"assumed: {name} has no efficiency curve, so step times are priced as if kernels reached the peaks"
+    )
 
 
 def _assumed(scenario: TrainingScenario, job: Job) -> tuple[str, ...]:

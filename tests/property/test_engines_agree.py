@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from random_runs import engines, run, workloads
 
+from sim.hardware.engine_profile import EngineOverheads
 from sim.serving.records import FINISHED, REFUSED, RequestTable, RunResult
 
 
@@ -55,3 +56,62 @@ def test_replicas(table: RequestTable, engine: dict[str, Any], replicas: int, ro
     assume(routing != "shared_queue" or engine["batching"] != "static")  # the checks refuse it
     fields = {"replicas": replicas, "routing": routing}
     assert_same(run(table, engine, "skip", **fields), run(table, engine, "every_step", **fields))
+
+
+def test_an_end_on_one_replica_is_too_late_for_a_step_that_began_just_then_on_another() -> None:
+    """Both replicas end a step at 292.32 ms; the second one's abort triggers a request for the first."""
+    ms = 10**9
+    table = RequestTable(
+        arrival_ps=np.array([0] * 7 + [-1] * 17),
+        prompt_tokens=np.array(
+            [37, 38, 51, 1, 11, 26, 2, 17, 18, 48, 38, 40, 19, 15, 25, 31, 39, 41, 35, 50, 18, 20, 38, 37]
+        ),
+        output_tokens=np.array(
+            [15, 16, 6, 9, 9, 18, 4, 12, 8, 28, 14, 9, 34, 14, 4, 15, 18, 23, 31, 19, 38, 3, 26, 15]
+        ),
+        timeout_ps=ms
+        * np.array(
+            [
+                64,
+                42,
+                169,
+                300,
+                239,
+                52,
+                200,
+                207,
+                145,
+                256,
+                1,
+                1,
+                245,
+                83,
+                56,
+                1,
+                300,
+                193,
+                4,
+                55,
+                64,
+                66,
+                46,
+                245,
+            ]
+        ),
+        think_ps=ms
+        * np.array(
+            [9, 32, 2, 39, 10, 35, 48, 24, 21, 9, 29, 36, 19, 50, 26, 39, 38, 10, 11, 26, 4, 0, 2, 18]
+        ),
+        closed_loop=True,
+    )
+    overheads = EngineOverheads(
+        frontend_s=0.012, step_s=0.004, per_sequence_s=1e-5, launch_per_layer_s=0.0005
+    )
+    engine = {
+        "batching": "continuous", "max_num_seqs": 3, "block_size": 2, "max_model_len": 64, "watermark": 0.1,
+        "num_gpu_blocks_override": 60, "max_num_batched_tokens": 150, "overheads": overheads,
+    }  # fmt: skip
+    fields = {"replicas": 2, "routing": "round_robin"}
+    stepped = run(table, engine, "every_step", **fields)
+    assert 312_340_000_000 in (stepped.requests.first_scheduled_ps).tolist()
+    assert_same(run(table, engine, "skip", has_block_map=False, **fields), stepped)

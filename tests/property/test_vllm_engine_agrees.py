@@ -120,7 +120,7 @@ def test_skipping_is_exact(table: RequestTable, engine: dict[str, Any], replicas
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(table=st.one_of(workloads(), shared_workloads()), engine=vllm_engines())
 def test_the_common_case_is_exact(table: RequestTable, engine: dict[str, Any]) -> None:
-    """First come, first served on one replica, without time-outs or a map: ``VllmHotPath``."""
+    """First come, first served on one replica, without time-outs or a map: the fast path."""
     engine |= {"policy": "fcfs", "long_prefill_token_threshold": 0, "async_scheduling": False}
     engine |= {"speculative": None}
     plain = replace(table, timeout_ps=None)

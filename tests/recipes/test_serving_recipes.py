@@ -81,7 +81,7 @@ def page(file: Path, *overrides: str) -> str:
     return render_html(report_of(answer))
 
 
-def one_at_a_time(
+def recipe_policy(
     waiting: Sequence[Request], running: Sequence[Request], kv: KVView, limits: Limits
 ) -> StepPlan:
     """Admits nobody while somebody runs."""
@@ -89,16 +89,16 @@ def one_at_a_time(
 
 
 def test_a_batching_policy_is_obeyed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ScenarioError, match="one_at_a_time"):
-        run(file, "engine.batching=one_at_a_time")
-    monkeypatch.setitem(BATCHING, "one_at_a_time", one_at_a_time)
-    mine = run_all_ways(file, "engine.batching=one_at_a_time")
+    with pytest.raises(ScenarioError, match="recipe_policy"):
+        run(file, "engine.batching=recipe_policy")
+    monkeypatch.setitem(BATCHING, "recipe_policy", recipe_policy)
+    mine = run_all_ways(file, "engine.batching=recipe_policy")
     assert mine.segments.num_running.max() == 1 < run(file).segments.num_running.max()
     assert (mine.requests.first_scheduled_ps[1:] >= mine.requests.finish_ps[:-1]).all()
-    assert "one_at_a_time" in str(scenario_schema())
-    assert "one_at_a_time" in page(file, "engine.batching=one_at_a_time")
-    with pytest.raises(ScenarioError, match="not possible with batching: one_at_a_time"):
-        run(file, "engine.batching=one_at_a_time", "engine.long_prefill_token_threshold=5")
+    assert "recipe_policy" in str(scenario_schema())
+    assert "recipe_policy" in page(file, "engine.batching=recipe_policy")
+    with pytest.raises(ScenarioError, match="not possible with batching: recipe_policy"):
+        run(file, "engine.batching=recipe_policy", "engine.long_prefill_token_threshold=5")
 
 
 def test_a_policy_that_breaks_a_law_is_told_which(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,20 +142,20 @@ def test_a_policy_by_path_skips_where_it_says_how_long_it_stands(file: Path) -> 
 
 def copied_paged_kv() -> type[PagedKV]:
     """``kv/paged.py`` under another class name."""
-    scope: dict[str, type[PagedKV]] = {"__name__": "on_demand"}  # type: ignore[dict-item]
+    scope: dict[str, type[PagedKV]] = {"__name__": "recipe_kv"}  # type: ignore[dict-item]
     exec(inspect.getsource(paged).replace("PagedKV", "OnDemandKV"), scope)
     return scope["OnDemandKV"]
 
 
 def test_a_kv_allocator_is_obeyed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(KV_ALLOCATORS, "on_demand", copied_paged_kv().of)
-    theirs, mine = run(file), run_all_ways(file, "engine.kv_allocator=on_demand")
+    monkeypatch.setitem(KV_ALLOCATORS, "recipe_kv", copied_paged_kv().of)
+    theirs, mine = run(file), run_all_ways(file, "engine.kv_allocator=recipe_kv")
     assert mine.requests.num_preemptions.sum() > 0
     assert_equal(mine, theirs)
     kinds = [getattr(mine.segments, f"kv_{kind}") for kind in ("tokens", "reserved", "internal", "external")]
     assert all((kind >= 0).all() for kind in kinds) and (sum(kinds) <= mine.kv_budget_tokens).all()
-    assert "on_demand" in str(scenario_schema())
-    assert "on_demand" in page(file, "engine.kv_allocator=on_demand")
+    assert "recipe_kv" in str(scenario_schema())
+    assert "recipe_kv" in page(file, "engine.kv_allocator=recipe_kv")
 
 
 class IrregularKV(PagedKV):
@@ -187,19 +187,19 @@ def test_an_allocator_without_a_period_is_asked_at_every_step(
     assert mine.kv_time_tokens_ps["internal"] > 1.5 * theirs.kv_time_tokens_ps["internal"]
 
 
-def to_the_last(loads: Sequence[int], count: int) -> int:
+def recipe_routing(loads: Sequence[int], count: int) -> int:
     """Always the last replica."""
     return len(loads) - 1
 
 
 def test_a_routing_is_obeyed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ROUTING, "to_the_last", Routing(doc="always the last replica", choose=to_the_last))
+    monkeypatch.setitem(ROUTING, "recipe_routing", Routing(doc="always the last", choose=recipe_routing))
     for batching in ("continuous", "vllm"):
-        settings = ("replicas=3", "routing=to_the_last", f"engine.batching={batching}")
+        settings = ("replicas=3", "routing=recipe_routing", f"engine.batching={batching}")
         assert (run_all_ways(file, *settings).requests.replica == 2).all()
     schema = str(scenario_schema())
-    assert "to_the_last" in schema and "always the last replica" in schema
-    assert "to_the_last" in page(file, "replicas=3", "routing=to_the_last")
+    assert "recipe_routing" in schema and "always the last" in schema
+    assert "recipe_routing" in page(file, "replicas=3", "routing=recipe_routing")
 
 
 def test_a_vllm_release_is_an_entry(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,23 +72,23 @@ def known(tmp_path: Path, field: str, section: str, entry: str) -> None:
 
 
 def test_a_sync_scheme_is_obeyed_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loose = Scheme(meaning="bound 8", is_asynchronous=True, staleness_bound=lambda sync: 8)
-    assert refused(tmp_path, "sync.scheme=loose").path == "sync.scheme"
-    monkeypatch.setitem(SYNC, "loose", loose)
-    known(tmp_path, "sync.scheme", "SyncConfig", "loose")
-    assert "loose: bound 8" in choice("SyncConfig", "scheme")["description"]
+    bound8 = Scheme(meaning="bound 8", is_asynchronous=True, staleness_bound=lambda sync: 8)
+    assert refused(tmp_path, "sync.scheme=bound8").path == "sync.scheme"
+    monkeypatch.setitem(SYNC, "bound8", bound8)
+    known(tmp_path, "sync.scheme", "SyncConfig", "bound8")
+    assert "bound8: bound 8" in choice("SyncConfig", "scheme")["description"]
     compare = (
         "compare:\n  reference: bsp\n  variants:\n    bsp: {}\n"
-        "    ssp8: {sync: {scheme: ssp, staleness_bound: 8}}\n    loose: {sync: {scheme: loose}}\n"
+        "    ssp8: {sync: {scheme: ssp, staleness_bound: 8}}\n    bound8: {sync: {scheme: bound8}}\n"
     )
     answer = run(tmp_path, compare=compare)
-    assert metrics(answer, "loose") == metrics(answer, "ssp8")
-    assert metrics(answer, "loose")["staleness_steps"] > 0 == metrics(answer, "bsp")["staleness_steps"]
-    assert "loose changes what is learnt" in " ".join(answer.results["loose"][0].notes)
-    assert "loose" in page(answer)
-    error = refused(tmp_path, "sync.scheme=loose", "exchange.algorithm=nccl")
-    assert (error.path, "loose lets workers go on" in error.problem) == ("exchange.algorithm", True)
-    assert refused(tmp_path, "sync.scheme=loose", "sync.staleness_bound=3").path == "sync.staleness_bound"
+    assert metrics(answer, "bound8") == metrics(answer, "ssp8")
+    assert metrics(answer, "bound8")["staleness_steps"] > 0 == metrics(answer, "bsp")["staleness_steps"]
+    assert "bound8 changes what is learnt" in " ".join(answer.results["bound8"][0].notes)
+    assert "bound8" in page(answer)
+    error = refused(tmp_path, "sync.scheme=bound8", "exchange.algorithm=nccl")
+    assert (error.path, "bound8 lets workers go on" in error.problem) == ("exchange.algorithm", True)
+    assert refused(tmp_path, "sync.scheme=bound8", "sync.staleness_bound=3").path == "sync.staleness_bound"
 
 
 @pytest.mark.parametrize("algorithm", ["none", "parameter_server"])

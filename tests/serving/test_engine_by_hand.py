@@ -10,7 +10,7 @@ from fake_price import in_ps, requests, run_fixed, seconds
 from sim.serving.records import ABORTED, FINISHED, REFUSED, RequestTable, RunResult
 
 ENGINES = {
-    "hot_path": {"stepping": "skip"},
+    "fast_path": {"stepping": "skip"},
     "skipping": {"stepping": "skip", "has_block_map": True},
     "stepped": {"stepping": "every_step"},
 }

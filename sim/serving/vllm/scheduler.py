@@ -15,12 +15,11 @@ from sim.serving.scheduler import NOTHING_ACCEPTED
 from sim.serving.vllm.circling import PreemptionWatch
 from sim.serving.vllm.config import SchedulerConfig
 from sim.serving.vllm.kv import blocks_for
+from sim.serving.vllm.phases import schedule_running, schedule_waiting
 from sim.serving.vllm.plan import Plan
-from sim.serving.vllm.running import schedule_running
 from sim.serving.vllm.state import State
 from sim.serving.vllm.steady import SteadyDecode
 from sim.serving.vllm.user_policy import SchedulingPolicy
-from sim.serving.vllm.waiting import schedule_waiting
 
 
 class Scheduler:

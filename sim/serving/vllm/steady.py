@@ -17,9 +17,9 @@ from operator import attrgetter
 
 from sim.serving.decoding import DecodeBatch
 from sim.serving.request import Request, Status
+from sim.serving.vllm.phases import schedule_waiting
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.state import State
-from sim.serving.vllm.waiting import schedule_waiting
 
 by_order = attrgetter("order")
 
