@@ -292,7 +292,8 @@ class FastPath:
             else:
                 first, growth, steps = decode_run(count, context)
                 until_end = (end_steps[0] if ends.get(end_steps[0]) else self._first_end(batch)) - done + 1
-                steps = min(steps, until_end)
+                if until_end < steps:
+                    steps = until_end
                 if is_refused and not gates_all:  # a shorter chunk of it may fit soon
                     steps = 1
                 if steps == 1:

@@ -219,31 +219,36 @@ class PolicyScheduler:
                 self.kv.settle(request)
 
     def _preempt(self, plan: StepPlan, step: Step) -> None:
+        preempted = []
         for victim in plan.preempted:
             del self.running[victim.order]
             self.batch.leave(victim)
             self.prefilling.pop(victim.order, None)
-            step.preempted.append((victim, victim.num_computed_tokens))
+            preempted.append((victim, victim.num_computed_tokens))
             victim.order, victim.num_computed_tokens, victim.target = -1, 0, 0
             victim.status = Status.PREEMPTED
             victim.num_preemptions += 1
             self.waiting.appendleft(victim)
+        step.preempted = preempted
 
     def _add_prompts(self, plan: StepPlan, step: Step) -> None:
+        admitted, emitting = [], []
         for request, queries in plan.prefill:
             if request.order < 0:
-                self._admit(request, step)
+                self._admit(request)
+                admitted.append((request, 0))
             computed = request.num_computed_tokens
             samples = computed + queries == request.target
             step.add(request, queries, computed, samples=samples)
             if samples:
-                step.emitting.append(request)
+                emitting.append(request)
             self._work.append((request, queries))
+        step.admitted, step.emitting = admitted, emitting
         if self.rules.runs_to_longest and plan.prefill:
             self._batch_size = len(plan.prefill)
             self._batch_context = self._batch_size * (max(queries for _, queries in plan.prefill) + 1)
 
-    def _admit(self, request: Request, step: Step) -> None:
+    def _admit(self, request: Request) -> None:
         if self.waiting and self.waiting[0] is request:
             self.waiting.popleft()
         else:
@@ -254,7 +259,6 @@ class PolicyScheduler:
         request.num_computed_tokens = 0
         request.target = request.num_tokens
         self.running[request.order] = self.prefilling[request.order] = request
-        step.admitted.append((request, 0))
 
     def _add_decodes(self, plan: StepPlan, step: Step) -> None:
         """The whole batch where it is counted together; else those that the plan names."""
@@ -326,7 +330,7 @@ class PolicyScheduler:
         """Without a KV cache every decode is a whole prompt again."""
         step.num_decode = step.context_tokens = 0
         decoding = [one for one in self.running.values() if one.end_step >= 0]
-        step.chunks += [(one.num_tokens, 0, True, one) for one in decoding]
+        step.chunks = [*step.chunks, *((one.num_tokens, 0, True, one) for one in decoding)]
 
     # a step is over
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -34,7 +34,7 @@ class Step:
     """Sequences that decode."""
     context_tokens: int = 0
     """Sum of their contexts in the first step, drafts counted."""
-    chunks: list[Chunk] = field(default_factory=list)
+    chunks: Sequence[Chunk] = ()
     num_prefill: int = 0
     """Prompts that are worked on (without a KV cache ``chunks`` has the decodes besides)."""
     prefill_tokens: int = 0
@@ -47,13 +47,13 @@ class Step:
     """For how many steps the plan stands, if nobody comes; the engine may take fewer."""
     is_steady: bool = False
     """Known to stand without having been planned: to be taken by ``Scheduler.advance``."""
-    admitted: list[tuple[Request, int]] = field(default_factory=list)
+    admitted: Sequence[tuple[Request, int]] = ()
     """Admitted or resumed, with the tokens found in the prefix cache."""
-    preempted: list[tuple[Request, int]] = field(default_factory=list)
+    preempted: Sequence[tuple[Request, int]] = ()
     """With the computed tokens that are thrown away."""
-    emitting: list[Request] = field(default_factory=list)
+    emitting: Sequence[Request] = ()
     """Requests whose first token, or first after a preemption, may come out of it."""
-    drafts: Mapping[Request, int] = field(default_factory=dict)
+    drafts: Mapping[Request, int] = field(default_factory=lambda: NOTHING_ACCEPTED)
     plan: object = None
     """What the scheduler itself remembers of it."""
     # Said by the engine:
@@ -89,7 +89,7 @@ class Step:
             self.num_drafts += drafts
             self.context_tokens += num_cached + num_tokens
         else:
-            self.chunks.append((num_tokens, num_cached, samples, request))
+            self.chunks = [*self.chunks, (num_tokens, num_cached, samples, request)]
             self.num_prefill += 1
             self.prefill_tokens += queries
 

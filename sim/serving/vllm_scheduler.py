@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from sim.errors import InvariantError, ScenarioError
 from sim.serving.request import Request, Status
-from sim.serving.scheduler import Ground, Step
+from sim.serving.scheduler import Ground, Step, is_decode
 from sim.serving.usage import sum_blocks
 from sim.serving.vllm.circling import endless
 from sim.serving.vllm.plan import Plan
@@ -212,25 +212,41 @@ class VllmScheduler:
         plan = self.scheduler.schedule()
         if self.block_map is not None:
             self.block_map.note(plan, self.block_size, now_ps)
-        context = self.scheduler.num_context_tokens if plan.num_uniform else 0
-        step = Step(num_decode=plan.num_uniform, context_tokens=context, plan=plan, drafts=plan.drafts)
-        for request, tokens in plan.chosen.items():
-            cached, samples = request.num_computed_tokens - tokens, request not in plan.partial
-            step.add(request, tokens, cached, samples=samples, drafts=plan.drafts.get(request, 0))
-            if samples:
-                step.emitting.append(request)
+        step = Step(plan=plan, drafts=plan.drafts)
+        self._list(step, plan)
         held = self.scheduler.num_held_tokens(plan) - self._shared_tokens()
         step.levels = (held, held, self.used_tokens(), 0)
         step.admitted = list(plan.new.items())
         step.preempted = [(request, plan.lost_tokens[request]) for request in plan.preempted]
         return step
 
+    def _list(self, step: Step, plan: Plan) -> None:
+        """Who decodes, and the prompt chunks. The many decodes are counted here, as ``Step.add`` would."""
+        partial, drafts = plan.partial, plan.drafts
+        num_decode, context = 0, 0
+        for request, tokens in plan.chosen.items():
+            cached = request.num_computed_tokens - tokens
+            if tokens == 1 and is_decode(1, cached):
+                num_decode += 1
+                context += cached + 1
+            else:
+                step.add(
+                    request, tokens, cached, samples=request not in partial, drafts=drafts.get(request, 0)
+                )
+        if plan.num_uniform:
+            num_decode += plan.num_uniform
+            context += self.scheduler.num_context_tokens
+        step.num_decode += num_decode
+        step.context_tokens += context
+        step.emitting = [one for one in plan.chosen if one not in partial] if partial else list(plan.chosen)
+
     def update(self, step: Step, now_ps: int, accepted: Mapping[Request, int]) -> list[Request]:
         """See ``Scheduler``."""
         plan = step.plan
         assert isinstance(plan, Plan)
         self._now_ps = now_ps
-        self._only = set(step.emitting)
+        if not self.one_at_a_time:
+            self._only = set(step.emitting)
         self._made = {request: 0 for request in plan.partial}
         self._made.update((request, 1 + count) for request, count in accepted.items())
         return self.scheduler.update(plan, accepted)
