@@ -17,7 +17,7 @@ import sys
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +126,22 @@ def read_lines(file: Path) -> Iterator[Record]:
 def read_case(folder: Path, name: str, entry: Mapping[str, Any]) -> tuple[SchedulerConfig, RecordedCase]:
     """The scheduler's settings and the workload of one case."""
     args = entry.get("args", {})
+    settings = (
+        {key: value for key, value in args.items() if key not in PACE} if isinstance(args, dict) else {}
+    )
+    known = [one.name for one in fields(SchedulerConfig)]
+    unknown = [f"{key} {value!r}" for key, value in settings.items() if key not in known]
+    if unknown:
+        raise ScenarioError(
+            f"recorded with what is not modelled yet: {', '.join(unknown)}",
+            file=str(folder / name),
+            given=", ".join(unknown),
+            allowed=", ".join(known),
+        )
     requests: deque[Request] = deque()
     accepts: dict[Request, Sequence[int]] = {}
     try:
-        limits = SchedulerConfig(**{key: value for key, value in args.items() if key not in PACE})
+        limits = SchedulerConfig(**settings)
         for row in read_lines(folder / f"{name}.workload.jsonl.gz"):
             request = _request(row)
             requests.append(request)
@@ -292,6 +304,8 @@ def _blocks_crc(plan: Plan) -> int:
 def replay_folder(path: Path | str, progress: Callable[[CaseResult], None] | None = None) -> list[CaseResult]:
     """Replays every case of a folder, in the order of its index."""
     folder = Path(path)
+    if not (folder / "index.json").is_file() and (folder / "cases" / "index.json").is_file():
+        folder = folder / "cases"
     index = read_index(folder)
     version = recorded_version(index, folder)
     results = []

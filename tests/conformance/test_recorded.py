@@ -41,6 +41,20 @@ def test_every_shared_decision_is_equal(version: str, num_cases: int) -> None:
     assert len(results) == num_cases
 
 
+def test_a_folder_of_recordings_may_be_named_by_its_parent(tmp_path: Path) -> None:
+    case = _copy_one(tmp_path / "cases")
+    assert [result.case for result in replay_folder(tmp_path)] == [case]
+
+
+def test_settings_that_are_not_modelled_are_named(tmp_path: Path) -> None:
+    _copy_one(tmp_path)
+    index = _index(tmp_path)
+    index["cases"][0]["args"] |= {"spec_method": "eagle", "connector": "cpu"}
+    (tmp_path / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    with pytest.raises(ScenarioError, match="not modelled yet: spec_method 'eagle', connector 'cpu'"):
+        replay_folder(tmp_path)
+
+
 def test_a_wrong_recording_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     case = _copy_one(tmp_path)
     lines = gzip.decompress((tmp_path / f"{case}.log.jsonl.gz").read_bytes()).decode().splitlines()
@@ -110,7 +124,7 @@ def test_a_setting_that_nobody_knows_is_the_users_error(tmp_path: Path) -> None:
     index = _index(tmp_path)
     index["cases"][0]["args"]["max_num_sequences"] = 3
     (tmp_path / "index.json").write_text(json.dumps(index))
-    with pytest.raises(ScenarioError, match="replayed"):
+    with pytest.raises(ScenarioError, match="not modelled yet: max_num_sequences 3"):
         main_conformance(tmp_path)
 
 
@@ -129,6 +143,7 @@ def _index(folder: Path) -> dict[str, list[dict[str, object]]]:
 
 def _copy_one(target: Path) -> str:
     """One small case of 0.33.0 in a folder of its own; returns its name."""
+    target.mkdir(exist_ok=True)
     folder = HERE / "cases" / "vllm-0.33.0"
     entry = _index(folder)["cases"][0]
     name = str(entry["case"])
