@@ -23,6 +23,7 @@ from sim.serving.batching.plan import KVView, Limits, Policy, StepPlan
 from sim.serving.kv.paged import PagedKV
 from sim.serving.recorder import BlockMapRecorder
 from sim.serving.request import Request
+from sim.serving.scheduler import Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,17 +133,19 @@ class RealEngine:
         if self.device.type == "cuda":
             torch.cuda.synchronize()  # reading tokens waits too, but some steps have none
         ended_s = self.clock.now_s()
-        chunk_tokens = sum(queries for _, queries in plan.prefill)
-        context = int(sum(one.num_computed_tokens + 1 for one in plan.decode))
-        chunks = tuple(
-            (queries, one.num_computed_tokens, one.num_computed_tokens + queries == one.target)
-            for one, queries in plan.prefill
+        shape = Step(
+            num_decode=len(plan.decode),
+            context_tokens=sum(one.num_computed_tokens + 1 for one in plan.decode),
         )
+        for one, queries in plan.prefill:
+            cached = one.num_computed_tokens
+            shape.add(one, queries, cached, samples=cached + queries == one.target)
         self._commit(plan, sampled, ended_s)
         row = StepRow(
             started_s=now_s, step_s=self.clock.now_s() - now_s, model_s=ended_s - begun_s,
-            num_decode=len(plan.decode), context_tokens=context, num_prefill=len(plan.prefill),
-            prefill_tokens=chunk_tokens, num_waiting=len(self.waiting), chunks=chunks,
+            num_decode=shape.num_decode, context_tokens=shape.context_tokens, num_prefill=shape.num_prefill,
+            prefill_tokens=shape.prefill_tokens, num_waiting=len(self.waiting),
+            chunks=tuple(chunk[:3] for chunk in shape.chunks),
         )  # fmt: skip
         self.steps.append(row)
 

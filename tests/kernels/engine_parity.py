@@ -28,6 +28,7 @@ from sim.hardware.engine_profile import EngineOverheads
 from sim.price.step import CompiledPrice
 from sim.serving.batching.continuous import continuous
 from sim.serving.batching.plan import limits_of
+from sim.serving.scheduler import is_decode
 
 HOST = EngineOverheads(step_s=1.5e-3, per_sequence_s=2e-5, per_prompt_token_s=6e-7, launch_per_layer_s=3.2e-4)
 FEW = ["--set", "workload.num_requests=60", "--set", "engine.num_gpu_blocks_override=1500"]
@@ -70,7 +71,10 @@ class ToldModel:
         ]
         num_decode, ends = len(batch.context_B), len(batch.sampled) - len(batch.context_B)
         chunks = [(q, cached, index < ends, None) for index, (q, cached, _, _) in enumerate(chunks)]
-        kernels_s = self.price.step_ps(num_decode, int(batch.context_B.sum()), chunks) / PS_PER_S
+        context = int(batch.context_B.sum())
+        decodes = [cached + 1 for queries, cached, _, _ in chunks if is_decode(queries, cached)]
+        chunks = [chunk for chunk in chunks if not is_decode(chunk[0], chunk[1])]
+        kernels_s = self.price.step_ps(num_decode + len(decodes), context + sum(decodes), chunks) / PS_PER_S
         self.clock.moment_s += max(kernels_s, HOST.launch_per_layer_s * 32)
         return torch.zeros((len(batch.sampled), 4))
 
@@ -80,7 +84,7 @@ def told_engine(run: EngineRun, clock: ToldClock) -> RealEngine:
 
     def policy(waiting: Any, running: Any, kv: Any, limits: Any) -> Any:
         plan = continuous(waiting, running, kv, limits)
-        sequences = len(plan.decode) + len(plan.prefill)
+        sequences = len(plan.decoding(running)) + len(plan.prefill)
         tokens = sum(queries for _, queries in plan.prefill)
         clock.moment_s += HOST.step_s + HOST.per_sequence_s * sequences + HOST.per_prompt_token_s * tokens
         return plan

@@ -25,7 +25,6 @@ LIMITS = Limits(
     max_model_len=64,
     enable_chunked_prefill=True,
     is_prefill_first=False,
-    is_static=False,
     static_wait_ps=0,
     returns_at_end=False,
     uses_kv_cache=True,

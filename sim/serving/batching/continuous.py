@@ -33,7 +33,10 @@ def continuous(
 def add_decodes(plan: StepPlan, running: Sequence[Request], kv: KVView) -> None:
     """Every decoding request that finds memory for its token, in order of admission."""
     if kv.extend_all():
-        plan.decode_all = True
+        if kv.is_counted:
+            plan.decode_all = True
+        else:
+            plan.decode = [one for one in running if one.is_decoding]
         return
     left = list(running)
     for request in [one for one in running if one.is_decoding]:

@@ -95,6 +95,11 @@ class KVView:
         self._settle = settle
         self.is_blocked = False
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether decoding requests are counted together: a plan then names them by ``decode_all``."""
+        return self._batch is not None
+
     def can_admit(self, request: Request, *, is_first: bool = False) -> bool:
         """Whether its prompt (with what it had generated) finds memory now; ``is_first``: nothing runs."""
         fits = self._kv.can_admit(request, is_first=is_first)
