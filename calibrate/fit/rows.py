@@ -14,6 +14,7 @@ from pathlib import Path
 
 from calibrate.measure.points import Point, all_points, kernel_counts
 from calibrate.measure.rows import COLUMNS, KEY
+from kernels import KERNELS
 from sim.errors import ScenarioError
 from sim.price.providers.table import csv_lines
 
@@ -126,9 +127,15 @@ def lines_of(file: Path, family: str) -> Iterator[Line]:
         yield line
 
 
-@cache
 def known_kernels() -> Mapping[str, tuple[str, tuple[str, ...], frozenset[str], frozenset[str]]]:
-    """Family, axes, providers and dtypes by kernel, as the plan has them."""
+    """Family, axes, providers and dtypes by kernel, as the plan has them; made anew for other ``KERNELS``."""
+    return _kernels_of(tuple(KERNELS))
+
+
+@cache
+def _kernels_of(
+    names: tuple[str, ...],
+) -> Mapping[str, tuple[str, tuple[str, ...], frozenset[str], frozenset[str]]]:
     found: dict[str, tuple[str, tuple[str, ...], frozenset[str], frozenset[str]]] = {}
     for kernel in dict.fromkeys(point.kernel for point in all_points()):
         points = [point for point in all_points() if point.kernel == kernel]
