@@ -22,11 +22,11 @@ from sim.serving.clock import Clock
 from sim.serving.decoding import steps_until
 from sim.serving.drafts import Drafts
 from sim.serving.fast_path import FastPath
-from sim.serving.feed import Feed
 from sim.serving.in_flight import InFlight
 from sim.serving.recorder import Recorder, pack_segment
 from sim.serving.request import NEVER, Request
 from sim.serving.scheduler import NOTHING_ACCEPTED, Scheduler, Step
+from sim.serving.workload.feed import Feed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

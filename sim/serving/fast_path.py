@@ -16,12 +16,12 @@ from typing import Protocol
 from sim.price.step import StepPrice
 from sim.serving.clock import Clock
 from sim.serving.decoding import DecodeBatch, steps_until
-from sim.serving.feed import Feed
 from sim.serving.recorder import Recorder, pack_segment
 from sim.serving.records import FINISHED
 from sim.serving.request import NEVER, Request, Status
 from sim.serving.scheduler import Chunk, Ground, Scheduler, Step, is_decode
 from sim.serving.usage import sum_blocks
+from sim.serving.workload.feed import Feed
 
 NO_CHUNKS: list[Chunk] = []
 

@@ -10,10 +10,10 @@ from simpy.events import Event
 
 from sim.serving.clock import Clock
 from sim.serving.engine import Engine
-from sim.serving.feed import Source
 from sim.serving.recorder import Recorder
 from sim.serving.request import NEVER, Request
 from sim.serving.routing import ROUTING
+from sim.serving.workload.feed import TableFeed
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class RouterFeed:
 class Router:
     """Routes every request at its arrival. Engines at the same instant come after it (SimPy priority)."""
 
-    def __init__(self, env: Clock, source: Source, recorder: Recorder, routing: str) -> None:
+    def __init__(self, env: Clock, source: TableFeed, recorder: Recorder, routing: str) -> None:
         self.env, self.source, self.recorder = env, source, recorder
         self.choose = ROUTING[routing].choose
         self.engines: Seq[Engine] = ()

@@ -25,7 +25,6 @@ from sim.serving.clock import Clock
 from sim.serving.drafts import Drafts
 from sim.serving.engine import Engine, EngineSettings
 from sim.serving.fast_path import FastPath
-from sim.serving.feed import Source
 from sim.serving.front_end import FrontEnd
 from sim.serving.in_flight import queue_length
 from sim.serving.operator_times import split_by_operator
@@ -35,6 +34,7 @@ from sim.serving.router import Router, RouterFeed
 from sim.serving.scenario import Scenario
 from sim.serving.scheduler import Scheduler
 from sim.serving.usage import USAGE_COLUMNS, integrate
+from sim.serving.workload.feed import TableFeed
 from sim.serving.workload.sources import draw_requests
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
     price = price_of(scenario, table, run)
     has_map = run.record_block_map and has_kv_budget(scenario)
     block_map = batching.block_map() if has_map else None
-    source = Source(table)
+    source = TableFeed(table)
     router = Router(env, source, recorder, scenario.routing) if scenario.replicas > 1 else None
     engines = [
         Engine(

@@ -35,7 +35,7 @@ class Feed(Protocol):
         ...
 
 
-class Source:
+class TableFeed:
     """All requests of a run in order of arrival, read from a ``RequestTable`` chunk by chunk.
 
     Rows with ``arrival_ps`` −1 wait for another's end (sessions, closed loop). Ties: lower id first.
