@@ -1,1 +1,1 @@
-"""Who asks for what, when: requests drawn from distributions or read from a trace, and handed out in order."""
+"""Who asks for what, when: requests drawn from distributions or read from a trace, in order of arrival."""
