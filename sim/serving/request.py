@@ -47,6 +47,8 @@ class Request:
     is_ended = False
     status = Status.WAITING
     priority = 0
+    rank: tuple[int, float, str] = (0, 0, "")
+    """Its place in a queue by priority; said when it is queued."""
     segments: Sequence[Segment] | None = None
     """What its prompt is made of; None: tokens that no other request has."""
     output_stream: int | None = None

@@ -16,7 +16,6 @@ from sim.serving.scheduler import Ground, Step, is_decode
 from sim.serving.usage import sum_blocks
 from sim.serving.vllm.circling import endless
 from sim.serving.vllm.plan import Plan
-from sim.serving.vllm.queue import FcfsQueue
 from sim.serving.vllm.scheduler import Scheduler
 from sim.serving.vllm_block_map import VllmBlockMapRecorder
 
@@ -101,8 +100,6 @@ class VllmScheduler:
         """See ``Ground``; it is written for fcfs with one step at a time, and requests that share nothing."""
         limits, state, steady = self.limits, self.state, self.scheduler.steady
         if steady is None or self._is_order_open or self.block_map is not None or not self.are_alone:
-            return None
-        if not isinstance(state.waiting, FcfsQueue):
             return None
         return Ground(
             waiting=state.waiting.requests,

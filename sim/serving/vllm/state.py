@@ -9,7 +9,7 @@ from sim.serving.request import Request, Status
 from sim.serving.vllm.config import SchedulerConfig, version_profile
 from sim.serving.vllm.kv import KVBlocks
 from sim.serving.vllm.plan import Plan
-from sim.serving.vllm.queue import QUEUES, WaitingQueue
+from sim.serving.vllm.queue import QUEUES
 from sim.serving.vllm.user_policy import CacheView, SchedulingPolicy, UserQueue
 
 
@@ -70,7 +70,7 @@ class State:
         self.running: dict[int, Request] = {}
         self._user_policy = policy or SchedulingPolicy()
         self._cache_view = CacheView(self.kv, limits.block_size)
-        self.waiting: WaitingQueue = (
+        self.waiting = (
             UserQueue(self._user_policy, self._cache_view)
             if limits.policy == "user"
             else QUEUES[limits.policy]()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from sim.serving.request import Request
 from sim.serving.vllm.kv import KVBlocks
-from sim.serving.vllm.queue import FcfsQueue
+from sim.serving.vllm.queue import WaitingQueue
 
 
 class CacheView:
@@ -52,7 +52,7 @@ class SchedulingPolicy:
         return running[-1]
 
 
-class UserQueue(FcfsQueue):
+class UserQueue(WaitingQueue):
     """The waiting queue of such a policy: it is asked once a step, not again after each admission."""
 
     def __init__(self, policy: SchedulingPolicy, cache: CacheView) -> None:
