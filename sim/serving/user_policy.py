@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import traceback
-from collections.abc import Callable, Iterable
-from collections.abc import Sequence as Seq
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,15 +31,17 @@ def policy_path(given: str, base_dir: Path) -> Path:
 
 def load_policy(given: str, base_dir: Path) -> Policy:
     """The batching policy that ``./file.py:function`` names."""
-    function = _load(given, base_dir, "batching")
+    code = UserCode(key="batching", given=given)
+    function = code.load(base_dir)
     if not callable(function):
-        raise _wrong("is no function", given, "batching", "a function (waiting, running, kv, limits)")
-    asked = _Asked(given, "batching")
+        raise code.error("is no function", "a function (waiting, running, kv, limits)")
 
-    def decide(waiting: Seq[Request], running: Seq[Request], kv: KVView, limits: Limits) -> StepPlan:
-        plan = asked.ask(lambda: function(waiting, running, kv, limits))
+    def decide(
+        waiting: Sequence[Request], running: Sequence[Request], kv: KVView, limits: Limits
+    ) -> StepPlan:
+        plan = code.call(lambda: function(waiting, running, kv, limits))
         if not isinstance(plan, StepPlan):
-            raise asked.wrong(f"it returned {type(plan).__name__}", "a StepPlan")
+            raise code.error(f"it returned {type(plan).__name__}", "a StepPlan")
         return plan
 
     return decide
@@ -47,80 +49,74 @@ def load_policy(given: str, base_dir: Path) -> Policy:
 
 def load_scheduling_policy(given: str, base_dir: Path) -> SchedulingPolicy:
     """The order and victim rule that ``./file.py:Class`` names, checked at every answer."""
-    named = _load(given, base_dir, "policy")
-    asked = _Asked(given, "policy")
-    policy = asked.ask(named) if isinstance(named, type) else named
+    code = UserCode(key="policy", given=given)
+    named = code.load(base_dir)
+    policy = code.call(named) if isinstance(named, type) else named
     if not isinstance(policy, SchedulingPolicy):
-        raise _wrong(
-            "is no SchedulingPolicy",
-            given,
-            "policy",
-            "a class derived from sim.serving.vllm.SchedulingPolicy",
-        )
-    return _CheckedPolicy(policy, asked)
+        raise code.error("is no SchedulingPolicy", "a class derived from sim.serving.vllm.SchedulingPolicy")
+    return CheckedPolicy(policy, code)
 
 
-class _Asked:
-    """Calls the user's code; what it raises comes back with its line."""
+class CheckedPolicy(SchedulingPolicy):
+    """A policy whose answers must be what was asked for."""
 
-    def __init__(self, given: str, key: str) -> None:
-        self._given, self._key = given, key
-        self._file = Path(given.rpartition(":")[0]).name
+    def __init__(self, policy: SchedulingPolicy, code: UserCode) -> None:
+        self._policy, self._code = policy, code
 
-    def ask(self, call: Callable[[], Answer]) -> Answer:
+    def order(self, waiting: Sequence[Request], cache: CacheView) -> Iterable[Request]:
+        ordered = self._code.call(lambda: list(self._policy.order(waiting, cache)))
+        if len(ordered) != len(waiting) or set(map(id, ordered)) != set(map(id, waiting)):
+            found = f"{len(ordered)} entries for {len(waiting)} waiting requests, or others"
+            raise self._code.error(f"order() returned {found}", "each waiting request once")
+        return ordered
+
+    def victim(self, running: Sequence[Request], cache: CacheView) -> Request:
+        chosen = self._code.call(lambda: self._policy.victim(running, cache))
+        if not any(chosen is request for request in running):
+            raise self._code.error(f"victim() returned {chosen!r}", "one of the running requests")
+        return chosen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserCode:
+    """What ``engine.KEY: ./file.py:name`` names. An error inside it names the line of the user's file."""
+
+    key: str
+    given: str
+
+    def load(self, base_dir: Path) -> Any:
+        """Runs the file; the object of that name."""
+        path, name = policy_path(self.given, base_dir), self.given.rpartition(":")[2]
+        spec = importlib.util.spec_from_file_location(f"gpuyard_policy_{path.stem}", path)
+        if spec is None or spec.loader is None or not path.is_file():
+            raise self.error("no such policy file", "./file.py:name")
+        module = importlib.util.module_from_spec(spec)
+        run = spec.loader.exec_module
+        self.call(lambda: run(module))
+        if not hasattr(module, name):
+            raise self.error("the file has no such name", "./file.py:name")
+        return getattr(module, name)
+
+    def call(self, call: Callable[[], Answer]) -> Answer:
+        """What ``call``, which runs the user's code, returns."""
         try:
             return call()
         except (ScenarioError, InvariantError):
             raise
         except Exception as error:  # whatever the user's file raises is about the user's file
+            file = Path(self.given.rpartition(":")[0]).name
             frames = traceback.extract_tb(error.__traceback__)
-            lines = [frame.lineno for frame in frames if Path(frame.filename).name == self._file]
+            lines = [frame.lineno for frame in frames if Path(frame.filename).name == file]
             where = f" in line {lines[-1]}" if lines else ""
             raise ScenarioError(
                 f"the policy failed{where}: {type(error).__name__}: {error}",
-                path=f"engine.{self._key}",
-                given=self._given,
+                path=f"engine.{self.key}",
+                given=self.given,
                 hint="put the policy right",
             ) from error
 
-    def wrong(self, problem: str, allowed: str) -> ScenarioError:
-        return _wrong(problem, self._given, self._key, allowed)
-
-
-class _CheckedPolicy(SchedulingPolicy):
-    """A policy whose answers must be what was asked for."""
-
-    def __init__(self, policy: SchedulingPolicy, asked: _Asked) -> None:
-        self._policy, self._asked = policy, asked
-
-    def order(self, waiting: Seq[Request], cache: CacheView) -> Iterable[Request]:
-        ordered = self._asked.ask(lambda: list(self._policy.order(waiting, cache)))
-        if len(ordered) != len(waiting) or set(map(id, ordered)) != set(map(id, waiting)):
-            raise self._asked.wrong(
-                f"order() returned {len(ordered)} entries for {len(waiting)} waiting requests, or others",
-                "each waiting request once",
-            )
-        return ordered
-
-    def victim(self, running: Seq[Request], cache: CacheView) -> Request:
-        chosen = self._asked.ask(lambda: self._policy.victim(running, cache))
-        if not any(chosen is request for request in running):
-            raise self._asked.wrong(f"victim() returned {chosen!r}", "one of the running requests")
-        return chosen
-
-
-def _load(given: str, base_dir: Path, key: str) -> Any:
-    path, name = policy_path(given, base_dir), given.rpartition(":")[2]
-    spec = importlib.util.spec_from_file_location(f"gpuyard_policy_{path.stem}", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise _wrong("no such policy file", given, key, "./file.py:name")
-    module = importlib.util.module_from_spec(spec)
-    run = spec.loader.exec_module
-    _Asked(given, key).ask(lambda: run(module))
-    if not hasattr(module, name):
-        raise _wrong("the file has no such name", given, key, "./file.py:name")
-    return getattr(module, name)
-
-
-def _wrong(problem: str, given: str, key: str, allowed: str) -> ScenarioError:
-    return ScenarioError(f"a user's policy: {problem}", path=f"engine.{key}", given=given, allowed=allowed)
+    def error(self, problem: str, allowed: str) -> ScenarioError:
+        """A policy that is not there, or an answer that is none."""
+        return ScenarioError(
+            f"a user's policy: {problem}", path=f"engine.{self.key}", given=self.given, allowed=allowed
+        )

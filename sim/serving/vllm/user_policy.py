@@ -16,11 +16,8 @@ from sim.serving.vllm.queue import WaitingQueue
 class CacheView:
     """What a policy may ask about the KV blocks; asking changes nothing."""
 
-    __slots__ = ("_kv", "block_size")
-
     def __init__(self, kv: KVBlocks, block_size: int) -> None:
-        self._kv = kv
-        self.block_size = block_size
+        self._kv, self.block_size = kv, block_size
 
     @property
     def num_free_blocks(self) -> int:
@@ -57,18 +54,15 @@ class UserQueue(WaitingQueue):
 
     def __init__(self, policy: SchedulingPolicy, cache: CacheView) -> None:
         super().__init__()
-        self._policy = policy
-        self._cache = cache
-        self._arranged: list[Request] = []
+        self._policy, self._cache = policy, cache
+        self._arranged: list[Request] = []  # the next to be admitted last
 
     def arrange(self) -> None:
-        self._arranged = list(self._policy.order(tuple(self.requests), self._cache))
-        self._arranged.reverse()
+        self._arranged = [*self._policy.order(tuple(self.requests), self._cache)][::-1]
 
     def head(self) -> Request:
         return self._arranged[-1]
 
     def pop(self) -> Request:
-        request = self._arranged.pop()
-        self.requests.remove(request)
-        return request
+        self.requests.remove(self._arranged[-1])
+        return self._arranged.pop()
