@@ -14,6 +14,7 @@ from sim.arrays import PS_PER_S, Int64
 from sim.hardware import load_hardware
 from sim.model.config import load_model
 from sim.price.step import Chunks
+from sim.serving import result
 from sim.serving import run as simulate
 from sim.serving.records import RequestTable, RunResult
 from sim.serving.scenario import Scenario, Workload
@@ -78,7 +79,7 @@ def run_fixed(
     run = simulate.Run(variant="base", seed=1, base_dir=Path(), record_block_map=has_block_map)
     with (
         patch.object(simulate, "price_of", lambda *_: FixedPrice(step_s)),
-        patch.object(simulate, "split_by_operator", lambda *_: {}),
+        patch.object(result, "split_by_operator", lambda *_: {}),
     ):
         return simulate.simulate(scenario, table, run)
 

@@ -55,16 +55,16 @@ FILED_UNDER = {
     "vllm_kv.py": "kv",
     "router.py": "routing",
     "recorder.py": "records",
+    "result.py": "records",
     "usage.py": "records",
     "vllm_block_map.py": "records",
     "judgement.py": "metrics",  # does the queue grow, what a reader is warned of
     "measures.py": "metrics",
-    "operator_times.py": "metrics",
 }
 # What ``engine_lines`` gives for sim/serving at aeb292e: ``python -m tools.house --engine-lines DIR``.
 ENGINE_LINES_BEFORE = 4955
 MAX_ENGINE_LINES = ENGINE_LINES_BEFORE * 2 // 3
-ENGINE_LINES_TODAY = 4647  # not there yet: lower it with every step, until it is the bound
+ENGINE_LINES_TODAY = 4514  # not there yet: lower it with every step, until it is the bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -159,7 +159,7 @@ class Serving(Kind["Scenario", "RunResult"]):
         return SWEEP_TABLE
 
     def num_gpus(self, scenario: Scenario) -> int:
-        from sim.serving.run import num_gpus
+        from sim.serving.scenario import num_gpus
 
         return num_gpus(scenario)
 

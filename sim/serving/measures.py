@@ -13,7 +13,7 @@ from sim.errors import InvariantError
 from sim.results.statistics import ArithmeticRuns, exact_dot, exact_sum
 from sim.serving.front_end import FrontEnd
 from sim.serving.records import FINISHED, KV_KINDS, RequestColumns, RunResult, SegmentColumns
-from sim.serving.scenario import Slo
+from sim.serving.scenario import Slo, num_gpus
 
 
 def count(hits: Bools) -> int:
@@ -93,12 +93,6 @@ def met_bounds(requests: RequestColumns, slos: tuple[Slo, ...]) -> Mapping[str, 
     return met
 
 
-def segment_length_ps(segments: SegmentColumns) -> Int64:
-    """How long each segment lasts: the sum of its steps."""
-    n = segments.num_steps
-    return n * segments.first_step_ps + segments.step_growth_ps * (n * (n - 1) // 2)
-
-
 def token_gaps(result: RunResult) -> ArithmeticRuns:
     """Every gap between consecutive tokens, as a weighted sample, without a list of tokens.
 
@@ -128,7 +122,7 @@ def _replica_gaps(
     chosen = np.flatnonzero((segments.replica == replica) & (segments.num_decode > 0))
     chosen = chosen[np.argsort(segments.start_ps[chosen], kind="stable")]
     start, first = segments.start_ps[chosen], segments.first_step_ps[chosen]
-    end = start + segment_length_ps(segments)[chosen]
+    end = segments.end_ps[chosen]
     reach = np.empty_like(start)  # where the decoding step before this one ended
     reach[:1], reach[1:] = start[:1], end[:-1]
     measured = (start >= window_ps[0]) & (start < window_ps[1])
@@ -195,9 +189,7 @@ def engine_metrics(result: RunResult) -> Numbers:
     segments, (begin, end) = result.segments, result.window_ps
     window_s, replicas = (end - begin) / PS_PER_S, result.scenario.replicas
     inside = (segments.start_ps >= begin) & (segments.start_ps < end)
-    overlap_s = _overlap_ps(
-        segments.start_ps, segments.start_ps + segment_length_ps(segments), result.window_ps
-    )
+    overlap_s = _overlap_ps(segments.start_ps, segments.end_ps, result.window_ps)
     running_s = float((overlap_s * segments.num_running).sum()) / PS_PER_S
     in_system_s = _time_in_system_s(result)
     num_steps = segments.num_steps[inside]
@@ -278,7 +270,7 @@ def _recompute(result: RunResult, inside: npt.NDArray[np.bool_]) -> Numbers:
         computed = computed + segments.num_draft_tokens
     prefill = inside & (segments.prefill_tokens > 0)
     share_s = segments.prefill_tokens[prefill] / computed[prefill]
-    prefill_s = float((share_s * segment_length_ps(segments)[prefill]).sum()) / PS_PER_S
+    prefill_s = float((share_s * segments.duration_ps[prefill]).sum()) / PS_PER_S
     per_token = _ratio(prefill_s, float(segments.prefill_tokens[prefill].sum()))
     return {
         "num_preemptions": float(count(evicted)),
@@ -295,14 +287,14 @@ def money_and_power(result: RunResult, known: Mapping[str, float | None]) -> Num
     which memory-bound decoding does not reach; host, network and cooling are left out.
     """
     hardware = result.scenario.hardware
-    num_gpus = result.scenario.replicas * result.scenario.engine.gpus_per_replica
+    gpus = num_gpus(result.scenario)
     rate, busy = known["output_tokens_per_s"], known["busy_fraction"]
     cost: float | None = None
     energy: float | None = None
     if rate and hardware.usd_per_hour is not None:
-        cost = hardware.usd_per_hour * num_gpus / 3600 / rate * 1e6
+        cost = hardware.usd_per_hour * gpus / 3600 / rate * 1e6
     if rate and busy is not None and hardware.idle_w is not None and hardware.tdp_w is not None:
-        energy = (hardware.idle_w + (hardware.tdp_w - hardware.idle_w) * busy) * num_gpus / rate
+        energy = (hardware.idle_w + (hardware.tdp_w - hardware.idle_w) * busy) * gpus / rate
     return {"cost_per_million_output_tokens": cost, "energy_j_per_token": energy}
 
 
@@ -342,5 +334,5 @@ def running_time_gap(result: RunResult) -> float:
     requests, segments = FrontEnd.of(result.scenario).at_engine(result.requests), result.segments
     served = (requests.first_scheduled_ps >= 0) & (requests.finish_ps >= 0)
     stays = exact_sum((requests.finish_ps - requests.first_scheduled_ps)[served])
-    in_steps = exact_dot(segments.num_running, segment_length_ps(segments))
+    in_steps = exact_dot(segments.num_running, segments.duration_ps)
     return (in_steps - stays) / stays if stays else float(in_steps)

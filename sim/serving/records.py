@@ -112,6 +112,22 @@ class SegmentColumns:
     num_draft_tokens: Int64 | None = None  # speculative decoding: tokens verified by the decoding sequences
     num_accepted_tokens: Int64 | None = None  # of them, those that were right and became output
 
+    @property
+    def num_replicas(self) -> int:
+        """Replicas that ran a step."""
+        return len(np.unique(self.replica))
+
+    @property
+    def duration_ps(self) -> Int64:
+        """How long each segment lasts: the sum of its steps."""
+        n = self.num_steps
+        return n * self.first_step_ps + self.step_growth_ps * (n * (n - 1) // 2)
+
+    @property
+    def end_ps(self) -> Int64:
+        """When each segment's last step ends."""
+        return self.start_ps + self.duration_ps
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreemptionColumns:

@@ -305,6 +305,11 @@ class EngineConfig:
         """GPUs that one engine runs on."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
+    @property
+    def has_kv_budget(self) -> bool:
+        """Whether KV memory is limited: not for a plain queue, nor without a KV cache."""
+        return self.service_time is None and self.use_kv_cache
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
@@ -333,3 +338,8 @@ class Scenario:
 def max_model_len(scenario: Scenario) -> int:
     """The longest prompt + output: the engine's limit, or else the model's."""
     return scenario.engine.max_model_len or scenario.model.max_position_embeddings
+
+
+def num_gpus(scenario: Scenario) -> int:
+    """GPUs of all replicas."""
+    return scenario.replicas * scenario.engine.gpus_per_replica

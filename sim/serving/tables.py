@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.results.columns import Column
-from sim.serving.measures import class_slos, met_bounds, request_times, segment_length_ps
+from sim.serving.measures import class_slos, met_bounds, request_times
 from sim.serving.records import STATUS_NAMES, RunResult
 
 
@@ -56,7 +56,7 @@ def segment_record_columns(result: RunResult) -> list[Column]:
     return [
         _count("replica", segments.replica),
         _time("start_s", segments.start_ps),
-        _time("end_s", segments.start_ps + segment_length_ps(segments)),
+        _time("end_s", segments.end_ps),
         _count("num_steps", segments.num_steps),
         _time("first_step_s", segments.first_step_ps),
         Column(name="step_growth_s", kind="time", values=segments.step_growth_ps),

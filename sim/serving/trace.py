@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.serving.records import ABORTED, REFUSED, STATUS_NAMES, UNFINISHED, RequestColumns, RunResult
-from sim.serving.report.load import segment_ends_ps
 
 PS_PER_US = 1_000_000
 REQUESTS_PID = 1
@@ -31,7 +30,7 @@ def trace_events(
 ) -> dict[str, Any]:
     """The trace of one run: its first requests, and what the replicas did until those ended."""
     requests = min(max_requests, result.requests.arrival_ps.size)
-    ends = segment_ends_ps(result.segments)
+    ends = result.segments.end_ps
     run_end = max(int(ends.max(initial=0)), int(result.requests.finish_ps.max(initial=0)))
     horizon = _horizon(result.requests, requests, run_end)
     kept = np.flatnonzero(result.segments.start_ps <= horizon)[:max_segments]

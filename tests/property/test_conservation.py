@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from random_runs import engines, run, workloads
 
 from sim.serving.front_end import FrontEnd
-from sim.serving.measures import littles_law_gap, running_time_gap, segment_length_ps
+from sim.serving.measures import littles_law_gap, running_time_gap
 from sim.serving.records import (
     ABORTED,
     FINISHED,
@@ -46,7 +46,7 @@ def assert_laws(result: RunResult, table: RequestTable) -> None:
     assert sum(result.kv_time_tokens_ps.values()) >= 0
     for replica in range(result.scenario.replicas):
         own = segments.replica == replica
-        start, length = segments.start_ps[own], segment_length_ps(segments)[own]
+        start, length = segments.start_ps[own], segments.duration_ps[own]
         assert (start[1:] >= (start + length)[:-1]).all(), "two steps at once"
 
 
@@ -73,7 +73,7 @@ def idle_while_in_system_ps(result: RunResult) -> int:
     """Time that requests spent at the engine while no step ran, over all requests."""
     requests = FrontEnd.of(result.scenario).at_engine(result.requests)
     start = result.segments.start_ps
-    end = start + segment_length_ps(result.segments)
+    end = result.segments.end_ps
     idle = 0
     for arrival, finish in zip(requests.arrival_ps.tolist(), requests.finish_ps.tolist(), strict=True):
         inside = np.minimum(end, finish) - np.maximum(start, arrival)

@@ -37,7 +37,6 @@ from sim.serving.report.load import (
     load_over_time,
     load_pictures,
     operator_s_per_1000_tokens,
-    segment_ends_ps,
 )
 
 
@@ -110,7 +109,7 @@ def test_load_agrees_with_the_engines_own_kv_integral(answer: Answer) -> None:
 
 def test_growing_steps_end_where_their_sum_says() -> None:
     run = fake_result([{}], [{"start": 1.0, "steps": 4, "first": 1.0, "growth": 0.5}])
-    assert segment_ends_ps(run.segments).tolist() == [round((1 + 1 + 1.5 + 2 + 2.5) * 1e12)]
+    assert run.segments.end_ps.tolist() == [round((1 + 1 + 1.5 + 2 + 2.5) * 1e12)]
 
 
 @given(

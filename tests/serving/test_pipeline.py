@@ -28,6 +28,7 @@ from sim.model.shape import layers_of_stages, stages_of
 from sim.price.memory import memory_plan
 from sim.price.pipeline import Passage, PipelinePrice, Stations, sent_bytes, stage_sends_s
 from sim.price.step import Chunks, CompiledPrice
+from sim.serving import result
 from sim.serving import run as simulate
 from sim.serving.records import RequestTable, RunResult
 from sim.serving.scenario import Scenario, Workload
@@ -63,7 +64,7 @@ def run_stages(table: RequestTable, num_stages: int, *, host_ps: int = 0, **engi
     it = simulate.Run(variant="base", seed=1, base_dir=Path(), record_block_map=False)
     with (
         patch.object(simulate, "price_of", lambda *_: FixedPassage(num_stages, host_ps)),
-        patch.object(simulate, "split_by_operator", lambda *_: {}),
+        patch.object(result, "split_by_operator", lambda *_: {}),
     ):
         return simulate.simulate(one, table, it)
 

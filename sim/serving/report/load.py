@@ -16,8 +16,7 @@ from sim.serving.records import RunResult, SegmentColumns
 
 def has_kv(result: RunResult) -> bool:
     """False where there is no KV memory to look at: a drawn service time, no KV cache, no budget."""
-    engine = result.scenario.engine
-    return engine.service_time is None and engine.use_kv_cache and result.kv_budget_tokens > 0
+    return result.scenario.engine.has_kv_budget and result.kv_budget_tokens > 0
 
 
 MAX_BINS = 600
@@ -42,13 +41,6 @@ class Load:
     capacity_tokens: int
 
 
-def segment_ends_ps(segments: SegmentColumns) -> npt.NDArray[np.int64]:
-    """When each segment ends: n steps, each longer by the growth."""
-    steps = segments.num_steps
-    growth = segments.step_growth_ps * (steps * (steps - 1) // 2)
-    return np.asarray(segments.start_ps + steps * segments.first_step_ps + growth)
-
-
 def load_over_time(result: RunResult, bins: int = MAX_BINS) -> Load:
     """Time-weighted averages in ``bins`` equal bins from the start to the last step's end.
 
@@ -56,7 +48,7 @@ def load_over_time(result: RunResult, bins: int = MAX_BINS) -> Load:
     reserved; between segments (an idle engine) every level is zero.
     """
     segments = result.segments
-    ends = segment_ends_ps(segments)
+    ends = segments.end_ps
     last = int(ends.max(initial=1))
     edges = np.linspace(0, last, bins + 1)
     replicas = np.unique(segments.replica)

@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 
-from sim.arrays import PS_PER_S
+from sim.arrays import PS_PER_S, Int64
 from sim.price.overheads import LaunchedPrice
 from sim.price.pipeline import PipelinePrice
 from sim.price.roofline import Floats
 from sim.price.step import LARGEST_TABLE, CompiledPrice, ServiceTimePrice
-from sim.serving.records import SegmentColumns
+
+
+class StepRows(Protocol):
+    """Shapes of a run's steps: each row stands for ``num_steps`` in a row, which took ``duration_ps``."""
+
+    @property
+    def num_steps(self) -> Int64: ...
+    @property
+    def duration_ps(self) -> Int64: ...
+    @property
+    def num_decode(self) -> Int64: ...
+    @property
+    def decode_context_tokens(self) -> Int64: ...
+    @property
+    def num_prefill(self) -> Int64: ...
+    @property
+    def prefill_tokens(self) -> Int64: ...
+    @property
+    def num_draft_tokens(self) -> Int64 | None: ...
+    @property
+    def num_replicas(self) -> int: ...
 
 
 def split_by_operator(
-    price: CompiledPrice | ServiceTimePrice, segments: SegmentColumns, stages_ps: int = 0
+    price: CompiledPrice | ServiceTimePrice, rows: StepRows, stages_ps: int = 0
 ) -> Mapping[str, float]:
     """Seconds by operator, all steps and replicas; they add up to the busy time.
 
@@ -25,70 +46,67 @@ def split_by_operator(
     Linear layers are exact per step. The head is taken at one sample per sequence of the step (a chunk that
     does not end its prompt samples nothing: that difference, like rounding, is in ``attention``).
     """
-    steps, first, growth = segments.num_steps, segments.first_step_ps, segments.step_growth_ps
-    busy_s = float(np.sum(steps * first + growth * (steps * (steps - 1) // 2), dtype=np.float64)) / PS_PER_S
+    busy_s = float(np.sum(rows.duration_ps, dtype=np.float64)) / PS_PER_S
     if isinstance(price, ServiceTimePrice):
         return {"service": busy_s}
     if isinstance(price, PipelinePrice):
-        return _mean_of_stages(price, segments, busy_s, stages_ps / PS_PER_S)
-    split = _linear(price, segments)
-    sequences = segments.num_decode + segments.num_prefill
-    split["lm_head"] = _head(price, segments)
+        return _mean_of_stages(price, rows, busy_s, stages_ps / PS_PER_S)
+    split = _linear(price, rows)
+    sequences = rows.num_decode + rows.num_prefill
+    split["lm_head"] = _head(price, rows)
     overheads = price.overheads_ps
-    host_ps = steps * (overheads[0] + overheads[1] * sequences)
+    host_ps = rows.num_steps * (overheads[0] + overheads[1] * sequences)
     if isinstance(price, LaunchedPrice):
-        host_ps = host_ps + price.prompt_token_ps * segments.prefill_tokens
-    cold_ps = price.cold_start_ps * len(np.unique(segments.replica))  # replicas that ran a step
+        host_ps = host_ps + price.prompt_token_ps * rows.prefill_tokens
+    cold_ps = price.cold_start_ps * rows.num_replicas
     is_hidden = isinstance(price, LaunchedPrice) and price.hides_host
     host = (float(cold_ps) if is_hidden else float(np.sum(host_ps, dtype=np.float64) + cold_ps)) / PS_PER_S
     if host:
         split["engine_overhead"] = host
-    if isinstance(price, LaunchedPrice) and (wait := _launch_wait(price, segments)):
+    if isinstance(price, LaunchedPrice) and (wait := _launch_wait(price, rows)):
         split["launch_wait"] = wait
-    prompts = segments.num_prefill > 0
+    prompts = rows.num_prefill > 0
     rest = busy_s - sum(split.values())
-    decode = _decode_attention(price, segments) - split.get("launch_wait", 0.0)
+    decode = _decode_attention(price, rows) - split.get("launch_wait", 0.0)
     split["attention_decode"] = min(decode, max(rest, 0.0)) if prompts.any() else max(rest, 0.0)
     if prompts.any():
         split["attention_prefill"] = max(rest - split["attention_decode"], 0.0)
     return split
 
 
-def _mean_of_stages(
-    price: PipelinePrice, segments: SegmentColumns, busy_s: float, stages_s: float
-) -> dict[str, float]:
+def _mean_of_stages(price: PipelinePrice, rows: StepRows, busy_s: float, stages_s: float) -> dict[str, float]:
     """Every step is recorded by itself; prompts' attention (and launches) is what is left of the stages."""
-    split = _linear(price, segments) | {"lm_head": _head(price, segments)}
-    decode = price.decode_attention_sum_ps(segments.num_decode, segments.decode_context_tokens)
+    split = _linear(price, rows) | {"lm_head": _head(price, rows)}
+    decode = price.decode_attention_sum_ps(rows.num_decode, rows.decode_context_tokens)
     split["attention_decode"] = decode / PS_PER_S
     split["attention_prefill"] = max(stages_s - sum(split.values()), 0.0)
     means = {name: seconds / len(price.stages) for name, seconds in split.items()}
     return means | {"pipeline_bubble": busy_s - sum(means.values())}
 
 
-def _head(price: CompiledPrice, segments: SegmentColumns) -> float:
-    sequences = segments.num_decode + segments.num_prefill
-    if segments.num_draft_tokens is not None:
-        sequences = sequences + segments.num_draft_tokens
+def _head(price: CompiledPrice, rows: StepRows) -> float:
+    sequences = rows.num_decode + rows.num_prefill
+    if rows.num_draft_tokens is not None:
+        sequences = sequences + rows.num_draft_tokens
     return _weighted(
-        lambda n: np.array([price.head_ps(int(x)) for x in n]) / PS_PER_S, sequences, segments.num_steps
+        lambda n: np.array([price.head_ps(int(x)) for x in n]) / PS_PER_S, sequences, rows.num_steps
     )
 
 
-def _launch_wait(price: LaunchedPrice, segments: SegmentColumns) -> float:
+def _launch_wait(price: LaunchedPrice, rows: StepRows) -> float:
     """Waiting for launches in pure decode steps, at the middle of each run of them."""
-    pure = segments.num_prefill == 0
-    decode, steps = segments.num_decode[pure], segments.num_steps[pure]
-    middle = segments.decode_context_tokens[pure] + decode * (steps - 1) // 2
+    pure = rows.num_prefill == 0
+    decode, steps = rows.num_decode[pure], rows.num_steps[pure]
+    middle = rows.decode_context_tokens[pure] + decode * (steps - 1) // 2
     return price.launch_wait_sum_ps(decode, middle, steps) / PS_PER_S
 
 
-def _linear(price: CompiledPrice, segments: SegmentColumns) -> dict[str, float]:
-    tokens = segments.num_decode + segments.prefill_tokens
-    if segments.num_draft_tokens is not None:
-        tokens = tokens + segments.num_draft_tokens
+def _linear(price: CompiledPrice, rows: StepRows) -> dict[str, float]:
+    tokens = rows.num_decode + rows.prefill_tokens
+    if rows.num_draft_tokens is not None:
+        tokens = tokens + rows.num_draft_tokens
     sizes, inverse = np.unique(tokens, return_inverse=True)
-    weights = np.bincount(inverse, weights=segments.num_steps, minlength=len(sizes))
+    weights = np.bincount(inverse, weights=rows.num_steps, minlength=len(sizes))
     times = price.linear_split_s(sizes.astype(np.float64))
     return {name: float((seconds * weights).sum()) for name, seconds in times.items()}
 
@@ -102,18 +120,14 @@ def _weighted(price_s: object, values: np.ndarray, weights: np.ndarray) -> float
     return float((seconds * np.bincount(inverse, weights=weights, minlength=len(sizes))).sum())
 
 
-def _decode_attention(price: CompiledPrice, segments: SegmentColumns) -> float:
+def _decode_attention(price: CompiledPrice, rows: StepRows) -> float:
     """Decode attention: exact where the step has prompts too; of pure decode steps, what is left of them."""
-    mixed = (segments.num_prefill > 0) & (segments.num_decode > 0)
-    total = price.decode_attention_sum_ps(segments.num_decode[mixed], segments.decode_context_tokens[mixed])
-    pure = segments.num_prefill == 0
-    steps, first, growth = (
-        segments.num_steps[pure],
-        segments.first_step_ps[pure],
-        segments.step_growth_ps[pure],
-    )
-    spent = float(np.sum(steps * first + growth * (steps * (steps - 1) // 2), dtype=np.float64))
-    sizes, inverse = np.unique(segments.num_decode[pure], return_inverse=True)
+    mixed = (rows.num_prefill > 0) & (rows.num_decode > 0)
+    total = price.decode_attention_sum_ps(rows.num_decode[mixed], rows.decode_context_tokens[mixed])
+    pure = rows.num_prefill == 0
+    steps = rows.num_steps[pure]
+    spent = float(np.sum(rows.duration_ps[pure], dtype=np.float64))
+    sizes, inverse = np.unique(rows.num_decode[pure], return_inverse=True)
     constants = np.array([price.constant_ps(int(size)) for size in sizes], dtype=np.float64)
     spent -= (
         float((constants * np.bincount(inverse, weights=steps, minlength=len(sizes))).sum())

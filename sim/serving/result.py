@@ -1,0 +1,98 @@
+"""The result of a serving run that is over, made from its recorder and its replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sim.price.memory import memory_plan
+from sim.price.operator_times import split_by_operator
+from sim.price.step import CompiledPrice, ServiceTimePrice
+from sim.serving.batching.entry import Batching
+from sim.serving.checks.laws import check_all_ended, check_all_free, check_rows
+from sim.serving.engine import Engine
+from sim.serving.front_end import FrontEnd
+from sim.serving.recorder import Recorder
+from sim.serving.records import FINISHED, KV_KINDS, RequestColumns, RunResult
+from sim.serving.scenario import Scenario
+from sim.serving.usage import USAGE_COLUMNS, integrate
+
+if TYPE_CHECKING:
+    from sim.serving.batching.entry import BlockMaps
+
+
+def result_of(
+    scenario: Scenario,
+    recorder: Recorder,
+    engines: Sequence[Engine],
+    *,
+    variant: str,
+    seed: int,
+    price: CompiledPrice | ServiceTimePrice,
+    block_map: BlockMaps | None,
+    batching: Batching,
+) -> RunResult:
+    """Columns and totals, once the run's laws have been found to hold."""
+    check_all_free(engines)
+    check_all_ended(recorder)
+    requests = FrontEnd.of(scenario).at_client(recorder.request_columns())
+    segments = recorder.segment_columns()
+    capacity = engines[0].scheduler.capacity_tokens
+    check_rows(segments, capacity, len(engines))
+    start, end = window_of(requests)
+    integrals = [usage_of(engine) for engine in engines]
+    return RunResult(
+        scenario=scenario,
+        variant=variant,
+        seed=seed,
+        requests=requests,
+        class_names=recorder.table.class_names or ("all",),
+        segments=segments,
+        preemptions=recorder.preemption_columns(),
+        window_ps=(start, max(start, end)),
+        kv_budget_tokens=capacity if scenario.engine.has_kv_budget else 0,
+        kv_time_tokens_ps={kind: sum(integral[kind] for integral in integrals) for kind in KV_KINDS},
+        operator_s=split_by_operator(price, segments, sum(engine.stages_ps for engine in engines)),
+        busy_ps=int(segments.duration_ps.sum()),
+        num_events=engines[0].env.num_events,
+        block_map=block_map.block_map(capacity, scenario.engine.block_size, max(end, engines[0].env.now_ps))
+        if block_map
+        else None,
+        notes=(*notes_of(scenario, recorder, batching, engines), *price.warnings),
+        explain=explain_of(scenario),
+    )
+
+
+def window_of(requests: RequestColumns) -> tuple[int, int]:
+    """The first measured arrival, and the last completion (or the same, where nobody finished)."""
+    measured = requests.is_measured & (requests.arrival_ps >= 0)
+    finished = requests.status == FINISHED
+    start = int(requests.arrival_ps[measured].min()) if measured.any() else 0
+    return start, int(requests.finish_ps[finished].max()) if finished.any() else start
+
+
+def usage_of(engine: Engine) -> dict[str, int]:
+    """KV tokens × time by kind since the measured window began, of one replica."""
+    rows = engine.recorder.rows()
+    chosen = (rows["replica"] == engine.index) & (rows["start_ps"] >= engine.window_from_ps)
+    own = {name: rows[name] if chosen.all() else rows[name][chosen] for name in USAGE_COLUMNS}
+    return integrate(own, is_paged=engine.scheduler.is_paged, grown_tokens_ps=engine.grown_tokens_ps)
+
+
+def notes_of(
+    scenario: Scenario, recorder: Recorder, batching: Batching, engines: Sequence[Engine]
+) -> tuple[str, ...]:
+    """What a reader should know: refusals with their reason, a fallback to single steps."""
+    notes = list(recorder.table.notes)
+    notes += [f"{count} requests refused: {reason}" for reason, count in sorted(recorder.refusals.items())]
+    why = batching.why_stepwise(scenario.engine) or engines[0].scheduler.why_stepwise()
+    if why and scenario.engine.stepping == "skip":
+        notes.append(f"every step was simulated by itself: steps cannot be skipped {why}")
+    return tuple(notes)
+
+
+def explain_of(scenario: Scenario) -> Mapping[str, Any]:
+    """Where the memory went."""
+    if not scenario.engine.has_kv_budget:
+        return {}
+    return {"memory": memory_plan(scenario.model, scenario.hardware, scenario.engine).to_dict()}
