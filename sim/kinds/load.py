@@ -168,15 +168,19 @@ def _renamed(
 ) -> tuple[dict[str, Any], Sequence[Override], tuple[Caution, ...]]:
     """The tree with the overrides laid over it, under today's names, and warnings of old names met."""
     kind = str(tree.get("kind", "serving"))
+    choices = KINDS[kind].choices if kind in KINDS else {}
     tree, warnings = rename_tree(tree, kind, file)
     under_new_names = []
     for given in overrides:
         override, more = rename_override(given, kind)
         under_new_names.append(override)
-        before, tree = tree, apply_override(tree, override)
+        before, tree = tree, apply_override(tree, override, choices)
         if override.value == {} and tree == before:
             raise _empty_merge(override)
         warnings += more
+    for override in under_new_names:
+        if not has_path(tree, override.steps):
+            raise _taken_away(override)
     tree, more = rename_tree(tree, kind, file)  # an override's value may be a mapping
     return tree, under_new_names, tuple(dict.fromkeys((*warnings, *more)))
 
@@ -265,6 +269,18 @@ def _empty_merge(override: Override) -> ScenarioError:
     )
 
 
+def _taken_away(override: Override) -> ScenarioError:
+    """A later ``--set`` chose what does not understand this key, or replaced what it stands in."""
+    return ScenarioError(
+        "has no effect: a later --set takes it away",
+        file="--set",
+        path=override.path,
+        given=override.text,
+        allowed="keys that go with what the other --set choose",
+        hint="leave one of the two out",
+    )
+
+
 def _refuse_if_unused(override: Override, compare: Compare) -> None:
     """An override that every variant overrides again would change nothing, in silence."""
     if compare.is_given and all(
@@ -301,7 +317,8 @@ def _load_variant(
     if not differences:
         return Variant(name=name, differences={}, scenario=base)
     try:
-        scenario = _build_checked(merge(base_tree, differences), file, compare.names)
+        choices = KINDS[base.kind].choices
+        scenario = _build_checked(merge(base_tree, differences, choices), file, compare.names)
     except ScenarioError as error:
         raise blame(error, file, overrides, variant=name, differences=differences) from None
     return Variant(name=name, differences=differences, scenario=scenario)

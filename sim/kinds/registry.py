@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sim.results.metric import Metric
     from sim.results.summary import Summary
     from sim.scenario.file import AnyScenario
+    from sim.scenario.variants import Choices
     from sim.serving.records import RunResult
     from sim.serving.scenario import Scenario
     from sim.training.records import TrainingResult
@@ -44,6 +45,11 @@ class Kind(ABC, Generic[S, R]):
     @abstractmethod
     def scenario(self) -> type[S]:
         """The frozen dataclass that a file becomes."""
+
+    @property
+    def choices(self) -> Choices:
+        """Fields whose choices understand keys of their own, which leave with them."""
+        return {}
 
     def completed(self, tree: Mapping[str, Any], *, file: str) -> Mapping[str, Any]:
         """The file's mapping with the defaults that depend on other keys."""
@@ -110,6 +116,13 @@ class Serving(Kind["Scenario", "RunResult"]):
         from sim.serving.scenario import Scenario
 
         return Scenario
+
+    @property
+    def choices(self) -> Choices:
+        import sim.serving.batching.registry  # noqa: F401  as above
+        from sim.serving.scenario import ENGINE_CHOICES
+
+        return ENGINE_CHOICES
 
     def completed(self, tree: Mapping[str, Any], *, file: str) -> Mapping[str, Any]:
         from sim.hardware.engine_profile import with_engine_defaults

@@ -43,19 +43,29 @@ class Announced:
     """Choices of a field that its own module cannot import, because their entries read that module's fields.
 
     The module that holds the dict announces it when it is imported; a kind imports it before a file is read.
+    ``keys_of`` tells which keys beside the field a choice understands, of those that not all of them do.
     """
 
     def __init__(self) -> None:
         self._choices: Mapping[str, object] | None = None
+        self.keys_of: Callable[[str], frozenset[str]] = lambda name: frozenset()
 
-    def are(self, choices: Mapping[str, object]) -> None:
+    def are(self, choices: Mapping[str, object], keys_of: Callable[[str], frozenset[str]]) -> None:
         """Said once, by the module of the dict."""
-        self._choices = choices
+        self._choices, self.keys_of = choices, keys_of
 
     def __call__(self) -> Mapping[str, object]:
         if self._choices is None:
             raise InvariantError("a field's choices were asked for before their module was imported")
         return self._choices
+
+    def names_with(self, key: str) -> list[str]:
+        """The choices that understand a key."""
+        return [name for name in self() if key in self.keys_of(name)]
+
+    def foreign_keys(self, chosen: str) -> frozenset[str]:
+        """Keys that some choice understands and this one does not."""
+        return frozenset().union(*map(self.keys_of, self())) - self.keys_of(chosen)
 
 
 # --- the whole ----------------------------------------------------------------------------------

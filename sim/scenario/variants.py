@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.errors import ScenarioError, did_you_mean
+from sim.scenario.fields import Announced
 from sim.scenario.place import Place
 from sim.scenario.strict_yaml import parse_value
 
@@ -19,18 +20,16 @@ TAGS = ("process", "distribution", "base")
 NAMED = ("hardware", "model")
 
 
-# Keys that say something only while another key has this value; they leave with it.
-BELONGS_TO = {
-    "kv_reservation": ("kv_allocator", "contiguous"),
-    "static_batch_wait_s": ("batching", "static"),
-    "static_returns": ("batching", "static"),
-}
+Choices = Mapping[str, Announced]
+"""By field: choices that each understand keys of their own beside it."""
 
 
 _STEP = re.compile(r"([^\[\]]*)((?:\[\d{1,6}\])*)")
 
 
-def merge(base: Mapping[str, Any], differences: Mapping[str, Any], *, is_top: bool = True) -> dict[str, Any]:
+def merge(
+    base: Mapping[str, Any], differences: Mapping[str, Any], choices: Choices, *, is_top: bool = True
+) -> dict[str, Any]:
     """``differences`` laid over ``base``: mappings key by key, everything else replaced."""
     merged = dict(base)
     for name, value in differences.items():
@@ -44,20 +43,25 @@ def merge(base: Mapping[str, Any], differences: Mapping[str, Any], *, is_top: bo
         ):
             old = {"base": old}
         if isinstance(value, Mapping) and isinstance(old, Mapping) and not _is_another(old, value):
-            merged[name] = merge(old, value, is_top=False)
+            merged[name] = merge(old, value, choices, is_top=False)
         else:
             merged[name] = value
-    return _without_orphans(merged, differences)
+    return _without_orphans(merged, differences, choices)
 
 
 def _is_another(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return any(tag in new and tag in old and new[tag] != old[tag] for tag in TAGS)
 
 
-def _without_orphans(merged: dict[str, Any], differences: Mapping[str, Any]) -> dict[str, Any]:
-    for name, (owner, value) in BELONGS_TO.items():
-        if owner in differences and name not in differences and merged[owner] != value:
-            merged.pop(name, None)
+def _without_orphans(
+    merged: dict[str, Any], differences: Mapping[str, Any], choices: Choices
+) -> dict[str, Any]:
+    """Without the keys of a choice that ``differences`` replace by one that does not understand them."""
+    for field, known in choices.items():
+        chosen = differences.get(field)
+        if isinstance(chosen, str):
+            for key in known.foreign_keys(chosen) - differences.keys():
+                merged.pop(key, None)
     return merged
 
 
@@ -127,33 +131,34 @@ def _parse_steps(name: str) -> tuple[str | int, ...] | None:
     return tuple(steps) if len(steps) <= 20 else None
 
 
-def apply_override(tree: dict[str, Any], override: Override) -> dict[str, Any]:
+def apply_override(tree: dict[str, Any], override: Override, choices: Choices) -> dict[str, Any]:
     """A copy of ``tree`` in which the override's key has its value."""
-    changed = _set(tree, override, 0)
+    changed = _set(tree, override, 0, choices)
     assert isinstance(changed, dict)  # a key path has a first key
     return changed
 
 
-def _set(node: object, override: Override, depth: int) -> object:
+def _set(node: object, override: Override, depth: int, choices: Choices) -> object:
     if depth == len(override.steps):
         new = override.value
         if isinstance(node, Mapping) and isinstance(new, Mapping) and not _is_another(node, new):
-            return merge(node, new, is_top=False)
+            return merge(node, new, choices, is_top=False)
         return new
     step = override.steps[depth]
     if isinstance(step, int):
-        return _set_item(node, override, depth, step)
+        items = _list_with(node, override, depth, step)
+        return [*items[:step], _set(items[step], override, depth + 1, choices), *items[step + 1 :]]
     if isinstance(node, str) and depth == 1 and override.steps[0] in NAMED:
         node = {"base": node}
     if node is None:
         node = {}
     if not isinstance(node, Mapping):
         raise _cannot_descend(node, override, depth)
-    child = _set(node.get(step), override, depth + 1)
-    return _without_orphans({**node, step: child}, {step: child})
+    child = _set(node.get(step), override, depth + 1, choices)
+    return _without_orphans({**node, step: child}, {step: child}, choices)
 
 
-def _set_item(node: object, override: Override, depth: int, index: int) -> list[Any]:
+def _list_with(node: object, override: Override, depth: int, index: int) -> list[Any]:
     if not isinstance(node, list):
         raise _cannot_descend(node, override, depth)
     if index >= len(node):
@@ -164,7 +169,7 @@ def _set_item(node: object, override: Override, depth: int, index: int) -> list[
             given=override.text,
             allowed=f"0 to {len(node) - 1}" if node else "none: the list is empty",
         )
-    return [_set(item, override, depth + 1) if at == index else item for at, item in enumerate(node)]
+    return node
 
 
 def _cannot_descend(node: object, override: Override, depth: int) -> ScenarioError:

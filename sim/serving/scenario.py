@@ -127,6 +127,8 @@ class Speculative:
 
 
 BATCHING_NAMES, KV_ALLOCATOR_NAMES = Announced(), Announced()
+ENGINE_CHOICES = {"batching": BATCHING_NAMES, "kv_allocator": KV_ALLOCATOR_NAMES}
+"""Fields of ``engine`` whose choices understand keys of their own."""
 
 
 def _vllm_versions() -> Mapping[str, object]:

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar, Self
 
 import pytest
 from property.test_engines_agree import assert_same
@@ -20,14 +21,16 @@ from sim.kinds.registry import report_of
 from sim.kinds.schema import scenario_schema
 from sim.report.html import render_html
 from sim.serving.batching.continuous import continuous
+from sim.serving.batching.entry import GENERIC_KEYS, policy_batching
 from sim.serving.batching.plan import KVView, Limits, StepPlan
 from sim.serving.batching.registry import BATCHING
 from sim.serving.kv import KV_ALLOCATORS, paged
-from sim.serving.kv.allocator import KVAllocator, KVSettings
+from sim.serving.kv.allocator import KVSettings
 from sim.serving.kv.paged import PagedKV
 from sim.serving.records import RunResult
 from sim.serving.request import Request
 from sim.serving.routing import ROUTING, Routing
+from sim.serving.scenario import EngineConfig
 from sim.serving.vllm.versions import VERSIONS
 
 SCENARIO = """\
@@ -148,7 +151,7 @@ def copied_paged_kv() -> type[PagedKV]:
 
 
 def test_a_kv_allocator_is_obeyed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(KV_ALLOCATORS, "recipe_kv", copied_paged_kv().of)
+    monkeypatch.setitem(KV_ALLOCATORS, "recipe_kv", copied_paged_kv())
     theirs, mine = run(file), run_all_ways(file, "engine.kv_allocator=recipe_kv")
     assert mine.requests.num_preemptions.sum() > 0
     assert_equal(mine, theirs)
@@ -161,9 +164,11 @@ def test_a_kv_allocator_is_obeyed(file: Path, monkeypatch: pytest.MonkeyPatch) -
 class IrregularKV(PagedKV):
     """Growth that no period describes: two blocks after every block."""
 
-    def __init__(self, settings: KVSettings) -> None:
-        super().__init__(settings.num_blocks, settings.block_size, block_map=settings.block_map)
-        self.growth_period = None  # type: ignore[assignment]
+    @classmethod
+    def of(cls, settings: KVSettings) -> Self:
+        made = super().of(settings)
+        made.growth_period = None  # type: ignore[assignment]
+        return made
 
     def growth(self, request: Request) -> int:
         return 2 * super().growth(request)
@@ -172,19 +177,53 @@ class IrregularKV(PagedKV):
         """Its blocks were counted as they were given."""
 
 
-def irregular(settings: KVSettings) -> KVAllocator:
-    return IrregularKV(settings)
-
-
 @pytest.mark.parametrize("batching", ["continuous", "static"])
 def test_an_allocator_without_a_period_is_asked_at_every_step(
     file: Path, monkeypatch: pytest.MonkeyPatch, batching: str
 ) -> None:
-    monkeypatch.setitem(KV_ALLOCATORS, "irregular", irregular)
+    monkeypatch.setitem(KV_ALLOCATORS, "irregular", IrregularKV)
     mine = run_all_ways(file, "engine.kv_allocator=irregular", f"engine.batching={batching}")
     assert mine.segments.num_steps.max() == 1
     theirs = run(file, f"engine.batching={batching}")
     assert mine.kv_time_tokens_ps["internal"] > 1.5 * theirs.kv_time_tokens_ps["internal"]
+
+
+def engines_of(file: Path, engine: str, *differences: str) -> list[EngineConfig]:
+    """The engine sections of variants of ``engine`` with these differences."""
+    variants = "\n".join(f"    v{number}: {{engine: {{{one}}}}}" for number, one in enumerate(differences))
+    text = SCENARIO[: SCENARIO.index("engine:")]
+    text += f"engine: {{{engine}}}\ncompare:\n  reference: v0\n  variants:\n{variants}\n"
+    file.write_text(text, encoding="utf-8")
+    return [one.scenario.engine for one in sim.load_scenario(str(file)).variants]
+
+
+def test_keys_of_a_batching_leave_with_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = GENERIC_KEYS | {"watermark", "static_returns"}
+    monkeypatch.setitem(BATCHING, "recipe_policy", policy_batching(recipe_policy, "mine", keys=keys))
+    mine, theirs = "batching: recipe_policy", "batching: continuous"
+    kept, left = engines_of(file, f"{mine}, watermark: 0.25", "max_num_seqs: 9", theirs)
+    assert (kept.watermark, left.watermark) == (0.25, 0.0)
+    understood, left = engines_of(file, "batching: static, static_returns: at_end", mine, theirs)
+    assert (understood.static_returns, left.static_returns) == ("at_end", "streamed")
+    with pytest.raises(ScenarioError, match="watermark with batching: recipe_policy"):
+        engines_of(file, theirs, "max_num_seqs: 9", "watermark: 0.25")
+    with pytest.raises(ScenarioError, match="a later --set takes it away"):
+        run(file, "engine.batching=recipe_policy", "engine.watermark=0.25", "engine.batching=continuous")
+
+
+class ReservingKV(PagedKV):
+    """A dummy that understands a key of another's."""
+
+    keys: ClassVar[frozenset[str]] = frozenset({"kv_reservation"})
+
+
+def test_keys_of_a_kv_allocator_leave_with_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KV_ALLOCATORS, "recipe_kv", ReservingKV)
+    mine, paged = "kv_allocator: recipe_kv", "kv_allocator: paged"
+    understood, left = engines_of(file, "kv_allocator: contiguous, kv_reservation: pow2", mine, paged)
+    assert (understood.kv_reservation, left.kv_reservation) == ("pow2", "max")
+    with pytest.raises(ScenarioError, match="kv_allocator: contiguous or recipe_kv"):
+        engines_of(file, paged, "max_num_seqs: 9", "kv_reservation: pow2")
 
 
 def recipe_routing(loads: Sequence[int], count: int) -> int:

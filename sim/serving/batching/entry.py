@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     BlockMaps = BlockMapRecorder | VllmBlockMapRecorder
 
 BLOCK_MAP_RECTANGLES = 60_000
+GENERIC_KEYS = frozenset({"schedule_order", "kv_allocator", "use_kv_cache", "service_time"})
+"""Settings of ``engine`` that every policy understands, and vLLM's scheduler does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +69,7 @@ def policy_batching(
     policy: Policy,
     doc: str = "",
     *,
-    keys: frozenset[str] = frozenset(),
+    keys: frozenset[str] = GENERIC_KEYS,
     reads_no_decodes: bool = False,
     runs_to_longest: bool = False,
     is_users: bool = False,
@@ -91,7 +93,7 @@ def policy_batching(
             max_model_len=replica.limits.max_model_len,
             block_map=replica.block_map if isinstance(replica.block_map, BlockMapRecorder) else None,
         )
-        kv = KV_ALLOCATORS[engine.kv_allocator](settings)
+        kv = KV_ALLOCATORS[engine.kv_allocator].of(settings)
         is_regular = engine.use_kv_cache and kv.growth_period is not None
         skips = engine.stepping == "skip" and is_regular
         rules = PolicyRules(

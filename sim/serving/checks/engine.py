@@ -11,8 +11,8 @@ from sim.errors import closest, did_you_mean
 from sim.scenario.csv_files import check_file
 from sim.scenario.distribution import check_distribution
 from sim.scenario.place import Place
-from sim.serving.batching.registry import BATCHING, known_batching, names_with, selective_keys
-from sim.serving.scenario import EngineConfig
+from sim.serving.batching.registry import BATCHING, known_batching
+from sim.serving.scenario import ENGINE_CHOICES, EngineConfig
 from sim.serving.user_policy import policy_path
 
 POLICIES = ("fcfs", "priority")
@@ -42,25 +42,20 @@ def _check_budget(engine: EngineConfig, place: Place) -> None:
 
 
 def _check_belonging(engine: EngineConfig, place: Place) -> None:
-    """Keys that say something for one kind of batching or allocator only."""
-    if engine.kv_reservation != "max" and engine.kv_allocator != "contiguous":
-        raise place.child("kv_reservation").error(
-            f"has no effect with kv_allocator: {engine.kv_allocator}",
-            given=engine.kv_reservation,
-            allowed="kv_reservation with kv_allocator: contiguous",
-            hint="kv_allocator: contiguous, or remove it",
-        )
-    defaults, understood = EngineConfig(batching=engine.batching), known_batching(engine.batching).keys
-    for name in selective_keys():
-        value = getattr(engine, name)
-        if name not in understood and value != getattr(defaults, name):
-            names = names_with(name)
-            raise place.child(name).error(
-                f"not possible with batching: {engine.batching}",
-                given=name if is_dataclass(value) else value,
-                allowed=f"{name} with batching: {' or '.join(names)}",
-                hint=f"batching: {names[0]}, or remove it",
-            )
+    """Keys that say something for some ways to batch, or for some allocators, only."""
+    defaults = EngineConfig(batching=engine.batching)
+    for field, problem in (("kv_allocator", "has no effect"), ("batching", "not possible")):
+        chosen, choices = getattr(engine, field), ENGINE_CHOICES[field]
+        for name in sorted(choices.foreign_keys(chosen)):
+            value = getattr(engine, name)
+            if value != getattr(defaults, name):
+                names = choices.names_with(name)
+                raise place.child(name).error(
+                    f"{problem} with {field}: {chosen}",
+                    given=name if is_dataclass(value) else value,
+                    allowed=f"{name} with {field}: {' or '.join(names)}",
+                    hint=f"{field}: {names[0]}, or remove it",
+                )
 
 
 def _check_without_kv_cache(engine: EngineConfig, place: Place) -> None:

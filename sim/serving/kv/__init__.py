@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from sim.serving.kv.allocator import KVAllocator, KVSettings
+from sim.serving.kv.allocator import KVAllocator
 from sim.serving.kv.contiguous import ContiguousKV
 from sim.serving.kv.paged import PagedKV
 from sim.serving.scenario import KV_ALLOCATOR_NAMES
 
-KV_ALLOCATORS: dict[str, Callable[[KVSettings], KVAllocator]] = {
-    "paged": PagedKV.of,
-    "contiguous": ContiguousKV.of,
-}
+KV_ALLOCATORS: dict[str, type[KVAllocator]] = {"paged": PagedKV, "contiguous": ContiguousKV}
 
-KV_ALLOCATOR_NAMES.are(KV_ALLOCATORS)
+
+KV_ALLOCATOR_NAMES.are(KV_ALLOCATORS, keys_of=lambda name: KV_ALLOCATORS.get(name, PagedKV).keys)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
 if TYPE_CHECKING:
     from sim.serving.recorder import BlockMapRecorder
@@ -36,11 +36,18 @@ class KVAllocator(Protocol):
     at once; ``settle`` then brings the request's own account up to date.
     """
 
+    keys: ClassVar[frozenset[str]] = frozenset()
+    """Settings of ``engine`` that only some allocators understand, and this one does."""
     capacity_tokens: int
     free: int
     """Units that growth may take."""
     is_paged: bool
     """Whether KV that grows counts as wanted only when it is there (``sim.serving.usage``)."""
+
+    @classmethod
+    def of(cls, settings: KVSettings) -> Self:
+        """The memory of one replica."""
+        ...
 
     @property
     def growth_period(self) -> int | None: ...

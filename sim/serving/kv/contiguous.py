@@ -8,6 +8,7 @@ What is reserved is the choice of ``kv_reservation`` (the three Orca variants of
 from __future__ import annotations
 
 from bisect import insort
+from typing import ClassVar
 
 from sim.serving.kv.allocator import KVSettings, Levels, Reservation
 from sim.serving.recorder import BlockMapRecorder
@@ -69,6 +70,7 @@ class BuddyAllocator:
 class ContiguousKV:
     """KV by reservation: nothing grows, nothing is preempted."""
 
+    keys: ClassVar = frozenset({"kv_reservation"})
     is_paged = False
     growth_period = 0
     free = 0  # a contiguous pool has nothing to grow by

@@ -6,6 +6,8 @@ block map is asked for (``block_map`` given); no decision depends on them.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from sim.errors import InvariantError
 from sim.serving.kv.allocator import KVSettings, Levels
 from sim.serving.recorder import BlockMapRecorder
@@ -15,6 +17,7 @@ from sim.serving.request import Request
 class PagedKV:
     """A pool of blocks. used + free = total after every call; it refuses before it changes anything."""
 
+    keys: ClassVar[frozenset[str]] = frozenset()
     is_paged = True
 
     def __init__(
