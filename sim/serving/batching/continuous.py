@@ -9,6 +9,7 @@ preempted and will be recomputed; nothing is admitted in such a step.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 from sim.serving.batching.plan import KVView, Limits, StepPlan
 from sim.serving.request import Request
@@ -17,7 +18,7 @@ from sim.serving.request import Request
 def continuous(
     waiting: Sequence[Request], running: Sequence[Request], kv: KVView, limits: Limits
 ) -> StepPlan:
-    """The generic policy; see the module's text."""
+    """One step, as the module's text says."""
     plan = StepPlan()
     if limits.is_prefill_first:
         add_prompts(plan, waiting, running, kv, limits)
@@ -53,16 +54,9 @@ def add_prompts(
     plan: StepPlan, waiting: Sequence[Request], running: Sequence[Request], kv: KVView, limits: Limits
 ) -> None:
     """Half-done prompts, then the queue from its head, while the token budget and memory last."""
-    num_decodes = len(plan.decode)
-    prompts = []
-    for request in reversed(
-        running
-    ):  # prompts are worked on in order of admission: those left are the newest
-        if request.is_decoding:
-            break
-        prompts.append(request)
-    if plan.decode_all:
-        num_decodes = len(running) - len(prompts)
+    # Prompts are worked on in order of admission: those that are not done are the newest.
+    prompts = list(takewhile(lambda one: not one.is_decoding, reversed(running)))
+    num_decodes = len(running) - len(prompts) if plan.decode_all else len(plan.decode)
     budget = limits.max_num_batched_tokens - num_decodes
     for request in reversed(prompts):
         tokens = min(request.target - request.num_computed_tokens, budget)
@@ -73,10 +67,10 @@ def add_prompts(
     for head in waiting:
         if seats == 0 or budget <= 0 or not kv.can_admit(head, is_first=seats == limits.max_num_seqs):
             break
-        size = head.num_tokens
-        if size > budget and not limits.enable_chunked_prefill:
+        if head.num_tokens > budget and not limits.enable_chunked_prefill:
             break
         kv.admit(head)
-        plan.prefill.append((head, min(size, budget)))
-        budget -= min(size, budget)
+        tokens = min(head.num_tokens, budget)
+        plan.prefill.append((head, tokens))
+        budget -= tokens
         seats -= 1

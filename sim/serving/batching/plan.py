@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
 
 from sim.arrays import to_ps
-from sim.serving.scenario import Scenario
-
-if TYPE_CHECKING:
-    from sim.serving.decoding import DecodeBatch
-    from sim.serving.kv.allocator import KVAllocator
-    from sim.serving.request import Request
+from sim.serving.decoding import DecodeBatch
+from sim.serving.kv.allocator import KVAllocator
+from sim.serving.request import Request
+from sim.serving.scenario import Scenario, max_model_len
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +32,7 @@ def limits_of(scenario: Scenario) -> Limits:
     return Limits(
         max_num_seqs=engine.max_num_seqs,
         max_num_batched_tokens=engine.max_num_batched_tokens,
-        max_model_len=engine.max_model_len or scenario.model.max_position_embeddings,
+        max_model_len=max_model_len(scenario),
         enable_chunked_prefill=engine.enable_chunked_prefill,
         is_prefill_first=engine.schedule_order == "prefill_first",
         static_wait_ps=to_ps(engine.static_batch_wait_s),
@@ -64,20 +61,12 @@ class StepPlan:
         return [one for one in running if one.is_decoding] if self.decode_all else self.decode
 
 
-class Policy(Protocol):
-    """Decides a step. It may reserve and release KV memory through ``kv`` and touches nothing else."""
-
-    def __call__(
-        self, waiting: Sequence[Request], running: Sequence[Request], kv: KVView, limits: Limits
-    ) -> StepPlan:
-        """``running`` is in order of admission; ``waiting`` in order of arrival, preempted ones in front."""
-        ...
-
-
 class KVView:
-    """The KV memory as a policy sees it: questions, and the actions admit, extend and release."""
+    """The KV memory as a policy sees it: questions, and the actions admit, extend and release.
 
-    __slots__ = ("_batch", "_kv", "_now_ps", "_running", "_settle", "is_blocked")
+    ``batch``: the decoding requests, where they are counted together; ``settle`` brings their own counts up
+    to date.
+    """
 
     def __init__(
         self,
@@ -86,13 +75,10 @@ class KVView:
         running: Sequence[Request] = (),
         *,
         batch: DecodeBatch | None = None,
-        settle: Callable[[], None] | None = None,
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
-        self._kv = kv
-        self._now_ps = now_ps
-        self._running = running
-        self._batch = batch  # the decoding requests, where they are counted together
-        self._settle = settle
+        self._kv, self._now_ps, self._running = kv, now_ps, running
+        self._batch, self._settle = batch, settle
         self.is_blocked = False
 
     @property
@@ -102,9 +88,8 @@ class KVView:
 
     def can_admit(self, request: Request, *, is_first: bool = False) -> bool:
         """Whether its prompt (with what it had generated) finds memory now; ``is_first``: nothing runs."""
-        fits = self._kv.can_admit(request, is_first=is_first)
-        self.is_blocked = not fits
-        return fits
+        self.is_blocked = not self._kv.can_admit(request, is_first=is_first)
+        return not self.is_blocked
 
     def admit(self, request: Request) -> None:
         """Reserves that memory."""
@@ -121,29 +106,33 @@ class KVView:
             self._kv.grow(request, growth, self._now_ps)
 
     def extend_all(self) -> bool:
-        """Reserves memory for the next token of every decoding request; False, and nothing done, if it
-        lacks."""
+        """Reserves memory for the next token of every decoding request; if it lacks, False and nothing."""
         kv, batch = self._kv, self._batch
         if batch is None:
-            growing = [(one, kv.growth(one)) for one in self._running if one.is_decoding]
-            if sum(growth for _, growth in growing) > kv.free:
-                return False
-            for one, growth in growing:
-                if growth:
-                    kv.grow(one, growth, self._now_ps)
-            return True
-        need = batch.num_growing()
+            growing = {one: kv.growth(one) for one in self._running if one.is_decoding}
+            need = sum(growing.values())
+        else:
+            need = batch.num_growing()
+            listed = batch.members[batch.step % batch.period] if need and batch.members else {}
+            growing = dict.fromkeys(listed.values(), 1)
         if need > kv.free:
-            if self._settle is not None:
-                self._settle()
+            self._settle()
             return False
-        if batch.members is None:
-            kv.free -= need
-        elif need:
-            for one in batch.members[batch.step % batch.period].values():
-                kv.grow(one, 1, self._now_ps)
+        for one, growth in growing.items():
+            if growth:
+                kv.grow(one, growth, self._now_ps)
+        if batch is not None and batch.members is None:
+            kv.free -= need  # counted, whoever gets it
         return True
 
     def release(self, request: Request) -> None:
         """Takes all its memory back (before it goes into ``preempted``)."""
         self._kv.release(request, self._now_ps)
+
+
+Policy = Callable[[Sequence[Request], Sequence[Request], KVView, Limits], StepPlan]
+"""Decides a step from (waiting, running, kv, limits).
+
+``waiting`` is in order of arrival, preempted requests in front; ``running`` in order of admission. It may
+reserve and release KV memory through ``kv`` and touches nothing else.
+"""
