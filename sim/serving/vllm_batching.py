@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
-from sim.errors import ScenarioError
-from sim.scenario.place import Place
 from sim.serving.batching.entry import BLOCK_MAP_RECTANGLES, Batching, Replica
+from sim.serving.checks.vllm import check_vllm
 from sim.serving.scenario import EngineConfig
-from sim.serving.vllm.config import SchedulerConfig, version_profile
+from sim.serving.vllm.config import SchedulerConfig
+from sim.serving.vllm.queue import QUEUES
 
 if TYPE_CHECKING:
     from sim.serving.batching.entry import BlockMaps
@@ -31,88 +32,16 @@ VLLM_KEYS = frozenset(
 )
 
 
-def scheduling_policy(given: str) -> Literal["fcfs", "priority", "user"]:
-    """vLLM's two by name; a path means a user's."""
-    if given == "fcfs":
-        return "fcfs"
-    return "priority" if given == "priority" else "user"
-
-
 def scheduler_config(engine: EngineConfig, num_gpu_blocks: int, max_model_len: int) -> SchedulerConfig:
-    """The engine section in the scheduler's words."""
-    speculative = engine.speculative
-    return SchedulerConfig(
-        max_num_seqs=engine.max_num_seqs,
-        max_num_batched_tokens=engine.max_num_batched_tokens,
-        max_model_len=max_model_len,
-        block_size=engine.block_size,
-        num_gpu_blocks=num_gpu_blocks,
-        enable_prefix_caching=engine.enable_prefix_caching,
-        enable_chunked_prefill=engine.enable_chunked_prefill,
-        policy=scheduling_policy(engine.policy),
-        long_prefill_token_threshold=engine.long_prefill_token_threshold,
-        long_prefill_token_threshold_adaptive=engine.long_prefill_token_threshold_adaptive,
-        scheduler_reserve_full_isl=engine.scheduler_reserve_full_isl,
-        watermark=engine.watermark,
-        prefill_schedule_interval=engine.prefill_schedule_interval,
-        max_num_active_seqs=engine.max_num_active_seqs,
-        async_scheduling=engine.async_scheduling,
-        num_speculative_tokens=speculative.num_speculative_tokens if speculative else 0,
-    )
-
-
-def check_vllm(engine: EngineConfig, place: Place) -> None:
-    """Refuses what vLLM itself refuses, and what the named release does not have."""
-    _check_pipeline(engine, place)
-    if engine.async_scheduling and engine.speculative is not None:
-        raise place.child("async_scheduling").error(
-            "vLLM itself refuses asynchronous scheduling with n-gram drafts",
-            given=True,
-            allowed="async_scheduling: false with speculative: {method: ngram}",
-            hint="remove async_scheduling (vLLM turns it off with n-gram drafts), or remove speculative",
-        )
-    blocks = engine.num_gpu_blocks_override or 2
-    if blocks < 2:
-        raise place.child("num_gpu_blocks_override").error(
-            "vLLM keeps one block for itself", given=blocks, allowed="2 or more", hint="batching: continuous"
-        )
-    try:
-        config = scheduler_config(engine, blocks, engine.max_model_len or engine.max_num_batched_tokens)
-        version_profile(engine.vllm_version, config)
-    except ScenarioError as error:
-        raise place.child(error.path).error(
-            error.problem, given=error.given, allowed=error.allowed, hint=error.hint
-        ) from None
-
-
-def _check_pipeline(engine: EngineConfig, place: Place) -> None:
-    """What a pipeline cannot be combined with here."""
-    if engine.pipeline_parallel_size == 1:
-        return
-    beside = {
-        "async_scheduling": (engine.async_scheduling, "false"),
-        "speculative": (engine.speculative is not None, "no speculative"),
-        "price_table": (engine.price_table is not None, "no price_table: it was measured on one stage"),
+    """The engine section in the scheduler's words: most of them are the same."""
+    others: dict[str, Any] = {
+        "num_gpu_blocks": num_gpu_blocks,
+        "max_model_len": max_model_len,
+        "policy": engine.policy if engine.policy in QUEUES else "user",
+        "num_speculative_tokens": engine.speculative.num_speculative_tokens if engine.speculative else 0,
     }
-    for name, (is_given, allowed) in beside.items():
-        if is_given:
-            raise place.child(name).error(
-                "not modelled with pipeline_parallel_size",
-                given=name if name != "async_scheduling" else True,
-                allowed=f"{allowed}, with pipeline_parallel_size {engine.pipeline_parallel_size}",
-                hint="remove it, or pipeline_parallel_size: 1",
-            )
-    if engine.overheads.schedules_ahead:
-        raise (
-            place.child("overheads")
-            .child("schedules_ahead")
-            .error(
-                "not modelled with pipeline_parallel_size: as many batches are planned as there are stages",
-                given=True,
-                allowed="false with pipeline_parallel_size",
-                hint="remove it",
-            )
-        )
+    same = [one.name for one in fields(SchedulerConfig) if one.name not in others]
+    return SchedulerConfig(**others, **{name: getattr(engine, name) for name in same})
 
 
 def why_stepwise(engine: EngineConfig) -> str:

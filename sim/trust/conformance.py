@@ -22,13 +22,26 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import ScenarioError
+from sim.scenario.build import build
+from sim.scenario.place import Place
+from sim.scenario.scalars import check_bounds
+from sim.serving.checks.scenario import check_whole_prompts_fit
+from sim.serving.checks.vllm import check_release
+from sim.serving.scenario import EngineConfig
 from sim.serving.vllm import EngineLoop, Plan, Request, Scheduler, SchedulerConfig
+from sim.serving.vllm.queue import QUEUES
+from sim.serving.vllm.versions import VERSIONS
 
 Record = dict[str, Any]
 
 
 PACE = frozenset({"arrival", "step_cost"})
 """Settings of the recording rather than of the scheduler."""
+BLOCKS_AND_DRAFTS: Mapping[str, Mapping[str, int]] = {
+    "num_gpu_blocks": {"ge": 2},  # block 0 is never handed out
+    "num_speculative_tokens": {"ge": 0},
+}
+"""Bounds of the settings that an engine's keys have under other names."""
 
 
 @dataclass(slots=True)
@@ -138,10 +151,10 @@ def read_case(folder: Path, name: str, entry: Mapping[str, Any]) -> tuple[Schedu
             given=", ".join(unknown),
             allowed=", ".join(known),
         )
+    limits = build(SchedulerConfig, settings, file=str(folder / name), path="args")
     requests: deque[Request] = deque()
     accepts: dict[Request, Sequence[int]] = {}
     try:
-        limits = SchedulerConfig(**settings)
         for row in read_lines(folder / f"{name}.workload.jsonl.gz"):
             request = _request(row)
             requests.append(request)
@@ -158,6 +171,23 @@ def read_case(folder: Path, name: str, entry: Mapping[str, Any]) -> tuple[Schedu
         is_timed=args.get("arrival") == "time",
         step_cost=(per_step, per_token, per_request),
     )
+
+
+def check_recorded(limits: SchedulerConfig, version: str, place: Place) -> None:
+    """A recording keeps to the bounds of the engine's keys, and to what its release has."""
+    if version not in VERSIONS:
+        raise Place(file=place.file, path="vllm").error(
+            "unknown vLLM version", given=version, allowed=", ".join(VERSIONS)
+        )
+    bounds = {**{one.name: one.metadata for one in fields(EngineConfig)}, **BLOCKS_AND_DRAFTS}
+    for one in fields(limits):
+        value = getattr(limits, one.name)
+        check_bounds(value, bounds[one.name], place.child(one.name), value)
+    if limits.policy not in QUEUES:
+        raise place.child("policy").error("not one of vLLM's", given=limits.policy, allowed=", ".join(QUEUES))
+    if not limits.enable_chunked_prefill:
+        check_whole_prompts_fit(limits.max_num_batched_tokens, limits.max_model_len, place)
+    check_release(version, limits, place)
 
 
 def _request(row: Mapping[str, Any]) -> Request:
@@ -235,6 +265,7 @@ def _compare(want: Record, have: Record) -> Difference | None:
 def _replay(folder: Path, name: str, entry: Mapping[str, Any], version: str) -> Iterator[Record]:
     """The log of our scheduler for this workload, a record per ``schedule()`` call, in order."""
     limits, case = read_case(folder, name, entry)
+    check_recorded(limits, version, Place(file=str(folder / name), path="args"))
     scheduler = Scheduler(limits, version)
     loop = EngineLoop(scheduler, async_scheduling=limits.async_scheduling)
     open_records: deque[tuple[Plan, Record]] = deque()

@@ -128,6 +128,42 @@ def test_a_setting_that_nobody_knows_is_the_users_error(tmp_path: Path) -> None:
         main_conformance(tmp_path)
 
 
+@pytest.mark.parametrize(("wrong", "allowed"), [
+    ({"max_num_seqs": 0}, "at least 1"),
+    ({"max_num_seqs": "many"}, "a whole number"),
+    ({"block_size": 0}, "at least 1"),
+    ({"num_gpu_blocks": 1}, "at least 2"),
+    ({"policy": "lifo"}, "fcfs, priority"),
+    ({"policy": "user"}, "fcfs, priority"),
+    ({"watermark": 1.0}, "below 1"),
+    ({"prefill_schedule_interval": 0}, "at least 1"),
+    ({"num_speculative_tokens": -1}, "at least 0"),
+    ({"max_num_active_seqs": 0}, "at least 1"),
+    ({"max_num_batched_tokens": 63, "max_model_len": 64, "enable_chunked_prefill": False}, "max_model_len"),
+])  # fmt: skip
+def test_an_impossible_setting_is_the_users_error(
+    tmp_path: Path, wrong: dict[str, object], allowed: str
+) -> None:
+    case = _copy_one(tmp_path)
+    index = _index(tmp_path)
+    index["cases"][0]["args"] = {**index["cases"][0]["args"], **wrong}  # type: ignore[dict-item]
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ScenarioError) as told:
+        replay_folder(tmp_path)
+    assert told.value.file == str(tmp_path / case) and told.value.path == f"args.{next(iter(wrong))}"
+    assert allowed in told.value.allowed
+
+
+def test_a_release_does_not_take_settings_it_lacks(tmp_path: Path) -> None:
+    _copy_one(tmp_path)
+    index = _index(tmp_path)
+    index["cases"][0]["args"]["watermark"] = 0.1
+    (tmp_path / "index.json").write_text(json.dumps(index).replace("0.33.0", "0.20.0"))
+    with pytest.raises(ScenarioError, match=r"vLLM 0.20.0 has no such setting") as told:
+        replay_folder(tmp_path)
+    assert told.value.path == "args.watermark"
+
+
 def test_a_case_that_no_pool_can_serve_is_refused(tmp_path: Path) -> None:
     _copy_one(tmp_path)
     index = _index(tmp_path)

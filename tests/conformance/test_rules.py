@@ -7,8 +7,8 @@ from itertools import islice
 import pytest
 from conformance.playing import blocks, check, ids, limits, request, steps, tokens
 
-from sim.errors import InvariantError, ScenarioError
-from sim.serving.vllm import EngineLoop, Plan, Scheduler, SchedulerConfig, Status, server_defaults
+from sim.errors import InvariantError
+from sim.serving.vllm import EngineLoop, Plan, Scheduler, Status, server_defaults
 from sim.serving.vllm.prefix_tree import Node
 
 
@@ -448,23 +448,6 @@ def test_an_aborted_request_leaves_at_once() -> None:
     assert ids(list(target.state.unfinished())) == ["b"] and one.num_tokens == 10
     target.abort(two)
     assert target.num_unfinished == 0 and target.state.kv.pool.num_free == 99
-
-
-@pytest.mark.parametrize("wrong", [
-    {"max_num_seqs": 0}, {"block_size": 0}, {"num_gpu_blocks": 1}, {"policy": "lifo"}, {"watermark": 1.0},
-    {"prefill_schedule_interval": 0}, {"num_speculative_tokens": -1}, {"max_num_active_seqs": 0},
-    {"enable_chunked_prefill": False, "max_num_batched_tokens": 63},
-])  # fmt: skip
-def test_impossible_limits_are_the_users_error(wrong: dict[str, object]) -> None:
-    with pytest.raises(ScenarioError):
-        limits(**wrong)
-
-
-def test_a_release_does_not_take_settings_it_lacks() -> None:
-    with pytest.raises(ScenarioError, match="no such setting"):
-        Scheduler(SchedulerConfig(watermark=0.1), "0.20.0")
-    with pytest.raises(ScenarioError, match="unknown vLLM version"):
-        Scheduler(SchedulerConfig(), "9.9")
 
 
 def test_server_defaults_by_device() -> None:

@@ -260,10 +260,14 @@ def _check_length(scenario: Scenario, place: Place) -> None:
 
 
 def _check_step_budget(scenario: Scenario, place: Place) -> None:
-    engine, length = scenario.engine, max_model_len(scenario)
-    budget = engine.max_num_batched_tokens
-    pads = known_batching(engine.batching).pads_batches
-    if not pads and not engine.enable_chunked_prefill and budget < length:
+    engine = scenario.engine
+    if not known_batching(engine.batching).pads_batches and not engine.enable_chunked_prefill:
+        check_whole_prompts_fit(engine.max_num_batched_tokens, max_model_len(scenario), place)
+
+
+def check_whole_prompts_fit(budget: int, length: int, place: Place) -> None:
+    """Without chunked prefill a step has room for the longest prompt."""
+    if budget < length:
         raise place.child("max_num_batched_tokens").error(
             f"max_num_batched_tokens {budget:,} is below max_model_len {length:,}: "
             "without chunked prefill the longest prompt never fits into a step",

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from sim.serving.request import Request, Status
-from sim.serving.vllm.config import SchedulerConfig, version_profile
+from sim.serving.vllm.config import SchedulerConfig
 from sim.serving.vllm.kv import KVBlocks
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.queue import QUEUES
 from sim.serving.vllm.user_policy import CacheView, SchedulingPolicy, UserQueue
+from sim.serving.vllm.versions import VERSIONS
 
 
 class PrefillInterval:
@@ -65,7 +66,7 @@ class State:
 
     def __init__(self, limits: SchedulerConfig, version: str, policy: SchedulingPolicy | None = None) -> None:
         self.limits = limits
-        self.profile = version_profile(version, limits)
+        self.profile = VERSIONS[version]
         self.kv = KVBlocks(limits, self.profile)
         self.running: dict[int, Request] = {}
         self._user_policy = policy or SchedulingPolicy()
