@@ -10,7 +10,7 @@ import pytest
 import sim
 from sim.hardware import load_hardware
 from sim.hardware.engine_profile import EngineOverheads
-from sim.serving.scenario import EngineConfig, Scenario
+from sim.serving.scenario import EngineConfig, Scenario, server_defaults
 
 FILE = """\
 schema_version: 1
@@ -103,3 +103,11 @@ def test_no_field_of_a_built_engine_is_left_open() -> None:
     left = {one.name for one in fields(EngineConfig) if getattr(EngineConfig(), one.name) is None}
     assert left == optional
     assert EngineConfig().overheads == EngineOverheads()
+
+
+def test_vllms_sizes_follow_the_device() -> None:
+    gib = 2**30
+    assert server_defaults(80 * gib, "h100") == {"max_num_seqs": 1024, "max_num_batched_tokens": 8192}
+    assert server_defaults(80 * gib, "NVIDIA A100") == {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
+    assert server_defaults(192 * gib, "b200") == {"max_num_seqs": 1024, "max_num_batched_tokens": 16384}
+    assert server_defaults(24 * gib, "l4") == {"max_num_seqs": 256, "max_num_batched_tokens": 2048}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sim.hardware import HardwareProfile
 from sim.hardware.engine_profile import EngineOverheads
@@ -145,6 +145,15 @@ def _routings() -> Mapping[str, Routing]:
 
 class DeviceDefault(int):
     """A size that nobody has said: a small device's, until ``Scenario`` puts its own device's in place."""
+
+
+def server_defaults(hbm_bytes: float, device: str) -> dict[str, Any]:
+    """Sizes that ``vllm serve`` 0.33.0 takes on a device. The A100 counts as small whatever its memory."""
+    if hbm_bytes >= 160 * 2**30:
+        return {"max_num_seqs": 1024, "max_num_batched_tokens": 16384}
+    if hbm_bytes >= 70 * 2**30 and "a100" not in device.lower():
+        return {"max_num_seqs": 1024, "max_num_batched_tokens": 8192}
+    return {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,19 +297,9 @@ class EngineConfig:
 
     def on(self, hardware: HardwareProfile) -> EngineConfig:
         """The same, with vLLM's sizes on this device where none were said."""
-        seqs, tokens = self.max_num_seqs, self.max_num_batched_tokens
-        if not isinstance(seqs, DeviceDefault) and not isinstance(tokens, DeviceDefault):
-            return self
-        from sim.serving.vllm.versions import server_defaults
-
         sizes = server_defaults(hardware.hbm_bytes, hardware.name)
-        return replace(
-            self,
-            max_num_seqs=sizes["max_num_seqs"] if isinstance(seqs, DeviceDefault) else seqs,
-            max_num_batched_tokens=sizes["max_num_batched_tokens"]
-            if isinstance(tokens, DeviceDefault)
-            else tokens,
-        )
+        unsaid = {name: sizes[name] for name in sizes if isinstance(getattr(self, name), DeviceDefault)}
+        return replace(self, **unsaid) if unsaid else self
 
     @property
     def gpus_per_replica(self) -> int:

@@ -8,7 +8,7 @@ import pytest
 from conformance.playing import blocks, check, ids, limits, request, steps, tokens
 
 from sim.errors import InvariantError
-from sim.serving.vllm import EngineLoop, Plan, Scheduler, Status, server_defaults
+from sim.serving.vllm import EngineLoop, Plan, Scheduler, Status
 from sim.serving.vllm.prefix_tree import Node
 
 
@@ -448,14 +448,6 @@ def test_an_aborted_request_leaves_at_once() -> None:
     assert ids(list(target.state.unfinished())) == ["b"] and one.num_tokens == 10
     target.abort(two)
     assert target.num_unfinished == 0 and target.state.kv.pool.num_free == 99
-
-
-def test_server_defaults_by_device() -> None:
-    gib = 2**30
-    assert server_defaults(80 * gib, "h100") == {"max_num_seqs": 1024, "max_num_batched_tokens": 8192}
-    assert server_defaults(80 * gib, "NVIDIA A100") == {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
-    assert server_defaults(192 * gib)["max_num_batched_tokens"] == 16384
-    assert server_defaults(24 * gib, throughput=True)["max_num_seqs"] == 512
 
 
 def test_steps_that_are_not_uniform_cannot_be_taken_at_once() -> None:

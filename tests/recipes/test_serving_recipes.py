@@ -242,7 +242,7 @@ def test_a_routing_is_obeyed(file: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_vllm_release_is_an_entry(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = replace(VERSIONS["0.20.0"], version="0.21.0", missing=frozenset({"watermark"}))
+    mine = replace(VERSIONS["0.20.0"], missing=frozenset({"watermark"}))
     monkeypatch.setitem(VERSIONS, "0.21.0", mine)
     settings = ("engine.batching=vllm", "engine.vllm_version=0.21.0", "engine.async_scheduling=false")
     old = run(file, *settings[:1], "engine.vllm_version=0.20.0", "engine.async_scheduling=false")

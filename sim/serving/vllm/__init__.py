@@ -16,7 +16,7 @@ from sim.serving.vllm.config import SchedulerConfig
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.scheduler import EngineLoop, Scheduler
 from sim.serving.vllm.user_policy import CacheView, SchedulingPolicy
-from sim.serving.vllm.versions import VERSIONS, VersionProfile, server_defaults
+from sim.serving.vllm.versions import VERSIONS, VersionProfile
 
 __all__ = [
     "VERSIONS",
@@ -30,5 +30,4 @@ __all__ = [
     "Segment",
     "Status",
     "VersionProfile",
-    "server_defaults",
 ]

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-GIB = 2**30
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionProfile:
     """How one vLLM release decides where releases differ."""
 
-    version: str
     unhashed_blocks_to_front: bool
     """Freed blocks without a hash go to the front of the free queue; else every block to its tail."""
     lone_request_unthrottled: bool
@@ -34,7 +31,6 @@ class VersionProfile:
 
 VERSIONS: dict[str, VersionProfile] = {
     "0.33.0": VersionProfile(
-        version="0.33.0",
         unhashed_blocks_to_front=True,
         lone_request_unthrottled=True,
         self_preemption_continues=True,
@@ -42,7 +38,6 @@ VERSIONS: dict[str, VersionProfile] = {
         registers_drafted_blocks_in_update=True,
     ),
     "0.20.0": VersionProfile(
-        version="0.20.0",
         unhashed_blocks_to_front=False,
         lone_request_unthrottled=False,
         self_preemption_continues=False,
@@ -58,18 +53,3 @@ VERSIONS: dict[str, VersionProfile] = {
         ),
     ),
 }
-
-
-def server_defaults(hbm_bytes: float, device: str = "", *, throughput: bool = False) -> dict[str, int]:
-    """``max_num_seqs`` and ``max_num_batched_tokens`` of ``vllm serve`` 0.33.0 on this device.
-
-    The A100 counts as a small device whatever its memory; ``throughput`` is ``performance_mode``.
-    """
-    if hbm_bytes >= 160 * GIB:
-        num_seqs, num_tokens = 1024, 16384
-    elif hbm_bytes >= 70 * GIB and "a100" not in device.lower():
-        num_seqs, num_tokens = 1024, 8192
-    else:
-        num_seqs, num_tokens = 256, 2048
-    factor = 2 if throughput else 1
-    return {"max_num_seqs": factor * num_seqs, "max_num_batched_tokens": factor * num_tokens}
