@@ -10,8 +10,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 
 import numpy as np
-from simpy import Environment, Event, Resource, Timeout
-from simpy.core import SimTime
+from simpy import Environment, Event, Resource
 from simpy.events import NORMAL, EventPriority
 
 from sim.training.records import WorkerStepColumns
@@ -50,28 +49,16 @@ class Trail:
         )
 
 
-class Moments(Environment):
-    """SimPy's environment on which a process can say after whom it acts at one instant. Times are whole."""
+class Turn(Event):
+    """An event that happens by itself after ``delay_ps``, like SimPy's ``Timeout``, with a rank.
 
-    def __init__(self) -> None:
-        super().__init__(initial_time=0)
-        self._rank = 0
+    Among the events of one instant it comes after all plain ones, and by rank.
+    """
 
-    @property
-    def now_ps(self) -> int:
-        """The current time."""
-        return int(self.now)
-
-    def sleep(self, delay_ps: int, rank: int) -> Timeout:
-        """A timeout; among the events of one instant by ``rank``, after all plain ones."""
-        self._rank = rank
-        timeout = self.timeout(delay_ps)
-        self._rank = 0
-        return timeout
-
-    def schedule(self, event: Event, priority: EventPriority = NORMAL, delay: SimTime = 0) -> None:
-        """SimPy's own, with the rank on top of the priority."""
-        super().schedule(event, EventPriority(priority + self._rank), delay)
+    def __init__(self, env: Environment, delay_ps: int, rank: int) -> None:
+        super().__init__(env)
+        self._ok, self._value = True, None
+        env.schedule(self, EventPriority(NORMAL + rank), delay_ps)
 
 
 class ServerNic:
@@ -91,11 +78,11 @@ class ServerNic:
 
     def push(self) -> Generator[Event, object, None]:
         """A gradient's way into the server, queueing included."""
-        yield from self._carry(self._inbound)
+        return self._carry(self._inbound)
 
     def pull(self) -> Generator[Event, object, None]:
         """The weights' way back."""
-        yield from self._carry(self._outbound)
+        return self._carry(self._outbound)
 
     def _carry(self, direction: Resource) -> Generator[Event, object, None]:
         with direction.request() as turn:
@@ -108,7 +95,7 @@ class Asynchronous:
     """BSP, SSP, ASP (a gate) and K-async (a count) on a parameter server or without exchange."""
 
     def __init__(self, job: Job, max_gradients: int) -> None:
-        self.job, self.clock, self.trail = job, Moments(), Trail()
+        self.job, self.clock, self.trail = job, Environment(), Trail()
         self._limit = max_gradients
         self._gate = Gate(job.num_workers, job.staleness_bound)
         self._batch: list[int] = []
@@ -134,37 +121,37 @@ class Asynchronous:
         local = int(job.optimizer_ps[worker]) + link
         step = 0
         while True:
-            yield clock.sleep(0, 1 + worker)
-            release, version = clock.now_ps, self._version_of[worker]
+            yield Turn(clock, 0, 1 + worker)
+            release, version = int(clock.now), self._version_of[worker]
             if self._nic is not None:
                 yield from self._nic.pull()
             stall, compute = next(pairs)
-            begin, work = clock.now_ps, stall + compute + local
+            begin, work = int(clock.now), stall + compute + local
             end = mishaps.end_of(begin, work) if mishaps else begin + work
-            yield clock.sleep(end - begin, 1 + n + worker)
+            yield Turn(clock, end - begin, 1 + n + worker)
             if self._nic is not None:
                 yield from self._nic.push()
-            done = clock.now_ps
+            done = int(clock.now)
             self.trail.rows.append((worker, step, release, end - compute - local, end - link, done, 0))
             self._go[worker] = clock.event()
             self._bring(worker, version)
             yield self._go[worker]
             waits = self.trail.wait_ps
-            waits[worker] = waits.get(worker, 0) + clock.now_ps - done
+            waits[worker] = waits.get(worker, 0) + int(clock.now) - done
             step += 1
 
     def _bring(self, worker: int, version: int) -> None:
         """A gradient has arrived: apply it, and let go whom that releases."""
         trail, job = self.trail, self.job
-        trail.gradients.append((self.clock.now_ps, worker, version))
+        trail.gradients.append((int(self.clock.now), worker, version))
         if job.scheme.waits_for_update:
             self._batch.append(worker)
             released = sorted(self._batch) if len(self._batch) == job.num_awaited else []
             if released:
                 self._batch = []
-                trail.updates.append(self.clock.now_ps)
+                trail.updates.append(int(self.clock.now))
         else:
-            trail.updates.append(self.clock.now_ps)
+            trail.updates.append(int(self.clock.now))
             released = self._gate.complete(worker)
         for one in released:
             self._version_of[one] = len(trail.updates)
@@ -177,7 +164,7 @@ class Synchronous:
     """Every update waits for so many workers: BSP by collective or server, K-sync, local SGD."""
 
     def __init__(self, job: Job, max_steps: int) -> None:
-        self.job, self.clock, self.trail = job, Moments(), Trail()
+        self.job, self.clock, self.trail = job, Environment(), Trail()
         self._num_steps = max_steps
         self._pairs = [job.times.pairs_of(worker) for worker in range(job.num_workers)]
         self.link_ps: list[int] = job.link_ps.tolist()
@@ -194,7 +181,7 @@ class Synchronous:
             count = min(job.local_steps, self._num_steps - begin)
             update = _Update(self, index, count)
             yield self.clock.process(update.run())
-            self.trail.updates.append(self.clock.now_ps)
+            self.trail.updates.append(int(self.clock.now))
 
     def next_pair(self, worker: int) -> tuple[int, int]:
         """(stall, compute) of the worker's next step."""
@@ -207,7 +194,7 @@ class _Update:
     def __init__(self, whole: Synchronous, index: int, num_local: int) -> None:
         self.job, self.clock, self.trail, self.whole = whole.job, whole.clock, whole.trail, whole
         self.index, self.num_local = index, num_local
-        self.release = whole.clock.now_ps
+        self.release = int(whole.clock.now)
         exchange = self.job.exchange
         self.nic = ServerNic(self.clock, exchange.occupies_ps, exchange.takes_ps)
         buckets = exchange.buckets if exchange.overlap else ()
@@ -255,14 +242,14 @@ class _Update:
             stall, compute = stall + one_stall, compute + one
             if step:
                 yield clock.timeout(int(job.optimizer_ps[worker]))
-        start = clock.now_ps + stall
+        start = int(clock.now) + stall
         back = round(compute * float(job.backward_share[worker]))
         if job.exchange.is_collective:
             yield clock.timeout(stall + compute - back)
             yield from self._backward(back)
         else:
-            yield clock.sleep(stall + compute + self.link_ps[worker], 1 + job.num_workers + worker)
-        end = clock.now_ps - self.link_ps[worker]
+            yield Turn(clock, stall + compute + self.link_ps[worker], 1 + job.num_workers + worker)
+        end = int(clock.now) - self.link_ps[worker]
         if not job.exchange.is_collective:
             yield from self._push(worker)
         self._note(worker, (start, end))
@@ -284,13 +271,13 @@ class _Update:
             yield from self.nic.push()
         self.num_pushed += 1
         if self.num_pushed <= self.job.num_awaited:
-            self.trail.gradients.append((self.clock.now_ps, worker, self.index))
+            self.trail.gradients.append((int(self.clock.now), worker, self.index))
         if self.num_pushed == self.job.num_awaited:
             self.enough.succeed()
 
     def _note(self, worker: int, computed: tuple[int, int]) -> None:
         is_late = not self.is_open or self.num_pushed > self.job.num_awaited
-        row = (worker, self.index, self.release, *computed, self.clock.now_ps, int(is_late))
+        row = (worker, self.index, self.release, *computed, int(self.clock.now), int(is_late))
         self.trail.rows.append(row)
 
 
