@@ -47,13 +47,16 @@ OTHER_SUBJECTS = frozenset(
     ]
 )
 # Single files that belong to one of those subjects under another name. The first three stand in a folder of
-# a scheduler, because they are vLLM's own allocator: blocks, their cache and who holds them.
+# a scheduler, because they are vLLM's own allocator: blocks, their cache and who holds them. ``vllm_kv.py``
+# and ``vllm_defaults.py`` are aeb292e's, for the comparison with it.
 FILED_UNDER = {
     "vllm/kv.py": "kv",
     "vllm/pool.py": "kv",
     "vllm/prefix_tree.py": "kv",
+    "vllm_defaults.py": "scenario",
     "vllm_kv.py": "kv",
     "router.py": "routing",
+    "front_end.py": "records",  # what an API server adds to the times in table and records
     "recorder.py": "records",
     "result.py": "records",
     "usage.py": "records",
@@ -62,9 +65,9 @@ FILED_UNDER = {
     "measures.py": "metrics",
 }
 # What ``engine_lines`` gives for sim/serving at aeb292e: ``python -m tools.house --engine-lines DIR``.
-ENGINE_LINES_BEFORE = 4955
+ENGINE_LINES_BEFORE = 4845
 MAX_ENGINE_LINES = ENGINE_LINES_BEFORE * 2 // 3
-ENGINE_LINES_TODAY = 4339  # not there yet: lower it with every step, until it is the bound
+ENGINE_LINES_TODAY = 4260  # not there yet: lower it with every step, until it is the bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
