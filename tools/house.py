@@ -62,7 +62,7 @@ FILED_UNDER = {
     "usage.py": "records",
     "vllm_block_map.py": "records",
     "judgement.py": "metrics",  # does the queue grow, what a reader is warned of
-    "measures.py": "metrics",
+    "record_statistics.py": "metrics",
 }
 # What ``engine_lines`` gives for sim/serving at aeb292e: ``python -m tools.house --engine-lines DIR``.
 ENGINE_LINES_BEFORE = 4845

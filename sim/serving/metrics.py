@@ -13,7 +13,7 @@ from sim.results.metric import Better, Metric
 from sim.results.statistics import LEAST_SAMPLES_BEYOND, PERCENTILES, Spread, is_thin, spread, spread_of_runs
 from sim.results.summary import ClassSummary, Summary
 from sim.serving.judgement import judge, run_cautions
-from sim.serving.measures import (
+from sim.serving.record_statistics import (
     RequestTimes,
     class_slos,
     count,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.results.columns import Column
-from sim.serving.measures import class_slos, met_bounds, request_times
+from sim.serving.record_statistics import class_slos, met_bounds, request_times
 from sim.serving.records import STATUS_NAMES, RunResult
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from conservation_laws import littles_law_gap, running_time_gap
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from random_runs import engines, run, workloads
 
 from sim.serving.front_end import FrontEnd
-from sim.serving.measures import littles_law_gap, running_time_gap
 from sim.serving.records import (
     ABORTED,
     FINISHED,

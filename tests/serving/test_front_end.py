@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conservation_laws import running_time_gap
 from hypothesis import given, settings
 from random_runs import MS, engines, run, workloads
 
 from sim.hardware.engine_profile import EngineOverheads
-from sim.serving.measures import running_time_gap
 from sim.serving.metrics import summarize
 from sim.serving.records import FINISHED, RequestTable, RunResult
 

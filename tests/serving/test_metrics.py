@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conservation_laws import littles_law_gap, running_time_gap
 from fake_results import (
     HARDWARE,
     block_map,
@@ -41,8 +42,8 @@ from sim.results.summary import Summary
 from sim.rng import stream
 from sim.scenario.distribution import Distribution
 from sim.serving.judgement import judge, num_waiting_at_arrival
-from sim.serving.measures import littles_law_gap, running_time_gap, token_gaps
 from sim.serving.metrics import METRICS, REQUEST_TIMES, summarize
+from sim.serving.record_statistics import token_gaps
 from sim.serving.scenario import RequestClass, Slo, Workload
 from sim.serving.workload.arrivals import Arrivals
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conservation_laws import littles_law_gap
 
 from sim.kinds.load import load_scenario
 from sim.kinds.run import run_one
-from sim.serving.measures import littles_law_gap
 from sim.serving.records import FINISHED, REFUSED, UNFINISHED
 
 CHECKOUT = Path(__file__).parents[2]

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conservation_laws import littles_law_gap
 
 from sim.kinds.load import load_scenario
 from sim.kinds.run import run_one
-from sim.serving.measures import littles_law_gap
 
 SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios" / "serving").glob("*.yaml"))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conservation_laws import littles_law_gap, running_time_gap
 from plain_engine import plain_engine
 
 from sim.arrays import PS_PER_S
@@ -19,7 +20,6 @@ from sim.hardware import load_hardware
 from sim.kinds.run import run_one
 from sim.model.config import load_model
 from sim.scenario.distribution import Distribution
-from sim.serving.measures import littles_law_gap, running_time_gap
 from sim.serving.records import RunResult
 from sim.serving.scenario import Scenario, Workload
 from sim.serving.workload.arrivals import Arrivals

@@ -11,8 +11,8 @@ from random_runs import HARDWARE, MODEL, run
 
 from sim.model.config import load_model
 from sim.price.step import TILE_ROWS, CompiledPrice
-from sim.serving.measures import token_gaps
 from sim.serving.metrics import summarize
+from sim.serving.record_statistics import token_gaps
 from sim.serving.records import FINISHED, RequestTable, RunResult
 from sim.serving.scenario import Scenario, Speculative, Workload
 

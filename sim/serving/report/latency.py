@@ -21,7 +21,7 @@ from sim.report.figures import (
     percent,
     seconds,
 )
-from sim.serving.measures import request_times
+from sim.serving.record_statistics import request_times
 from sim.serving.records import FINISHED, KV_KINDS, RequestColumns, RunResult
 
 MAX_QUANTILES = 360

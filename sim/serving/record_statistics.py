@@ -1,4 +1,4 @@
-"""Request times, gaps between tokens, use of the engine and of its memory, from the records of a run."""
+"""Statistics of a run's records: request times, token gaps, use of the engine and of its KV memory."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.arrays import PS_PER_S, Bools, Int64
-from sim.errors import InvariantError
-from sim.results.statistics import ArithmeticRuns, exact_dot, exact_sum
+from sim.results.statistics import ArithmeticRuns
 from sim.serving.front_end import FrontEnd
 from sim.serving.records import FINISHED, KV_KINDS, RequestColumns, RunResult, SegmentColumns
 from sim.serving.scenario import Slo, num_gpus
@@ -64,8 +63,8 @@ def class_slos(result: RunResult) -> tuple[Slo, ...]:
     """The bounds that hold for each class, by class id: its own where it has them, else the scenario's."""
     classes = result.scenario.workload.classes or {}
     names = result.class_names or ("",)
-    own = (classes[name].slo if name in classes else None for name in names)
-    return tuple(slo if slo is not None else result.scenario.slo for slo in own)
+    stated = (classes[name].slo if name in classes else None for name in names)
+    return tuple(slo if slo is not None else result.scenario.slo for slo in stated)
 
 
 def met_bounds(requests: RequestColumns, slos: tuple[Slo, ...]) -> Mapping[str, Bools]:
@@ -296,43 +295,3 @@ def money_and_power(result: RunResult, known: Mapping[str, float | None]) -> Num
     if rate and busy is not None and hardware.idle_w is not None and hardware.tdp_w is not None:
         energy = (hardware.idle_w + (hardware.tdp_w - hardware.idle_w) * busy) * gpus / rate
     return {"cost_per_million_output_tokens": cost, "energy_j_per_token": energy}
-
-
-def littles_law_gap(result: RunResult) -> float:
-    """(integral of the number in system - sum of the times in system) / the latter; 0.0 when exact.
-
-    The left side walks over arrivals and departures in order of time, the right side adds each
-    request's own stay; a request that never ended stays until the run's last moment. A departure
-    before its arrival makes the number in system negative and raises InvariantError.
-    """
-    requests = result.requests
-    arrived = requests.arrival_ps >= 0
-    arrival, finish = requests.arrival_ps[arrived], requests.finish_ps[arrived]
-    if arrival.size == 0:
-        return 0.0
-    last_ps = max(int(arrival.max()), int(finish.max()), result.window_ps[1])
-    leave = np.where(finish >= 0, finish, last_ps)
-    times = np.concatenate([arrival, leave])
-    change = np.repeat(np.array([1, -1], dtype=np.int64), arrival.size)
-    order = np.lexsort((-change, times))  # arrivals first within an instant
-    number = np.cumsum(change[order])
-    if number.min() < 0:
-        when = int(times[order][int(number.argmin())])
-        raise InvariantError(f"more requests left than had arrived at {when} ps")
-    integral = exact_dot(number[:-1], np.diff(times[order]))
-    stays = exact_sum(leave - arrival)
-    return (integral - stays) / stays if stays else float(integral)
-
-
-def running_time_gap(result: RunResult) -> float:
-    """(time in steps x sequences running - time from first scheduled to end) / the latter.
-
-    The left side comes from the engine's segments, the right side from the requests: two records
-    written independently. Exactly 0.0 where every running sequence is in every step: no
-    preemptions, no aborts, nothing unfinished, and a replica that does not pause while it serves.
-    """
-    requests, segments = FrontEnd.of(result.scenario).at_engine(result.requests), result.segments
-    served = (requests.first_scheduled_ps >= 0) & (requests.finish_ps >= 0)
-    stays = exact_sum((requests.finish_ps - requests.first_scheduled_ps)[served])
-    in_steps = exact_dot(segments.num_running, segments.duration_ps)
-    return (in_steps - stays) / stays if stays else float(in_steps)
