@@ -167,7 +167,7 @@ _IS_EXACT: ContextVar[bool] = ContextVar("_IS_EXACT", default=True)
 def last_digits_free() -> Iterator[None]:
     """Within, arrays are computed by NumPy: ten times as fast, with last digits that depend on the machine.
 
-    For who rounds the result and asks again, outside, where a last digit could change what it is rounded to.
+    For callers that round the result, and compute it exactly where a last digit could change the rounding.
     """
     token = _IS_EXACT.set(False)
     try:
@@ -220,9 +220,9 @@ def power(base: Floats | float, exponent: Floats | float) -> Floats:
 def _by_chunk(
     of_chunk: Callable[[Floats], Floats], of_number: Callable[[float], float] | None, x: Floats | float
 ) -> Floats:
-    """The function of so many elements at a time that all that it makes stays in the caches.
+    """The function of all elements, in chunks small enough that temporaries stay in the caches.
 
-    A handful of elements goes one by one, through the same operations: NumPy's calls would take longer.
+    A handful of elements goes one by one through the same operations, because NumPy's calls take longer.
     """
     import numpy as np
 

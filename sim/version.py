@@ -1,4 +1,4 @@
-"""The version, by itself: whoever prints it need not import the package's public interface."""
+"""The version in a module of its own: printing it does not import the package's public interface."""
 
 from __future__ import annotations
 

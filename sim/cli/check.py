@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _files(given: list[str]) -> list[Path]:
-    """The files meant; a folder stands for the YAML files below it, and its model configs."""
+    """The files to check; a folder means the YAML files and model configs below it."""
     from sim.scenario.shipped import find_scenario
 
     files: list[Path] = []

@@ -1,4 +1,4 @@
-"""Exit codes of the commands, and what each way to fail prints before it becomes one."""
+"""Exit codes of the commands, and the message printed for each kind of failure."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _REPORT = (
 
 
 def exit_code_of(program: str, work: Callable[[], int]) -> int:
-    """The exit code of ``work()``. Whatever it raises is said on stderr, and becomes a code of its own.
+    """The exit code of ``work()``. An exception is reported on stderr and becomes a code of its own.
 
-    Only a threshold that was missed is 1: Python's own 1 for an exception would tell CI the same.
+    1 is kept for a missed threshold: with Python's 1 for an exception CI could not tell the two apart.
     """
     try:
         code = work()

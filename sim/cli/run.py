@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def results_folder(out: Path) -> Iterator[Path]:
-    """A folder to write results into; its files move to ``out`` when all of them are there.
+    """A temporary folder for the results; its files move to ``out`` once all of them are written.
 
-    It is made before the run: a place that cannot be written is found out before the work is done.
+    It is made before the run, so that a place that cannot be written is noticed before the work is done.
     """
     if out.exists() and not out.is_dir():
         raise ScenarioError("results need a folder, this is a file", file="--out", given=str(out))
@@ -56,7 +56,7 @@ def results_folder(out: Path) -> Iterator[Path]:
 
 
 def _replace(out: Path, partial: Path) -> None:
-    """Move the new files in, then take away what only the earlier run had.
+    """Move the new files in, then remove those that only the earlier run had.
 
     A folder never mixes two runs, and nothing in it but what runs write is touched.
     """
@@ -139,7 +139,7 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
-    """What would fail after the run fails before it."""
+    """Refuse before the run what would fail after it."""
     check = record_format(arguments).check
     if check is not None:
         check()

@@ -93,7 +93,7 @@ def _blame_grid(error: ScenarioError, arguments: argparse.Namespace) -> Scenario
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """What reproduces the table; where and how fast it runs does not belong to it."""
+    """The command that reproduces the table, without options that only say where and how fast to run."""
     words = ["gpuyard", "sweep", arguments.scenario]
     for name in ("over", "set", "metric"):
         words += [word for value in getattr(arguments, name) for word in (f"--{name}", value)]

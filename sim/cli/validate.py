@@ -96,7 +96,7 @@ def _flags(arguments: argparse.Namespace) -> GroupBounds:
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """What reproduces the board; where and how fast it runs does not belong to it."""
+    """The command that reproduces the board, without options that only say where and how fast to run."""
     words = ["gpuyard", "validate", arguments.folder]
     words += [word for name in arguments.only for word in ("--only", name)]
     for name in BOUNDS:

@@ -161,15 +161,15 @@ def _itls(result: RunResult, ids: Int64) -> list[list[float]]:
     num_gaps = np.where(requests.status == FINISHED, requests.generated_tokens - 1, 0)
     found: list[list[float]] = []
     for i in ids.tolist():
-        first, last, own = requests.first_token_ps[i], requests.finish_ps[i], np.empty(0)
+        first, last, gaps = requests.first_token_ps[i], requests.finish_ps[i], np.empty(0)
         steps = ends.get(int(requests.replica[i]))
         if num_gaps[i] > 0 and first == last:
-            own = np.zeros(int(num_gaps[i]))
+            gaps = np.zeros(int(num_gaps[i]))
         elif num_gaps[i] > 0 and steps is not None and requests.num_preemptions[i] == 0:
             begin, end = np.searchsorted(steps, [first, last], side="right")
             if end - begin == num_gaps[i]:
-                own = np.diff(steps[begin:end], prepend=first) / PS_PER_S
-        found.append(own.tolist())
+                gaps = np.diff(steps[begin:end], prepend=first) / PS_PER_S
+        found.append(gaps.tolist())
     return found
 
 

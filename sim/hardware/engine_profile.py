@@ -22,8 +22,8 @@ from sim.scenario.strict_yaml import load_yaml
 class EngineOverheads:
     """Time that no kernel explains, per engine step. Named, so that it can be calibrated.
 
-    Launches run ahead of the GPU: of them and the kernels the longer counts. The rest is added, unless
-    ``async_scheduling`` hides it: then of everything the host does and the kernels the longer counts.
+    Launches run ahead of the GPU, so a step takes the longer of its launches and its kernels. The rest is
+    added, unless ``async_scheduling`` hides it: then a step takes the longer of all host work and kernels.
     """
 
     frontend_s: float = key(

@@ -163,7 +163,7 @@ class GroupedDevice:
         return ended
 
     def _start_blocks(self, freed: range | list[int]) -> None:
-        """Fill the freed slots; who stays beside fewer or more neighbours changes its pace."""
+        """Fill the freed slots; blocks whose number of neighbours changes get another pace."""
         now, residents = int(self._env.now), self._residents
         # While blocks wait every slot is taken, so identical successors leave all else as it was.
         successor = self._grid.take_all(len(freed)) if isinstance(freed, list) else None

@@ -56,8 +56,8 @@ class Gpu:
 
     def sm_share(self, from_hbm_fraction: float) -> float:
         """The largest share of the memory system that one SM can draw."""
-        own = _SM_BYTES_PER_CLOCK * clock_hz(self.profile)
-        return min(1.0, self.memory_s(own, from_hbm_fraction))
+        bytes_per_s = _SM_BYTES_PER_CLOCK * clock_hz(self.profile)
+        return min(1.0, self.memory_s(bytes_per_s, from_hbm_fraction))
 
     def tensor_flops_per_s(self, dtype: str) -> float:
         """Dense peak of one SM."""

@@ -76,7 +76,7 @@ class Launch:
 
 
 def repeated(launch: Launch, repeats: int, name: str) -> Launch:
-    """The same launch so many times, under a name."""
+    """The launch ``repeats`` times in a row, as one launch called ``name``."""
     return replace(
         launch,
         name=name,

@@ -83,7 +83,7 @@ def overlapped_ps(copy: int, kernel: int, num_chunks: int = NUM_CHUNKS) -> int:
 
 
 def _share(whole: int, index: int, parts: int) -> int:
-    """Whole picoseconds that add up."""
+    """Part ``index`` of ``parts``, in whole picoseconds: all parts add up to the whole."""
     return whole * (index + 1) // parts - whole * index // parts
 
 

@@ -75,7 +75,7 @@ def _here(jobs: int, address: str) -> Iterator[Executor]:
 
 @contextmanager
 def _on_dask(jobs: int, address: str) -> Iterator[Executor]:
-    """A Dask cluster. Its executor cannot cancel at its end; no more waits than was in flight."""
+    """A Dask cluster. Its executor cannot cancel on shutdown, so what is in flight is waited for."""
     with _dask_executor(f"tcp://{address}") as cluster:
         yield cluster
 

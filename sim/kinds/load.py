@@ -36,7 +36,7 @@ MAX_SEEDS = 1000
 
 
 def check_head(scenario: AnyScenario, top: Place) -> None:
-    """A question, and seeds that are worth their runs."""
+    """Require a question, and seeds that all differ."""
     if not scenario.question.strip():
         raise top.child("question").error(
             "is empty",
@@ -63,7 +63,7 @@ def check_head(scenario: AnyScenario, top: Place) -> None:
 def check_thresholds(
     scenario: AnyScenario, top: Place, variants: Sequence[str], metrics: Collection[str]
 ) -> None:
-    """Thresholds on metrics and variants that there are."""
+    """Require that thresholds name metrics and variants that exist."""
     for index, threshold in enumerate(scenario.thresholds):
         there = top.child("thresholds").item(index)
         _check_threshold(threshold, there, variants)
@@ -134,7 +134,7 @@ def load_tree(
 ) -> ScenarioFile[AnyScenario]:
     """The scenario that the mapping of ``file`` holds: a file read once may be loaded many times.
 
-    What was measured is no part of the question, and left out.
+    The ``measured:`` list is not part of the question and is left out.
     """
     _check_version(tree, file)
     tree = {name: value for name, value in tree.items() if name != MEASURED}
@@ -350,7 +350,7 @@ def _check(scenario: AnyScenario, kind: AnyKind, file: str, variants: Sequence[s
 
 
 def _kind(tree: Mapping[str, Any], file: str) -> AnyKind:
-    """The kind that the file says; a missing one is refused by the builder, with its meaning."""
+    """The kind that the file names; a missing one is left to the builder, whose error explains the key."""
     given = tree.get("kind", "serving")
     if not isinstance(given, str) or given not in KINDS:
         place = Place(file=file, path="kind")

@@ -54,9 +54,9 @@ def decision_table(comparison: Comparison) -> Table:
 
 
 def decision_metrics(comparison: Comparison) -> list[str]:
-    """The headline first, then what was asked for, then what else differs from nothing."""
+    """The headline first, then ``WANTED``, then the table's other metrics that are not 0 everywhere."""
     cells = comparison.cells.values()
-    # A goodput without an SLO or a preemption that never was is no row; a refused percentile is one.
+    # No row for goodput without an SLO or preemptions that never happened; one for a refused percentile.
     wanted = [
         name
         for name in WANTED

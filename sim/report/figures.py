@@ -111,7 +111,7 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
 
 
 def layout(x: Mapping[str, Any], y: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """A figure's layout: transparent nothing, legend above the plot, never over the marks."""
+    """A figure's layout: a transparent background, the legend above the plot and never over the marks."""
     return {
         "xaxis": dict(x),
         "yaxis": dict(y),

@@ -14,7 +14,7 @@ from sim.scenario.file import AnyScenario, ScenarioFile, ScenarioT_co
 
 
 class AnyRun(Protocol):
-    """What runs of all kinds leave behind, beside the columns of their own."""
+    """What the results of all kinds have in common, beside their own columns."""
 
     @property
     def scenario(self) -> AnyScenario:

@@ -18,7 +18,7 @@ from sim.units import example, unit_of_name
 
 T = TypeVar("T")
 
-# What people write who come from another engine, and the word here.
+# Names from other engines, and what they are called here.
 SYNONYMS = {
     "batch_size": "max_num_seqs",
     "max_batch_size": "max_num_seqs",

@@ -162,7 +162,7 @@ class CsvFile:
         return f"line {row + 2 if self.lines is None else self.lines[row]}"
 
     def numbers(self, column: int) -> Float64:
-        """A column of numbers; NaN and infinities pass, as whoever asks knows the bounds."""
+        """A column of numbers; NaN and infinities pass: the caller knows the bounds."""
         if self.rows is None:
             try:
                 return np.loadtxt(

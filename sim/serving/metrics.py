@@ -414,9 +414,9 @@ def _class_summaries(result: RunResult, met: Mapping[str, Bools], keep_thin: boo
     for index, name in enumerate(result.class_names):
         chosen = result.requests.is_measured & (result.requests.class_id == index)
         slo = slos[index]
-        own = {bound: hits for bound, hits in met.items() if getattr(slo, f"{bound}_s") is not None}
+        stated = {bound: hits for bound, hits in met.items() if getattr(slo, f"{bound}_s") is not None}
         numbers = {
-            **_counts_and_rates(result, chosen, own),
+            **_counts_and_rates(result, chosen, stated),
             "prefix_hit_fraction": _prefix_hits(result, chosen),
         }
         thin = _fill_times(numbers, _time_spreads(times, chosen), keep_thin)
@@ -437,9 +437,11 @@ def _all_meet_slo(
 ) -> bool | None:
     """The whole point's verdict, and that of every class with bounds of its own."""
     classes = result.scenario.workload.classes or {}
-    own = [by_class[name].meets_slo for name in by_class if name in classes and classes[name].slo is not None]
+    stated = [
+        by_class[name].meets_slo for name in by_class if name in classes and classes[name].slo is not None
+    ]
     whole = _meets_slo(result.scenario.slo, goodput_fraction)
-    return None if whole is None else whole and False not in own
+    return None if whole is None else whole and False not in stated
 
 
 def _whole_run(result: RunResult) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+from operator import attrgetter
 from typing import Any
 
 NEVER = 1 << 62
@@ -126,32 +127,12 @@ class Request:
         """Stream of its output tokens."""
         return 2 * self.id + 1 if self.output_stream is None else self.output_stream
 
-    # What batching policies call the same counts.
-
-    @property
-    def arrival_ps(self) -> int:
-        """When it came."""
-        return self.arrival
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of the prompt."""
-        return self.num_prompt_tokens
-
-    @property
-    def output_tokens(self) -> int:
-        """Tokens that it will generate."""
-        return self.max_tokens
-
-    @property
-    def generated(self) -> int:
-        """Tokens that it has generated."""
-        return self.num_tokens - self.num_prompt_tokens
-
-    @property
-    def computed(self) -> int:
-        """Tokens whose KV is written."""
-        return self.num_computed_tokens
+    # What batching policies call them.
+    arrival_ps = property(attrgetter("arrival"))
+    prompt_tokens = property(attrgetter("num_prompt_tokens"))
+    output_tokens = property(attrgetter("max_tokens"))
+    generated = property(attrgetter("num_output_tokens"))
+    computed = property(attrgetter("num_computed_tokens"))
 
     @property
     def is_decoding(self) -> bool:

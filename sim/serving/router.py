@@ -18,7 +18,7 @@ from sim.serving.workload.feed import TableFeed
 
 @dataclass(slots=True)
 class RouterFeed:
-    """An engine's side of the router: requests are handed to it, ends are told."""
+    """An engine's side of the router: it is handed requests and reports their ends."""
 
     router: Router
     next_ps: int = NEVER

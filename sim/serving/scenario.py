@@ -144,7 +144,7 @@ def _routings() -> Mapping[str, Routing]:
 
 
 class DeviceDefault(int):
-    """A size that nobody has said: a small device's, until ``Scenario`` puts its own device's in place."""
+    """A size left to its default: a small device's, until ``Scenario`` knows the device."""
 
 
 def server_defaults(hbm_bytes: float, device: str) -> dict[str, Any]:
@@ -270,7 +270,7 @@ class EngineConfig:
     )
 
     def __post_init__(self) -> None:
-        """What was not said, as vLLM's server has it: the one place for defaults that depend on other keys.
+        """Defaults that depend on other keys, as in vLLM's server: the only place that knows them.
 
         Prefix caching is on, and asynchronous scheduling (so since 0.14.0, by its release notes), except with
         n-gram drafts (vLLM turns it off then) and with pipeline stages (both together are not modelled).

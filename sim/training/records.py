@@ -57,7 +57,7 @@ class WorkerColumns:
     num_steps: Int64
     compute_ps: Int64  # forward, backward and recomputation
     data_stall_ps: Int64  # waiting for its data loader
-    wait_ps: Int64  # held back by the gate, or by slower workers
+    wait_ps: Int64  # at the staleness barrier, or for slower workers
     exchange_ps: Int64  # exchange that nothing hides, queueing included
     optimizer_ps: Int64
     lost_ps: Int64  # cancelled steps, and steps that a failure undid

@@ -1,9 +1,9 @@
 """When a worker may start its next step, and which gradients an update waits for. No clock, no chance.
 
 ``SYNC`` is the only place that names a scheme: loader, schema, checks, both simulations, learning and
-reports ask its entry. SSP and ASP are a gate: a worker may start step k (from 0) when k minus the number of
-steps that the slowest worker has completed is at most the staleness bound (Ho et al. 2013); ASP has none.
-BSP is such a gate with bound 0, run as a synchronous schedule. K-sync and K-async count gradients instead
+reports ask its entry. SSP and ASP bound staleness: a worker may start step k (from 0) when k minus the number
+of steps that the slowest worker has completed is at most the bound (Ho et al. 2013); ASP has none. BSP has
+bound 0 and is run as a synchronous schedule. K-sync and K-async count gradients instead
 (Dutta et al. 2018).
 """
 
@@ -19,7 +19,7 @@ UNBOUNDED = 2**62
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncConfig:
-    """When a worker may start its next step. One gate: step - steps of the slowest <= staleness bound."""
+    """When a worker may start its next step. One rule: step - steps of the slowest <= staleness bound."""
 
     scheme: str = key("what lets a worker go on", default="bsp", choices=lambda: SYNC)
     staleness_bound: int | None = key("ssp: steps ahead of the slowest", default=None, ge=0, le=1_000_000)
@@ -35,8 +35,8 @@ class Scheme:
     """A synchronisation scheme: everything that anybody asks about it.
 
     Workers of a synchronous scheme all begin anew at an update. Those of an asynchronous one go on by
-    themselves: behind the gate of ``staleness_bound``, each gradient an update of its own, or, with
-    ``waits_for_update``, when the update of ``num_awaited`` gradients that theirs is in has been made.
+    themselves, at most ``staleness_bound`` steps ahead of the slowest, and each gradient is an update. With
+    ``waits_for_update`` they wait for the update of ``num_awaited`` gradients that has theirs.
     """
 
     meaning: str
@@ -106,8 +106,8 @@ def schemes_where(holds: Callable[[Scheme], bool]) -> str:
     return ", ".join(name for name, scheme in SYNC.items() if holds(scheme))
 
 
-class Gate:
-    """Who waits for whom: the number of steps that each worker has completed, and who is held back."""
+class StalenessBarrier:
+    """Holds back workers that are too far ahead: who has completed how many steps, and who waits."""
 
     def __init__(self, num_workers: int, staleness_bound: int) -> None:
         self.staleness_bound = staleness_bound

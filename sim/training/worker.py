@@ -16,7 +16,7 @@ from simpy.events import NORMAL, EventPriority
 from sim.training.records import WorkerStepColumns
 from sim.training.schedule.failures import Mishaps
 from sim.training.schedule.job import Job
-from sim.training.sync import Gate
+from sim.training.sync import StalenessBarrier
 
 Steps = Generator[Event, object, None]
 Row = tuple[int, int, int, int, int, int, int]
@@ -24,7 +24,7 @@ Row = tuple[int, int, int, int, int, int, int]
 
 @dataclass(slots=True, kw_only=True)
 class Trail:
-    """What the processes write down."""
+    """What the processes record."""
 
     rows: list[Row] = field(default_factory=list)  # fields of WorkerStepColumns
     gradients: list[tuple[int, int, int]] = field(default_factory=list)  # (time, worker, version read)
@@ -92,12 +92,12 @@ class ServerNic:
 
 
 class Asynchronous:
-    """BSP, SSP, ASP (a gate) and K-async (a count) on a parameter server or without exchange."""
+    """BSP, SSP, ASP (a staleness bound) and K-async (a count) on a parameter server or without exchange."""
 
     def __init__(self, job: Job, max_gradients: int) -> None:
         self.job, self.clock, self.trail = job, Environment(), Trail()
         self._limit = max_gradients
-        self._gate = Gate(job.num_workers, job.staleness_bound)
+        self._barrier = StalenessBarrier(job.num_workers, job.staleness_bound)
         self._batch: list[int] = []
         self._version_of = [0] * job.num_workers
         self._go: dict[int, Event] = {}
@@ -141,7 +141,7 @@ class Asynchronous:
             step += 1
 
     def _bring(self, worker: int, version: int) -> None:
-        """A gradient has arrived: apply it, and let go whom that releases."""
+        """Apply a gradient that has arrived, and release the workers that waited for it."""
         trail, job = self.trail, self.job
         trail.gradients.append((int(self.clock.now), worker, version))
         if job.scheme.waits_for_update:
@@ -152,7 +152,7 @@ class Asynchronous:
                 trail.updates.append(int(self.clock.now))
         else:
             trail.updates.append(int(self.clock.now))
-            released = self._gate.complete(worker)
+            released = self._barrier.complete(worker)
         for one in released:
             self._version_of[one] = len(trail.updates)
             self._go[one].succeed()

@@ -104,8 +104,8 @@ def test_a_batching_policy_is_obeyed(file: Path, monkeypatch: pytest.MonkeyPatch
         run(file, "engine.batching=recipe_policy", "engine.long_prefill_token_threshold=5")
 
 
-def test_a_policy_that_breaks_a_law_is_told_which(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Registered here it is our bug; named by path it is for its author to put right."""
+def test_a_plan_that_breaks_a_limit_is_rejected(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registered policy that does so is our bug; one named by path is for its author to fix."""
     source = (
         "from sim.serving.batching.plan import StepPlan\n"
         "def greedy(waiting, running, kv, limits):\n"

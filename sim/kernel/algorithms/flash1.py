@@ -58,7 +58,7 @@ def _block(
         for index, rows in rows_of:
             if index * tile.block_m + rows > first:
                 inner, visited, columns = inner + 1, visited + rows, columns + _padded(width)
-    own = sum(rows for _, rows in rows_of)
+    num_rows = sum(rows for _, rows in rows_of)
     scores = float(columns * tile.block_m)
     outputs = float(inner * tile.block_m * problem.head_dim)
     products, ops = (10.0, BACKWARD_OPS * scores + outputs) if is_backward else (
@@ -68,27 +68,27 @@ def _block(
         name=name,
         count=problem.heads,
         iterations=max(1, inner),
-        **_traffic(problem.seqlen_kv * row, visited, own, row, is_backward=is_backward),
+        **_traffic(problem.seqlen_kv * row, visited, num_rows, row, is_backward=is_backward),
         flops=products * scores * problem.head_dim,
         exponentials=scores,
         vector_ops=ops,
     )
 
 
-def _traffic(keys: int, visited: int, own: int, row: int, *, is_backward: bool) -> dict[str, Bytes]:
+def _traffic(keys: int, visited: int, num_rows: int, row: int, *, is_backward: bool) -> dict[str, Bytes]:
     """Bytes of a block: K and V once, ``visited`` query rows over all steps, ``own`` rows besides."""
-    step, first = visited * STATISTIC_BYTES, own * STATISTIC_BYTES
+    step, first = visited * STATISTIC_BYTES, num_rows * STATISTIC_BYTES
     loop = {"k": keys, "v": keys, "q": visited * row, "o": visited * row, "l": step, "m": step}
     if is_backward:
         return {
             "loop": {**loop, "do": visited * row, "dq": visited * row},
             "loop_writes": {"dq": visited * row},
-            "last": {"dk": keys, "dv": keys, "dq": own * row},
+            "last": {"dk": keys, "dv": keys, "dq": num_rows * row},
         }
     return {
         "loop": loop,
         "loop_writes": {"o": visited * row, "l": step, "m": step},
-        "last": {"o": own * row, "l": first, "m": first},
+        "last": {"o": num_rows * row, "l": first, "m": first},
     }
 
 

@@ -323,10 +323,10 @@ def check_model(table: PriceTable, model: ModelShape, tensor_parallel_size: int)
     """The scenario's model must have the table's shape; its number of layers is free."""
     path = "engine.price_table"
     for name, size in table.shape.items():
-        own = getattr(model, name)
-        if own != size:
+        given = getattr(model, name)
+        if given != size:
             raise ScenarioError(
-                f"the table is of {table.model} ({name} {size}), the scenario's model has {name} {own}",
+                f"the table is of {table.model} ({name} {size}), the scenario's model has {name} {given}",
                 path=path,
             )
     if table.tensor_parallel_size != tensor_parallel_size:

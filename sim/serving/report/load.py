@@ -223,12 +223,12 @@ def load_pictures(results: Mapping[str, Sequence[RunResult]], lanes: Sequence[La
     loads = [(lane, run.seed, load_over_time(run)) for lane, run in firsts if run.segments.start_ps.size]
     if not loads:
         return []
-    own = [max(1.0, *(float(load.levels[name].max()) for name in LEVELS[:2])) for _, _, load in loads]
-    is_shared = max(own) <= SHARED_WITHIN * min(own)
+    peaks = [max(1.0, *(float(load.levels[name].max()) for name in LEVELS[:2])) for _, _, load in loads]
+    is_shared = max(peaks) <= SHARED_WITHIN * min(peaks)
     longest = max(float(load.time_s[-1] + load.width_s / 2) for _, _, load in loads)
     return [
-        _load_picture(load, lane, seed, (1.05 * (max(own) if is_shared else top), longest))
-        for (lane, seed, load), top in zip(loads, own, strict=True)
+        _load_picture(load, lane, seed, (1.05 * (max(peaks) if is_shared else top), longest))
+        for (lane, seed, load), top in zip(loads, peaks, strict=True)
     ]
 
 

@@ -31,22 +31,22 @@ class Kind:
         """This class's own random stream ``name``."""
         return stream(self.seed, f"{self.name}/{name}" if self.name else name)
 
-    def tokens(self, name: str, key_path: str, law: Distribution, count: int) -> Int64:
-        """``count`` whole numbers of ``law`` from the stream ``name``."""
-        return draw_tokens(law, count, self.rng(name), self._place(key_path))
+    def tokens(self, name: str, key_path: str, distribution: Distribution, count: int) -> Int64:
+        """``count`` whole numbers of ``distribution`` from the stream ``name``."""
+        return draw_tokens(distribution, count, self.rng(name), self._place(key_path))
 
-    def durations_ps(self, name: str, key_path: str, law: Distribution, count: int) -> Int64:
-        """``count`` times of ``law`` (seconds) in ps, from the stream ``name``."""
-        return durations_ps(law, count, self.rng(name), self._place(key_path))
+    def durations_ps(self, name: str, key_path: str, distribution: Distribution, count: int) -> Int64:
+        """``count`` times of ``distribution`` (seconds) in ps, from the stream ``name``."""
+        return durations_ps(distribution, count, self.rng(name), self._place(key_path))
 
     def _place(self, key_path: str) -> DrawPlace:
         prefix = f"workload.classes.{self.name}" if self.name else "workload"
         return DrawPlace(path=f"{prefix}.{key_path}", base_dir=self.base_dir)
 
 
-def durations_ps(law: Distribution, count: int, rng: np.random.Generator, place: DrawPlace) -> Int64:
-    """``count`` times of ``law``, drawn in seconds, in ps."""
-    seconds = draw_values(law, count, rng, place)
+def durations_ps(distribution: Distribution, count: int, rng: np.random.Generator, place: DrawPlace) -> Int64:
+    """``count`` times of ``distribution``, drawn in seconds, in ps."""
+    seconds = draw_values(distribution, count, rng, place)
     if seconds.size and seconds.max() > 1e6:
         raise ScenarioError(
             "a pause of more than a million seconds",
@@ -280,13 +280,15 @@ def needed_arrivals(workload: Workload) -> Arrivals:
 
 def closed_loop_think(arrivals: Arrivals, arrival_ps: Int64, seed: int, base_dir: Path) -> Int64 | None:
     """Pauses of a closed loop's clients before each triggered request; None without a pause."""
-    law = arrivals.think_time_s
-    if not arrivals.is_closed_loop or law is None:
+    distribution = arrivals.think_time_s
+    if not arrivals.is_closed_loop or distribution is None:
         return None
     place = DrawPlace(path="workload.arrivals.think_time_s", base_dir=base_dir)
     triggered = arrival_ps < 0
     think = np.zeros(len(arrival_ps), dtype=np.int64)
-    think[triggered] = durations_ps(law, int(triggered.sum()), stream(seed, "client_think_time"), place)
+    think[triggered] = durations_ps(
+        distribution, int(triggered.sum()), stream(seed, "client_think_time"), place
+    )
     return think
 
 

@@ -203,8 +203,8 @@ def _collective(scenario: TrainingScenario, worker: WorkerStep) -> Exchange:
     after = nccl_cost("all_gather", worker.total_gradient_bytes, n, fabric).total_s if is_sharded else 0.0
     chunks: tuple[tuple[int, int], ...] = ()
     if config.chunks and algorithm.chunk_ps is not None:
-        own = worker_fabric(scenario)
-        chunks = tuple(algorithm.chunk_ps(bucket.num_bytes, n, own) for bucket in buckets)
+        links = worker_fabric(scenario)
+        chunks = tuple(algorithm.chunk_ps(bucket.num_bytes, n, links) for bucket in buckets)
     return Exchange(
         algorithm=config.algorithm,
         pattern=algorithm.pattern,

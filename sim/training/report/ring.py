@@ -277,16 +277,16 @@ def _last_buckets(sends: RingSendColumns, n: int) -> np.ndarray[tuple[int, ...],
 
 
 def _bars(rows: Sequence[Row], chunk: int, labels: Sequence[str]) -> Trace:
-    own = [row for row in rows if row[3] == chunk]
+    sent = [row for row in rows if row[3] == chunk]
     n = len(labels)
-    phases = ["reduce-scatter" if int(row[1] or 0) < n - 1 else "all-gather" for row in own]
+    phases = ["reduce-scatter" if int(row[1] or 0) < n - 1 else "all-gather" for row in sent]
     return {
         "type": "bar",
         "orientation": "h",
         "name": f"chunk {chunk}",
-        "y": [labels[int(row[2] or 0)] for row in own],
-        "base": [round(float(row[4] or 0), 7) for row in own],
-        "x": [round(float(row[5] or 0) - float(row[4] or 0), 7) for row in own],
+        "y": [labels[int(row[2] or 0)] for row in sent],
+        "base": [round(float(row[4] or 0), 7) for row in sent],
+        "x": [round(float(row[5] or 0) - float(row[4] or 0), 7) for row in sent],
         "marker": {
             "color": f"@v{chunk % 8}",
             "opacity": [1.0 if phase == "reduce-scatter" else 0.6 for phase in phases],
@@ -294,7 +294,7 @@ def _bars(rows: Sequence[Row], chunk: int, labels: Sequence[str]) -> Trace:
         },
         "hovertext": [
             f"chunk {chunk} of bucket {row[0]}, {phase}, step {int(row[1] or 0) + 1}"
-            for row, phase in zip(own, phases, strict=True)
+            for row, phase in zip(sent, phases, strict=True)
         ],
         "hoverinfo": "text",
     }

@@ -113,16 +113,16 @@ def _timeline(run: TrainingResult, lane: Lane) -> Picture:
     spans = until_the_first_is_done(worker_spans(run))
     traces: list[Trace] = []
     for kind, ink in KINDS:
-        own = [span for span in spans if span[1] == kind]
-        if own:
+        bars = [span for span in spans if span[1] == kind]
+        if bars:
             traces.append(
                 {
                     "type": "bar",
                     "orientation": "h",
                     "name": kind,
-                    "y": [f"worker {worker}" for worker, _, _, _ in own],
-                    "base": [begin for _, _, begin, _ in own],
-                    "x": [end - begin for _, _, begin, end in own],
+                    "y": [f"worker {worker}" for worker, _, _, _ in bars],
+                    "base": [begin for _, _, begin, _ in bars],
+                    "x": [end - begin for _, _, begin, end in bars],
                     "marker": {"color": f"@{ink}", "line": {"color": "@paper", "width": 0.5}},
                 }
             )

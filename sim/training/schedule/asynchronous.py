@@ -17,7 +17,7 @@ from sim.arrays import Int64
 from sim.training.records import GradientColumns, Outcome, WorkerColumns
 from sim.training.schedule.failures import Mishaps
 from sim.training.schedule.job import Job
-from sim.training.sync import UNBOUNDED, Gate
+from sim.training.sync import UNBOUNDED, StalenessBarrier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +40,9 @@ def run_asynchronous(job: Job) -> tuple[Outcome, Log]:
     elif is_free and job.exchange.pattern == "free":
         log = _merged(job)
     elif is_free:
-        log = _ungated(job)
+        log = _unbounded(job)
     else:
-        log = _gated(job)
+        log = _bounded(job)
     return outcome_of(job, log), log
 
 
@@ -70,12 +70,12 @@ class _Starts:
         return self.mishaps[worker].end_of(begin, work) if self.mishaps else begin + work
 
 
-def _gated(job: Job) -> Log:
-    """Workers behind the gate. A heap entry is time x workers + worker: earliest first, then by worker."""
+def _bounded(job: Job) -> Log:
+    """A staleness bound. A heap entry is time x workers + worker: earliest first, then by worker."""
     n, starts = job.num_workers, _Starts(job)
     computed_at, occupies = starts.computed_at, starts.occupies_ps
     carried = starts.takes_ps - occupies
-    complete = Gate(n, job.staleness_bound).complete
+    complete = StalenessBarrier(n, job.staleness_bound).complete
     times, workers, versions = array("q"), array("q"), array("q")
     version_of, done_at, released_at, waits = [0] * n, [0] * n, [0] * n, [0] * n
     inbound = 0
@@ -102,8 +102,8 @@ def _gated(job: Job) -> Log:
     return _log((times, workers, versions), waits, starts.mishaps)
 
 
-def _ungated(job: Job) -> Log:
-    """``_gated`` without a gate: nobody is held back, and the version read is one's own last update."""
+def _unbounded(job: Job) -> Log:
+    """``_bounded`` without a bound: nobody is held back, and the version read is one's own last update."""
     n, starts = job.num_workers, _Starts(job)
     works, local, occupies, takes = starts.works, starts.local_ps, starts.occupies_ps, starts.takes_ps
     carried = takes - occupies
@@ -211,7 +211,7 @@ def _own_sums(job: Job) -> list[Int64]:
         known = sum(int(np.searchsorted(one, covered, side="right")) for one in ends)
         if known >= job.num_gradients:
             return ends
-        # All workers at once need about this much longer; those that are not there yet draw on.
+        # An estimate of when the run ends; workers whose drawn steps end before that draw more.
         horizon = covered * job.num_gradients / max(known, 1) * 1.01
         short = [worker for worker, one in enumerate(ends) if one[-1] <= horizon]
         count = max(16, job.num_steps // 16)
@@ -224,7 +224,7 @@ def outcome_of(job: Job, log: Log) -> Outcome:
     index = np.arange(log.time_ps.size, dtype=np.int64)
     workers = _workers(job, log)
     steps = np.maximum(workers.num_steps, 1)
-    own = (workers.compute_ps + workers.data_stall_ps) / steps
+    step_ps = (workers.compute_ps + workers.data_stall_ps) / steps
     mean_ps = workers.compute_ps.sum(dtype=np.float64) / max(1, int(workers.num_steps.sum()))
     cycle_ps = mean_ps + float(job.optimizer_ps.mean()) + 2 * job.exchange.takes_ps
     end_ps = int(log.time_ps[-1]) if log.time_ps.size else 0
@@ -236,7 +236,7 @@ def outcome_of(job: Job, log: Log) -> Outcome:
         end_ps=end_ps,
         ideal_ps=round(cycle_ps * job.num_steps),
         no_stall_ps=end_ps - round(float(workers.data_stall_ps.mean())),
-        slowdown_by_worker=tuple((own / max(mean_ps, 1.0)).tolist()),
+        slowdown_by_worker=tuple((step_ps / max(mean_ps, 1.0)).tolist()),
     )
 
 
@@ -246,8 +246,8 @@ def _workers(job: Job, log: Log) -> WorkerColumns:
     num_steps = np.bincount(log.worker, minlength=n)
     compute, stall = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
     for worker in range(n):
-        own, waits = job.times.of_worker(worker)(int(num_steps[worker]))
-        compute[worker] = own.sum()
+        computes, waits = job.times.of_worker(worker)(int(num_steps[worker]))
+        compute[worker] = computes.sum()
         stall[worker] = np.sum(waits)
     until = np.zeros(n, dtype=np.int64)
     until[log.worker] = log.time_ps  # the last entry of each worker stays

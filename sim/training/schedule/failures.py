@@ -97,7 +97,7 @@ def _checkpoints(update_ps: Int64, interval_ps: int) -> Int64:
 
 
 class Mishaps:
-    """The failures of one worker that stands alone: its step is lost, and it is away for the restart."""
+    """The failures of one independent worker: each loses the step in progress and takes a restart."""
 
     def __init__(self, failures: Failures, worker: int, seed: int) -> None:
         self._rng = stream(seed, f"failures of worker {worker}")

@@ -27,7 +27,7 @@ class Job:
     num_workers: int
     num_steps: int
     scheme: Scheme
-    staleness_bound: int  # of the gated schemes
+    staleness_bound: int  # of SSP and ASP
     num_awaited: int  # gradients per update
     local_steps: int
     times: StepTimes
