@@ -215,7 +215,7 @@ def example(unit: str | None) -> str:
     return _EXAMPLES[unit] if unit else "512"
 
 
-LARGEST_COUNT = 1e15  # beyond it nobody means it
+LARGEST_COUNT = 1e15  # a larger count is a slip
 
 
 def number_hint(text: str, unit: str | None) -> str:

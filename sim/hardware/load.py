@@ -289,7 +289,7 @@ def read_field(reader: Reader, key: str, value: object, base: HardwareProfile | 
 
 
 def check_all_there(values: Mapping[str, object], place: Place) -> None:
-    """Every field must be there; what nobody knows says ``unknown``."""
+    """Every field must be there; ``unknown`` where no value is known."""
     absent = [one.name for one in fields(HardwareProfile) if one.name not in values and one.name != "sources"]
     if absent:
         raise place.error(

@@ -1,4 +1,4 @@
-"""How fast blocks advance while nothing changes: SMs and the memory system shared by who is running.
+"""How fast blocks advance while nothing changes: SMs and the memory system shared by the running blocks.
 
 An SM's units are shared equally by its resident blocks. The memory system (L2 and HBM behind it) serves
 every block at the same rate at most: the highest one at which all demands together stay within its

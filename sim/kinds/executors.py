@@ -30,7 +30,7 @@ class SerialExecutor(Executor):
         try:
             future.set_result(fn(*args, **kwargs))
         except Exception as error:
-            # Futures carry errors to whoever asks for the result, here as in every other executor.
+            # Futures carry errors to the caller of ``result()``, as in every other executor.
             future.set_exception(error)
         return future
 

@@ -124,7 +124,7 @@ def shape_from_config(
 ) -> ModelShape:
     """The shape that a config states.
 
-    ``must_use``: keys that have to matter, because a user wrote them. ``about``: what a shipped shape
+    ``must_use``: keys that must have an effect, because a user wrote them. ``about``: what a shipped shape
     says of its source.
     """
     c = _text_part(ConfigReader(keys, file=file, path=path))

@@ -37,7 +37,7 @@ class ConfigReader:
         return self.keys[name] if name else None
 
     def has(self, name: str) -> bool:
-        """Whether the key is written, be it as null."""
+        """Whether the key is written, even as null."""
         self.read.add(name)
         self.used.update({name} & self.keys.keys())
         return name in self.keys

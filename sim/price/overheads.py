@@ -89,7 +89,7 @@ class LaunchedPrice(CompiledPrice):
         return max(kernels, launches, host) if self.hides_host else max(kernels, launches) + host
 
     def host_ps(self, sequences: int) -> int:
-        """Host time of a step of so many sequences, without its prompt tokens."""
+        """Host time of a step of ``sequences`` sequences, without its prompt tokens."""
         per_step, per_sequence = self.overheads_ps
         return per_step + per_sequence * sequences
 

@@ -143,7 +143,7 @@ class Stations:
 class ColdStart:
     """The price of one replica whose first step takes longer; each replica has one of its own.
 
-    Not modelled: later first uses (a batch size seen for the first time), and requests that arrive while the
+    Not modelled: what else is slow the first time (a new batch size), and requests that arrive while the
     host still prepares the first step: the queue of asynchronous scheduling does not see them sooner.
     """
 

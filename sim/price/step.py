@@ -31,7 +31,7 @@ from sim.price.roofline import Floats
 BREAKPOINTS_PER_OCTAVE = 4
 MAX_CONTEXT_TOKENS = 1 << 40
 CHUNK_GROUP = 32
-CHUNK_BREAKPOINTS = 70  # for prompt chunks the first so many: to 2**21 cached tokens
+CHUNK_BREAKPOINTS = 70  # the first ones, for prompt chunks: up to 2**21 cached tokens
 
 TILE_ROWS = 64  # query rows of a decode kernel's tile (FlashAttention: 64 to 128)
 
@@ -56,7 +56,7 @@ class StepPrice(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Attention by context, of so many decodes or of a chunk: value and slope from each breakpoint on."""
+    """Attention by context, of a number of decodes or of a chunk: value and slope from each breakpoint on."""
 
     constant_ps: int  # the step without attention
     values_ps: list[int]

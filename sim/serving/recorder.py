@@ -75,7 +75,7 @@ class Recorder:
         self._end(request, FINISHED)
 
     def refuse(self, request: Request, reason: str) -> None:
-        """It can never be served; said at its arrival."""
+        """It can never be served, which is known at its arrival."""
         self.finish_ps[request.id] = request.arrival
         self._end(request, REFUSED)
         self.refusals[reason] = self.refusals.get(reason, 0) + 1
@@ -93,7 +93,7 @@ class Recorder:
         request.is_ended = True
 
     def preempt(self, request: Request, now_ps: int, replica: int, recompute_tokens: int) -> None:
-        """A line of the ledger."""
+        """Adds a row to the ledger of preemptions."""
         self.num_preemptions[request.id] += 1
         self.recompute_tokens[request.id] += recompute_tokens
         self.preemptions.extend((now_ps, request.id, replica, recompute_tokens))

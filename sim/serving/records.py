@@ -58,7 +58,7 @@ class RequestTable:
     segment_start: Int64 | None = None
     segment_length: Int64 | None = None
     output_stream: Int64 | None = None
-    num_warmup: int = 0  # the first so many rows (ids) are not measured
+    num_warmup: int = 0  # rows (ids) at the start that are not measured
     warmup_ps: int = 0  # nor what arrives before this
     notes: tuple[str, ...] = ()  # what the reader should know: rows left out, units guessed
 

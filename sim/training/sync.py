@@ -107,13 +107,13 @@ def schemes_where(holds: Callable[[Scheme], bool]) -> str:
 
 
 class StalenessBarrier:
-    """Holds back workers that are too far ahead: who has completed how many steps, and who waits."""
+    """Holds back workers that are too far ahead, by the number of steps that each has completed."""
 
     def __init__(self, num_workers: int, staleness_bound: int) -> None:
         self.staleness_bound = staleness_bound
         self.slowest_completed = 0
         self._completed = [0] * num_workers
-        self._num_at = {0: num_workers}  # workers that have completed so many steps
+        self._num_at = {0: num_workers}  # workers by number of completed steps
         self._held: dict[int, list[int]] = {}  # by the step that they want to start
 
     def complete(self, worker: int) -> list[int]:

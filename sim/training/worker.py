@@ -35,7 +35,7 @@ class Trail:
         """The rows in order of worker and step."""
         table = np.array(sorted(self.rows), dtype=np.int64).reshape(-1, 7).T
         late = np.flatnonzero(table[6])
-        if late.size:  # who is late is cut off by the update
+        if late.size:  # the update cuts late workers off
             cut = np.array(self.updates)[table[1, late]]
             table[3:6, late] = np.minimum(table[3:6, late], cut)
         return WorkerStepColumns(
@@ -161,7 +161,7 @@ class Asynchronous:
 
 
 class Synchronous:
-    """Every update waits for so many workers: BSP by collective or server, K-sync, local SGD."""
+    """Every update waits for a fixed number of workers: BSP by collective or server, K-sync, local SGD."""
 
     def __init__(self, job: Job, max_steps: int) -> None:
         self.job, self.clock, self.trail = job, Environment(), Trail()

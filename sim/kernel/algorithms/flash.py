@@ -211,7 +211,7 @@ def _row_pass(gpu: Gpu, problem: Problem, name: str, reads: dict[str, int], writ
 
 
 def _runs(length: int, tile: int) -> list[tuple[int, int]]:
-    """(rows, how many tiles of so many rows)."""
+    """(rows of a tile, number of such tiles)."""
     full, rest = divmod(length, tile)
     return [(tile, full)] * (full > 0) + [(rest, 1)] * (rest > 0)
 

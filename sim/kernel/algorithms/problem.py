@@ -134,7 +134,7 @@ class Problem:
         return self.seqlen_kv * self.head_dim * self.element_bytes
 
     def table_bytes(self, keys: int) -> int:
-        """Block-table entries of so many keys, 4 bytes each."""
+        """Bytes of the block-table entries of ``keys`` keys."""
         return -(-keys // self.page_tokens) * TABLE_ENTRY_BYTES if self.is_paged else 0
 
     def packed(self, block_m: int) -> int:

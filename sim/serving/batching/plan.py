@@ -122,7 +122,7 @@ class KVView:
             if growth:
                 kv.grow(one, growth, self._now_ps)
         if batch is not None and batch.members is None:
-            kv.free -= need  # counted, whoever gets it
+            kv.free -= need  # counted, not handed out one by one
         return True
 
     def release(self, request: Request) -> None:

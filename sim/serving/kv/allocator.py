@@ -1,4 +1,4 @@
-"""What a KV allocator is asked, and what it is made from."""
+"""What a KV allocator must be able to do, and the settings that it is made from."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class KVAllocator(Protocol):
     """Memory for the KV of one replica, in units of the allocator's own. It refuses before it changes
     anything.
 
-    ``growth_period`` is how often a decoding request needs one more unit: every so many tokens, first where
+    ``growth_period`` is the number of tokens after which a decoding request needs one more unit, first where
     its tokens pass a multiple of it. 0: what a request is given at admission is enough. None: neither, and
     every step has to be planned by itself. Steps are skipped by taking units from ``free`` for many requests
     at once; ``settle`` then brings the request's own account up to date.
@@ -72,11 +72,11 @@ class KVAllocator(Protocol):
         ...
 
     def grow(self, request: Request, num_units: int, now_ps: int) -> None:
-        """Gives it so many units more; the caller has looked at ``free``."""
+        """Gives it ``num_units`` more; the caller has checked ``free``."""
         ...
 
     def settle(self, request: Request) -> None:
-        """Its computed tokens have grown, and units were taken from ``free`` for them."""
+        """Brings its account up to date after a jump took units for its new tokens from ``free``."""
         ...
 
     def release(self, request: Request, now_ps: int) -> None:

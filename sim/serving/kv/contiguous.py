@@ -114,7 +114,7 @@ class ContiguousKV:
         return self.buddy.can_allocate(self.reservation_tokens(request))
 
     def admit(self, request: Request, now_ps: int) -> None:
-        """Reserves."""
+        """Reserves a stretch."""
         size = self.reservation_tokens(request)
         address = self.buddy.allocate(size)
         self._addresses[request.id] = address
@@ -129,10 +129,10 @@ class ContiguousKV:
         return 0
 
     def grow(self, request: Request, num_units: int, now_ps: int) -> None:
-        """Never asked for."""
+        """Never called, as nothing grows."""
 
     def settle(self, request: Request) -> None:
-        """What it has is what it reserved."""
+        """Nothing to do: what it has is what it reserved."""
 
     def release(self, request: Request, now_ps: int) -> None:
         """Gives the stretch back."""

@@ -67,7 +67,7 @@ class PagedKV:
                 self.block_map.take(block * self.block_size, self.block_size, request.id, now_ps)
 
     def settle(self, request: Request) -> None:
-        """Its blocks are those that its computed tokens fill."""
+        """Counts its blocks anew: those that its computed tokens fill."""
         request.reserved = -(-request.num_computed_tokens // self.block_size)
 
     def release(self, request: Request, now_ps: int) -> None:

@@ -161,7 +161,7 @@ def _image(grid: Grid, kinds: Grid, view: View) -> Trace:
 
 
 def _key(block_map: BlockMap) -> list[Trace]:
-    """What the colours that are no request's mean, where there are such."""
+    """The meaning of the colours that stand for no request, where there are any."""
     if not (block_map.kind >= SHARED).any():
         return []
     return [
@@ -224,7 +224,7 @@ def _reading(block_map: BlockMap, name: str, view: View) -> str:
 
 
 def _caching(block_map: BlockMap, view: View) -> str:
-    """How much is shared, and how much is kept for nobody, and lost."""
+    """How much is shared, how much is cached without an owner, and how much is evicted."""
     if not (block_map.kind >= SHARED).any():
         return ""
     shared = percent(held_fraction(block_map, view, (SHARED,)))

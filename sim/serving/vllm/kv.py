@@ -16,7 +16,7 @@ from sim.serving.vllm.versions import VersionProfile
 
 
 def blocks_for(num_tokens: int, block_size: int) -> int:
-    """Blocks that hold so many tokens."""
+    """Blocks that hold ``num_tokens`` tokens."""
     return -(-num_tokens // block_size)
 
 
@@ -59,7 +59,7 @@ class KVBlocks:
         return min(num_hits, (request.num_tokens - 1) // self._block_size)
 
     def extend(self, request: Request, num_new_tokens: int) -> list[int] | None:
-        """Blocks that a running request needs to compute so many tokens more; None if there are too few."""
+        """Fresh blocks for ``num_new_tokens`` more of a running request; None if too few are free."""
         total = min(request.num_computed_tokens + num_new_tokens, self._max_model_len)
         need = blocks_for(total, self._block_size) - len(request.blocks)
         if need > self.pool.num_free:
@@ -70,7 +70,7 @@ class KVBlocks:
         return fresh
 
     def admit(self, request: Request, num_hits: int, num_new_tokens: int, *, spare: bool) -> list[int] | None:
-        """The fresh blocks of an admission that computes so many tokens after its hits; None if too few.
+        """Fresh blocks for ``num_new_tokens`` after an admission's hits; None if too few are free.
 
         ``scheduler_reserve_full_isl`` asks that all known tokens would fit now, though only this
         chunk's blocks are taken. ``spare``: the watermark's blocks must stay free.

@@ -34,7 +34,7 @@ _MAX_TOKENS = 1e15  # impossible lengths are refused where all lengths are
 
 
 def _is_azure(file: TextFile, trace: TraceKeys) -> bool:
-    """Azure's three columns, and a date in the first: with numbers there it is somebody else's CSV."""
+    """Azure's three columns with a date in the first: with numbers there it is another CSV."""
     if is_json(file) or trace.columns is not None:
         return False
     header = [name.strip() for name in file.text.partition("\n")[0].split(",")]

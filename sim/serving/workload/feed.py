@@ -31,7 +31,7 @@ class Feed(Protocol):
         ...
 
     def is_exhausted(self) -> bool:
-        """Whether nobody will come unless some request ends."""
+        """Whether no further request comes unless one ends."""
         ...
 
 

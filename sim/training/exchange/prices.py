@@ -1,7 +1,7 @@
 """What the exchange of one step costs on the links: every message priced, in whole picoseconds.
 
 The prices, NCCL's included, come from ``sim.price.collective``. When a message
-starts is the simulation's matter, not this file's.
+starts is up to the simulation.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ def learn(
 
 
 def _first_below(problem: Problem, since: list[Vector], target_loss: float) -> tuple[int, float]:
-    """Which of these weights, whose last is there, is the first at or below the target; its loss."""
+    """Index and loss of the first weights at or below the target; the last ones are."""
     losses = (problem.loss(weights) for weights in since)
     return next((index, loss) for index, loss in enumerate(losses) if loss <= target_loss)
 
@@ -251,7 +251,7 @@ def learn_locally(
 def _alone(
     problem: Problem, weights: Vector, rng: np.random.Generator, num_steps: int, learning_rate: float
 ) -> Vector:
-    """A worker's weights after so many steps of its own."""
+    """A worker's weights after ``num_steps`` local steps."""
     for _ in range(num_steps):
         weights = weights - learning_rate * problem.gradient(weights, rng)
     return weights
@@ -261,7 +261,7 @@ def _alone(
 
 # Loss is computed at this many points of a run: as many gradients apart in every scheme.
 MAX_POINTS = 200
-# A loss so many times its start is not followed any further.
+# A run whose loss exceeds this multiple of its start is not followed further.
 DIVERGED = 1e6
 
 

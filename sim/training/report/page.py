@@ -71,7 +71,7 @@ def scaling_pictures(results: Results, lanes: Sequence[Lane]) -> list[Picture]:
 
 
 def _tokens(run: TrainingResult) -> int:
-    """Tokens of a gradient; 0 where nobody says."""
+    """Tokens of a gradient; 0 where they are not known."""
     scenario = run.scenario
     is_known = scenario.model is not None or scenario.training.max_seq_len is not None
     return tokens_per_step(scenario) if is_known and max_seq_len(scenario) else 0

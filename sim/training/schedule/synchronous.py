@@ -150,7 +150,7 @@ def offsets(job: Job) -> Int64:
 
 
 def blocks(job: Job) -> Iterator[Block]:
-    """The run's steps, so many at a time that a block stays in memory."""
+    """The run's steps in blocks that are small enough for memory."""
     n = job.num_workers
     takes = [job.times.of_worker(worker) for worker in range(n)]
     rounds = max(1, BLOCK_ENTRIES // n // job.local_steps)
@@ -265,7 +265,7 @@ class _Part:
 
 
 def _of_cancelled(block: Block, lengths: Lengths) -> tuple[Int64, Int64, Int64]:
-    """(compute, lost, wait) where an update cuts off who is late."""
+    """(compute, lost, wait) where an update cuts off late workers."""
     assert lengths.is_used is not None
     begun = block.work_end - block.compute
     done = np.clip(lengths.length - begun, 0, block.compute)

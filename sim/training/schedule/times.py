@@ -28,7 +28,7 @@ MAX_RUN_S = 4e6  # 46 days; picoseconds in 64 bits end at twice that
 
 
 class StepTimes:
-    """The times of all workers, drawn as far as somebody asks."""
+    """The times of all workers, drawn as far as they are asked for."""
 
     def __init__(self, nominal_s: Float64, variation: StepVariation, seed: int, base_dir: Path) -> None:
         self.num_workers = nominal_s.size
