@@ -167,7 +167,12 @@ class Synchronous:
         self.job, self.clock, self.trail = job, Environment(), Trail()
         self._num_steps = max_steps
         self._pairs = [job.times.pairs_of(worker) for worker in range(job.num_workers)]
+        self.is_server, self.is_collective = job.exchange.is_server, job.exchange.is_collective
         self.link_ps: list[int] = job.link_ps.tolist()
+        self.optimizer_ps: list[int] = job.optimizer_ps.tolist()
+        gather = job.exchange.after_update_ps  # behind the slowest worker's optimizer
+        self.begin_ps = [max(self.optimizer_ps) + gather] * job.num_workers if gather else self.optimizer_ps
+        self.backward_share: list[float] = job.backward_share.tolist()
 
     def run(self) -> Trail:
         """All steps up to the limit."""
@@ -201,7 +206,6 @@ class _Update:
         self.num_ready = [0] * (len(buckets) + 1)
         self.ready = [self.clock.event() for _ in self.num_ready]
         self.fractions = [fraction for fraction, _ in buckets]
-        self.link_ps = whole.link_ps
         self.enough = self.clock.event()
         self.num_pushed = 0
         self.is_open = True
@@ -211,7 +215,7 @@ class _Update:
         exchange = self.job.exchange
         for worker in range(self.job.num_workers):
             self.clock.process(self._worker(worker))
-        if not exchange.is_collective:
+        if not self.whole.is_collective:
             yield self.enough
         elif exchange.overlap:
             for event, (_, duration) in zip(self.ready[:-1], exchange.buckets, strict=True):
@@ -223,35 +227,31 @@ class _Update:
             yield self.clock.timeout(sum(duration for _, duration in exchange.buckets))
         self.is_open = False
 
-    def _begin(self, worker: int) -> Steps:
-        """What stands between the update before and this worker's computation."""
-        job, exchange = self.job, self.job.exchange
-        if exchange.is_server:
-            yield from self.nic.pull()
-        elif self.index and exchange.after_update_ps:
-            yield self.clock.timeout(int(job.optimizer_ps.max()) + exchange.after_update_ps)
-        elif self.index:
-            yield self.clock.timeout(int(job.optimizer_ps[worker]))
-
     def _worker(self, worker: int) -> Steps:
-        job, clock = self.job, self.clock
-        yield from self._begin(worker)
+        whole, clock = self.whole, self.clock
+        link = whole.link_ps[worker]
+        if whole.is_server:
+            yield from self.nic.pull()
+        elif self.index:
+            yield clock.timeout(whole.begin_ps[worker])
         stall = compute = 0
         for step in range(self.num_local):
-            one_stall, one = self.whole.next_pair(worker)
+            one_stall, one = whole.next_pair(worker)
             stall, compute = stall + one_stall, compute + one
             if step:
-                yield clock.timeout(int(job.optimizer_ps[worker]))
+                yield clock.timeout(whole.optimizer_ps[worker])
         start = int(clock.now) + stall
-        back = round(compute * float(job.backward_share[worker]))
-        if job.exchange.is_collective:
+        if whole.is_collective:
+            back = round(compute * whole.backward_share[worker])
             yield clock.timeout(stall + compute - back)
             yield from self._backward(back)
+            end = int(clock.now) - link
         else:
-            yield Turn(clock, stall + compute + self.link_ps[worker], 1 + job.num_workers + worker)
-        end = int(clock.now) - self.link_ps[worker]
-        if not job.exchange.is_collective:
-            yield from self._push(worker)
+            yield Turn(clock, stall + compute + link, 1 + self.job.num_workers + worker)
+            end = int(clock.now) - link
+            if whole.is_server:
+                yield from self.nic.push()
+            self._bring(worker)
         self._note(worker, (start, end))
 
     def _backward(self, back: int) -> Steps:
@@ -265,10 +265,8 @@ class _Update:
             if self.num_ready[index] == self.job.num_workers:
                 self.ready[index].succeed()
 
-    def _push(self, worker: int) -> Steps:
-        """The gradient's way to the server; the update comes with the last one awaited."""
-        if self.job.exchange.is_server:
-            yield from self.nic.push()
+    def _bring(self, worker: int) -> None:
+        """A gradient has arrived; the update comes with the last one awaited."""
         self.num_pushed += 1
         if self.num_pushed <= self.job.num_awaited:
             self.trail.gradients.append((int(self.clock.now), worker, self.index))
