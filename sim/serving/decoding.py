@@ -112,11 +112,15 @@ class DecodeBatch:
         """Requests whose memory grows in the next step."""
         return self.counts[self.step % self.period] if self._grows else 0
 
-    def steps_to_first_end(self) -> int:
-        """Steps until some decoding request has made its last token."""
+    def first_end(self) -> int:
+        """The step after which some decoding request has its last token."""
         while not self.ends.get(self.end_steps[0]):
-            self.ends.pop(heappop(self.end_steps), None)
-        return self.end_steps[0] - self.step + 1
+            self.ends.pop(heappop(self.end_steps), None)  # of one that left before
+        return self.end_steps[0]
+
+    def steps_to_first_end(self) -> int:
+        """How many steps that is from here on."""
+        return self.first_end() - self.step + 1
 
     def steps_to_shortage(self, limit: int, free: int) -> int:
         """Whole steps, ``limit`` at most, for which ``free`` units of memory last."""

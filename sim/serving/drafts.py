@@ -8,6 +8,7 @@ import numpy as np
 
 from sim.rng import stream
 from sim.serving.request import Request
+from sim.serving.scenario import Speculative
 
 
 class Drafts:
@@ -16,10 +17,8 @@ class Drafts:
     Every request has a stream of its own, so that what else runs does not change its draws.
     """
 
-    def __init__(self, num_speculative_tokens: int, acceptance_rate: float, seed: int) -> None:
-        self.num_speculative_tokens = num_speculative_tokens
-        self.acceptance_rate = acceptance_rate
-        self._seed = seed
+    def __init__(self, speculative: Speculative, seed: int) -> None:
+        self._speculative, self._seed = speculative, seed
         self._streams: dict[Request, np.random.Generator] = {}
 
     def accepted(self, drafts: Mapping[Request, int]) -> Mapping[Request, int]:
@@ -30,9 +29,9 @@ class Drafts:
         generator = self._streams.get(request)
         if generator is None:
             generator = self._streams[request] = stream(self._seed, f"acceptance/{request.request_id}")
-        if self.acceptance_rate >= 1.0:
-            return self.num_speculative_tokens
-        return int(generator.geometric(1.0 - self.acceptance_rate)) - 1
+        if self._speculative.acceptance_rate >= 1.0:
+            return self._speculative.num_speculative_tokens
+        return int(generator.geometric(1.0 - self._speculative.acceptance_rate)) - 1
 
     def forget(self, request: Request) -> None:
         """The request has ended."""

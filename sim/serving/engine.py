@@ -9,34 +9,29 @@ agree on every timestamp.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from simpy.events import Event
 
 from sim.errors import InvariantError
 from sim.price.pipeline import PipelinePrice, Stations
-from sim.price.step import ServiceTimePrice, StepPrice
-from sim.serving.clock import Clock
+from sim.price.step import ServiceTimePrice
 from sim.serving.decoding import steps_until
 from sim.serving.drafts import Drafts
 from sim.serving.fast_path import FastPath
 from sim.serving.in_flight import InFlight
-from sim.serving.recorder import Recorder, pack_segment
 from sim.serving.request import NEVER, Request
-from sim.serving.scheduler import NOTHING_ACCEPTED, Scheduler, Step
-from sim.serving.workload.feed import Feed
+from sim.serving.scheduler import NOBODY, Step
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineSettings:
-    """How an engine runs its scheduler's steps."""
+@dataclass(kw_only=True, eq=False)
+class Engine(FastPath):
+    """Drives one scheduler with arrivals, prices and the clock."""
 
-    may_skip: bool = True
     num_in_flight: int = 1
     """Steps that are planned at a time: 2 with asynchronous scheduling, as many as pipeline stages."""
-    num_stages: int = 1
     schedules_ahead: bool = False
     """The next step was scheduled before this one is over: a request that comes meanwhile waits one step
     more.
@@ -47,44 +42,21 @@ class EngineSettings:
     returns_at_end: bool = False
     """Static batching: clients see their tokens when the whole batch is done."""
     drafts: Drafts | None = None
+    stations: Stations | None = None
+    is_shared_queue: bool = False
+    on_requeue: Callable[[Engine], None] | None = None  # a shared queue got a request back
+    window_from_ps: int = 0
+    deadlines: list[tuple[int, int, Request]] = field(default_factory=list)
+    scheduled_ps: int = 0  # when the next step was scheduled: later arrivals are not in it
+    pending: Event | None = None  # the one event that the engine waits for
+    must_plan: bool = False
 
-
-class Engine:
-    """Drives one scheduler with arrivals, prices and the clock."""
-
-    def __init__(
-        self,
-        env: Clock,
-        index: int,
-        *,
-        feed: Feed,
-        recorder: Recorder,
-        scheduler: Scheduler,
-        price: StepPrice,
-        settings: EngineSettings,
-        fast_path: FastPath | None = None,
-    ) -> None:
-        self.env, self.index, self.feed, self.recorder = env, index, feed, recorder
-        self.scheduler, self.price, self.settings = scheduler, price, settings
-        self.fast_path = fast_path
-        self.in_flight: InFlight[Step] = InFlight(settings.num_in_flight)
-        self.stations: Stations | None = None
-        if isinstance(price, PipelinePrice):
-            self.stations = Stations(settings.num_stages, price.cold_start_ps)
-        self.service = price if isinstance(price, ServiceTimePrice) else None
-        self.is_shared_queue = False
-        self.on_requeue: Callable[[Engine], None] | None = None  # a shared queue got a request back
-        self.is_measuring = recorder.table.num_warmup == 0 and recorder.table.warmup_ps == 0
-        self.window_is_due = False
-        self.window_from_ps = 0
-        self.grown_tokens_ps = 0  # KV added inside jumps × time, since the window began
+    def __post_init__(self) -> None:
+        self.in_flight: InFlight[Step] = InFlight(self.num_in_flight)
+        if isinstance(self.price, PipelinePrice):
+            self.stations = Stations(len(self.price.stages), self.price.cold_start_ps)
+        self.is_measuring = self.recorder.table.num_warmup == 0 and self.recorder.table.warmup_ps == 0
         self.on_window = self.begin_window
-        self.deadlines: list[tuple[int, int, Request]] = []
-        self.inbox: list[Request] = []  # came while a step is under way: the scheduler has not seen them
-        self.scheduled_ps = 0  # when the next step was scheduled: later arrivals are not in it
-        self.pending: Event | None = None  # the one event that the engine waits for
-        self.step: Step | None = None  # under way
-        self.must_plan = False
 
     @property
     def stages_ps(self) -> int:
@@ -127,7 +99,7 @@ class Engine:
             self.feed.on_end(request, request.arrival)
             return
         is_early = self.pending is not None and not self.is_shared_queue
-        if is_early or (self.settings.schedules_ahead and request.arrival > self.scheduled_ps):
+        if is_early or (self.schedules_ahead and request.arrival > self.scheduled_ps):
             self.inbox.append(request)
         else:
             self.scheduler.add(request)
@@ -156,7 +128,7 @@ class Engine:
 
     def _look_into_inbox(self) -> None:
         """The scheduler gets what came before it scheduled the next step."""
-        if not self.settings.schedules_ahead:
+        if not self.schedules_ahead:
             self._add_all()
         elif self.inbox:
             seen = [request for request in self.inbox if request.arrival <= self.scheduled_ps]
@@ -179,9 +151,12 @@ class Engine:
         else:
             late = self.scheduler.num_just_made(request) if request.deadline_ps < now else 0
             made = max(self.scheduler.abort(request, now) - late, 0)
-        self.recorder.abort(request, made)
-        if self.settings.drafts:
-            self.settings.drafts.forget(request)
+        if self.drafts:
+            self.drafts.forget(request)
+        self._leave(request, made)
+
+    def _leave(self, request: Request, num_delivered: int) -> None:
+        self.recorder.abort(request, 0 if self.returns_at_end else num_delivered)
         self.feed.on_end(request, request.deadline_ps)
 
     def _is_elsewhere(self, request: Request) -> bool:
@@ -219,14 +194,14 @@ class Engine:
 
     def is_open(self) -> bool:
         """Whether a request that comes now could be admitted at the next step."""
-        if self.fast_path is not None and self.fast_path.ground.is_lent:
-            ground = self.fast_path.ground
-            return not ground.waiting and len(ground.running) < ground.max_running
-        return self.scheduler.is_open()
+        scheduler = self.scheduler
+        if self.is_lent:
+            return not scheduler.num_waiting and scheduler.num_running < scheduler.max_running
+        return scheduler.is_open()
 
     def decide(self, now: int) -> None:
         """What happens next, and the event at its end."""
-        if self.must_plan or self.fast_path is None or not self.fast_path.run(self, now):
+        if self.must_plan or not self.is_common or not self.run(now):
             self.must_plan = False
             self._plan(now)
 
@@ -245,14 +220,12 @@ class Engine:
         if held:
             self.wake_at(min(held, feed.next_ps, self._next_deadline()))
             return
-        step = scheduler.steady_step() if self.settings.may_skip else None
-        if step is None:
-            step = self._planned(now)
+        step = self._planned(now)
         if step is None:
             self.idle()
             return
         step.started_ps = now
-        if step.num_steps > 1 or step.is_steady:
+        if step.num_steps > 1:
             self._bound(step, now)
         elif step.done_ps >= 0:
             step.first_ps = step.done_ps - now
@@ -282,7 +255,7 @@ class Engine:
         step.first_ps, step.growth_ps, valid = self.price.decode_run(sequences, step.context_tokens)
         step.num_steps = min(step.num_steps, valid)
         is_awaited = self.is_shared_queue and self.scheduler.num_waiting
-        if is_awaited or (self.settings.schedules_ahead and self.inbox):
+        if is_awaited or (self.schedules_ahead and self.inbox):
             step.num_steps = 1
         is_closed = self.is_measuring and not feed.must_see_all and not self.scheduler.is_open()
         limit = min(NEVER if is_closed else feed.next_ps, self._next_deadline())
@@ -314,21 +287,19 @@ class Engine:
     def _note(self, step: Step, now: int) -> None:
         """Records who was admitted and preempted; over stages the step sets off."""
         recorder = self.recorder
-        for request, num_hit_tokens in step.admitted:
-            row = request.id
-            if recorder.first_scheduled_ps[row] < 0:
-                recorder.first_scheduled_ps[row] = now
-                recorder.cached_tokens[row] = num_hit_tokens
+        for request, num_hit_tokens in step.admitted.items():
+            recorder.admit(request, now, num_hit_tokens)
             if self.is_shared_queue:
-                recorder.replica[row] = self.index
+                recorder.replica[request.id] = self.index
                 if request.deadline_ps < NEVER:
-                    heappush(self.deadlines, (request.deadline_ps, row, request))
-            if self.service:
-                self.service.begin(row, request.max_tokens)
-        is_last_word = not self.deadlines and self.feed.is_exhausted()
-        if step.preempted and self.scheduler.is_circling and is_last_word:
-            raise self.scheduler.endless(step)
-        for request, recompute_tokens in step.preempted:
+                    heappush(self.deadlines, (request.deadline_ps, request.id, request))
+            if isinstance(self.price, ServiceTimePrice):
+                self.price.begin(request.id, request.max_tokens)
+        if step.preempted and not self.deadlines and self.feed.is_exhausted():
+            endless = self.scheduler.endless(step)
+            if endless:
+                raise endless
+        for request, recompute_tokens in step.preempted.items():
             recorder.preempt(request, now, self.index, recompute_tokens)
             if self.on_requeue:
                 self.on_requeue(self)
@@ -347,45 +318,26 @@ class Engine:
         now = self.env.now_ps
         self.pending = None
         self.env.acted = (now, self.index)
-        if self.settings.schedules_ahead:
+        if self.schedules_ahead:
             self.scheduled_ps = step.start_of(step.num_steps - 1)
-        if self.fast_path is not None and self.fast_path.is_under_way:
+        if self._suspended is not None:
             self.decide(now)
             return
-        self._row(step)
-        if step.is_steady:
-            self._end_all(self.scheduler.advance(step), now)
-        else:
-            self._deliver(step, now)
-            known = sum([request.num_tokens + 1 for request in step.drafts])
-            self._complete(step, now)
-            if step.num_drafts:
-                kept = sum([request.num_tokens for request in step.drafts]) - known
-                self.recorder.note_drafts(step.num_drafts, kept)
+        scheduler = self.scheduler
+        self.recorder.note_step(step, self.index, scheduler.num_running, scheduler.num_waiting)
+        self._deliver(step, now)
+        known = sum([request.num_tokens + 1 for request in step.drafts])
+        self._complete(step, now)
+        if step.num_drafts:
+            kept = sum([request.num_tokens for request in step.drafts]) - known
+            self.recorder.note_drafts(step.num_drafts, kept)
         self.grown_tokens_ps += step.grown_tokens_ps
         self.step = None
         self.decide(now)
 
-    def _row(self, step: Step) -> None:
-        self.recorder.segments += pack_segment(
-            self.index,
-            step.started_ps,
-            step.num_steps,
-            step.first_ps,
-            step.growth_ps,
-            step.num_decode,
-            step.context_tokens,
-            step.num_prefill,
-            step.prefill_tokens,
-            self.scheduler.num_running,
-            self.scheduler.num_waiting,
-            step.num_padded,
-            *step.levels,
-        )
-
     def _deliver(self, step: Step, now: int) -> None:
         """First tokens, to clients that are still there."""
-        if self.settings.returns_at_end:
+        if self.returns_at_end:
             return
         first_token_ps = self.recorder.first_token_ps
         for request in step.emitting:
@@ -393,26 +345,21 @@ class Engine:
                 first_token_ps[request.id] = now
 
     def _complete(self, step: Step, now: int) -> None:
-        drafts = self.settings.drafts
-        accepted: Mapping[Request, int] = NOTHING_ACCEPTED
-        if drafts and step.drafts:
-            accepted = drafts.accepted(step.drafts)
-        finished = self.scheduler.update(step, now, accepted)
+        accepted = self.drafts.accepted(step.drafts) if self.drafts and step.drafts else NOBODY
+        finished = self.scheduler.update(step, accepted, now)
         self.in_flight.note_finished(bool(finished))
         self._end_all(finished, now)
 
     def _end_all(self, finished: list[Request], now: int) -> None:
         for request in finished:
-            if self.settings.drafts:
-                self.settings.drafts.forget(request)
+            if self.drafts:
+                self.drafts.forget(request)
             if request.is_ended:
                 continue
             if request.deadline_ps < now:  # the client left during the step that made the last token
-                made = request.num_output_tokens - self.scheduler.num_just_made(request)
-                self.recorder.abort(request, 0 if self.settings.returns_at_end else made)
-                self.feed.on_end(request, request.deadline_ps)
+                self._leave(request, request.num_output_tokens - self.scheduler.num_just_made(request))
                 continue
-            if self.settings.returns_at_end:
+            if self.returns_at_end:
                 self.recorder.first_token_ps[request.id] = now
             self.recorder.finish(request, now)
             self.feed.on_end(request, now)

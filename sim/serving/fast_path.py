@@ -1,8 +1,8 @@
 """An inlined loop for the common case: first come, first served, decodes first, memory that is only counted.
 
 For every scheduler, as long as no request can find a cached block and nobody has to be preempted: then it
-does not matter which block is whose, and decisions need a few numbers. Those are ``Ground``, which a
-scheduler lends and gets back where a step needs more. Decisions are a loop over local variables, because
+does not matter which block is whose, and decisions need a few numbers, which a scheduler lends
+(``Scheduler.lend``) and gets back where a step needs more. Decisions are a loop over local variables, because
 calls and attribute traffic were most of the time (``benchmarks/``), and those that nothing else can fall
 between need no SimPy event. The stepped engine must agree with it bit for bit; the tests run all ways on the
 same workloads.
@@ -10,111 +10,104 @@ same workloads.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections import deque
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import Protocol
 
 from sim.price.step import StepPrice
 from sim.serving.clock import Clock
-from sim.serving.decoding import DecodeBatch, steps_until
+from sim.serving.decoding import steps_until
 from sim.serving.recorder import Recorder, pack_segment
 from sim.serving.records import FINISHED
 from sim.serving.request import NEVER, Request, Status
-from sim.serving.scheduler import Chunk, Ground, Scheduler, Step, is_decode
+from sim.serving.scheduler import Chunk, Scheduler, Step, is_decode
 from sim.serving.usage import sum_blocks
 from sim.serving.workload.feed import Feed
 
 NO_CHUNKS: list[Chunk] = []
 
 
-class Driver(Protocol):
-    """What the fast path asks of the engine that it runs for."""
+@dataclass(kw_only=True, eq=False)
+class FastPath(ABC):
+    """What an engine is, as far as this loop goes; ``Engine`` says the rest."""
 
+    env: Clock
     index: int
     feed: Feed
     recorder: Recorder
-    price: StepPrice
-    env: Clock
     scheduler: Scheduler
-    inbox: list[Request]
-    step: Step | None
-    is_measuring: bool
-    window_is_due: bool
-    grown_tokens_ps: int
+    price: StepPrice
+    is_common: bool = False  # clients wait, and the scheduler lends what it needs
+    is_only_engine: bool = True
+    inbox: list[Request] = field(default_factory=list)  # came during a step: not seen by the scheduler
+    step: Step | None = None  # under way
+    is_lent: bool = False
+    is_measuring: bool = False
+    window_is_due: bool = False
+    grown_tokens_ps: int = 0  # KV added inside jumps × time, since the measured window began
+    _suspended: tuple[list[Chunk], tuple[int, ...]] | None = None  # a step is under way: its numbers
 
+    @abstractmethod
     def begin(self, now: int) -> None: ...
 
+    @abstractmethod
     def receive(self, request: Request) -> None: ...
 
+    @abstractmethod
     def wait_for(self, step: Step) -> None: ...
 
+    @abstractmethod
     def plan_at(self, time_ps: int) -> None: ...
 
+    @abstractmethod
     def idle(self) -> None: ...
 
-
-class FastPath:
-    """Runs an engine on lent ground."""
-
-    def __init__(self, ground: Ground, *, is_only_engine: bool) -> None:
-        self.ground = ground
-        self.is_only_engine = is_only_engine
-        self.is_under_way = False
-        self._work = NO_CHUNKS  # prompt chunks of the step under way, priced as decodes or not
-
-    def give_back(self) -> None:
-        """The scheduler's state is its own again."""
-        ground = self.ground
-        if ground.is_lent:
-            ground.is_lent = False
-            ground.leave(ground)
-
-    def run(self, engine: Driver, now: int) -> bool:
+    def run(self, now: int) -> bool:
         """From here on until the engine is idle or waits for an event; False: the scheduler has to plan
         the step."""
-        ground = self.ground
-        if not ground.is_lent:
-            if not ground.enter(ground):
+        scheduler = self.scheduler
+        if not self.is_lent:
+            if not scheduler.lend():
                 return False
-            ground.is_lent = True
-        feed, recorder, price, batch = engine.feed, engine.recorder, engine.price, ground.batch
-        waiting, running, counts, ends, end_steps = (
-            ground.waiting, ground.running, batch.counts, batch.ends, batch.end_steps
+            self.is_lent = True
+        feed, recorder, price, batch = self.feed, self.recorder, self.price, scheduler.batch
+        waiting, running, prefilling = scheduler.waiting, scheduler.running, scheduler.prefilling
+        assert isinstance(waiting, deque)
+        counts, ends, end_steps, size = batch.counts, batch.ends, batch.end_steps, scheduler.block_size
+        max_running, watermark, num_blocks, takes_all, gates_all, cuts = (
+            scheduler.max_running, scheduler.watermark, scheduler.num_blocks,
+            scheduler.takes_whole_prompt, scheduler.gates_whole_prompt, scheduler.cuts_answers,
         )  # fmt: skip
-        size, max_running, max_tokens, watermark = (
-            ground.block_size, ground.max_running, ground.max_num_batched_tokens, ground.watermark
-        )  # fmt: skip
-        longest, takes_all, gates_all, cuts, is_alone, chunked = (
-            ground.max_model_len, ground.takes_whole_prompt, ground.gates_whole_prompt, ground.cuts_answers,
-            ground.is_alone, ground.enable_chunked_prefill,
-        )  # fmt: skip
-        most_tokens, index, num_blocks = ground.num_blocks * size + 1, engine.index, ground.num_blocks
-        must_see_all, has_triggers, inbox = feed.must_see_all, feed.has_triggers, engine.inbox
-        arrival_ps, first_scheduled_ps, replica = (
-            recorder.arrival_ps, recorder.first_scheduled_ps, recorder.replica
-        )  # fmt: skip
-        first_token_ps, finish_ps, generated_tokens, status = (
-            recorder.first_token_ps, recorder.finish_ps, recorder.generated_tokens, recorder.status
-        )  # fmt: skip
-        extend_rows, pack, step_ps, decode_run = (
-            recorder.segments.extend, pack_segment, price.step_ps, price.decode_run
-        )  # fmt: skip
-        done, count, context, free = batch.step, batch.num_decoding, batch.num_context_tokens, ground.free
-        num_admissions, grown_tokens_ps = ground.num_admissions, engine.grown_tokens_ps
-        partial = next(iter(ground.prefilling.values()), None)
-        is_only, peek, work = self.is_only_engine, engine.env.peek, self._work
-        half_done = [chunk[3] for chunk in work] if self.is_under_way else ground.prefilling.values()
-        unfilled = sum([request.target - request.num_computed_tokens for request in half_done])
+        limits = scheduler.limits
+        max_tokens, longest = limits.max_num_batched_tokens, limits.max_model_len
+        most_tokens, index = num_blocks * size + 1, self.index
+        must_see_all, has_triggers, inbox = feed.must_see_all, feed.has_triggers, self.inbox
+        arrival_ps, first_scheduled_ps = recorder.arrival_ps, recorder.first_scheduled_ps
+        first_token_ps, finish_ps, replica = recorder.first_token_ps, recorder.finish_ps, recorder.replica
+        generated_tokens, status = recorder.generated_tokens, recorder.status
+        step_ps, decode_run, pack, extend_rows = (
+            price.step_ps,
+            price.decode_run,
+            pack_segment,
+            recorder.segments.extend,
+        )
+        done, count, context, free = batch.step, batch.num_decoding, batch.num_context_tokens, scheduler.free
+        num_admissions, grown_tokens_ps = scheduler.num_admissions, self.grown_tokens_ps
+        partial = next(iter(prefilling.values()), None)
+        is_only, peek, work = self.is_only_engine, self.env.peek, NO_CHUNKS
         started = steps = first = growth = num_decode = shown_context = num_prefill = prefill_tokens = 0
         held = wanted = used = 0
-        suspended = engine.step if self.is_under_way else None
-        if suspended is not None:
-            started, steps, first, growth = (
-                suspended.started_ps, suspended.num_steps, suspended.first_ps, suspended.growth_ps
-            )  # fmt: skip
-            num_decode, shown_context = suspended.num_decode, suspended.context_tokens
-            num_prefill, prefill_tokens = suspended.num_prefill, suspended.prefill_tokens
-            held, wanted, used, _ = suspended.levels
-            engine.step, self.is_under_way, self._work = None, False, NO_CHUNKS
+        if self._suspended is None:
+            unfilled = sum([one.target - one.num_computed_tokens for one in prefilling.values()])
+        else:
+            assert self.step is not None
+            work, numbers = self._suspended
+            (
+                unfilled, started, first, growth, num_decode, shown_context, num_prefill, prefill_tokens,
+                held, wanted, used,
+            ) = numbers  # fmt: skip
+            steps, self.step, self._suspended = self.step.num_steps, None, None
         while True:
             # What ran is over: ``count`` sequences decoded ``steps`` times, or once beside ``work``.
             if steps:
@@ -199,13 +192,13 @@ class FastPath:
                             feed.on_end(request, now)
                     work = NO_CHUNKS
             # Who has come.
-            if feed.next_ps <= now or inbox or engine.window_is_due:
-                if not engine.is_measuring or engine.window_is_due:  # the measured window may begin here
-                    engine.grown_tokens_ps = grown_tokens_ps
-                    engine.begin(now)
-                    grown_tokens_ps = engine.grown_tokens_ps
+            if feed.next_ps <= now or inbox or self.window_is_due:
+                if not self.is_measuring or self.window_is_due:  # the measured window may begin here
+                    self.grown_tokens_ps = grown_tokens_ps
+                    self.begin(now)
+                    grown_tokens_ps = self.grown_tokens_ps
                 for request in inbox:
-                    engine.scheduler.add(request)
+                    scheduler.add(request)
                 inbox.clear()
                 while feed.next_ps <= now:
                     request = feed.take()
@@ -213,12 +206,12 @@ class FastPath:
                     if end_tokens > longest and cuts and request.num_prompt_tokens < longest:
                         request.end_tokens = end_tokens = longest
                     if end_tokens > longest or end_tokens > most_tokens or request.max_tokens < 1:
-                        engine.receive(request)
+                        self.receive(request)
                         continue
                     row = request.id
                     arrival_ps[row] = request.arrival
                     replica[row] = index
-                    request.is_alone = request.registers_late = is_alone
+                    request.is_alone = request.registers_late = True
                     waiting.append(request)
             # What is next.
             need = counts[done % size] if count else 0
@@ -247,7 +240,7 @@ class FastPath:
                     head = waiting[0]
                     tokens = queries = head.num_tokens
                     if tokens > budget:
-                        if not chunked:
+                        if not limits.enable_chunked_prefill:
                             is_refused = True
                             break
                         queries = budget
@@ -291,7 +284,7 @@ class FastPath:
                 break
             else:
                 first, growth, steps = decode_run(count, context)
-                until_end = (end_steps[0] if ends.get(end_steps[0]) else self._first_end(batch)) - done + 1
+                until_end = (end_steps[0] if ends.get(end_steps[0]) else batch.first_end()) - done + 1
                 if until_end < steps:
                     steps = until_end
                 if is_refused and not gates_all:  # a shorter chunk of it may fit soon
@@ -304,7 +297,7 @@ class FastPath:
                         steps = batch.steps_to_shortage(steps, free + need)
                     limit = feed.next_ps
                     is_full = waiting or len(running) >= max_running
-                    if is_full and not must_see_all and engine.is_measuring:
+                    if is_full and not must_see_all and self.is_measuring:
                         limit = NEVER
                     end = now + steps * first + growth * (steps * (steps - 1) // 2)
                     if end > limit:
@@ -318,36 +311,27 @@ class FastPath:
             else:
                 wanted = held = held + sum([chunk[0] for chunk in work])
             if not is_only and end >= peek():
-                self._suspend(engine, Step(
-                    num_decode=num_decode, context_tokens=shown_context, num_prefill=num_prefill,
-                    prefill_tokens=prefill_tokens, levels=(held, wanted, used, 0), num_steps=steps,
-                    started_ps=started, first_ps=first, growth_ps=growth,
-                ), work)  # fmt: skip
+                self._suspended = work, (
+                    unfilled, started, first, growth, num_decode, shown_context, num_prefill,
+                    prefill_tokens, held, wanted, used,
+                )  # fmt: skip
+                self.wait_for(Step(num_steps=steps, started_ps=started, first_ps=first, growth_ps=growth))
                 break
             now = end
         batch.step, batch.num_decoding, batch.num_context_tokens = done, count, context
-        ground.free, ground.num_admissions, engine.grown_tokens_ps = free, num_admissions, grown_tokens_ps
-        ground.prefilling.clear()
+        scheduler.free, scheduler.num_admissions = free, num_admissions
+        self.grown_tokens_ps = grown_tokens_ps
+        prefilling.clear()
         if partial is not None:
-            ground.prefilling[partial.order] = partial
-        if self.is_under_way:
+            prefilling[partial.order] = partial
+        if self._suspended is not None:
             return True
-        self.give_back()
-        if now == engine.env.now_ps and engine.scheduler.num_unfinished:
+        self.is_lent = False
+        scheduler.take_back()
+        if now == self.env.now_ps and scheduler.num_unfinished:
             return False
-        if engine.scheduler.num_unfinished:
-            engine.plan_at(now)
+        if scheduler.num_unfinished:
+            self.plan_at(now)
         else:
-            engine.idle()
+            self.idle()
         return True
-
-    def _suspend(self, engine: Driver, step: Step, work: list[Chunk]) -> None:
-        """Something may happen before the step is over: an event at its end."""
-        self.is_under_way, self._work = True, work
-        engine.wait_for(step)
-
-    def _first_end(self, batch: DecodeBatch) -> int:
-        """Where the soonest end was that of a request which was preempted: the next one."""
-        while not batch.ends.get(batch.end_steps[0]):
-            batch.ends.pop(heappop(batch.end_steps), None)
-        return batch.end_steps[0]

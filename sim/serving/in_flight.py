@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
+
+from sim.serving.scheduler import Step
 
 ASYNC_QUEUE_LENGTH = 2
-
-
-class Planned(Protocol):
-    """A planned step, of whatever scheduler."""
-
-    @property
-    def num_requests(self) -> int: ...
-
-
-AnyPlan = TypeVar("AnyPlan", bound=Planned)
+Planned = TypeVar("Planned", bound=Step)
 
 
 def queue_length(*, async_scheduling: bool, pipeline_parallel_size: int = 1) -> int:
@@ -24,12 +17,12 @@ def queue_length(*, async_scheduling: bool, pipeline_parallel_size: int = 1) -> 
     return ASYNC_QUEUE_LENGTH if async_scheduling else pipeline_parallel_size
 
 
-class InFlight(Generic[AnyPlan]):
+class InFlight(Generic[Planned]):
     """vLLM's engine loop. One turn is ``plan()``, then the end of the step that it names, if any."""
 
     def __init__(self, length: int) -> None:
         self.length = length
-        self._queue: deque[AnyPlan] = deque()
+        self._queue: deque[Planned] = deque()
         self._must_tell_finished = False
 
     def is_idle(self, num_unfinished: int) -> bool:
@@ -37,8 +30,8 @@ class InFlight(Generic[AnyPlan]):
         return not (num_unfinished or self._must_tell_finished or self._queue)
 
     def plan(
-        self, schedule: Callable[[], AnyPlan], num_unfinished: int
-    ) -> tuple[AnyPlan | None, AnyPlan | None]:
+        self, schedule: Callable[[], Planned], num_unfinished: int
+    ) -> tuple[Planned | None, Planned | None]:
         """The step planned in this turn, and the step whose result is to be taken in now.
 
         While the queue has room the engine plans on; a step that schedules nothing is queued as well,

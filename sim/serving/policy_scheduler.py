@@ -1,16 +1,15 @@
 """Batching policies as schedulers: a pure function decides, this keeps the requests and their KV memory.
 
 Where the policy says how long its decision stands (``StepPlan.stands``) those steps are one jump. The
-shipped policies read no counts of decoding requests unless memory runs short, so those stay counted together
-from step to step (``is_persistent``). Otherwise every request's counts are brought up to date before the
-policy is asked, and with ``skips`` off every step is planned by itself: the reference.
+shipped policies read no counts of decoding requests unless memory runs short (``is_counted``). Otherwise
+every request's counts are brought up to date before the policy is asked, and with ``skips`` off every step
+is planned by itself: the reference.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
 from sim.errors import InvariantError, ScenarioError
 from sim.serving.batching.continuous import continuous
@@ -19,86 +18,68 @@ from sim.serving.decoding import DecodeBatch
 from sim.serving.kv.allocator import KVAllocator
 from sim.serving.kv.paged import PagedKV
 from sim.serving.request import Request, Status
-from sim.serving.scheduler import Ground, Step
+from sim.serving.scheduler import NOBODY, Scheduler, Step
 from sim.serving.usage import sum_blocks
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyRules:
-    """How a policy's answers are carried out."""
+class PolicyScheduler(Scheduler):
+    """One replica's queue, running requests and KV memory, under a batching policy.
 
-    name: str
-    skips: bool = True
-    is_persistent: bool = False
-    runs_to_longest: bool = False
-    """Static batching: a batch is padded, and memory comes back when its longest member is done."""
-    is_users: bool = False
-    """It was named by path: what it breaks is for its author to put right."""
+    ``runs_to_longest`` (static batching): a batch is padded, and memory comes back when its longest member
+    is done. ``is_users``: the policy was named by path, and what it breaks is for its author to put right.
+    """
 
-
-class PolicyScheduler:
-    """One replica's queue, running requests and KV memory, under a batching policy."""
-
-    is_circling = False
+    takes_whole_prompt = gates_whole_prompt = True
+    limits: Limits
 
     def __init__(
-        self, policy: Policy, kv: KVAllocator, limits: Limits, rules: PolicyRules, *, first_order: int = 0
+        self,
+        policy: Policy,
+        kv: KVAllocator,
+        limits: Limits,
+        *,
+        name: str,
+        skips: bool = True,
+        is_counted: bool = False,
+        runs_to_longest: bool = False,
+        is_users: bool = False,
+        first_order: int = 0,
     ) -> None:
-        self.policy, self.kv, self.limits, self.rules = policy, kv, limits, rules
+        self.policy, self.kv, self.limits, self.name = policy, kv, limits, name
+        self.skips, self.is_counted = skips, is_counted
+        self.runs_to_longest, self.is_users = runs_to_longest, is_users
+        self.capacity_tokens, self.is_paged = kv.capacity_tokens, kv.is_paged
         self.waiting: deque[Request] = deque()
-        self.running: dict[int, Request] = {}
-        self.prefilling: dict[int, Request] = {}
+        self.running, self.prefilling = {}, {}
         self.batch = DecodeBatch(kv.growth_period or 0, lists_members=kv.block_map is not None)
         self.num_admissions = first_order
-        self.kept: list[Request] = []
-        self._kept_tokens = 0
-        self._batch_size = self._batch_context = 0  # static batching: members at the start, padded
+        self.kept: list[Request] = []  # static batching: done, but their memory is not free yet
+        self._batch_size = self._longest_context = 0  # of the static batch at its start, padded
         self._work: list[tuple[Request, int]] = []  # prompt tokens of the step under way
         self._made: set[Request] = set()
-        self._decodes = False
-        self._is_closed = False
+        self._decodes = self._is_closed = False
         self._num_steps = 0
-        self._stands = False  # whether the policy has ever said that its decision stands
-
-    @property
-    def num_running(self) -> int:
-        """Requests that run."""
-        return len(self.running)
-
-    @property
-    def num_waiting(self) -> int:
-        """Requests that wait."""
-        return len(self.waiting)
+        self._stands = is_counted  # whether the policy has ever said that its decision stands
+        if policy is continuous and is_counted and isinstance(kv, PagedKV):
+            self.can_lend = kv.block_map is None and not limits.is_prefill_first
+            self.block_size, self.num_blocks, self.watermark = kv.block_size, kv.total, kv.watermark
+            self.max_running = limits.max_num_seqs
 
     @property
     def num_unfinished(self) -> int:
-        """Requests that hold memory or wait for it."""
         return len(self.running) + len(self.waiting) + len(self.kept)
 
-    @property
-    def capacity_tokens(self) -> int:
-        """The KV budget."""
-        return self.kv.capacity_tokens
-
-    @property
-    def is_paged(self) -> bool:
-        """See ``KVAllocator``."""
-        return self.kv.is_paged
-
     def share_queue(self, queue: deque[Request]) -> None:
-        """See ``Scheduler``."""
         self.waiting = queue
 
     def used_tokens(self) -> int:
-        """See ``Scheduler``."""
         return self.kv.used_tokens()
 
     def is_open(self) -> bool:
-        """See ``Scheduler``: the policy has said it."""
+        """The policy has said it."""
         return not self._is_closed
 
     def refusal(self, request: Request) -> str:
-        """See ``Scheduler``."""
         if request.end_tokens > self.limits.max_model_len:
             return f"prompt + answer longer than max_model_len {self.limits.max_model_len}"
         if not self.kv.can_ever_fit(request):
@@ -106,7 +87,6 @@ class PolicyScheduler:
         return ""
 
     def add(self, request: Request) -> None:
-        """See ``Scheduler``."""
         self.waiting.append(request)
 
     def hold_until_ps(self, now_ps: int) -> int:
@@ -117,114 +97,82 @@ class PolicyScheduler:
         until = self.waiting[0].arrival + limits.static_wait_ps
         return until if len(self.waiting) < limits.max_num_seqs and until > now_ps else 0
 
-    def steady_step(self) -> None:
-        """See ``Scheduler``: a policy is asked first."""
-        return None
-
-    def advance(self, step: Step) -> list[Request]:
-        """Never asked for."""
-        raise InvariantError("a batching policy has no steady steps of its own")
-
     def why_stepwise(self) -> str:
-        """See ``Scheduler``."""
-        has_stood = self._stands or self.rules.is_persistent or not self._num_steps
+        has_stood = self._stands or not self._num_steps
         return "" if has_stood else "with a policy that does not say for how long its decisions stand"
 
-    def endless(self, step: Step) -> ScenarioError:
-        """Never asked for."""
-        return ScenarioError("requests preempt one another for ever", path="engine.batching")
-
-    # lent to the fast path
-
-    def ground(self) -> Ground | None:
-        """See ``Ground``; what it is written for: ``continuous``, decodes first, over paged KV without a
-        map."""
-        kv, limits = self.kv, self.limits
-        if self.policy is not continuous or not self.rules.is_persistent or limits.is_prefill_first:
-            return None
-        if not isinstance(kv, PagedKV) or kv.block_map is not None:
-            return None
-        return Ground(
-            waiting=self.waiting,
-            running=self.running,
-            prefilling=self.prefilling,
-            batch=self.batch,
-            block_size=kv.block_size,
-            num_blocks=kv.total,
-            watermark=kv.watermark,
-            max_running=limits.max_num_seqs,
-            max_num_batched_tokens=limits.max_num_batched_tokens,
-            max_model_len=limits.max_model_len,
-            enable_chunked_prefill=limits.enable_chunked_prefill,
-            takes_whole_prompt=True,
-            gates_whole_prompt=True,
-            cuts_answers=False,
-            is_alone=True,
-            enter=self._lend,
-            leave=self._take_back,
-        )
-
-    def _lend(self, ground: Ground) -> bool:
-        ground.free, ground.num_admissions = self.kv.free, self.num_admissions
+    def lend(self) -> bool:
+        self.free = self.kv.free
         return True
 
-    def _take_back(self, ground: Ground) -> None:
-        self.kv.free, self.num_admissions = ground.free, ground.num_admissions
+    def take_back(self) -> None:
+        self.kv.free = self.free
+        self._check_free()
+
+    def _check_free(self) -> None:
         if self.kv.free < 0:
             raise InvariantError(
-                f"{-self.kv.free} KV blocks more in use than there are, {len(self.running)} run"
+                f"{-self.kv.free} KV units more in use than there are, {len(self.running)} run"
             )
 
     # a step is planned
 
-    def schedule(self, now_ps: int) -> Step:
-        """See ``Scheduler``."""
+    def schedule(self, now_ps: int = 0) -> Step:
         step = Step()
         self._work, self._decodes = [], False
         if self.kept and not self.running:
             return step  # the last members were aborted: ``update`` ends the batch
+        if not self.is_counted:
+            self._settle(self.running.values())
         running = tuple(self.running.values())
-        is_persistent = self.rules.is_persistent
         view = KVView(
-            self.kv, now_ps, running, batch=self.batch if is_persistent else None, settle=self._settle_all
+            self.kv,
+            now_ps,
+            running,
+            batch=self.batch if self.is_counted else None,
+            settle=lambda: self._settle(running),
         )
-        waiting = self.waiting if is_persistent else tuple(self.waiting)
-        plan = self.policy(waiting, running, view, self.limits)
+        plan = self.policy(
+            self.waiting if self.is_counted else tuple(self.waiting), running, view, self.limits
+        )
         self._num_steps += 1
-        stands = plan.stands or (is_persistent and plan.decode_all)
+        stands = plan.stands or (self.is_counted and plan.decode_all)
         self._stands = self._stands or stands
         self._preempt(plan, step)
         self._add_prompts(plan, step)
         self._add_decodes(plan, step)
         self._check(plan)
         step.levels = self.kv.levels(*self._held_tokens(), view.is_blocked)
-        self._is_closed = plan.is_closed or (is_persistent and self._is_full())
-        if stands and step.num_requests and not step.chunks and not self._work:
-            step.num_steps = self._steps_that_stand()
+        self._is_closed = plan.is_closed or (self.is_counted and self._is_full())
+        if stands and step.num_requests and not self._work and self.skips:
+            batch = self.batch  # until somebody ends or memory runs short; that of the first step is taken
+            free = self.kv.free + batch.num_growing()
+            step.num_steps = batch.steps_to_shortage(batch.steps_to_first_end(), free)
         if self._batch_size:
             self._pad(step)
         if not self.limits.uses_kv_cache:
-            self._recompute(plan, step)
+            self._recompute(step)
         return step
 
     def _is_full(self) -> bool:
         """The shipped policies are first come, first served: nobody passes the head of the queue."""
         is_full = len(self.running) >= self.limits.max_num_seqs
-        return is_full or bool(self.waiting) or self.rules.runs_to_longest
+        return is_full or bool(self.waiting) or self.runs_to_longest
 
-    def _settle_all(self) -> None:
-        for request in self.running.values():
+    def _settle(self, requests: Iterable[Request]) -> None:
+        """Brings the counts of those that decode in step up to date."""
+        for request in requests:
             if request.end_step >= 0:
                 self.batch.settle(request)
                 self.kv.settle(request)
 
     def _preempt(self, plan: StepPlan, step: Step) -> None:
-        preempted = []
+        preempted = {}
         for victim in plan.preempted:
             del self.running[victim.order]
             self.batch.leave(victim)
             self.prefilling.pop(victim.order, None)
-            preempted.append((victim, victim.num_computed_tokens))
+            preempted[victim] = victim.num_computed_tokens
             victim.order, victim.num_computed_tokens, victim.target = -1, 0, 0
             victim.status = Status.PREEMPTED
             victim.num_preemptions += 1
@@ -232,11 +180,11 @@ class PolicyScheduler:
         step.preempted = preempted
 
     def _add_prompts(self, plan: StepPlan, step: Step) -> None:
-        admitted, emitting = [], []
+        admitted, emitting = {}, []
         for request, queries in plan.prefill:
             if request.order < 0:
                 self._admit(request)
-                admitted.append((request, 0))
+                admitted[request] = 0
             computed = request.num_computed_tokens
             samples = computed + queries == request.target
             step.add(request, queries, computed, samples=samples)
@@ -244,9 +192,9 @@ class PolicyScheduler:
                 emitting.append(request)
             self._work.append((request, queries))
         step.admitted, step.emitting = admitted, emitting
-        if self.rules.runs_to_longest and plan.prefill:
+        if self.runs_to_longest and plan.prefill:
             self._batch_size = len(plan.prefill)
-            self._batch_context = self._batch_size * (max(queries for _, queries in plan.prefill) + 1)
+            self._longest_context = max(queries for _, queries in plan.prefill) + 1
 
     def _admit(self, request: Request) -> None:
         if self.waiting and self.waiting[0] is request:
@@ -261,15 +209,21 @@ class PolicyScheduler:
         self.running[request.order] = self.prefilling[request.order] = request
 
     def _add_decodes(self, plan: StepPlan, step: Step) -> None:
-        """The whole batch where it is counted together; else those that the plan names."""
+        """The whole batch where the policy counts on that; else those that the plan names."""
         batch = self.batch
-        if self.rules.is_persistent:
+        if self.is_counted:
             self._decodes = batch.num_decoding > 0 and (plan.decode_all or bool(plan.decode))
         else:
-            decoding = (one for one in self.running.values() if one.is_decoding)
-            for request in decoding if plan.decode_all else plan.decode:
-                batch.join(request)
-            self._decodes = batch.num_decoding > 0
+            chosen = dict.fromkeys(plan.decoding(list(self.running.values())))
+            if not all(one.is_decoding for one in chosen):
+                raise self._broken("a request decodes that does not run, or whose prompt is not computed")
+            for request in self.running.values():
+                if request.end_step >= 0 and request not in chosen:
+                    batch.leave(request)
+            for request in chosen:
+                if request.end_step < 0:
+                    batch.join(request)
+            self._decodes = bool(chosen)
         if self._decodes:
             step.num_decode += batch.num_decoding
             step.context_tokens += batch.num_context_tokens
@@ -280,7 +234,7 @@ class PolicyScheduler:
         tokens = num_decodes + sum(queries for _, queries in self._work)
         if len(self.running) > limits.max_num_seqs:
             raise self._broken(f"{len(self.running)} sequences run, max_num_seqs is {limits.max_num_seqs}")
-        if tokens > limits.max_num_batched_tokens and not self.rules.runs_to_longest:
+        if tokens > limits.max_num_batched_tokens and not self.runs_to_longest:
             most = limits.max_num_batched_tokens
             raise self._broken(f"{tokens} tokens in a step, max_num_batched_tokens is {most}")
         if tokens == 0 and (self.running or not plan.preempted):
@@ -289,8 +243,8 @@ class PolicyScheduler:
             raise self._broken(f"{self.kv.used_tokens()} of {self.kv.capacity_tokens} KV tokens are in use")
 
     def _broken(self, problem: str) -> ScenarioError | InvariantError:
-        said = f"the batching policy {self.rules.name} broke a law in step {self._num_steps}: {problem}"
-        if not self.rules.is_users:
+        said = f"the batching policy {self.name} broke a law in step {self._num_steps}: {problem}"
+        if not self.is_users:
             running, waiting = list(self.running.values())[:5], list(self.waiting)[:5]
             return InvariantError(f"{said}; running {running}, waiting {waiting}")
         return ScenarioError(
@@ -302,20 +256,14 @@ class PolicyScheduler:
     def _held_tokens(self) -> tuple[int, int]:
         """(tokens that hold KV in this step, tokens of admitted prompts that do not yet)."""
         batch, half_done = self.batch, self.prefilling.values()
-        held = self._kept_tokens + sum([one.num_computed_tokens for one in half_done])
         unfilled = sum([one.target - one.num_computed_tokens for one in half_done])
-        if self.rules.is_persistent:
+        if self.is_counted:
+            held = sum([one.num_computed_tokens for one in half_done])
             held += batch.num_context_tokens - batch.num_decoding
         else:
-            held += sum(one.num_computed_tokens for one in self.running.values() if one.is_decoding)
+            held = sum([one.num_computed_tokens for one in self.running.values()])
+        held += sum([one.num_computed_tokens for one in self.kept])
         return held + (batch.num_decoding if self._decodes else 0), unfilled
-
-    def _steps_that_stand(self) -> int:
-        """Until somebody ends or memory runs short; that of the first step is taken."""
-        batch = self.batch
-        if not self.rules.skips:
-            return 1
-        return batch.steps_to_shortage(batch.steps_to_first_end(), self.kv.free + batch.num_growing())
 
     def _pad(self, step: Step) -> None:
         """A static batch computes as many sequences, and as long ones, as it began with."""
@@ -324,9 +272,9 @@ class PolicyScheduler:
             step.chunks = [(longest, 0, True, chunk[3]) for chunk in step.chunks]
         if self._decodes:
             step.num_padded = self._batch_size - step.num_decode
-            step.context_tokens = self._batch_context
+            step.context_tokens = self._batch_size * self._longest_context
 
-    def _recompute(self, plan: StepPlan, step: Step) -> None:
+    def _recompute(self, step: Step) -> None:
         """Without a KV cache every decode is a whole prompt again."""
         step.num_decode = step.context_tokens = 0
         decoding = [one for one in self.running.values() if one.end_step >= 0]
@@ -334,26 +282,20 @@ class PolicyScheduler:
 
     # a step is over
 
-    def update(self, step: Step, now_ps: int, accepted: Mapping[Request, int]) -> list[Request]:
-        """See ``Scheduler``."""
+    def update(self, step: Step, accepted: Mapping[Request, int] = NOBODY, now_ps: int = 0) -> list[Request]:
         finished: list[Request] = []
-        self._made = set()
         if self._decodes:
-            if not self.rules.is_persistent:
-                self._made.update(one for one in self.running.values() if one.end_step >= 0)
             if step.num_steps > 1:
                 self._grow_in_jump(step)
-            self._batch_context += self._batch_size * step.num_steps
+            self._longest_context += step.num_steps
             finished = self.batch.take_steps(step.num_steps)
-            self._made.update(finished)
             for request in finished:
                 self.kv.settle(request)
+        self._made = set(finished)
         for request, queries in self._work:
             request.num_computed_tokens += queries
             if request.num_computed_tokens == request.target:
                 self._first_token(request, finished)
-        if not self.rules.is_persistent:
-            self._dissolve()
         return self._end(finished, now_ps)
 
     def _grow_in_jump(self, step: Step) -> None:
@@ -370,10 +312,7 @@ class PolicyScheduler:
         step.grown_tokens_ps = held * kv.growth_period
         if batch.members is None:
             kv.free -= used
-        if kv.free < 0:
-            raise InvariantError(
-                f"{-kv.free} KV units more in use than there are, {len(self.running)} running"
-            )
+        self._check_free()
 
     def _first_token(self, request: Request, finished: list[Request]) -> None:
         """Its prompt is computed: the first token, or the next one after a preemption."""
@@ -382,30 +321,21 @@ class PolicyScheduler:
         request.num_tokens += 1
         if request.num_tokens >= request.end_tokens:
             finished.append(request)
-        elif self.rules.is_persistent:
+        elif self.is_counted:
             self.batch.join(request)
-
-    def _dissolve(self) -> None:
-        for request in self.running.values():
-            if request.end_step >= 0:
-                self.batch.settle(request)
-                self.kv.settle(request)
-                request.end_step = -1
-        self.batch.clear()
 
     def _end(self, finished: list[Request], now_ps: int) -> list[Request]:
         """Memory of the finished comes back; in a static batch that of all, at its end."""
         for request in finished:
             del self.running[request.order]
             request.status = Status.FINISHED
-            if self._batch_size:
-                self._keep(request)
-            else:
-                self.kv.release(request, now_ps)
-        if self.limits.returns_at_end and self._batch_size:
+            self._let_go(request, now_ps)
+        if not self._batch_size:
+            return finished
+        if self.limits.returns_at_end:
             finished = []
-        if self._batch_size and not self.running:
-            self._batch_size = self._batch_context = self._kept_tokens = 0
+        if not self.running:
+            self._batch_size = self._longest_context = 0
             for request in self.kept:
                 self.kv.release(request, now_ps)
             if self.limits.returns_at_end:
@@ -413,30 +343,26 @@ class PolicyScheduler:
             self.kept = []
         return finished
 
-    def _keep(self, request: Request) -> None:
-        """A static batch's member that is done or aborted holds its memory until the batch ends."""
+    def _let_go(self, request: Request, now_ps: int) -> None:
+        """Frees one that no longer runs; memory of a static batch's member is taken until the batch ends."""
         request.order = -1
-        self.kept.append(request)
-        self._kept_tokens += request.num_computed_tokens
+        if self._batch_size:
+            self.kept.append(request)
+        else:
+            self.kv.release(request, now_ps)
 
-    def abort(self, request: Request, now_ps: int) -> int:
-        """See ``Scheduler``. A static batch is computed on for a member that left."""
+    def abort(self, request: Request, now_ps: int = 0) -> int:
+        """A static batch is computed on for a member that left."""
         if request.order >= 0:
             if request.end_step >= 0:
                 self.batch.leave(request)
                 self.kv.settle(request)
             self.prefilling.pop(request.order, None)
             del self.running[request.order]
-            if self._batch_size:
-                self._keep(request)
-            else:
-                request.order = -1
-                self.kv.release(request, now_ps)
+            self._let_go(request, now_ps)
         elif request not in self.kept:
             self.waiting.remove(request)
-        return 0 if self.limits.returns_at_end else request.num_output_tokens
+        return request.num_output_tokens
 
     def num_just_made(self, request: Request) -> int:
-        """See ``Scheduler``."""
-        is_counted = self.rules.is_persistent and self._decodes and request.end_step >= 0
-        return int(is_counted or request in self._made)
+        return int(request in self._made or (self._decodes and request.end_step >= 0))

@@ -22,6 +22,7 @@ from sim.serving.records import (
     SegmentColumns,
 )
 from sim.serving.request import Request
+from sim.serving.scheduler import Step
 
 SEGMENT_FIELDS = (
     "replica",
@@ -67,6 +68,21 @@ class Recorder:
         self.preemptions = array("q")
         self.drafts = array("q")
         self.refusals: dict[str, int] = {}
+
+    def admit(self, request: Request, now_ps: int, num_hit_tokens: int) -> None:
+        """It runs from now on, with so many tokens found in the prefix cache; again, after a preemption."""
+        row = request.id
+        if self.first_scheduled_ps[row] < 0:
+            self.first_scheduled_ps[row] = now_ps
+            self.cached_tokens[row] = num_hit_tokens
+
+    def note_step(self, step: Step, replica: int, num_running: int, num_waiting: int) -> None:
+        """A row: a step, or a jump over equal ones."""
+        self.segments += pack_segment(
+            replica, step.started_ps, step.num_steps, step.first_ps, step.growth_ps, step.num_decode,
+            step.context_tokens, step.num_prefill, step.prefill_tokens, num_running, num_waiting,
+            step.num_padded, *step.levels,
+        )  # fmt: skip
 
     def finish(self, request: Request, now_ps: int) -> None:
         """Its last token came at ``now_ps``."""

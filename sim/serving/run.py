@@ -19,8 +19,7 @@ from sim.serving.batching.plan import limits_of
 from sim.serving.batching.registry import batching_of
 from sim.serving.clock import Clock
 from sim.serving.drafts import Drafts
-from sim.serving.engine import Engine, EngineSettings
-from sim.serving.fast_path import FastPath
+from sim.serving.engine import Engine
 from sim.serving.front_end import FrontEnd
 from sim.serving.in_flight import queue_length
 from sim.serving.recorder import Recorder
@@ -64,25 +63,31 @@ def run_serving(
 
 def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
     """Runs the scenario's replicas over the requests of ``table`` until nothing is left to do."""
-    env = Clock()
-    batching = batching_of(scenario.engine.batching, run.base_dir)
+    env, engine = Clock(), scenario.engine
+    batching = batching_of(engine.batching, run.base_dir)
     table = FrontEnd.of(scenario).at_scheduler(table)
     recorder = Recorder(table)
     price = price_of(scenario, table, run)
-    has_map = run.record_block_map and scenario.engine.has_kv_budget
+    has_map = run.record_block_map and engine.has_kv_budget
     block_map = batching.block_map() if has_map else None
     source = TableFeed(table)
     router = Router(env, source, recorder, scenario.routing) if scenario.replicas > 1 else None
     engines = [
         Engine(
-            env,
-            replica.index,
+            env=env,
+            index=replica.index,
             feed=RouterFeed(router) if router else source,
             recorder=recorder,
             scheduler=(scheduler := batching.make(replica)),
             price=cold(price, price.cold_start_ps),
-            settings=settings_of(scenario, run.seed),
-            fast_path=fast_path_of(scenario, scheduler, table),
+            num_in_flight=queue_length(
+                async_scheduling=engine.async_scheduling, pipeline_parallel_size=engine.pipeline_parallel_size
+            ),
+            schedules_ahead=engine.overheads.schedules_ahead and not engine.async_scheduling,
+            returns_at_end=engine.static_returns == "at_end",
+            drafts=Drafts(engine.speculative, run.seed) if engine.speculative else None,
+            is_common=is_common(scenario, scheduler, table),
+            is_only_engine=router is None,
         )
         for replica in replicas_of(scenario, table, run, block_map)
     ]
@@ -124,32 +129,13 @@ def replicas_of(
     ]
 
 
-def settings_of(scenario: Scenario, seed: int) -> EngineSettings:
-    """How the engine runs its scheduler's steps."""
-    engine, speculative = scenario.engine, scenario.engine.speculative
-    stages = engine.pipeline_parallel_size
-    length = queue_length(async_scheduling=engine.async_scheduling, pipeline_parallel_size=stages)
-    return EngineSettings(
-        may_skip=engine.stepping == "skip" and length == 1,
-        num_in_flight=length,
-        num_stages=stages,
-        schedules_ahead=engine.overheads.schedules_ahead and not engine.async_scheduling,
-        returns_at_end=engine.static_returns == "at_end",
-        drafts=Drafts(speculative.num_speculative_tokens, speculative.acceptance_rate, seed)
-        if speculative
-        else None,
-    )
-
-
-def fast_path_of(scenario: Scenario, scheduler: Scheduler, table: RequestTable) -> FastPath | None:
-    """The written-out common case, where clients wait and the scheduler lends what it needs."""
+def is_common(scenario: Scenario, scheduler: Scheduler, table: RequestTable) -> bool:
+    """Whether clients wait and the scheduler lends what the fast path needs."""
     engine = scenario.engine
     is_shared = scenario.replicas > 1 and scenario.routing == "shared_queue"
-    is_common = engine.stepping == "skip" and engine.service_time is None and table.timeout_ps is None
-    if not is_common or is_shared or engine.overheads.schedules_ahead:
-        return None
-    ground = scheduler.ground()
-    return FastPath(ground, is_only_engine=scenario.replicas == 1) if ground else None
+    is_plain = engine.service_time is None and table.timeout_ps is None and not is_shared
+    is_skipping = engine.stepping == "skip" and not engine.overheads.schedules_ahead
+    return is_plain and is_skipping and scheduler.can_lend
 
 
 def price_of(scenario: Scenario, table: RequestTable, run: Run) -> CompiledPrice | ServiceTimePrice:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sim.errors import ScenarioError
+from sim.errors import InvariantError, ScenarioError
 from sim.serving.decoding import DecodeBatch
-from sim.serving.kv.allocator import Levels
 from sim.serving.request import Request
+from sim.serving.usage import Levels
 
 Chunk = tuple[int, int, bool, Request]
 """(queries, tokens in the KV cache before, whether a token comes out, whose)."""
-NOTHING_ACCEPTED: Mapping[Request, int] = {}
+NOBODY: Mapping[Request, int] = {}
 
 
 def is_decode(num_queries: int, num_cached: int) -> bool:
@@ -31,39 +32,28 @@ class Step:
     """A planned step, or ``num_steps`` equal ones of pure decode. Counts are those at its planning."""
 
     num_decode: int = 0
-    """Sequences that decode."""
-    context_tokens: int = 0
-    """Sum of their contexts in the first step, drafts counted."""
+    context_tokens: int = 0  # sum over the decoding sequences in the first step, drafts counted
     chunks: Sequence[Chunk] = ()
-    num_prefill: int = 0
-    """Prompts that are worked on (without a KV cache ``chunks`` has the decodes besides)."""
+    num_prefill: int = 0  # prompts worked on (without a KV cache ``chunks`` has the decodes besides)
     prefill_tokens: int = 0
-    num_drafts: int = 0
-    """Draft tokens that the decoding sequences verify."""
-    num_padded: int = 0
-    """Static batching: members that are done and still computed."""
+    num_drafts: int = 0  # draft tokens that the decoding sequences verify
+    num_padded: int = 0  # static batching: members that are done and still computed
     levels: Levels = (0, 0, 0, 0)
-    num_steps: int = 1
-    """For how many steps the plan stands, if nobody comes; the engine may take fewer."""
-    is_steady: bool = False
-    """Known to stand without having been planned: to be taken by ``Scheduler.advance``."""
-    admitted: Sequence[tuple[Request, int]] = ()
-    """Admitted or resumed, with the tokens found in the prefix cache."""
-    preempted: Sequence[tuple[Request, int]] = ()
+    num_steps: int = 1  # for how long the plan stands, if nobody comes; the engine may take fewer
+    admitted: Mapping[Request, int] = field(default_factory=lambda: NOBODY)
+    """Admitted or resumed requests, with the tokens found in the prefix cache."""
+    preempted: Mapping[Request, int] = field(default_factory=lambda: NOBODY)
     """With the computed tokens that are thrown away."""
     emitting: Sequence[Request] = ()
     """Requests whose first token, or first after a preemption, may come out of it."""
-    drafts: Mapping[Request, int] = field(default_factory=lambda: NOTHING_ACCEPTED)
-    plan: object = None
-    """What the scheduler itself remembers of it."""
+    drafts: Mapping[Request, int] = field(default_factory=lambda: NOBODY)
     # Said by the engine:
     started_ps: int = 0
     first_ps: int = 0
     growth_ps: int = 0
-    done_ps: int = -1
-    """Over pipeline stages: when it leaves the last one."""
-    grown_tokens_ps: int = 0
-    """Said by the scheduler when the step is over: KV added in its later steps × time."""
+    done_ps: int = -1  # over pipeline stages: when it leaves the last one
+    # Said by the scheduler when the step is over:
+    grown_tokens_ps: int = 0  # KV added after its first step × time
 
     @property
     def num_requests(self) -> int:
@@ -94,117 +84,109 @@ class Step:
             self.prefill_tokens += queries
 
 
-@dataclass(slots=True, kw_only=True)
-class Ground:
-    """What a scheduler lends: its queue, its running requests and its memory as a number of free blocks."""
+class StepLimits(Protocol):
+    """What every scheduler keeps to."""
 
-    waiting: deque[Request]
-    running: dict[int, Request]
-    prefilling: dict[int, Request]
-    batch: DecodeBatch
-    block_size: int
-    num_blocks: int
-    watermark: int
-    max_running: int
-    max_num_batched_tokens: int
-    max_model_len: int
-    enable_chunked_prefill: bool
-    takes_whole_prompt: bool
-    """Admission takes the blocks of the whole prompt; else those of each chunk, when it is computed."""
-    gates_whole_prompt: bool
-    """Admission asks that the whole prompt would fit."""
-    cuts_answers: bool
-    """An answer that would pass ``max_model_len`` is cut short; else the request is refused."""
-    is_alone: bool
-    """Said of requests: nobody else has their tokens."""
-    enter: Callable[[Ground], bool]
-    """Fills in ``free`` and ``num_admissions``; False: not now."""
-    leave: Callable[[Ground], None]
-    """Takes them back, with the requests as they stand."""
-    free: int = 0
-    num_admissions: int = 0
-    is_lent: bool = False
+    @property
+    def max_num_batched_tokens(self) -> int: ...
+
+    @property
+    def max_model_len(self) -> int: ...
+
+    @property
+    def enable_chunked_prefill(self) -> bool: ...
 
 
-class Scheduler(Protocol):
+class Scheduler(ABC):
     """Decides who computes what in each step. No clock, no chance, no SimPy."""
 
-    @property
-    def is_circling(self) -> bool:
-        """Requests preempt one another for ever, unless one comes or leaves."""
-        ...
+    waiting: Sized
+    running: dict[int, Request]  # by number of admission
+    capacity_tokens: int
+    is_paged = True  # KV that grows counts as wanted only when it is there (``sim.serving.usage``)
 
     @property
-    def num_running(self) -> int: ...
+    def num_running(self) -> int:
+        return len(self.running)
 
     @property
-    def num_waiting(self) -> int: ...
+    def num_waiting(self) -> int:
+        return len(self.waiting)
 
     @property
-    def num_unfinished(self) -> int: ...
+    def num_unfinished(self) -> int:
+        """Requests that wait, run, or still hold memory."""
+        return len(self.running) + len(self.waiting)
 
-    @property
-    def capacity_tokens(self) -> int: ...
+    @abstractmethod
+    def used_tokens(self) -> int:
+        """Tokens' worth of KV memory in use."""
 
-    @property
-    def is_paged(self) -> bool: ...
+    @abstractmethod
+    def is_open(self) -> bool:
+        """Whether a request that comes now could change the next step."""
+
+    @abstractmethod
+    def refusal(self, request: Request) -> str:
+        """Why it could never be served, or nothing."""
+
+    @abstractmethod
+    def add(self, request: Request) -> None:
+        """Queues a request that ``refusal`` has nothing against."""
+
+    @abstractmethod
+    def abort(self, request: Request, now_ps: int = 0) -> int:
+        """The client has left; returns the tokens that it has made so far."""
+
+    @abstractmethod
+    def schedule(self, now_ps: int = 0) -> Step:
+        """Plans the next step, or as many as follow alike, and counts its tokens as computed."""
+
+    @abstractmethod
+    def update(self, step: Step, accepted: Mapping[Request, int] = NOBODY, now_ps: int = 0) -> list[Request]:
+        """Takes in what a planned step made; returns who finished. ``accepted``: drafts that were right."""
+
+    @abstractmethod
+    def num_just_made(self, request: Request) -> int:
+        """Tokens that the last finished step made for a request that is still here."""
 
     def share_queue(self, queue: deque[Request]) -> None:
         """From now on it admits from a queue that other replicas admit from as well."""
-        ...
-
-    def used_tokens(self) -> int:
-        """Tokens' worth of KV memory in use."""
-        ...
-
-    def is_open(self) -> bool:
-        """Whether a request that comes now could change the next step."""
-        ...
-
-    def refusal(self, request: Request) -> str:
-        """Why it could never be served, or nothing."""
-        ...
-
-    def add(self, request: Request) -> None:
-        """Queues a request that ``refusal`` has nothing against."""
-        ...
-
-    def abort(self, request: Request, now_ps: int) -> int:
-        """The client has left; returns the tokens that it has made so far."""
-        ...
+        raise InvariantError(f"{type(self).__name__} has a queue of its own")
 
     def hold_until_ps(self, now_ps: int) -> int:
         """Until when it waits for more requests before it plans; 0: it does not."""
-        ...
+        return 0
 
-    def steady_step(self) -> Step | None:
-        """Steps of pure decode that are known to follow without being planned, if nobody comes."""
-        ...
-
-    def advance(self, step: Step) -> list[Request]:
-        """Takes the steps of a ``steady_step``; returns who finished."""
-        ...
-
-    def schedule(self, now_ps: int) -> Step:
-        """Plans the next step and counts its tokens as computed."""
-        ...
-
-    def update(self, step: Step, now_ps: int, accepted: Mapping[Request, int]) -> list[Request]:
-        """Takes in what a planned step made; returns who finished. ``accepted``: drafts that were right."""
-        ...
-
-    def num_just_made(self, request: Request) -> int:
-        """Tokens that the last finished step made for a request that is still here."""
-        ...
+    def endless(self, step: Step) -> ScenarioError | None:
+        """What to say if requests preempt one another for ever unless one comes or leaves."""
+        return None
 
     def why_stepwise(self) -> str:
         """What has kept its steps from being skipped, or nothing."""
-        ...
+        return ""
 
-    def ground(self) -> Ground | None:
-        """What it lends to the fast path, where that decides as it does."""
-        ...
+    # Lent to the fast path, where that decides as this scheduler does. While it is lent, ``free`` and
+    # ``num_admissions`` are the fast path's, and nobody asks which block is whose.
 
-    def endless(self, step: Step) -> ScenarioError:
-        """What to say of a run that circles."""
-        ...
+    can_lend = False
+    limits: StepLimits
+    batch: DecodeBatch
+    prefilling: dict[int, Request]
+    block_size: int
+    num_blocks: int
+    watermark: int  # blocks
+    max_running: int
+    num_admissions: int
+    free: int  # blocks
+    takes_whole_prompt = False  # at admission; else blocks are taken chunk by chunk
+    gates_whole_prompt = False  # admission asks that the whole prompt would fit
+    cuts_answers = False  # an answer that would pass max_model_len is cut short, not refused
+
+    def lend(self) -> bool:
+        """Sets ``free`` and hands everything over; False: not now."""
+        raise NotImplementedError
+
+    def take_back(self) -> None:
+        """Everything is its own again, the requests as they stand."""
+        raise NotImplementedError

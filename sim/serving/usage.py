@@ -15,6 +15,8 @@ import numpy as np
 from sim.arrays import Int64
 from sim.serving.records import KV_KINDS
 
+Levels = tuple[int, int, int, int]
+"""(tokens, wanted, given out, external) in the first step of a row."""
 USAGE_COLUMNS = (
     "num_steps",
     "first_step_ps",

@@ -58,19 +58,20 @@ def why_stepwise(engine: EngineConfig) -> str:
 def make_scheduler(replica: Replica) -> Scheduler:
     """A scheduler with its block pool, for one replica."""
     from sim.serving.user_policy import load_scheduling_policy
-    from sim.serving.vllm.scheduler import Scheduler as VllmCore
+    from sim.serving.vllm.scheduler import Scheduler as VllmScheduler
     from sim.serving.vllm_block_map import VllmBlockMapRecorder
-    from sim.serving.vllm_scheduler import VllmScheduler
 
     engine = replica.scenario.engine
     config = scheduler_config(engine, replica.num_blocks, replica.limits.max_model_len)
-    users = load_scheduling_policy(engine.policy, replica.base_dir) if config.policy == "user" else None
-    is_one_at_a_time = engine.pipeline_parallel_size == 1
-    is_steady = engine.stepping == "skip" and is_one_at_a_time
-    scheduler = VllmCore(config, engine.vllm_version, steady=is_steady, policy=users)
-    block_map = replica.block_map if isinstance(replica.block_map, VllmBlockMapRecorder) else None
+    skips = engine.stepping == "skip" and engine.pipeline_parallel_size == 1
     return VllmScheduler(
-        scheduler, are_alone=replica.are_alone, one_at_a_time=is_one_at_a_time, block_map=block_map
+        config,
+        engine.vllm_version,
+        steady=skips,
+        skips=skips,
+        policy=load_scheduling_policy(engine.policy, replica.base_dir) if config.policy == "user" else None,
+        are_alone=replica.are_alone,
+        block_map=replica.block_map if isinstance(replica.block_map, VllmBlockMapRecorder) else None,
     )
 
 

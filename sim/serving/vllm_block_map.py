@@ -37,7 +37,7 @@ class VllmBlockMapRecorder:
         """A step was planned: who was admitted has hits and fresh blocks, others fresh blocks."""
         if self.is_truncated:
             return
-        for request, hit_tokens in plan.new.items():
+        for request, hit_tokens in plan.admitted.items():
             self._take(request, hit_tokens // block_size, now_ps)
         for request in plan.fresh:
             self._take(request, 0, now_ps)

@@ -27,8 +27,10 @@ from sim.scenario.place import Place
 from sim.scenario.scalars import check_bounds
 from sim.serving.checks.scenario import check_whole_prompts_fit
 from sim.serving.checks.vllm import check_release
+from sim.serving.in_flight import InFlight, queue_length
 from sim.serving.scenario import EngineConfig
-from sim.serving.vllm import EngineLoop, Plan, Request, Scheduler, SchedulerConfig
+from sim.serving.scheduler import NOBODY
+from sim.serving.vllm import Plan, Request, Scheduler, SchedulerConfig
 from sim.serving.vllm.queue import QUEUES
 from sim.serving.vllm.versions import VERSIONS
 
@@ -81,7 +83,7 @@ class RecordedCase:
         """How many drafts of each request are right: its list over and over, one entry a verification."""
         result = {}
         for request, num_drafts in plan.drafts.items():
-            if request in plan.new:
+            if request in plan.admitted:
                 continue
             pattern, turn = self.accepts[request], self.verified.get(request, 0)
             self.verified[request] = turn + 1
@@ -262,6 +264,33 @@ def _compare(want: Record, have: Record) -> Difference | None:
     return None
 
 
+class EngineLoop:
+    """The engine without a clock: plan, then take in what is due, as many steps in flight as there may be."""
+
+    def __init__(
+        self, scheduler: Scheduler, *, async_scheduling: bool, pipeline_parallel_size: int = 1
+    ) -> None:
+        self.scheduler = scheduler
+        self._in_flight: InFlight[Plan] = InFlight(
+            queue_length(async_scheduling=async_scheduling, pipeline_parallel_size=pipeline_parallel_size)
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing to plan and nothing under way."""
+        return self._in_flight.is_idle(self.scheduler.num_unfinished)
+
+    def plan(self) -> tuple[Plan | None, Plan | None]:
+        """See ``InFlight.plan``."""
+        return self._in_flight.plan(self.scheduler.plan_step, self.scheduler.num_unfinished)
+
+    def complete(self, plan: Plan, accepted: Mapping[Request, int] = NOBODY) -> list[Request]:
+        """Takes a step's tokens in; returns the requests that finished."""
+        finished = self.scheduler.update(plan, accepted)
+        self._in_flight.note_finished(bool(finished))
+        return finished
+
+
 def _replay(folder: Path, name: str, entry: Mapping[str, Any], version: str) -> Iterator[Record]:
     """The log of our scheduler for this workload, a record per ``schedule()`` call, in order."""
     limits, case = read_case(folder, name, entry)
@@ -274,13 +303,15 @@ def _replay(folder: Path, name: str, entry: Mapping[str, Any], version: str) -> 
             case.jump()
         added = case.due()
         for request in added:
-            if not scheduler.add(request):
+            refusal = scheduler.refusal(request)
+            if refusal:
                 raise ScenarioError(
                     "a request that can never be served",
                     file=str(folder / name),
                     path=request.request_id,
-                    hint=scheduler.refusal(request),
+                    hint=refusal,
                 )
+            scheduler.add(request)
         planned, completed = loop.plan()
         if planned is not None:
             open_records.append((planned, _decision(scheduler, case, planned, added)))
@@ -290,18 +321,17 @@ def _replay(folder: Path, name: str, entry: Mapping[str, Any], version: str) -> 
 
 
 def _decision(scheduler: Scheduler, case: RecordedCase, plan: Plan, added: Iterable[Request]) -> Record:
-    state = scheduler.state
     record: Record = {
         "step": case.step,
         "add": [request.request_id for request in added],
         "sched": _pairs(plan.scheduled),
-        "new": _pairs(plan.new),
+        "new": _pairs(plan.admitted),
         "preempted": [request.request_id for request in plan.preempted],
         "alloc": [[request.request_id, len(blocks)] for request, blocks in plan.fresh.items()],
-        "free": state.kv.pool.num_free,
+        "free": scheduler.kv.pool.num_free,
         "bcrc": _blocks_crc(plan),
-        "nrun": len(state.running),
-        "nwait": len(state.waiting),
+        "nrun": len(scheduler.running),
+        "nwait": len(scheduler.waiting),
         "spec": _pairs(plan.drafts),
         "t": case.clock,
     }
@@ -314,7 +344,7 @@ def _outcome(loop: EngineLoop, case: RecordedCase, plan: Plan, record: Record) -
     record["finished"] = [request.request_id for request in finished]
     made = {request: request.num_tokens - tokens for request, tokens in before.items()}
     record["ntok"] = _pairs({request: tokens for request, tokens in made.items() if tokens})
-    record["free_end"] = loop.scheduler.state.kv.pool.num_free
+    record["free_end"] = loop.scheduler.kv.pool.num_free
     return record
 
 
@@ -326,7 +356,7 @@ def _blocks_crc(plan: Plan) -> int:
     """CRC-32 of the block ids: an admission's whole table, a running request's fresh blocks."""
     text = []
     for request in plan.scheduled:
-        blocks = request.blocks if request in plan.new else plan.fresh.get(request)
+        blocks = request.blocks if request in plan.admitted else plan.fresh.get(request)
         if blocks:
             text.append(f"{request.request_id}:{','.join(map(str, blocks))};")
     return zlib.crc32("".join(text).encode())

@@ -28,7 +28,8 @@ from itertools import islice, product
 from math import prod
 from typing import Any
 
-from sim.serving.vllm import EngineLoop, Plan, Request, Scheduler, SchedulerConfig, Status
+from sim.serving.vllm import Plan, Request, Scheduler, SchedulerConfig, Status
+from sim.trust.conformance import EngineLoop
 
 MOST_STEPS = 200
 NUM_AT_ONCE = 2
@@ -108,7 +109,8 @@ def play(values: Mapping[str, Any], workload: Workload, *, listens: bool = False
     num_come = 0
     for step in range(MOST_STEPS):
         while num_come < len(requests) and (values["arrive_together"] or num_come <= step):
-            if request := requests[num_come]:
+            request = requests[num_come]
+            if request and not scheduler.refusal(request):
                 scheduler.add(request)
             num_come += 1
         if num_come == len(requests) and loop.is_idle:
@@ -127,7 +129,7 @@ def play(values: Mapping[str, Any], workload: Workload, *, listens: bool = False
 def _heard(plan: Plan) -> object:
     return (
         [(request.request_id, count) for request, count in plan.scheduled.items()],
-        [(request.request_id, hits, tuple(request.blocks)) for request, hits in plan.new.items()],
+        [(request.request_id, hits, tuple(request.blocks)) for request, hits in plan.admitted.items()],
         [(request.request_id, tuple(blocks)) for request, blocks in plan.fresh.items()],
         [request.request_id for request in plan.preempted],
     )
@@ -157,20 +159,18 @@ def _request(number: int, shape: Shape) -> Request:
 
 
 def _check(scheduler: Scheduler, plan: Plan | None, values: Mapping[str, Any]) -> None:
-    state = scheduler.state
-    state.kv.pool.check((request.blocks, request.path) for request in state.unfinished())
+    scheduler.kv.pool.check((request.blocks, request.path) for request in scheduler.unfinished())
     if plan is not None:
         assert 0 <= plan.num_tokens <= values["budget"], f"{values} exceeds the budget"
         assert all(count > 0 for count in plan.scheduled.values()), f"{values}: nothing to do"
-        assert len(state.running) <= 3, f"{values} runs too many"
+        assert len(scheduler.running) <= 3, f"{values} runs too many"
 
 
 def _check_end(scheduler: Scheduler, requests: list[Request], values: Mapping[str, Any]) -> None:
-    pool = scheduler.state.kv.pool
+    pool = scheduler.kv.pool
     assert pool.num_free == pool.num_blocks, f"{values} keeps blocks"
     for request in requests:
-        refused = request.status is Status.REFUSED
-        assert refused == bool(scheduler.refusal(request)), f"{values}: {request}"
+        refused = bool(scheduler.refusal(request))
         assert refused or (request.status is Status.FINISHED and request.num_tokens == request.end_tokens)
 
 

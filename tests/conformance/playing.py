@@ -26,6 +26,14 @@ def request(name: str, prompt: int | Sequence[tuple[int, int, int]], out: int, *
     return Request.of_segments(name, segments, out, **{"output_stream": 10_000 + own, **named})
 
 
+def offer(scheduler: Scheduler, item: Request) -> None:
+    """Queues a request, unless it can never be served: then it is over."""
+    if scheduler.refusal(item):
+        item.status = Status.REFUSED
+    else:
+        scheduler.add(item)
+
+
 def ids(requests: Mapping[Request, int] | Sequence[Request]) -> list[str]:
     return [item.request_id for item in requests]
 
@@ -42,7 +50,7 @@ def blocks(plan: Plan) -> dict[str, list[int]]:
 
 def check(scheduler: Scheduler) -> None:
     """The pool's laws, as the requests' block tables see them."""
-    scheduler.state.kv.pool.check((item.blocks, item.path) for item in scheduler.state.unfinished())
+    scheduler.kv.pool.check((item.blocks, item.path) for item in scheduler.unfinished())
 
 
 def steps(scheduler: Scheduler, accepted: int = 0) -> Iterator[Plan]:
@@ -50,7 +58,7 @@ def steps(scheduler: Scheduler, accepted: int = 0) -> Iterator[Plan]:
     for _ in range(ENDLESS):
         if not scheduler.num_unfinished:
             return
-        plan = scheduler.schedule()
+        plan = scheduler.plan_step()
         assert plan.num_tokens == sum(plan.scheduled.values())
         check(scheduler)
         yield plan
@@ -61,8 +69,8 @@ def steps(scheduler: Scheduler, accepted: int = 0) -> Iterator[Plan]:
 
 def observed(scheduler: Scheduler) -> tuple[object, ...]:
     """Everything that decides the future, with every request's counts brought up to date."""
-    state, requests = scheduler.state, []
-    for item in state.unfinished():
+    requests = []
+    for item in scheduler.unfinished():
         scheduler.settle(item)
         requests.append((
             item.request_id, item.status, item.num_tokens, item.num_computed_tokens, item.is_prefill_chunk,
@@ -70,17 +78,17 @@ def observed(scheduler: Scheduler) -> tuple[object, ...]:
             item.num_preemptions,
         ))  # fmt: skip
     return (
-        requests, ids(list(state.running.values())), ids(list(state.waiting)), state.num_preempted_alive,
-        state.kv.pool.num_free, state.kv.pool.free_order(),
+        requests, ids(list(scheduler.running.values())), ids(list(scheduler.waiting)),
+        scheduler.num_preempted_alive, scheduler.kv.pool.num_free, scheduler.kv.pool.free_order(),
     )  # fmt: skip
 
 
 def decided(plan: Plan) -> tuple[object, ...]:
     """All that a plan says."""
     return (
-        list(tokens(plan).items()), [(item.request_id, hit) for item, hit in plan.new.items()],
+        list(tokens(plan).items()), [(item.request_id, hit) for item, hit in plan.admitted.items()],
         ids(plan.preempted), list(blocks(plan).items()), [(i.request_id, n) for i, n in plan.drafts.items()],
-        [(i.request_id, tuple(i.blocks)) for i in plan.new],
+        [(i.request_id, tuple(i.blocks)) for i in plan.admitted],
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from conformance.plain_cache import PlainCache
-from conformance.playing import check, decided, limits, observed, request
+from conformance.playing import check, decided, limits, observed, offer, request
 from conformance.test_steady import ASKS, ENDLESS, LIMITS, Ask, Play
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +19,7 @@ def test_blocks_are_found_shared_and_evicted_as_by_the_plain_cache(
     named: dict[str, object], asks: list[Ask], version: str
 ) -> None:
     play = Play({**named, "enable_prefix_caching": True}, asks, version)
-    state = play.pair[1].state
+    state = play.pair[1]
     state.kv = PlainCache(state.limits, state.profile)  # type: ignore[assignment]
     for _ in range(ENDLESS):
         play.offer()
@@ -28,7 +28,7 @@ def test_blocks_are_found_shared_and_evicted_as_by_the_plain_cache(
         play.one_step()
         play.compare()
     assert play.is_over
-    assert play.pair[0].state.kv.tree.root.num_users == len(play.pair[0].state.kv.tree.root.children)
+    assert play.pair[0].kv.tree.root.num_users == len(play.pair[0].kv.tree.root.children)
 
 
 @settings(max_examples=150, deadline=None)
@@ -36,16 +36,17 @@ def test_blocks_are_found_shared_and_evicted_as_by_the_plain_cache(
 def test_a_request_that_says_it_is_alone_is_served_the_same(
     named: dict[str, object], asks: list[Ask]
 ) -> None:
-    pair = [Scheduler(limits(**{**named, "enable_prefix_caching": True})) for _ in range(2)]
+    named = {**named, "enable_prefix_caching": True}
+    pair = [Scheduler(limits(**named), are_alone=are_alone) for are_alone in (True, False)]
     for number, ask in enumerate(asks):
-        for scheduler, is_alone in zip(pair, (True, False), strict=True):
+        for scheduler in pair:
             item = request(f"r{number}", [(number, 0, ask.own + 1)], ask.out, output_stream=1000 + number)
-            item.arrival, item.priority, item.is_alone = number, ask.priority, is_alone
-            scheduler.add(item)
+            item.arrival, item.priority = number, ask.priority
+            offer(scheduler, item)
     for _ in range(ENDLESS):
         if not pair[0].num_unfinished:
             return
-        plans = [scheduler.schedule() for scheduler in pair]
+        plans = [scheduler.plan_step() for scheduler in pair]
         assert decided(plans[0]) == decided(plans[1])
         for scheduler, plan in zip(pair, plans, strict=True):
             scheduler.update(plan)
@@ -91,6 +92,6 @@ def test_no_tree_is_left_where_the_pool_was_used_anew(num_seqs: int) -> None:
     for number in range(10):
         scheduler.add(request(f"r{number}", [(number, 0, 15)], 3, output_stream=100 + number))
     while scheduler.num_unfinished:
-        scheduler.update(scheduler.schedule())
+        scheduler.update(scheduler.plan_step())
         check(scheduler)
-    assert len(scheduler.state.kv.tree.root.children) <= 3
+    assert len(scheduler.kv.tree.root.children) <= 3

@@ -8,8 +8,9 @@ import pytest
 from conformance.playing import blocks, check, ids, limits, request, steps, tokens
 
 from sim.errors import InvariantError
-from sim.serving.vllm import EngineLoop, Plan, Scheduler, Status
+from sim.serving.vllm import Plan, Scheduler, Status
 from sim.serving.vllm.prefix_tree import Node
+from sim.trust.conformance import EngineLoop
 
 
 def scheduler(version: str = "0.33.0", **named: object) -> Scheduler:
@@ -18,7 +19,8 @@ def scheduler(version: str = "0.33.0", **named: object) -> Scheduler:
 
 def add(target: Scheduler, *requests: object) -> None:
     for item in requests:
-        assert target.add(item)  # type: ignore[arg-type]
+        assert not target.refusal(item)  # type: ignore[arg-type]
+        target.add(item)  # type: ignore[arg-type]
 
 
 def play(target: Scheduler, *requests: object, accepted: int = 0) -> list[dict[str, int]]:
@@ -80,8 +82,8 @@ def test_the_latest_admitted_is_preempted_and_goes_to_the_front() -> None:
     plans = list(islice(steps(target), 3))
     assert [tokens(plan) for plan in plans] == [{"a": 7, "b": 7}, {"a": 1, "b": 1}, {"a": 1}]
     assert ids(plans[2].preempted) == ["b"]
-    assert ids(list(target.state.waiting)) == ["b", "c"]
-    assert [item.num_computed_tokens for item in target.state.waiting] == [0, 0]
+    assert ids(list(target.waiting)) == ["b", "c"]
+    assert [item.num_computed_tokens for item in target.waiting] == [0, 0]
 
 
 def test_several_victims_come_back_oldest_first() -> None:
@@ -90,7 +92,7 @@ def test_several_victims_come_back_oldest_first() -> None:
     for plan in steps(target):
         if len(plan.preempted) == 2:
             assert ids(plan.preempted) == ["c", "b"]
-            assert ids(list(target.state.waiting)) == ["b", "c"]
+            assert ids(list(target.waiting)) == ["b", "c"]
             return
     raise AssertionError("no step preempted two")
 
@@ -99,14 +101,14 @@ def test_nobody_is_admitted_in_a_step_that_preempts() -> None:
     target = scheduler(num_gpu_blocks=5)
     add(target, request("a", 7, 6), request("b", 7, 6))
     for plan in steps(target):
-        assert not (plan.preempted and plan.new)
+        assert not (plan.preempted and plan.admitted)
 
 
 def test_priority_preempts_the_least_urgent_wherever_it_stands() -> None:
     target = scheduler(num_gpu_blocks=5, policy="priority")
     add(target, request("a", 7, 6, priority=3), request("b", 7, 6, priority=1, arrival=1))
     plans = list(islice(steps(target), 3))
-    assert ids(plans[0].new) == ["b", "a"]
+    assert ids(plans[0].admitted) == ["b", "a"]
     assert ids(plans[2].preempted) == ["a"] and tokens(plans[2]) == {"b": 1}
 
 
@@ -122,7 +124,7 @@ def test_a_scheduled_victim_gives_its_tokens_back() -> None:
     """b, more urgent but later in the list, takes the blocks of a, which was scheduled already."""
     target = scheduler(num_gpu_blocks=5, policy="priority", max_num_batched_tokens=16)
     add(target, request("a", 7, 9, priority=9))
-    target.update(target.schedule())
+    target.update(target.plan_step())
     add(target, request("b", 7, 9, priority=1))
     plans = list(islice(steps(target), 3))
     assert [tokens(plan) for plan in plans] == [{"a": 1, "b": 7}, {"b": 1}, {"b": 1}]
@@ -130,7 +132,7 @@ def test_a_scheduled_victim_gives_its_tokens_back() -> None:
 
 
 def test_a_dropped_request_gives_its_tokens_back() -> None:
-    plan, item = Plan(10, 0), request("a", 4, 4)
+    plan, item = Plan(budget=10), request("a", 4, 4)
     plan.choose(item, 4, [1])
     plan.drafts[item] = 2
     plan.drop(item)
@@ -151,12 +153,12 @@ def test_preemption_drops_the_drafts() -> None:
 def test_who_preempts_itself_ends_the_loop_in_0_20(version: str, others: dict[str, int]) -> None:
     target = scheduler(version, num_gpu_blocks=4, policy="priority")
     add(target, request("a", 3, 4, priority=9))
-    target.update(target.schedule())
+    target.update(target.plan_step())
     add(target, request("b", 6, 2, priority=1))
-    plan = target.schedule()
+    plan = target.plan_step()
     assert tokens(plan) == {"a": 1, "b": 6}
     target.update(plan)
-    plan = target.schedule()
+    plan = target.plan_step()
     assert ids(plan.preempted) == ["a"] and tokens(plan) == others
 
 
@@ -174,7 +176,7 @@ def test_the_gate_asks_for_the_whole_prompt(reserve: bool, first: dict[str, int]
 
 
 def test_the_gate_counts_the_answer_of_a_resumed_request() -> None:
-    kv = scheduler(num_gpu_blocks=6).state.kv
+    kv = scheduler(num_gpu_blocks=6).kv
     resumed = request("a", 1, 16)
     resumed.num_tokens = 14
     kv.pool.take(2)
@@ -206,7 +208,7 @@ def test_cached_blocks_are_evicted_last_and_tail_first() -> None:
     assert blocks(plans[0]) == {"a": [1, 2, 3]}
     assert blocks(plans[1]) == {"b": [3, 4, 5, 2]}
     assert blocks(plans[2]) == {"c": [2]}
-    assert target.state.kv.pool.num_evictions == 1
+    assert target.kv.pool.num_evictions == 1
 
 
 def test_a_full_prompt_computes_its_last_block_again() -> None:
@@ -214,16 +216,16 @@ def test_a_full_prompt_computes_its_last_block_again() -> None:
     target = scheduler(enable_prefix_caching=True, max_num_seqs=1)
     add(target, request("a", prompt, 1), request("b", prompt, 1), request("c", [(1, 0, 13)], 1))
     plans = list(steps(target))
-    assert [list(plan.new.values()) for plan in plans] == [[0], [8], [12]]
-    assert plans[2].new and blocks(plans[2]) == {"c": [5]}
+    assert [list(plan.admitted.values()) for plan in plans] == [[0], [8], [12]]
+    assert plans[2].admitted and blocks(plans[2]) == {"c": [5]}
 
 
 def test_requests_of_one_step_share_their_prefix() -> None:
     target = scheduler(enable_prefix_caching=True)
     add(target, request("a", [(1, 0, 12), (2, 0, 3)], 1), request("b", [(1, 0, 12), (3, 0, 3)], 1))
-    plan = target.schedule()
+    plan = target.plan_step()
     check(target)
-    assert list(plan.new.values()) == [0, 12]
+    assert list(plan.admitted.values()) == [0, 12]
     assert tokens(plan) == {"a": 15, "b": 3}
 
 
@@ -233,7 +235,7 @@ def test_a_later_turn_hits_the_answer_but_not_its_last_token() -> None:
     target = scheduler(enable_prefix_caching=True)
     play(target, first)
     add(target, again)
-    assert list(target.schedule().new.values()) == [8]
+    assert list(target.plan_step().admitted.values()) == [8]
 
 
 def test_tokens_of_a_running_answer_can_be_hit() -> None:
@@ -241,15 +243,15 @@ def test_tokens_of_a_running_answer_can_be_hit() -> None:
     target = scheduler(enable_prefix_caching=True)
     add(target, first)
     for _ in range(9):
-        target.update(target.schedule())
+        target.update(target.plan_step())
     add(target, request("b", [(1, 0, 6), (7, 0, 9)], 1))
-    plan = target.schedule()
+    plan = target.plan_step()
     check(target)
-    assert plan.new and list(plan.new.values()) == [12]
+    assert plan.admitted and list(plan.admitted.values()) == [12]
 
 
 def test_of_equal_blocks_the_first_registered_answers_until_it_is_evicted() -> None:
-    pool = scheduler(enable_prefix_caching=True).state.kv.pool
+    pool = scheduler(enable_prefix_caching=True).kv.pool
     pool.take(4)
     node = Node(2)
     path = [(node, 2)]
@@ -266,14 +268,14 @@ def test_of_equal_blocks_the_first_registered_answers_until_it_is_evicted() -> N
 def test_a_lookup_that_leads_to_nothing_changes_nothing() -> None:
     target = scheduler(enable_prefix_caching=True, num_gpu_blocks=6)
     add(target, request("a", [(1, 0, 8)], 1))
-    target.update(target.schedule())
+    target.update(target.plan_step())
     add(target, request("b", 8, 9))
-    target.update(target.schedule())
+    target.update(target.plan_step())
     add(target, request("c", [(1, 0, 8), (2, 0, 8)], 1))
-    before = target.state.kv.pool.free_order()
-    plan = target.schedule()
-    assert not plan.new and len(target.state.waiting) == 1
-    assert target.state.kv.pool.free_order() == before[1:]
+    before = target.kv.pool.free_order()
+    plan = target.plan_step()
+    assert not plan.admitted and len(target.waiting) == 1
+    assert target.kv.pool.free_order() == before[1:]
 
 
 def test_drafts_are_taken_back_where_they_were_wrong() -> None:
@@ -296,12 +298,12 @@ def test_drafts_fit_the_budget_and_max_model_len() -> None:
 def test_a_one_token_admission_beside_decodes_is_padded_in_0_33(version: str, first: int) -> None:
     target = scheduler(version, num_speculative_tokens=3)
     add(target, request("a", 6, 30))
-    target.update(target.schedule())
+    target.update(target.plan_step())
     add(target, request("b", 1, 3))
-    plan = target.schedule()
+    plan = target.plan_step()
     assert tokens(plan) == {"a": 4, "b": first}
     target.update(plan)
-    assert [item.num_tokens for item in target.state.running.values()] == [8, 2]
+    assert [item.num_tokens for item in target.running.values()] == [8, 2]
 
 
 def test_padding_needs_company_or_a_hit() -> None:
@@ -312,7 +314,7 @@ def test_padding_needs_company_or_a_hit() -> None:
 def test_padding_keeps_within_max_model_len(max_model_len: int, second: int) -> None:
     target = scheduler(num_speculative_tokens=3, enable_prefix_caching=True, max_model_len=max_model_len)
     add(target, request("a", [(1, 0, 4)], 3), request("b", [(1, 0, 4), (2, 0, 1)], 2))
-    assert tokens(target.schedule()) == {"a": 4, "b": second}
+    assert tokens(target.plan_step()) == {"a": 4, "b": second}
 
 
 @pytest.mark.parametrize("version, hit", [("0.33.0", 8), ("0.20.0", 4)])
@@ -320,15 +322,15 @@ def test_a_block_that_drafts_filled_is_cached_at_once_in_0_33(version: str, hit:
     target = scheduler(version, num_speculative_tokens=3, enable_prefix_caching=True)
     play(target, request("a", [(1, 0, 4)], 5, output_stream=7), accepted=3)
     add(target, request("b", [(1, 0, 4), (7, 0, 5), (2, 0, 4)], 1))
-    assert list(target.schedule().new.values()) == [hit]
+    assert list(target.plan_step().admitted.values()) == [hit]
 
 
 def test_a_padded_admission_that_exceeds_the_budget_waits() -> None:
     target = scheduler(num_speculative_tokens=3, max_num_batched_tokens=7)
     add(target, request("a", 6, 30))
-    target.update(target.schedule())
+    target.update(target.plan_step())
     add(target, request("b", 1, 3))
-    assert tokens(target.schedule()) == {"a": 4}
+    assert tokens(target.plan_step()) == {"a": 4}
 
 
 def test_prefill_waits_for_its_turn_while_decodes_run() -> None:
@@ -338,7 +340,7 @@ def test_prefill_waits_for_its_turn_while_decodes_run() -> None:
     for step in range(5):
         if step == 1:
             add(target, request("b", 4, 9))
-        plan = target.schedule()
+        plan = target.plan_step()
         played.append(tokens(plan))
         target.update(plan)
     assert played == [{"a": 4}, {"a": 1}, {"a": 1}, {"a": 1, "b": 4}, {"a": 1, "b": 1}]
@@ -363,7 +365,7 @@ def test_an_admission_with_one_token_left_is_no_prefill() -> None:
             add(target, request("b", [(1, 0, 4), (2, 0, 1)], 20))
         if step == 2:
             add(target, request("c", 4, 20))
-        plan = target.schedule()
+        plan = target.plan_step()
         played.append(tokens(plan))
         target.update(plan)
     assert played[1] == {"a": 1, "b": 1}
@@ -378,7 +380,7 @@ def test_asynchronous_scheduling_plans_one_step_ahead() -> None:
     for _ in range(ENOUGH):
         planned, completed = loop.plan()
         ended = loop.complete(completed) if completed is not None else []
-        seen.append((tokens(planned) if planned else None, ids(ended), target.state.kv.pool.num_free))
+        seen.append((tokens(planned) if planned else None, ids(ended), target.kv.pool.num_free))
         if loop.is_idle:
             break
     assert seen == [
@@ -413,8 +415,8 @@ def test_a_request_with_a_stale_token_is_passed_over_and_keeps_its_place() -> No
     late, others = request("a", 4, 2), [request("b", 4, 2), request("c", 4, 2)]
     late.num_stale_tokens = 1
     add(target, late, *others)
-    assert ids(target.schedule().new) == ["b"]
-    assert ids(list(target.state.waiting)) == ["a", "c"]
+    assert ids(target.plan_step().admitted) == ["b"]
+    assert ids(list(target.waiting)) == ["a", "c"]
 
 
 @pytest.mark.parametrize("prompt, out, words", [
@@ -423,9 +425,7 @@ def test_a_request_with_a_stale_token_is_passed_over_and_keeps_its_place() -> No
 def test_what_can_never_be_served_is_refused(prompt: int, out: int, words: str) -> None:
     target = scheduler(num_gpu_blocks=5)
     item = request("a", prompt, out)
-    assert not target.add(item)
-    assert item.status is Status.REFUSED and words in target.refusal(item)
-    assert target.num_unfinished == 0
+    assert words in target.refusal(item)
 
 
 def test_what_just_fits_is_served() -> None:
@@ -438,20 +438,20 @@ def test_an_aborted_request_leaves_at_once() -> None:
     target = scheduler(enable_prefix_caching=True)
     one, two, three = request("a", 9, 9), request("b", 9, 9), request("c", 9, 9)
     add(target, one, two)
-    target.update(target.schedule())
-    plan = target.schedule()
+    target.update(target.plan_step())
+    plan = target.plan_step()
     add(target, three)
     target.abort(one)
     target.abort(three)
     target.update(plan)
     check(target)
-    assert ids(list(target.state.unfinished())) == ["b"] and one.num_tokens == 10
+    assert ids(list(target.unfinished())) == ["b"] and one.num_tokens == 10
     target.abort(two)
-    assert target.num_unfinished == 0 and target.state.kv.pool.num_free == 99
+    assert target.num_unfinished == 0 and target.kv.pool.num_free == 99
 
 
 def test_steps_that_are_not_uniform_cannot_be_taken_at_once() -> None:
     target = scheduler()
     add(target, request("a", 4, 9))
     with pytest.raises(InvariantError):
-        target.advance(1)
+        target.steady.advance(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from conformance.playing import blocks, check, decided, ids, is_over, limits, observed, request, steps
+from conformance.playing import blocks, check, decided, ids, is_over, limits, observed, offer, request, steps
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -91,7 +91,7 @@ class Play:
             self.arrives += ask.gap
             for scheduler, made in zip(self.pair, self.made, strict=True):
                 made.append(ask.make(number, made))
-                scheduler.add(made[-1])
+                offer(scheduler, made[-1])
             if ask.leaves_after is not None:
                 self.leaves.setdefault(self.step + ask.leaves_after, []).append(number)
         for number in self.leaves.pop(self.step, ()):
@@ -105,7 +105,7 @@ class Play:
         return min([*coming, *self.leaves], default=self.step + ENDLESS) - self.step
 
     def one_step(self) -> None:
-        plans = [scheduler.schedule() for scheduler in self.pair]
+        plans = [scheduler.plan_step() for scheduler in self.pair]
         assert decided(plans[0]) == decided(plans[1])
         ended = [scheduler.update(plan) for scheduler, plan in zip(self.pair, plans, strict=True)]
         assert [r.request_id for r in ended[0]] == [r.request_id for r in ended[1]]
@@ -114,10 +114,10 @@ class Play:
     def at_once(self, num_steps: int) -> None:
         """``num_steps`` uniform steps: taken at once, and one by one."""
         skipping, reference = self.pair
-        ended = skipping.advance(num_steps)
+        ended = skipping.steady.advance(num_steps)
         for left in range(num_steps, 0, -1):
-            plan = reference.schedule()
-            assert not plan.new and not plan.preempted and not plan.partial
+            plan = reference.plan_step()
+            assert not plan.admitted and not plan.preempted and not plan.partial
             assert set(plan.scheduled.values()) == {1}
             assert ids(reference.update(plan)) == (ids(ended) if left == 1 else [])
         self.step += num_steps
@@ -149,7 +149,7 @@ def test_steps_taken_at_once_are_the_same_steps(
         play.offer()
         if play.is_over:
             break
-        num_steps = min(play.pair[0].uniform_steps(), play.next_event(), patience or ENDLESS)
+        num_steps = min(play.pair[0].steady.uniform_steps(), play.next_event(), patience or ENDLESS)
         if num_steps > 0:
             play.at_once(num_steps)
         else:
@@ -163,16 +163,16 @@ def test_steps_taken_at_once_are_the_same_steps(
 def test_a_long_decode_is_one_jump() -> None:
     scheduler = Scheduler(limits(max_model_len=5000, num_gpu_blocks=3000))
     scheduler.add(request("a", 8, 4000))
-    scheduler.update(scheduler.schedule())
-    assert scheduler.uniform_steps() == 3999
-    assert len(scheduler.advance(3999)) == 1
+    scheduler.update(scheduler.plan_step())
+    assert scheduler.steady.uniform_steps() == 3999
+    assert len(scheduler.steady.advance(3999)) == 1
 
 
 def test_blocks_go_out_in_order_of_admission_though_the_later_one_decodes_first() -> None:
     scheduler = Scheduler(limits(long_prefill_token_threshold=8))
     for item in (request("a", 20, 12), request("b", 6, 12)):
         scheduler.add(item)
-    grown = [list(blocks(plan)) for plan in steps(scheduler) if not plan.new]
+    grown = [list(blocks(plan)) for plan in steps(scheduler) if not plan.admitted]
     assert ["a", "b"] in grown and ["b", "a"] not in grown
 
 
@@ -180,15 +180,15 @@ def test_a_full_engine_with_a_queue_still_jumps() -> None:
     scheduler = Scheduler(limits(max_num_seqs=1))
     for name in "ab":
         scheduler.add(request(name, 8, 40))
-    scheduler.update(scheduler.schedule())
-    assert scheduler.uniform_steps() == 39
+    scheduler.update(scheduler.plan_step())
+    assert scheduler.steady.uniform_steps() == 39
 
 
 @pytest.mark.parametrize(
     "named", [{"async_scheduling": True}, {"num_speculative_tokens": 2}, {"prefill_schedule_interval": 2}]
 )
 def test_what_cannot_be_skipped_says_so(named: dict[str, object]) -> None:
-    scheduler = Scheduler(limits(**named))
+    scheduler = Scheduler(limits(**named), skips=True)
     scheduler.add(request("a", 8, 40))
-    scheduler.update(scheduler.schedule())
-    assert scheduler.uniform_steps() == 0
+    scheduler.update(scheduler.plan_step())
+    assert scheduler.schedule().num_steps == 1

@@ -59,7 +59,7 @@ def test_the_longest_cached_prefix_goes_first_until_another_has_waited_long_enou
         target, make = cached_first()
         target.add(make("miss", [(8, 0, 13)], arrival=0))
         target.add(make("hit", [(7, 0, 13)], arrival=waited_s * second))
-        admitted = [ids(plan.new) for plan in steps(target)]
+        admitted = [ids(plan.admitted) for plan in steps(target)]
         assert [name for names in admitted for name in names] == expected
 
 
@@ -153,7 +153,8 @@ def endless(policy: SchedulingPolicy | None, **named: object) -> Scheduler:
     tight = {"block_size": 2, "num_gpu_blocks": 8, "max_num_batched_tokens": 5, **named}
     tight |= {"long_prefill_token_threshold": 4, "policy": "user" if policy else "priority"}
     target = Scheduler(limits(**tight), policy=policy)
-    assert target.add(request("a", 12, 3)) and target.add(request("b", 14, 1))
+    target.add(request("a", 12, 3))
+    target.add(request("b", 14, 1))
     return target
 
 
@@ -161,24 +162,27 @@ def endless(policy: SchedulingPolicy | None, **named: object) -> Scheduler:
 def test_requests_that_preempt_each_other_for_ever_are_noticed(policy: SchedulingPolicy | None) -> None:
     target = endless(policy, scheduler_reserve_full_isl=False)
     for _ in range(2_000):
-        target.update(target.schedule())
-        if target.is_circling:
+        plan = target.plan_step()
+        if target.endless(plan):
             break
-    assert target.is_circling
-    before = [(item.request_id, item.num_tokens) for item in target.state.unfinished()]
+        target.update(plan)
+    assert target.endless(plan)
+    target.update(plan)
+    before = [(item.request_id, item.num_tokens) for item in target.unfinished()]
     for _ in range(500):
-        target.update(target.schedule())
-    assert sorted(before) == sorted((item.request_id, item.num_tokens) for item in target.state.unfinished())
-    target.abort(next(iter(target.state.running.values())))  # one leaves: the other gets on
-    assert not target.is_circling
+        target.update(target.plan_step())
+    assert sorted(before) == sorted((item.request_id, item.num_tokens) for item in target.unfinished())
+    target.abort(next(iter(target.running.values())))  # one leaves: the other gets on
+    assert not target.endless(plan)
     assert len(list(steps(target))) < 20
 
 
 @pytest.mark.parametrize("policy", [None, SchedulingPolicy()])
 def test_whom_the_gate_or_the_order_protects_gets_on(policy: SchedulingPolicy | None) -> None:
     target = endless(policy, scheduler_reserve_full_isl=policy is None)
-    assert len(list(steps(target))) < 50
-    assert not target.is_circling
+    plans = list(steps(target))
+    assert len(plans) < 50
+    assert not any(target.endless(plan) for plan in plans)
 
 
 def test_a_run_that_would_never_end_says_so(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ class FixedPassage(PipelinePrice):
     cold_start_ps = 0
 
     def __init__(self, num_stages: int, host_ps: int = 0, send_ps: int = 0) -> None:
+        self.stages = stages_of(load_model("llama-3.1-8b"), num_stages)
         self._passage = Passage(host_ps, (STAGE_PS,) * num_stages, (send_ps,) * (num_stages - 1))
 
     def passage(self, num_decode: int, context_tokens: int, chunks: Chunks, drafts: int = 0) -> Passage:

@@ -20,9 +20,9 @@ def played(*requests: Request, most_rectangles: int = 100, **named: Any) -> Bloc
     target = Scheduler(limits(enable_prefix_caching=True, **named))
     recorder = VllmBlockMapRecorder(0, most_rectangles)
     now = 0
-    target.state.kv.on_release = lambda item: recorder.release(item, now)
+    target.kv.on_release = lambda item: recorder.release(item, now)
     for item in requests:
-        assert target.add(item)
+        target.add(item)
     for plan in steps(target):
         recorder.note(plan, BLOCK, now)
         now += 1

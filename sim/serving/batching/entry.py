@@ -81,7 +81,7 @@ def policy_batching(
     def make(replica: Replica) -> Scheduler:
         from sim.serving.kv import KV_ALLOCATORS
         from sim.serving.kv.allocator import KVSettings
-        from sim.serving.policy_scheduler import PolicyRules, PolicyScheduler
+        from sim.serving.policy_scheduler import PolicyScheduler
         from sim.serving.recorder import BlockMapRecorder
 
         engine = replica.scenario.engine
@@ -96,14 +96,17 @@ def policy_batching(
         kv = KV_ALLOCATORS[engine.kv_allocator].of(settings)
         is_regular = engine.use_kv_cache and kv.growth_period is not None
         skips = engine.stepping == "skip" and is_regular
-        rules = PolicyRules(
+        return PolicyScheduler(
+            policy,
+            kv,
+            replica.limits,
             name=name or getattr(policy, "__name__", repr(policy)),
             skips=skips,
-            is_persistent=skips and reads_no_decodes,
+            is_counted=skips and reads_no_decodes,
             runs_to_longest=runs_to_longest,
             is_users=is_users,
+            first_order=replica.index << 40,
         )
-        return PolicyScheduler(policy, kv, replica.limits, rules, first_order=replica.index << 40)
 
     def why_stepwise(engine: EngineConfig) -> str:
         return "" if engine.use_kv_cache else "without a KV cache"

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 if TYPE_CHECKING:
     from sim.serving.recorder import BlockMapRecorder
     from sim.serving.request import Request
+    from sim.serving.usage import Levels
 
 Reservation = Literal["max", "pow2", "oracle"]
-Levels = tuple[int, int, int, int]
-"""(tokens, wanted, given out, external), see ``sim.serving.usage``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

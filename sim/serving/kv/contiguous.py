@@ -10,9 +10,10 @@ from __future__ import annotations
 from bisect import insort
 from typing import ClassVar
 
-from sim.serving.kv.allocator import KVSettings, Levels, Reservation
+from sim.serving.kv.allocator import KVSettings, Reservation
 from sim.serving.recorder import BlockMapRecorder
 from sim.serving.request import Request
+from sim.serving.usage import Levels
 
 
 class BuddyAllocator:

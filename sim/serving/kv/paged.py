@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from sim.errors import InvariantError
-from sim.serving.kv.allocator import KVSettings, Levels
+from sim.serving.kv.allocator import KVSettings
 from sim.serving.recorder import BlockMapRecorder
 from sim.serving.request import Request
+from sim.serving.usage import Levels
 
 
 class PagedKV:

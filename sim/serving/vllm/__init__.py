@@ -14,14 +14,13 @@ from __future__ import annotations
 from sim.serving.request import Request, Segment, Status
 from sim.serving.vllm.config import SchedulerConfig
 from sim.serving.vllm.plan import Plan
-from sim.serving.vllm.scheduler import EngineLoop, Scheduler
+from sim.serving.vllm.scheduler import Scheduler
 from sim.serving.vllm.user_policy import CacheView, SchedulingPolicy
 from sim.serving.vllm.versions import VERSIONS, VersionProfile
 
 __all__ = [
     "VERSIONS",
     "CacheView",
-    "EngineLoop",
     "Plan",
     "Request",
     "Scheduler",

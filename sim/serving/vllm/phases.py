@@ -20,7 +20,7 @@ def schedule_waiting(state: State, plan: Plan) -> bool:
     while plan.budget > 0 and len(waiting) and len(running) < max_running:
         request = waiting.head()
         if request.num_stale_tokens:
-            skipped.append(waiting.pop())
+            skipped.append(waiting.take())
         elif not _admit(state, plan, request):
             is_refused = True
             break
@@ -61,36 +61,41 @@ def _dummy_drafts(state: State, plan: Plan, request: Request, hit_tokens: int) -
         return 0
     if request.num_tokens - hit_tokens != 1 or hit_tokens + num_drafts + 2 > state.limits.max_model_len:
         return 0
-    beside = [other for other in plan.chosen if other not in plan.new]
+    beside = [other for other in plan.chosen if other not in plan.admitted]
     if any(other.is_prefill_chunk for other in beside):
         return 0
     return num_drafts if beside or hit_tokens else 0
 
 
-def schedule_running(state: State, plan: Plan) -> None:
-    """Gives each running request the tokens that it asks for, preempting others where blocks run out.
+def schedule_running(state: State, plan: Plan, asked: list[Request]) -> None:
+    """Gives these running requests the tokens that they ask for, preempting others where blocks run out.
 
-    A request that can have no token now is passed over: the order is not strict here.
+    A request that can have no token now is passed over: the order is not strict here. The token of one that
+    decodes in step is in the plan already.
     """
     goes_on_after_self = state.limits.policy != "fcfs" and state.profile.self_preemption_continues
-    for request in list(state.running.values()):
-        if plan.budget <= 0:
-            return
+    for request in asked:
         if request.status is not Status.RUNNING:
             continue
-        num_tokens = _tokens_wanted(state, plan, request)
+        is_counted = request.end_step >= 0
+        if is_counted:
+            state.batch.settle(request)
+        num_tokens = 1 if is_counted else min(tokens_wanted(state, plan, request), plan.budget)
         if num_tokens <= 0:
             continue
         fresh = _extend(state, plan, request, num_tokens)
-        if fresh is not None:
+        if fresh is None:
+            if not goes_on_after_self:
+                return
+        elif is_counted:
+            plan.give(request, fresh)
+        else:
             plan.choose(request, num_tokens, fresh)
             _use_drafts(plan, request, num_tokens)
-        elif not goes_on_after_self:
-            return
 
 
-def _tokens_wanted(state: State, plan: Plan, request: Request) -> int:
-    """All known and expected tokens that are not computed, within the step's limits."""
+def tokens_wanted(state: State, plan: Plan, request: Request) -> int:
+    """All known and expected tokens that are not computed, within the limits of one request."""
     if plan.held and request.is_prefill_chunk:
         return 0
     if _last_token_in_flight(request):
@@ -98,7 +103,7 @@ def _tokens_wanted(state: State, plan: Plan, request: Request) -> int:
     wanted = request.num_tokens + request.num_drafts + request.num_placeholders - request.num_computed_tokens
     if 0 < plan.threshold < wanted:
         wanted = plan.threshold
-    return min(wanted, plan.budget, state.limits.max_model_len - request.num_computed_tokens - 1)
+    return min(wanted, state.limits.max_model_len - request.num_computed_tokens - 1)
 
 
 def _last_token_in_flight(request: Request) -> bool:

@@ -1,13 +1,16 @@
-"""What one call of ``schedule()`` decided."""
+"""What one call of vLLM's ``schedule()`` decided."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from sim.serving.request import Request
+from sim.serving.scheduler import Step
 
 
-class Plan:
+@dataclass(slots=True, kw_only=True, eq=False)
+class Plan(Step):
     """One step's work, in scheduling order: running requests first, then admissions.
 
     ``num_uniform`` running requests that are not in ``chosen`` compute one token each; they are counted,
@@ -15,48 +18,24 @@ class Plan:
     read before the step's ``update()``.
     """
 
-    __slots__ = (
-        "_fresh",
-        "_order",
-        "_running",
-        "budget",
-        "chosen",
-        "drafts",
-        "grown",
-        "held",
-        "is_steady",
-        "lost_tokens",
-        "new",
-        "num_uniform",
-        "partial",
-        "preempted",
-        "threshold",
-    )
-
-    def __init__(self, budget: int, threshold: int, *, held: bool = False) -> None:
-        self.budget = budget
-        """Tokens that may still be scheduled in this step."""
-        self.threshold = threshold
-        """Most prompt tokens of one request in this step; 0: no such limit."""
-        self.held = held
-        """Prefill waits in this step (``prefill_schedule_interval``)."""
-        self.chosen: dict[Request, int] = {}
-        self.new: dict[Request, int] = {}
-        """Admitted or resumed in this step, with the tokens found in the prefix cache."""
-        self.preempted: list[Request] = []
-        self.lost_tokens: dict[Request, int] = {}
-        """Computed tokens of the preempted, thrown away."""
-        self.grown: tuple[list[Request], list[int]] = ([], [])
-        """Decoding requests that got one block each, and those blocks."""
-        self.drafts: dict[Request, int] = {}
-        self.partial: set[Request] = set()
-        """Requests that are still in mid-prefill after this step: no token comes out of it."""
-        self.num_uniform = 0
-        self.is_steady = False
-        """The decoding requests are counted, not listed."""
-        self._fresh: dict[Request, list[int]] = {}
-        self._running: Mapping[int, Request] = {}
-        self._order: dict[Request, int] | None = None
+    budget: int  # tokens that may still be scheduled in this step
+    threshold: int = 0  # most prompt tokens of one request in this step; 0: no such limit
+    held: bool = False  # prefill waits for its interval
+    chosen: dict[Request, int] = field(default_factory=dict)
+    """Tokens by request, of those that are listed."""
+    admitted: dict[Request, int] = field(default_factory=dict)
+    preempted: dict[Request, int] = field(default_factory=dict)
+    drafts: dict[Request, int] = field(default_factory=dict)
+    partial: set[Request] = field(default_factory=set)
+    """Requests that are still in mid-prefill after this step: no token comes out of it."""
+    grown: tuple[Sequence[Request], Sequence[int]] = ((), ())
+    """Decoding requests that got one block each, and those blocks."""
+    num_uniform: int = 0
+    is_steady: bool = False
+    """The decoding requests are counted, not listed."""
+    _fresh: dict[Request, list[int]] = field(default_factory=dict)
+    _running: Mapping[int, Request] = field(default_factory=dict)
+    _order: dict[Request, int] | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -84,10 +63,7 @@ class Plan:
     @property
     def fresh(self) -> dict[Request, list[int]]:
         """Blocks taken from the free queue, by request; hits are not among them."""
-        requests, blocks = self.grown
-        if requests:
-            return {**{r: [b] for r, b in zip(requests, blocks, strict=True)}, **self._fresh}
-        return self._fresh
+        return {**{r: [b] for r, b in zip(*self.grown, strict=True)}, **self._fresh}
 
     def choose(self, request: Request, num_tokens: int, fresh: list[int]) -> None:
         """Schedules a request in this step."""
@@ -112,7 +88,3 @@ class Plan:
         self.is_steady = True
         self.num_uniform = count
         self._running = running
-
-    def emitting(self) -> Iterable[Request]:
-        """Listed requests that a token comes out for."""
-        return (request for request in self.chosen if request not in self.partial)

@@ -12,31 +12,32 @@ if another request's tokens repeat its output (``registrars``).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from operator import attrgetter
 
+from sim.errors import InvariantError
 from sim.serving.decoding import DecodeBatch
 from sim.serving.request import Request, Status
-from sim.serving.vllm.phases import schedule_waiting
+from sim.serving.vllm.phases import schedule_running, schedule_waiting, tokens_wanted
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.state import State
 
 by_order = attrgetter("order")
 
 
-class DecodingGroup(DecodeBatch):
-    """The running requests, split into those that decode in step and those in mid-prefill."""
+class SteadyDecode(DecodeBatch):
+    """The running requests: those that decode in step, and beside them those in mid-prefill."""
 
     members: list[dict[int, Request]]
 
     def __init__(self, state: State) -> None:
         super().__init__(state.limits.block_size, lists_members=True)
         self._state = state
-        self._block_size = state.limits.block_size
         self.prefilling: dict[int, Request] = {}
         self.registrars: dict[int, Request] = {}
         self._is_planned = False
         self.is_stuck = False
+        """The head of the queue did not fit, and that lasts until somebody ends."""
 
     def join(self, request: Request) -> None:
         """A running request, as it stands between two steps."""
@@ -44,24 +45,20 @@ class DecodingGroup(DecodeBatch):
             self.prefilling[request.order] = request
             return
         super().join(request)
-        num_full = request.end_tokens // self._block_size if request.path else 0
+        num_full = request.end_tokens // self.period if request.path else 0
         if num_full > request.num_registered_blocks and not request.registers_late:
             self.registrars[request.order] = request
 
     def leave(self, request: Request) -> None:
         """Settles a request that stops running, and registers what its output has filled."""
+        self.is_stuck = False
         if self.prefilling.pop(request.order, None) is None:
             super().leave(request)
 
     def part(self, request: Request) -> None:
-        """See ``DecodeBatch``."""
         super().part(request)
         self.registrars.pop(request.order, None)
         self._register(request)
-
-    def is_decoding(self, request: Request) -> bool:
-        """Whether the request's counts stand still because it decodes in step."""
-        return request.end_step >= 0
 
     def _register(self, request: Request) -> None:
         done = request.num_tokens if self._is_planned else request.num_computed_tokens
@@ -70,15 +67,15 @@ class DecodingGroup(DecodeBatch):
     def register_promptly(self, request: Request) -> None:
         """From now on somebody might look this request's output up: no block's hash may wait."""
         request.registers_late = False
-        if self.is_decoding(request):
+        if request.end_step >= 0:
             self.settle(request)
             self._register(request)
             self.registrars[request.order] = request
 
-    def look_again(self, *, new: bool = False) -> None:
-        """The head of the queue may be another one, or might fit now (``new``: a request was queued)."""
+    def look_again(self) -> None:
+        """A request was queued: the head of the queue may be another one, or might fit now."""
         limits = self._state.limits
-        if not new or limits.policy != "fcfs" or limits.long_prefill_token_threshold:
+        if limits.policy != "fcfs" or limits.long_prefill_token_threshold:
             self.is_stuck = False
 
     def dissolve(self) -> None:
@@ -93,39 +90,25 @@ class DecodingGroup(DecodeBatch):
         self.registrars.clear()
         self.is_stuck = False
 
-    def gather(self, running: Iterable[Request]) -> None:
-        """Takes up the running requests after such a step."""
-        for request in running:
-            self.join(request)
-
-    def chunks(self) -> Iterable[Request]:
-        """The running requests in mid-prefill."""
-        return self.prefilling.values()
-
-
-class SteadyDecode(DecodingGroup):
-    """Plans steps in which every decoding request computes one token."""
+    # one step
 
     def schedule(self) -> Plan | None:
         """Plans a step; None, with nothing changed, if it has to be planned request by request."""
         state, limits = self._state, self._state.limits
-        plan = Plan(limits.max_num_batched_tokens, state.threshold())
-        plan.budget -= self.num_decoding
+        plan = Plan(budget=limits.max_num_batched_tokens - self.num_decoding, threshold=state.threshold())
         if plan.budget < 0:
             return None
-        chunks = self._chunk_tokens(plan)
-        if chunks is None:
-            return None
-        phase = self.members[self.step % self._block_size]
+        phase = self.members[self.step % self.period]
         registrars = self._due_registrars() if self.registrars else ()
-        if registrars:
+        if self.prefilling or registrars or len(phase) > state.kv.pool.num_free:
+            if self._chunks_take_from_decodes(plan) or self._is_short(plan, phase):
+                return None
             self.is_stuck = False
-        if not chunks and not registrars and len(phase) <= state.kv.pool.num_free:
-            if phase:
-                growing = list(phase.values())
-                plan.grown = growing, self._grow(growing)
-        elif not self._grow_in_order(plan, phase, chunks, registrars):
-            return None
+            asked = {*phase.values(), *self.prefilling.values(), *registrars}
+            schedule_running(state, plan, sorted(asked, key=by_order))
+        elif phase:
+            growing = list(phase.values())
+            plan.grown = growing, self._grow(growing)
         plan.count_uniform(self.num_decoding, state.running)
         if not plan.preempted and state.waiting and not self.is_stuck:
             is_refused = schedule_waiting(state, plan)
@@ -134,6 +117,26 @@ class SteadyDecode(DecodingGroup):
         self._is_planned = True
         return plan
 
+    def _chunks_take_from_decodes(self, plan: Plan) -> bool:
+        """Whether half-done prefills would use the budget up ahead of a decode that comes after them."""
+        wanted = sum([tokens_wanted(self._state, plan, one) for one in self.prefilling.values()])
+        newest = reversed(self._state.running.values())
+        return wanted > plan.budget and not all(next(newest).is_prefill_chunk for _ in self.prefilling)
+
+    def _is_short(self, plan: Plan, phase: dict[int, Request]) -> bool:
+        """Whether a request that decodes in the midst of the others might have to be preempted.
+
+        Under fcfs it is always the latest admitted: all who come after somebody preempted are as well.
+        """
+        state, size = self._state, self.period
+        if state.limits.policy == "fcfs":
+            return False
+        need = len(phase) + sum(
+            -(-(one.num_computed_tokens + tokens_wanted(state, plan, one)) // size) - len(one.blocks)
+            for one in self.prefilling.values()
+        )
+        return need > state.kv.pool.num_free
+
     def _grow(self, requests: Collection[Request]) -> list[int]:
         """A block for each of these requests, in this order."""
         taken = self._state.kv.pool.take(len(requests))
@@ -141,85 +144,20 @@ class SteadyDecode(DecodingGroup):
             request.blocks.append(block)
         return taken
 
-    def _chunk_tokens(self, plan: Plan) -> dict[Request, int] | None:
-        """Tokens of each half-done prefill; None if one would take the budget of decodes after it."""
-        if not self.prefilling:
-            return {}
-        self.is_stuck = False
-        chosen, budget, max_model_len = {}, plan.budget, self._state.limits.max_model_len
-        wanted = 0
-        for order in sorted(self.prefilling):
-            request = self.prefilling[order]
-            tokens = request.num_tokens - request.num_computed_tokens
-            if 0 < plan.threshold < tokens:
-                tokens = plan.threshold
-            tokens = min(tokens, max_model_len - request.num_computed_tokens - 1)
-            wanted += tokens
-            if min(tokens, budget) > 0:
-                chosen[request] = min(tokens, budget)
-                budget -= chosen[request]
-        if wanted > plan.budget and not self._chunks_are_last():
-            return None
-        return chosen
-
-    def _chunks_are_last(self) -> bool:
-        newest = reversed(self._state.running.values())
-        return all(next(newest).is_prefill_chunk for _ in self.prefilling)
-
     def _due_registrars(self) -> list[Request]:
         """Those whose blocks are registered at once and that fill one in this step."""
-        size, step = self._block_size, self.step
+        size, step = self.period, self.step
         return [
             request
             for request in self.registrars.values()
             if (request.num_tokens + step - request.settled_step) % size == 0
         ]
 
-    def _grow_in_order(
-        self, plan: Plan, phase: dict[int, Request], chunks: dict[Request, int], registrars: Iterable[Request]
-    ) -> bool:
-        """Requests that need a block, or register one, in order of admission; False: not possible here.
-
-        Under fcfs the latest admitted is preempted where blocks run out, so that all who come after
-        somebody preempted are preempted as well.
-        """
-        state, size = self._state, self._block_size
-        pool = state.kv.pool
-        need = len(phase) + sum(
-            -(-(request.num_computed_tokens + tokens) // size) - len(request.blocks)
-            for request, tokens in chunks.items()
-        )
-        if need > pool.num_free and state.limits.policy != "fcfs":
-            return False
-        for request in sorted({*phase.values(), *chunks, *registrars}, key=by_order):
-            if request.status is not Status.RUNNING:
-                break
-            tokens = chunks.get(request)
-            if tokens is None:
-                self.settle(request)
-            while (fresh := state.kv.extend(request, tokens or 1)) is None:
-                victim = state.victim()
-                self._preempt(plan, victim)
-                if victim is request:
-                    return True
-            if tokens is not None:
-                plan.choose(request, tokens, fresh)
-            elif fresh:
-                plan.give(request, fresh)
-        return True
-
-    def _preempt(self, plan: Plan, request: Request) -> None:
-        self.is_stuck = False
-        if not request.is_prefill_chunk:
-            plan.budget += 1
-        self.leave(request)
-        self._state.preempt(plan, request)
-
     def update(self, plan: Plan) -> list[Request]:
         """Takes a step's tokens in; returns the requests that finished, in scheduling order."""
         self._is_planned = False
         finished = self.take_steps(1)
-        for request in plan.emitting():
+        for request in plan.emitting:
             if request.status is Status.RUNNING:
                 self._append_first(request, finished)
         for request in plan.partial:
@@ -270,7 +208,9 @@ class SteadyDecode(DecodingGroup):
 
     def advance(self, num_steps: int) -> list[Request]:
         """Takes so many uniform steps at once, with the effect of as many single ones; who finished."""
-        first, size, phases = self.step, self._block_size, self.members
+        if num_steps > self.uniform_steps():
+            raise InvariantError(f"{num_steps} steps at once, {self.uniform_steps()} are uniform")
+        first, size, phases = self.step, self.period, self.members
         if self.registrars:
             for step in range(first, first + num_steps):
                 self.step = step

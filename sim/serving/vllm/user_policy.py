@@ -58,11 +58,11 @@ class UserQueue(WaitingQueue):
         self._arranged: list[Request] = []  # the next to be admitted last
 
     def arrange(self) -> None:
-        self._arranged = [*self._policy.order(tuple(self.requests), self._cache)][::-1]
+        self._arranged = [*self._policy.order(tuple(self), self._cache)][::-1]
 
     def head(self) -> Request:
         return self._arranged[-1]
 
-    def pop(self) -> Request:
-        self.requests.remove(self._arranged[-1])
+    def take(self) -> Request:
+        self.remove(self._arranged[-1])
         return self._arranged.pop()
