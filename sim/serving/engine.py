@@ -3,8 +3,8 @@
 One SimPy event per decision, not per step. Between two decisions a decode batch grows by one token per
 sequence and step; for how many steps that holds is the scheduler's to say (``Step.num_steps``), and the
 engine takes fewer where the price leaves its linear piece, a request comes that could be admitted, or a
-client's patience ends. With ``may_skip`` off every step is an event of its own: the reference, which must
-agree on every timestamp.
+client's patience ends. A scheduler that skips nothing makes every step an event of its own: the reference,
+which must agree on every timestamp.
 """
 
 from __future__ import annotations
@@ -75,13 +75,17 @@ class Engine(FastPath):
     def wake_at(self, time_ps: int) -> None:
         """Decides at that time."""
         self.step = None
-        self.pending = self.env.after(time_ps - self.env.now_ps, self._on_wake, self.index)
+        self.pending = self.env.after(time_ps - self.env.now_ps, self._on_event, self.index)
 
-    def _on_wake(self, event: Event) -> None:
-        if event is self.pending:
-            self.pending = None
-            self.env.acted = (self.env.now_ps, self.index)
-            self.decide(self.env.now_ps)
+    def _on_event(self, event: Event) -> None:
+        if event is not self.pending:
+            return  # the jump was cut short
+        step, now = self.step, self.env.now_ps
+        self.pending = None
+        self.env.acted = (now, self.index)
+        if step is not None and self._suspended is None:
+            self._end_step(step, now)
+        self.decide(now)
 
     # arrivals and clients that leave
 
@@ -108,7 +112,7 @@ class Engine(FastPath):
 
     def begin(self, now: int) -> None:
         """What comes before every decision, in order of time: arrivals, clients that left."""
-        self._look_into_inbox()
+        self._add_from_inbox(self.scheduled_ps if self.schedules_ahead else NEVER)
         feed, deadlines = self.feed, self.deadlines
         while True:
             arrival = feed.next_ps
@@ -119,27 +123,20 @@ class Engine(FastPath):
                 self._expire(heappop(deadlines)[2], now)
             else:
                 break
-        if self.inbox and not self.scheduler.num_unfinished:  # nothing runs: nothing was scheduled ahead
-            self._add_all()
+        if not self.scheduler.num_unfinished:  # nothing runs: nothing was scheduled ahead
+            self._add_from_inbox(NEVER)
         if self.window_is_due:
             self.window_is_due = False
             self.window_from_ps = now
             self.grown_tokens_ps = 0
 
-    def _look_into_inbox(self) -> None:
+    def _add_from_inbox(self, until_ps: int) -> None:
         """The scheduler gets what came before it scheduled the next step."""
-        if not self.schedules_ahead:
-            self._add_all()
-        elif self.inbox:
-            seen = [request for request in self.inbox if request.arrival <= self.scheduled_ps]
-            self.inbox = [request for request in self.inbox if request.arrival > self.scheduled_ps]
-            for request in seen:
-                self.scheduler.add(request)
-
-    def _add_all(self) -> None:
-        for request in self.inbox:
-            self.scheduler.add(request)
-        self.inbox.clear()
+        if self.inbox:
+            for request in self.inbox:
+                if request.arrival <= until_ps:
+                    self.scheduler.add(request)
+            self.inbox[:] = [request for request in self.inbox if request.arrival > until_ps]
 
     def _expire(self, request: Request, now: int) -> None:
         """A client left, its request queued or running; what came after that is not delivered."""
@@ -271,7 +268,7 @@ class Engine(FastPath):
     def wait_for(self, step: Step) -> None:
         """An event at the end of the step."""
         self.step = step
-        self.pending = self.env.after(step.end_ps - self.env.now_ps, self._on_step_end, self.index)
+        self.pending = self.env.after(step.end_ps - self.env.now_ps, self._on_event, self.index)
 
     def idle(self) -> None:
         """Nothing to do until somebody comes."""
@@ -310,20 +307,10 @@ class Engine(FastPath):
 
     # a step is over
 
-    def _on_step_end(self, event: Event) -> None:
-        if event is not self.pending:
-            return  # the jump was cut short
-        step = self.step
-        assert step is not None
-        now = self.env.now_ps
-        self.pending = None
-        self.env.acted = (now, self.index)
+    def _end_step(self, step: Step, now: int) -> None:
+        scheduler = self.scheduler
         if self.schedules_ahead:
             self.scheduled_ps = step.start_of(step.num_steps - 1)
-        if self._suspended is not None:
-            self.decide(now)
-            return
-        scheduler = self.scheduler
         self.recorder.note_step(step, self.index, scheduler.num_running, scheduler.num_waiting)
         self._deliver(step, now)
         known = sum([request.num_tokens + 1 for request in step.drafts])
@@ -333,7 +320,6 @@ class Engine(FastPath):
             self.recorder.note_drafts(step.num_drafts, kept)
         self.grown_tokens_ps += step.grown_tokens_ps
         self.step = None
-        self.decide(now)
 
     def _deliver(self, step: Step, now: int) -> None:
         """First tokens, to clients that are still there."""
