@@ -17,7 +17,6 @@ from sim.serving.scheduler import NOBODY, Step, is_decode
 from sim.serving.usage import sum_blocks
 from sim.serving.vllm.config import SchedulerConfig
 from sim.serving.vllm.kv import blocks_for
-from sim.serving.vllm.phases import schedule_running, schedule_waiting
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.state import State
 from sim.serving.vllm.steady import SteadyDecode
@@ -157,9 +156,9 @@ class Scheduler(State):
         """Plans a step request by request."""
         held = self.interval.holds(self.running.values())
         plan = Plan(budget=self.limits.max_num_batched_tokens, threshold=self.threshold(), held=held)
-        schedule_running(self, plan, list(self.running.values()))
+        self.schedule_running(plan, list(self.running.values()))
         if not plan.preempted:
-            schedule_waiting(self, plan)
+            self.schedule_waiting(plan)
         self.interval.note(plan)
         if plan.preempted and self.limits.policy != "fcfs":
             self.watch.note(plan, self.snapshot)

@@ -1,9 +1,10 @@
-"""What vLLM's scheduler remembers between steps, and the changes that several phases make to it."""
+"""What vLLM's scheduler remembers between steps, and how it plans a step request by request."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
+from operator import attrgetter
 
 from sim.errors import ScenarioError
 from sim.serving.request import Request, Status
@@ -16,6 +17,10 @@ from sim.serving.vllm.user_policy import CacheView, SchedulingPolicy, UserQueue
 from sim.serving.vllm.versions import VERSIONS
 
 MANY_IN_VAIN = 50
+progress = attrgetter(
+    "num_tokens", "num_computed_tokens", "num_drafts", "num_placeholders", "num_stale_tokens",
+    "num_registered_blocks",
+)  # fmt: skip
 
 
 class PrefillInterval:
@@ -140,18 +145,6 @@ class State(Scheduler):
             return max(threshold, limits.max_num_batched_tokens // eligible)
         return threshold
 
-    def admit(self, plan: Plan, request: Request, num_tokens: int, fresh: list[int]) -> None:
-        """Moves the head of the waiting queue, which has its blocks, to the end of the running list."""
-        hit_tokens = (len(request.blocks) - len(fresh)) * self.limits.block_size
-        self.waiting.take()
-        self.num_admissions += 1
-        request.order = self.num_admissions
-        request.status = Status.RUNNING
-        request.num_computed_tokens = hit_tokens
-        self.running[request.order] = request
-        plan.admitted[request] = hit_tokens
-        plan.choose(request, num_tokens, fresh)
-
     def preempt(self, plan: Plan, request: Request) -> None:
         """Takes all blocks from a running request; it will compute everything again (no swap)."""
         if self.is_steady:
@@ -193,21 +186,8 @@ class State(Scheduler):
 
     def snapshot(self) -> object:
         """All that the next decisions depend on; which physical block holds a content is not part of it."""
-        running = [
-            (
-                request,
-                request.num_tokens,
-                request.num_computed_tokens,
-                request.num_drafts,
-                request.num_placeholders,
-                request.num_stale_tokens,
-                request.num_registered_blocks,
-                len(request.blocks),
-            )
-            for request in self.running.values()
-        ]
-        waiting = [(request, request.num_tokens, request.num_stale_tokens) for request in self.waiting]
-        return running, waiting, self.interval.phase(), self.kv.pool.free_contents()
+        requests = [(request, len(request.blocks), progress(request)) for request in self.unfinished()]
+        return requests, len(self.running), self.interval.phase(), self.kv.pool.free_contents()
 
     def endless(self, step: Step) -> ScenarioError | None:
         if not self.watch.is_circling:
@@ -223,3 +203,134 @@ class State(Scheduler):
             given=self.limits.scheduler_reserve_full_isl,
             hint="scheduler_reserve_full_isl: true, policy: fcfs, priorities that differ, or more KV blocks",
         )
+
+    # the two phases of a step: the running requests in order of admission, then the queue from its head
+
+    def schedule_waiting(self, plan: Plan) -> bool:
+        """Admits from the head of the queue until one does not fit; True if one did not. Nobody overtakes it.
+
+        Only a request whose stale token is still under way is passed over, and keeps its place.
+        """
+        skipped: list[Request] = []
+        waiting, running, max_running = self.waiting, self.running, self.limits.max_running
+        is_refused = False
+        if plan.budget > 0 and len(waiting) and len(running) < max_running:
+            waiting.arrange()
+        while plan.budget > 0 and len(waiting) and len(running) < max_running:
+            request = waiting.head()
+            if request.num_stale_tokens:
+                skipped.append(waiting.take())
+            elif not self._admit(plan, request):
+                is_refused = True
+                break
+        if not plan.held:
+            self.interval.looked_at_waiting(left_over=len(waiting) > 0)
+        if skipped:
+            waiting.restore(skipped)
+        return is_refused
+
+    def _admit(self, plan: Plan, request: Request) -> bool:
+        """Admits the head of the queue if its first chunk may run and its blocks are to be had."""
+        num_hits = self.kv.find_hits(request)
+        hit_tokens = num_hits * self.limits.block_size
+        missing = request.num_tokens - hit_tokens
+        if plan.held and missing > 1:
+            return False
+        num_tokens = plan.threshold if 0 < plan.threshold < missing else missing
+        if num_tokens > plan.budget and not self.limits.enable_chunked_prefill:
+            return False
+        dummies = self._dummy_drafts(plan, request, hit_tokens)
+        if dummies and dummies + 1 > plan.budget:
+            return False
+        num_tokens = min(num_tokens, plan.budget) + dummies
+        fresh = self.kv.admit(request, num_hits, num_tokens, spare=bool(self.running))
+        if fresh is None:
+            return False
+        self.waiting.take()
+        self.num_admissions += 1
+        request.order = self.num_admissions
+        request.status = Status.RUNNING
+        request.num_computed_tokens = plan.admitted[request] = hit_tokens
+        self.running[request.order] = request
+        plan.choose(request, num_tokens, fresh)
+        if dummies:
+            plan.drafts[request] = dummies
+        return True
+
+    def _dummy_drafts(self, plan: Plan, request: Request, hit_tokens: int) -> int:
+        """Drafts that pad a one-token admission to the shape of the decodes beside it; all are rejected."""
+        num_drafts = self.limits.num_speculative_tokens
+        if not num_drafts or not self.profile.pads_single_token_admissions:
+            return 0
+        if request.num_tokens - hit_tokens != 1 or hit_tokens + num_drafts + 2 > self.limits.max_model_len:
+            return 0
+        beside = [other for other in plan.chosen if other not in plan.admitted]
+        if any(other.is_prefill_chunk for other in beside):
+            return 0
+        return num_drafts if beside or hit_tokens else 0
+
+    def schedule_running(self, plan: Plan, asked: list[Request]) -> None:
+        """Gives these running requests the tokens that they want, preempting others where blocks run out.
+
+        A request that can have no token now is passed over: the order is not strict here. The token of one
+        that decodes in step is in the plan already.
+        """
+        goes_on_after_self = self.limits.policy != "fcfs" and self.profile.self_preemption_continues
+        for request in asked:
+            if request.status is not Status.RUNNING:
+                continue
+            is_counted = request.end_step >= 0
+            if is_counted:
+                self.batch.settle(request)
+            num_tokens = 1 if is_counted else min(self.tokens_wanted(plan, request), plan.budget)
+            if num_tokens <= 0:
+                continue
+            fresh = self._extend(plan, request, num_tokens)
+            if fresh is None:
+                if not goes_on_after_self:
+                    return
+            elif is_counted:
+                plan.give(request, fresh)
+            else:
+                plan.choose(request, num_tokens, fresh)
+                _use_drafts(plan, request, num_tokens)
+
+    def tokens_wanted(self, plan: Plan, request: Request) -> int:
+        """All known and expected tokens that are not computed, within the limits of one request."""
+        if plan.held and request.is_prefill_chunk:
+            return 0
+        if _last_token_in_flight(request):
+            return 0
+        wanted = request.num_tokens + request.num_drafts + request.num_placeholders
+        wanted -= request.num_computed_tokens
+        if 0 < plan.threshold < wanted:
+            wanted = plan.threshold
+        return min(wanted, self.limits.max_model_len - request.num_computed_tokens - 1)
+
+    def _extend(self, plan: Plan, request: Request, num_tokens: int) -> list[int] | None:
+        """Fresh blocks for the request, preempting until there are enough; None if it went itself."""
+        while True:
+            fresh = self.kv.extend(request, num_tokens)
+            if fresh is not None:
+                return fresh
+            victim = self.victim()
+            self.preempt(plan, victim)
+            if victim is request:
+                return None
+
+
+def _last_token_in_flight(request: Request) -> bool:
+    """Asynchronous scheduling: the token that ends the request is being made already."""
+    placeholders = request.num_placeholders
+    if not placeholders:
+        return False
+    return request.num_computed_tokens + 2 - placeholders >= request.num_prompt_tokens + request.max_tokens
+
+
+def _use_drafts(plan: Plan, request: Request, num_tokens: int) -> None:
+    """Drafts that fit take part; the rest of them is forgotten."""
+    known = request.num_tokens + request.num_placeholders
+    used = request.num_computed_tokens + num_tokens - known
+    if request.num_drafts and used > 0:
+        plan.drafts[request] = used
+    request.num_drafts = 0

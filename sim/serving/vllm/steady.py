@@ -18,7 +18,6 @@ from operator import attrgetter
 from sim.errors import InvariantError
 from sim.serving.decoding import DecodeBatch
 from sim.serving.request import Request, Status
-from sim.serving.vllm.phases import schedule_running, schedule_waiting, tokens_wanted
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.state import State
 
@@ -105,13 +104,13 @@ class SteadyDecode(DecodeBatch):
                 return None
             self.is_stuck = False
             asked = {*phase.values(), *self.prefilling.values(), *registrars}
-            schedule_running(state, plan, sorted(asked, key=by_order))
+            state.schedule_running(plan, sorted(asked, key=by_order))
         elif phase:
             growing = list(phase.values())
             plan.grown = growing, self._grow(growing)
         plan.count_uniform(self.num_decoding, state.running)
         if not plan.preempted and state.waiting and not self.is_stuck:
-            is_refused = schedule_waiting(state, plan)
+            is_refused = state.schedule_waiting(plan)
             is_lasting = limits.scheduler_reserve_full_isl and limits.policy != "user"
             self.is_stuck = is_refused and not plan.chosen and is_lasting
         self._is_planned = True
@@ -119,7 +118,7 @@ class SteadyDecode(DecodeBatch):
 
     def _chunks_take_from_decodes(self, plan: Plan) -> bool:
         """Whether half-done prefills would use the budget up ahead of a decode that comes after them."""
-        wanted = sum([tokens_wanted(self._state, plan, one) for one in self.prefilling.values()])
+        wanted = sum([self._state.tokens_wanted(plan, one) for one in self.prefilling.values()])
         newest = reversed(self._state.running.values())
         return wanted > plan.budget and not all(next(newest).is_prefill_chunk for _ in self.prefilling)
 
@@ -132,7 +131,7 @@ class SteadyDecode(DecodeBatch):
         if state.limits.policy == "fcfs":
             return False
         need = len(phase) + sum(
-            -(-(one.num_computed_tokens + tokens_wanted(state, plan, one)) // size) - len(one.blocks)
+            -(-(one.num_computed_tokens + state.tokens_wanted(plan, one)) // size) - len(one.blocks)
             for one in self.prefilling.values()
         )
         return need > state.kv.pool.num_free
