@@ -28,10 +28,13 @@ from sim.scenario.scalars import check_bounds
 from sim.serving.checks.scenario import check_whole_prompts_fit
 from sim.serving.checks.vllm import check_release
 from sim.serving.in_flight import InFlight, queue_length
+from sim.serving.request import Request
 from sim.serving.scenario import EngineConfig
 from sim.serving.scheduler import NOBODY
-from sim.serving.vllm import Plan, Request, Scheduler, SchedulerConfig
+from sim.serving.vllm.config import SchedulerConfig
+from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.queue import QUEUES
+from sim.serving.vllm.scheduler import Scheduler
 from sim.serving.vllm.versions import VERSIONS
 
 Record = dict[str, Any]

@@ -28,7 +28,10 @@ from itertools import islice, product
 from math import prod
 from typing import Any
 
-from sim.serving.vllm import Plan, Request, Scheduler, SchedulerConfig, Status
+from sim.serving.request import Request, Status
+from sim.serving.vllm.config import SchedulerConfig
+from sim.serving.vllm.plan import Plan
+from sim.serving.vllm.scheduler import Scheduler
 from sim.trust.conformance import EngineLoop
 
 MOST_STEPS = 200

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import SimpleNamespace
 
-from sim.serving.vllm import Request, SchedulerConfig
+from sim.serving.request import Request
+from sim.serving.vllm.config import SchedulerConfig
 from sim.serving.vllm.versions import VersionProfile
 
 Token = tuple[int, int]

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sim.serving.vllm import Plan, Request, Scheduler, SchedulerConfig, Status
+from sim.serving.request import Request, Status
+from sim.serving.vllm.config import SchedulerConfig
+from sim.serving.vllm.plan import Plan
+from sim.serving.vllm.scheduler import Scheduler
 
 ENDLESS = 10_000
 

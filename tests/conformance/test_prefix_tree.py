@@ -9,8 +9,9 @@ from conformance.test_steady import ASKS, ENDLESS, LIMITS, Ask, Play
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.serving.vllm import Request, Scheduler
+from sim.serving.request import Request
 from sim.serving.vllm.prefix_tree import PrefixTree, merged
+from sim.serving.vllm.scheduler import Scheduler
 
 
 @settings(max_examples=300, deadline=None)

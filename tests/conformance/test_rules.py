@@ -8,8 +8,10 @@ import pytest
 from conformance.playing import blocks, check, ids, limits, request, steps, tokens
 
 from sim.errors import InvariantError
-from sim.serving.vllm import Plan, Scheduler, Status
+from sim.serving.request import Status
+from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.prefix_tree import Node
+from sim.serving.vllm.scheduler import Scheduler
 from sim.trust.conformance import EngineLoop
 
 

@@ -9,7 +9,8 @@ from conformance.playing import blocks, check, decided, ids, is_over, limits, ob
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sim.serving.vllm import Request, Scheduler
+from sim.serving.request import Request
+from sim.serving.vllm.scheduler import Scheduler
 
 ENDLESS = 3_000
 

@@ -14,7 +14,9 @@ from sim.errors import ScenarioError
 from sim.kinds.load import load_scenario
 from sim.kinds.run import run_scenario
 from sim.serving.user_policy import load_scheduling_policy
-from sim.serving.vllm import CacheView, Request, Scheduler, SchedulerConfig, SchedulingPolicy
+from sim.serving.vllm import CacheView, Request, SchedulingPolicy
+from sim.serving.vllm.config import SchedulerConfig
+from sim.serving.vllm.scheduler import Scheduler
 from sim.trust import conformance as replay
 from sim.trust.conformance import render, replay_folder
 

@@ -9,7 +9,8 @@ from conformance.playing import limits, request, steps
 
 from sim.serving.records import CACHED, EVICTED, OWNED, SHARED, BlockMap
 from sim.serving.report.block_map import View, held_fraction, raster, states
-from sim.serving.vllm import Request, Scheduler
+from sim.serving.request import Request
+from sim.serving.vllm.scheduler import Scheduler
 from sim.serving.vllm_block_map import VllmBlockMapRecorder
 
 BLOCK = 4

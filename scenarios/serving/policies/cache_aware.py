@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sim.serving.vllm import CacheView, Request, SchedulingPolicy
+from sim.serving.request import Request
+from sim.serving.vllm import CacheView, SchedulingPolicy
 
 AGEING_TOKENS_PER_S = 500
 PS_PER_S = 10**12  # the simulator's clock

@@ -11,22 +11,8 @@ data parallel, KV connectors. ``docs/vllm.md`` has the table.
 
 from __future__ import annotations
 
-from sim.serving.request import Request, Segment, Status
-from sim.serving.vllm.config import SchedulerConfig
-from sim.serving.vllm.plan import Plan
-from sim.serving.vllm.scheduler import Scheduler
+# What the file of a user's policy imports; everything else is imported from its module.
+from sim.serving.request import Request
 from sim.serving.vllm.user_policy import CacheView, SchedulingPolicy
-from sim.serving.vllm.versions import VERSIONS, VersionProfile
 
-__all__ = [
-    "VERSIONS",
-    "CacheView",
-    "Plan",
-    "Request",
-    "Scheduler",
-    "SchedulerConfig",
-    "SchedulingPolicy",
-    "Segment",
-    "Status",
-    "VersionProfile",
-]
+__all__ = ["CacheView", "Request", "SchedulingPolicy"]
