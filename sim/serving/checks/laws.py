@@ -2,9 +2,9 @@
 
 Every run is held to it: all requests have ended, no memory is in use, the recorded steps go forward in time
 and keep to the KV budget. Laws that are seen while a run goes on stand where they could be broken: a request
-ends once (``recorder``), nobody idles with work to do (``engine``), a plan keeps to its limits
-(``policy_scheduler``), a jump keeps to the free blocks (both schedulers), no block is given back twice
-(``kv/paged``, ``vllm/pool``).
+ends once (``recorder``), nobody idles with work to do (``engine``), a plan keeps to its limits and a jump to
+the free memory (``policy_scheduler``), blocks free by count are those of the pool (``vllm/scheduler``), no
+block is given back twice (``kv/paged``; elsewhere it shows here, as memory in use below zero).
 """
 
 from __future__ import annotations
