@@ -48,7 +48,7 @@ class PolicyScheduler(Scheduler):
         self.policy, self.kv, self.limits, self.name = policy, kv, limits, name
         self.skips, self.is_counted = skips, is_counted
         self.runs_to_longest, self.is_users = runs_to_longest, is_users
-        self.capacity_tokens, self.is_paged = kv.capacity_tokens, kv.is_paged
+        self.capacity_tokens, self.is_paged, self.block_map = kv.capacity_tokens, kv.is_paged, kv.block_map
         self.waiting: deque[Request] = deque()
         self.running, self.prefilling = {}, {}
         self.batch = DecodeBatch(kv.growth_period or 0, lists_members=kv.block_map is not None)
@@ -98,6 +98,8 @@ class PolicyScheduler(Scheduler):
         return until if len(self.waiting) < limits.max_num_seqs and until > now_ps else 0
 
     def why_stepwise(self) -> str:
+        if not self.limits.uses_kv_cache:
+            return "without a KV cache"
         has_stood = self._stands or not self._num_steps
         return "" if has_stood else "with a policy that does not say for how long its decisions stand"
 

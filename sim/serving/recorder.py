@@ -12,6 +12,7 @@ from sim.errors import InvariantError
 from sim.serving.records import (
     ABORTED,
     FINISHED,
+    MAX_RECTANGLES,
     OWNED,
     REFUSED,
     STATUS_NAMES,
@@ -188,7 +189,7 @@ class Recorder:
 class BlockMapRecorder:
     """KV memory as rectangles (address × time), the first ``limit`` of them."""
 
-    def __init__(self, replica: int, limit: int) -> None:
+    def __init__(self, replica: int, limit: int = MAX_RECTANGLES) -> None:
         self.replica = replica
         self.limit = limit
         self.is_truncated = False

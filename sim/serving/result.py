@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sim.price.memory import memory_plan
 from sim.price.operator_times import split_by_operator
 from sim.price.step import CompiledPrice, ServiceTimePrice
-from sim.serving.batching.entry import Batching
 from sim.serving.checks.laws import check_all_ended, check_all_free, check_rows
 from sim.serving.engine import Engine
 from sim.serving.front_end import FrontEnd
@@ -16,9 +15,6 @@ from sim.serving.recorder import Recorder
 from sim.serving.records import FINISHED, KV_KINDS, RequestColumns, RunResult
 from sim.serving.scenario import Scenario
 from sim.serving.usage import USAGE_COLUMNS, integrate
-
-if TYPE_CHECKING:
-    from sim.serving.batching.entry import BlockMaps
 
 
 def result_of(
@@ -29,15 +25,13 @@ def result_of(
     variant: str,
     seed: int,
     price: CompiledPrice | ServiceTimePrice,
-    block_map: BlockMaps | None,
-    batching: Batching,
 ) -> RunResult:
     """Columns and totals, once the run's laws have been found to hold."""
     check_all_free(engines)
     check_all_ended(recorder)
     requests = FrontEnd.of(scenario).at_client(recorder.request_columns())
     segments = recorder.segment_columns()
-    capacity = engines[0].scheduler.capacity_tokens
+    capacity, block_map = engines[0].scheduler.capacity_tokens, engines[0].scheduler.block_map
     check_rows(segments, capacity, len(engines))
     start, end = window_of(requests)
     integrals = [usage_of(engine) for engine in engines]
@@ -58,7 +52,7 @@ def result_of(
         block_map=block_map.block_map(capacity, scenario.engine.block_size, max(end, engines[0].env.now_ps))
         if block_map
         else None,
-        notes=(*notes_of(scenario, recorder, batching, engines), *price.warnings),
+        notes=(*notes_of(scenario, recorder, engines), *price.warnings),
         explain=explain_of(scenario),
     )
 
@@ -79,13 +73,11 @@ def usage_of(engine: Engine) -> dict[str, int]:
     return integrate(own, is_paged=engine.scheduler.is_paged, grown_tokens_ps=engine.grown_tokens_ps)
 
 
-def notes_of(
-    scenario: Scenario, recorder: Recorder, batching: Batching, engines: Sequence[Engine]
-) -> tuple[str, ...]:
+def notes_of(scenario: Scenario, recorder: Recorder, engines: Sequence[Engine]) -> tuple[str, ...]:
     """What a reader should know: refusals with their reason, a fallback to single steps."""
     notes = list(recorder.table.notes)
     notes += [f"{count} requests refused: {reason}" for reason, count in sorted(recorder.refusals.items())]
-    why = batching.why_stepwise(scenario.engine) or engines[0].scheduler.why_stepwise()
+    why = engines[0].scheduler.why_stepwise()
     if why and scenario.engine.stepping == "skip":
         notes.append(f"every step was simulated by itself: steps cannot be skipped {why}")
     return tuple(notes)

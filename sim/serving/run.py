@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sim.arrays import PS_PER_S
 from sim.price.memory import memory_plan
@@ -15,7 +14,6 @@ from sim.price.step import CompiledPrice, ServiceTimePrice
 from sim.rng import stream
 from sim.scenario.distribution import draw_values
 from sim.serving.batching.entry import Replica
-from sim.serving.batching.plan import limits_of
 from sim.serving.batching.registry import batching_of
 from sim.serving.clock import Clock
 from sim.serving.drafts import Drafts
@@ -30,9 +28,6 @@ from sim.serving.scenario import Scenario
 from sim.serving.scheduler import Scheduler
 from sim.serving.workload.feed import TableFeed
 from sim.serving.workload.sources import draw_requests
-
-if TYPE_CHECKING:
-    from sim.serving.batching.entry import BlockMaps
 
 UNLIMITED_BLOCKS = 1 << 40
 
@@ -68,8 +63,6 @@ def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
     table = FrontEnd.of(scenario).at_scheduler(table)
     recorder = Recorder(table)
     price = price_of(scenario, table, run)
-    has_map = run.record_block_map and engine.has_kv_budget
-    block_map = batching.block_map() if has_map else None
     source = TableFeed(table)
     router = Router(env, source, recorder, scenario.routing) if scenario.replicas > 1 else None
     engines = [
@@ -89,7 +82,7 @@ def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
             is_common=is_common(scenario, scheduler, table),
             is_only_engine=router is None,
         )
-        for replica in replicas_of(scenario, table, run, block_map)
+        for replica in replicas_of(scenario, table, run)
     ]
     if router:
         router.connect(engines)
@@ -97,33 +90,21 @@ def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
     else:
         engines[0].start()
     env.run()
-    return result_of(
-        scenario,
-        recorder,
-        engines,
-        variant=run.variant,
-        seed=run.seed,
-        price=price,
-        block_map=block_map,
-        batching=batching,
-    )
+    return result_of(scenario, recorder, engines, variant=run.variant, seed=run.seed, price=price)
 
 
-def replicas_of(
-    scenario: Scenario, table: RequestTable, run: Run, block_map: BlockMaps | None
-) -> list[Replica]:
+def replicas_of(scenario: Scenario, table: RequestTable, run: Run) -> list[Replica]:
     """What each replica's scheduler is made from; the block map follows the first."""
-    limits, num_blocks = limits_of(scenario), num_blocks_of(scenario)
+    num_blocks, has_map = num_blocks_of(scenario), run.record_block_map and scenario.engine.has_kv_budget
     are_alone = table.segment_offsets is None and table.output_stream is None
     return [
         Replica(
             scenario=scenario,
-            limits=limits,
             num_blocks=num_blocks,
             base_dir=run.base_dir,
             index=index,
             are_alone=are_alone,
-            block_map=None if index else block_map,
+            keeps_block_map=has_map and index == 0,
         )
         for index in range(scenario.replicas)
     ]

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from sim.errors import InvariantError, ScenarioError
 from sim.serving.decoding import DecodeBatch
+from sim.serving.records import BlockMapSource
 from sim.serving.request import Request
 from sim.serving.usage import Levels
 
@@ -103,6 +104,7 @@ class Scheduler(ABC):
     waiting: Sized
     running: dict[int, Request]  # by number of admission
     capacity_tokens: int
+    block_map: BlockMapSource | None = None  # where it keeps one
     is_paged = True  # KV that grows counts as wanted only when it is there (``sim.serving.usage``)
 
     @property

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from sim.serving.batching.entry import BLOCK_MAP_RECTANGLES, Batching, Replica
+from sim.serving.batching.entry import Batching, Replica
 from sim.serving.checks.vllm import check_vllm
-from sim.serving.scenario import EngineConfig
+from sim.serving.scenario import EngineConfig, max_model_len
 from sim.serving.vllm.config import SchedulerConfig
 from sim.serving.vllm.queue import QUEUES
 
 if TYPE_CHECKING:
-    from sim.serving.batching.entry import BlockMaps
     from sim.serving.scheduler import Scheduler
 
 VLLM_KEYS = frozenset(
@@ -44,17 +43,6 @@ def scheduler_config(engine: EngineConfig, num_gpu_blocks: int, max_model_len: i
     return SchedulerConfig(**others, **{name: getattr(engine, name) for name in same})
 
 
-def why_stepwise(engine: EngineConfig) -> str:
-    """What keeps steps from being skipped, or nothing."""
-    reasons = {
-        "with async_scheduling": engine.async_scheduling,
-        "with speculative drafts": engine.speculative is not None,
-        "with prefill_schedule_interval": engine.prefill_schedule_interval > 1,
-        "with pipeline_parallel_size": engine.pipeline_parallel_size > 1,
-    }
-    return next((reason for reason, holds in reasons.items() if holds), "")
-
-
 def make_scheduler(replica: Replica) -> Scheduler:
     """A scheduler with its block pool, for one replica."""
     from sim.serving.user_policy import load_scheduling_policy
@@ -62,7 +50,7 @@ def make_scheduler(replica: Replica) -> Scheduler:
     from sim.serving.vllm_block_map import VllmBlockMapRecorder
 
     engine = replica.scenario.engine
-    config = scheduler_config(engine, replica.num_blocks, replica.limits.max_model_len)
+    config = scheduler_config(engine, replica.num_blocks, max_model_len(replica.scenario))
     skips = engine.stepping == "skip" and engine.pipeline_parallel_size == 1
     return VllmScheduler(
         config,
@@ -71,15 +59,8 @@ def make_scheduler(replica: Replica) -> Scheduler:
         skips=skips,
         policy=load_scheduling_policy(engine.policy, replica.base_dir) if config.policy == "user" else None,
         are_alone=replica.are_alone,
-        block_map=replica.block_map if isinstance(replica.block_map, VllmBlockMapRecorder) else None,
+        block_map=VllmBlockMapRecorder(replica.index) if replica.keeps_block_map else None,
     )
-
-
-def block_map_recorder() -> BlockMaps:
-    """vLLM's pool has shared and cached blocks."""
-    from sim.serving.vllm_block_map import VllmBlockMapRecorder
-
-    return VllmBlockMapRecorder(0, BLOCK_MAP_RECTANGLES)
 
 
 VLLM = Batching(
@@ -87,6 +68,4 @@ VLLM = Batching(
     make=make_scheduler,
     keys=VLLM_KEYS,
     check=check_vllm,
-    block_map=block_map_recorder,
-    why_stepwise=why_stepwise,
 )

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from sim.serving.records import CACHED, EVICTED, OWNED, SHARED, BlockMap
+from sim.serving.records import CACHED, EVICTED, MAX_RECTANGLES, OWNED, SHARED, BlockMap
 from sim.serving.request import Request
 from sim.serving.scheduler import Step
 from sim.serving.vllm.plan import Plan
@@ -23,7 +23,7 @@ Begun = tuple[int, int, Request]
 class VllmBlockMapRecorder:
     """Rectangles of one replica, the first ``limit`` of them."""
 
-    def __init__(self, replica: int, limit: int) -> None:
+    def __init__(self, replica: int, limit: int = MAX_RECTANGLES) -> None:
         self.replica = replica
         self.limit = limit
         self.is_truncated = False

@@ -31,6 +31,8 @@ class Scheduler(State):
     ``policy`` goes with ``policy: user`` of the limits. ``are_alone``: no two requests have tokens in common.
     """
 
+    block_map: VllmBlockMapRecorder | None
+
     def __init__(
         self,
         limits: SchedulerConfig,
@@ -56,7 +58,7 @@ class Scheduler(State):
         if block_map is not None:
             self.kv.on_release = lambda request: block_map.release(request, self._now_ps)
         self._is_order_open = limits.policy != "fcfs" or limits.long_prefill_token_threshold > 0
-        if steady and _is_steady(limits):
+        if steady and not _why_unsteady(limits):
             self.batch = self.steady = SteadyDecode(self)
             self.is_steady = True
             self.prefilling = self.steady.prefilling
@@ -283,6 +285,9 @@ class Scheduler(State):
             return self._made.get(request, 0)
         return self._made.get(request, 1) if request.status in (Status.RUNNING, Status.FINISHED) else 0
 
+    def why_stepwise(self) -> str:
+        return _why_unsteady(self.limits) or ("" if self.skips else "with pipeline_parallel_size")
+
     # lent to the fast path
 
     def lend(self) -> bool:
@@ -324,10 +329,10 @@ class Scheduler(State):
             raise InvariantError(f"{self.free} KV blocks are free by count, {self.pool.num_free} in the pool")
 
 
-def _is_steady(limits: SchedulerConfig) -> bool:
-    """Whether decoding requests advance by one known token per step."""
-    return (
-        not limits.async_scheduling
-        and limits.num_speculative_tokens == 0
-        and limits.prefill_schedule_interval == 1
-    )
+def _why_unsteady(limits: SchedulerConfig) -> str:
+    """Why decoding requests do not advance by one known token per step, or nothing."""
+    if limits.async_scheduling:
+        return "with async_scheduling"
+    if limits.num_speculative_tokens > 0:
+        return "with speculative drafts"
+    return "with prefill_schedule_interval" if limits.prefill_schedule_interval > 1 else ""
