@@ -30,82 +30,46 @@ class Request:
     and count from ``settled_step`` (``sim.serving.decoding``).
     """
 
-    # As it arrives; most requests never change the rarer of these.
-    num_computed_tokens = 0
-    """Tokens whose KV is, or is being, written."""
-    target = 0
-    """Tokens that the prefill under way must reach: the prompt, and what was generated before a
-    preemption."""
-    order = -1
-    """Place in the running list: numbers of admission grow. -1: not running."""
+    # As it arrives. These stand on the class, because most requests never change the rarer of them.
+    num_computed_tokens = 0  # whose KV is, or is being, written
+    target = 0  # tokens that the prefill under way must reach: after a preemption those generated before, too
+    order = -1  # place in the running list: numbers of admission grow; -1: not running
     settled_step = 0
     phase = 0
-    end_step = -1
-    """Decode step after which its last token is there; -1: it does not decode in step."""
-    reserved = 0
-    """Memory that its allocator gave it: blocks (paged) or tokens (contiguous)."""
+    end_step = -1  # decode step after which its last token is there; -1: it does not decode in step
+    reserved = 0  # memory that its allocator gave it: blocks (paged) or tokens (contiguous)
     deadline_ps = NEVER
     is_ended = False
     status = Status.WAITING
     priority = 0
-    rank: tuple[int, float, str] = (0, 0, "")
-    """Its place in a queue by priority; said when it is queued."""
-    segments: Sequence[Segment] | None = None
-    """What its prompt is made of; None: tokens that no other request has."""
+    rank: tuple[int, float, str] = (0, 0, "")  # place in a queue by priority, set when it is queued
+    segments: Sequence[Segment] | None = None  # what its prompt is made of; None: tokens that it alone has
     output_stream: int | None = None
+    name: str | None = None  # as recordings call it; None: its number
     # vLLM's scheduler
     num_drafts = 0
-    num_placeholders = 0
-    """Asynchronous scheduling: tokens that are being made and not known yet."""
-    num_stale_tokens = 0
-    """Of these, those that were under way when it was preempted."""
+    num_placeholders = 0  # asynchronous scheduling: tokens that are being made and not known yet
+    num_stale_tokens = 0  # of these, those that were under way when it was preempted
     is_prefill_chunk = False
-    num_hit_blocks = 0
-    """Found in the prefix cache at its admission."""
+    num_hit_blocks = 0  # found in the prefix cache at its admission
     num_registered_blocks = 0
-    is_alone = False
-    """Said by who makes it: no other request has tokens of its streams."""
+    is_alone = False  # no other request has tokens of its streams
     registers_late = False
     num_preemptions = 0
     num_tokens_at_preemption = -1
-    num_vain_preemptions = 0
-    """Preemptions in a row between which it made no token."""
-
-    name: str | None = None
-    """As recordings call it; None: its number."""
+    num_vain_preemptions = 0  # in a row, with no token made in between
 
     def __init__(self, id: int, arrival: int, num_prompt_tokens: int, max_tokens: int) -> None:
-        self.id = id
-        """Row of the workload's table: 0, 1, ... in order of arrival."""
-        self.arrival = arrival
-        """When it came: picoseconds in a simulation; in a recording any unit that orders requests."""
-        self.num_prompt_tokens = self.num_tokens = num_prompt_tokens
-        """``num_tokens``: prompt and output tokens known so far."""
-        self.max_tokens = max_tokens
-        """Output tokens that it makes, if ``max_model_len`` lets it."""
-        self.end_tokens = num_prompt_tokens + max_tokens
-        """``num_tokens`` at which it stops."""
+        self.id = id  # row of the workload's table: 0, 1, ... in order of arrival
+        self.arrival = arrival  # picoseconds; in a recording any unit that orders requests
+        self.num_prompt_tokens = num_prompt_tokens
+        self.num_tokens = num_prompt_tokens  # prompt and output tokens known so far
+        self.max_tokens = max_tokens  # output tokens that it makes, if ``max_model_len`` lets it
+        self.end_tokens = num_prompt_tokens + max_tokens  # ``num_tokens`` at which it stops
         self.blocks: list[int] = []
         self.path: list[tuple[Any, int]] = []
         """(node of ``vllm.prefix_tree``, how many of its first contents): what its blocks hold, in order.
         Empty without prefix caching."""
-
-    @classmethod
-    def of_segments(
-        cls,
-        name: str,
-        segments: Sequence[Segment],
-        max_tokens: int,
-        *,
-        output_stream: int = -1,
-        priority: int = 0,
-        arrival: int = 0,
-    ) -> Request:
-        """A request with a name of its own and known tokens, as recordings have them."""
-        request = cls(-1, arrival, sum(piece[2] for piece in segments), max_tokens)
-        request.name = name
-        request.segments, request.output_stream, request.priority = segments, output_stream, priority
-        return request
 
     @property
     def request_id(self) -> str:

@@ -28,7 +28,7 @@ from sim.scenario.scalars import check_bounds
 from sim.serving.checks.scenario import check_whole_prompts_fit
 from sim.serving.checks.vllm import check_release
 from sim.serving.in_flight import InFlight, queue_length
-from sim.serving.request import Request
+from sim.serving.request import Request, Segment
 from sim.serving.scenario import EngineConfig
 from sim.serving.scheduler import NOBODY
 from sim.serving.vllm.config import SchedulerConfig
@@ -195,8 +195,24 @@ def check_recorded(limits: SchedulerConfig, version: str, place: Place) -> None:
     check_release(version, limits, place)
 
 
+def named_request(
+    name: str,
+    segments: Sequence[Segment],
+    max_tokens: int,
+    *,
+    output_stream: int = -1,
+    priority: int = 0,
+    arrival: int = 0,
+) -> Request:
+    """A request with a name of its own and known tokens, as recordings have them."""
+    request = Request(-1, arrival, sum(length for _, _, length in segments), max_tokens)
+    request.name = name
+    request.segments, request.output_stream, request.priority = segments, output_stream, priority
+    return request
+
+
 def _request(row: Mapping[str, Any]) -> Request:
-    return Request.of_segments(
+    return named_request(
         str(row["id"]),
         [(int(stream), int(start), int(length)) for stream, start, length in row["prompt"]],
         int(row["out"]),

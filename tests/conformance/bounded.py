@@ -32,7 +32,7 @@ from sim.serving.request import Request, Status
 from sim.serving.vllm.config import SchedulerConfig
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.scheduler import Scheduler
-from sim.trust.conformance import EngineLoop
+from sim.trust.conformance import EngineLoop, named_request
 
 MOST_STEPS = 200
 NUM_AT_ONCE = 2
@@ -156,7 +156,7 @@ def _request(number: int, shape: Shape) -> Request:
     prompt, out, shares = shape
     stream = 1 if shares else 10 + number
     output, priority = 100 + number, number % 2
-    return Request.of_segments(
+    return named_request(
         str(number), [(stream, 0, prompt)], out, output_stream=output, arrival=number, priority=priority
     )
 

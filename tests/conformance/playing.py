@@ -9,6 +9,7 @@ from sim.serving.request import Request, Status
 from sim.serving.vllm.config import SchedulerConfig
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.scheduler import Scheduler
+from sim.trust.conformance import named_request
 
 ENDLESS = 10_000
 
@@ -26,7 +27,7 @@ def request(name: str, prompt: int | Sequence[tuple[int, int, int]], out: int, *
     """A request whose tokens are its own, unless its prompt's segments are given."""
     own = sum(name.encode())
     segments = [(own, 0, prompt)] if isinstance(prompt, int) else prompt
-    return Request.of_segments(name, segments, out, **{"output_stream": 10_000 + own, **named})
+    return named_request(name, segments, out, **{"output_stream": 10_000 + own, **named})
 
 
 def offer(scheduler: Scheduler, item: Request) -> None:

@@ -1,7 +1,6 @@
 """What the exchange of one step costs on the links: every message priced, in whole picoseconds.
 
-The prices, NCCL's included, come from ``sim.price.collective``. When a message
-starts is up to the simulation.
+The prices, NCCL's included, come from ``sim.price.collective``; the simulation says when a message starts.
 """
 
 from __future__ import annotations
