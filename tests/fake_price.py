@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -76,12 +75,11 @@ def run_fixed(
         engine=plain_engine(**settings),
         **outside,
     )
-    run = simulate.Run(variant="base", seed=1, base_dir=Path(), record_block_map=has_block_map)
     with (
         patch.object(simulate, "price_of", lambda *_: FixedPrice(step_s)),
         patch.object(result, "split_by_operator", lambda *_: {}),
     ):
-        return simulate.simulate(scenario, table, run)
+        return simulate.run_serving(scenario, table, record_block_map=has_block_map)
 
 
 def seconds(column: Int64) -> list[float]:

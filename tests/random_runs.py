@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from sim.hardware import load_hardware
 from sim.hardware.engine_profile import EngineOverheads
 from sim.model.config import load_model
 from sim.serving.records import RequestTable, RunResult
-from sim.serving.run import Run, simulate
+from sim.serving.run import run_serving
 from sim.serving.scenario import Scenario, Workload
 
 HARDWARE = load_hardware("h100-sxm-80gb")
@@ -109,6 +108,4 @@ def run(
         engine=plain_engine(stepping=stepping, **engine),
         **fields,
     )
-    return simulate(
-        scenario, table, Run(variant="base", seed=1, base_dir=Path(), record_block_map=has_block_map)
-    )
+    return run_serving(scenario, table, record_block_map=has_block_map)

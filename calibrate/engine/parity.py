@@ -18,7 +18,7 @@ from sim.hardware import HardwareProfile
 from sim.hardware.engine_profile import EngineOverheads
 from sim.hardware.laws.device import Floats
 from sim.serving.records import FINISHED
-from sim.serving.run import Run, price_of, run_serving
+from sim.serving.run import price_of, run_serving
 
 # What is asked of the means of a run that tuned nothing; the step's is a median over its steps.
 ASKED: Mapping[str, float] = {"ttft_s": 0.12, "tpot_s": 0.07, "e2e_s": 0.07}
@@ -69,9 +69,7 @@ def parity_of(
     names = ("arrival_s", "first_token_s", "finished_s", "output_tokens")
     arrival_s, first_s, finished_s, tokens = (column_of(recorded.requests, name) for name in names)
     measured = metrics_of(arrival_s, first_s, finished_s, tokens)
-    table = run.requests()
-    key = Run(variant=run.name, seed=run.seed, base_dir=run.base_dir, record_block_map=False)
-    price = price_of(scenario, table, key)
+    price = price_of(scenario, len(run.requests().arrival_ps), run.seed, run.base_dir)
     priced = [
         price.step_ps(int(float(step["num_decode"])), int(float(step["context_tokens"])), chunks_of(step))
         for step in recorded.steps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from sim.arrays import PS_PER_S
@@ -25,46 +25,33 @@ from sim.serving.records import RequestTable, RunResult
 from sim.serving.result import result_of
 from sim.serving.router import Router, RouterFeed
 from sim.serving.scenario import Scenario
-from sim.serving.scheduler import Scheduler
 from sim.serving.workload.feed import TableFeed
 from sim.serving.workload.sources import draw_requests
 
 UNLIMITED_BLOCKS = 1 << 40
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """What identifies a run besides the scenario."""
-
-    variant: str
-    seed: int
-    base_dir: Path
-    record_block_map: bool
-
-
 def run_serving(
     scenario: Scenario,
+    table: RequestTable | None = None,
     *,
     variant: str = "base",
     seed: int = 1,
     base_dir: Path = Path("."),
     record_block_map: bool = False,
 ) -> RunResult:
-    """What the engine left behind."""
-    table = draw_requests(scenario.workload, seed, base_dir)
-    run = Run(variant=variant, seed=seed, base_dir=base_dir, record_block_map=record_block_map)
-    return simulate(scenario, table, run)
-
-
-def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
-    """Runs the scenario's replicas over the requests of ``table`` until nothing is left to do."""
+    """Runs the replicas until nothing is left to do. ``table``: the requests, if not the scenario's own."""
     env, engine = Clock(), scenario.engine
-    batching = batching_of(engine.batching, run.base_dir)
+    batching = batching_of(engine.batching, base_dir)
+    if table is None:
+        table = draw_requests(scenario.workload, seed, base_dir)
     table = FrontEnd.of(scenario).at_scheduler(table)
-    recorder = Recorder(table)
-    price = price_of(scenario, table, run)
-    source = TableFeed(table)
+    recorder, source = Recorder(table), TableFeed(table)
+    price = price_of(scenario, len(table.arrival_ps), seed, base_dir)
     router = Router(env, source, recorder, scenario.routing) if scenario.replicas > 1 else None
+    length = queue_length(
+        async_scheduling=engine.async_scheduling, pipeline_parallel_size=engine.pipeline_parallel_size
+    )
     engines = [
         Engine(
             env=env,
@@ -73,16 +60,14 @@ def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
             recorder=recorder,
             scheduler=(scheduler := batching.make(replica)),
             price=cold(price, price.cold_start_ps),
-            num_in_flight=queue_length(
-                async_scheduling=engine.async_scheduling, pipeline_parallel_size=engine.pipeline_parallel_size
-            ),
+            num_in_flight=length,
             schedules_ahead=engine.overheads.schedules_ahead and not engine.async_scheduling,
             returns_at_end=engine.static_returns == "at_end",
-            drafts=Drafts(engine.speculative, run.seed) if engine.speculative else None,
-            is_common=is_common(scenario, scheduler, table),
+            drafts=Drafts(engine.speculative, seed) if engine.speculative else None,
+            is_common=scheduler.can_lend and is_common(scenario, table),
             is_only_engine=router is None,
         )
-        for replica in replicas_of(scenario, table, run)
+        for replica in replicas_of(scenario, table, base_dir, keeps_block_map=record_block_map)
     ]
     if router:
         router.connect(engines)
@@ -90,48 +75,44 @@ def simulate(scenario: Scenario, table: RequestTable, run: Run) -> RunResult:
     else:
         engines[0].start()
     env.run()
-    return result_of(scenario, recorder, engines, variant=run.variant, seed=run.seed, price=price)
+    return result_of(scenario, recorder, engines, variant=variant, seed=seed, price=price)
 
 
-def replicas_of(scenario: Scenario, table: RequestTable, run: Run) -> list[Replica]:
+def replicas_of(
+    scenario: Scenario, table: RequestTable, base_dir: Path, *, keeps_block_map: bool
+) -> list[Replica]:
     """What each replica's scheduler is made from; the block map follows the first."""
-    num_blocks, has_map = num_blocks_of(scenario), run.record_block_map and scenario.engine.has_kv_budget
-    are_alone = table.segment_offsets is None and table.output_stream is None
-    return [
-        Replica(
-            scenario=scenario,
-            num_blocks=num_blocks,
-            base_dir=run.base_dir,
-            index=index,
-            are_alone=are_alone,
-            keeps_block_map=has_map and index == 0,
-        )
-        for index in range(scenario.replicas)
-    ]
+    first = Replica(
+        scenario=scenario,
+        num_blocks=num_blocks_of(scenario),
+        base_dir=base_dir,
+        are_alone=table.segment_offsets is None and table.output_stream is None,
+        keeps_block_map=keeps_block_map and scenario.engine.has_kv_budget,
+    )
+    return [first, *(replace(first, index=i, keeps_block_map=False) for i in range(1, scenario.replicas))]
 
 
-def is_common(scenario: Scenario, scheduler: Scheduler, table: RequestTable) -> bool:
-    """Whether clients wait and the scheduler lends what the fast path needs."""
+def is_common(scenario: Scenario, table: RequestTable) -> bool:
+    """Whether clients wait at one queue each, and steps may be skipped: what the fast path is for."""
     engine = scenario.engine
     is_shared = scenario.replicas > 1 and scenario.routing == "shared_queue"
     is_plain = engine.service_time is None and table.timeout_ps is None and not is_shared
-    is_skipping = engine.stepping == "skip" and not engine.overheads.schedules_ahead
-    return is_plain and is_skipping and scheduler.can_lend
+    return is_plain and engine.stepping == "skip" and not engine.overheads.schedules_ahead
 
 
-def price_of(scenario: Scenario, table: RequestTable, run: Run) -> CompiledPrice | ServiceTimePrice:
+def price_of(
+    scenario: Scenario, num_requests: int, seed: int, base_dir: Path
+) -> CompiledPrice | ServiceTimePrice:
     """The analytic price, measured tables, or drawn service times where a plain queue is asked for."""
-    law = scenario.engine.service_time
-    if law is None and scenario.engine.price_table:
-        return table_price(scenario, run.base_dir)
-    if law is None and scenario.engine.pipeline_parallel_size > 1:
+    engine = scenario.engine
+    if engine.service_time is not None:
+        drawn = draw_values(engine.service_time, num_requests, stream(seed, "service_time"))
+        return ServiceTimePrice((drawn * PS_PER_S).round().astype("int64").tolist())
+    if engine.price_table:
+        return table_price(scenario, base_dir)
+    if engine.pipeline_parallel_size > 1:
         return PipelinePrice(scenario)
-    if law is None and needs_launched_price(scenario):
-        return LaunchedPrice(scenario)
-    if law is None:
-        return CompiledPrice(scenario)
-    drawn = draw_values(law, len(table.arrival_ps), stream(run.seed, "service_time"))
-    return ServiceTimePrice((drawn * PS_PER_S).round().astype("int64").tolist())
+    return LaunchedPrice(scenario) if needs_launched_price(scenario) else CompiledPrice(scenario)
 
 
 def num_blocks_of(scenario: Scenario) -> int:

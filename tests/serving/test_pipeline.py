@@ -62,12 +62,11 @@ def run_stages(table: RequestTable, num_stages: int, *, host_ps: int = 0, **engi
     """A run at 0.1 s per stage."""
     given = {"max_model_len": 4096, "num_gpu_blocks_override": 4096, **engine}
     one = scenario(pipeline_parallel_size=num_stages, **given)
-    it = simulate.Run(variant="base", seed=1, base_dir=Path(), record_block_map=False)
     with (
         patch.object(simulate, "price_of", lambda *_: FixedPassage(num_stages, host_ps)),
         patch.object(result, "split_by_operator", lambda *_: {}),
     ):
-        return simulate.simulate(one, table, it)
+        return simulate.run_serving(one, table)
 
 
 @given(num_stages=st.integers(2, 6), batches=st.integers(1, 20))
@@ -222,8 +221,7 @@ def test_a_pipeline_of_one_stage_is_the_engine_without_pipeline() -> None:
 
 def run_with_price(one: Scenario, table: RequestTable) -> RunResult:
     """At the scenario's own price."""
-    it = simulate.Run(variant="base", seed=1, base_dir=Path(), record_block_map=False)
-    return simulate.simulate(replace(one, hardware=HARDWARE, model=MODEL), table, it)
+    return simulate.run_serving(replace(one, hardware=HARDWARE, model=MODEL), table)
 
 
 @settings(max_examples=150)
@@ -250,8 +248,7 @@ def test_the_real_price_leaves_nearly_the_textbook_bubble() -> None:
     table = requests([0.0] * 16, [2048] * 16, [1] * 16)
     one = scenario(model="llama-3.1-70b", tensor_parallel_size=2, pipeline_parallel_size=4)
     one = replace(one, engine=replace(one.engine, max_num_batched_tokens=2048))
-    it = simulate.Run(variant="base", seed=1, base_dir=Path(), record_block_map=False)
-    split = simulate.simulate(one, table, it).operator_s
+    split = simulate.run_serving(one, table).operator_s
     assert split["pipeline_bubble"] / sum(split.values()) == pytest.approx(3 / 19, rel=0.03)
 
 
