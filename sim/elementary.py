@@ -263,8 +263,14 @@ def _reduced(x: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
     import numpy as np
 
     _, _, step_high, step_low = _exp_table()
-    k = np.rint(x * (1 / step_high))
-    return k.astype(np.int64), (x - k * step_high) - k * step_low
+    k = x * (1 / step_high)
+    np.rint(k, out=k)
+    whole = k.astype(np.int64)
+    r = k * step_high
+    np.subtract(x, r, out=r)
+    k *= step_low
+    r -= k
+    return whole, r
 
 
 def _expm1_polynomial(r: FloatOrFloats) -> FloatOrFloats:
@@ -297,8 +303,10 @@ def _exp_chunk(x: Floats, tail: Floats | None = None) -> Floats:
     part += found
     if not is_normal:
         return np.asarray(np.ldexp(part, k >> 7))
+    k >>= 7
+    k <<= 52
     bits = part.view(np.int64)
-    bits += (k >> 7) << 52  # as ldexp would, in a third of the time
+    bits += k  # as ldexp would, in a third of the time
     return part
 
 
@@ -321,18 +329,22 @@ def _tanh_chunk(x: Floats) -> Floats:
     """By x = j/256 + r and the sum formula; beyond 20 it is 1 to the last digit."""
     import numpy as np
 
-    x = np.minimum(np.maximum(x, -float(_TANH_END)), float(_TANH_END))
-    j = np.rint(x * _TANH_STEPS)
-    x -= j * (1 / _TANH_STEPS)
-    square = x * x
+    end = float(_TANH_END)
+    if not (x.size and np.minimum.reduce(x) > -end and np.maximum.reduce(x) < end):
+        x = np.minimum(np.maximum(x, -end), end)
+    j = x * _TANH_STEPS
+    np.rint(j, out=j)
+    square = j * (1 / _TANH_STEPS)
+    x = x - square
+    np.multiply(x, x, out=square)
     part = square * (2 / 15)
     part += -1 / 3
     part *= square
     part *= x
     part += x  # tanh r
     j += _TANH_STEPS * _TANH_END
-    found = _tanh_table().take(j.astype(np.int64), mode="clip")
-    square = found * part
+    found = _tanh_table().take(j.astype(np.int64), mode="clip", out=x)
+    np.multiply(found, part, out=square)
     square += 1.0
     part += found
     part /= square

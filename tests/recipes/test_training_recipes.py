@@ -6,7 +6,9 @@ schema, the checks, the fast schedule, the SimPy processes and the report obey i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +181,10 @@ class Line:
     def loss(self, weights: Float64) -> float:
         return float(abs(weights[0]))
 
-    def gradient(self, weights: Float64, rng: np.random.Generator) -> Float64:
+    def draws(self, rng: np.random.Generator) -> Iterator[Float64]:
+        return repeat(np.zeros(0))
+
+    def gradients(self, weights: Float64, drawn: Float64) -> Float64:
         return np.sign(weights)
 
 

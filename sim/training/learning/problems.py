@@ -10,11 +10,11 @@ until it shows, and a BLAS, a SIMD level or a libm would each bring its own last
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from math import pi, sqrt
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,10 @@ from sim.elementary import cos, exp_of, log_of, sin, tanh_of
 from sim.rng import stream
 
 Vector = npt.NDArray[np.float64]
+Drawn = npt.NDArray[Any]  # normal noise, or the numbers of examples: each problem knows its own
 
-CHUNK = 512  # examples whose products stay in the caches
+CHUNK = 256  # examples whose products stay in the caches
+MOST_AHEAD = 64  # gradients of a worker that a generator is asked for at once
 
 
 class Problem(Protocol):
@@ -48,8 +50,15 @@ class Problem(Protocol):
         """The full loss, without noise."""
         ...
 
-    def gradient(self, weights: Vector, rng: np.random.Generator) -> Vector:
-        """An unbiased estimate of the loss' gradient, from one worker's mini-batch."""
+    def draws(self, rng: np.random.Generator) -> Iterator[Drawn]:
+        """What chance gives to each gradient of a worker, one after the other and without end."""
+        ...
+
+    def gradients(self, weights: Vector, drawn: Drawn) -> Vector:
+        """Unbiased estimates of the loss' gradient: row i at row i of ``weights``, with row i of ``drawn``.
+
+        Each row must be what it would be without the others: how many come together means nothing.
+        """
         ...
 
 
@@ -75,10 +84,16 @@ class NoisyQuadratic:
         """½ Σ h x²."""
         return float(0.5 * folded(np.asarray(self.curvatures) * (weights * weights)))
 
-    def gradient(self, weights: Vector, rng: np.random.Generator) -> Vector:
+    def draws(self, rng: np.random.Generator) -> Iterator[Drawn]:
+        """Normal noise of every coordinate; none where there is no noise."""
+        size = len(self.curvatures) if self.noise else 0
+        while True:
+            yield from rng.standard_normal((MOST_AHEAD, size))
+
+    def gradients(self, weights: Vector, drawn: Drawn) -> Vector:
         """h x, with independent normal noise."""
         exact: Vector = np.asarray(self.curvatures) * weights
-        return exact + self.noise * rng.standard_normal(len(weights)) if self.noise else exact
+        return exact + self.noise * drawn if self.noise else exact
 
 
 def largest_stable_rate(delay: int) -> float:
@@ -91,35 +106,47 @@ def largest_stable_rate(delay: int) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examples:
-    """Generated examples: inputs of unit variance, a row per feature, and a class for each example."""
+    """Generated examples: inputs of unit variance, a row per feature, and a class for each example.
+
+    Mini-batches of several gradients have an axis more: feature x gradient x example.
+    """
 
     inputs: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int64]
 
-    def batch(self, size: int, rng: np.random.Generator) -> Examples:
-        """``size`` of them, drawn with replacement."""
-        return self.chosen(rng.integers(len(self.labels), size=size))
+    def draws(self, size: int, rng: np.random.Generator) -> Iterator[Drawn]:
+        """Which ``size`` examples are the next mini-batch, drawn with replacement."""
+        ahead = max(1, min(MOST_AHEAD, CHUNK // size))  # one call for several: the same numbers
+        while True:
+            yield from rng.integers(len(self.labels), size=(ahead, size))
 
-    def chosen(self, which: npt.NDArray[np.int64]) -> Examples:
+    def chosen(self, which: Drawn) -> Examples:
         """The examples with these numbers."""
         return Examples(inputs=self.inputs.take(which, axis=1), labels=self.labels.take(which))
 
 
 def folded(terms: Vector) -> Vector:
     """The sum over the first axis, its upper half added to its lower one until one is left."""
-    while (count := len(terms)) > 1:
-        half = count // 2
-        lower = terms[:half] + terms[half : 2 * half]
+    count = len(terms)
+    if count == 1:
+        total: Vector = terms[0]
+        return total
+    half = count // 2
+    sums = terms[:half] + terms[half : 2 * half]
+    if count % 2:
+        sums[0] += terms[-1]
+    while half > 1:  # in place, as long as they are in the caches
+        count, half = half, half // 2
+        sums[:half] += sums[half : 2 * half]
         if count % 2:
-            lower[0] += terms[-1]
-        terms = lower
-    total: Vector = terms[0]
+            sums[0] += sums[count - 1]
+    total = sums[0]
     return total
 
 
-def product(left: Vector, right: Vector) -> Vector:
-    """The transpose of ``left`` (k x m) times ``right`` (k x n), or times k numbers."""
-    return folded(left * right[:, None] if right.ndim == 1 else left[:, :, None] * right[:, None, :])
+def product(weights: Vector, inputs: Vector) -> Vector:
+    """The weights (input x unit, or input x unit x gradient) transposed times the inputs of each example."""
+    return folded(weights[..., None] * inputs[:, None])
 
 
 @cache
@@ -128,7 +155,7 @@ def two_classes(num_examples: int, num_features: int, seed: int) -> Examples:
     rng = stream(seed, "learning.logistic")
     inputs = np.ascontiguousarray(rng.standard_normal((num_examples, num_features)).T)
     truth = rng.standard_normal(num_features) * 2 / sqrt(num_features)
-    labels = rng.random(num_examples) < 1 / (1 + exp_of(-product(inputs, truth)))
+    labels = rng.random(num_examples) < 1 / (1 + exp_of(-folded(truth[:, None] * inputs)))
     return Examples(inputs=inputs, labels=labels.astype(np.int64))
 
 
@@ -161,15 +188,19 @@ class LogisticRegression:
 
     def loss(self, weights: Vector) -> float:
         """Mean cross-entropy over all examples, in nats, and the decay."""
-        signed = (2 * self.examples.labels - 1) * product(self.examples.inputs, weights)
+        signed = (2 * self.examples.labels - 1) * folded(weights[:, None] * self.examples.inputs)
         losses = np.maximum(0.0, -signed) + log_of(1 + exp_of(-np.abs(signed)))
         decay = 0.5 * self.weight_decay * folded(weights * weights)
         return float(folded(losses) / len(losses) + decay)
 
-    def gradient(self, weights: Vector, rng: np.random.Generator) -> Vector:
-        """Of a mini-batch."""
-        batch = self.examples.batch(self.batch_size, rng)
-        off = 1 / (1 + exp_of(-product(batch.inputs, weights))) - batch.labels
+    def draws(self, rng: np.random.Generator) -> Iterator[Drawn]:
+        """Mini-batches."""
+        return self.examples.draws(self.batch_size, rng)
+
+    def gradients(self, weights: Vector, drawn: Drawn) -> Vector:
+        """Of mini-batches."""
+        batch = self.examples.chosen(drawn)
+        off = 1 / (1 + exp_of(-folded(weights.T[..., None] * batch.inputs))) - batch.labels
         return folded((batch.inputs * off).T) / self.batch_size + self.weight_decay * weights
 
 
@@ -200,24 +231,32 @@ class Mlp:
         losses = log_of(folded(exp_of(scores))) - scores[labels, np.arange(len(labels))]
         return float(folded(losses) / len(labels))
 
-    def gradient(self, weights: Vector, rng: np.random.Generator) -> Vector:
-        """Of a mini-batch, by back-propagation."""
-        return self.gradient_of(weights, self.examples.batch(self.batch_size, rng))
+    def draws(self, rng: np.random.Generator) -> Iterator[Drawn]:
+        """Mini-batches."""
+        return self.examples.draws(self.batch_size, rng)
 
-    def gradient_of(self, weights: Vector, batch: Examples) -> Vector:
-        """The exact gradient of the mean loss over ``batch``."""
-        hidden, scores = self._scores(weights, batch.inputs)
-        count = len(batch.labels)
+    def gradients(self, weights: Vector, drawn: Drawn) -> Vector:
+        """Of mini-batches, by back-propagation."""
+        return self.gradients_of(weights, self.examples.chosen(drawn))
+
+    def gradients_of(self, weights: Vector, batch: Examples) -> Vector:
+        """The exact gradient of the mean loss over ``batch``; over each batch, where it has several."""
+        columns = np.ascontiguousarray(weights.T)
+        hidden, scores = self._scores(columns, batch.inputs)
+        size = batch.labels.shape[-1]
         delta = exp_of(scores)
         delta /= folded(delta)
-        delta[batch.labels, np.arange(count)] -= 1
-        delta /= count
-        back = product(self._parts(weights)[2].T, delta) * (1 - hidden * hidden)
-        terms = np.empty((len(weights), count))  # of each example, in the order of the weights
+        delta[(batch.labels, *np.indices(batch.labels.shape, sparse=True))] -= 1
+        delta /= size
+        back = product(self._parts(columns)[2].swapaxes(0, 1), delta)
+        slope = hidden * hidden
+        np.subtract(1, slope, out=slope)
+        back *= slope
+        terms = np.empty((len(columns), *batch.labels.shape))  # of each example, in the order of the weights
         first, bias, second, offset = self._parts(terms)
-        np.multiply(batch.inputs[:, None, :], back, out=first)
+        np.multiply(batch.inputs[:, None], back, out=first)
         bias[:] = back
-        np.multiply(hidden[:, None, :], delta, out=second)
+        np.multiply(hidden[:, None], delta, out=second)
         offset[:] = delta
         return folded(np.ascontiguousarray(terms.T))
 
@@ -234,10 +273,10 @@ class Mlp:
         """Hidden units, and the classes' scores less the largest: a row per unit, a column per example."""
         first, bias, second, offset = self._parts(weights)
         hidden = product(first, inputs)
-        hidden += bias[:, None]
+        hidden += bias[..., None]
         hidden = tanh_of(hidden)
         scores = product(second, hidden)
-        scores += offset[:, None]
+        scores += offset[..., None]
         scores -= scores.max(axis=0)
         return hidden, scores
 

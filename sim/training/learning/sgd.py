@@ -18,7 +18,7 @@ import numpy.typing as npt
 from sim.errors import InvariantError
 from sim.rng import stream
 from sim.scenario.fields import key
-from sim.training.learning.problems import PROBLEMS, Problem, Vector, folded
+from sim.training.learning.problems import CHUNK, PROBLEMS, Drawn, Problem, Vector, folded
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -161,20 +161,43 @@ def _weights(
     weights = problem.start()
     history = {0: weights}
     unused = _last_use(schedule)
-    draws = [stream(seed, f"learning.worker.{w}") for w in range(schedule.num_workers)]
+    draws = _draws(problem, schedule.num_workers, seed)
     starts = np.searchsorted(schedule.update, np.arange(schedule.num_updates + 1)).tolist()
     worker, version = schedule.worker.tolist(), schedule.version_read.tolist()
     stale = schedule.staleness.tolist()
+    first = end = 0  # the gradients that ``ahead`` has
     for k in range(schedule.num_updates):
-        total = np.zeros_like(weights)
+        total = np.zeros(weights.size)
         for g in range(starts[k], starts[k + 1]):
-            gradient = problem.gradient(history[version[g]], draws[worker[g]])
+            if g == end:
+                first, end = g, _end_of_known(version, g, k, _num_together(problem))
+                read = np.array([history[one] for one in version[first:end]])
+                ahead = problem.gradients(read, np.array([next(draws[one]) for one in worker[first:end]]))
+            gradient = ahead[g - first]
             total += gradient / max(1, stale[g]) if staleness_aware else gradient
         weights = weights - learning_rate / max(1, starts[k + 1] - starts[k]) * total
         history[k + 1] = weights
         for old in unused.get(k, ()):
             del history[old]
         yield weights
+
+
+def _end_of_known(version: list[int], begin: int, newest: int, most: int) -> int:
+    """The end of the gradients from ``begin`` on whose weights are there by now; at most so many.
+
+    Together they take little more time than one: most of it is spent on calls of NumPy.
+    """
+    last = min(begin + most, len(version))
+    return next((g for g in range(begin + 1, last) if version[g] > newest), last)
+
+
+def _draws(problem: Problem, num_workers: int, seed: int) -> list[Iterator[Drawn]]:
+    """The chance of each worker, from a stream of its own."""
+    return [problem.draws(stream(seed, f"learning.worker.{w}")) for w in range(num_workers)]
+
+
+def _num_together(problem: Problem) -> int:
+    return max(1, CHUNK // 2 // max(1, problem.batch_size))  # back-propagation needs twice the room
 
 
 def _curve(
@@ -230,15 +253,17 @@ def learn_locally(
     ends as in ``learn``.
     """
     weights = problem.start()
-    draws = [stream(seed, f"learning.worker.{w}") for w in range(num_workers)]
+    draws = _draws(problem, num_workers, seed)
+    together = _num_together(problem)
+    groups = [draws[at : at + together] for at in range(0, num_workers, together)]
     points = [(0.0, 0, problem.loss(weights))]
     whole = len(round_times_s) * local_steps if num_steps is None else num_steps
     with np.errstate(over="ignore", invalid="ignore"):
         for time_s in round_times_s.tolist():
             before = points[-1][1]
             steps = min(local_steps, whole - before)
-            ends = [_alone(problem, weights, rng, steps, learning_rate) for rng in draws]
-            weights = folded(np.array(ends)) / len(ends)
+            ends = [_alone(problem, weights, group, steps, learning_rate) for group in groups]
+            weights = folded(np.concatenate(ends)) / num_workers
             loss = problem.loss(weights)
             if not loss < ceiling:
                 if np.isfinite(ceiling):
@@ -249,11 +274,12 @@ def learn_locally(
 
 
 def _alone(
-    problem: Problem, weights: Vector, rng: np.random.Generator, num_steps: int, learning_rate: float
+    problem: Problem, start: Vector, draws: list[Iterator[Drawn]], num_steps: int, learning_rate: float
 ) -> Vector:
-    """A worker's weights after ``num_steps`` local steps."""
+    """A row per worker: its weights after so many steps of its own."""
+    weights = np.tile(start, (len(draws), 1))
     for _ in range(num_steps):
-        weights = weights - learning_rate * problem.gradient(weights, rng)
+        weights = weights - learning_rate * problem.gradients(weights, np.array([next(one) for one in draws]))
     return weights
 
 

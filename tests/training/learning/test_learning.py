@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from math import pi, sin
 
 import numpy as np
@@ -11,7 +12,15 @@ from hypothesis import strategies as st
 from training.learning.delayed_sgd import convergence_factor, stationary_variance
 
 from sim.errors import InvariantError
-from sim.training.learning.problems import LogisticRegression, Mlp, NoisyQuadratic, largest_stable_rate, rings
+from sim.training.learning import sgd
+from sim.training.learning.problems import (
+    PROBLEMS,
+    LogisticRegression,
+    Mlp,
+    NoisyQuadratic,
+    largest_stable_rate,
+    rings,
+)
 from sim.training.learning.sgd import (
     Schedule,
     learn,
@@ -70,7 +79,7 @@ def test_gradients_are_differences_of_the_loss() -> None:
     rng = np.random.default_rng(3)
     problem = Mlp(examples=rings(60, 3, 2), hidden_size=5)
     weights = problem.start() + 0.3 * rng.standard_normal(len(problem.start()))
-    exact = problem.gradient_of(weights, problem.examples)
+    exact = problem.gradients_of(weights, problem.examples)
     for i in rng.choice(len(weights), 12, replace=False):
         step = np.zeros(len(weights))
         step[i] = 1e-6
@@ -82,13 +91,58 @@ def test_mini_batches_of_logistic_regression_average_to_the_gradient() -> None:
     problem = LogisticRegression()
     rng = np.random.default_rng(5)
     weights = rng.standard_normal(20) * 0.3
-    drawn = np.array([problem.gradient(weights, rng) for _ in range(4000)])
+    batches = np.array(list(islice(problem.draws(rng), 4000)))
+    drawn = problem.gradients(np.tile(weights, (4000, 1)), batches)
     errors = drawn.std(axis=0) / np.sqrt(len(drawn))
     for i in range(20):
         step = np.zeros(20)
         step[i] = 1e-6
         slope = (problem.loss(weights + step) - problem.loss(weights - step)) / 2e-6
         assert abs(drawn.mean(axis=0)[i] - slope) < 5 * errors[i]
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_gradients_that_are_computed_together_are_those_computed_alone(name: str, batch_size: int) -> None:
+    problem = PROBLEMS[name](batch_size)
+    rng = np.random.default_rng(7)
+    weights = problem.start() + 0.3 * rng.standard_normal((20, len(problem.start())))
+    drawn = np.array(list(islice(problem.draws(rng), 20)))
+    together = problem.gradients(weights, drawn)
+    alone = [problem.gradients(weights[i : i + 1], drawn[i : i + 1])[0] for i in range(20)]
+    assert together.tobytes() == np.array(alone).tobytes()
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("aware", [False, True])
+def test_a_curve_does_not_depend_on_how_many_gradients_come_together(
+    name: str, aware: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stale gradients that arrive one by one, batches of them per update, and local steps."""
+    problem = PROBLEMS[name](16)
+    version = np.maximum(np.arange(120) - np.arange(120) % 5, 0)
+    stale = single_gradient_schedule(np.arange(120.0), np.arange(120) % 7, version)
+    times = np.arange(1.0, 21.0)
+
+    def curves() -> list[list[float]]:
+        rate = {"learning_rate": 0.3}
+        return [
+            learn(problem, stale, staleness_aware=aware, **rate).losses.tolist(),
+            learn(problem, synchronous_schedule(times, 11), staleness_aware=aware, **rate).losses.tolist(),
+            learn_locally(problem, times, num_workers=11, local_steps=3, **rate).losses.tolist(),
+        ]
+
+    together = curves()
+    monkeypatch.setattr(sgd, "_num_together", lambda problem: 1)
+    assert curves() == together
+
+
+def test_a_worker_draws_the_same_batches_however_far_ahead() -> None:
+    """The k-th mini-batch is that of k calls of the generator, one batch each."""
+    problem = Mlp(batch_size=5)
+    rng = np.random.default_rng(3)
+    one_by_one = [rng.integers(1500, size=5).tolist() for _ in range(200)]
+    assert [batch.tolist() for batch in islice(problem.draws(np.random.default_rng(3)), 200)] == one_by_one
 
 
 def test_bsp_is_sgd_on_the_averaged_gradient() -> None:
