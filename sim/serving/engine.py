@@ -30,8 +30,7 @@ from sim.serving.scheduler import NOBODY, Step
 class Engine(FastPath):
     """Drives one scheduler with arrivals, prices and the clock."""
 
-    num_in_flight: int = 1
-    """Steps that are planned at a time: 2 with asynchronous scheduling, as many as pipeline stages."""
+    num_in_flight: int = 1  # steps planned at a time: 2 with asynchronous scheduling, or pipeline stages
     schedules_ahead: bool = False
     """The next step was scheduled before this one is over: a request that comes meanwhile waits one step
     more.
@@ -39,8 +38,7 @@ class Engine(FastPath):
     Only that wait is modelled: what is planned, and when memory is free again, are those of the synchronous
     engine. Asynchronous scheduling (``num_in_flight`` 2) plays the whole queue.
     """
-    returns_at_end: bool = False
-    """Static batching: clients see their tokens when the whole batch is done."""
+    returns_at_end: bool = False  # static batching: clients see their tokens when all of it is done
     drafts: Drafts | None = None
     stations: Stations | None = None
     is_shared_queue: bool = False
@@ -57,15 +55,6 @@ class Engine(FastPath):
             self.stations = Stations(len(self.price.stages), self.price.cold_start_ps)
         self.is_measuring = self.recorder.table.num_warmup == 0 and self.recorder.table.warmup_ps == 0
         self.on_window = self.begin_window
-
-    @property
-    def stages_ps(self) -> int:
-        """Busy time of all pipeline stages, where there are several."""
-        return sum(self.stations.busy_ps) if self.stations else 0
-
-    def load(self) -> int:
-        """Unfinished requests, for the router."""
-        return self.scheduler.num_running + self.scheduler.num_waiting + len(self.inbox)
 
     def start(self) -> None:
         """Waits for the first request, if one is known."""
@@ -188,13 +177,6 @@ class Engine(FastPath):
                 self.wait_for(step)
 
     # decisions
-
-    def is_open(self) -> bool:
-        """Whether a request that comes now could be admitted at the next step."""
-        scheduler = self.scheduler
-        if self.is_lent:
-            return not scheduler.num_waiting and scheduler.num_running < scheduler.max_running
-        return scheduler.is_open()
 
     def decide(self, now: int) -> None:
         """What happens next, and the event at its end."""

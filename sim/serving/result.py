@@ -46,7 +46,9 @@ def result_of(
         window_ps=(start, max(start, end)),
         kv_budget_tokens=capacity if scenario.engine.has_kv_budget else 0,
         kv_time_tokens_ps={kind: sum(integral[kind] for integral in integrals) for kind in KV_KINDS},
-        operator_s=split_by_operator(price, segments, sum(engine.stages_ps for engine in engines)),
+        operator_s=split_by_operator(
+            price, segments, sum(sum(engine.stations.busy_ps) for engine in engines if engine.stations)
+        ),
         busy_ps=int(segments.duration_ps.sum()),
         num_events=engines[0].env.num_events,
         block_map=block_map.block_map(capacity, scenario.engine.block_size, max(end, engines[0].env.now_ps))

@@ -78,10 +78,10 @@ class Router:
         if self.choose is None:
             self._share(request)
             return
-        chosen = self.choose([engine.load() for engine in self.engines], self._num_routed)
+        chosen = self.choose([num_unfinished(engine) for engine in self.engines], self._num_routed)
         self._num_routed += 1
         engine = self.engines[chosen]
-        was_open = engine.is_open() or request.deadline_ps < NEVER
+        was_open = is_open(engine) or request.deadline_ps < NEVER
         engine.receive(request)
         if not request.is_ended:
             engine.poke(was_open)
@@ -112,3 +112,16 @@ class Router:
     def _begin_window(self) -> None:
         for engine in self.engines:
             engine.begin_window()
+
+
+def num_unfinished(engine: Engine) -> int:
+    """Requests that wait, run, or came during the step under way."""
+    return engine.scheduler.num_running + engine.scheduler.num_waiting + len(engine.inbox)
+
+
+def is_open(engine: Engine) -> bool:
+    """Whether a request that comes now could be admitted at the next step."""
+    scheduler = engine.scheduler
+    if engine.is_lent:
+        return not scheduler.num_waiting and scheduler.num_running < scheduler.max_running
+    return scheduler.is_open()
