@@ -119,21 +119,7 @@ class FastPath(ABC):
                 )  # fmt: skip
                 if count:
                     if steps > 1:
-                        if steps > size:
-                            held_ps, taken = sum_blocks(counts, done % size, first, growth, steps)
-                        else:
-                            start = (done + 1) % size
-                            last = start + steps - 1
-                            if last <= size:
-                                growing = counts[start:last]
-                            else:
-                                growing = counts[start:] + counts[: last - size]
-                            time_ps = first + growth
-                            taken = held_ps = 0
-                            for need in growing:
-                                taken += need
-                                held_ps += taken * time_ps
-                                time_ps += growth
+                        held_ps, taken = sum_blocks(counts, done % size, first, growth, steps)
                         grown_tokens_ps += held_ps * size
                         free -= taken
                     done += steps

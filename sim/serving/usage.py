@@ -8,8 +8,6 @@ given_out − wanted. Both engines write such rows; their integrals must be the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from sim.arrays import Int64
@@ -78,9 +76,7 @@ def sum_linear(first: int, growth: int, weight: int, weight_growth: int, steps: 
     )
 
 
-def sum_blocks(
-    counts: Sequence[int], start: int, first_ps: int, growth_ps: int, steps: int
-) -> tuple[int, int]:
+def sum_blocks(counts: list[int], start: int, first_ps: int, growth_ps: int, steps: int) -> tuple[int, int]:
     """Blocks added inside a jump × time, and their number.
 
     Before step j (from 1) ``counts[(start + j) mod len]`` blocks are added. Whole periods of ``len(counts)``
@@ -98,13 +94,10 @@ def sum_blocks(
         used = whole * per_period
         step += whole * period
     time_ps = first_ps + step * growth_ps
-    index = (start + step) % period
-    while step < steps:
-        used += counts[index]
+    at, left = (start + step) % period, steps - step
+    turn = counts[at : at + left] if at + left <= period else (counts[at:] + counts[:at]) * 3
+    for need in turn[:left]:
+        used += need
         total += used * time_ps
         time_ps += growth_ps
-        step += 1
-        index += 1
-        if index == period:
-            index = 0
     return total, used
