@@ -86,12 +86,7 @@ class FastPath(ABC):
         arrival_ps, first_scheduled_ps = recorder.arrival_ps, recorder.first_scheduled_ps
         first_token_ps, finish_ps, replica = recorder.first_token_ps, recorder.finish_ps, recorder.replica
         generated_tokens, status = recorder.generated_tokens, recorder.status
-        step_ps, decode_run, pack, extend_rows = (
-            price.step_ps,
-            price.decode_run,
-            pack_segment,
-            recorder.segments.extend,
-        )
+        step_ps, decode_run, extend_rows = price.step_ps, price.decode_run, recorder.segments.extend
         done, count, context, free = batch.step, batch.num_decoding, batch.num_context_tokens, scheduler.free
         num_admissions, grown_tokens_ps = scheduler.num_admissions, self.grown_tokens_ps
         partial = next(iter(prefilling.values()), None)
@@ -112,7 +107,7 @@ class FastPath(ABC):
             # What ran is over: ``count`` sequences decoded ``steps`` times, or once beside ``work``.
             if steps:
                 extend_rows(
-                    pack(
+                    pack_segment(
                         index, started, steps, first, growth, num_decode, shown_context, num_prefill,
                         prefill_tokens, len(running), len(waiting), 0, held, wanted, used, 0,
                     )
