@@ -8,27 +8,16 @@ from typing import TYPE_CHECKING, Any
 from sim.serving.batching.entry import Batching, Replica
 from sim.serving.checks.vllm import check_vllm
 from sim.serving.scenario import EngineConfig, max_model_len
-from sim.serving.vllm.config import SchedulerConfig
-from sim.serving.vllm.queue import QUEUES
+from sim.serving.vllm.config import POLICIES, SchedulerConfig
 
 if TYPE_CHECKING:
     from sim.serving.scheduler import Scheduler
 
-VLLM_KEYS = frozenset(
-    {
-        "vllm_version",
-        "policy",
-        "enable_prefix_caching",
-        "long_prefill_token_threshold",
-        "long_prefill_token_threshold_adaptive",
-        "scheduler_reserve_full_isl",
-        "prefill_schedule_interval",
-        "max_num_active_seqs",
-        "async_scheduling",
-        "speculative",
-        "pipeline_parallel_size",
-    }
-)
+VLLM_KEYS = frozenset([
+    "vllm_version", "policy", "enable_prefix_caching", "long_prefill_token_threshold",
+    "long_prefill_token_threshold_adaptive", "scheduler_reserve_full_isl", "prefill_schedule_interval",
+    "max_num_active_seqs", "async_scheduling", "speculative", "pipeline_parallel_size",
+])  # fmt: skip
 
 
 def scheduler_config(engine: EngineConfig, num_gpu_blocks: int, max_model_len: int) -> SchedulerConfig:
@@ -36,7 +25,7 @@ def scheduler_config(engine: EngineConfig, num_gpu_blocks: int, max_model_len: i
     others: dict[str, Any] = {
         "num_gpu_blocks": num_gpu_blocks,
         "max_model_len": max_model_len,
-        "policy": engine.policy if engine.policy in QUEUES else "user",
+        "policy": engine.policy if engine.policy in POLICIES else "user",
         "num_speculative_tokens": engine.speculative.num_speculative_tokens if engine.speculative else 0,
     }
     same = [one.name for one in fields(SchedulerConfig) if one.name not in others]
@@ -51,12 +40,10 @@ def make_scheduler(replica: Replica) -> Scheduler:
 
     engine = replica.scenario.engine
     config = scheduler_config(engine, replica.num_blocks, max_model_len(replica.scenario))
-    skips = engine.stepping == "skip" and engine.pipeline_parallel_size == 1
     return VllmScheduler(
         config,
         engine.vllm_version,
-        steady=skips,
-        skips=skips,
+        steady=engine.stepping == "skip" and engine.pipeline_parallel_size == 1,
         policy=load_scheduling_policy(engine.policy, replica.base_dir) if config.policy == "user" else None,
         are_alone=replica.are_alone,
         block_map=VllmBlockMapRecorder(replica.index) if replica.keeps_block_map else None,

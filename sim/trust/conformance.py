@@ -31,9 +31,8 @@ from sim.serving.in_flight import InFlight, queue_length
 from sim.serving.request import Request, Segment
 from sim.serving.scenario import EngineConfig
 from sim.serving.scheduler import NOBODY
-from sim.serving.vllm.config import SchedulerConfig
+from sim.serving.vllm.config import POLICIES, SchedulerConfig
 from sim.serving.vllm.plan import Plan
-from sim.serving.vllm.queue import QUEUES
 from sim.serving.vllm.scheduler import Scheduler
 from sim.serving.vllm.versions import VERSIONS
 
@@ -188,8 +187,10 @@ def check_recorded(limits: SchedulerConfig, version: str, place: Place) -> None:
     for one in fields(limits):
         value = getattr(limits, one.name)
         check_bounds(value, bounds[one.name], place.child(one.name), value)
-    if limits.policy not in QUEUES:
-        raise place.child("policy").error("not one of vLLM's", given=limits.policy, allowed=", ".join(QUEUES))
+    if limits.policy not in POLICIES:
+        raise place.child("policy").error(
+            "not one of vLLM's", given=limits.policy, allowed=", ".join(POLICIES)
+        )
     if not limits.enable_chunked_prefill:
         check_whole_prompts_fit(limits.max_num_batched_tokens, limits.max_model_len, place)
     check_release(version, limits, place)

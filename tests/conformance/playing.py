@@ -75,7 +75,8 @@ def observed(scheduler: Scheduler) -> tuple[object, ...]:
     """Everything that decides the future, with every request's counts brought up to date."""
     requests = []
     for item in scheduler.unfinished():
-        scheduler.settle(item)
+        if item.end_step >= 0:
+            scheduler.batch.settle(item)
         requests.append((
             item.request_id, item.status, item.num_tokens, item.num_computed_tokens, item.is_prefill_chunk,
             item.num_drafts, item.num_placeholders, item.num_stale_tokens, tuple(item.blocks),

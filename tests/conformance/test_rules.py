@@ -456,4 +456,4 @@ def test_steps_that_are_not_uniform_cannot_be_taken_at_once() -> None:
     target = scheduler()
     add(target, request("a", 4, 9))
     with pytest.raises(InvariantError):
-        target.steady.advance(1)
+        target.batch.advance(1)

@@ -115,7 +115,7 @@ class Play:
     def at_once(self, num_steps: int) -> None:
         """``num_steps`` uniform steps: taken at once, and one by one."""
         skipping, reference = self.pair
-        ended = skipping.steady.advance(num_steps)
+        ended = skipping.batch.advance(num_steps)
         for left in range(num_steps, 0, -1):
             plan = reference.plan_step()
             assert not plan.admitted and not plan.preempted and not plan.partial
@@ -150,7 +150,7 @@ def test_steps_taken_at_once_are_the_same_steps(
         play.offer()
         if play.is_over:
             break
-        num_steps = min(play.pair[0].steady.uniform_steps(), play.next_event(), patience or ENDLESS)
+        num_steps = min(play.pair[0].batch.uniform_steps(), play.next_event(), patience or ENDLESS)
         if num_steps > 0:
             play.at_once(num_steps)
         else:
@@ -165,8 +165,8 @@ def test_a_long_decode_is_one_jump() -> None:
     scheduler = Scheduler(limits(max_model_len=5000, num_gpu_blocks=3000))
     scheduler.add(request("a", 8, 4000))
     scheduler.update(scheduler.plan_step())
-    assert scheduler.steady.uniform_steps() == 3999
-    assert len(scheduler.steady.advance(3999)) == 1
+    assert scheduler.batch.uniform_steps() == 3999
+    assert len(scheduler.batch.advance(3999)) == 1
 
 
 def test_blocks_go_out_in_order_of_admission_though_the_later_one_decodes_first() -> None:
@@ -182,14 +182,14 @@ def test_a_full_engine_with_a_queue_still_jumps() -> None:
     for name in "ab":
         scheduler.add(request(name, 8, 40))
     scheduler.update(scheduler.plan_step())
-    assert scheduler.steady.uniform_steps() == 39
+    assert scheduler.batch.uniform_steps() == 39
 
 
 @pytest.mark.parametrize(
     "named", [{"async_scheduling": True}, {"num_speculative_tokens": 2}, {"prefill_schedule_interval": 2}]
 )
 def test_what_cannot_be_skipped_says_so(named: dict[str, object]) -> None:
-    scheduler = Scheduler(limits(**named), skips=True)
+    scheduler = Scheduler(limits(**named))
     scheduler.add(request("a", 8, 40))
     scheduler.update(scheduler.plan_step())
     assert scheduler.schedule().num_steps == 1

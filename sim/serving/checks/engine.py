@@ -14,7 +14,7 @@ from sim.scenario.place import Place
 from sim.serving.batching.registry import BATCHING, known_batching
 from sim.serving.scenario import ENGINE_CHOICES, EngineConfig
 from sim.serving.user_policy import policy_path
-from sim.serving.vllm.queue import QUEUES
+from sim.serving.vllm.config import POLICIES
 
 _EXAMPLES = {"function": "plan", "class": "MyPolicy"}
 
@@ -112,7 +112,7 @@ def _check_service_time(engine: EngineConfig, place: Place) -> None:
 def check_policies(engine: EngineConfig, place: Place, base_dir: Path) -> None:
     """``batching`` and ``policy`` are known or name something that is there; its file is not run."""
     _check_policy(engine.batching, tuple(BATCHING), place.child("batching"), base_dir, "function")
-    _check_policy(engine.policy, tuple(QUEUES), place.child("policy"), base_dir, "class")
+    _check_policy(engine.policy, POLICIES, place.child("policy"), base_dir, "class")
 
 
 def _check_policy(given: str, known: Sequence[str], place: Place, base_dir: Path, wanted: str) -> None:

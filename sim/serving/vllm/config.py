@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+POLICIES = ("fcfs", "priority")
+"""vLLM's own; ``user``: a ``SchedulingPolicy`` is given to the scheduler."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerConfig:
@@ -19,7 +22,6 @@ class SchedulerConfig:
     enable_prefix_caching: bool = True
     enable_chunked_prefill: bool = True
     policy: Literal["fcfs", "priority", "user"] = "fcfs"
-    """``user``: a ``SchedulingPolicy`` is given to the scheduler; vLLM has the other two."""
     long_prefill_token_threshold: int = 0
     long_prefill_token_threshold_adaptive: bool = False
     scheduler_reserve_full_isl: bool = True

@@ -26,15 +26,15 @@ class Plan(Step):
     admitted: dict[Request, int] = field(default_factory=dict)
     preempted: dict[Request, int] = field(default_factory=dict)
     drafts: dict[Request, int] = field(default_factory=dict)
-    partial: set[Request] = field(default_factory=set)
+    partial: list[Request] = field(default_factory=list)
     """Requests that are still in mid-prefill after this step: no token comes out of it."""
+    taken: dict[Request, list[int]] = field(default_factory=dict)
+    """The blocks that each of them needed, or none, taken from the free queue."""
     grown: tuple[Sequence[Request], Sequence[int]] = ((), ())
     """Decoding requests that got one block each, and those blocks."""
     num_uniform: int = 0
-    is_steady: bool = False
-    """The decoding requests are counted, not listed."""
-    _fresh: dict[Request, list[int]] = field(default_factory=dict)
-    _running: Mapping[int, Request] = field(default_factory=dict)
+    running: Mapping[int, Request] | None = None
+    """In steady decode: all running requests, of whom ``num_uniform`` are counted and not listed."""
     _order: dict[Request, int] | None = None
 
     @property
@@ -43,19 +43,14 @@ class Plan(Step):
         return self.num_uniform + sum(self.chosen.values())
 
     @property
-    def num_requests(self) -> int:
-        """Requests that take part."""
-        return self.num_uniform + len(self.chosen)
-
-    @property
     def scheduled(self) -> dict[Request, int]:
         """Tokens by request, in scheduling order."""
-        if not self.num_uniform:
+        if self.running is None:
             return self.chosen
         if self._order is None:
             self._order = {
                 request: self.chosen.get(request, 1)
-                for request in self._running.values()
+                for request in self.running.values()
                 if request in self.chosen or not request.is_prefill_chunk
             }
         return self._order
@@ -63,28 +58,17 @@ class Plan(Step):
     @property
     def fresh(self) -> dict[Request, list[int]]:
         """Blocks taken from the free queue, by request; hits are not among them."""
-        return {**{r: [b] for r, b in zip(*self.grown, strict=True)}, **self._fresh}
+        grown = {request: [block] for request, block in zip(*self.grown, strict=True)}
+        return {**grown, **{request: blocks for request, blocks in self.taken.items() if blocks}}
 
     def choose(self, request: Request, num_tokens: int, fresh: list[int]) -> None:
         """Schedules a request in this step."""
-        self.chosen[request] = num_tokens
+        self.chosen[request], self.taken[request] = num_tokens, fresh
         self.budget -= num_tokens
-        self.give(request, fresh)
-
-    def give(self, request: Request, fresh: list[int]) -> None:
-        """Notes the blocks that a request got."""
-        if fresh:
-            self._fresh[request] = fresh
 
     def drop(self, request: Request) -> None:
         """A request that was scheduled in this step is preempted after all: its tokens come back."""
         if request in self.chosen:
             self.budget += self.chosen.pop(request)
-            self._fresh.pop(request, None)
+            del self.taken[request]
             self.drafts.pop(request, None)
-
-    def count_uniform(self, count: int, running: Mapping[int, Request]) -> None:
-        """``count`` of the running requests, all that are not chosen and decode, compute one token."""
-        self.is_steady = True
-        self.num_uniform = count
-        self._running = running

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import insort
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from operator import attrgetter
@@ -12,59 +14,15 @@ from sim.serving.scheduler import Scheduler, Step
 from sim.serving.vllm.config import SchedulerConfig
 from sim.serving.vllm.kv import KVBlocks
 from sim.serving.vllm.plan import Plan
-from sim.serving.vllm.queue import QUEUES, WaitingQueue
-from sim.serving.vllm.user_policy import CacheView, SchedulingPolicy, UserQueue
+from sim.serving.vllm.user_policy import CacheView, SchedulingPolicy
 from sim.serving.vllm.versions import VERSIONS
 
 MANY_IN_VAIN = 50
+by_rank = attrgetter("rank")
 progress = attrgetter(
     "num_tokens", "num_computed_tokens", "num_drafts", "num_placeholders", "num_stale_tokens",
     "num_registered_blocks",
 )  # fmt: skip
-
-
-class PrefillInterval:
-    """Counts steps since the last one that carried prefill (data_parallel_size 1).
-
-    Prefill is never held back while the last free look at the waiting queue left something in it: then
-    the engine is bound by its limits, and waiting longer gains nothing.
-    """
-
-    def __init__(self, interval: int) -> None:
-        self._interval = interval
-        self._steps = 0
-        self._last_prefill = -interval
-        self._bound = False
-
-    def holds(self, running: Iterable[Request]) -> bool:
-        """Whether prefill waits in the step that is being planned."""
-        if self._interval == 1 or self._bound:
-            return False
-        if self._steps + 1 - self._last_prefill >= self._interval:
-            return False
-        return any(not request.is_prefill_chunk for request in running)
-
-    def phase(self) -> tuple[int, bool]:
-        """What the next answers depend on."""
-        return min(self._steps - self._last_prefill, self._interval), self._bound
-
-    def looked_at_waiting(self, *, left_over: bool) -> None:
-        """A waiting phase that was not held back has ended."""
-        self._bound = left_over
-
-    def note(self, plan: Plan) -> None:
-        """Counts a planned step; call before the requests' progress is written down."""
-        if self._interval == 1 or not plan.num_requests:
-            return
-        self._steps += 1
-        if any(_is_prefill(plan, request) for request in plan.chosen):
-            self._last_prefill = self._steps
-
-
-def _is_prefill(plan: Plan, request: Request) -> bool:
-    if request in plan.admitted:
-        return plan.admitted[request] < request.num_tokens - 1
-    return request.is_prefill_chunk
 
 
 class PreemptionWatch:
@@ -78,26 +36,18 @@ class PreemptionWatch:
     """
 
     def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """A request came or left: the state is a new one."""
-        self.is_circling = False
+        self.is_circling, self._num_seen = False, 0
         self._kept: object = None
-        self._age = 0
-        self._keep_for = 1
 
     def note(self, plan: Plan, snapshot: Callable[[], object]) -> None:
         """A step that preempted somebody was planned, and its tokens not yet counted."""
         if max(request.num_vain_preemptions for request in plan.preempted) < MANY_IN_VAIN:
             return
         state = snapshot()
-        if state == self._kept:
-            self.is_circling = True
-        self._age += 1
-        if self._age == self._keep_for:
+        self.is_circling |= state == self._kept
+        self._num_seen += 1
+        if self._num_seen & (self._num_seen + 1) == 0:
             self._kept = state
-            self._age, self._keep_for = 0, 2 * self._keep_for
 
 
 class State(Scheduler):
@@ -107,26 +57,21 @@ class State(Scheduler):
     """
 
     limits: SchedulerConfig
-    waiting: WaitingQueue
     is_steady = False  # requests decode in step, counted in ``batch``
 
     def __init__(self, limits: SchedulerConfig, version: str, policy: SchedulingPolicy | None = None) -> None:
-        self.limits = limits
-        self.profile = VERSIONS[version]
+        self.limits, self.profile, self._user_policy = limits, VERSIONS[version], policy
         self.kv = KVBlocks(limits, self.profile)
-        self.running: dict[int, Request] = {}
-        self._user_policy = policy or SchedulingPolicy()
         self._cache_view = CacheView(self.kv, limits.block_size)
-        self.waiting = (
-            UserQueue(self._user_policy, self._cache_view)
-            if limits.policy == "user"
-            else QUEUES[limits.policy]()
-        )
-        self.interval = PrefillInterval(limits.prefill_schedule_interval)
+        self.running: dict[int, Request] = {}
+        self.waiting: deque[Request] = deque()
         self.watch = PreemptionWatch()
         self.num_admissions = 0
         self.num_preempted_alive = 0
         """Unfinished requests that were preempted once: they may find blocks of their own in the cache."""
+        self._since_prefill = limits.prefill_schedule_interval  # steps
+        self._is_bound = False
+        """The last look at the waiting queue that prefill was free to follow left something in it."""
 
     def unfinished(self) -> Iterator[Request]:
         """Requests that run or wait."""
@@ -134,22 +79,28 @@ class State(Scheduler):
 
     def threshold(self) -> int:
         """Most prompt tokens of one request in the next step; 0: no such limit."""
-        limits = self.limits
-        threshold = limits.long_prefill_token_threshold
-        if threshold == 0:
-            return 0
+        limits, threshold = self.limits, self.limits.long_prefill_token_threshold
         eligible = len(self.running) + len(self.waiting)
-        if eligible <= 1 and self.profile.lone_request_unthrottled:
+        if threshold == 0 or (eligible <= 1 and self.profile.lone_request_unthrottled):
             return 0
         if limits.long_prefill_token_threshold_adaptive and eligible:
             return max(threshold, limits.max_num_batched_tokens // eligible)
         return threshold
 
+    def queue(self, request: Request) -> None:
+        """A new request goes to the end and a preempted one to the front, or each where its priority says."""
+        if self.limits.policy == "priority":
+            request.rank = (request.priority, request.arrival, request.request_id)
+            insort(self.waiting, request, key=by_rank)
+        elif request.status is Status.PREEMPTED:
+            self.waiting.appendleft(request)
+        else:
+            self.waiting.append(request)
+
     def preempt(self, plan: Plan, request: Request) -> None:
         """Takes all blocks from a running request; it will compute everything again (no swap)."""
-        if self.is_steady:
-            plan.budget += request.end_step >= 0
-            self.batch.leave(request)
+        plan.budget += request.end_step >= 0  # its token was counted
+        self.batch.leave(request)
         del self.running[request.order]
         self.kv.release(request)
         plan.drop(request)
@@ -164,7 +115,7 @@ class State(Scheduler):
         is_in_vain = request.num_tokens == request.num_tokens_at_preemption
         request.num_vain_preemptions = request.num_vain_preemptions + 1 if is_in_vain else 0
         request.num_tokens_at_preemption = request.num_tokens
-        self.waiting.put_back(request)
+        self.queue(request)
 
     def finish(self, request: Request) -> None:
         """Frees a request that has made its last token, or whose client has left."""
@@ -178,7 +129,7 @@ class State(Scheduler):
 
     def victim(self) -> Request:
         """Whom to preempt: fcfs the latest admitted; priority the largest (priority, arrival)."""
-        if self.limits.policy == "user":
+        if self._user_policy:
             return self._user_policy.victim(tuple(self.running.values()), self._cache_view)
         if self.limits.policy == "priority":
             return max(self.running.values(), key=lambda request: (request.priority, request.arrival))
@@ -187,7 +138,8 @@ class State(Scheduler):
     def snapshot(self) -> object:
         """All that the next decisions depend on; which physical block holds a content is not part of it."""
         requests = [(request, len(request.blocks), progress(request)) for request in self.unfinished()]
-        return requests, len(self.running), self.interval.phase(), self.kv.pool.free_contents()
+        since_prefill = min(self._since_prefill, self.limits.prefill_schedule_interval)
+        return requests, len(self.running), since_prefill, self._is_bound, self.kv.pool.free_contents()
 
     def endless(self, step: Step) -> ScenarioError | None:
         if not self.watch.is_circling:
@@ -204,6 +156,27 @@ class State(Scheduler):
             hint="scheduler_reserve_full_isl: true, policy: fcfs, priorities that differ, or more KV blocks",
         )
 
+    def holds_prefill(self) -> bool:
+        """Whether prefill waits in the next step: one in so many may carry it (data_parallel_size 1).
+
+        It is never held back while the last free look at the waiting queue left something in it: then the
+        engine is bound by its limits, and waiting longer gains nothing.
+        """
+        if self._is_bound or self._since_prefill + 1 >= self.limits.prefill_schedule_interval:
+            return False
+        return any(not request.is_prefill_chunk for request in self.running.values())
+
+    def note_prefill(self, plan: Plan) -> None:
+        """Counts a planned step, if it schedules anything, before its tokens are counted as computed."""
+        if plan.chosen and self.limits.prefill_schedule_interval > 1:
+            has_prefill = any(
+                plan.admitted[request] < request.num_tokens - 1
+                if request in plan.admitted
+                else request.is_prefill_chunk
+                for request in plan.chosen
+            )
+            self._since_prefill = 0 if has_prefill else self._since_prefill + 1
+
     # the two phases of a step: the running requests in order of admission, then the queue from its head
 
     def schedule_waiting(self, plan: Plan) -> bool:
@@ -211,22 +184,23 @@ class State(Scheduler):
 
         Only a request whose stale token is still under way is passed over, and keeps its place.
         """
-        skipped: list[Request] = []
         waiting, running, max_running = self.waiting, self.running, self.limits.max_running
-        is_refused = False
-        if plan.budget > 0 and len(waiting) and len(running) < max_running:
-            waiting.arrange()
-        while plan.budget > 0 and len(waiting) and len(running) < max_running:
-            request = waiting.head()
+        order, num_passed, is_refused = waiting, 0, False
+        if self._user_policy and plan.budget > 0 and waiting and len(running) < max_running:
+            order = deque(self._user_policy.order(tuple(waiting), self._cache_view))
+        while plan.budget > 0 and len(order) > num_passed and len(running) < max_running:
+            request = order[num_passed]
             if request.num_stale_tokens:
-                skipped.append(waiting.take())
-            elif not self._admit(plan, request):
+                num_passed += 1
+            elif self._admit(plan, request):
+                del order[num_passed]
+                if order is not waiting:
+                    waiting.remove(request)
+            else:
                 is_refused = True
                 break
         if not plan.held:
-            self.interval.looked_at_waiting(left_over=len(waiting) > 0)
-        if skipped:
-            waiting.restore(skipped)
+            self._is_bound = len(waiting) > num_passed
         return is_refused
 
     def _admit(self, plan: Plan, request: Request) -> bool:
@@ -246,7 +220,6 @@ class State(Scheduler):
         fresh = self.kv.admit(request, num_hits, num_tokens, spare=bool(self.running))
         if fresh is None:
             return False
-        self.waiting.take()
         self.num_admissions += 1
         request.order = self.num_admissions
         request.status = Status.RUNNING
@@ -290,47 +263,32 @@ class State(Scheduler):
                 if not goes_on_after_self:
                     return
             elif is_counted:
-                plan.give(request, fresh)
+                plan.taken[request] = fresh
             else:
                 plan.choose(request, num_tokens, fresh)
-                _use_drafts(plan, request, num_tokens)
+                if request.num_drafts:  # those that fit take part; the rest of them is forgotten
+                    known = request.num_tokens + request.num_placeholders
+                    if request.num_computed_tokens + num_tokens > known:
+                        plan.drafts[request] = request.num_computed_tokens + num_tokens - known
+                    request.num_drafts = 0
 
     def tokens_wanted(self, plan: Plan, request: Request) -> int:
         """All known and expected tokens that are not computed, within the limits of one request."""
         if plan.held and request.is_prefill_chunk:
             return 0
-        if _last_token_in_flight(request):
-            return 0
-        wanted = request.num_tokens + request.num_drafts + request.num_placeholders
-        wanted -= request.num_computed_tokens
+        in_flight, computed = request.num_placeholders, request.num_computed_tokens
+        if in_flight and computed + 2 - in_flight >= request.num_prompt_tokens + request.max_tokens:
+            return 0  # the token that ends it is being made already
+        wanted = request.num_tokens + request.num_drafts + in_flight - computed
         if 0 < plan.threshold < wanted:
             wanted = plan.threshold
-        return min(wanted, self.limits.max_model_len - request.num_computed_tokens - 1)
+        return min(wanted, self.limits.max_model_len - computed - 1)
 
     def _extend(self, plan: Plan, request: Request, num_tokens: int) -> list[int] | None:
         """Fresh blocks for the request, preempting until there are enough; None if it went itself."""
-        while True:
-            fresh = self.kv.extend(request, num_tokens)
-            if fresh is not None:
-                return fresh
+        while (fresh := self.kv.extend(request, num_tokens)) is None:
             victim = self.victim()
             self.preempt(plan, victim)
             if victim is request:
                 return None
-
-
-def _last_token_in_flight(request: Request) -> bool:
-    """Asynchronous scheduling: the token that ends the request is being made already."""
-    placeholders = request.num_placeholders
-    if not placeholders:
-        return False
-    return request.num_computed_tokens + 2 - placeholders >= request.num_prompt_tokens + request.max_tokens
-
-
-def _use_drafts(plan: Plan, request: Request, num_tokens: int) -> None:
-    """Drafts that fit take part; the rest of them is forgotten."""
-    known = request.num_tokens + request.num_placeholders
-    used = request.num_computed_tokens + num_tokens - known
-    if request.num_drafts and used > 0:
-        plan.drafts[request] = used
-    request.num_drafts = 0
+        return fresh

@@ -71,12 +71,6 @@ class SteadyDecode(DecodeBatch):
             self._register(request)
             self.registrars[request.order] = request
 
-    def look_again(self) -> None:
-        """A request was queued: the head of the queue may be another one, or might fit now."""
-        limits = self._state.limits
-        if limits.policy != "fcfs" or limits.long_prefill_token_threshold:
-            self.is_stuck = False
-
     def dissolve(self) -> None:
         """Settles everybody: the next step is planned request by request."""
         for phase in self.members:
@@ -94,9 +88,10 @@ class SteadyDecode(DecodeBatch):
     def schedule(self) -> Plan | None:
         """Plans a step; None, with nothing changed, if it has to be planned request by request."""
         state, limits = self._state, self._state.limits
-        plan = Plan(budget=limits.max_num_batched_tokens - self.num_decoding, threshold=state.threshold())
-        if plan.budget < 0:
+        budget = limits.max_num_batched_tokens - self.num_decoding
+        if budget < 0:
             return None
+        plan = Plan(budget=budget, threshold=state.threshold(), running=state.running)
         phase = self.members[self.step % self.period]
         registrars = self._due_registrars() if self.registrars else ()
         if self.prefilling or registrars or len(phase) > state.kv.pool.num_free:
@@ -108,7 +103,7 @@ class SteadyDecode(DecodeBatch):
         elif phase:
             growing = list(phase.values())
             plan.grown = growing, self._grow(growing)
-        plan.count_uniform(self.num_decoding, state.running)
+        plan.num_uniform = self.num_decoding
         if not plan.preempted and state.waiting and not self.is_stuck:
             is_refused = state.schedule_waiting(plan)
             is_lasting = limits.scheduler_reserve_full_isl and limits.policy != "user"
@@ -156,9 +151,14 @@ class SteadyDecode(DecodeBatch):
         """Takes a step's tokens in; returns the requests that finished, in scheduling order."""
         self._is_planned = False
         finished = self.take_steps(1)
-        for request in plan.emitting:
+        for request in plan.emitting:  # the token that ends a prefill
             if request.status is Status.RUNNING:
-                self._append_first(request, finished)
+                self.prefilling.pop(request.order, None)
+                request.num_tokens += 1
+                if request.num_tokens >= request.end_tokens:
+                    finished.append(request)
+                else:
+                    self.join(request)
         for request in plan.partial:
             if request.status is Status.RUNNING:
                 self.prefilling[request.order] = request
@@ -173,15 +173,6 @@ class SteadyDecode(DecodeBatch):
             for request in finished:
                 self._state.finish(request)
 
-    def _append_first(self, request: Request, finished: list[Request]) -> None:
-        """The token that ends a prefill."""
-        self.prefilling.pop(request.order, None)
-        request.num_tokens += 1
-        if request.num_tokens >= request.end_tokens:
-            finished.append(request)
-        else:
-            self.join(request)
-
     # many steps
 
     def uniform_steps(self) -> int:
@@ -190,38 +181,30 @@ class SteadyDecode(DecodeBatch):
         No admission, no shortage of blocks, no prefill, no hash registered that a waiting request could
         wait for, and no end but in the last step.
         """
-        if not self.num_decoding or self.prefilling or not self._queue_is_still():
+        limits, count = self._state.limits, self.num_decoding
+        if not count or self.prefilling or count > limits.max_num_batched_tokens:
             return 0
-        if self.num_decoding > self._state.limits.max_num_batched_tokens:
-            return 0
+        is_full = count == limits.max_num_batched_tokens or count >= limits.max_running
+        if self._state.waiting and not is_full and (self.registrars or not self.is_stuck):
+            return 0  # somebody might be admitted
         return self.steps_to_shortage(self.steps_to_first_end(), self._state.kv.pool.num_free)
-
-    def _queue_is_still(self) -> bool:
-        """Nobody can be admitted until a running request ends."""
-        state, limits = self._state, self._state.limits
-        if not state.waiting or len(state.running) >= limits.max_running:
-            return True
-        if self.num_decoding >= limits.max_num_batched_tokens:
-            return True
-        return self.is_stuck and not self.registrars
 
     def advance(self, num_steps: int) -> list[Request]:
         """Takes so many uniform steps at once, with the effect of as many single ones; who finished."""
         if num_steps > self.uniform_steps():
             raise InvariantError(f"{num_steps} steps at once, {self.uniform_steps()} are uniform")
         first, size, phases = self.step, self.period, self.members
-        if self.registrars:
-            for step in range(first, first + num_steps):
+        growing: list[Request] = []
+        for step in range(first, first + num_steps):
+            growing += phases[step % size].values()
+            if self.registrars:  # blocks are taken and registered in turn, step by step
+                self._grow(growing)
+                growing.clear()
                 self.step = step
-                self._grow(phases[step % size].values())
                 for request in self._due_registrars():
                     self.settle(request)
                     self._state.kv.register(request, request.num_tokens)
-        else:
-            growing: list[Request] = []
-            for step in range(first, first + num_steps):
-                growing += phases[step % size].values()
-            self._grow(growing)
+        self._grow(growing)
         self.step = first
         finished = self.take_steps(num_steps)
         self._finish(finished)

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 
 from sim.serving.request import Request
 from sim.serving.vllm.kv import KVBlocks
-from sim.serving.vllm.queue import WaitingQueue
 
 
 class CacheView:
@@ -47,22 +46,3 @@ class SchedulingPolicy:
     def victim(self, running: Sequence[Request], cache: CacheView) -> Request:
         """The running request that loses its blocks; ``running`` is in order of admission."""
         return running[-1]
-
-
-class UserQueue(WaitingQueue):
-    """The waiting queue of such a policy: it is asked once a step, not again after each admission."""
-
-    def __init__(self, policy: SchedulingPolicy, cache: CacheView) -> None:
-        super().__init__()
-        self._policy, self._cache = policy, cache
-        self._arranged: list[Request] = []  # the next to be admitted last
-
-    def arrange(self) -> None:
-        self._arranged = [*self._policy.order(tuple(self), self._cache)][::-1]
-
-    def head(self) -> Request:
-        return self._arranged[-1]
-
-    def take(self) -> Request:
-        self.remove(self._arranged[-1])
-        return self._arranged.pop()

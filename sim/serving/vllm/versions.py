@@ -1,9 +1,7 @@
 """What differs between vLLM releases, as named switches: one release is one entry of ``VERSIONS``.
 
-Proven by recorded decisions of the real scheduler: 0.33.0 and 0.20.0 (``gpuyard conformance``). The
-switches are the differences that those recordings show for text-only decoder models with one
-full-attention KV group; draft-model lookahead (EAGLE, MTP), sliding-window and hybrid KV groups, data
-parallel and KV connectors are outside of them.
+The switches are the differences that the recordings of 0.33.0 and 0.20.0 (``gpuyard conformance``) show for
+text-only decoder models; what no recording shows is named in ``sim.serving.vllm``.
 """
 
 from __future__ import annotations
@@ -29,6 +27,10 @@ class VersionProfile:
     """Settings that this release does not have."""
 
 
+NOT_IN_0_20 = frozenset([
+    "long_prefill_token_threshold_adaptive", "watermark", "prefill_schedule_interval", "max_num_active_seqs",
+])  # fmt: skip
+
 VERSIONS: dict[str, VersionProfile] = {
     "0.33.0": VersionProfile(
         unhashed_blocks_to_front=True,
@@ -43,13 +45,6 @@ VERSIONS: dict[str, VersionProfile] = {
         self_preemption_continues=False,
         pads_single_token_admissions=False,
         registers_drafted_blocks_in_update=False,
-        missing=frozenset(
-            {
-                "long_prefill_token_threshold_adaptive",
-                "watermark",
-                "prefill_schedule_interval",
-                "max_num_active_seqs",
-            }
-        ),
+        missing=NOT_IN_0_20,
     ),
 }
