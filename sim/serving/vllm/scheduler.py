@@ -68,9 +68,8 @@ class Scheduler(State):
 
     def is_open(self) -> bool:
         """A newcomer may run where there is a place, unless the head of the queue blocks it."""
-        if len(self.running) >= self.limits.max_num_seqs:
-            return False
-        return not self.waiting or self._is_order_open
+        is_free = len(self.running) < self.limits.max_num_seqs
+        return is_free and (not self.waiting or self._is_order_open)
 
     def refusal(self, request: Request) -> str:
         """(vLLM itself would wait for ever.)"""
@@ -124,7 +123,7 @@ class Scheduler(State):
 
     def plan_step(self) -> Plan:
         """Decides the next step and counts its tokens as computed."""
-        plan = self.batch.schedule() if self.is_steady else None
+        plan = self.batch.schedule() if self.is_steady else self._plan_each()
         if plan is None:
             self.batch.dissolve()
             plan = self._plan_each()

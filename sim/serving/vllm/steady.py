@@ -140,12 +140,8 @@ class SteadyDecode(DecodeBatch):
 
     def _due_registrars(self) -> list[Request]:
         """Those whose blocks are registered at once and that fill one in this step."""
-        size, step = self.period, self.step
-        return [
-            request
-            for request in self.registrars.values()
-            if (request.num_tokens + step - request.settled_step) % size == 0
-        ]
+        size, step, those = self.period, self.step, self.registrars.values()
+        return [one for one in those if (one.num_tokens + step - one.settled_step) % size == 0]
 
     def update(self, plan: Plan) -> list[Request]:
         """Takes a step's tokens in; returns the requests that finished, in scheduling order."""
@@ -162,16 +158,16 @@ class SteadyDecode(DecodeBatch):
         for request in plan.partial:
             if request.status is Status.RUNNING:
                 self.prefilling[request.order] = request
-        self._finish(finished)
-        return finished
+        return self._finish(finished)
 
-    def _finish(self, finished: list[Request]) -> None:
+    def _finish(self, finished: list[Request]) -> list[Request]:
         """Frees those who made their last token, in order of admission."""
         if finished:
             self.is_stuck = False
             finished.sort(key=by_order)
             for request in finished:
                 self._state.finish(request)
+        return finished
 
     # many steps
 
@@ -206,6 +202,4 @@ class SteadyDecode(DecodeBatch):
                     self._state.kv.register(request, request.num_tokens)
         self._grow(growing)
         self.step = first
-        finished = self.take_steps(num_steps)
-        self._finish(finished)
-        return finished
+        return self._finish(self.take_steps(num_steps))
