@@ -13,6 +13,7 @@ in order of admission, where somebody has to know which block goes to whom.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from heapq import heappop, heappush
 from math import isqrt
 
@@ -20,21 +21,33 @@ from sim.serving.request import Request
 
 
 class DecodeBatch:
-    """Requests in steady decode. ``period`` 0: their KV memory does not grow."""
+    """Requests in steady decode. ``period`` 0: their KV memory does not grow.
 
-    def __init__(self, period: int, *, lists_members: bool = False) -> None:
-        self.step = 0
-        self.num_decoding = 0
-        self.num_context_tokens = 0
-        """Sum of the decoding requests' tokens: what the next step attends to."""
-        self.period = max(period, 1)
+    ``settle_memory``: what else counts a request's tokens, and is told when they are brought up to date.
+    """
+
+    def __init__(
+        self,
+        period: int,
+        *,
+        lists_members: bool = False,
+        settle_memory: Callable[[Request], None] = lambda request: None,
+    ) -> None:
+        self.step, self.period = 0, max(period, 1)
+        self._grows, self._lists_members = period > 0, lists_members and period > 0
+        self._settle_memory = settle_memory
+        self.clear()
+
+    def clear(self) -> None:
+        """Nobody decodes. Those that did were settled."""
+        self.num_decoding = self.num_context_tokens = 0
+        """(The latter is the sum of the decoding requests' tokens: what the next step attends to.)"""
         self.counts = [0] * self.period
         self.members: list[dict[int, Request]] | None = None
-        if lists_members:
+        if self._lists_members:
             self.members = [{} for _ in range(self.period)]
         self.ends: dict[int, list[Request]] = {}
         self.end_steps: list[int] = []
-        self._grows = period > 0
 
     def join(self, request: Request) -> None:
         """A request whose next step is a decode, as it stands between two steps."""
@@ -43,7 +56,11 @@ class DecodeBatch:
         request.phase = phase = (step + 1 - tokens) % self.period
         self.counts[phase] += 1
         if self.members is not None:
-            self._list(request)
+            members, order = self.members[phase], request.order
+            is_late = bool(members) and next(reversed(members)) > order
+            members[order] = request
+            if is_late:
+                self.members[phase] = dict(sorted(members.items()))
         request.end_step = end = step + request.end_tokens - 1 - tokens
         ending = self.ends.get(end)
         if ending is None:
@@ -54,24 +71,11 @@ class DecodeBatch:
         self.num_decoding += 1
         self.num_context_tokens += tokens
 
-    def _list(self, request: Request) -> None:
-        assert self.members is not None
-        phase, order = self.members[request.phase], request.order
-        is_late = bool(phase) and next(reversed(phase)) > order
-        phase[order] = request
-        if is_late:
-            in_order = sorted(phase.items())
-            phase.clear()
-            phase.update(in_order)
-
     def leave(self, request: Request) -> None:
-        """A request stops decoding before its end; its counts become its own again."""
-        if request.end_step < 0:
-            return
-        ending = self.ends.get(request.end_step)
-        if ending is not None:
-            ending.remove(request)
-        self.part(request)
+        """A request stops decoding before its end, if it does; its counts become its own again."""
+        if request.end_step >= 0:
+            self.ends[request.end_step].remove(request)
+            self.part(request)
 
     def part(self, request: Request) -> None:
         """A request is out of the batch; its counts are up to date."""
@@ -84,20 +88,13 @@ class DecodeBatch:
         request.end_step = -1
 
     def settle(self, request: Request) -> None:
-        """Brings a decoding request's counts up to date."""
+        """Brings a request's counts up to date, if it decodes and they are not."""
         grown = self.step - request.settled_step
-        request.num_tokens += grown
-        request.num_computed_tokens += grown
-        request.settled_step = self.step
-
-    def clear(self) -> None:
-        """Nobody decodes any more. The requests were settled."""
-        self.counts = [0] * self.period
-        if self.members is not None:
-            self.members = [{} for _ in range(self.period)]
-        self.ends.clear()
-        self.end_steps.clear()
-        self.num_decoding = self.num_context_tokens = 0
+        if grown and request.end_step >= 0:
+            request.num_tokens += grown
+            request.num_computed_tokens += grown
+            request.settled_step = self.step
+            self._settle_memory(request)
 
     def take_steps(self, num_steps: int) -> list[Request]:
         """Every decoding request has so many tokens more; those that have made their last part."""
@@ -111,6 +108,10 @@ class DecodeBatch:
     def num_growing(self) -> int:
         """Requests whose memory grows in the next step."""
         return self.counts[self.step % self.period] if self._grows else 0
+
+    def growing(self) -> Collection[Request]:
+        """Who they are, where members are listed."""
+        return self.members[self.step % self.period].values() if self.members is not None else ()
 
     def first_end(self) -> int:
         """The step after which some decoding request has its last token."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sim.scenario.place import Place
 from sim.serving.batching.entry import Batching, Replica
 from sim.serving.checks.vllm import check_vllm
 from sim.serving.scenario import EngineConfig, max_model_len
+from sim.serving.scheduler import Scheduler
 from sim.serving.vllm.config import POLICIES, SchedulerConfig
-
-if TYPE_CHECKING:
-    from sim.serving.scheduler import Scheduler
 
 VLLM_KEYS = frozenset([
     "vllm_version", "policy", "enable_prefix_caching", "long_prefill_token_threshold",
@@ -32,27 +31,28 @@ def scheduler_config(engine: EngineConfig, num_gpu_blocks: int, max_model_len: i
     return SchedulerConfig(**others, **{name: getattr(engine, name) for name in same})
 
 
-def make_scheduler(replica: Replica) -> Scheduler:
-    """A scheduler with its block pool, for one replica."""
-    from sim.serving.user_policy import load_scheduling_policy
-    from sim.serving.vllm.scheduler import Scheduler as VllmScheduler
-    from sim.serving.vllm_block_map import VllmBlockMapRecorder
+class VllmBatching(Batching):
+    """vLLM's scheduler over its own pool, whose blocks are shared and cached."""
 
-    engine = replica.scenario.engine
-    config = scheduler_config(engine, replica.num_blocks, max_model_len(replica.scenario))
-    return VllmScheduler(
-        config,
-        engine.vllm_version,
-        steady=engine.stepping == "skip" and engine.pipeline_parallel_size == 1,
-        policy=load_scheduling_policy(engine.policy, replica.base_dir) if config.policy == "user" else None,
-        are_alone=replica.are_alone,
-        block_map=VllmBlockMapRecorder(replica.index) if replica.keeps_block_map else None,
-    )
+    def make(self, replica: Replica) -> Scheduler:
+        from sim.serving.user_policy import load_scheduling_policy
+        from sim.serving.vllm.scheduler import Scheduler as VllmScheduler
+        from sim.serving.vllm_block_map import VllmBlockMapRecorder
+
+        engine = replica.scenario.engine
+        config = scheduler_config(engine, replica.num_blocks, max_model_len(replica.scenario))
+        is_users = config.policy == "user"
+        return VllmScheduler(
+            config,
+            engine.vllm_version,
+            steady=engine.stepping == "skip" and engine.pipeline_parallel_size == 1,
+            policy=load_scheduling_policy(engine.policy, replica.base_dir) if is_users else None,
+            are_alone=replica.are_alone,
+            block_map=VllmBlockMapRecorder(replica.index) if replica.keeps_block_map else None,
+        )
+
+    def check(self, engine: EngineConfig, place: Place) -> None:
+        check_vllm(engine, place)
 
 
-VLLM = Batching(
-    doc="vLLM V1's scheduler, decision for decision (the default)",
-    make=make_scheduler,
-    keys=VLLM_KEYS,
-    check=check_vllm,
-)
+VLLM = VllmBatching(doc="vLLM V1's scheduler, decision for decision (the default)", keys=VLLM_KEYS)

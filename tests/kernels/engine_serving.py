@@ -25,9 +25,6 @@ LIMITS = Limits(
     max_model_len=64,
     enable_chunked_prefill=True,
     is_prefill_first=False,
-    static_wait_ps=0,
-    returns_at_end=False,
-    uses_kv_cache=True,
 )
 LENGTHS = ((9, 5), (21, 6), (5, 3), (12, 1))  # prompt and output tokens
 

@@ -21,12 +21,13 @@ from sim.kinds.registry import report_of
 from sim.kinds.schema import scenario_schema
 from sim.report.html import render_html
 from sim.serving.batching.continuous import continuous
-from sim.serving.batching.entry import GENERIC_KEYS, policy_batching
+from sim.serving.batching.entry import GENERIC_KEYS
 from sim.serving.batching.plan import KVView, Limits, StepPlan
 from sim.serving.batching.registry import BATCHING
 from sim.serving.kv import KV_ALLOCATORS, paged
 from sim.serving.kv.allocator import KVSettings
 from sim.serving.kv.paged import PagedKV
+from sim.serving.policy_scheduler import PolicyBatching
 from sim.serving.records import RunResult
 from sim.serving.request import Request
 from sim.serving.routing import ROUTING, Routing
@@ -199,7 +200,7 @@ def engines_of(file: Path, engine: str, *differences: str) -> list[EngineConfig]
 
 def test_keys_of_a_batching_leave_with_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = GENERIC_KEYS | {"watermark", "static_returns"}
-    monkeypatch.setitem(BATCHING, "recipe_policy", policy_batching(recipe_policy, "mine", keys=keys))
+    monkeypatch.setitem(BATCHING, "recipe_policy", PolicyBatching(policy=recipe_policy, keys=keys))
     mine, theirs = "batching: recipe_policy", "batching: continuous"
     kept, left = engines_of(file, f"{mine}, watermark: 0.25", "max_num_seqs: 9", theirs)
     assert (kept.watermark, left.watermark) == (0.25, 0.0)

@@ -24,10 +24,10 @@ def continuous(
         add_prompts(plan, waiting, running, kv, limits)
         if not plan.prefill:
             add_decodes(plan, running, kv)
-        return plan
-    add_decodes(plan, running, kv)
-    if not plan.preempted:
-        add_prompts(plan, waiting, running, kv, limits)
+    else:
+        add_decodes(plan, running, kv)
+        if not plan.preempted:
+            add_prompts(plan, waiting, running, kv, limits)
     return plan
 
 
@@ -35,7 +35,7 @@ def add_decodes(plan: StepPlan, running: Sequence[Request], kv: KVView) -> None:
     """Every decoding request that finds memory for its token, in order of admission."""
     if kv.extend_all():
         if kv.is_counted:
-            plan.decode_all = True
+            plan.decode_all = plan.stands = True
         else:
             plan.decode = [one for one in running if one.is_decoding]
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from sim.arrays import to_ps
 from sim.serving.decoding import DecodeBatch
 from sim.serving.kv.allocator import KVAllocator
 from sim.serving.request import Request
@@ -21,9 +20,6 @@ class Limits:
     max_model_len: int
     enable_chunked_prefill: bool
     is_prefill_first: bool
-    static_wait_ps: int
-    returns_at_end: bool
-    uses_kv_cache: bool
 
 
 def limits_of(scenario: Scenario) -> Limits:
@@ -35,9 +31,6 @@ def limits_of(scenario: Scenario) -> Limits:
         max_model_len=max_model_len(scenario),
         enable_chunked_prefill=engine.enable_chunked_prefill,
         is_prefill_first=engine.schedule_order == "prefill_first",
-        static_wait_ps=to_ps(engine.static_batch_wait_s),
-        returns_at_end=engine.static_returns == "at_end",
-        uses_kv_cache=engine.use_kv_cache,
     )
 
 
@@ -64,21 +57,13 @@ class StepPlan:
 class KVView:
     """The KV memory as a policy sees it: questions, and the actions admit, extend and release.
 
-    ``batch``: the decoding requests, where they are counted together; ``settle`` brings their own counts up
-    to date.
+    ``batch``: the decoding requests, where they are counted together.
     """
 
     def __init__(
-        self,
-        kv: KVAllocator,
-        now_ps: int,
-        running: Sequence[Request] = (),
-        *,
-        batch: DecodeBatch | None = None,
-        settle: Callable[[], None] = lambda: None,
+        self, kv: KVAllocator, now_ps: int, running: Sequence[Request], batch: DecodeBatch | None = None
     ) -> None:
-        self._kv, self._now_ps, self._running = kv, now_ps, running
-        self._batch, self._settle = batch, settle
+        self._kv, self._now_ps, self._running, self._batch = kv, now_ps, running, batch
         self.is_blocked = False
 
     @property
@@ -112,16 +97,16 @@ class KVView:
             growing = {one: kv.growth(one) for one in self._running if one.is_decoding}
             need = sum(growing.values())
         else:
-            need = batch.num_growing()
-            listed = batch.members[batch.step % batch.period] if need and batch.members else {}
-            growing = dict.fromkeys(listed.values(), 1)
+            growing, need = dict.fromkeys(batch.growing(), 1), batch.num_growing()
         if need > kv.free:
-            self._settle()
+            if batch is not None:
+                for one in self._running:
+                    batch.settle(one)
             return False
         for one, growth in growing.items():
             if growth:
                 kv.grow(one, growth, self._now_ps)
-        if batch is not None and batch.members is None:
+        if not growing:
             kv.free -= need  # counted, not handed out one by one
         return True
 

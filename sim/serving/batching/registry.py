@@ -10,25 +10,28 @@ from pathlib import Path
 
 from sim.scenario.build import build
 from sim.serving.batching.continuous import continuous
-from sim.serving.batching.entry import GENERIC_KEYS, Batching, policy_batching
+from sim.serving.batching.entry import GENERIC_KEYS, Batching
 from sim.serving.batching.plan import Policy
 from sim.serving.batching.static import static
+from sim.serving.policy_scheduler import PolicyBatching
 from sim.serving.scenario import BATCHING_NAMES, EngineConfig
+from sim.serving.user_policy import load_policy
 from sim.serving.vllm_batching import VLLM
 
 BATCHING: dict[str, Batching | Policy] = {
     "vllm": VLLM,
-    "continuous": policy_batching(
-        continuous,
-        "requests join and leave at every step (Orca), first come, first served",
+    "continuous": PolicyBatching(
+        policy=continuous,
+        doc="requests join and leave at every step (Orca), first come, first served",
         reads_no_decodes=True,
     ),
-    "static": policy_batching(
-        static,
-        "a padded batch runs to its longest member before the next one",
+    "static": PolicyBatching(
+        policy=static,
+        doc="a padded batch runs to its longest member before the next one",
         keys=GENERIC_KEYS | {"static_batch_wait_s", "static_returns"},
         reads_no_decodes=True,
-        runs_to_longest=True,
+        pads_batches=True,
+        shares_queue=False,
     ),
 }
 
@@ -37,15 +40,13 @@ def batching_of(name: str, base_dir: Path = Path()) -> Batching:
     """The entry of a name, or that of a policy named as ``./file.py:function``."""
     if name in BATCHING:
         return known_batching(name)
-    from sim.serving.user_policy import load_policy
-
-    return policy_batching(load_policy(name, base_dir), name=name, is_users=True)
+    return PolicyBatching(policy=load_policy(name, base_dir), is_users=True)
 
 
 def known_batching(name: str) -> Batching:
     """The same without a look into a file: what the settings may be."""
     entry = BATCHING.get(name, continuous)
-    return entry if isinstance(entry, Batching) else policy_batching(entry, name=name)
+    return entry if isinstance(entry, Batching) else PolicyBatching(policy=entry)
 
 
 BATCHING_NAMES.are(BATCHING, keys_of=lambda name: known_batching(name).keys)
