@@ -98,7 +98,6 @@ class PolicyScheduler(Scheduler):
         return self.kv.used_tokens()
 
     def is_open(self) -> bool:
-        """The policy has said it."""
         return not self._is_closed
 
     def refusal(self, request: Request) -> str:

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -87,15 +87,12 @@ class UserCode:
     def load(self, base_dir: Path) -> Any:
         """Runs the file; the object of that name."""
         path, name = policy_path(self.given, base_dir), self.given.rpartition(":")[2]
-        spec = importlib.util.spec_from_file_location(f"gpuyard_policy_{path.stem}", path)
-        if spec is None or spec.loader is None or not path.is_file():
+        if not path.is_file():
             raise self.error("no such policy file", "./file.py:name")
-        module = importlib.util.module_from_spec(spec)
-        run = spec.loader.exec_module
-        self.call(lambda: run(module))
-        if not hasattr(module, name):
+        found = self.call(lambda: runpy.run_path(str(path), run_name=f"gpuyard_policy_{path.stem}"))
+        if name not in found:
             raise self.error("the file has no such name", "./file.py:name")
-        return getattr(module, name)
+        return found[name]
 
     def call(self, call: Callable[[], Answer]) -> Answer:
         """What ``call``, which runs the user's code, returns."""
