@@ -67,7 +67,7 @@ FILED_UNDER = {
 # What ``engine_lines`` gives for sim/serving at aeb292e: ``python -m tools.house --engine-lines DIR``.
 ENGINE_LINES_BEFORE = 4845
 MAX_ENGINE_LINES = ENGINE_LINES_BEFORE * 2 // 3
-ENGINE_LINES_TODAY = 3342  # not there yet: lower it with every step, until it is the bound
+ENGINE_LINES_TODAY = 3271  # not there yet: lower it with every step, until it is the bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
