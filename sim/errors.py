@@ -1,11 +1,11 @@
-"""What is wrong: the two exceptions of the program, its warnings, and the nearest allowed word."""
+"""What is wrong: the two exceptions of the program, and the nearest allowed word.
+
+``gpuyard --help`` loads this module: what only an error needs is imported when there is one.
+"""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
 
 
 class ScenarioError(Exception):
@@ -48,6 +48,8 @@ class InvariantError(Exception):
 
 def closest(word: object, options: Iterable[str]) -> str | None:
     """The option that reads most like ``word``, or None where nothing is near."""
+    import difflib
+
     by_folded: dict[str, str] = {}
     for option in options:
         by_folded.setdefault(_folded(option), option)
@@ -66,36 +68,3 @@ def did_you_mean(word: object, options: Iterable[str]) -> str:
 
 def _folded(word: str) -> str:
     return word.casefold().replace("-", "_")
-
-
-CautionKind = Literal[
-    "too_few_requests",
-    "queue_grows",
-    "queue_untested",
-    "long_drain",
-    "no_slo",
-    "requests_lost",
-    "percentile_refused",
-    "thin_percentile",
-    "kv_never_full",
-    "block_map_truncated",
-    "efficiency_not_measured",
-    "one_seed",
-    "too_few_steps",
-    "loss_not_falling",
-    "target_not_reached",
-    "renamed",
-]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caution:
-    """One warning: the observation, its meaning, the remedy."""
-
-    kind: CautionKind
-    observation: str
-    meaning: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.observation}: {self.meaning}; {self.remedy}"

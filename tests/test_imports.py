@@ -56,6 +56,12 @@ def test_the_command_starts_without_numpy(statement: str) -> None:
     assert not (HEAVY | {"numpy", "simpy", "yaml"}) & modules_after(statement)
 
 
+def test_the_help_loads_nothing_of_ours_but_the_list_of_verbs() -> None:
+    """What an error or a dataclass needs would double the time of ``gpuyard --help``."""
+    loaded = modules_after("from sim.cli.command import build_parser; build_parser(None).format_help()")
+    assert not {"dataclasses", "inspect", "traceback", "difflib", "pathlib"} & loaded
+
+
 def test_a_run_needs_neither_pandas_nor_plotly() -> None:
     loaded = modules_after("import sim.kinds.load, sim.kinds.run, sim.serving.metrics, sim.results.answer")
     assert "numpy" in loaded

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import traceback
 from collections.abc import Callable
 
 from sim.errors import InvariantError, ScenarioError
@@ -65,13 +64,16 @@ def _silence_stdout() -> None:
 
 def _print_traceback(error: Exception) -> None:
     if os.environ.get(TRACEBACK, "0") not in ("", "0"):
+        import traceback  # takes longer to load than all of gpuyard --help
+
         traceback.print_exception(error)
 
 
 def _place_of(error: Exception) -> str:
     """Module and line where ``error`` was raised: a report of the one line then says where to look."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    if not frames:
+    last = error.__traceback__
+    if last is None:
         return "no frame"
-    frame, line = frames[-1]
-    return f"{frame.f_globals.get('__name__', '?')}, line {line}"
+    while last.tb_next is not None:
+        last = last.tb_next
+    return f"{last.tb_frame.f_globals.get('__name__', '?')}, line {last.tb_lineno}"

@@ -28,8 +28,8 @@ from sim.scenario.variants import (
 )
 
 if TYPE_CHECKING:
-    from sim.errors import Caution
     from sim.kinds.registry import AnyKind
+    from sim.scenario.caution import Caution
 
 
 MAX_SEEDS = 1000
@@ -60,14 +60,12 @@ def check_head(scenario: AnyScenario, top: Place) -> None:
         )
 
 
-def check_thresholds(
-    scenario: AnyScenario, top: Place, variants: Sequence[str], metrics: Collection[str]
-) -> None:
+def check_thresholds(scenario: AnyScenario, top: Place, variants: Sequence[str], kind: AnyKind) -> None:
     """Require that thresholds name metrics and variants that exist."""
     for index, threshold in enumerate(scenario.thresholds):
         there = top.child("thresholds").item(index)
         _check_threshold(threshold, there, variants)
-        _check_metric(threshold, there, metrics)
+        _check_metric(threshold, there, kind.metrics)
 
 
 def _check_metric(threshold: Threshold, place: Place, metrics: Collection[str]) -> None:
@@ -346,7 +344,7 @@ def _check(scenario: AnyScenario, kind: AnyKind, file: str, variants: Sequence[s
     top = Place(file=file)
     check_head(scenario, top)
     kind.check(scenario, file=file)
-    check_thresholds(scenario, top, variants, kind.metrics)
+    check_thresholds(scenario, top, variants, kind)
 
 
 def _kind(tree: Mapping[str, Any], file: str) -> AnyKind:

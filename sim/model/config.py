@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from sim.errors import ScenarioError
 from sim.model.families import FAMILIES, LARGEST, ConfigReader, listed_layers, num_layers
 from sim.model.shape import MambaShape, MlaShape, ModelShape, MoeShape
+from sim.scenario.shipped import data_dir
 
 Fields = dict[str, Any]
 
@@ -279,6 +278,8 @@ def _check(c: ConfigReader, found: Mapping[str, Any]) -> None:
 def _refuse_unused(c: ConfigReader, must_use: Iterable[str]) -> None:
     for key in must_use:
         if key not in c.used:
+            import difflib
+
             close = difflib.get_close_matches(key, sorted(c.used), n=1)
             raise ScenarioError(
                 "not a key that this model uses",
@@ -294,10 +295,7 @@ LARGEST_CONFIG_BYTES = 10_000_000
 
 def model_names() -> list[str]:
     """The shipped shapes, in alphabetical order."""
-    folder = files("sim._data") / "models"
-    return sorted(
-        entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json")
-    )
+    return sorted(path.stem for path in data_dir("models").glob("*.json"))
 
 
 def load_model(given: str | Mapping[str, Any], *, file: str = "", path: str = "model") -> ModelShape:
@@ -345,7 +343,7 @@ def _from_mapping(given: Mapping[str, Any], file: str, path: str) -> ModelShape:
 def _read(given: str, file: str, path: str) -> tuple[str, Mapping[str, Any], str]:
     """(name, keys, the file to blame) of a shipped name or of a path."""
     if given in model_names():
-        text = (files("sim._data") / "models" / f"{given}.json").read_text(encoding="utf-8")
+        text = (data_dir("models") / f"{given}.json").read_text(encoding="utf-8")
         return given, json.loads(text), f"{given}.json"
     found = _find(given, file, path)
     return (found.parent.name or found.stem), _read_config(found), str(found)
@@ -366,6 +364,8 @@ def _find(given: str, file: str, path: str) -> Path:
                 return place
         except (OSError, ValueError):
             continue
+    import difflib
+
     is_folder = (Path(file).parent / given).is_dir() or Path(given).is_dir()
     last = given.replace("\\", "/").rsplit("/", 1)[-1].lower()
     close = difflib.get_close_matches(last, model_names(), n=3, cutoff=0.6)

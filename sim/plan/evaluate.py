@@ -15,8 +15,8 @@ from sim.units import format_s
 from sim.version import __version__
 
 if TYPE_CHECKING:
-    from sim.errors import Caution
     from sim.results.summary import Summary
+    from sim.scenario.caution import Caution
     from sim.scenario.file import AnyScenario
 
 

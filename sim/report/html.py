@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
+from pathlib import Path
 from urllib.parse import quote
 
 from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, Section, Table
@@ -152,7 +152,7 @@ def _policy(scripts: Sequence[str]) -> str:
 
 def _shipped(name: str) -> str:
     """A file beside this one."""
-    return resources.files("sim.report").joinpath(name).read_text(encoding="utf-8")
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def _plotly() -> str:

@@ -7,10 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sim.errors import Caution, InvariantError, ScenarioError, did_you_mean
+from sim.errors import InvariantError, ScenarioError, did_you_mean
 from sim.results.metric import Metric
 from sim.results.statistics import Interval, mean_interval, ratio_interval
 from sim.results.summary import Summary, rounded
+from sim.scenario.caution import Caution
 from sim.scenario.fields import Threshold
 
 _FULL = 0.95

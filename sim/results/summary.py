@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sim.errors import Caution
 from sim.results.verdict import Verdict
+from sim.scenario.caution import Caution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import gzip
 import io
 import re
@@ -105,6 +104,8 @@ def _near(path: Path) -> str:
     """Files beside ``path`` that it may have meant, or the folder that is missing too."""
     if not path.parent.is_dir():
         return f"the folder {path.parent} does not exist either"
+    import difflib
+
     names = sorted(one.name for one in path.parent.iterdir() if one.is_file())
     close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5) or names[:3]
     return f"in that folder there is {', '.join(close)}" if close else "that folder is empty"

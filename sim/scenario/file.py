@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 from sim.scenario.fields import Threshold, key
 
 if TYPE_CHECKING:
-    from sim.errors import Caution
+    from sim.scenario.caution import Caution
     from sim.scenario.place import Place
     from sim.scenario.variants import Override
 

@@ -7,20 +7,19 @@ shapes are in the package in both.
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
+PACKAGE = Path(__file__).parent.parent
 Folder = Literal["engine_profiles", "hardware_profiles", "models", "scenarios"]
 
 
 def data_dir(folder: Folder) -> Path:
     """The directory of the shipped ``folder``."""
-    package = Path(str(resources.files("sim")))
-    in_wheel = package / "_data" / folder
+    in_wheel = PACKAGE / "_data" / folder
     if in_wheel.is_dir() or folder in ("engine_profiles", "models"):
         return in_wheel
-    return package.parent / folder
+    return PACKAGE.parent / folder
 
 
 def scenario_paths() -> list[Path]:

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.arrays import Int64
-from sim.errors import Caution
 from sim.results.statistics import student_t_quantile
 from sim.results.verdict import Verdict, Word
+from sim.scenario.caution import Caution
 from sim.serving.records import UNFINISHED, RequestColumns, RunResult
 
 _NUM_BATCHES = 8

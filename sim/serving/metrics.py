@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sim.arrays import PS_PER_S, Bools
-from sim.results.comparison import Comparison
 from sim.results.metric import Better, Metric
 from sim.results.statistics import LEAST_SAMPLES_BEYOND, PERCENTILES, Spread, is_thin, spread, spread_of_runs
 from sim.results.summary import ClassSummary, Summary
@@ -27,6 +27,9 @@ from sim.serving.records import ABORTED, FINISHED, REFUSED, UNFINISHED, RunResul
 from sim.serving.scenario import Slo
 from sim.serving.workload.arrivals import ARRIVAL_PROCESSES
 from sim.serving.workload.sources import arrivals_label
+
+if TYPE_CHECKING:
+    from sim.results.comparison import Comparison
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import runpy
-import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +100,8 @@ class UserCode:
         except (ScenarioError, InvariantError):
             raise
         except Exception as error:  # whatever the user's file raises is about the user's file
+            import traceback
+
             file = Path(self.given.rpartition(":")[0]).name
             frames = traceback.extract_tb(error.__traceback__)
             lines = [frame.lineno for frame in frames if Path(frame.filename).name == file]

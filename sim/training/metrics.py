@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sim.arrays import PS_PER_S
-from sim.errors import Caution
 from sim.results.metric import Better, Metric
 from sim.results.summary import Summary
 from sim.results.verdict import Verdict, Word
+from sim.scenario.caution import Caution
 from sim.training.packing import Packed, packed
 from sim.training.records import TrainingResult
 from sim.training.scenario import TrainingScenario, gpus_per_worker, num_gpus, step_shape, tokens_per_step

@@ -1,0 +1,38 @@
+"""What a reader of a scenario's results is warned of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+CautionKind = Literal[
+    "too_few_requests",
+    "queue_grows",
+    "queue_untested",
+    "long_drain",
+    "no_slo",
+    "requests_lost",
+    "percentile_refused",
+    "thin_percentile",
+    "kv_never_full",
+    "block_map_truncated",
+    "efficiency_not_measured",
+    "one_seed",
+    "too_few_steps",
+    "loss_not_falling",
+    "target_not_reached",
+    "renamed",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caution:
+    """One warning: the observation, its meaning, the remedy."""
+
+    kind: CautionKind
+    observation: str
+    meaning: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.observation}: {self.meaning}; {self.remedy}"
