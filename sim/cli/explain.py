@@ -127,7 +127,7 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
     from sim.kinds.load import load_scenario
     from sim.model.config import load_model
     from sim.scenario.place import Place
-    from sim.serving.batching.registry import engine_of
+    from sim.serving.checks.engine import engine_of
     from sim.serving.checks.scenario import check_model_and_hardware
     from sim.serving.scenario import Scenario, Workload
 

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     from sim.hardware import load_hardware
     from sim.model.config import load_model
     from sim.price.memory import memory_plan
-    from sim.serving.batching.registry import engine_of
+    from sim.serving.checks.engine import engine_of
 
     if arguments.tokens is not None and arguments.tokens < 1:
         raise ScenarioError("too few", path="--tokens", given=arguments.tokens, allowed="1 or more")

@@ -119,13 +119,9 @@ class DecodeBatch:
             self.ends.pop(heappop(self.end_steps), None)  # of one that left before
         return self.end_steps[0]
 
-    def steps_to_first_end(self) -> int:
-        """How many steps that is from here on."""
-        return self.first_end() - self.step + 1
-
-    def steps_to_shortage(self, limit: int, free: int) -> int:
-        """Whole steps, ``limit`` at most, for which ``free`` units of memory last."""
-        size, left = self.period, free
+    def steps_that_stand(self, free: int) -> int:
+        """Whole steps until somebody has the last token, or ``free`` units of memory do not last."""
+        limit, size, left = self.first_end() - self.step + 1, self.period, free
         if not self._grows or self.num_decoding * (limit // size + 1) <= left:
             return limit
         rounds, left = divmod(left, self.num_decoding)

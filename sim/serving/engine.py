@@ -56,11 +56,6 @@ class Engine(FastPath):
         self.is_measuring = self.recorder.table.num_warmup == 0 and self.recorder.table.warmup_ps == 0
         self.on_window = self.begin_window
 
-    def start(self) -> None:
-        """Waits for the first request, if one is known."""
-        if self.feed.next_ps < NEVER:
-            self.wake_at(self.feed.next_ps)
-
     def wake_at(self, time_ps: int) -> None:
         """Decides at that time."""
         self.step = None
@@ -233,7 +228,7 @@ class Engine(FastPath):
         sequences, feed = step.num_decode + step.num_padded, self.feed
         step.first_ps, step.growth_ps, valid = self.price.decode_run(sequences, step.context_tokens)
         step.num_steps = min(step.num_steps, valid)
-        is_awaited = self.is_shared_queue and self.scheduler.num_waiting
+        is_awaited = self.is_shared_queue and self.scheduler.waiting
         if is_awaited or (self.schedules_ahead and self.inbox):
             step.num_steps = 1
         is_closed = self.is_measuring and not feed.must_see_all and not self.scheduler.is_open()
@@ -256,8 +251,8 @@ class Engine(FastPath):
         """Nothing to do until somebody comes."""
         if self.scheduler.num_unfinished and not self.scheduler.hold_until_ps(self.env.now_ps):
             raise InvariantError(
-                f"replica {self.index} idles with {self.scheduler.num_running} running and "
-                f"{self.scheduler.num_waiting} waiting requests"
+                f"replica {self.index} idles with {len(self.scheduler.running)} running and "
+                f"{len(self.scheduler.waiting)} waiting requests"
             )
         self.pending = self.step = None
         if self.feed.next_ps < NEVER:
@@ -293,7 +288,7 @@ class Engine(FastPath):
         scheduler = self.scheduler
         if self.schedules_ahead:
             self.scheduled_ps = step.start_of(step.num_steps - 1)
-        self.recorder.note_step(step, self.index, scheduler.num_running, scheduler.num_waiting)
+        self.recorder.note_step(step, self.index, len(scheduler.running), len(scheduler.waiting))
         self._deliver(step, now)
         known = sum([request.num_tokens + 1 for request in step.drafts])
         self._complete(step, now)

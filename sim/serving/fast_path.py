@@ -64,8 +64,7 @@ class FastPath(ABC):
     def idle(self) -> None: ...
 
     def run(self, now: int) -> bool:
-        """From here on until the engine is idle or waits for an event; False: the scheduler has to plan
-        the step."""
+        """From here on until the engine idles or waits for an event; False: the scheduler has to plan."""
         scheduler = self.scheduler
         if not self.is_lent:
             if not scheduler.lend():
@@ -275,7 +274,7 @@ class FastPath(ABC):
                 else:
                     if count * (steps // size + 1) > free:
                         batch.step, batch.num_decoding = done, count
-                        steps = batch.steps_to_shortage(steps, free + need)
+                        steps = min(steps, batch.steps_that_stand(free + need))
                     limit = feed.next_ps
                     is_full = waiting or len(running) >= max_running
                     if is_full and not must_see_all and self.is_measuring:

@@ -12,7 +12,7 @@ ASYNC_QUEUE_LENGTH = 2
 Planned = TypeVar("Planned", bound=Step)
 
 
-def queue_length(*, async_scheduling: bool, pipeline_parallel_size: int = 1) -> int:
+def queue_length(async_scheduling: bool, pipeline_parallel_size: int = 1) -> int:
     """How many steps may be planned at a time: asynchronous scheduling plans step k + 1 while k runs."""
     return ASYNC_QUEUE_LENGTH if async_scheduling else pipeline_parallel_size
 

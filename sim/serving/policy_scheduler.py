@@ -162,21 +162,19 @@ class PolicyScheduler(Scheduler):
         self._add_decodes(plan, step)
         self._check(plan)
         step.levels = self.kv.levels(*self._held_tokens(), view.is_blocked)
-        self._is_closed = plan.is_closed or (self.is_counted and self._is_full())
+        # The shipped policies are first come, first served: nobody passes the head of the queue.
+        is_full = (
+            len(self.running) >= self.limits.max_num_seqs or bool(self.waiting) or self.entry.pads_batches
+        )
+        self._is_closed = plan.is_closed or (self.is_counted and is_full)
         if plan.stands and step.num_requests and not plan.prefill and self.skips:
-            batch = self.batch  # until somebody ends or memory runs short; that of the first step is taken
-            free = self.kv.free + batch.num_growing()
-            step.num_steps = batch.steps_to_shortage(batch.steps_to_first_end(), free)
+            free = self.kv.free + self.batch.num_growing()  # that of the first step is taken already
+            step.num_steps = self.batch.steps_that_stand(free)
         if self._batch_size:
             self._pad(step)
         if not self.engine.use_kv_cache:
             self._recompute(step)
         return step
-
-    def _is_full(self) -> bool:
-        """The shipped policies are first come, first served: nobody passes the head of the queue."""
-        is_full = len(self.running) >= self.limits.max_num_seqs
-        return is_full or bool(self.waiting) or self.entry.pads_batches
 
     def _preempt(self, plan: StepPlan, step: Step) -> None:
         preempted = {}

@@ -116,12 +116,12 @@ class Router:
 
 def num_unfinished(engine: Engine) -> int:
     """Requests that wait, run, or came during the step under way."""
-    return engine.scheduler.num_running + engine.scheduler.num_waiting + len(engine.inbox)
+    return len(engine.scheduler.running) + len(engine.scheduler.waiting) + len(engine.inbox)
 
 
 def is_open(engine: Engine) -> bool:
     """Whether a request that comes now could be admitted at the next step."""
     scheduler = engine.scheduler
     if engine.is_lent:
-        return not scheduler.num_waiting and scheduler.num_running < scheduler.max_running
+        return not scheduler.waiting and len(scheduler.running) < scheduler.max_running
     return scheduler.is_open()

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from sim.arrays import PS_PER_S
-from sim.price.memory import memory_plan
 from sim.price.overheads import LaunchedPrice, needs_launched_price
 from sim.price.pipeline import PipelinePrice, cold
 from sim.price.providers.table import table_price
@@ -20,6 +19,7 @@ from sim.serving.drafts import Drafts
 from sim.serving.engine import Engine
 from sim.serving.front_end import FrontEnd
 from sim.serving.in_flight import queue_length
+from sim.serving.kv.budget import num_blocks_of
 from sim.serving.recorder import Recorder
 from sim.serving.records import RequestTable, RunResult
 from sim.serving.result import result_of
@@ -27,8 +27,6 @@ from sim.serving.router import Router, RouterFeed
 from sim.serving.scenario import Scenario
 from sim.serving.workload.feed import TableFeed
 from sim.serving.workload.sources import draw_requests
-
-UNLIMITED_BLOCKS = 1 << 40
 
 
 def run_serving(
@@ -49,9 +47,6 @@ def run_serving(
     recorder, source = Recorder(table), TableFeed(table)
     price = price_of(scenario, len(table.arrival_ps), seed, base_dir)
     router = Router(env, source, recorder, scenario.routing) if scenario.replicas > 1 else None
-    length = queue_length(
-        async_scheduling=engine.async_scheduling, pipeline_parallel_size=engine.pipeline_parallel_size
-    )
     engines = [
         Engine(
             env=env,
@@ -60,7 +55,7 @@ def run_serving(
             recorder=recorder,
             scheduler=(scheduler := batching.make(replica)),
             price=cold(price, price.cold_start_ps),
-            num_in_flight=length,
+            num_in_flight=queue_length(engine.async_scheduling, engine.pipeline_parallel_size),
             schedules_ahead=engine.overheads.schedules_ahead and not engine.async_scheduling,
             returns_at_end=engine.static_returns == "at_end",
             drafts=Drafts(engine.speculative, seed) if engine.speculative else None,
@@ -73,7 +68,7 @@ def run_serving(
         router.connect(engines)
         router.schedule()
     else:
-        engines[0].start()
+        engines[0].idle()
     env.run()
     return result_of(scenario, recorder, engines, variant=variant, seed=seed, price=price)
 
@@ -113,12 +108,3 @@ def price_of(
     if engine.pipeline_parallel_size > 1:
         return PipelinePrice(scenario)
     return LaunchedPrice(scenario) if needs_launched_price(scenario) else CompiledPrice(scenario)
-
-
-def num_blocks_of(scenario: Scenario) -> int:
-    """The KV budget of one replica. Without a KV cache, or as a plain queue, there is no limit."""
-    if not scenario.engine.has_kv_budget:
-        return UNLIMITED_BLOCKS
-    if scenario.engine.num_gpu_blocks_override is not None:
-        return scenario.engine.num_gpu_blocks_override
-    return memory_plan(scenario.model, scenario.hardware, scenario.engine).num_gpu_blocks

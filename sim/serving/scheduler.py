@@ -108,14 +108,6 @@ class Scheduler(ABC):
     is_paged = True  # KV that grows counts as wanted only when it is there (``sim.serving.usage``)
 
     @property
-    def num_running(self) -> int:
-        return len(self.running)
-
-    @property
-    def num_waiting(self) -> int:
-        return len(self.waiting)
-
-    @property
     def num_unfinished(self) -> int:
         """Requests that wait, run, or still hold memory."""
         return len(self.running) + len(self.waiting)

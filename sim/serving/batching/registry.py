@@ -5,16 +5,14 @@ An entry is a ``Batching``, or just a policy: a function (waiting, running, kv, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from sim.scenario.build import build
 from sim.serving.batching.continuous import continuous
 from sim.serving.batching.entry import GENERIC_KEYS, Batching
 from sim.serving.batching.plan import Policy
 from sim.serving.batching.static import static
 from sim.serving.policy_scheduler import PolicyBatching
-from sim.serving.scenario import BATCHING_NAMES, EngineConfig
+from sim.serving.scenario import BATCHING_NAMES
 from sim.serving.user_policy import load_policy
 from sim.serving.vllm_batching import VLLM
 
@@ -50,8 +48,3 @@ def known_batching(name: str) -> Batching:
 
 
 BATCHING_NAMES.are(BATCHING, keys_of=lambda name: known_batching(name).keys)
-
-
-def engine_of(given: Mapping[str, object]) -> EngineConfig:
-    """An engine section that stands by itself, as a file's would be read."""
-    return build(EngineConfig, given, file="", path="engine")

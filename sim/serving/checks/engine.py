@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 
 from sim.errors import closest, did_you_mean
+from sim.scenario.build import build
 from sim.scenario.csv_files import check_file
 from sim.scenario.distribution import check_distribution
 from sim.scenario.place import Place
@@ -17,6 +18,11 @@ from sim.serving.user_policy import policy_path
 from sim.serving.vllm.config import POLICIES
 
 _EXAMPLES = {"function": "plan", "class": "MyPolicy"}
+
+
+def engine_of(given: Mapping[str, object]) -> EngineConfig:
+    """An engine section that stands by itself, as a file's would be read."""
+    return build(EngineConfig, given, file="", path="engine")
 
 
 def check_engine(engine: EngineConfig, place: Place) -> None:

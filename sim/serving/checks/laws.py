@@ -29,7 +29,7 @@ def check_all_free(engines: Sequence[Engine]) -> None:
     for engine in engines:
         scheduler = engine.scheduler
         if scheduler.num_unfinished:
-            left = f"{scheduler.num_running} running, {scheduler.num_waiting} waiting"
+            left = f"{len(scheduler.running)} running, {len(scheduler.waiting)} waiting"
             raise InvariantError(f"replica {engine.index} stopped with {left}")
         if scheduler.used_tokens():
             raise InvariantError(

@@ -183,7 +183,7 @@ class SteadyDecode(DecodeBatch):
         is_full = count == limits.max_num_batched_tokens or count >= limits.max_running
         if self._state.waiting and not is_full and (self.registrars or not self.is_stuck):
             return 0  # somebody might be admitted
-        return self.steps_to_shortage(self.steps_to_first_end(), self._state.kv.pool.num_free)
+        return self.steps_that_stand(self._state.kv.pool.num_free)
 
     def advance(self, num_steps: int) -> list[Request]:
         """Takes so many uniform steps at once, with the effect of as many single ones; who finished."""
