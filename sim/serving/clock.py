@@ -31,8 +31,7 @@ class Clock(Environment):
     def __init__(self) -> None:
         super().__init__(initial_time=0)
         self.num_events = 0
-        self.acted = (-1, -1)
-        """(when, rank) of the engine that acted last."""
+        self.acted = (-1, -1)  # (when, rank) of the engine that acted last
 
     @property
     def now_ps(self) -> int:
