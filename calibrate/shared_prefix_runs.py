@@ -12,9 +12,9 @@ from sim.hardware import load_hardware
 from sim.hardware.engine_profile import EngineOverheads
 from sim.model.config import load_model, model_names
 from sim.scenario.distribution import Distribution
-from sim.serving.metrics import summarize
 from sim.serving.run import run_serving
 from sim.serving.scenario import EngineConfig, Scenario, SharedPrefix, Workload
+from sim.serving.summary import summarize
 from sim.serving.workload.arrivals import Arrivals
 
 NEW_TOKENS = 6  # of a prompt sent again, what lies beyond its last full block at the least

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sim.price.memory import memory_plan
     from sim.results.answer import Answer
     from sim.results.summary import Summary
-    from sim.serving.metrics import summarize
+    from sim.serving.summary import summarize
 
 _HOMES = {
     "Answer": "sim.results.answer",
@@ -48,7 +48,7 @@ _HOMES = {
     "run_one": "sim.kinds.run",
     "run_scenario": "sim.kinds.run",
     "segments_dataframe": "sim.export.files",
-    "summarize": "sim.serving.metrics",
+    "summarize": "sim.serving.summary",
 }
 
 __all__ = [

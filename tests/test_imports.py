@@ -63,7 +63,7 @@ def test_the_help_loads_nothing_of_ours_but_the_list_of_verbs() -> None:
 
 
 def test_a_run_needs_neither_pandas_nor_plotly() -> None:
-    loaded = modules_after("import sim.kinds.load, sim.kinds.run, sim.serving.metrics, sim.results.answer")
+    loaded = modules_after("import sim.kinds.load, sim.kinds.run, sim.serving.summary, sim.results.answer")
     assert "numpy" in loaded
     assert not HEAVY & loaded
 

@@ -10,8 +10,8 @@ from toy_runs import toy_file, toy_results, toy_scenario
 from sim.kinds.run import compare
 from sim.results.answer import Answer
 from sim.scenario.file import ScenarioFile
-from sim.serving.metrics import summarize
 from sim.serving.records import RunResult
+from sim.serving.summary import summarize
 
 EVIL = "<script>window.owned = 1</script> & \"quotes\" 'too' | ` * `"
 

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from sim.arrays import PS_PER_S, Bools, Int64
 from sim.results.statistics import Spread
 from sim.serving.front_end import FrontEnd
-from sim.serving.metrics import returned_at_once, time_spreads
 from sim.serving.record_statistics import class_slos, count, decode_step_ends, met_bounds, request_times
 from sim.serving.records import FINISHED, STATUS_NAMES, RunResult
+from sim.serving.summary import returned_at_once, time_spreads
 
 _BLOCKS = {
     "ttft": ("ttft_s", "TTFT", "Time to First Token"),

@@ -144,7 +144,7 @@ class Serving(Kind["Scenario", "RunResult"]):
         )
 
     def summarize(self, result: RunResult, *, keep_thin_percentiles: bool = False) -> Summary:
-        from sim.serving.metrics import summarize
+        from sim.serving.summary import summarize
 
         return summarize(result, keep_thin_percentiles=keep_thin_percentiles)
 

@@ -8,6 +8,7 @@ from typing import Literal
 from sim.units import format_gb, format_s
 
 Better = Literal["higher", "lower", "neither"]
+PERCENTILES = (50, 90, 95, 99)  # of every time that has a distribution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,7 @@ import numpy.typing as npt
 
 from sim.arrays import PS_PER_S, Int64
 from sim.elementary import atan2, cos, exp, log, sin
-
-PERCENTILES = (50, 90, 95, 99)
-
+from sim.results.metric import PERCENTILES
 
 LEAST_SAMPLES_BEYOND = 10
 

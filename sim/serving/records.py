@@ -1,7 +1,7 @@
 """What a run leaves behind: columns, one entry per request or per engine segment.
 
 Times are integer picoseconds since the start of the run; -1 means "never". Statistics are made from
-these elsewhere (``sim.serving.metrics``).
+these elsewhere (``sim.serving.summary``).
 """
 
 from __future__ import annotations

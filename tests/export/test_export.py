@@ -39,8 +39,9 @@ from sim.export.files import (
 from sim.export.records import preemptions_csv, requests_csv, seconds_text, segments_csv
 from sim.export.vllm_bench import vllm_bench_block, vllm_bench_json
 from sim.kinds.run import compare
-from sim.serving.metrics import METRICS, summarize
+from sim.serving.metrics import METRICS
 from sim.serving.scenario import Slo, Workload
+from sim.serving.summary import summarize
 from sim.serving.workload.arrivals import Arrivals
 
 

@@ -152,7 +152,7 @@ def test_a_point_is_new_when_the_scenario_or_a_file_it_reads_changes(empty_folde
 
 def test_a_row_is_the_mean_over_the_seeds(tiny: Path) -> None:
     from sim.kinds.run import run_one
-    from sim.serving.metrics import summarize
+    from sim.serving.summary import summarize
 
     point = sweep_points(str(tiny), ["replicas=2"])[0]
     row = evaluate(point)

@@ -20,8 +20,8 @@ from sim.price.explain import StepShape, explain_step
 from sim.price.overheads import LaunchedPrice
 from sim.price.step import CompiledPrice
 from sim.scenario.distribution import Distribution
-from sim.serving.metrics import summarize
 from sim.serving.scenario import Scenario, Workload
+from sim.serving.summary import summarize
 from sim.serving.workload.arrivals import Arrivals
 
 LAYERS = 32  # of llama-3.1-8b

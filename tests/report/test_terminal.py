@@ -12,8 +12,8 @@ from sim.report.terminal import WIDTH, render_answer, render_comparison
 from sim.results.comparison import Comparison
 from sim.results.summary import Summary
 from sim.scenario.fields import Threshold
-from sim.serving.metrics import summarize
 from sim.serving.scenario import Slo
+from sim.serving.summary import summarize
 
 
 def runs(name: str, service_s: float) -> list[Summary]:

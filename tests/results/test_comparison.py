@@ -24,8 +24,9 @@ from sim.results.summary import Summary
 from sim.results.verdict import Verdict
 from sim.rng import stream
 from sim.scenario.fields import Threshold
-from sim.serving.metrics import METRICS, summarize
+from sim.serving.metrics import METRICS
 from sim.serving.scenario import Slo
+from sim.serving.summary import summarize
 
 
 def summary(variant: str = "base", seed: int = 1, **numbers: float | None) -> Summary:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from random_runs import MS, engines, run, workloads
 
 from sim.hardware.engine_profile import EngineOverheads
-from sim.serving.metrics import summarize
 from sim.serving.records import FINISHED, RequestTable, RunResult
+from sim.serving.summary import summarize
 
 FRONTEND_MS, OUTPUT_MS = 12, 3
 ENGINES: dict[str, dict[str, Any]] = {

@@ -42,9 +42,10 @@ from sim.results.summary import Summary
 from sim.rng import stream
 from sim.scenario.distribution import Distribution
 from sim.serving.judgement import judge, num_waiting_at_arrival
-from sim.serving.metrics import METRICS, REQUEST_TIMES, summarize
+from sim.serving.metrics import METRICS, REQUEST_TIMES
 from sim.serving.record_statistics import token_gaps
 from sim.serving.scenario import RequestClass, Slo, Workload
+from sim.serving.summary import summarize
 from sim.serving.workload.arrivals import Arrivals
 
 

@@ -11,10 +11,10 @@ from random_runs import HARDWARE, MODEL, run
 
 from sim.model.config import load_model
 from sim.price.step import TILE_ROWS, CompiledPrice
-from sim.serving.metrics import summarize
 from sim.serving.record_statistics import token_gaps
 from sim.serving.records import FINISHED, RequestTable, RunResult
 from sim.serving.scenario import Scenario, Speculative, Workload
+from sim.serving.summary import summarize
 
 OUTPUT_TOKENS = 2000
 

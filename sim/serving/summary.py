@@ -1,0 +1,250 @@
+"""The summary of a serving run: every metric's value from its records, verdict and warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from sim.arrays import PS_PER_S, Bools
+from sim.results.statistics import LEAST_SAMPLES_BEYOND, Spread, is_thin, spread, spread_of_runs
+from sim.results.summary import ClassSummary, Summary
+from sim.serving.judgement import judge, run_cautions
+from sim.serving.metrics import METRICS, REQUEST_TIMES
+from sim.serving.record_statistics import (
+    RequestTimes,
+    class_slos,
+    count,
+    engine_metrics,
+    met_bounds,
+    money_and_power,
+    request_times,
+    token_gaps,
+)
+from sim.serving.records import ABORTED, FINISHED, REFUSED, UNFINISHED, RunResult
+from sim.serving.scenario import Slo
+from sim.serving.workload.sources import arrivals_label
+
+_STATUS = {
+    "num_finished": FINISHED,
+    "num_refused": REFUSED,
+    "num_aborted": ABORTED,
+    "num_unfinished": UNFINISHED,
+}
+
+
+def summarize(result: RunResult, *, keep_thin_percentiles: bool = False) -> Summary:
+    """The statistics of a run, its verdict and its warnings.
+
+    A percentile with fewer than ten samples beyond it is None, its reason in ``refused``;
+    ``keep_thin_percentiles`` gives it all the same, with a warning.
+    """
+    met = met_bounds(result.requests, class_slos(result))
+    spreads = time_spreads(result)
+    numbers = _numbers(result, met)
+    thin = _fill_times(numbers, spreads, keep_thin_percentiles)
+    metrics = {name: numbers.get(name) for name in METRICS}
+    verdict = judge(result)
+    by_class = _class_summaries(result, met, keep_thin_percentiles)
+    return Summary(
+        question=result.scenario.question,
+        variant=result.variant,
+        seed=result.seed,
+        hardware=result.scenario.hardware.name,
+        model=result.scenario.model.name,
+        allocator=_allocator(result),
+        arrivals=arrivals_label(result.scenario.workload),
+        metrics=metrics,
+        refused=_reasons(result, metrics, thin),
+        meets_slo=_all_meet_slo(result, metrics["goodput_fraction"], by_class),
+        verdict=verdict,
+        warnings=run_cautions(
+            result, metrics=metrics, verdict=verdict, thin=tuple(thin), are_thin_given=keep_thin_percentiles
+        ),
+        by_class=by_class,
+        whole_run=_whole_run(result),
+        window_s=(result.window_ps[0] / PS_PER_S, result.window_ps[1] / PS_PER_S),
+        notes=result.notes,
+    )
+
+
+def _numbers(result: RunResult, met: Mapping[str, Bools]) -> dict[str, float | None]:
+    """Every metric that is not a statistic of a request's times."""
+    numbers: dict[str, float | None] = {
+        **_counts_and_rates(result, result.requests.is_measured, met),
+        **engine_metrics(result),
+        "prefix_hit_fraction": _prefix_hits(result, result.requests.is_measured),
+    }
+    alone = {name: metric.number(result) for name, metric in METRICS.items() if metric.number is not None}
+    return {**numbers, **money_and_power(result, numbers), **alone}
+
+
+def _time_spreads(times: RequestTimes, chosen: Bools) -> dict[str, Spread | None]:
+    kept = chosen & times.is_finished
+    return {
+        "queue_s": spread(times.queue[kept]),
+        "ttft_s": spread(times.ttft[kept]),
+        "ttft_from_admission_s": spread(times.ttft_from_admission[kept]),
+        "tpot_s": spread(times.tpot[kept & ~np.isnan(times.tpot)]),
+        "e2e_s": spread(times.e2e[kept]),
+    }
+
+
+def time_spreads(result: RunResult) -> dict[str, Spread | None]:
+    """The spread of every time of ``REQUEST_TIMES`` over the measured requests."""
+    itl = None if returned_at_once(result) else spread_of_runs(token_gaps(result))
+    times = _time_spreads(request_times(result.requests), result.requests.is_measured)
+    return {name: itl if name == "itl_s" else times[name] for name in REQUEST_TIMES}
+
+
+def returned_at_once(result: RunResult) -> bool:
+    """True where a client sees all tokens of an answer together: there are no gaps to measure."""
+    engine = result.scenario.engine
+    return engine.service_time is not None or engine.static_returns == "at_end"
+
+
+def _fill_times(
+    numbers: dict[str, float | None], spreads: Mapping[str, Spread | None], keep_thin: bool
+) -> dict[str, str]:
+    """Put the statistics of every time into ``numbers``; return the thin percentiles, each with its reason.
+
+    A thin percentile is left out of ``numbers``, or with ``keep_thin`` put in all the same.
+    """
+    thin: dict[str, str] = {}
+    for name, sample in spreads.items():
+        if sample is None:
+            continue
+        numbers.update({f"mean_{name}": sample.mean, f"max_{name}": sample.max, f"std_{name}": sample.std})
+        for percent, value in sample.percentiles.items():
+            if is_thin(sample.num_samples, percent):
+                needed = 100 * LEAST_SAMPLES_BEYOND // (100 - percent)
+                thin[f"p{percent}_{name}"] = f"{sample.num_samples} samples; p{percent} needs {needed}"
+            if keep_thin or not is_thin(sample.num_samples, percent):
+                numbers[f"p{percent}_{name}"] = value
+    return thin
+
+
+def _counts_and_rates(result: RunResult, chosen: Bools, met: Mapping[str, Bools]) -> dict[str, float | None]:
+    """Counts, rates over the measured time, and shares of the offered requests."""
+    requests = result.requests
+    offered = chosen & (requests.arrival_ps >= 0)
+    finished = chosen & (requests.status == FINISHED)
+    window_s = (result.window_ps[1] - result.window_ps[0]) / PS_PER_S
+    num_offered, num_finished = count(offered), count(finished)
+    prompt = float(requests.prompt_tokens[finished].sum())
+    output = float(requests.generated_tokens[finished].sum())
+    good: Bools | None = np.logical_and.reduce([*met.values()]) & chosen if met else None
+    num_good = None if good is None else float(count(good))
+    attained = {
+        f"{bound}_attainment_fraction": count(hits & chosen) / num_offered
+        for bound, hits in met.items()
+        if num_offered
+    }
+    rate = 1 / window_s if window_s > 0 else None
+    return {
+        "num_offered": float(num_offered),
+        **{name: float(count(offered & (requests.status == s))) for name, s in _STATUS.items()},
+        "prompt_tokens": prompt,
+        "output_tokens": output,
+        "measured_s": window_s,
+        "requests_per_s": None if rate is None else num_finished * rate,
+        "output_tokens_per_s": None if rate is None else output * rate,
+        "total_tokens_per_s": None if rate is None else (prompt + output) * rate,
+        "goodput_requests_per_s": None if rate is None or num_good is None else num_good * rate,
+        "goodput_fraction": None if num_good is None or not num_offered else num_good / num_offered,
+        **attained,
+    }
+
+
+def _prefix_hits(result: RunResult, chosen: Bools) -> float | None:
+    admitted = chosen & (result.requests.first_scheduled_ps >= 0)
+    prompt = int(result.requests.prompt_tokens[admitted].sum())
+    return int(result.requests.cached_tokens[admitted].sum()) / prompt if prompt else None
+
+
+def _reasons(
+    result: RunResult, metrics: Mapping[str, float | None], thin: Mapping[str, str]
+) -> dict[str, str]:
+    """Why each metric that is None is None."""
+    return {
+        name: thin.get(name) or METRICS[name].absent or _reason(name, result)
+        for name, value in metrics.items()
+        if value is None
+    }
+
+
+def _reason(name: str, result: RunResult) -> str:
+    time = next((time for time in REQUEST_TIMES if name.endswith(f"_{time}")), None)
+    if time == "itl_s" and returned_at_once(result):
+        return "tokens are returned all at once"
+    if time is not None:
+        return "no finished request has one"
+    if not count(result.requests.is_measured & (result.requests.status == FINISHED)):
+        refused = next((note for note in result.notes if " requests refused: " in note), "")
+        return f"no measured request finished{refused and f' ({refused})'}"
+    if "attainment" in name or "goodput" in name:
+        return "no such bound in the SLO"
+    if name.startswith(("kv_", "max_kv_")) and result.kv_budget_tokens <= 0:
+        return "there is no KV budget"
+    if name == "cost_per_million_output_tokens" and result.scenario.hardware.usd_per_hour is None:
+        return "the profile has no price"
+    if name == "energy_j_per_token" and None in (
+        result.scenario.hardware.idle_w,
+        result.scenario.hardware.tdp_w,
+    ):
+        return "the profile lacks idle_w or tdp_w"
+    return "nothing of the kind happened in the measured time"
+
+
+def _class_summaries(result: RunResult, met: Mapping[str, Bools], keep_thin: bool) -> dict[str, ClassSummary]:
+    slos, times = class_slos(result), request_times(result.requests)
+    found: dict[str, ClassSummary] = {}
+    for index, name in enumerate(result.class_names):
+        chosen = result.requests.is_measured & (result.requests.class_id == index)
+        slo = slos[index]
+        stated = {bound: hits for bound, hits in met.items() if getattr(slo, f"{bound}_s") is not None}
+        numbers = {
+            **_counts_and_rates(result, chosen, stated),
+            "prefix_hit_fraction": _prefix_hits(result, chosen),
+        }
+        thin = _fill_times(numbers, _time_spreads(times, chosen), keep_thin)
+        found[name] = ClassSummary(
+            metrics={metric: numbers.get(metric) for metric in METRICS if metric in numbers},
+            refused={} if keep_thin else {metric: thin[metric] for metric in METRICS if metric in thin},
+            meets_slo=_meets_slo(slo, numbers["goodput_fraction"]),
+        )
+    return found
+
+
+def _meets_slo(slo: Slo, goodput_fraction: float | None) -> bool | None:
+    return None if goodput_fraction is None else goodput_fraction >= slo.attainment_fraction
+
+
+def _all_meet_slo(
+    result: RunResult, goodput_fraction: float | None, by_class: Mapping[str, ClassSummary]
+) -> bool | None:
+    """The whole point's verdict, and that of every class with bounds of its own."""
+    classes = result.scenario.workload.classes or {}
+    stated = [
+        by_class[name].meets_slo for name in by_class if name in classes and classes[name].slo is not None
+    ]
+    whole = _meets_slo(result.scenario.slo, goodput_fraction)
+    return None if whole is None else whole and False not in stated
+
+
+def _whole_run(result: RunResult) -> dict[str, int]:
+    requests = result.requests
+    offered = requests.arrival_ps >= 0
+    return {
+        "num_requests": int(requests.arrival_ps.size),
+        "num_offered": count(offered),
+        **{name: count(offered & (requests.status == s)) for name, s in _STATUS.items()},
+        "num_preemptions": int(result.preemptions.time_ps.size),
+        "num_steps": int(result.segments.num_steps.sum()),
+    }
+
+
+def _allocator(result: RunResult) -> str:
+    engine = result.scenario.engine
+    detail = engine.kv_reservation if engine.kv_allocator == "contiguous" else str(engine.block_size)
+    return f"{engine.kv_allocator}/{detail}"
