@@ -82,7 +82,9 @@ def write_text(path: str, text: str) -> None:
 
 
 def metric_rows(answer: AnyAnswer) -> list[dict[str, Any]]:
-    """A row per variant and seed: verdict, SLO and every metric."""
+    """A row per variant and seed: verdict, SLO, every metric and the run's own warnings."""
+    from sim.results.summary import warning_cell
+
     return [
         {
             "variant": summary.variant,
@@ -90,6 +92,7 @@ def metric_rows(answer: AnyAnswer) -> list[dict[str, Any]]:
             "verdict": summary.verdict.word,
             "meets_slo": summary.meets_slo,
             **summary.metrics,
+            "warnings": warning_cell(summary.warnings),
         }
         for summaries in answer.summaries.values()
         for summary in summaries

@@ -104,10 +104,10 @@ def _command(arguments: argparse.Namespace) -> str:
 
 def _write(sweep: Sweep, metrics: tuple[str, ...], out: Path) -> None:
     from sim.export.files import write_table, write_whole
-    from sim.plan.sweep import table
+    from sim.plan.sweep import csv_rows
     from sim.plan.sweep_report import render_json, render_page
 
-    write_table(table(sweep, metrics), out / "sweep.csv")
+    write_table(csv_rows(sweep, metrics), out / "sweep.csv")
     write_whole(out / "sweep.json", render_json(sweep))
     write_whole(out / "sweep.html", render_page(sweep, metrics))
 

@@ -168,4 +168,6 @@ def summary_json(summaries: Mapping[str, Sequence[Summary]], *, comparison: Comp
     }
     if comparison is not None and len(comparison.variants) > 1:
         content["comparison"] = comparison.to_dict()
+    elif comparison is not None:  # nothing to compare, and warnings of the whole all the same
+        content["warnings"] = comparison.warning_dicts
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,11 @@ class EngineOverheads:
         le=1,
     )
     source: str = key("where these come from", default="")
+
+    @property
+    def are_zero(self) -> bool:
+        """Whether no host time is counted at all."""
+        return not any(getattr(self, one.name) for one in fields(self) if one.name.endswith("_s"))
 
 
 ASYNC = "async_scheduling"

@@ -38,8 +38,8 @@ class Kind(ABC, Generic[S, R]):
 
     name: str
     takes_trace = False  # --trace replaces its workload
+    can_draw = True  # another seed may give other numbers
     has_devices = False  # a list ``devices`` whose items name hardware
-    draws = True  # something is drawn, so that one seed is no interval
 
     @property
     @abstractmethod
@@ -62,6 +62,10 @@ class Kind(ABC, Generic[S, R]):
     @abstractmethod
     def run_one(self, scenario: S, *, variant: str, seed: int, base_dir: Path, record_block_map: bool) -> R:
         """Simulate one variant with one seed."""
+
+    def draws(self, scenario: S) -> bool:
+        """Whether another seed gives other numbers, so that one seed alone has no interval."""
+        return self.can_draw
 
     @abstractmethod
     def summarize(self, result: R, *, keep_thin_percentiles: bool = False) -> Summary:
@@ -143,6 +147,11 @@ class Serving(Kind["Scenario", "RunResult"]):
             scenario, variant=variant, seed=seed, base_dir=base_dir, record_block_map=record_block_map
         )
 
+    def draws(self, scenario: Scenario) -> bool:
+        from sim.serving.workload.chance import draws
+
+        return draws(scenario)
+
     def summarize(self, result: RunResult, *, keep_thin_percentiles: bool = False) -> Summary:
         from sim.serving.summary import summarize
 
@@ -197,7 +206,7 @@ class Kernel(Kind["KernelScenario", "KernelResult"]):
     """Thread blocks on the SMs of one GPU."""
 
     name = "kernel"
-    draws = False
+    can_draw = False
 
     @property
     def scenario(self) -> type[KernelScenario]:
@@ -288,6 +297,11 @@ class Training(Kind["TrainingScenario", "TrainingResult"]):
         return run_training(
             scenario, variant=variant, seed=seed, base_dir=base_dir, record_block_map=record_block_map
         )
+
+    def draws(self, scenario: TrainingScenario) -> bool:
+        from sim.training.chance import draws
+
+        return draws(scenario)
 
     def summarize(self, result: TrainingResult, *, keep_thin_percentiles: bool = False) -> Summary:
         from sim.training.metrics import summarize

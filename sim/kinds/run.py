@@ -86,8 +86,13 @@ def run_scenario(
         results[task.variant].append(done[index][0])
         summary = done[index][1]
         summaries[task.variant].append(replace(summary, warnings=(*file.warnings, *summary.warnings)))
+    scenarios = [variant.scenario for variant in file.variants]
+    draws = any(kind_of(scenario).draws(scenario) for scenario in scenarios)
     return Answer(
-        file=file, results=results, summaries=summaries, comparison=compare(summaries, file.reference)
+        file=file,
+        results=results,
+        summaries=summaries,
+        comparison=compare(summaries, file.reference, draws=draws),
     )
 
 
@@ -104,9 +109,15 @@ def run_task(task: Task) -> tuple[AnyRun, Summary]:
     return result, kind.summarize(result, keep_thin_percentiles=task.keep_thin_percentiles)
 
 
-def compare(summaries: Mapping[str, Sequence[Summary]], reference: str) -> Comparison:
-    """Variants' summaries against those of ``reference``, seed by seed (``sim.results.comparison``)."""
+def compare(
+    summaries: Mapping[str, Sequence[Summary]], reference: str, *, draws: bool | None = None
+) -> Comparison:
+    """Variants' summaries against those of ``reference``, seed by seed (``sim.results.comparison``).
+
+    ``draws``: whether the scenarios leave anything to chance; unsaid, whatever their kind may.
+    """
     from sim.results import comparison
 
     kind = next((found[0].kind for found in summaries.values() if found), "serving")
-    return comparison.compare(summaries, reference, KINDS[kind])
+    may_draw = KINDS[kind].can_draw if draws is None else draws
+    return comparison.compare(summaries, reference, KINDS[kind], draws=may_draw)

@@ -63,7 +63,25 @@ def evaluate(point: Point) -> Row:
         "num_gpus": num_gpus,
         "usd_per_hour": None if price is None else price * num_gpus,
     }
-    return row | {name: _mean(summaries, name) for name in summaries[0].metrics}
+    row |= {name: _mean(summaries, name) for name in summaries[0].metrics}
+    return row | {"warnings": "\n".join(_warnings(summaries))}
+
+
+def _warnings(summaries: Sequence[Summary]) -> list[str]:
+    """``kind: text``, one a line of the row; the first seed that has one of a kind speaks for all."""
+    seen: dict[str, list[str]] = {}
+    for summary in summaries:
+        own: dict[str, list[str]] = {}
+        for caution in dict.fromkeys(summary.warnings):
+            own.setdefault(caution.kind, []).append(f"{caution.kind}: {caution}")
+        seen = own | seen
+    return [line for lines in seen.values() for line in lines]
+
+
+def warnings_of(row: Row) -> list[tuple[str, str]]:
+    """(kind, text) of what the runs of a row are warned of."""
+    lines = str(row.get("warnings") or "").splitlines()
+    return [(kind, text) for kind, _, text in (line.partition(": ") for line in lines)]
 
 
 def _badness(word: str) -> int:

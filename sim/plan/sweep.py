@@ -14,7 +14,7 @@ from pathlib import Path
 from sim.errors import ScenarioError
 from sim.kinds.executors import map_as_completed
 from sim.kinds.load import load_scenario
-from sim.plan.evaluate import Point, Row, Value, evaluate, fingerprint
+from sim.plan.evaluate import Point, Row, Value, evaluate, fingerprint, warnings_of
 from sim.scenario.renamed import metric_name
 
 _NUMBER = r"-?\d+(?:\.\d+)?"
@@ -177,6 +177,23 @@ def table(sweep: Sweep, metrics: Sequence[str]) -> list[Row]:
         fixed = ("meets_slo", "verdict", "num_gpus", "usd_per_hour")
         shown.append(cells | {name: row[name] for name in (*fixed, *metrics)})
     return shown
+
+
+def csv_rows(sweep: Sweep, metrics: Sequence[str]) -> list[Row]:
+    """The same with each point's warnings as the last column, too long for a table that is looked at."""
+    rows = zip(table(sweep, metrics), sweep.points, sweep.rows, strict=True)
+    return [
+        cells
+        | {
+            "warnings": " | ".join(
+                [
+                    *(f"{one.kind}: {one}" for one in point.warnings),
+                    *(f"{kind}: {text}" for kind, text in warnings_of(row)),
+                ]
+            )
+        }
+        for cells, point, row in rows
+    ]
 
 
 def cheapest_meeting(rows: Sequence[Mapping[str, Value]]) -> int | None:

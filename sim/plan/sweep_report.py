@@ -7,11 +7,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sim.plan.evaluate import Value, shown
+from sim.kinds.registry import kind_of
+from sim.plan.evaluate import Value, shown, warnings_of
 from sim.plan.sweep import Sweep, cheapest_meeting, table
 from sim.price.memory import memory_plan
 from sim.report.figures import Lane, Picture, Row, Trace, axis, lanes, layout
 from sim.report.html import page, pictures_html, table_html
+from sim.results.comparison import one_seed
 from sim.serving.scenario import Scenario
 from sim.version import __version__
 
@@ -191,21 +193,62 @@ def render_answer(sweep: Sweep) -> str:
     if all(row["meets_slo"] is None for row in sweep.rows):
         return "The scenario states no SLO, so no point is marked."
     num_meeting = sum(row["meets_slo"] is True for row in sweep.rows)
-    cheapest = cheapest_meeting(sweep.rows)
+    cheapest, host = cheapest_meeting(sweep.rows), _host_time(sweep)
     if cheapest is None:
-        return f"None of {len(sweep.rows)} points meets the SLO."
-    point, row = sweep.points[cheapest], sweep.rows[cheapest]
-    said = ", ".join(f"{key} = {value}" for key, value in point.swept.items())
-    variant = f" ({point.variant})" if len({one.variant for one in sweep.points}) > 1 else ""
+        return f"None of {len(sweep.rows)} points meets the SLO.{host}"
+    row = sweep.rows[cheapest]
     price = row["usd_per_hour"]
     cost = f"{row['num_gpus']} GPU" + ("s" if row["num_gpus"] != 1 else "")
     cost += f", {float(price):.2f} USD/h" if price is not None else ", price unknown"
-    return f"{num_meeting} of {len(sweep.rows)} points meet the SLO; the cheapest: {said}{variant} ({cost})."
+    said = f"{num_meeting} of {len(sweep.rows)} points meet the SLO; the cheapest: "
+    return f"{said}{_setting(sweep, cheapest)} ({cost}).{host}"
+
+
+def _host_time(sweep: Sweep) -> str:
+    """Said with the answer, because it decides how many GPUs are enough: no point has any host time."""
+    engines = [one.scenario.engine for one in sweep.points if isinstance(one.scenario, Scenario)]
+    if not engines or not all(one.overheads.are_zero and one.service_time is None for one in engines):
+        return ""
+    return (
+        " Without host time: engine.overheads are 0, and a real engine's scheduler, launches and server take "
+        "some of every step (engine.profile, gpuyard list engines)."
+    )
 
 
 def sweep_warnings(sweep: Sweep) -> list[str]:
-    """What the points' files are warned of, each once."""
-    return list(dict.fromkeys(str(caution) for point in sweep.points for caution in point.warnings))
+    """What the points' files and runs are warned of: one line a kind, with how many points it concerns."""
+    files = dict.fromkeys(str(caution) for point in sweep.points for caution in point.warnings)
+    by_kind: dict[str, list[tuple[int, str]]] = {}
+    for index, row in enumerate(sweep.rows):
+        for kind, text in warnings_of(row):
+            by_kind.setdefault(kind, []).append((index, text))
+    lines = [*files, *(_warning_line(sweep, found) for found in by_kind.values())]
+    scenario = sweep.points[0].scenario
+    if len(scenario.seeds) == 1 and any(kind_of(one.scenario).draws(one.scenario) for one in sweep.points):
+        lines.append(str(one_seed()))
+    return lines
+
+
+def _warning_line(sweep: Sweep, found: Sequence[tuple[int, str]]) -> str:
+    """A warning of one kind; where points word it by their own numbers, in the words of the first."""
+    points = dict.fromkeys(index for index, _ in found)
+    texts = list(dict.fromkeys(text for _, text in found))
+    whole = len(sweep.points)
+    who = "every point" if len(points) == whole else f"{len(points)} of {whole} points"
+    first = _setting(sweep, found[0][0])
+    if len(points) == 1:
+        who = first
+    elif len(texts) > 1:
+        who += f", first at {first}"
+    return f"{who}: {texts[0]}"
+
+
+def _setting(sweep: Sweep, index: int) -> str:
+    """Which point: what was set, and the variant where there are several."""
+    point = sweep.points[index]
+    several = len({one.variant for one in sweep.points}) > 1
+    said = ", ".join(f"{key} = {value}" for key, value in point.swept.items())
+    return f"{said} ({point.variant})" if several else said
 
 
 def render_json(sweep: Sweep) -> str:
@@ -216,14 +259,28 @@ def render_json(sweep: Sweep) -> str:
         "command": sweep.command,
         "gpuyard": __version__,
         "over": list(sweep.keys),
-        **({"warnings": warnings} if (warnings := sweep_warnings(sweep)) else {}),
+        "warnings": sweep_warnings(sweep),
         "points": [
-            {"swept": dict(point.swept), "variant": point.variant, "seeds": list(point.scenario.seeds), **row}
+            {
+                "swept": dict(point.swept),
+                "variant": point.variant,
+                "seeds": list(point.scenario.seeds),
+                **row,
+                "warnings": [{"kind": kind, "text": text} for kind, text in warnings_of(row)],
+            }
             for point, row in zip(sweep.points, sweep.rows, strict=True)
         ],
         "cheapest_meeting_slo": cheapest,
     }
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def _warnings_html(sweep: Sweep) -> str:
+    warnings = sweep_warnings(sweep)
+    if not warnings:
+        return "<h2>How far to trust this</h2><p>No warning was raised.</p>"
+    items = "".join(f"<li>{html.escape(one)}</li>" for one in warnings)
+    return f"<h2>How far to trust this</h2><ul>{items}</ul>"
 
 
 def render_page(sweep: Sweep, metrics: Sequence[str]) -> str:
@@ -239,6 +296,7 @@ def render_page(sweep: Sweep, metrics: Sequence[str]) -> str:
             f"<p>Means over {seeds} {'seeds' if seeds > 1 else 'seed'}. Full marks meet the SLO with every "
             "seed, hollow ones do not; a gap is a percentile that too few requests could carry.</p>",
             pictures_html(pictures),
+            _warnings_html(sweep),
             f"<h2>Every point</h2>{table_html(tuple(rows[0]), cells)}",
             f"<h2>Again</h2><pre>{html.escape(sweep.command)}</pre>"
             f'<p class="notes">gpuyard {__version__}</p>',

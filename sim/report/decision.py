@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sim.report.blocks import Block, Cell, Section, Table, Tone
+from sim.report.blocks import Block, Bullets, Cell, Prose, Section, Table, Tone
 from sim.report.figures import digits
 from sim.results.answer import headline_metric, table_metrics
 from sim.results.comparison import Cell as Compared
@@ -145,7 +145,7 @@ def _times(ratio: Interval) -> str:
 
 def _notes(comparison: Comparison, footnotes: dict[str, int]) -> list[str]:
     seeds = len(comparison.seeds)
-    means = f"Means over {seeds} seeds." if seeds > 1 else "One seed."
+    means = f"Means over {seeds} seeds." if seeds > 1 else "One seed." if comparison.draws else ""
     ratios = f"Below each: the ratio to {comparison.reference}"
     if len(comparison.variants) == 1:
         first = [means] if seeds > 1 else []
@@ -153,7 +153,8 @@ def _notes(comparison: Comparison, footnotes: dict[str, int]) -> list[str]:
         rule = "better or worse only where the interval excludes 1"
         first = [f"{means} {ratios} with its 95 % interval, paired by seed; {rule}."]
     else:
-        first = [f"{means} {ratios}, without an interval."]
+        why = "without an interval" if comparison.draws else "exact: nothing is drawn"
+        first = [f"{means} {ratios}, {why}.".lstrip()]
     return [*first, *_footnotes(footnotes)]
 
 
@@ -184,6 +185,13 @@ def _bound(threshold: Threshold, metric: Metric) -> str:
     limits = (("at least", threshold.min), ("at most", threshold.max))
     given = [f"{word} {format_metric(limit, metric)}" for word, limit in limits if limit is not None]
     return ", ".join(given)
+
+
+def warning_blocks(comparison: Comparison) -> list[Block]:
+    """What the runs and their comparison are warned of, as the report of every kind has it."""
+    if not comparison.warnings:
+        return [Prose(text="No warning was raised.")]
+    return [Bullets(items=comparison.warning_lines)]
 
 
 def class_section(answer: AnyAnswer) -> Section | None:

@@ -37,8 +37,8 @@ def render_comparison(comparison: Comparison, *, tty: bool = False) -> str:
         _verdicts(comparison),
     ]
     if comparison.warnings:
-        lines = [f"{names}: {caution}" if names else str(caution) for names, caution in comparison.warnings]
-        parts.append("Warnings\n" + "\n".join(_wrapped(line, "- ") for line in lines) + "\n")
+        lines = [_wrapped(line, "- ") for line in comparison.warning_lines]
+        parts.append("Warnings\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
 
 

@@ -87,6 +87,8 @@ def _relation(cell: Cell, metric: str, comparison: Comparison) -> str:
     if interval is None:
         return f"{metric} beside {reference}"
     how = "one seed, no interval" if num_seeds == 1 else f"95 % interval over {num_seeds} seeds"
+    if not comparison.draws:
+        how = "nothing is drawn"
     if cell.ratio is None:
         difference = _signed(interval, comparison.kind.metrics[metric])
         return f"{metric} differs by {difference} from {reference} ({how})"
@@ -129,7 +131,7 @@ def _alone(comparison: Comparison, name: str, metric: str) -> str:
         return f"{name}: no {metric}: {cell.note}."
     known = [value for value in cell.values if value is not None]
     interval = mean_interval(known)
-    span = ", one seed"
+    span = ", one seed" if comparison.draws else ""
     if interval.low is not None and interval.high is not None:
         low, high = (_value(comparison, max(0.0, x), metric) for x in (interval.low, interval.high))
         span = f" ({low} to {high}, 95 % interval over {len(known)} seeds)"

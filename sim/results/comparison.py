@@ -44,10 +44,6 @@ class ComparedKind(Protocol):
     """What a comparison asks of the kind of its runs."""
 
     @property
-    def draws(self) -> bool:
-        """Whether seeds differ."""
-
-    @property
     def metrics(self) -> Mapping[str, Metric]:
         """Its metrics by name."""
 
@@ -91,6 +87,17 @@ class Comparison:
     cells: Mapping[str, Mapping[str, Cell]]  # variant -> metric
     summaries: Mapping[str, tuple[Summary, ...]]
     warnings: tuple[tuple[str, Caution], ...]  # (which variants, the warning)
+    draws: bool = True  # another seed gives other numbers
+
+    @property
+    def warning_lines(self) -> tuple[str, ...]:
+        """The warnings as every view of an answer has them: whom each concerns, then what it says."""
+        return tuple(f"{who}: {caution}" if who else str(caution) for who, caution in self.warnings)
+
+    @property
+    def warning_dicts(self) -> list[dict[str, str]]:
+        """The same, JSON-able."""
+        return [{"variants": who, "kind": one.kind, "text": str(one)} for who, one in self.warnings]
 
     def verdicts(self, variant: str) -> str:
         """The variant's verdict words over its seeds: "STABLE", or "4 STABLE, 1 BACKLOGGED"."""
@@ -108,14 +115,13 @@ class Comparison:
                 variant: {name: _cell_dict(cell) for name, cell in self.cells[variant].items()}
                 for variant in self.variants
             },
-            "warnings": [
-                {"variants": who, "kind": caution.kind, "text": str(caution)}
-                for who, caution in self.warnings
-            ],
+            "warnings": self.warning_dicts,
         }
 
 
-def compare(summaries: Mapping[str, Sequence[Summary]], reference: str, kind: ComparedKind) -> Comparison:
+def compare(
+    summaries: Mapping[str, Sequence[Summary]], reference: str, kind: ComparedKind, *, draws: bool = True
+) -> Comparison:
     """Each metric's mean over the seeds, and its ratio and difference to the reference.
 
     Paired by seed: variants saw the same arrivals and lengths, so what they share cancels. The
@@ -147,7 +153,8 @@ def compare(summaries: Mapping[str, Sequence[Summary]], reference: str, kind: Co
             for name, found in by_variant.items()
         },
         summaries=by_variant,
-        warnings=_warnings(by_variant, seeds, draws=kind.draws),
+        warnings=_warnings(by_variant, seeds, draws=draws),
+        draws=draws,
     )
 
 
@@ -187,12 +194,13 @@ def _warnings(
     """The runs' warnings, each once per text with the variants that share it, and the comparison's own."""
     shared: dict[Caution, list[str]] = {}
     for name, found in summaries.items():
-        kinds = set()
+        kinds: set[str] = set()
         for summary in found:
-            for caution in summary.warnings:
-                if caution.kind not in kinds:
-                    kinds.add(caution.kind)
-                    shared.setdefault(caution, []).append(name)
+            # Seeds word a warning by their own numbers: the first seed that has one of a kind speaks for all.
+            new = [caution for caution in dict.fromkeys(summary.warnings) if caution.kind not in kinds]
+            kinds |= {caution.kind for caution in new}
+            for caution in new:
+                shared.setdefault(caution, []).append(name)
     everyone = "all variants" if len(summaries) > 1 else ""
     warnings = [
         (everyone if len(names) == len(summaries) else ", ".join(names), caution)

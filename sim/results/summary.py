@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,11 @@ class Summary:
             "warnings": [{"kind": caution.kind, "text": str(caution)} for caution in self.warnings],
             "notes": list(self.notes),
         }
+
+
+def warning_cell(warnings: Iterable[Caution]) -> str:
+    """All of them as one cell of a table: each with its kind, which a reader filters by."""
+    return " | ".join(f"{caution.kind}: {caution}" for caution in warnings)
 
 
 def rounded(value: float | None) -> float | int | None:

@@ -77,6 +77,7 @@ class Delay:
     draw: Callable[[StepVariation, np.random.Generator, int], Float64]
     keys: tuple[str, ...] = ()  # of ``variation``: needed by it, refused where no such model is chosen
     optional_keys: tuple[str, ...] = ()
+    is_random: bool = True
 
 
 def _none(variation: StepVariation, rng: np.random.Generator, count: int) -> Float64:
@@ -107,7 +108,7 @@ def _pareto(variation: StepVariation, rng: np.random.Generator, count: int) -> F
 
 
 DELAYS: dict[str, Delay] = {
-    "none": Delay(meaning="every step alike", draw=_none),
+    "none": Delay(meaning="every step alike", draw=_none, is_random=False),
     "exponential": Delay(meaning="no memory", draw=_exponential),
     "shifted_exponential": Delay(
         meaning="1 - random_fraction for certain, the rest exponential", draw=_shifted_exponential

@@ -23,7 +23,7 @@ from sim.kernel.report.pictures import (
 from sim.kernel.run import KernelResult, run_kernel
 from sim.kernel.scenario import KernelScenario
 from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, Section, text_table
-from sim.report.decision import decision_section
+from sim.report.decision import decision_section, warning_blocks
 from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, lanes, layout
 from sim.report.published import published_sections
 from sim.results.answer import answer_line
@@ -196,7 +196,7 @@ def build_kernel_report(answer: Answer[KernelScenario, KernelResult]) -> Report:
             decision_section(answer),
             *published_sections(answer),
             Section(title="Why", pictures=_pictures(runs, shown, answer.comparison.reference)),
-            _trust(first_runs(runs, shown)),
+            _trust(answer, first_runs(runs, shown)),
             Section(title="What is not modelled", blocks=(Bullets(items=NOT_MODELLED),)),
             Section(title="Reproduce", blocks=_reproduce(answer)),
         ),
@@ -240,8 +240,8 @@ def _question(answer: Answer[KernelScenario, KernelResult], runs: list[tuple[Lan
     return Section(title="The question as understood", blocks=(Facts(rows=tuple(rows)),))
 
 
-def _trust(runs: list[tuple[Lane, KernelResult]]) -> Section:
-    """The fitted efficiencies in use, with what they were fitted to."""
+def _trust(answer: Answer[KernelScenario, KernelResult], runs: list[tuple[Lane, KernelResult]]) -> Section:
+    """The warnings, then the fitted efficiencies in use, with what they were fitted to."""
     rows: list[tuple[str, ...]] = []
     for lane, run in runs:
         name, one, has_softmax = operation_of(run.scenario.kernel).efficiency(
@@ -249,6 +249,7 @@ def _trust(runs: list[tuple[Lane, KernelResult]]) -> Section:
         )
         rows.append((lane.name, name, _efficiency_text(name, one, has_softmax), one.source))
     blocks: tuple[Block, ...] = (
+        *warning_blocks(answer.comparison),
         Prose(text="Waves, tails, traffic and overlap are simulated; these few efficiencies were fitted."),
         text_table(("variant", "kernels", "efficiency", "source"), rows),
     )

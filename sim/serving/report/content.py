@@ -26,7 +26,7 @@ from sim.report.blocks import (
     Tone,
     text_table,
 )
-from sim.report.decision import class_section, decision_section
+from sim.report.decision import class_section, decision_section, warning_blocks
 from sim.report.figures import Lane, Picture, digits, lanes, percent
 from sim.report.settings import profile_hash, setting_text
 from sim.results.answer import answer_line
@@ -256,15 +256,13 @@ KINDS = (
 
 def trust_section(answer: Answer[Scenario, RunResult]) -> Section:
     """Warnings first; a reader who stops there has read what matters."""
-    blocks: list[Block] = [*_warnings(answer), *_notes(answer), *_provenance(answer), *_memory(answer)]
+    blocks: list[Block] = [
+        *warning_blocks(answer.comparison),
+        *_notes(answer),
+        *_provenance(answer),
+        *_memory(answer),
+    ]
     return Section(title="How far to trust this", blocks=blocks)
-
-
-def _warnings(answer: Answer[Scenario, RunResult]) -> list[Block]:
-    warnings = answer.comparison.warnings
-    if not warnings:
-        return [Prose(text="No warning was raised.")]
-    return [Bullets(items=tuple(f"{who}: {caution}" if who else str(caution) for who, caution in warnings))]
 
 
 def _notes(answer: Answer[Scenario, RunResult]) -> list[Block]:

@@ -51,6 +51,11 @@ class Arrivals:
         return _arrival_processes()[self.process].is_closed_loop
 
     @property
+    def is_random(self) -> bool:
+        """Whether another seed gives other times."""
+        return _arrival_processes()[self.process].is_random
+
+    @property
     def is_drawn(self) -> bool:
         """Whether each request has a drawn time, so that ``duration_s`` can end the run."""
         return _arrival_processes()[self.process].draw is not None
@@ -110,6 +115,7 @@ class ArrivalProcess:
     draw: Callable[[ArrivalKeys, int, np.random.Generator], Float64] | None = None
     place: Callable[[ArrivalKeys, int], Int64] | None = None
     is_closed_loop: bool = False  # clients wait for their answers
+    is_random: bool = False  # another seed, other times
 
 
 def arrival_times(
@@ -286,11 +292,13 @@ ARRIVAL_PROCESSES: Mapping[str, ArrivalProcess] = {
         doc="independent of each other, `requests_per_s` on average",
         draw=_poisson,
         keys=Keys(needed=("requests_per_s",)),
+        is_random=True,
     ),
     "gamma": ArrivalProcess(
         doc="gaps with coefficient of variation `cv`: above 1 in bursts, below 1 more even than poisson",
         draw=_gamma,
         keys=Keys(needed=("requests_per_s", "cv")),
+        is_random=True,
     ),
     "constant": ArrivalProcess(
         doc="one every 1 / `requests_per_s`", draw=_constant, keys=Keys(needed=("requests_per_s",))
@@ -299,9 +307,13 @@ ARRIVAL_PROCESSES: Mapping[str, ArrivalProcess] = {
         doc="poisson for `on_s`, then at `off_requests_per_s` for `off_s`, and again",
         draw=_on_off,
         keys=Keys(needed=("requests_per_s", "on_s", "off_s"), optional=("off_requests_per_s",)),
+        is_random=True,
     ),
     "schedule": ArrivalProcess(
-        doc="poisson with `rates` that change at stated times", draw=_schedule, keys=Keys(needed=("rates",))
+        doc="poisson with `rates` that change at stated times",
+        draw=_schedule,
+        keys=Keys(needed=("rates",)),
+        is_random=True,
     ),
     "closed_loop": ArrivalProcess(
         doc="`concurrency` clients, each sends its next request after an answer (and `think_time_s`)",

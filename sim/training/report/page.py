@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, Section, text_table
-from sim.report.decision import decision_section
+from sim.report.decision import decision_section, warning_blocks
 from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, lanes, layout, percent
 from sim.results.answer import answer_line
 from sim.training.records import ScalingPoint, TrainingResult
@@ -247,10 +247,7 @@ def _variants(answer: Answer[TrainingScenario, TrainingResult]) -> list[tuple[st
 
 
 def _trust(answer: Answer[TrainingScenario, TrainingResult]) -> Section:
-    blocks: list[Block] = []
-    warnings = answer.comparison.warnings
-    if warnings:
-        blocks.append(Bullets(items=tuple(f"{who}: {one}" if who else str(one) for who, one in warnings)))
+    blocks: list[Block] = warning_blocks(answer.comparison)
     notes = dict.fromkeys(
         f"{name}: {note}" for name, runs in answer.results.items() for run in runs[:1] for note in run.notes
     )
