@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 
 
 class ScenarioError(Exception):
     """The input is wrong: what was given, what is allowed and what to try.
 
-    ``file`` and ``path`` (the key path, ``engine.max_num_seqs``) say where. The command line prints
-    the message and exits with code 2.
+    ``file`` and ``path`` (the key path, ``engine.max_num_seqs``) say where. ``others`` are wrong as well and
+    are told with it. The command line prints the message and exits with code 2.
     """
 
     def __init__(
@@ -24,9 +25,11 @@ class ScenarioError(Exception):
         given: object = None,
         allowed: str = "",
         hint: str = "",
+        others: Sequence[ScenarioError] = (),
     ) -> None:
         self.problem, self.file, self.path = problem, file, path
         self.given, self.allowed, self.hint = given, allowed, hint
+        self.others = tuple(others)
         super().__init__(problem)
 
     def __str__(self) -> str:
@@ -39,16 +42,48 @@ class ScenarioError(Exception):
             lines.append(f"  allowed: {self.allowed}")
         if self.hint:
             lines.append(f"  try: {self.hint}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *map(str, self.others)])
+
+
+def told_together(
+    errors: Sequence[ScenarioError], kind: type[ScenarioError] = ScenarioError
+) -> ScenarioError:
+    """One error that tells several, each once; a list of what is allowed that is repeated is told once."""
+    told: dict[tuple[str, str, str], ScenarioError] = {}
+    lists: set[str] = set()
+    for error in (one for given in errors for one in (given, *given.others)):
+        key = (error.file, error.path, error.problem)
+        if key not in told:
+            allowed = "" if error.allowed in lists else error.allowed
+            lists.add(error.allowed)
+            told[key] = kind(
+                error.problem,
+                file=error.file,
+                path=error.path,
+                given=error.given,
+                allowed=allowed,
+                hint=error.hint,
+            )
+    first, *rest = told.values()
+    first.others = tuple(rest)
+    return first
 
 
 class InvariantError(Exception):
     """We are wrong: a law of the simulation was broken. The message prints the state."""
 
 
-def closest(word: object, options: Iterable[str]) -> str | None:
-    """The option that reads most like ``word``, or None where nothing is near."""
-    import difflib
+NEAR, A_SLIP = 0.6, 0.85
+"""How alike two words are (difflib's ratio): near enough to be asked about; most likely mistyped."""
+
+
+def closest(word: object, options: Iterable[str], *, cutoff: float = NEAR) -> str | None:
+    """The option that ``word`` was most likely meant to be, or None where nothing is near.
+
+    What only reads alike is no slip of the finger: a word with another number in it (fp4 for fp8, p95 for
+    p99) or with a part that the option has not (max_replicas for replicas) asks for something else.
+    """
+    import difflib  # as only an error needs it
 
     by_folded: dict[str, str] = {}
     for option in options:
@@ -56,8 +91,41 @@ def closest(word: object, options: Iterable[str]) -> str | None:
     given = _folded(str(word)[:100])
     # The beginning of a name, h200 for h200-sxm-141gb, before names that look like it.
     near = [option for option in by_folded if len(given) >= 3 and option.startswith(f"{given}_")]
-    near = near or difflib.get_close_matches(given, by_folded, n=1, cutoff=0.6)
+    near = near or [
+        option
+        for option in difflib.get_close_matches(given, by_folded, n=5, cutoff=cutoff)
+        if _asks_for_the_same(given, option)
+    ]
     return by_folded[near[0]] if near else None
+
+
+def _asks_for_the_same(given: str, option: str) -> bool:
+    """Whether every number and every part of ``given`` is there in ``option``, mistyped at most."""
+    left = re.findall(r"\d+", option)
+    for number in re.findall(r"\d+", given):
+        if number not in left:
+            return False
+        left.remove(number)
+    parts = [part for part in re.split(r"[^a-z0-9]+", option) if part]
+    words = [part for part in re.split(r"[^a-z0-9]+", given) if part]
+    if len(words) < len(parts) and _ratio("".join(words), "".join(parts)) >= A_SLIP:
+        return True  # written without its underscores
+    for one in words:
+        best = max(parts, key=lambda part: _ratio(one, part), default="")
+        if _ratio(one, best) < NEAR or _ratio(_letters(one), _letters(best)) < NEAR:
+            return False
+        parts.remove(best)
+    return True
+
+
+def _letters(word: str) -> str:
+    return re.sub(r"\d", "", word)
+
+
+def _ratio(one: str, other: str) -> float:
+    import difflib
+
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def did_you_mean(word: object, options: Iterable[str]) -> str:

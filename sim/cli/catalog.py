@@ -14,6 +14,7 @@ from sim.errors import ScenarioError
 from sim.hardware import EfficiencyCurve, HardwareProfile, Link, hardware_names, load_hardware
 from sim.hardware.engine_profile import EngineProfile, engine_profile_names, load_engine_profile
 from sim.hardware.load import QUANTITIES
+from sim.hardware.profile import cards_meant
 from sim.scenario.strict_yaml import load_yaml
 from sim.units import format_bytes, format_quantity
 
@@ -263,11 +264,14 @@ def _find(name: str) -> HardwareProfile | EngineProfile | ModelShape:
         return load_engine_profile(name, path="")
     if name in hardware_names() or Path(name).suffix in (".yaml", ".yml"):
         return load_hardware(name, path="")
-    from sim.errors import did_you_mean
+    from sim.errors import closest
 
-    names = [*hardware_names(), *engine_profile_names(), *model_names()]
+    near = cards_meant(name, hardware_names())
+    other = closest(name, [*engine_profile_names(), *model_names()])
+    near = near or ([other] if other else [])
     raise ScenarioError(
-        f"no hardware or engine profile and no model of this name{did_you_mean(name, names)}",
+        "no hardware or engine profile and no model of this name"
+        + (f"; did you mean {' or '.join(near)}?" if near else ""),
         given=name,
         allowed="a name from gpuyard list, or a path to a .yaml profile or a config.json",
     )

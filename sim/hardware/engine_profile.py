@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sim.errors import did_you_mean
+from sim.errors import ScenarioError, did_you_mean, told_together
 from sim.hardware.load import check_keys, read_source
-from sim.scenario.build import build, field_hints
+from sim.scenario.build import UnknownKeys, build, field_hints, keeping
 from sim.scenario.fields import key
 from sim.scenario.place import Place
 from sim.scenario.shipped import data_dir
@@ -152,7 +152,9 @@ def _read(file: Path, *, above: tuple[Path, ...]) -> EngineProfile:
     place = Place(file=str(file))
     if file.resolve() in above:
         raise place.child("base").error("a profile cannot be its own base", given=above[-1].name)
-    tree = check_keys(load_yaml(file), KEYS, place, what="an engine profile")
+    tree, unknown = load_yaml(file), list[ScenarioError]()
+    with keeping(unknown):
+        check_keys(tree, KEYS, place, what="an engine profile")
     base = None
     if "base" in tree:
         base = _find(tree["base"], place.child("base"), above=(*above, file.resolve()))
@@ -160,8 +162,11 @@ def _read(file: Path, *, above: tuple[Path, ...]) -> EngineProfile:
     given = dict(base.given) if base else {}
     sources = dict(base.sources) if base else {}
     below = place.child("overheads")
-    for name, one in check_keys(tree.get("overheads", {}), FIELDS, below, what="host times").items():
-        given[name], sources[name] = _sourced(one, below.child(name))
+    with keeping(unknown):
+        for name, one in check_keys(tree.get("overheads", {}), FIELDS, below, what="host times").items():
+            given[name], sources[name] = _sourced(one, below.child(name))
+    if unknown:
+        raise told_together(unknown, UnknownKeys)
     hides = base.async_scheduling if base else None
     if ASYNC in tree:
         hides, sources[ASYNC] = _sourced(tree[ASYNC], place.child(ASYNC))

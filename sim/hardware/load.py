@@ -9,8 +9,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from sim.errors import did_you_mean
-from sim.hardware.profile import CURVE_SIZE_UNITS, DTYPES, EfficiencyCurve, HardwareProfile, KernelFit, Link
+from sim.errors import ScenarioError, told_together
+from sim.hardware.profile import (
+    CURVE_SIZE_UNITS,
+    DTYPES,
+    EfficiencyCurve,
+    HardwareProfile,
+    KernelFit,
+    Link,
+    cards_meant,
+)
+from sim.scenario.build import UnknownKeys, keeping
+from sim.scenario.not_modelled import unknown_word
 from sim.scenario.place import Place
 from sim.scenario.strict_yaml import load_yaml
 from sim.units import QuantityError, parse_quantity
@@ -91,10 +101,13 @@ def check_keys(given: object, allowed: tuple[str, ...], place: Place, *, what: s
     """``given`` as a mapping that has only ``allowed`` keys."""
     if not isinstance(given, Mapping):
         raise place.error(f"expected {what}", given=given, allowed=f"a mapping of {', '.join(allowed)}")
-    for name in given:
-        if name not in allowed:
-            problem = f"unknown field{did_you_mean(name, allowed)}"
-            raise place.child(str(name)).error(problem, allowed=", ".join(allowed))
+    unknown = [
+        place.child(str(name)).error(unknown_word("field", name, allowed), allowed=", ".join(allowed))
+        for name in given
+        if name not in allowed
+    ]
+    if unknown:
+        raise told_together(unknown, UnknownKeys)
     return given
 
 
@@ -243,7 +256,9 @@ KNOWN_KEYS = ("base", *(one.name for one in fields(HardwareProfile) if one.name 
 
 def read_profile(given: Mapping[str, object], place: Place, base: HardwareProfile | None) -> HardwareProfile:
     """A profile from its YAML mapping, laid over ``base`` where there is one."""
-    check_keys(given, KNOWN_KEYS, place, what="a hardware profile")
+    unknown: list[ScenarioError] = []
+    with keeping(unknown):
+        check_keys(given, KNOWN_KEYS, place, what="a hardware profile")
     values: dict[str, Any] = {"notes": "", "efficiency": {}, "kernels": {}}
     reader = Reader(bare_source=None, sources={})
     if base is not None:
@@ -251,8 +266,11 @@ def read_profile(given: Mapping[str, object], place: Place, base: HardwareProfil
         values["name"] = f"{base.name} (modified)"
         reader = Reader(bare_source=given_where(place), sources=dict(base.sources))
     for key, value in given.items():
-        if key != "base":
-            values[key] = read_field(reader, key, value, base, place.child(key))
+        if key != "base" and key in KNOWN_KEYS:
+            with keeping(unknown):
+                values[key] = read_field(reader, key, value, base, place.child(key))
+    if unknown:
+        raise told_together(unknown, UnknownKeys)
     check_all_there(values, place)
     values["sources"] = reader.sources
     profile = HardwareProfile(**values)
@@ -375,10 +393,12 @@ def find_profile(given: str, place: Place, *, above: tuple[Path, ...] = ()) -> H
         raise place.error(
             "this is a folder", given=given, allowed="a shipped name, or a path to a .yaml file"
         )
+    near = cards_meant(given, names)
     raise place.error(
-        f"no such hardware profile{did_you_mean(given, names)}",
+        "no such hardware profile" + (f"; did you mean {' or '.join(near)}?" if near else ""),
         given=given,
         allowed=", ".join(names) + ", or a path to a .yaml file",
+        hint=near[0] if near else "a card without a profile: {base: NAME, ...} with its own numbers",
     )
 
 
@@ -390,8 +410,12 @@ def read_kernels(
 
     table = check_keys(given, tuple(OPERATORS), place, what="kernel constants by operator")
     kernels = dict(base)
+    unknown: list[ScenarioError] = []
     for operator, one in table.items():
-        kernels[operator] = read_fit(operator, one, place.child(operator), lender)
+        with keeping(unknown):
+            kernels[operator] = read_fit(operator, one, place.child(operator), lender)
+    if unknown:
+        raise told_together(unknown, UnknownKeys)
     return kernels
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sim.elementary import log, log_of
+from sim.errors import closest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,3 +129,22 @@ def curve_fractions(curve: EfficiencyCurve, sizes: npt.NDArray[np.float64]) -> n
     floor = curve.points[0][0]
     result: npt.NDArray[np.float64] = np.interp(log_of(np.maximum(sizes, floor)), xs, fractions)
     return result
+
+
+_FORM = re.compile(r"sxm\d?|pcie|\d+gb")
+
+
+def cards_meant(given: str, names: Sequence[str]) -> list[str]:
+    """The profiles of the card that ``given`` names, SXM first; else the one name that it misspells.
+
+    ``h100``, ``a100-80gb`` and ``NVIDIA H100 80GB HBM3`` name a card; ``rtx-5090`` is none of ours.
+    """
+    words = set(re.findall(r"[a-z0-9]+", given.casefold()))
+    parts = {name: name.split("-") for name in names}
+    of_card = [name for name in names if {one for one in parts[name] if not _FORM.fullmatch(one)} <= words]
+    if not of_card:
+        near = closest(given, names)
+        return [near] if near else []
+    most = max(len(words.intersection(parts[name])) for name in of_card)
+    best = [name for name in of_card if len(words.intersection(parts[name])) == most]
+    return sorted(best, key=lambda name: "sxm" not in name)

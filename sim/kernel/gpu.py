@@ -20,6 +20,9 @@ from sim.hardware.laws.registry import LAWS
 from sim.price.law_times import NEVER_HOT, as_arrays, law_device
 from sim.units import format_count
 
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
+"""The types that a kernel scenario may compute in."""
+
 # Special function units of an SM: exponentials per clock (CUDA C++ Programming Guide).
 _EXPONENTIALS_PER_CLOCK = 16
 # Device memory to SM: about 500 ns on A100 and H100 (Chips and Cheese; Luo et al., 2402.13499).
@@ -67,7 +70,7 @@ class Gpu:
                 f"{self.profile.name} has no {dtype} rate",
                 path="kernel",
                 given=dtype,
-                allowed=", ".join(self.profile.peak_flops_per_s),
+                allowed=", ".join(name for name in DTYPE_BYTES if name in self.profile.peak_flops_per_s),
             )
         return peak / self.sm_count
 

@@ -14,8 +14,8 @@ from sim.hardware import HardwareProfile
 from sim.kernel.algorithms import ALGORITHMS
 from sim.kernel.algorithms.elementwise import copy_launches, norm_launches
 from sim.kernel.algorithms.gemm import gemm_launches
-from sim.kernel.algorithms.problem import DTYPE_BYTES, Problem, Tile
-from sim.kernel.gpu import Efficiency, Gpu, Library, efficiency_of, gemm_efficiency, gpu_of
+from sim.kernel.algorithms.problem import Problem, Tile
+from sim.kernel.gpu import DTYPE_BYTES, Efficiency, Gpu, Library, efficiency_of, gemm_efficiency, gpu_of
 from sim.kernel.launches import Launch
 from sim.kernel.scenario import Attention, KernelWork
 from sim.kernel.training_step import TrainingStepWork, checked_model

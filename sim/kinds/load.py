@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.errors import ScenarioError, closest, did_you_mean
+from sim.errors import ScenarioError, closest, did_you_mean, told_together
 from sim.kinds.registry import KINDS, unknown_kind
-from sim.scenario.build import build
+from sim.scenario.build import UnknownKeys, build, keeping
 from sim.scenario.fields import SCHEMA_VERSION, Threshold
 from sim.scenario.file import AnyScenario, ScenarioFile, Variant
 from sim.scenario.place import Place
@@ -147,7 +148,7 @@ def load_tree(
     base_tree, compare = split_compare(tree, file)
     for override in overrides:
         _refuse_if_unused(override, compare)
-    base = _load_one(base_tree, file, overrides, compare.names)
+    base = _load_base(base_tree, compare, (file, overrides))
     return ScenarioFile(
         path=file,
         base=base,
@@ -156,7 +157,7 @@ def load_tree(
         warnings=warnings,
         overrides=tuple(override.text for override in overrides),
         variants=tuple(
-            _load_variant(name, base, base_tree, compare, (file, overrides)) for name in compare.names
+            _load_variant(name, (base, base_tree), compare, (file, overrides)) for name in compare.names
         ),
     )
 
@@ -294,32 +295,47 @@ def _refuse_if_unused(override: Override, compare: Compare) -> None:
         )
 
 
-def _load_one(
-    tree: Mapping[str, Any], file: str, overrides: Sequence[Override], names: Sequence[str]
-) -> AnyScenario:
+Source = tuple[str, Sequence[Override]]
+"""The file, and what ``--set`` laid over it."""
+
+
+def _load_base(tree: Mapping[str, Any], compare: Compare, source: Source) -> AnyScenario:
+    """The scenario without its variants. Keys that nobody knows are told together, the variants' too."""
+    file, overrides = source
     try:
-        return _build_checked(tree, file, names)
+        return _build_checked(tree, file, compare.names)
+    except UnknownKeys as error:
+        found: list[ScenarioError] = [blame(error, file, overrides)]
+        own: list[ScenarioError] = []
+        for name, differences in compare.differences.items():
+            with suppress(ScenarioError), keeping(own):  # other faults of a variant are told later
+                if differences:
+                    _build_variant(name, tree, compare, source)
+        everywhere = (one for error in own for one in (error, *error.others))
+        found += (one for one in everywhere if one.path.startswith("compare.variants."))
+        raise told_together(found) from None
     except ScenarioError as error:
         raise blame(error, file, overrides) from None
 
 
 def _load_variant(
-    name: str,
-    base: AnyScenario,
-    base_tree: Mapping[str, Any],
-    compare: Compare,
-    source: tuple[str, Sequence[Override]],
+    name: str, base: tuple[AnyScenario, Mapping[str, Any]], compare: Compare, source: Source
 ) -> Variant[AnyScenario]:
+    scenario, tree = base
+    differences = compare.differences[name]
+    if differences:
+        scenario = _build_variant(name, tree, compare, source)
+    return Variant(name=name, differences=differences, scenario=scenario)
+
+
+def _build_variant(name: str, base_tree: Mapping[str, Any], compare: Compare, source: Source) -> AnyScenario:
     file, overrides = source
     differences = compare.differences[name]
-    if not differences:
-        return Variant(name=name, differences={}, scenario=base)
     try:
-        choices = KINDS[base.kind].choices
-        scenario = _build_checked(merge(base_tree, differences, choices), file, compare.names)
+        choices = _kind(base_tree, file).choices
+        return _build_checked(merge(base_tree, differences, choices), file, compare.names)
     except ScenarioError as error:
         raise blame(error, file, overrides, variant=name, differences=differences) from None
-    return Variant(name=name, differences=differences, scenario=scenario)
 
 
 def _build_checked(tree: Mapping[str, Any], file: str, names: Sequence[str]) -> AnyScenario:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from sim.errors import did_you_mean
+from sim.scenario.not_modelled import unknown_word
 
 if TYPE_CHECKING:
     from sim.kernel.run import KernelResult
@@ -368,4 +368,4 @@ def report_of(answer: AnyAnswer) -> Report:
 
 def unknown_kind(given: object) -> str:
     """What is wrong with a ``kind:`` that is none."""
-    return f"unknown kind{did_you_mean(given, KINDS)}"
+    return unknown_word("kind", given, KINDS)

@@ -19,6 +19,7 @@ from sim.scenario.build import field_hints, takes_number, unit_in
 from sim.scenario.fields import SCHEMA_VERSION, Threshold
 from sim.scenario.file import Measured
 from sim.scenario.measured import MeasuredColumn, MeasuredTable
+from sim.scenario.not_modelled import not_modelled_text
 from sim.scenario.scalars import LIMITS, MAX_PLAIN
 from sim.units import UNITS, allowed_units, unit_of_name
 
@@ -46,6 +47,7 @@ def scenario_schema() -> JsonSchema:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Gpuyard scenario",
+        "description": not_modelled_text(),
         "type": "object",
         "properties": {"kind": {"description": "what is simulated", "enum": list(kinds)}},
         "required": ["kind"],

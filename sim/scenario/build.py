@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from sim.errors import closest, did_you_mean
+from sim.errors import ScenarioError, told_together
 from sim.scenario.distribution import Distribution
 from sim.scenario.fields import Threshold
+from sim.scenario.not_modelled import meant, not_modelled, unknown_word
 from sim.scenario.place import Place
 from sim.scenario.scalars import SCALARS, check_bounds
 from sim.units import example, unit_of_name
@@ -38,6 +40,45 @@ SYNONYMS = {
     "scheduler": "batching",
     "num_prompts": "num_requests",
     "max_concurrency": "concurrency",
+    "max_running_requests": "max_num_seqs",
+    "context_length": "max_model_len",
+    "max_num_tokens": "max_num_batched_tokens",
+    "tensor_model_parallel_size": "tensor_parallel_size",
+    "pipeline_model_parallel_size": "pipeline_parallel_size",
+    "num_pipeline_stages": "pipeline_parallel_size",
+    "speculative_config": "speculative",
+    "world_size": "num_workers",
+    "dp": "num_workers",
+    "dp_size": "num_workers",
+    "data_parallel_size": "num_workers",
+    "seq_len": "max_seq_len",
+    "seq_length": "max_seq_len",
+    "per_device_train_batch_size": "micro_batch_size",
+    "train_micro_batch_size_per_gpu": "micro_batch_size",
+    "gradient_checkpointing": "activation_checkpointing",
+    "zero": "zero_stage",
+    "fsdp": "zero_stage",
+    "torch_compile": "fused_kernels",
+}
+
+# Values of other programs that mean exactly one of ours.
+VALUE_SYNONYMS = {
+    "fp16": "float16",
+    "half": "float16",
+    "bf16": "bfloat16",
+    "fp32": "float32",
+    "float": "float32",
+    "fp8_e4m3": "fp8",
+    "fp8_e5m2": "fp8",
+    "awq": "int4",
+    "gptq": "int4",
+    "w4a16": "int4",
+    "w8a8": "int8",
+    "inflight": "continuous",
+    "inflight_batching": "continuous",
+    "inference": "serving",
+    "adam": "adamw",
+    "least_outstanding": "least_loaded",
 }
 
 # A distribution's numbers are in the unit of the key that holds it, a threshold's in its metric's.
@@ -50,9 +91,49 @@ _LEAVE_OUT = "give a value, or leave the key out"
 
 
 def build(cls: type[T], mapping: object, *, file: str, path: str = "") -> T:
-    """The dataclass ``cls`` that ``mapping`` describes; the first thing wrong is a ScenarioError."""
-    unit = unit_of_name(path.rsplit(".", 1)[-1])
-    return typing.cast(T, _build(cls, mapping, Place(file=file, path=path, unit=unit)))
+    """The dataclass ``cls`` that ``mapping`` describes.
+
+    Keys that nobody knows are one ScenarioError, all of them; else the first thing wrong is.
+    """
+    place = Place(file=file, path=path, unit=unit_of_name(path.rsplit(".", 1)[-1]))
+    unknown = list(_unknown_keys(cls, mapping, place))
+    if unknown:
+        raise told_together(unknown, UnknownKeys)
+    return typing.cast(T, _build(cls, mapping, place))
+
+
+class UnknownKeys(ScenarioError):
+    """Every key of a file that nobody knows, told together."""
+
+
+@contextmanager
+def keeping(found: list[ScenarioError]) -> Iterator[None]:
+    """Keeps unknown keys for later, so that those that come after them are found too."""
+    try:
+        yield
+    except UnknownKeys as error:
+        found.append(error)
+
+
+def _unknown_keys(hint: Any, value: object, place: Place) -> Iterator[ScenarioError]:
+    """An error per key, at any depth, that is no field of the dataclass in whose place it stands."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        for one in inner:
+            yield from _unknown_keys(one, value, place)
+    elif origin is tuple and isinstance(value, (list, tuple)) and inner[1:] == (Ellipsis,):
+        for index, item in enumerate(value):
+            yield from _unknown_keys(inner[0], item, place.item(index))
+    elif isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _unknown_keys(inner[1], item, place.child(str(name)))
+    elif isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
+        known = field_hints(hint)
+        for name, item in value.items():
+            if name in known:
+                yield from _unknown_keys(known[name][1], item, place.child(name))
+            else:
+                yield _unknown_key(hint, name, place)
 
 
 @cache
@@ -88,9 +169,6 @@ def _build(cls: Any, value: object, place: Place) -> Any:
             allowed=f"a mapping with keys of {keys}{also}",
         )
     known = field_hints(cls)
-    for name in value:
-        if name not in known:
-            raise _unknown_key(cls, name, place)
     around = unit_of_name(str(value.get("metric", ""))) if cls is Threshold else place.unit
     given = {}
     for name, (one, hint) in known.items():
@@ -115,18 +193,22 @@ def _value(metadata: Mapping[str, Any], hint: Any, value: object, place: Place) 
     return _choice(words, value, place, also)
 
 
-def _unknown_key(cls: Any, name: object, place: Place) -> Exception:
-    known = field_hints(cls)
-    word = SYNONYMS.get(str(name), "")
-    near = word if word in known else closest(name, known)
+def _unknown_key(cls: Any, name: object, place: Place) -> ScenarioError:
+    known, there = field_hints(cls), place.child(str(name))
+    word = SYNONYMS.get(str(name).lower().replace("-", "_"), "")
     allowed = ", ".join(known)
-    if near:
-        return place.child(str(name)).error(
-            f"unknown field; did you mean {near}?", allowed=allowed, hint=place.child(near).path
+    if word in known:
+        return there.error(
+            f"unknown field; did you mean {word}?", allowed=allowed, hint=place.child(word).path
         )
     deeper = _found_deeper(cls, {str(name), word}, place)
-    hint = deeper or "remove it, or look for its name in the README and the JSON Schema"
-    return place.child(str(name)).error("unknown field", allowed=allowed, hint=hint)
+    if deeper:
+        return there.error("unknown field", allowed=allowed, hint=deeper)
+    near, problem = meant(name, known), unknown_word("field", name, known)
+    if not near and not_modelled(name):
+        return there.error(problem)
+    hint = place.child(near).path if near else "remove it; `gpuyard schema` prints every key and its meaning"
+    return there.error(problem, allowed=allowed, hint=hint)
 
 
 def _found_deeper(cls: Any, words: set[str], place: Place) -> str:
@@ -198,12 +280,13 @@ def _choice(choices: tuple[Any, ...], value: object, place: Place, also: str = "
             f"YAML reads no, off, false as false and yes, on, true as true; here it is {str(value).lower()}"
         )
         raise place.error(problem, given=value, allowed=allowed, hint="one of the words allowed")
-    near = closest(value, [str(choice) for choice in choices])
+    words = [str(choice) for choice in choices]
+    same = VALUE_SYNONYMS.get(str(value).lower().replace("-", "_"), "")
+    problem = unknown_word("value", value, words)
+    if same in words:
+        problem = f"unknown value; did you mean {same}?"
     raise place.error(
-        f"unknown value{did_you_mean(value, [str(choice) for choice in choices])}",
-        given=value,
-        allowed=allowed,
-        hint=near or "",
+        problem, given=value, allowed=allowed, hint=same if same in words else meant(value, words)
     )
 
 

@@ -316,8 +316,10 @@ def blame(
     differences: Mapping[str, Any] | None = None,
 ) -> ScenarioError:
     """``error`` with the place where the wrong value was written: the file, a variant, or --set."""
+    others = [blame(one, file, overrides, variant=variant, differences=differences) for one in error.others]
     path, problem, where = error.path, error.problem, error.file
     if where != file:
+        error.others = tuple(others)
         return error
     if variant and has_path(differences, _steps(path)):
         path = f"compare.variants.{variant}.{path}"
@@ -325,8 +327,14 @@ def blame(
         problem = f"{problem} (in variant {variant})"
     if any(_begins(_steps(path), override.steps) for override in overrides):
         where = "--set"
-    return ScenarioError(
-        problem, file=where, path=path, given=error.given, allowed=error.allowed, hint=error.hint
+    return type(error)(
+        problem,
+        file=where,
+        path=path,
+        given=error.given,
+        allowed=error.allowed,
+        hint=error.hint,
+        others=others,
     )
 
 

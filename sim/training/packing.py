@@ -17,9 +17,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from sim.errors import ScenarioError, did_you_mean
+from sim.errors import ScenarioError
 from sim.rng import stream
 from sim.scenario.distribution import DrawPlace, draw_tokens
+from sim.scenario.not_modelled import unknown_word
 from sim.training.scenario import TrainingScenario, max_seq_len, step_shape
 from sim.training.step.layer import layer_times
 from sim.training.step.shape import StepShape
@@ -106,7 +107,7 @@ def pack(
 def _check(lengths: Ints, capacity_tokens: int, strategy: str) -> None:
     if strategy not in PACKING_STRATEGIES:
         raise ScenarioError(
-            "unknown packing" + did_you_mean(strategy, PACKING_STRATEGIES),
+            unknown_word("packing", strategy, PACKING_STRATEGIES),
             path="packing.strategy",
             given=strategy,
             allowed=", ".join(PACKING_STRATEGIES),

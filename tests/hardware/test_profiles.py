@@ -25,6 +25,7 @@ from sim.hardware import (
     load_hardware,
 )
 from sim.hardware.load import profile_folder
+from sim.hardware.profile import cards_meant
 
 GIB = 2**30
 NAMES = hardware_names()
@@ -236,7 +237,30 @@ def test_the_catalog_prints_every_device_field_and_source() -> None:
 
 def test_the_catalog_names_what_is_near() -> None:
     with pytest.raises(ScenarioError, match="did you mean rtx-4090"):
-        catalog.show("rtx-4080")
+        catalog.show("rtx4090")
+    with pytest.raises(ScenarioError) as caught:
+        catalog.show("rtx-4080")  # a card of its own, which has no profile
+    assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("h100", ["h100-sxm-80gb", "h100-pcie-80gb"]),
+        ("NVIDIA H100 80GB HBM3", ["h100-sxm-80gb", "h100-pcie-80gb"]),
+        ("h100-pcie", ["h100-pcie-80gb"]),
+        ("a100-80gb", ["a100-sxm-80gb", "a100-pcie-80gb"]),
+        ("a100", ["a100-sxm-40gb", "a100-sxm-80gb", "a100-pcie-40gb", "a100-pcie-80gb"]),
+        ("h100-sxm-80g", ["h100-sxm-80gb"]),
+        ("h10-sxm-80gb", []),
+        ("mi300", ["mi300x"]),
+        ("rtx-5090", []),
+        ("b300", []),
+        ("tpu-v5e", []),
+    ],
+)
+def test_a_card_is_found_by_its_name_and_no_other_card_is_offered(written: str, meant: list[str]) -> None:
+    assert cards_meant(written, hardware_names()) == meant
 
 
 def measured_folder() -> Path:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sim.kernel.algorithms.problem import DTYPE_BYTES, Copy, Norm
-from sim.kernel.gpu import Efficiency, Footprint, Gpu
+from sim.kernel.algorithms.problem import Copy, Norm
+from sim.kernel.gpu import DTYPE_BYTES, Efficiency, Footprint, Gpu
 from sim.kernel.launches import BlockSpec, Launch, LaunchSpec, build_launch
 
 _CHUNK_BYTES = 16 * 1024  # that a block moves in one iteration

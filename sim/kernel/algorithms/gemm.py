@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from sim.errors import ScenarioError
 from sim.kernel.algorithms.elementwise import stream
 from sim.kernel.algorithms.flash import FLOAT32_BYTES
-from sim.kernel.algorithms.problem import DTYPE_BYTES, Gemm, Tile
-from sim.kernel.gpu import Efficiency, Footprint, Gpu
+from sim.kernel.algorithms.problem import Gemm, Tile
+from sim.kernel.gpu import DTYPE_BYTES, Efficiency, Footprint, Gpu
 from sim.kernel.launches import BlockSpec, Launch, LaunchSpec, Shared, build_launch, tile_count
 from sim.kernel.rates import compute_s
 

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sim.kernel.gpu import Direction, Footprint, Generation, Gpu, fits
+from sim.kernel.gpu import DTYPE_BYTES, Direction, Footprint, Generation, Gpu, fits
 from sim.kernel.launches import Launch
 from sim.scenario.fields import key
 
 Dtype = Literal["float32", "float16", "bfloat16", "float8"]
-DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

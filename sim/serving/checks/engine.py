@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 
-from sim.errors import closest, did_you_mean
+from sim.errors import did_you_mean
 from sim.scenario.build import build
 from sim.scenario.csv_files import check_file
 from sim.scenario.distribution import check_distribution
+from sim.scenario.not_modelled import meant, unknown_word
 from sim.scenario.place import Place
 from sim.serving.batching.registry import BATCHING, known_batching
 from sim.serving.scenario import ENGINE_CHOICES, EngineConfig
@@ -127,10 +128,10 @@ def _check_policy(given: str, known: Sequence[str], place: Place, base_dir: Path
     path, colon, name = given.rpartition(":")
     if not colon or not path or not name.isidentifier():
         raise place.error(
-            f"unknown policy{did_you_mean(given, known)}",
+            unknown_word("policy", given, known),
             given=given,
             allowed=f"{', '.join(known)}, or PATH:{wanted} (./my_policy.py:{_EXAMPLES[wanted]})",
-            hint=closest(given, known) or known[1],
+            hint=meant(given, known) or known[1],
         )
     file = policy_path(given, base_dir)
     if not file.is_file():

@@ -321,14 +321,13 @@ def _check_peak(scenario: Scenario, place: Place) -> None:
     """
     engine, hardware = scenario.engine, scenario.hardware
     peaks = hardware.peak_flops_per_s
-    known = f"what it has: {', '.join(peaks)}"
     dtype = served_dtype(scenario.model, engine.dtype)
     if dtype not in peaks:
         origin = f"the dtype of {scenario.model.name}" if engine.dtype == "auto" else "engine.dtype"
         raise place.child("dtype").error(
             f"{hardware.name} has no peak rate for {dtype} ({origin})",
             given=engine.dtype,
-            allowed=known,
+            allowed=", ".join(name for name in ("bfloat16", "float16", "float32") if name in peaks),
             hint=f"dtype: {'float16' if 'float16' in peaks else 'float32'}; "
             f"devices with {dtype}: {_devices_with(dtype)}",
         )
@@ -337,7 +336,11 @@ def _check_peak(scenario: Scenario, place: Place) -> None:
         raise place.child("quantization").error(
             f"{hardware.name} has no peak rate for {quantized}",
             given=engine.quantization,
-            allowed=known,
+            allowed=", ".join(
+                name
+                for name in ("none", "fp8", "int8", "int4")
+                if PEAK_OF_QUANTIZATION.get(served_quantization(scenario.model, name), dtype) in peaks
+            ),
             hint=f"quantization: int4 (weight-only), or one of {_devices_with(quantized)}",
         )
 

@@ -19,7 +19,7 @@ from sim.model.counts import Matrix, layer_matrices
 from sim.price.collective import fabric_of, nccl_cost
 from sim.price.law_times import NEVER_HOT, gemm_operator, law_s
 from sim.price.roofline import Operator, fractions, wave_utilisation
-from sim.training.step.shape import StepShape, dequantise_bytes, fake_quantise_bytes
+from sim.training.step.shape import PRECISIONS, StepShape, dequantise_bytes, fake_quantise_bytes
 
 # The fitted constants of training step times: four numbers, fitted once, by the mean absolute MFU error
 # over MosaicML's 61 FSDP runs on A100-80GB (llm-foundry, scripts/train/benchmarking, 8 to 64 GPUs). On runs
@@ -184,7 +184,9 @@ def peak_of(shape: StepShape) -> str:
             f"{shape.hardware.name} has no {peak} rate",
             path="training.precision",
             given=shape.precision_name,
-            allowed=", ".join(sorted(shape.hardware.peak_flops_per_s)),
+            allowed=", ".join(
+                name for name, one in PRECISIONS.items() if one.peak in shape.hardware.peak_flops_per_s
+            ),
         )
     return peak
 

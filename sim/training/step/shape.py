@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sim.errors import ScenarioError, did_you_mean
+from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile
 from sim.model.counts import Matrix, check_tensor_parallel_size, layer_matrices, num_parameters
 from sim.model.shape import ModelShape
 from sim.scenario.fields import key
+from sim.scenario.not_modelled import unknown_word
 
 # Number formats of training: what a parameter keeps, what GEMMs run in, what the format costs besides.
 
@@ -100,7 +101,7 @@ def precision_of(name: str, path: str = "training.precision") -> Precision:
     """The precision of that name; refused with the names that there are."""
     if name not in PRECISIONS:
         raise ScenarioError(
-            "unknown precision" + did_you_mean(name, PRECISIONS),
+            unknown_word("precision", name, PRECISIONS),
             path=path,
             given=name,
             allowed=", ".join(PRECISIONS),
