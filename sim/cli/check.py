@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sim.cli.exits import FINE, WRONG_INPUT
 from sim.errors import ScenarioError
@@ -58,7 +59,7 @@ def _check(path: Path) -> str:
     content = load_yaml(path)
     is_profile = isinstance(content, Mapping) and "kind" not in content and "question" not in content
     is_engine = isinstance(content, Mapping) and "overheads" in content
-    return _check_profile(path, is_engine=is_engine) if is_profile else _check_scenario(path)
+    return _check_profile(path, is_engine=is_engine) if is_profile else _check_scenario(content, path)
 
 
 def _check_model(path: Path) -> str:
@@ -86,10 +87,10 @@ def _check_board(path: Path) -> str:
     return f"board of measured cases, {len(read_board(path).groups)} groups with bounds"
 
 
-def _check_scenario(path: Path) -> str:
-    from sim.kinds.load import load_scenario
+def _check_scenario(content: dict[str, Any], path: Path) -> str:
+    from sim.kinds.load import load_measured_tree
 
-    file = load_scenario(str(path))
+    file = load_measured_tree(content, str(path))
     for caution in file.warnings:
         print(f"warning {path}: {caution}", file=sys.stderr)
     names = ", ".join(variant.name for variant in file.variants)

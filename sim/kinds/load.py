@@ -115,9 +115,15 @@ def load_scenario(
     trace's file, relative to the current folder; all paths inside the file are relative to it.
     """
     found = _find(path)
-    tree = load_yaml(found)
     parsed = [parse_override(text) for text in overrides]
-    loaded = load_tree(tree, str(found), overrides=parsed, trace=trace)
+    return load_measured_tree(load_yaml(found), str(found), overrides=parsed, trace=trace)
+
+
+def load_measured_tree(
+    tree: dict[str, Any], file: str, *, overrides: Sequence[Override] = (), trace: str | None = None
+) -> ScenarioFile[AnyScenario]:
+    """The scenario that the whole mapping of ``file`` holds, with the values measured of it."""
+    loaded = load_tree(tree, file, overrides=overrides, trace=trace)
     if MEASURED in tree:
         from sim.scenario.measured import check_measured
 

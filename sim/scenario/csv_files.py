@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import io
 import re
 import zlib
@@ -114,6 +112,8 @@ def _near(path: Path) -> str:
 def _unpacked(packed: bytes, given: str) -> bytes:
     if not packed.startswith(b"\x1f\x8b"):
         return packed
+    import gzip
+
     try:
         return gzip.decompress(packed)
     except EOFError:
@@ -266,6 +266,8 @@ def _is_even(body: str, delimiter: str, expected: int) -> bool:
 
 
 def _split(file: TextFile, line: str, delimiter: str) -> list[str]:
+    import csv
+
     try:
         return next(csv.reader([line], delimiter=delimiter, strict=True), [])
     except csv.Error as error:
@@ -289,6 +291,8 @@ def _read_rows(
     file: TextFile, header: tuple[str, ...], delimiter: str
 ) -> tuple[tuple[tuple[str, ...], ...], tuple[int, ...]]:
     """Every row's cells and line number, blank lines left out; a row of another length is refused."""
+    import csv
+
     reader = csv.reader(io.StringIO(file.text), delimiter=delimiter, strict=True)
     rows, lines = [], []
     try:

@@ -13,7 +13,6 @@ import numpy as np
 from sim.arrays import Float64, Int64
 from sim.elementary import exp_of, log, log1p
 from sim.errors import ScenarioError
-from sim.scenario.csv_files import check_file, read_column
 from sim.scenario.fields import key
 from sim.scenario.place import Place
 
@@ -297,6 +296,8 @@ def _empirical_values(distribution: DrawKeys, place: DrawPlace) -> Float64:
             allowed="{distribution: empirical, values: [...]} or {..., file: lengths.csv, column: tokens}",
         )
     if distribution.values is None:
+        from sim.scenario.csv_files import read_column
+
         return read_column(place.base_dir, distribution.file or "", distribution.column, f"{place.path}.file")
     values = np.asarray(distribution.values, dtype=np.float64)
     if values.size == 0 or not np.all(np.isfinite(values)) or values.min() < 0:
@@ -324,6 +325,8 @@ def _check_empirical(given: DrawKeys, place: KeyPlace, base_dir: Path) -> None:
             hint="values: [100, 200, 400], or {file: lengths.csv, column: prompt_tokens}",
         )
     if given.file is not None:
+        from sim.scenario.csv_files import check_file
+
         check_file(given.file, place.child("file"), base_dir)
         if given.weights is not None:
             raise place.child("weights").error(

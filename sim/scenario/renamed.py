@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sim.scenario.caution import Caution
 from sim.scenario.place import Place
 from sim.scenario.variants import Override
+
+if TYPE_CHECKING:
+    from sim.scenario.caution import Caution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,8 @@ class Renamed:
     @property
     def caution(self) -> Caution:
         """The warning that a scenario with the old word gets."""
+        from sim.scenario.caution import Caution
+
         return Caution(
             kind="renamed",
             observation=f"{self.old} is called {self.new} since version {self.since}",

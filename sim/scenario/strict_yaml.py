@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -56,6 +55,8 @@ def read_text(path: Path) -> str:
 
 
 def _gzip_state(content: bytes) -> str:
+    import gzip
+
     try:
         gzip.decompress(content)
     except (OSError, EOFError, ValueError):

@@ -9,13 +9,11 @@ from pathlib import Path
 
 from sim.errors import did_you_mean
 from sim.scenario.build import build
-from sim.scenario.csv_files import check_file
 from sim.scenario.distribution import check_distribution
 from sim.scenario.not_modelled import meant, unknown_word
 from sim.scenario.place import Place
 from sim.serving.batching.registry import BATCHING, known_batching
 from sim.serving.scenario import ENGINE_CHOICES, EngineConfig
-from sim.serving.user_policy import policy_path
 from sim.serving.vllm.config import POLICIES
 
 _EXAMPLES = {"function": "plan", "class": "MyPolicy"}
@@ -133,6 +131,9 @@ def _check_policy(given: str, known: Sequence[str], place: Place, base_dir: Path
             allowed=f"{', '.join(known)}, or PATH:{wanted} (./my_policy.py:{_EXAMPLES[wanted]})",
             hint=meant(given, known) or known[1],
         )
+    from sim.scenario.csv_files import check_file
+    from sim.serving.user_policy import policy_path
+
     file = policy_path(given, base_dir)
     if not file.is_file():
         check_file(path, place, base_dir)

@@ -7,7 +7,6 @@ from pathlib import Path
 from sim.errors import ScenarioError
 from sim.model.counts import check_tensor_parallel_size, served_dtype, served_quantization
 from sim.model.shape import check_pipeline_parallel_size
-from sim.scenario.csv_files import check_file
 from sim.scenario.distribution import EXAMPLES, Distribution, check_distribution, check_keys
 from sim.scenario.place import Place
 from sim.serving.batching.registry import known_batching
@@ -25,7 +24,6 @@ from sim.serving.scenario import (
 )
 from sim.serving.workload.arrivals import ARRIVAL_PROCESSES, Arrivals
 from sim.serving.workload.sources import SOURCES
-from sim.serving.workload.trace_formats import AUTO, TRACE_FORMATS
 from sim.units import format_gb
 
 
@@ -157,6 +155,9 @@ def _check_drawn(workload: Workload, place: Place) -> None:
 
 
 def _check_trace(workload: Workload, trace: Trace, place: Place, base_dir: Path) -> None:
+    from sim.scenario.csv_files import check_file
+    from sim.serving.workload.trace_formats import AUTO, TRACE_FORMATS
+
     there = place.child("trace")
     check_file(trace.path, there.child("path"), base_dir)
     if trace.format == AUTO:
