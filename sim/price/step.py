@@ -31,6 +31,8 @@ from sim.price.roofline import Floats
 BREAKPOINTS_PER_OCTAVE = 4
 MAX_CONTEXT_TOKENS = 1 << 40
 CHUNK_GROUP = 32
+LONG_BITS = 41  # 2.2 s
+KEPT_BITS = 34
 CHUNK_BREAKPOINTS = 70  # the first ones, for prompt chunks: up to 2**21 cached tokens
 
 TILE_ROWS = 64  # query rows of a decode kernel's tile (FlashAttention: 64 to 128)
@@ -308,17 +310,21 @@ def whole_ps(price_s: Callable[..., Floats], *sizes: Floats) -> Int64:
     """Prices in whole picoseconds, the same on every machine.
 
     They are computed fast, with last digits that depend on the machine, and those that lie so close to the
-    middle of two picoseconds that a last digit could matter once more, exactly.
+    middle of two that a last digit could matter once more, exactly. Beyond two seconds a last digit would
+    always matter, so there they are rounded to 34 bits, to about a tenth of a nanosecond.
     """
     with last_digits_free():
         picoseconds = price_s(*sizes) * PS_PER_S
-    rounded = np.rint(picoseconds)
-    from_middle = np.abs(np.abs(picoseconds - rounded) - 0.5)
-    is_close = from_middle < 1e-4 + 1e-14 * picoseconds  # ten times what the last digits come to
+    _, bits = np.frexp(picoseconds)
+    unit = np.ldexp(1.0, np.where(bits > LONG_BITS, bits - KEPT_BITS, 0))
+    scaled = picoseconds / unit
+    rounded = np.rint(scaled)
+    from_middle = np.abs(np.abs(scaled - rounded) - 0.5)
+    is_close = from_middle < 1e-4 + 4e-15 * scaled  # ten times what the last digits come to
     if is_close.any():
         again = price_s(*(one[is_close] for one in sizes))
-        rounded[is_close] = np.rint(again * PS_PER_S)
-    return rounded.astype(np.int64)
+        rounded[is_close] = np.rint(again * PS_PER_S / unit[is_close])
+    return (rounded * unit).astype(np.int64)
 
 
 def breakpoints() -> list[int]:
