@@ -26,7 +26,19 @@ def render_answer(answer: AnyAnswer, *, tty: bool = False) -> str:
             for outcome, line in zip(outcomes, map(_wrapped, lines), strict=True)
         ]
         parts.append("Thresholds (means over the seeds)\n" + "\n".join(shown) + "\n")
+    if notes := run_notes(answer):
+        parts.append("Notes\n" + "\n".join(_wrapped(note, "- ") for note in notes) + "\n")
     return "\n".join(parts)
+
+
+def run_notes(answer: AnyAnswer) -> list[str]:
+    """What the runs assumed and read, of their first seeds: once where every variant says the same."""
+    who: dict[str, list[str]] = {}
+    for name, runs in answer.results.items():
+        for note in dict.fromkeys(note for run in runs[:1] for note in run.notes):
+            who.setdefault(note, []).append(name)
+    every = len(answer.results)
+    return [note if len(names) == every else f"{', '.join(names)}: {note}" for note, names in who.items()]
 
 
 def render_comparison(comparison: Comparison, *, tty: bool = False) -> str:

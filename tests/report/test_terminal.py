@@ -36,10 +36,20 @@ def comparison(num_variants: int = 2) -> Comparison:
     return compare(found, "static")
 
 
-def answer(thresholds: tuple[Threshold, ...] = ()) -> SimpleNamespace:
+def answer(
+    thresholds: tuple[Threshold, ...] = (), notes: dict[str, tuple[str, ...]] | None = None
+) -> SimpleNamespace:
+    results = {name: [SimpleNamespace(notes=said)] for name, said in (notes or {}).items()}
     return SimpleNamespace(
-        file=SimpleNamespace(base=scenario(thresholds=thresholds)), comparison=comparison()
+        file=SimpleNamespace(base=scenario(thresholds=thresholds)), comparison=comparison(), results=results
     )
+
+
+def test_notes_of_the_runs_are_told_once_with_whose_they_are() -> None:
+    notes = {"static": ("read in s", "assumed"), "paged": ("read in s",), "vllm": ("read in s", "assumed")}
+    shown = render_answer(answer(notes=notes))
+    assert shown.endswith("Notes\n- read in s\n- static, vllm: assumed\n")
+    assert "Notes" not in render_answer(answer())
 
 
 @pytest.mark.parametrize("num_variants", [1, 2, 3, 5])

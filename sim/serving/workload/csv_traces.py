@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sim.arrays import Float64, Int64
 from sim.scenario.csv_files import CsvFile, TextFile, open_csv
@@ -27,6 +27,7 @@ from sim.serving.workload.trace_rows import (
     unit_in_name,
 )
 
+_BURSTGPT = {ARRIVAL: "Timestamp", PROMPT: "Request tokens", OUTPUT: "Response tokens"}
 _AZURE = {ARRIVAL: "TIMESTAMP", PROMPT: "ContextTokens", OUTPUT: "GeneratedTokens"}
 _NAME = re.compile(r"prefix_block_hashes([1-9]\d{0,5})_first([1-9]\d{0,5})", re.IGNORECASE)
 _HASH = re.compile(r"[0-9a-f]{1,15}", re.IGNORECASE)
@@ -42,6 +43,28 @@ def _is_azure(file: TextFile, trace: TraceKeys) -> bool:
         return False
     table = open_csv(file)
     return table.is_dates(table.header.index(_AZURE[ARRIVAL]))
+
+
+def _is_burstgpt(file: TextFile, trace: TraceKeys) -> bool:
+    if is_json(file) or trace.columns is not None:
+        return False
+    header = {name.strip() for name in file.text.partition("\n")[0].split(",")}
+    return set(_BURSTGPT.values()) <= header
+
+
+def _read_burstgpt(file: TextFile, trace: TraceKeys) -> RawTrace:
+    refuse_json(file)
+    table = open_csv(file)
+    missing = [name for name in _BURSTGPT.values() if name not in table.header]
+    if missing:
+        raise file.error(
+            f"no column {missing[0]}, which BurstGPT's layout has",
+            "line 1",
+            given=", ".join(table.header),
+            allowed=", ".join(_BURSTGPT.values()),
+            hint="workload.trace.format: csv",
+        )
+    return replace(_columns(table, _BURSTGPT, is_dated=False), unit="s")
 
 
 def _is_any_csv(file: TextFile, trace: TraceKeys) -> bool:
@@ -142,9 +165,14 @@ AZURE = TraceFormat(
     recognises=_is_azure,
     read=_read_azure,
 )
+BURSTGPT = TraceFormat(
+    doc="CSV of BurstGPT: Timestamp (s), Request tokens, Response tokens; rows that failed have 0 of these",
+    recognises=_is_burstgpt,
+    read=_read_burstgpt,
+)
 CSV = TraceFormat(
     doc="a header, then a row per request: arrival, prompt_tokens, output_tokens, under names that are known "
-    "(Vidur's, vLLM's, BurstGPT's) or given as columns; prefix_block_hashes16_first64 for shared prefixes",
+    "(Vidur's, vLLM's) or given as columns; prefix_block_hashes16_first64 for shared prefixes",
     recognises=_is_any_csv,
     read=_read_csv,
     takes_any=True,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from sim.arrays import Float64
+from sim.errors import ScenarioError
 from sim.scenario.csv_files import TextFile
 from sim.serving.workload.trace_rows import (
     ARRIVAL,
@@ -18,18 +19,27 @@ from sim.serving.workload.trace_rows import (
     RawTrace,
     TraceFormat,
     TraceKeys,
+    drawn_alike,
     find_roles,
     is_json,
+    numbers,
     require_json,
     unit_in_name,
 )
 
 _MOONCAKE = {ARRIVAL: "timestamp", PROMPT: "input_length", OUTPUT: "output_length"}
+# What Qwen-Bailian's traces of Mooncake's layout have beside it; theirs are seconds, and blocks of 16 tokens.
+_BAILIAN, _BAILIAN_BLOCK_TOKENS = ("chat_id", "parent_chat_id", "turn"), 16
+# What a result of `vllm bench serve` or sglang.bench_serving has without its requests.
+_TABLE = "Serving Benchmark Result"
+_STATISTICS = ("total_input_tokens", "total_output_tokens", "output_throughput")
 _VLLM_BENCH = {PROMPT: "input_lens", OUTPUT: "output_lens", ARRIVAL: "start_times"}
 
 
-def _first_record(file: TextFile) -> object:
+def first_record(file: TextFile) -> object:
     """The first record of a file of records, or the one object of a file; None where it is no JSON."""
+    if not is_json(file):
+        return None
     text = file.text.lstrip()
     start = len(text) - len(text[1:].lstrip()) if text.startswith("[") else 0
     try:
@@ -39,13 +49,23 @@ def _first_record(file: TextFile) -> object:
 
 
 def _is_mooncake(file: TextFile, trace: TraceKeys) -> bool:
-    record = _first_record(file) if is_json(file) and trace.columns is None else None
-    return isinstance(record, dict) and "hash_ids" in record
+    record = first_record(file) if trace.columns is None else None
+    return isinstance(record, dict) and "hash_ids" in record and not set(_BAILIAN) & set(record)
+
+
+def _is_bailian(file: TextFile, trace: TraceKeys) -> bool:
+    record = first_record(file) if trace.columns is None else None
+    return isinstance(record, dict) and "hash_ids" in record and bool(set(_BAILIAN) & set(record))
 
 
 def _is_vllm_bench(file: TextFile, trace: TraceKeys) -> bool:
-    record = _first_record(file) if file.text.lstrip().startswith("{") else None
-    return isinstance(record, dict) and bool(set(record) & set(_VLLM_BENCH.values()))
+    if not is_json(file):
+        return _TABLE in file.text
+    record = first_record(file) if file.text.lstrip().startswith("{") else None
+    if not isinstance(record, dict):
+        return False
+    is_summary = any(isinstance(record.get(name), (int, float)) for name in _STATISTICS)
+    return is_summary or bool(set(record) & set(_VLLM_BENCH.values()))
 
 
 def _is_any_json(file: TextFile, trace: TraceKeys) -> bool:
@@ -53,28 +73,55 @@ def _is_any_json(file: TextFile, trace: TraceKeys) -> bool:
 
 
 def _read_records(file: TextFile, trace: TraceKeys) -> RawTrace:
-    where, records = _checked_records(file)
+    where, records = json_records(file)
     return _records(file, where, records, find_roles(file, where[0], list(records[0]), trace.columns))
 
 
 def _read_mooncake(file: TextFile, trace: TraceKeys) -> RawTrace:
-    where, records = _checked_records(file)
-    return _records(file, where, records, _MOONCAKE, is_mooncake=True)
+    where, records = json_records(file)
+    raw = _records(file, where, records, _MOONCAKE, is_mooncake=True)
+    assert raw.times is not None
+    # Mooncake's are whole milliseconds: what has fractions is another's, and its unit is not known.
+    return raw if np.all(raw.times == np.floor(raw.times)) else replace(raw, unit=None, is_unit_guessed=False)
+
+
+def _read_bailian(file: TextFile, trace: TraceKeys) -> RawTrace:
+    where, records = json_records(file)
+    raw = _records(file, where, records, _MOONCAKE, is_mooncake=True)
+    return replace(raw, unit="s", layout_block_tokens=_BAILIAN_BLOCK_TOKENS)
+
+
+def whole_json(file: TextFile) -> Any:
+    """The one value that a JSON file holds."""
+    require_json(file)
+    return _parse(file, file.text, "")
 
 
 def _read_vllm_bench(file: TextFile, trace: TraceKeys) -> RawTrace:
+    if not is_json(file) and _TABLE in file.text:
+        raise file.error(
+            "this is what the benchmark prints, not what it saves",
+            allowed="its JSON file",
+            hint="vllm bench serve --save-result --save-detailed writes it",
+        )
     require_json(file)
-    whole = _parse(file, file.text, "")
-    if not isinstance(whole, dict):
+    if not file.text.lstrip().startswith("{"):
         raise file.error(
             "not a result of vllm bench serve",
-            given=type(whole).__name__,
             allowed="one JSON object with input_lens, output_lens and start_times",
         )
-    return _vllm_bench(file, whole, trace.columns)
+    where, records = json_records(file)
+    if len(records) > 1 and set(records[0]) & set(_VLLM_BENCH.values()):
+        raise file.error(
+            f"{len(records):,} results in one file: a trace is one of them",
+            where[1],
+            allowed="one JSON object",
+            hint="put the line that you mean into a file of its own",
+        )
+    return _vllm_bench(file, records[0], trace.columns)
 
 
-def _checked_records(file: TextFile) -> tuple[list[str], list[dict[str, Any]]]:
+def json_records(file: TextFile) -> tuple[list[str], list[dict[str, Any]]]:
     """Where each record stands, and the records: one a line, an array of them, or a single one."""
     require_json(file)
     if _is_one_record_a_line(file.text):
@@ -154,7 +201,7 @@ def _records(
         )
 
     arrays = {
-        role: _numbers(file, [f"{one}: key {name}" for one in where], column(name))
+        role: numbers(file, [f"{one}: key {name}" for one in where], column(name))
         for role, name in roles.items()
     }
     hash_ids = None
@@ -172,19 +219,6 @@ def _records(
         output_tokens=arrays[OUTPUT],
         hash_ids=hash_ids,
     )
-
-
-def _numbers(file: TextFile, where: Sequence[str], values: Sequence[Any]) -> Float64:
-    """Numbers of a JSON file; text, booleans, null and lists are refused. NaN passes on."""
-    if set(map(type, values)) <= {int, float}:
-        try:
-            return np.array(values, dtype=np.float64)
-        except OverflowError:
-            pass  # an int beyond float: found below
-    for place, value in zip(where, values, strict=True):
-        if type(value) not in (int, float) or abs(value) > 1e300:
-            raise file.error("not a number", place, given=value, allowed="a number of 0 or more")
-    return np.array(values, dtype=np.float64)
 
 
 def _check_hash_ids(file: TextFile, where: Sequence[str], hash_ids: Sequence[Any]) -> None:
@@ -206,6 +240,8 @@ def _vllm_bench(file: TextFile, result: dict[str, Any], columns: Mapping[str, st
     """``vllm bench serve --save-result --save-detailed``: one object with a list per column."""
     if columns:
         raise file.error("columns are for csv and jsonl; a vllm_bench result has its own names")
+    if not set(_VLLM_BENCH.values()) & set(result):
+        raise _without_requests(file, result)
     for name in (_VLLM_BENCH[PROMPT], _VLLM_BENCH[OUTPUT]):
         if not isinstance(result.get(name), list) or not result[name]:
             raise file.error(
@@ -224,15 +260,46 @@ def _vllm_bench(file: TextFile, result: dict[str, Any], columns: Mapping[str, st
                 given=values,
                 allowed=f"{len(result['input_lens']):,} numbers",
             )
-        arrays[role] = _numbers(file, [f"{name}[{index}]" for index in range(len(values))], values)
+        arrays[role] = numbers(file, [f"{name}[{index}]" for index in range(len(values))], values)
+    errors = result.get("errors")
+    failed = np.zeros(len(arrays[PROMPT]), dtype=bool)
+    if isinstance(errors, list) and len(errors) == len(failed):
+        failed = np.array([bool(one) for one in errors])
+    kept = np.flatnonzero(~failed)
+    if not len(kept):
+        raise file.error("every request in it failed", given=errors, allowed="at least one that did not")
+    arrays = {role: column[kept] for role, column in arrays.items()}
     return RawTrace(
         file=file,
-        where=lambda row: f"request {row + 1}",
+        where=lambda row: f"request {kept[row] + 1}",
+        left_out={"failed": int(failed.sum())},
         names=roles,
         times=arrays.get(ARRIVAL),
         unit="s",
         prompt_tokens=arrays[PROMPT],
         output_tokens=arrays[OUTPUT],
+    )
+
+
+def _without_requests(file: TextFile, result: Mapping[str, Any]) -> ScenarioError:
+    """A result that was saved without its requests: the flag that keeps them, and a workload like it."""
+    is_sglang = "sglang" in str(result.get("backend", "")) or "sharegpt_output_len" in result
+    flag = "--output-details" if is_sglang else "--save-result --save-detailed"
+    served = result.get("completed")
+    means = [
+        total / served if isinstance(served, int) and served and isinstance(total, (int, float)) else None
+        for total in (result.get("total_input_tokens"), result.get("total_output_tokens"))
+    ]
+    return file.error(
+        "this result has statistics, not requests",
+        allowed=f"one that was saved with {flag}: {', '.join(_VLLM_BENCH.values())}, a list each",
+        hint=drawn_alike(
+            (means[0], None),
+            (means[1], None),
+            rate=result.get("request_rate"),
+            concurrency=result.get("max_concurrency"),
+            num_requests=result.get("num_prompts", served),
+        ),
     )
 
 
@@ -242,6 +309,12 @@ MOONCAKE = TraceFormat(
     recognises=_is_mooncake,
     read=_read_mooncake,
     takes_block_tokens=True,
+)
+BAILIAN = TraceFormat(
+    doc="Qwen-Bailian's traces: Mooncake's layout with chat_id, parent_chat_id and turn; times in s, "
+    "hash_ids of blocks of 16 tokens",
+    recognises=_is_bailian,
+    read=_read_bailian,
 )
 VLLM_BENCH = TraceFormat(
     doc="what `vllm bench serve --save-result --save-detailed` writes: input_lens, output_lens, start_times",

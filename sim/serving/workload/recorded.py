@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from sim.serving.scenario import Trace, Workload
 from sim.serving.workload.arrivals import MAX_ROWS, MAX_SPAN_PS, arrival_times
 from sim.serving.workload.drawn import closed_loop_think, timeout_column, warmup_columns
 from sim.serving.workload.trace_formats import load_raw
-from sim.serving.workload.trace_rows import ARRIVAL, RawTrace, checked_lengths
+from sim.serving.workload.trace_rows import ARRIVAL, RawTrace, checked_lengths, served_rows
 
 PS_PER_UNIT = {"s": PS_PER_S, "ms": 1_000_000_000, "us": 1_000_000, "ns": 1_000}
 
@@ -25,6 +26,8 @@ SLOWEST_PER_S, FASTEST_PER_S = 0.02, 1000.0
 
 
 _ENOUGH_TO_JUDGE = 16
+SHORTEST_SPAN_S, LONGEST_SPAN_S = 1.0, 366 * 86_400.0
+_ENOUGH_FOR_A_SPAN = 4  # two or three requests may come within a second
 
 
 def times_ps(raw: RawTrace, time_unit: str) -> tuple[Int64, tuple[str, ...]]:
@@ -38,24 +41,59 @@ def times_ps(raw: RawTrace, time_unit: str) -> tuple[Int64, tuple[str, ...]]:
         )
     if np.all(times == np.floor(times)) and times.max() < 2**53:
         times = times.astype(np.int64)
-    unit, note = _unit_of(raw, times, time_unit)
+    unit, why = _unit_of(raw, times, time_unit)
     first, last = times.min(), times.max()
-    if float(last - first) * PS_PER_UNIT[unit] >= MAX_SPAN_PS:
-        raise raw.error(
-            "the trace is too long for a clock of picoseconds",
-            int(np.argmax(times)),
-            ARRIVAL,
-            given=f"{float(last - first):.6g} {unit} after the first",
-            allowed=f"{MAX_SPAN_PS / PS_PER_S:.3g} s",
-            hint="is time_unit right?",
-        )
+    span_s = float(last - first) * PS_PER_UNIT[unit] / PS_PER_S
+    _refuse_absurd_span(raw, times, unit, span_s)
     offsets = times - first
-    if offsets.dtype == np.int64:
-        return offsets * PS_PER_UNIT[unit], note
-    return np.rint(offsets * PS_PER_UNIT[unit]).astype(np.int64), note
+    if offsets.dtype != np.int64:
+        return np.rint(offsets * PS_PER_UNIT[unit]).astype(np.int64), (_as_read(raw, unit, why, span_s),)
+    return offsets * PS_PER_UNIT[unit], (_as_read(raw, unit, why, span_s),)
 
 
-def _unit_of(raw: RawTrace, times: Float64 | Int64, time_unit: str) -> tuple[str, tuple[str, ...]]:
+def _as_read(raw: RawTrace, unit: str, why: str, span_s: float) -> str:
+    """What was understood of the file's times: who reads it sees a wrong unit."""
+    assert raw.times is not None
+    count = len(raw.times)
+    rate = f", {(count - 1) / span_s:.3g} requests/s" if span_s > 0 else ", all at once"
+    return f"Read from {raw.file.name}: {count:,} requests over {span_s:,.6g} s{rate}; {why.format(unit)}."
+
+
+def _refuse_absurd_span(raw: RawTrace, times: Float64 | Int64, unit: str, span_s: float) -> None:
+    """A trace of less than a second, or of more than a year, was read in the wrong unit."""
+    if span_s <= SHORTEST_SPAN_S:
+        if len(times) < _ENOUGH_FOR_A_SPAN or span_s == 0:
+            return
+    elif span_s * PS_PER_S < MAX_SPAN_PS:
+        return
+    problem = "is over in less than a second: are these seconds, taken for milliseconds?"
+    if span_s > SHORTEST_SPAN_S:
+        problem = "is too long for a clock of picoseconds: cut it, or are its times in another unit?"
+    if span_s > LONGEST_SPAN_S:
+        problem = "is too long, more than a year: are these milliseconds, taken for seconds?"
+    likely = [
+        f"time_unit: {other} ({_span_s(times, other):,.4g} s)"
+        for other in PS_PER_UNIT
+        if other != unit and SHORTEST_SPAN_S < _span_s(times, other) < MAX_SPAN_PS / PS_PER_S
+    ]
+    at_once = "workload.arrivals: {process: all_at_once} if all were sent at once"
+    raise raw.error(
+        f"the trace {problem}",
+        int(np.argmax(times)),
+        ARRIVAL,
+        given=f"{len(times):,} requests in {span_s:.4g} s, the times taken as {unit}",
+        allowed=f"more than {SHORTEST_SPAN_S:g} s, less than {MAX_SPAN_PS / PS_PER_S:.3g} s",
+        hint=" or ".join([*likely[:2], *([at_once] if span_s <= SHORTEST_SPAN_S else [])]),
+    )
+
+
+def _span_s(times: Float64 | Int64, unit: str) -> float:
+    """Seconds from the first to the last, were ``unit`` the unit."""
+    return float(times.max() - times.min()) * PS_PER_UNIT[unit] / PS_PER_S
+
+
+def _unit_of(raw: RawTrace, times: Float64 | Int64, time_unit: str) -> tuple[str, str]:
+    """The unit of the times, and how it is known, with ``{}`` where the unit stands."""
     if raw.is_dated:
         if time_unit != "auto":
             raise ScenarioError(
@@ -64,15 +102,15 @@ def _unit_of(raw: RawTrace, times: Float64 | Int64, time_unit: str) -> tuple[str
                 given=time_unit,
                 allowed="auto",
             )
-        return "ns", ()
+        return "ns", "its times are dates"
     if time_unit != "auto":
-        return time_unit, ()
-    unit, note = raw.unit, ""
+        return time_unit, "its times are in {}, as time_unit says"
+    unit, why = raw.unit, "its times are in {}, as the file says"
     if unit is None:
         unit = _guess(raw, times)
-        note = f"{raw.names[ARRIVAL]} was taken as {unit}; workload.trace.time_unit states it."
+        why = f"{raw.names[ARRIVAL]} was taken as {{}}, and workload.trace.time_unit states it"
     _refuse_absurd_rate(raw, times, unit)
-    return unit, (note,) if note else ()
+    return unit, why
 
 
 def _guess(raw: RawTrace, times: Float64 | Int64) -> str:
@@ -81,10 +119,10 @@ def _guess(raw: RawTrace, times: Float64 | Int64) -> str:
         if least <= size < 1e19 and float(times.min()) >= least / 10:
             return unit
     per_s = _rate(times, "s")
-    if per_s is None or per_s >= 1:
+    if per_s is None or (per_s >= 1 and raw.is_unit_guessed):
         return "s"
     is_whole = times.dtype == np.int64
-    if per_s >= 0.1 and is_whole:
+    if not raw.is_unit_guessed or (per_s >= 0.1 and is_whole):
         raise raw.file.error(
             "the unit of the times cannot be told",
             f"column {raw.names[ARRIVAL]}",
@@ -96,7 +134,7 @@ def _guess(raw: RawTrace, times: Float64 | Int64) -> str:
 
 def _rate(times: Float64 | Int64, unit: str) -> float | None:
     """Mean arrivals per second, were ``unit`` the unit; None where all come at once."""
-    span_s = float(times.max() - times.min()) * PS_PER_UNIT[unit] / PS_PER_S
+    span_s = _span_s(times, unit)
     return (len(times) - 1) / span_s if span_s > 0 else None
 
 
@@ -130,8 +168,9 @@ def read_trace(workload: Workload, seed: int, base_dir: Path) -> RequestTable:
     assert trace is not None
     _refuse_drawn_lengths(workload)
     raw = load_raw(trace, base_dir)
-    prompts, outputs, notes = checked_lengths(raw)
-    order, times, time_notes = _in_order(raw, workload)
+    prompts, outputs = checked_lengths(raw)
+    served, notes = served_rows(raw, prompts, outputs)
+    order, times, time_notes = _in_order(raw, workload, served)
     if trace.skip_requests >= len(order):
         raise ScenarioError(
             "nothing is left of the trace",
@@ -167,10 +206,11 @@ def _refuse_drawn_lengths(workload: Workload) -> None:
             )
 
 
-def _in_order(raw: RawTrace, workload: Workload) -> tuple[Int64, Int64 | None, tuple[str, ...]]:
-    """The rows by time (stable), their times from the first on, and notes; no times for drawn arrivals."""
+def _in_order(
+    raw: RawTrace, workload: Workload, served: Int64
+) -> tuple[Int64, Int64 | None, tuple[str, ...]]:
+    """The served rows by time (stable), their times from the first on, and notes; no times if drawn."""
     assert workload.trace is not None
-    in_file = np.arange(len(raw.prompt_tokens))
     if raw.times is None or workload.arrivals is not None:
         if workload.arrivals is None:
             raise raw.file.error(
@@ -180,14 +220,15 @@ def _in_order(raw: RawTrace, workload: Workload) -> tuple[Int64, Int64 | None, t
                 "column: workload.trace.columns: {arrival: NAME}",
             )
         unused = "" if raw.times is None else " in place of its own times"
-        return in_file, None, (f"Lengths from {raw.file.name}, arrivals drawn{unused}.",)
-    times, notes = times_ps(raw, workload.trace.time_unit)
+        return served, None, (f"Lengths from {raw.file.name}, arrivals drawn{unused}.",)
+    kept = replace(raw, times=raw.times[served], where=lambda row: raw.where(int(served[row])))
+    times, notes = times_ps(kept, workload.trace.time_unit)
     late = int(np.count_nonzero(np.diff(times) < 0))
     if late == 0:
-        return in_file, times, notes
+        return served, times, notes
     order = np.argsort(times, kind="stable")
     return (
-        order,
+        served[order],
         times[order],
         (*notes, f"Sorted by time: {late:,} of the rows came earlier than the row above."),
     )
@@ -268,6 +309,7 @@ def _block_segments(
         return {}
     counts = np.fromiter(map(len, raw.hash_ids), dtype=np.int64, count=len(raw.hash_ids))
     if raw.hash_block_tokens is None:
+        block_tokens = raw.layout_block_tokens or block_tokens
         _check_counts(raw, counts, block_tokens)
     else:
         block_tokens = raw.hash_block_tokens

@@ -6,18 +6,27 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sim.scenario.csv_files import read_text_file
-from sim.serving.workload.csv_traces import AZURE, CSV
-from sim.serving.workload.json_files import JSONL, MOONCAKE, VLLM_BENCH
+from sim.serving.workload.csv_traces import AZURE, BURSTGPT, CSV
+from sim.serving.workload.formats.guidellm import GUIDELLM
+from sim.serving.workload.formats.nvidia import AIPERF, GENAI_PERF
+from sim.serving.workload.formats.sharegpt import SHAREGPT
+from sim.serving.workload.json_files import BAILIAN, JSONL, MOONCAKE, VLLM_BENCH
 from sim.serving.workload.trace_rows import RawTrace, TraceFormat, TraceKeys
 
 AUTO = "auto"
 
 TRACE_FORMATS: Mapping[str, TraceFormat] = {
     "azure": AZURE,
+    "burstgpt": BURSTGPT,
     "mooncake": MOONCAKE,
+    "qwen_bailian": BAILIAN,
     "csv": CSV,
     "jsonl": JSONL,
     "vllm_bench": VLLM_BENCH,
+    "sharegpt": SHAREGPT,
+    "guidellm": GUIDELLM,
+    "aiperf": AIPERF,
+    "genai_perf": GENAI_PERF,
 }
 """What ``trace.format`` may be: loader, schema, checks, errors and documentation read it here."""
 

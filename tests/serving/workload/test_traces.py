@@ -125,7 +125,10 @@ def test_azure_times_keep_their_seven_digits(tmp_path: Path) -> None:
     table = read(written(tmp_path, "a.csv", text))
     assert table.arrival_ps.tolist() == [0, 300_000]
     assert table.prompt_tokens.tolist() == [5, 7] and table.output_tokens.tolist() == [6, 8]
-    assert table.segment_offsets is None and table.notes == ()
+    assert table.segment_offsets is None
+    assert table.notes == (
+        "Read from a.csv: 2 requests over 3e-07 s, 3.33e+06 requests/s; its times are dates.",
+    )
 
 
 @pytest.mark.parametrize("zone", ["", "Z", "+00:00", "-0800"])
@@ -148,7 +151,7 @@ def test_gzip_is_known_by_content_not_by_name(tmp_path: Path) -> None:
 def test_known_names_need_no_mapping(tmp_path: Path, header: str) -> None:
     table = read(written(tmp_path, "a.csv", f"{header}\n0.5,10,3\n0.75,20,4\n\n"))
     assert seconds(table) == [0, 0.25]
-    assert table.prompt_tokens.tolist() == [10, 20] and table.notes == ()
+    assert table.prompt_tokens.tolist() == [10, 20]
 
 
 def test_columns_map_names_and_leave_the_others_unread(tmp_path: Path) -> None:
@@ -185,9 +188,13 @@ def bench(**changes: object) -> dict[str, object]:
 @pytest.mark.parametrize("layout", ["auto", "vllm_bench"])
 def test_a_vllm_benchmark_result_is_replayed(tmp_path: Path, layout: str, indent: int | None) -> None:
     table = read(written(tmp_path, "result.json", json.dumps(bench(), indent=indent)), format=layout)
-    assert seconds(table) == [0, 0.25, 0.75]
-    assert table.prompt_tokens.tolist() == [100, 200, 300] and table.output_tokens.tolist() == [5, 1, 7]
-    assert table.notes == ("Requests with output_lens 0 are played as 1 token: 1.",)
+    assert seconds(table) == [0, 0.75]  # the second one was refused: nobody served it
+    assert table.prompt_tokens.tolist() == [100, 300] and table.output_tokens.tolist() == [5, 7]
+    assert table.notes == (
+        "Read from result.json: 2 requests over 0.75 s, 1.33 requests/s; "
+        "its times are in s, as the file says.",
+        "Left out: 1 of 3 requests of result.json (1 failed).",
+    )
 
 
 def test_an_older_vllm_result_has_no_start_times_and_says_what_to_do(tmp_path: Path) -> None:
@@ -195,7 +202,7 @@ def test_an_older_vllm_result_has_no_start_times_and_says_what_to_do(tmp_path: P
     with pytest.raises(ScenarioError, match=r"workload\.arrivals"):
         read(path)
     drawn = Workload(arrivals=Arrivals(process="constant", requests_per_s=10))
-    assert seconds(read(path, drawn)) == [0, 0.1, 0.2]
+    assert seconds(read(path, drawn)) == [0, 0.1]
 
 
 def mooncake_text() -> str:
@@ -238,7 +245,7 @@ def test_rows_out_of_order_are_sorted_stably_with_a_note(tmp_path: Path) -> None
     table = read(written(tmp_path, "a.csv", csv_of([3.0, 1.0, 3.0, 1.0, 2.5])))
     assert seconds(table) == [0, 0, 1.5, 2, 2]
     assert table.prompt_tokens.tolist() == [2, 4, 5, 1, 3]
-    assert table.notes == ("Sorted by time: 2 of the rows came earlier than the row above.",)
+    assert table.notes[1:] == ("Sorted by time: 2 of the rows came earlier than the row above.",)
 
 
 def test_skip_scale_repeat_and_cut(tmp_path: Path) -> None:
@@ -251,13 +258,13 @@ def test_skip_scale_repeat_and_cut(tmp_path: Path) -> None:
     assert seconds(read(path, Workload(duration_s=3))) == [0, 1]
     assert read(path, Workload(num_requests=2)).prompt_tokens.tolist() == [1, 2]
     short = read(path, Workload(num_requests=9))
-    assert len(short.arrival_ps) == 4 and "4 of the 9" in short.notes[0]
+    assert len(short.arrival_ps) == 4 and "4 of the 9" in short.notes[-1]
     assert read(path, Workload(timeout_s=2)).timeout_ps.tolist() == [2 * PS_PER_S] * 4  # type: ignore[union-attr]
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.integers(0, 10**7), min_size=1, max_size=12),
+    st.lists(st.integers(0, 10**7), min_size=1, max_size=12).map(lambda times: [*times, 10**7 + 1, 0]),
     st.integers(1, 4),
     st.integers(1, 60),
     st.sampled_from([0.25, 1.0, 3.0]),
@@ -289,18 +296,18 @@ def test_arrivals_beside_a_trace_replace_its_times(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "times", "gap_s", "note"),
     [
-        ("arrival_ms", [500 * k for k in range(20)], 0.5, ""),
-        ("arrival_s", [0.5 * k for k in range(20)], 0.5, ""),
-        ("timestamp", [0.5 * k for k in range(20)], 0.5, "taken as s;"),
-        ("timestamp", [500 * k for k in range(20)], 0.5, "taken as ms;"),
-        ("timestamp", [1_700_000_000 + 7 * k for k in range(20)], 7, "taken as s;"),
-        ("timestamp", [1_700_000_000_000 + 250 * k for k in range(20)], 0.25, "taken as ms;"),
-        ("timestamp", [1_700_000_000_000_000 + 1000 * k for k in range(20)], 0.001, "taken as us;"),
+        ("arrival_ms", [500 * k for k in range(20)], 0.5, "in ms, as the file says"),
+        ("arrival_s", [0.5 * k for k in range(20)], 0.5, "in s, as the file says"),
+        ("timestamp", [0.5 * k for k in range(20)], 0.5, "was taken as s,"),
+        ("timestamp", [500 * k for k in range(20)], 0.5, "was taken as ms,"),
+        ("timestamp", [1_700_000_000 + 7 * k for k in range(20)], 7, "was taken as s,"),
+        ("timestamp", [1_700_000_000_000 + 250 * k for k in range(20)], 0.25, "was taken as ms,"),
+        ("timestamp", [1_700_000_000_000_000 + 70_000 * k for k in range(20)], 0.07, "was taken as us,"),
         (
             "timestamp",
             [1_700_000_000_000_000_000 + 2**30 * k for k in range(20)],
             2**30 / 1e9,
-            "taken as ns;",
+            "was taken as ns,",
         ),
     ],
 )
@@ -309,7 +316,9 @@ def test_units_are_told_by_name_or_size(
 ) -> None:
     table = read(written(tmp_path, "a.csv", csv_of(times, name)))
     assert np.diff(table.arrival_ps) / PS_PER_S == pytest.approx(np.full(19, gap_s))
-    assert note in "".join(table.notes) and bool(table.notes) == bool(note)
+    [said] = table.notes
+    assert note in said
+    assert f"20 requests over {19 * gap_s:,.6g} s, {1 / gap_s:.3g} requests/s" in said
 
 
 WRONG_UNITS = {
@@ -330,8 +339,32 @@ def test_seconds_taken_for_milliseconds_are_caught(tmp_path: Path, name: str) ->
     with pytest.raises(ScenarioError, match="requests/s") as caught:
         read(path)
     assert "time_unit" in caught.value.hint
-    for unit in ("s", "ms"):  # stated, it is believed
-        assert len(read(path, time_unit=unit).arrival_ps) == 20
+    assert len(read(path, time_unit="s").arrival_ps) == 20  # stated, it is believed
+
+
+@pytest.mark.parametrize(
+    ("times", "unit", "said"),
+    [
+        ([0.0, 1.5, 3.0, 59.0], "ms", "less than a second"),
+        ([0, 1, 2, 999], "ms", "less than a second"),
+        ([0, 1, 2, 4e10], "ms", "more than a year"),
+        ([0, 1, 2, 4e7], "s", "more than a year"),
+        ([0, 1, 2, 1e7], "s", "too long for a clock"),
+    ],
+)
+def test_no_trace_is_over_within_a_second_or_lasts_a_year(
+    tmp_path: Path, times: list[float], unit: str, said: str
+) -> None:
+    path = written(tmp_path, "a.csv", csv_of(times, "timestamp"))
+    with pytest.raises(ScenarioError, match=said) as caught:
+        read(path, time_unit=unit)
+    assert "4 requests in" in str(caught.value) and f"taken as {unit}" in str(caught.value)
+
+
+def test_requests_that_were_sent_at_once_are_no_wrong_unit(tmp_path: Path) -> None:
+    table = read(written(tmp_path, "a.csv", csv_of([7.0] * 9, "arrival_s")))
+    assert not table.arrival_ps.any()
+    assert "9 requests over 0 s, all at once" in table.notes[0]
 
 
 def test_empirical_lengths_come_from_a_column(tmp_path: Path) -> None:
