@@ -63,14 +63,21 @@ def table_metrics(comparison: Comparison) -> tuple[str, ...]:
 
 
 def answer_line(comparison: Comparison) -> str:
-    """One sentence with its interval: the best variant against the reference, by the headline metric."""
+    """One sentence with its interval: the best variant against the reference, by the headline metric.
+
+    Among several variants the reference counts: where it is the best, the sentence says so and by how much.
+    """
     metric = headline_metric(comparison)
-    others = comparison.variants[1:]
+    reference, others = comparison.reference, comparison.variants[1:]
     if not others:
-        return _alone(comparison, comparison.reference, metric)
+        return _alone(comparison, reference, metric)
     best = _best(comparison, others, metric)
-    cell, base = comparison.cells[best][metric], comparison.cells[comparison.reference][metric]
-    among = f" (best of {len(others)} variants)" if len(others) > 1 else ""
+    cell, base = comparison.cells[best][metric], comparison.cells[reference][metric]
+    among = f" (best of {len(comparison.variants)})" if len(others) > 1 else ""
+    if among and cell.mean is not None and _best(comparison, comparison.variants, metric) == reference:
+        value = "" if base.mean is None else f"{metric} {_value(comparison, base.mean, metric)}"
+        beside = f"the next, {best}, has {_relation(cell, metric, comparison)}"
+        return f"{reference}{among}: {value}; {beside}{_state(comparison, best)}."
     if cell.mean is None or base.mean is None:
         return f"{best}{among}: no {metric} to compare: {cell.note or base.note}."
     if base.mean == 0 and cell.mean > 0 and "requests_per_s" in comparison.cells[best]:

@@ -253,7 +253,22 @@ def test_against_a_reference_with_no_goodput_the_finished_requests_are_compared(
 
 def test_the_best_of_several_variants_answers() -> None:
     runs = {name: [summary(name, p99_ttft_s=x)] for name, x in (("a", 1.0), ("b", 0.5), ("c", 0.7))}
-    assert answer_line(compare(runs, "a")).startswith("b (best of 2 variants): 0.5 × the p99_ttft_s of a")
+    assert answer_line(compare(runs, "a")).startswith("b (best of 3): 0.5 × the p99_ttft_s of a")
+
+
+def test_the_reference_is_named_where_it_is_the_best() -> None:
+    runs = {name: [summary(name, p99_ttft_s=x)] for name, x in (("a", 0.4), ("b", 0.5), ("c", 0.7))}
+    assert answer_line(compare(runs, "a")).startswith(
+        "a (best of 3): p99_ttft_s 400 ms; the next, b, has 1.25 × the p99_ttft_s of a"
+    )
+
+
+@given(st.lists(st.floats(0.01, 100.0), min_size=3, max_size=6))
+def test_no_worse_variant_is_called_the_best(values: list[float]) -> None:
+    names = "abcdef"[: len(values)]
+    runs = {name: [summary(name, p99_ttft_s=x)] for name, x in zip(names, values, strict=True)}
+    best = names[values.index(min(values))]
+    assert answer_line(compare(runs, "a")).startswith(f"{best} (best of {len(values)})")
 
 
 def test_the_table_shows_what_has_a_number() -> None:
