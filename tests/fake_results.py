@@ -10,7 +10,7 @@ import numpy as np
 from plain_engine import plain_engine
 
 from sim.arrays import PS_PER_S
-from sim.hardware import EfficiencyCurve, HardwareProfile
+from sim.hardware import CURVE_SIZE_UNITS, EfficiencyCurve, HardwareProfile
 from sim.model.shape import ModelShape
 from sim.serving.records import (
     ABORTED,
@@ -34,7 +34,10 @@ HARDWARE = HardwareProfile(
     dram_bytes=None, dram_bytes_per_s=None, host_link=None, intra_node=None, inter_node=None,
     gpus_per_node=None, peak_flops_per_s={"bfloat16": 1e15}, kernel_launch_s=0.0, graph_launch_s=None,
     idle_w=100.0, tdp_w=700.0, usd_per_hour=3.6,
-    efficiency={"gemm": EfficiencyCurve(size_unit="flops", points=((1.0, 0.5),), source="measured")},
+    efficiency={
+        name: EfficiencyCurve(size_unit=unit, points=((1.0, 0.5),), source="measured")
+        for name, unit in CURVE_SIZE_UNITS.items()
+    },
 )  # fmt: skip
 
 MODEL = ModelShape(

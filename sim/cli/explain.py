@@ -73,7 +73,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _explained(arguments: argparse.Namespace) -> Explained:
     from sim.price.explain import StepShape, constants_of_step, explain_step, step_warnings
-    from sim.price.providers.analytic import AnalyticTimes
     from sim.report.explain import Explained
 
     for name in SIZES:
@@ -86,13 +85,12 @@ def _explained(arguments: argparse.Namespace) -> Explained:
         sizes |= {"decode": 1, "context": sizes["context"] or 1024}
     scenario, shape = _scenario(arguments), StepShape(**sizes)
     lines = explain_step(scenario, shape)
-    lent = [text for text in AnalyticTimes(scenario).warnings() if "borrows" in text]
     return Explained(
         scenario=scenario,
         sizes=sizes,
         lines=lines,
         constants=constants_of_step(scenario, shape, lines),
-        warnings=[*step_warnings(scenario, shape), *lent],
+        warnings=step_warnings(scenario, shape),
         command=shlex.join(["gpuyard", *sys.argv[1:]]),
     )
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from sim.hardware.profile import HardwareProfile
+from sim.scenario.place import Place
 
 Figure = TypeVar("Figure")
 # Kernels were measured on these; the first of them that a table has stands in for one that it lacks.
@@ -43,6 +44,91 @@ def by_architecture(
     return Chosen(
         value=table[name],
         assumed=f"assumed: {what} is not known for {architecture or 'this architecture'}; {name}'s stands in",
+    )
+
+
+# The chips on which kernels were measured, by architecture: compute capability, and the GPU.
+MEASURED_CHIPS: Mapping[str, tuple[str, str]] = {
+    "Ampere": ("8.0", "an A100"),
+    "Ada": ("8.9", "an L40S"),
+    "Hopper": ("9.0", "an H100"),
+    "Blackwell": ("10.0", "a B200"),
+}
+
+
+def by_chip(table: Mapping[str, Figure], profile: HardwareProfile, what: str) -> Chosen[Figure]:
+    """``by_architecture``, and said to be assumed too where another chip of the architecture was measured."""
+    found = by_architecture(table, profile.architecture, what)
+    capability, chip = MEASURED_CHIPS.get(profile.architecture, ("", ""))
+    if found.assumed or not capability or profile.compute_capability == capability:
+        return found
+    where = f"compute capability {profile.compute_capability or 'unknown'}"
+    return Chosen(
+        value=found.value, assumed=f"assumed: {what} is not known for {where}; that of {chip} stands in"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunsOn:
+    """Where a published attention kernel runs: architectures, or of one some compute capabilities only."""
+
+    architectures: tuple[str, ...]
+    source: str
+    capabilities: tuple[str, ...] = ()
+
+
+_FLASH_2_ON = ("Ampere", "Ada", "Hopper", "Blackwell", "CDNA 2", "CDNA 3")
+_FLASH_2_SOURCE = (
+    "Dao-AILab/flash-attention README: Ampere, Ada or Hopper, and MI200 or MI300 under ROCm; Blackwell by "
+    "its sm_80 code (microsoft/onnxruntime#24584, flashinfer-ai/flashinfer#1147)"
+)
+# Not here: what runs everywhere, as standard attention and vLLM's paged_decode do.
+ATTENTION_KERNELS: Mapping[str, RunsOn] = {
+    "flash_attention_1": RunsOn(
+        architectures=("Turing", "Ampere", "Ada", "Hopper", "CDNA 2", "CDNA 3"),
+        source="Dao-AILab/flash-attention README: FlashAttention 1.x for Turing too; ROCm's port from memory",
+    ),
+    "flash_attention_2": RunsOn(architectures=_FLASH_2_ON, source=_FLASH_2_SOURCE),
+    "split_kv_decode": RunsOn(
+        architectures=_FLASH_2_ON, source=f"FlashAttention-2's flash_fwd_split kernels; {_FLASH_2_SOURCE}"
+    ),
+    "flash_attention_3": RunsOn(
+        architectures=("Hopper",), source="Dao-AILab/flash-attention README: H100 or H800"
+    ),
+    "flash_triton": RunsOn(
+        architectures=_FLASH_2_ON,
+        source="triton-lang/triton README: compute capability 8.0 and later, AMD GPUs (from memory)",
+    ),
+    "flash_trtllm": RunsOn(
+        architectures=("Blackwell",),
+        capabilities=("10.0", "10.3"),
+        source="TllmGenFmhaRunner refuses all but sm_100 and sm_103 (flashinfer-ai/flashinfer#3263)",
+    ),
+}
+
+
+def runs_on(kernel: str, profile: HardwareProfile) -> bool:
+    """Whether the kernel exists for the device; of an architecture that no kernel is known for, assumed."""
+    found = ATTENTION_KERNELS.get(kernel)
+    known = {name for one in ATTENTION_KERNELS.values() for name in one.architectures} | {"Volta"}
+    if found is None or profile.architecture not in known:
+        return True
+    is_built = not found.capabilities or profile.compute_capability in (*found.capabilities, None)
+    return profile.architecture in found.architectures and is_built
+
+
+def check_runs_on(
+    kernel: str, profile: HardwareProfile, place: Place, *, given: str, names: Mapping[str, str]
+) -> None:
+    """Refuses a kernel that does not exist for the device; ``names``: the words allowed, by kernel."""
+    if runs_on(kernel, profile):
+        return
+    where = f"{profile.architecture}, compute capability {profile.compute_capability}"
+    raise place.error(
+        f"this kernel does not exist for {profile.name} ({where})",
+        given=given,
+        allowed=", ".join(name for name, one in names.items() if runs_on(one, profile)),
+        hint=f"it runs on {', '.join(ATTENTION_KERNELS[kernel].architectures)}; hardware: one of these",
     )
 
 

@@ -71,6 +71,9 @@ class EngineOverheads:
         gt=0,
         le=1,
     )
+    measured_on: tuple[str, ...] = key(
+        "the devices on whose hosts these were measured; a run on another one is warned of it", default=()
+    )
     source: str = key("where these come from", default="")
 
     @property
@@ -85,10 +88,10 @@ ASYNC = "async_scheduling"
 TEXTS = ("name", "engine", "version", "host")
 
 
-KEYS = (*TEXTS, "base", "overheads", ASYNC, "notes")
+KEYS = (*TEXTS, "hardware", "base", "overheads", ASYNC, "notes")
 
 
-FIELDS = tuple(name for name in field_hints(EngineOverheads) if name != "source")
+FIELDS = tuple(name for name in field_hints(EngineOverheads) if name not in ("source", "measured_on"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +105,7 @@ class EngineProfile:
     overheads: EngineOverheads
     given: Mapping[str, Any]  # the fields that it states, as they stand in the file
     sources: Mapping[str, str]  # by field
+    hardware: tuple[str, ...] = ()  # the devices of its host; empty: not said
     async_scheduling: bool | None = None  # whether it hid host time; None: not said
     notes: str = ""
 
@@ -125,7 +129,8 @@ def with_profile(engine: Mapping[str, Any], *, file: str) -> Mapping[str, Any]:
     own = ", and the scenario" if overheads else ""
     sources = [profile.sources[name] for name in profile.given]
     source = f"engine profile {profile.name}{own}: {'; '.join(dict.fromkeys(sources))}"
-    added = {"overheads": {**profile.given, "source": source, **overheads}}
+    whose = {"measured_on": list(profile.hardware)} if profile.hardware else {}
+    added = {"overheads": {**profile.given, **whose, "source": source, **overheads}}
     if profile.async_scheduling is False:  # true is what vLLM does unless told otherwise, where it can
         added["async_scheduling"] = engine.get("async_scheduling", False)
     return {**engine, **added}
@@ -177,6 +182,7 @@ def _read(file: Path, *, above: tuple[Path, ...]) -> EngineProfile:
         overheads=build(EngineOverheads, given, file=str(file), path="overheads"),
         given=given,
         sources=sources,
+        hardware=_devices(tree, base, place),
         async_scheduling=hides,
         notes=" ".join(str(tree.get("notes", base.notes if base else "")).split()),
     )
@@ -188,6 +194,18 @@ def _sourced(one: object, place: Place) -> tuple[Any, str]:
     if "value" not in both:
         raise place.child("value").error("value is missing", allowed="{value: ..., source: ...}")
     return both["value"], read_source(both.get("source"), place.child("source"))
+
+
+def _devices(tree: Mapping[str, Any], base: EngineProfile | None, place: Place) -> tuple[str, ...]:
+    """Names of hardware profiles, shipped or not; the base's where the file has none."""
+    if "hardware" not in tree:
+        return base.hardware if base else ()
+    given = tree["hardware"]
+    if not isinstance(given, list) or not all(isinstance(one, str) and one.strip() for one in given):
+        raise place.child("hardware").error(
+            "expected the devices of the host", given=given, allowed="hardware profiles: [h100-sxm-80gb]"
+        )
+    return tuple(given)
 
 
 def _text(tree: Mapping[str, Any], name: str, base: EngineProfile | None, place: Place) -> str:

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from sim.errors import ScenarioError
-from sim.kernel.algorithms import ALGORITHMS
+from sim.hardware.architecture import check_runs_on
+from sim.kernel.algorithms import ALGORITHMS, training_algorithms
 from sim.kernel.operations import Plan, operation_of, plan_of
-from sim.kernel.scenario import KernelScenario
+from sim.kernel.scenario import Attention, KernelScenario
+from sim.scenario.place import Place
 
 # A traced run has one event per tile and block: beyond this it is a scenario for the grouped device.
 MAX_TRACED_BLOCKS = 4000
@@ -16,12 +18,28 @@ MAX_TRACED_BLOCKS = 4000
 
 def check_kernel(scenario: KernelScenario, *, file: str) -> None:
     """What must hold in a kernel scenario; a tile that does not fit the device is refused here."""
+    _check_kernel_exists(scenario, Place(file=file))
     try:
         plan = plan_of(scenario.hardware, scenario.kernel, scenario.model)
     except ScenarioError as error:
         raise _in_file(error, file) from None
     for refused in (*_unused(scenario), *_impossible(scenario, plan)):
         raise _in_file(refused, file)
+
+
+def _check_kernel_exists(scenario: KernelScenario, place: Place) -> None:
+    """A published attention kernel on a device that it was never built for."""
+    work = scenario.kernel
+    for part, one in (
+        ("attention.algorithm", work.attention),
+        ("training_step.attention", work.training_step),
+    ):
+        if one is None:
+            continue
+        name = one.algorithm if isinstance(one, Attention) else one.attention
+        names = ALGORITHMS if isinstance(one, Attention) else training_algorithms()
+        where = place.child("kernel").child(part)
+        check_runs_on(name, scenario.hardware, where, given=name, names={each: each for each in names})
 
 
 def _in_file(error: ScenarioError, file: str) -> ScenarioError:

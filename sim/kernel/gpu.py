@@ -15,8 +15,9 @@ from typing import Literal, Protocol
 
 from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile
-from sim.hardware.architecture import Chosen, by_architecture, sm_facts
+from sim.hardware.architecture import Chosen, by_architecture, by_chip, sm_facts
 from sim.hardware.laws.registry import LAWS
+from sim.price.figures import NOTHING, AskedLaw, Used
 from sim.price.law_times import NEVER_HOT, as_arrays, law_device
 from sim.units import format_count
 
@@ -50,7 +51,7 @@ class Gpu:
     l2_bytes_per_s: float
     l2_bytes: int
     multicast_fraction: float  # L2 loads over SRAM fills of a GEMM's operands
-    assumed: str = ""  # a sentence, where the SM is not in the table of its compute capability
+    used: Used = NOTHING  # its streaming rate, and the SM where no table has its compute capability
 
     @property
     def sm_count(self) -> int:
@@ -104,7 +105,7 @@ def gpu_of(profile: HardwareProfile) -> Gpu:
         l2_bytes_per_s=profile.l2_bytes_per_s or _L2_OVER_HBM * profile.hbm_bytes_per_s,
         l2_bytes=profile.l2_bytes or 0,
         multicast_fraction=facts.value.multicast_fraction,
-        assumed=facts.assumed,
+        used=Used(curves=("elementwise_memory",), assumed=(facts.assumed,)),
     )
 
 
@@ -210,12 +211,12 @@ class Efficiency:
     block_start_s: float = 1.0e-6
     block_end_s: float = 0.5e-6
     source: str = ""
-    assumed: str = ""  # a sentence, where the figures are another architecture's
+    used: Used = NOTHING  # what of it is the profile's, and what is another chip's
 
 
 # Of streaming bandwidth, what PyTorch's unfused attention kernels reach (batched products with a thin inner
 # dimension, softmax, layout copies around them). Fitted to FlashAttention-2's Fig. 4 and -3's Fig. 5.
-STANDARD_MEMORY_FRACTIONS = {"Ampere": 0.62, "Ada": 0.62, "Hopper": 0.66, "Blackwell": 0.66}
+STANDARD_MEMORY_FRACTIONS = {"Ampere": 0.62, "Hopper": 0.66}
 
 FLASH_2_FIGURES = "FlashAttention-2 forward+backward figures (Dao-AILab/flash-attention assets)"
 FLASH_3_FIGURES = "FlashAttention-3 fp16 forward figure (Dao-AILab/flash-attention assets)"
@@ -253,9 +254,10 @@ class Fitted:
                 given=direction,
                 allowed="forward",
             )
-        found = by_architecture(table, profile.architecture, f"the efficiency of {self.name} {direction}")
-        source = f"{found.value.source} ({found.assumed})" if found.assumed else found.value.source
-        return replace(found.value, source=source, assumed=found.assumed)
+        found = by_chip(table, profile, f"the efficiency of {self.name} {direction}")
+        source = f"{found.assumed} ({found.value.source})" if found.assumed else found.value.source
+        own = "" if not found.value.source.startswith("assumed") else f"{self.name} {direction}, {source}"
+        return replace(found.value, source=source, used=Used(assumed=(found.assumed or own,)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,10 +291,11 @@ def efficiency_of(generation: LibraryKernels, profile: HardwareProfile) -> Effic
     eager = Chosen(value=1.0)
     if generation == "standard":
         what = "the bandwidth that PyTorch's unfused attention reaches"
-        eager = by_architecture(STANDARD_MEMORY_FRACTIONS, profile.architecture, what)
+        stand_in = "Ampere" if profile.architecture == "Ada" else ""
+        eager = by_architecture(STANDARD_MEMORY_FRACTIONS, profile.architecture, what, stand_in=stand_in)
     curve = profile.efficiency.get("gemm_compute")
     reached = max(fraction for _, fraction in curve.points) if curve else _GEMM_FRACTION
-    assumed = [eager.assumed]
+    assumed, curves = [eager.assumed], ("gemm_compute",) if curve and generation != "stream" else ()
     if curve is None and generation != "stream":
         assumed.append(f"assumed: products reach {_GEMM_FRACTION:.0%} of the peak (no gemm_compute curve)")
     return Efficiency(
@@ -301,7 +304,7 @@ def efficiency_of(generation: LibraryKernels, profile: HardwareProfile) -> Effic
         block_start_s=_STREAM_START_S if generation != "gemm" else _GEMM_START_S,
         start_s=profile.kernel_launch_s,
         source=_profile_source(generation, profile),
-        assumed="; ".join(filter(None, assumed)),
+        used=Used(curves=curves, assumed=tuple(assumed)),
     )
 
 
@@ -333,4 +336,11 @@ def gemm_efficiency(profile: HardwareProfile, dtype: str, weight_bits: int | Non
     device = law_device(profile, operator)
     time_s = float(LAWS[fit.law].seconds(as_arrays(sizes), constants, device)[()])
     reached = min(1.0, 2.0 * _LARGE**3 / device.flops_per_s / time_s)
-    return replace(base, tensor_fraction=reached, exposed_fraction=0.0, source=fit.fitted_on)
+    lent = f"borrowed from {fit.borrowed_from}: " if fit.borrowed_from else ""
+    return replace(
+        base,
+        tensor_fraction=reached,
+        exposed_fraction=0.0,
+        source=f"{lent}{fit.fitted_on}",
+        used=Used(laws=(AskedLaw(law=operator, sizes={}),)),
+    )

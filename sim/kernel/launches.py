@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sim.kernel.gpu import MEMORY_LATENCY_S, Efficiency, Footprint, Gpu, blocks_per_sm
+from sim.price.figures import NOTHING, Used
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,7 @@ class Launch:
     writes: Mapping[str, int] = field(default_factory=dict)
     from_hbm_bytes: float = 0.0
     repeats: int = 1  # so often one after another (the layers of a model); bytes and FLOPs are of all of them
-    assumed: str = ""  # what its efficiency takes from another architecture
+    used: Used = NOTHING  # what its efficiency takes of the device's figures
 
     @property
     def num_blocks(self) -> int:
@@ -158,7 +159,7 @@ def build_launch(gpu: Gpu, spec: LaunchSpec) -> Launch:
         reads=reads,
         writes=writes,
         from_hbm_bytes=from_hbm,
-        assumed=spec.efficiency.assumed,
+        used=spec.efficiency.used,
     )
 
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from sim.kernel.operations import operation_of
 from sim.kernel.run import KernelResult, bound_ps, bytes_by_tensor
+from sim.price.figures import figures_caution
 from sim.results.metric import Better, Metric
 from sim.results.summary import Summary
 from sim.results.verdict import Verdict
+from sim.scenario.caution import Caution
 from sim.units import format_gb
 
 if TYPE_CHECKING:
@@ -84,13 +86,20 @@ def summarize_kernel(result: KernelResult, *, keep_thin_percentiles: bool = Fals
         refused={name: reason for name, value in metrics.items() if value is None},
         meets_slo=None,
         verdict=_verdict(result),
-        warnings=(),
+        warnings=_cautions(result),
         by_class={},
         whole_run={},
         window_s=(0.0, result.time_ps * 1e-12),
         notes=result.notes,
         kind="kernel",
     )
+
+
+def _cautions(result: KernelResult) -> tuple[Caution, ...]:
+    """What the launches took that was not measured here; a copy over the host link takes nothing."""
+    plan = result.plan
+    found = figures_caution(plan.gpu.profile, plan.used) if plan.launches else None
+    return () if found is None else (found,)
 
 
 def operation(result: KernelResult) -> str:

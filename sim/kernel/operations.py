@@ -20,6 +20,7 @@ from sim.kernel.launches import Launch
 from sim.kernel.scenario import Attention, KernelWork
 from sim.kernel.training_step import TrainingStepWork, checked_model
 from sim.model.shape import ModelShape
+from sim.price.figures import Used, together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +35,9 @@ class Plan:
     flops: float
 
     @property
-    def assumed(self) -> tuple[str, ...]:
-        """What no table has of this device's architecture, and what stands in for it."""
-        found = dict.fromkeys((self.gpu.assumed, *(launch.assumed for launch in self.launches)))
-        return tuple(text for text in found if text)
+    def used(self) -> Used:
+        """What its launches took of the device's figures."""
+        return together([self.gpu.used, *(launch.used for launch in self.launches)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -133,7 +133,7 @@ def run_kernel(
         kernel_ps=0,
         host_copy_ps=0,
         time_ps=0,
-        notes=plan.assumed,
+        notes=(),
     )
     if result.is_out_of_memory:
         return result
@@ -151,7 +151,7 @@ def run_kernel(
         kernel_ps=kernel_ps,
         host_copy_ps=host_ps,
         time_ps=time_ps,
-        notes=plan.assumed,
+        notes=(),
     )
 
 

@@ -14,6 +14,15 @@ from sim.hardware.laws.device import Constants, Device, Floats
 from sim.hardware.laws.gemm import loaded_by_experts, loaded_bytes
 from sim.hardware.laws.registry import LAWS, OPERATORS
 from sim.model.counts import Matrix, layer_matrices
+from sim.price.figures import (
+    AskedLaw,
+    Used,
+    curve_standing,
+    figure_lines,
+    together,
+    used_by_operators,
+    weak_figures,
+)
 from sim.price.law_times import (
     all_reduce_law,
     as_arrays,
@@ -21,7 +30,6 @@ from sim.price.law_times import (
     experts_sizes,
     gemm_sizes,
     law_device,
-    outside,
 )
 from sim.price.operators import StepCounter, precision_of
 from sim.price.overheads import decode_attention_fraction, launch_s, padded_tokens
@@ -265,7 +273,8 @@ def _source(law: str, one: Operator, hardware: HardwareProfile) -> str:
         curve = LINK_CURVE if one.link_messages else one.memory_curve
         if curve not in hardware.efficiency:
             return f"roofline, all of the peak assumed ({hardware.name} has no curve {curve})"
-        return f"roofline with {hardware.name}'s efficiency curves ({curve})"
+        weak = "; ".join(figure_lines(tuple(curve_standing(hardware, curve))))
+        return f"roofline with {hardware.name}'s efficiency curves ({weak or curve})"
     lender = hardware.kernels[law].borrowed_from
     return f"kernel law {law}" + (f", borrowed from {lender}" if lender else "")
 
@@ -318,7 +327,15 @@ def constants_of_step(
 
 
 def step_warnings(scenario: Priced, shape: StepShape) -> tuple[str, ...]:
-    """Sizes of this step outside of what its laws were fitted to (a factor of two is let pass)."""
+    """What of this step's figures is borrowed, assumed, or asked for outside of what its laws were fitted to.
+
+    A factor of two is let pass.
+    """
+    figures = weak_figures(scenario.hardware, _used(scenario, shape))
+    return tuple(f"{scenario.hardware.name}: {line}" for line in figure_lines(figures))
+
+
+def _used(scenario: Priced, shape: StepShape) -> Used:
     counter = counter_of(scenario)
     tokens, sampling = shape.decode + shape.prefill, shape.decode + (1 if shape.prefill else 0)
     asked: list[tuple[str, dict[str, float]]] = []
@@ -337,8 +354,10 @@ def step_warnings(scenario: Priced, shape: StepShape) -> tuple[str, ...]:
     if shape.prefill:
         sizes = {"queries": float(shape.prefill), "cached": float(shape.cached), **heads}
         asked.append((counter.attention_law("attention_prefill"), sizes))
-    texts = (outside(scenario.hardware, law, sizes) for law, sizes in asked if law)
-    return tuple(dict.fromkeys(f"outside of what was measured: {text}" for text in texts if text))
+    if counter.tensor_parallel_size > 1:
+        asked.append(("all_reduce_nccl", {"gpus": float(counter.tensor_parallel_size)}))
+    laws = tuple(AskedLaw(law=law, sizes=sizes) for law, sizes in asked if law)
+    return together([Used(laws=laws), used_by_operators(operators_of(counter, shape))])
 
 
 def _peaks(hardware: HardwareProfile, lines: Sequence[OperatorLine]) -> Iterator[ConstantLine]:

@@ -17,6 +17,7 @@ CautionKind = Literal[
     "kv_never_full",
     "block_map_truncated",
     "efficiency_not_measured",
+    "engine_profile_elsewhere",
     "one_seed",
     "too_few_steps",
     "loss_not_falling",

@@ -9,10 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.arrays import Int64
+from sim.price.figures import Used, figures_caution
+from sim.price.providers.analytic import AnalyticTimes
 from sim.results.statistics import student_t_quantile
 from sim.results.verdict import Verdict, Word
 from sim.scenario.caution import Caution
 from sim.serving.records import UNFINISHED, RequestColumns, RunResult
+from sim.serving.scenario import Scenario
 
 _NUM_BATCHES = 8
 
@@ -143,6 +146,7 @@ def run_cautions(
         _thin(thin) if are_thin_given else _refused(thin),
         _block_map(result),
         _efficiency(result),
+        _profile(result.scenario),
     )
     return tuple(caution for caution in found if caution is not None)
 
@@ -265,21 +269,31 @@ def _block_map(result: RunResult) -> Caution | None:
 
 
 def _efficiency(result: RunResult) -> Caution | None:
-    if result.scenario.engine.service_time is not None:
+    """Of what the run asked of its device: its largest step, its longest request."""
+    scenario, segments, requests = result.scenario, result.segments, result.requests
+    if scenario.engine.service_time is not None:
         return None
-    curves = result.scenario.hardware.efficiency
-    words = ("assumed", "borrowed")
-    weak = [name for name, curve in curves.items() if any(word in curve.source.lower() for word in words)]
-    if curves and not weak:
+    tokens = segments.num_decode + segments.prefill_tokens
+    if segments.num_draft_tokens is not None:
+        tokens = tokens + segments.num_draft_tokens
+    longest = int((requests.prompt_tokens + requests.output_tokens).max(initial=1))
+    limit = scenario.engine.max_model_len or longest
+    used = AnalyticTimes(scenario).used(int(tokens.max(initial=1)), min(longest, limit))
+    if scenario.engine.price_table is not None:  # measured, but for all-reduces
+        used = Used(laws=tuple(one for one in used.laws if one.law.startswith("all_reduce")))
+    return figures_caution(scenario.hardware, used)
+
+
+def _profile(scenario: Scenario) -> Caution | None:
+    """Host times of another device's server: another CPU, and launches of other kernels."""
+    overheads, name = scenario.engine.overheads, scenario.hardware.name.removesuffix(" (modified)")
+    if not overheads.measured_on or name in overheads.measured_on or scenario.engine.service_time is not None:
         return None
-    which = (
-        f"efficiency of {', '.join(sorted(weak))} is borrowed or assumed"
-        if weak
-        else "no efficiency curve, so kernels are assumed to reach the peaks"
-    )
+    where = ", ".join(overheads.measured_on)
+    whose = f"engine profile {scenario.engine.profile}" if scenario.engine.profile else "engine.overheads"
     return Caution(
-        kind="efficiency_not_measured",
-        observation=f"{result.scenario.hardware.name}: {which}",
-        meaning="ratios between variants hold better than seconds",
-        remedy="calibrate this profile, or compare with one that is measured",
+        kind="engine_profile_elsewhere",
+        observation=f"{whose} was measured on {where}, and runs here on {scenario.hardware.name}",
+        meaning="host times are those of another server, with another CPU: times per step may be off",
+        remedy="measure them on this one (engine.overheads), or take a profile of its own",
     )

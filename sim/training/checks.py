@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from sim.hardware.architecture import check_runs_on
 from sim.scenario.csv_files import check_file
 from sim.scenario.distribution import check_distribution
 from sim.scenario.place import Place, no_effect, placed
@@ -19,10 +20,10 @@ from sim.training.delays import DELAYS, StepVariation, delays_with
 from sim.training.exchange.algorithms import EXCHANGES
 from sim.training.learning.sgd import LearningConfig, problem_of
 from sim.training.scenario import ComputeConfig, TrainingScenario, step_shape
-from sim.training.schedule.job import devices, is_priced
+from sim.training.schedule.job import is_priced
 from sim.training.schedule.scaling import check_scaling
 from sim.training.schedule.times import read_recorded
-from sim.training.step.layer import peak_of
+from sim.training.step.layer import ATTENTION_KERNELS_BY_WORD, peak_of
 from sim.training.step.memory import check_fits
 from sim.training.step.shape import check_shape, precision_of
 from sim.training.sync import SYNC, schemes_where
@@ -157,10 +158,18 @@ def _check_model(scenario: TrainingScenario, top: Place) -> None:
         return
     there = top.child("training")
     placed(there, lambda: precision_of(scenario.training.precision))
-    for hardware in devices(scenario)[:: max(1, len(devices(scenario)) - 1)]:
+    for hardware in (scenario.hardware, *(group.hardware for group in scenario.devices)):
         shape = step_shape(scenario, hardware)
         placed(top, partial(check_shape, shape))
         placed(there.child("precision"), partial(peak_of, shape))
+        if is_priced(scenario):
+            check_runs_on(
+                ATTENTION_KERNELS_BY_WORD[shape.attention],
+                hardware,
+                there.child("attention"),
+                given=shape.attention,
+                names=ATTENTION_KERNELS_BY_WORD,
+            )
         check_fits(shape, file=top.file)
     check_sharding(scenario, there)
 

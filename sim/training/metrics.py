@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sim.arrays import PS_PER_S
+from sim.price.collective import nccl_facts
+from sim.price.figures import Used, figures_caution, together
 from sim.results.metric import Better, Metric
 from sim.results.summary import Summary
 from sim.results.verdict import Verdict, Word
 from sim.scenario.caution import Caution
+from sim.training.chance import draws
+from sim.training.exchange.algorithms import EXCHANGES
 from sim.training.packing import Packed, packed
 from sim.training.records import TrainingResult
 from sim.training.scenario import TrainingScenario, gpus_per_worker, num_gpus, step_shape, tokens_per_step
-from sim.training.schedule.job import devices
+from sim.training.schedule.job import devices, is_priced
 from sim.training.schedule.scaling import efficient_workers
-from sim.training.step.layer import peak_of
+from sim.training.step.layer import peak_of, used_by_step
 from sim.training.step.time import model_flops_per_token
 from sim.training.sync import SYNC
 
@@ -292,9 +296,24 @@ def _verdict(metrics: Numbers) -> Verdict:
     return Verdict(word=word, reason=f"of a worker's step: {reason}")
 
 
-def _cautions(result: TrainingResult) -> tuple[Caution, ...]:
+def figure_cautions(result: TrainingResult) -> list[Caution]:
+    """One per device of the job whose figures were not all measured on it."""
+    scenario, job = result.scenario, result.scenario.training
+    is_nccl = EXCHANGES[scenario.exchange.algorithm].is_nccl and job.num_workers > 1
     found = []
-    if result.outcome.update_ps.size < 30:
+    for hardware in {one.name: one for one in devices(scenario)}.values():
+        used = []
+        if is_priced(scenario):
+            used.append(used_by_step(step_shape(scenario, hardware)))
+        if is_nccl or (job.tensor_parallel_size > 1 and is_priced(scenario)):
+            used.append(Used(assumed=(nccl_facts(hardware.architecture).assumed,)))
+        found.append(figures_caution(hardware, together(used)))
+    return [caution for caution in found if caution is not None]
+
+
+def _cautions(result: TrainingResult) -> tuple[Caution, ...]:
+    found = figure_cautions(result)
+    if result.outcome.update_ps.size < 30 and draws(result.scenario):
         found.append(
             Caution(
                 kind="too_few_steps",

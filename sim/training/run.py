@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import InvariantError
-from sim.price.collective import nccl_facts
 from sim.training.checks import check_training
-from sim.training.exchange.algorithms import EXCHANGES
 from sim.training.learning.sgd import LearningResult, learn_run
 from sim.training.records import Outcome, TrainingResult, WorkerStepColumns
 from sim.training.scenario import TrainingScenario, step_shape
@@ -17,7 +15,6 @@ from sim.training.schedule.failures import with_failures
 from sim.training.schedule.find import bounded_schedule
 from sim.training.schedule.job import Job, is_priced, plan_job
 from sim.training.schedule.scaling import scaling_points
-from sim.training.step.layer import FLASH_FRACTIONS, flash_2_fraction
 from sim.training.step.memory import training_memory
 from sim.training.sync import SYNC
 from sim.training.worker import simulate_events
@@ -103,30 +100,9 @@ def _notes(scenario: TrainingScenario, job: Job) -> tuple[str, ...]:
             "read staleness_steps beside every rate"
             + ("" if scenario.learning else "; a learning section shows what that does to a loss")
         )
-    if is_priced(scenario):
-        notes.append(_efficiency_of(scenario))
-    return (*notes, *_assumed(scenario, job))
-
-
-def _efficiency_of(scenario: TrainingScenario) -> str:
-    """Where the step's times come from."""
-    if scenario.hardware.efficiency or scenario.hardware.kernels:
-        return "step times are priced from the profile's efficiency curves, not measured on this job"
-    name = scenario.hardware.name
-    return (
-        f"assumed: {name} has no efficiency curve, so step times are priced as if kernels reached the peaks"
-    )
-
-
-def _assumed(scenario: TrainingScenario, job: Job) -> tuple[str, ...]:
-    """What is not known for this device's architecture and stands in for it."""
-    architecture, split = scenario.hardware.architecture, scenario.training.tensor_parallel_size > 1
-    found = []
-    if EXCHANGES[job.exchange.algorithm].is_nccl or (split and is_priced(scenario)):
-        found.append(nccl_facts(architecture).assumed)
-    if is_priced(scenario) and scenario.training.attention in FLASH_FRACTIONS:
-        found.append(flash_2_fraction(architecture).assumed)
-    return tuple(text for text in found if text)
+    if is_priced(scenario) and (scenario.hardware.efficiency or scenario.hardware.kernels):
+        notes.append("step times are priced from the profile's efficiency curves, not measured on this job")
+    return tuple(notes)
 
 
 def _explain(scenario: TrainingScenario, job: Job) -> dict[str, Any]:

@@ -46,7 +46,7 @@ kind: kernel
 hardware: mi300x
 kernel: {gemm: {m: 512, n: 512, k: 512}}
 """
-ONE = {"serving": SERVING, "training": TRAINING}
+ONE = {"serving": SERVING, "training": TRAINING, "kernel": KERNEL}
 SWEPT = {
     "serving": "replicas=1,2",
     "training": "training.micro_batch_size=1,2",

@@ -11,8 +11,10 @@ import yaml
 from sim.cli.catalog import engine_table, show
 from sim.cli.command import main
 from sim.errors import ScenarioError
+from sim.hardware import hardware_names
 from sim.hardware.engine_profile import engine_profile_names, load_engine_profile
 from sim.kinds.load import load_scenario
+from sim.kinds.run import run_scenario
 
 PROFILE = """\
 name: mine
@@ -114,6 +116,8 @@ def test_a_profile_may_differ_from_its_base(tmp_path: Path) -> None:
         ("[1, 2, 4]", "many", "cudagraph_capture_sizes"),
         ("notes:", "async_scheduling: {value: maybe, source: x}\nnotes:", "async_scheduling"),
         ("notes:", "async_scheduling: false\nnotes:", "async_scheduling"),
+        ("notes:", "hardware: h100-sxm-80gb\nnotes:", "hardware"),
+        ("notes:", "hardware: [1]\nnotes:", "hardware"),
     ],
 )
 def test_broken_profiles_say_what_is_wrong(tmp_path: Path, old: str, new: str, says: str) -> None:
@@ -171,3 +175,42 @@ def test_a_report_says_which_variant_has_which_host_time(
         "| engine.overheads.cudagraph_capture_sizes (hosted)",
     ]
     assert all("bench, 2026-11" in row for row in said) and "3 sizes to 4" in said[2]
+
+
+@pytest.mark.parametrize("profile", engine_profile_names())
+def test_every_shipped_profile_says_on_which_devices_it_was_measured(profile: str) -> None:
+    devices = load_engine_profile(profile).hardware
+    assert devices and set(devices) <= set(hardware_names())
+
+
+@pytest.mark.parametrize(
+    ("hardware", "engine", "is_warned"),
+    [
+        ("h100-sxm-80gb", {"profile": "vllm-0.15-h100"}, False),
+        ({"base": "h100-sxm-80gb", "usd_per_hour": 1}, {"profile": "vllm-0.15-h100"}, False),
+        ("h200-sxm-141gb", {"profile": "vllm-0.15-h100"}, True),
+        ("mi300x", {"profile": "vllm-2024-offline"}, True),
+        ("a100-sxm-40gb", {"profile": "vllm-2024-offline"}, False),
+        ("mi300x", {"overheads": {"step_s": "1 ms"}}, False),
+        ("mi300x", {"overheads": {"step_s": "1 ms", "measured_on": ["h100-sxm-80gb"]}}, True),
+        ("mi300x", {"profile": "mine.yaml"}, False),  # it does not say where it was measured
+    ],
+)
+def test_host_times_of_another_device_are_warned_of(
+    tmp_path: Path, hardware: Any, engine: dict[str, Any], is_warned: bool
+) -> None:
+    path = written(tmp_path)
+    path.write_text(yaml.safe_dump({**SCENARIO, "hardware": hardware, "engine": engine}), encoding="utf-8")
+    warnings = run_scenario(load_scenario(path), record_block_map=False).comparison.warnings
+    found = [caution for _, caution in warnings if caution.kind == "engine_profile_elsewhere"]
+    assert bool(found) is is_warned
+    if found:
+        assert "h100-sxm-80gb" in found[0].observation
+
+
+def test_a_base_s_devices_are_those_of_what_differs_from_it(tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text("name: other\nbase: vllm-0.15-h100\n", encoding="utf-8")
+    assert load_engine_profile(str(other)).hardware == ("h100-sxm-80gb",)
+    other.write_text("name: other\nbase: vllm-0.15-h100\nhardware: [l4]\n", encoding="utf-8")
+    assert load_engine_profile(str(other)).hardware == ("l4",)

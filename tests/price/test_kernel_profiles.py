@@ -13,6 +13,7 @@ from plain_engine import plain_engine
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware
 from sim.model.config import load_model
+from sim.price.figures import figure_lines, weak_figures
 from sim.price.providers.analytic import AnalyticTimes
 from sim.price.step import CompiledPrice
 from sim.serving.scenario import Scenario, Trace, Workload
@@ -111,15 +112,21 @@ def test_without_laws_the_curves_price() -> None:
     assert 0.7 < ratio < 1.4
 
 
+def said(hardware: str, *, step_tokens: int = 4096, longest: int = 8192) -> str:
+    one = scenario(load_hardware(hardware))
+    return "; ".join(figure_lines(weak_figures(one.hardware, AnalyticTimes(one).used(step_tokens, longest))))
+
+
 def test_a_price_inside_the_range_says_nothing() -> None:
-    assert CompiledPrice(scenario(max_model_len=8192)).warnings == ()
+    assert said("a100-sxm-80gb") == ""
 
 
 def test_a_price_outside_of_the_range_warns() -> None:
-    notes = " ".join(CompiledPrice(scenario(max_num_batched_tokens=1_000_000, max_model_len=8192)).warnings)
-    assert "outside of what was measured" in notes and "m 1e+06" in notes
+    assert "outside of what was measured" in said("a100-sxm-80gb", step_tokens=1_000_000)
+    assert "m 1e+06" in said("a100-sxm-80gb", step_tokens=1_000_000)
+    assert "context 1e+07" in said("a100-sxm-80gb", longest=10_000_000)
 
 
 def test_borrowed_constants_are_named() -> None:
-    notes = " ".join(CompiledPrice(scenario(load_hardware("a100-pcie-80gb"), max_model_len=8192)).warnings)
-    assert "a100-pcie-80gb borrows the kernel constants of a100-sxm-80gb" in notes
+    found = said("a100-pcie-80gb")
+    assert found == "borrowed from a100-sxm-80gb: gemm_bfloat16, attention_prefill, attention_decode"

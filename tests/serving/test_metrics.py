@@ -299,7 +299,7 @@ def test_cost_and_energy_count_every_gpu_and_stay_silent_without_a_price() -> No
 
 def test_warnings_are_a_closed_list_with_a_remedy() -> None:
     borrowed = EfficiencyCurve(size_unit="flops", points=((1.0, 0.5),), source="borrowed from A100")
-    run = scenario(hardware=replace(HARDWARE, efficiency={"gemm": borrowed}))
+    run = scenario(hardware=replace(HARDWARE, efficiency={**HARDWARE.efficiency, "gemm_compute": borrowed}))
     summary = summarize(three_requests(scenario=run, block_map=block_map(is_truncated=True)))
     assert kinds(summary) == {
         "too_few_requests", "queue_untested", "no_slo", "percentile_refused", "block_map_truncated",

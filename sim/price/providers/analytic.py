@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from sim.model.counts import layer_matrices
-from sim.price.law_times import outside
+from sim.price.figures import AskedLaw, Used, together, used_by_operators
 from sim.price.operators import StepCounter, precision_of
 from sim.price.priced import Priced
 from sim.price.roofline import Floats, Operator, total_s
@@ -47,35 +49,35 @@ class AnalyticTimes:
         return self._sum_s([self.counter.decode_attention(sequences, context_tokens)])
 
     def warnings(self) -> tuple[str, ...]:
-        """Shapes outside of what the laws were fitted to, and constants borrowed from other devices."""
-        hardware, engine = self.counter.hardware, self._scenario.engine
-        longest = float(engine.max_model_len or self._scenario.model.max_position_embeddings)
+        """Nothing beside what ``used`` says of the profile's figures."""
+        return ()
+
+    def used(self, step_tokens: int, longest: int) -> Used:
+        """What steps of at most ``step_tokens`` over at most ``longest`` KV entries take of the profile."""
+        counter, size = self.counter, self._scenario.engine.tensor_parallel_size
         asked = [
-            (law, {"m": float(engine.max_num_batched_tokens), "n": float(matrix.n), "k": float(matrix.k)})
-            for matrix in layer_matrices(self.counter.model, engine.tensor_parallel_size)
-            if (law := self.counter.gemm_law(matrix))
+            AskedLaw(law=law, sizes={"m": float(step_tokens), "n": float(matrix.n), "k": float(matrix.k)})
+            for matrix in layer_matrices(counter.model, size)
+            if (law := counter.gemm_law(matrix))
         ]
-        for matrix in layer_matrices(self.counter.model, engine.tensor_parallel_size):
-            if matrix.name == "moe_down" and (law := self.counter.experts_law(matrix)):
+        for matrix in layer_matrices(counter.model, size):
+            if matrix.name == "moe_down" and (law := counter.experts_law(matrix)):
                 sizes = {"hidden": matrix.n, "inner": matrix.k, "experts_per_token": matrix.experts_per_token}
-                asked.append((law, {name: float(size) for name, size in sizes.items()}))
-        heads = {name: size for name, size in self.counter.head_sizes.items() if name != "kv_bytes"}
-        chunk = min(longest, float(engine.max_num_batched_tokens))
-        for which, size, most in (
+                asked.append(AskedLaw(law=law, sizes={name: float(one) for name, one in sizes.items()}))
+        heads = {name: one for name, one in counter.head_sizes.items() if name != "kv_bytes"}
+        chunk = min(longest, step_tokens)
+        for which, name, most in (
             ("attention_prefill", "queries", chunk),
             ("attention_decode", "context", longest),
         ):
-            used = self.counter.attention_law(which)
-            asked += [(used, {**heads, size: most})] if used else []
-        if engine.tensor_parallel_size > 1:
-            asked.append(("all_reduce_nccl", {"gpus": float(engine.tensor_parallel_size)}))
-        notes = list(dict.fromkeys(text for law, sizes in asked if (text := outside(hardware, law, sizes))))
-        lent = {law: hardware.kernels[law].borrowed_from for law, _ in asked if law in hardware.kernels}
-        found = [f"kernel prices outside of what was measured: {'; '.join(notes)}"] if notes else []
-        for lender in sorted({one for one in lent.values() if one}):
-            names = ", ".join(law for law, one in lent.items() if one == lender)
-            found.append(f"{hardware.name} borrows the kernel constants of {lender}: {names}")
-        return tuple(found)
+            if law := counter.attention_law(which):
+                asked.append(AskedLaw(law=law, sizes={**heads, name: float(most)}))
+        if size > 1:
+            asked.append(AskedLaw(law="all_reduce_nccl", sizes={"gpus": float(size)}))
+        one, tokens, context = np.ones(1), np.array([float(step_tokens)]), np.array([float(longest)])
+        operators = [*counter.linear(tokens), *counter.head(one), counter.decode_attention(one, context)]
+        operators.append(counter.prefill_attention(np.array([float(chunk)]), np.zeros(1)))
+        return together([Used(laws=tuple(asked)), used_by_operators(operators)])
 
     def _by_operator(self, operators: list[Operator]) -> dict[str, Floats]:
         return {operator.name: self._sum_s([operator]) for operator in operators}

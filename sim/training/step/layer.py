@@ -17,6 +17,7 @@ from sim.errors import ScenarioError
 from sim.hardware.architecture import Chosen, by_architecture
 from sim.model.counts import Matrix, layer_matrices
 from sim.price.collective import fabric_of, nccl_cost
+from sim.price.figures import AskedLaw, Used, together
 from sim.price.law_times import NEVER_HOT, gemm_operator, law_s
 from sim.price.roofline import Operator, fractions, wave_utilisation
 from sim.training.step.shape import PRECISIONS, StepShape, dequantise_bytes, fake_quantise_bytes
@@ -44,13 +45,7 @@ FLASH_TRITON_FRACTION = 0.75
 
 # Kernels written before Hopper's asynchronous instructions over FlashAttention-3 there: 35 against 75 % of an
 # H100's peak (arXiv 2407.08608, abstract). Not fitted; taken for Blackwell too.
-_FLASH_2_ON_HOPPER = 0.35 / 0.75
-FLASH_2_FRACTIONS = {
-    "Ampere": 1.0,
-    "Ada": 1.0,
-    "Hopper": _FLASH_2_ON_HOPPER,
-    "Blackwell": _FLASH_2_ON_HOPPER,
-}
+FLASH_2_FRACTIONS = {"Ampere": 1.0, "Hopper": 0.35 / 0.75}
 
 # Fitted. HBM passes of norms, activation functions and the loss where every PyTorch operator is a kernel of
 # its own, over those of fused kernels.
@@ -65,9 +60,48 @@ OPTIMIZER_PASSES = 1.5
 
 
 def flash_2_fraction(architecture: str) -> Chosen[float]:
-    """The share of the profile's curve that FlashAttention-2 reaches; on an unknown device as on Ampere."""
+    """The share of the profile's curve that FlashAttention-2 reaches; on an unknown device as on Ampere.
+
+    On Blackwell as on Hopper, whose own kernels are as much faster.
+    """
     what = "the share of the peak of attention kernels older than FlashAttention-3"
-    return by_architecture(FLASH_2_FRACTIONS, architecture, what, stand_in="Ampere")
+    stand_in = "Hopper" if architecture == "Blackwell" else "Ampere"
+    return by_architecture(FLASH_2_FRACTIONS, architecture, what, stand_in=stand_in)
+
+
+# The kernel behind each word of ``training.attention``; flash is whatever the device has.
+ATTENTION_KERNELS_BY_WORD = {
+    "flash": "",
+    "flash_2": "flash_attention_2",
+    "flash_triton": "flash_triton",
+    "flash_1": "flash_attention_1",
+    "standard": "",
+}
+FITTED_CAPABILITY = "8.0"  # of the A100s that the constants above were fitted to
+
+
+def used_by_step(shape: StepShape) -> Used:
+    """What a step takes of its device's figures: the curves and laws below, and constants fitted on A100s."""
+    hardware, split = shape.hardware, shape.parallelism.tensor_parallel_size
+    tokens = float(shape.tokens_per_micro_batch)
+    law = gemm_operator("none", False, shape.precision.peak)
+    matrices = layer_matrices(shape.model, split)
+    laws = tuple(
+        AskedLaw(law=law, sizes={"m": tokens, "n": float(one.n), "k": float(one.k)})
+        for one in matrices
+        if law in hardware.kernels and one.num_experts == 1
+    )
+    curves = ["elementwise_memory"]
+    curves += [] if law in hardware.kernels else ["gemm_compute", "gemm_memory"]
+    curves += (
+        ["attention_prefill_compute"] if shape.attention != "standard" else ["gemm_compute", "gemm_memory"]
+    )
+    assumed = []
+    if shape.attention in FLASH_FRACTIONS:
+        assumed.append(flash_2_fraction(hardware.architecture).assumed)
+    if hardware.compute_capability != FITTED_CAPABILITY:
+        assumed.append("the share of its kernels' speed that a training step keeps, as on A100s")
+    return together([Used(curves=tuple(curves), laws=laws, assumed=tuple(assumed))])
 
 
 Pass = Literal["forward", "backward"]
