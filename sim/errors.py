@@ -99,6 +99,16 @@ def closest(word: object, options: Iterable[str], *, cutoff: float = NEAR) -> st
     return by_folded[near[0]] if near else None
 
 
+def nearest(path: str, options: Iterable[str]) -> list[str]:
+    """Up to three of the paths ``options`` whose last part reads most like that of ``path``, best first."""
+
+    def last(one: str) -> str:
+        return _folded(one.removesuffix(".yaml").rpartition("/")[2])
+
+    rated = [(_ratio(last(path), last(one)), one) for one in options]
+    return [one for ratio, one in sorted(rated, key=lambda pair: (-pair[0], pair[1])) if ratio >= NEAR][:3]
+
+
 def _asks_for_the_same(given: str, option: str) -> bool:
     """Whether every number and every part of ``given`` is there in ``option``, mistyped at most."""
     left = re.findall(r"\d+", option)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _files(given: list[str]) -> list[Path]:
-    """The files to check; a folder means the YAML files and model configs below it."""
+    """The files to check: those that are named, and what is ours below a folder that is."""
     from sim.scenario.shipped import find_scenario
 
     files: list[Path] = []
@@ -41,11 +43,78 @@ def _files(given: list[str]) -> list[Path]:
         if not path.is_dir():
             files.append(path if path.exists() else find_scenario(str(path)))
             continue
-        below = sorted(file for file in path.rglob("*") if file.suffix in (".yaml", ".yml", ".json"))
-        if not below:
-            raise ScenarioError("no YAML or JSON file in this folder", file=str(path))
-        files += below
+        found = [file for file in _below(path) if file.suffix in (".yaml", ".yml", ".json")]
+        ours = [file for file in found if _is_ours(file)]
+        if not ours:
+            raise ScenarioError(
+                "no scenario, profile or model in this folder",
+                file=str(path),
+                given=f"{len(found):,} YAML and JSON files" if found else "no YAML or JSON file",
+                hint="name a file to have it checked whatever it looks like",
+            )
+        if len(ours) < len(found):
+            print(
+                f"passed over {len(found) - len(ours):,} YAML and JSON files below {path} that are no "
+                "scenario, profile or model",
+                file=sys.stderr,
+            )
+        files += ours
     return files
+
+
+def _below(folder: Path) -> list[Path]:
+    """Every file below a folder, but for what is hidden, installed or made: .git, .venv, node_modules."""
+    files: list[Path] = []
+    for root, folders, names in os.walk(folder):
+        here = Path(root)
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".")
+            and name not in ("__pycache__", "node_modules", "site-packages")
+            and not (here / name / "pyvenv.cfg").exists()
+        ]
+        files += [here / name for name in names]
+    return sorted(files)
+
+
+# Keys at the top of a file by which it is known for ours, and how many of them it takes.
+_SCENARIO = {"schema_version", "question", "kind", "seeds", "hardware", "model", "workload", "engine", "slo",
+             "training", "kernel", "compare", "thresholds", "measured"}  # fmt: skip
+_HARDWARE = {"hbm_bytes", "hbm_bytes_per_s", "sm_count", "peak_flops_per_s", "sram_bytes_per_sm", "l2_bytes",
+             "kernel_launch_s", "intra_node", "inter_node", "host_link", "clock_hz"}  # fmt: skip
+_MODEL = {"model_type", "architectures", "hidden_size", "num_hidden_layers", "num_attention_heads", "n_layer",
+          "n_embd", "n_head", "d_model", "vocab_size", "text_config", "intermediate_size"}  # fmt: skip
+_AT_A_LINE = re.compile(r"""^["']?([A-Za-z_]\w*)["']?\ *:(?=\s)""", re.MULTILINE)
+_IN_BRACES = re.compile(r"""[{,]\s*["']?([A-Za-z_]\w*)["']?\ *:(?=\s)""")
+_LARGEST_BYTES = 2_000_000
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file means to be a scenario, a profile or a model, right or wrong: by its keys."""
+    try:
+        if path.stat().st_size > _LARGEST_BYTES:
+            return False
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError:
+        return False
+    if path.suffix == ".json":
+        return len(_MODEL & _json_keys(text)) >= 2
+    keys = set((_IN_BRACES if text.lstrip().startswith("{") else _AT_A_LINE).findall(text))
+    is_board = path.name == "board.yaml" and "groups" in keys
+    is_profile = bool(_HARDWARE & keys) or "overheads" in keys
+    return is_board or is_profile or len(_SCENARIO & keys) >= 3
+
+
+def _json_keys(text: str) -> set[str]:
+    """The keys at the top of a JSON object; of a broken one those that stand anywhere in it."""
+    import json
+
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        return set(re.findall(r'"(\w+)"\s*:', text))
+    return set(whole) if isinstance(whole, dict) else set()
 
 
 def _check(path: Path) -> str:

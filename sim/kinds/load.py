@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.errors import ScenarioError, closest, did_you_mean, told_together
+from sim.errors import ScenarioError, closest, did_you_mean, nearest, told_together
 from sim.kinds.registry import KINDS, unknown_kind
 from sim.scenario.build import UnknownKeys, build, keeping
 from sim.scenario.fields import SCHEMA_VERSION, Threshold
@@ -205,13 +205,12 @@ def _find(path: str | Path) -> Path:
             "cannot be read", file=str(path)[:120], hint=f"check the path ({error})"[:200]
         ) from None
     if not is_there and found.suffix not in (".yaml", ".yml"):
-        names = [scenario_name(one) for one in scenario_paths()]
-        near = closest(str(path), names)
+        near = nearest(str(path), [scenario_name(one) for one in scenario_paths()])
         raise ScenarioError(
-            "neither a file nor a shipped scenario" + (f"; did you mean {near}?" if near else ""),
+            "neither a file nor a shipped scenario" + (f"; did you mean {near[0]}?" if near else ""),
             file=str(path),
-            allowed="a path to a .yaml file, or " + ", ".join(names),
-            hint=near or "",
+            allowed="a path to a .yaml file, or a name that `gpuyard list scenarios` prints",
+            hint=" or ".join(near) or "gpuyard list scenarios",
         )
     return found
 

@@ -346,7 +346,9 @@ def _read(given: str, file: str, path: str) -> tuple[str, Mapping[str, Any], str
         text = (data_dir("models") / f"{given}.json").read_text(encoding="utf-8")
         return given, json.loads(text), f"{given}.json"
     found = _find(given, file, path)
-    return (found.parent.name or found.stem), _read_config(found), str(found)
+    # A config.json is called as its folder is; of any other file the name says which model it is.
+    name = found.parent.resolve().name if found.stem == "config" else found.stem
+    return name or found.stem, _read_config(found), str(found)
 
 
 def _about(given: str, keys: Mapping[str, Any]) -> Mapping[str, Any] | None:

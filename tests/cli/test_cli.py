@@ -14,6 +14,7 @@ import pytest
 
 import sim
 from sim.cli.command import VERBS, main
+from sim.model.config import load_model
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -76,12 +77,62 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
     assert VERBS[verb].split(",")[0] in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("wrong", [[], ["runn"], ["run"], ["run", "x", "--sets", "a=1"], ["list", "gpus"]])
-def test_wrong_usage_is_exit_code_2(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(wrong)
-    assert caught.value.code == 2
-    assert "usage: gpuyard" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ([], "gpuyard: VERB is missing\n  try: gpuyard --help\n"),
+        (["runn"], "gpuyard: no such verb; did you mean run?\n  given: 'runn'\n  allowed: run, sweep, "),
+        (["run"], "gpuyard: run: SCENARIO is missing\n  try: gpuyard run --help\n"),
+        (["memory"], "gpuyard: memory: --model, --hardware are missing\n"),
+        (["memory", "--model"], "gpuyard: --model: expected one argument\n  try: gpuyard memory --help\n"),
+        (
+            ["run", "x", "--sets", "a=1"],
+            "gpuyard: run --sets: no such option; did you mean --set?\n  allowed: ",
+        ),
+        (["run", "x", "y"], "gpuyard: run: one word too many\n  given: 'y'\n"),
+        (["run", "x", "--jobs", "many"], "gpuyard: --jobs: expected a whole number\n  given: 'many'\n"),
+        (["list", "modles"], "gpuyard: kind: no such value; did you mean models?\n  given: 'modles'\n"),
+    ],
+)
+def test_wrong_usage_reads_like_any_other_error(
+    wrong: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(wrong) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith(said)
+    assert "usage:" not in printed.err
+
+
+def test_all_unknown_options_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "x", "--parqet", "--foo"]) == 2
+    said = capsys.readouterr().err
+    assert "run --parqet: no such option; did you mean --parquet?" in said
+    assert "run --foo: no such option\n" in said
+
+
+def test_a_wrong_scenario_name_shows_the_nearest_not_all(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "backup_wokers"]) == 2
+    said = capsys.readouterr().err
+    assert "did you mean training/backup_workers?" in said
+    assert "try: training/backup_workers or training/backup_workers_no_tail\n" in said
+    assert "serving/closed_loop" not in said
+    assert main(["run", "qqq"]) == 2
+    assert "try: gpuyard list scenarios\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("shapes/mine.json", "mine"), ("shapes/config.json", "shapes"), ("mine.json", "mine")],
+)
+def test_a_model_is_called_as_its_file_or_as_the_folder_of_its_config(
+    empty_folder: Path, file: str, name: str
+) -> None:
+    Path(file).parent.mkdir(exist_ok=True)
+    shipped = CHECKOUT / "sim" / "_data" / "models" / "gpt2.json"
+    Path(file).write_text(shipped.read_text(encoding="utf-8"), encoding="utf-8")
+    assert load_model(file).name == name
 
 
 def test_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,6 +331,64 @@ def test_check_goes_through_a_folder_to_its_end(tiny: str, capsys: pytest.Captur
     assert printed.err.count("error  ") == 2
     assert "max_num_seqs" in printed.err
     assert printed.err.endswith("2 with errors\n")
+
+
+OTHERS = {
+    ".venv/lib/config.json": '{"hidden_size": 1, "num_hidden_layers": 0}',
+    "env/pyvenv.cfg": "home = /usr",
+    "env/lib/config.json": '{"hidden_size": 1, "num_hidden_layers": 0}',
+    ".git/x.yaml": "kind: serving\nquestion: ?\nhardware: none\n",
+    ".github/workflows/ci.yml": "on: push\n",
+    "node_modules/a/package.json": "{}",
+    "out/a/summary.json": '{"runs": [], "model": {"hidden_size": 1, "num_hidden_layers": 2}}',
+    "out/a/broken.json": "{",
+    "mkdocs.yml": "site_name: x\nmarkdown_extensions: [!!python/name:a.b ]\n",
+    "compose.yaml": "services:\n  vllm:\n    image: vllm/vllm-openai\n",
+    "deployment.yaml": "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: vllm}\n---\nkind: Service\n",
+    "prices/price_table.yaml": "format: 1\ndevice: l4\nmodel: gpt2\n",
+    "tokenizer.json": '{"vocab_size": 3, "model": {}}',
+    "list.json": "[1, 2]",
+}
+
+
+def test_check_takes_of_a_folder_only_what_is_ours(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, text in OTHERS.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text, encoding="utf-8")
+    assert main(["check", "."]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "ok     tiny.yaml: scenario, 2 seeds x 2 variants (contiguous, paged)\n"
+    assert printed.err.startswith("passed over 8 YAML and JSON files below . that are no scenario")
+    assert main(["check", "list.json"]) == 2  # named, it is checked whatever it is
+    Path(tiny).unlink()
+    assert main(["check", "."]) == 2
+    assert "no scenario, profile or model in this folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.yaml", "kind: servin\nquestion: How fast?\nhardware: l4\n"),
+        ("a.yaml", "{schema_version: 1, kind: serving, question: How fast?}\n"),
+        ("a.yaml", "schema_version: 1\nquestion: How fast?\nkind: [serving\n"),
+        ("a.yaml", "base: l4\nhbm_byte: 4 GB\nhbm_bytes_per_s: 1 GB/s\n"),
+        ("a.yaml", "name: x\noverheads: {steps: 1}\n"),
+        ("board.yaml", "groups: {first: {max_median_eror: 0.1}}\n"),
+        ("config.json", '{"model_type": "llama", "hidden_size": 4096}'),
+        ("config.json", '{"model_type": "llama", "hidden_size": 4096'),
+    ],
+)
+def test_check_finds_ours_in_a_folder_though_it_is_wrong(
+    empty_folder: Path, name: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (empty_folder / name).write_text(text, encoding="utf-8")
+    assert main(["check", "."]) == 2
+    assert capsys.readouterr().err.startswith(f"error  {name}")
+
+
+def test_a_fresh_clone_with_what_is_made_in_it_is_right(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(CHECKOUT)]) == 0
+    assert capsys.readouterr().out.count("ok     ") >= 150
 
 
 def test_everything_shipped_is_right(capsys: pytest.CaptureFixture[str]) -> None:
