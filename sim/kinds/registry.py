@@ -148,7 +148,7 @@ class Serving(Kind["Scenario", "RunResult"]):
         )
 
     def draws(self, scenario: Scenario) -> bool:
-        from sim.serving.workload.chance import draws
+        from sim.serving.workload.sources import draws
 
         return draws(scenario)
 
@@ -299,7 +299,7 @@ class Training(Kind["TrainingScenario", "TrainingResult"]):
         )
 
     def draws(self, scenario: TrainingScenario) -> bool:
-        from sim.training.chance import draws
+        from sim.training.scenario import draws
 
         return draws(scenario)
 

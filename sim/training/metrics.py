@@ -14,11 +14,17 @@ from sim.results.metric import Better, Metric
 from sim.results.summary import Summary
 from sim.results.verdict import Verdict, Word
 from sim.scenario.caution import Caution
-from sim.training.chance import draws
 from sim.training.exchange.algorithms import EXCHANGES
 from sim.training.packing import Packed, packed
 from sim.training.records import TrainingResult
-from sim.training.scenario import TrainingScenario, gpus_per_worker, num_gpus, step_shape, tokens_per_step
+from sim.training.scenario import (
+    TrainingScenario,
+    draws,
+    gpus_per_worker,
+    num_gpus,
+    step_shape,
+    tokens_per_step,
+)
 from sim.training.schedule.job import devices, is_priced
 from sim.training.schedule.scaling import efficient_workers
 from sim.training.step.layer import peak_of, used_by_step

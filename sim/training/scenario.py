@@ -10,9 +10,10 @@ from typing import Literal
 
 from sim.hardware import HardwareProfile
 from sim.model.shape import ModelShape
+from sim.scenario.chance import has_drawn_values
 from sim.scenario.distribution import Distribution
 from sim.scenario.fields import Threshold, key
-from sim.training.delays import StepVariation
+from sim.training.delays import DELAYS, StepVariation
 from sim.training.exchange.algorithms import EXCHANGES
 from sim.training.learning.sgd import LearningConfig
 from sim.training.step.shape import Adapter, Parallelism, StepShape
@@ -250,3 +251,12 @@ def step_shape(scenario: TrainingScenario, hardware: HardwareProfile | None = No
             zero_stage=job.zero_stage,
         ),
     )
+
+
+def draws(scenario: TrainingScenario) -> bool:
+    """Whether another seed gives other numbers."""
+    variation = scenario.variation
+    by_chance = (variation.markov, variation.data_loader, scenario.failures, scenario.learning)
+    if DELAYS[variation.distribution].is_random or any(one is not None for one in by_chance):
+        return True
+    return has_drawn_values(scenario.packing)

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sim.scenario.chance import has_drawn_values
 from sim.serving.records import RequestTable
-from sim.serving.scenario import Workload
+from sim.serving.scenario import Scenario, Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,3 +62,18 @@ def arrivals_label(workload: Workload) -> str:
     if label and not (arrivals is not None and arrivals.is_closed_loop):
         return label
     return arrivals.process if arrivals is not None else "unknown"
+
+
+def draws(scenario: Scenario) -> bool:
+    """Whether another seed gives other numbers. A trace played at its own times is the same under each."""
+    workload, speculative = scenario.workload, scenario.engine.speculative
+    classes = list((workload.classes or {}).values())
+    prefixes = [workload.shared_prefix, *(one.shared_prefix for one in classes)]
+    are_prefixes_drawn = any(
+        one is not None and one.num_groups > 1 and one.order != "in_turn" for one in prefixes
+    )
+    is_mixture = len(classes) > 1 or are_prefixes_drawn
+    has_random_times = workload.arrivals is not None and workload.arrivals.is_random
+    has_random_drafts = speculative is not None and 0 < speculative.acceptance_rate < 1
+    is_drawn = is_mixture or has_random_times or has_random_drafts
+    return is_drawn or has_drawn_values(workload) or has_drawn_values(scenario.engine.service_time)
