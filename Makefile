@@ -5,7 +5,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types layers format gallery check-gallery bench check clean
+.PHONY: help demo test lint types layers format docs gallery check-gallery same-bytes bench check clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -37,9 +37,13 @@ format: $(VENV)/.dev  ## let ruff mend what it can
 check: $(VENV)/.core  ## every shipped scenario, profile and model
 	$(BIN)/gpuyard check scenarios hardware_profiles sim/_data/engine_profiles sim/_data/models
 
-gallery: $(VENV)/.core  ## rebuild reports/ for every scenario, and the outputs in README.md
+docs: $(VENV)/.dev  ## the documentation as a site, under out/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "The documentation, to open in a browser: $(CURDIR)/out/docs/index.html"
+
+gallery: $(VENV)/.dev  ## rebuild reports/ for every scenario, and the outputs in README.md and docs/
 	$(BIN)/python -m tools.gallery build --jobs $(JOBS)
-	$(BIN)/python -m tools.readme
+	$(BIN)/python -m tools.docs
 
 check-gallery: $(VENV)/.core  ## does the code still give the committed reports/*/summary.json?
 	$(BIN)/python -m tools.gallery check --jobs $(JOBS)
@@ -65,5 +69,5 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,calibrate]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,calibrate,docs]'
 	@touch $@ $(VENV)/.core

@@ -46,7 +46,7 @@ def groups_table(groups: Sequence[Score]) -> str:
 
 
 def groups_markdown(groups: Sequence[Score]) -> str:
-    """The groups as a Markdown table, for a README."""
+    """The groups as a Markdown table, for docs/validation.md."""
     names = ("group", "a fit has", *HEADER)
     lines = [names, ("---", "---", *("---:" for _ in HEADER))]
     for group in groups:
