@@ -67,10 +67,11 @@ def run(block: Block, folder: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert done.stdout
         return
+    said = io.StringIO()
     commands = block.code.replace("\\\n", " ").splitlines()
     for command in filter(None, (shlex.split(line, comments=True) for line in commands)):
         assert command[0] == "gpuyard", f"line {block.line}: only gpuyard and Python can be run here"
-        said, complaint = io.StringIO(), io.StringIO()
+        complaint = io.StringIO()
         with (
             contextlib.chdir(folder),
             contextlib.redirect_stdout(said),
@@ -78,7 +79,7 @@ def run(block: Block, folder: Path) -> None:
         ):
             code = gpuyard([*command[1:], *shlex.split(block.rest)])
         assert code == 0, f"line {block.line}: {shlex.join(command)}: {complaint.getvalue()}{said.getvalue()}"
-        assert said.getvalue()
+    assert said.getvalue(), f"line {block.line} prints nothing"
 
 
 @pytest.mark.parametrize("name", CODE)
