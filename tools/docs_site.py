@@ -35,8 +35,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """A link that leaves ``docs/`` leads to the repository: scenarios, tests, CONTRIBUTING."""
+    repository = config.extra["repository"]
     return LINK.sub(
-        lambda link: f"]({repository_url(link['target'], page.file.src_uri, config.repo_url)}", markdown
+        lambda link: f"]({repository_url(link['target'], page.file.src_uri, repository)}", markdown
     )
 
 

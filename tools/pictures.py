@@ -63,7 +63,7 @@ PICTURES: Mapping[str, Drawn] = {
     "zero": Drawn("training/zero_stages", "memory-0"),
     "lora": Drawn("training/lora_qlora", "memory-0"),
 }
-NO_BUTTONS = ".modebar { display: none }"
+NO_BUTTONS = ".modebar-container { display: none !important }"
 REPORT = "report"
 OF_REPORT = ("serving/static_vs_continuous", ("ttft_by_arrival",))
 

@@ -124,4 +124,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     for name in (*GENERATED, "index.md", "tutorial.md", "techniques/paged_kv.md"):
         assert (tmp_path / name).with_suffix(".html").is_file(), name
     api = (tmp_path / "reference" / "api.html").read_text(encoding="utf-8")
+    assert "https://github.com/gpuyard/gpuyard/blob/main/scenarios/serving/" in (
+        tmp_path / "techniques" / "paged_kv.html"
+    ).read_text(encoding="utf-8")
     assert "overrides" in api  # a parameter of load_scenario: docstrings and signatures were found
