@@ -122,7 +122,7 @@ class Reader:
         """``{value, source}``, or ``unknown``, or (among differences) a bare number."""
         if given == UNKNOWN:
             if not quantity.optional:
-                raise place.error("this field cannot be unknown", hint="the simulator needs a number here")
+                raise place.error("this field cannot be unknown", hint="a number, or base: NAME for its own")
             self.sources.pop(field, None)
             return None
         if isinstance(given, Mapping):

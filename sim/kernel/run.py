@@ -151,8 +151,17 @@ def run_kernel(
         kernel_ps=kernel_ps,
         host_copy_ps=host_ps,
         time_ps=time_ps,
-        notes=(),
+        notes=_notes(scenario, copied),
     )
+
+
+def _notes(scenario: KernelScenario, copied_bytes: float) -> tuple[str, ...]:
+    """What neither model nor profile knows, and what was taken in its place."""
+    model, hardware = scenario.model, scenario.hardware
+    found = list(model.notes) if model is not None else []
+    if copied_bytes and hardware.host_link is not None and hardware.host_link.latency_s is None:
+        found.append(f"hardware.host_link.latency_s of {hardware.name} is unknown: 0 is taken")
+    return tuple(found)
 
 
 def host_copy_bytes(scenario: KernelScenario) -> float:

@@ -94,6 +94,25 @@ def fabric_of(hardware: HardwareProfile, gpus_per_node: int | None = None) -> Fa
     )
 
 
+def latencies_filled_in(
+    hardware: HardwareProfile, num_gpus: int, gpus_per_node: int | None = None
+) -> tuple[str, ...]:
+    """A note for each latency that ``num_gpus`` GPUs need and the profile does not know: what is taken."""
+    fabric = fabric_of(hardware, gpus_per_node)
+    asked = []
+    if min(num_gpus, fabric.gpus_per_node) > 1:
+        hop_s = NVLINK_HOP_S if fabric.is_nvlink else PCIE_HOP_S
+        asked.append(("intra_node", fabric.intra_node, hop_s))
+    if num_gpus > fabric.gpus_per_node:
+        asked.append(("inter_node", fabric.inter_node, NETWORK_HOP_S))
+    return tuple(
+        f"hardware.{name}.latency_s of {hardware.name} is unknown: {hop_s * 1e6:g} us a hop is taken, NCCL's "
+        "for such a link"
+        for name, link, hop_s in asked
+        if link is not None and link.latency_s is None
+    )
+
+
 def known_latency(link: Link, fallback_s: float) -> Link:
     """``link``, with a latency where the profile has none."""
     return link if link.latency_s is not None else Link(bytes_per_s=link.bytes_per_s, latency_s=fallback_s)

@@ -24,6 +24,7 @@ import numpy as np
 
 from sim.arrays import PS_PER_S, Int64, to_ps
 from sim.elementary import last_digits_free
+from sim.price.collective import latencies_filled_in
 from sim.price.priced import Priced
 from sim.price.providers.analytic import AnalyticTimes
 from sim.price.roofline import Floats
@@ -104,11 +105,24 @@ class KernelTimes(Protocol):
         ...
 
 
+def filled_in(scenario: Priced) -> tuple[str, ...]:
+    """What neither model nor profile knows, and what was taken in its place."""
+    hardware = scenario.hardware
+    found = list(scenario.model.notes)
+    if hardware.graph_launch_s is None:
+        found.append(
+            f"hardware.graph_launch_s of {hardware.name} is unknown: kernel_launch_s, "
+            f"{hardware.kernel_launch_s * 1e6:g} us, is taken for launches in a CUDA graph, too"
+        )
+    return (*found, *latencies_filled_in(hardware, scenario.engine.gpus_per_replica))
+
+
 class CompiledPrice:
     """Kernel times as tables."""
 
     def __init__(self, scenario: Priced, times: KernelTimes | None = None) -> None:
         self.times: KernelTimes = times or AnalyticTimes(scenario)
+        self._filled_in = filled_in(scenario)
         self._step_ps = to_ps(scenario.engine.overheads.step_s)
         self._sequence_ps = to_ps(scenario.engine.overheads.per_sequence_s)
         self.cold_start_ps = to_ps(scenario.engine.overheads.cold_start_s)
@@ -124,7 +138,7 @@ class CompiledPrice:
     @property
     def warnings(self) -> tuple[str, ...]:
         """For the run's notes: what was asked of the price outside of what it was fitted to."""
-        return self.times.warnings()
+        return (*self._filled_in, *self.times.warnings())
 
     def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks, drafts: int = 0) -> int:
         """One step; see ``StepPrice``. Drafts are computed, and sampled at, like any other position."""

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import InvariantError
+from sim.price.collective import latencies_filled_in
 from sim.training.checks import check_training
 from sim.training.learning.sgd import LearningResult, learn_run
 from sim.training.records import Outcome, TrainingResult, WorkerStepColumns
-from sim.training.scenario import TrainingScenario, step_shape
+from sim.training.scenario import TrainingScenario, num_gpus, step_shape
 from sim.training.schedule.failures import with_failures
 from sim.training.schedule.find import bounded_schedule
 from sim.training.schedule.job import Job, is_priced, plan_job
@@ -93,7 +94,11 @@ def has_events(job: Job) -> bool:
 
 
 def _notes(scenario: TrainingScenario, job: Job) -> tuple[str, ...]:
-    notes = []
+    notes = list(scenario.model.notes) if scenario.model is not None else []
+    if scenario.exchange.algorithm != "none":
+        used = (scenario.hardware, *(group.hardware for group in scenario.devices))
+        size, per_node = num_gpus(scenario), scenario.training.gpus_per_node
+        notes += dict.fromkeys(note for one in used for note in latencies_filled_in(one, size, per_node))
     if job.scheme.changes_learning:
         notes.append(
             f"{scenario.sync.scheme} changes what is learnt, not only how fast: "

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from sim.scenario.csv_files import read_text_file
 from sim.serving.workload.csv_traces import AZURE, BURSTGPT, CSV
-from sim.serving.workload.formats.guidellm import GUIDELLM
-from sim.serving.workload.formats.nvidia import AIPERF, GENAI_PERF
+from sim.serving.workload.formats.benchmarks import AIPERF, GENAI_PERF, GUIDELLM
 from sim.serving.workload.formats.sharegpt import SHAREGPT
 from sim.serving.workload.json_files import BAILIAN, JSONL, MOONCAKE, VLLM_BENCH
 from sim.serving.workload.trace_rows import RawTrace, TraceFormat, TraceKeys

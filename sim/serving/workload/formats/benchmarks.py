@@ -1,4 +1,4 @@
-"""AIPerf's records, and what its predecessor genai-perf keeps of every request."""
+"""What benchmarks keep of every request: GuideLLM, AIPerf, and AIPerf's predecessor genai-perf."""
 
 from __future__ import annotations
 
@@ -12,6 +12,72 @@ from sim.serving.workload.formats.sharegpt import CHARACTERS_PER_TOKEN, estimate
 from sim.serving.workload.json_files import first_record, json_records, whole_json
 from sim.serving.workload.trace_rows import RawTrace, Row, TraceFormat, TraceKeys, drawn_alike, raw_of_rows
 
+# --- GuideLLM: `guidellm benchmark --output-path report.json`, of versions 1 and 2 ---------------------
+
+# The same number under the names of GuideLLM 0.2, 0.3 and 0.4 on.
+_START = (("start_time",), ("request_start_time",), ("info", "timings", "request_start"),
+          ("scheduler_info", "request_timings", "request_start"))  # fmt: skip
+_PROMPT = (("prompt_tokens",), ("input_metrics", "total_tokens"), ("input_metrics", "text_tokens"))
+_OUTPUT = (("output_tokens",), ("output_metrics", "total_tokens"), ("output_metrics", "text_tokens"))
+
+
+def _at(record: object, paths: tuple[tuple[str, ...], ...]) -> Any:
+    """What stands at the first of the paths that leads somewhere."""
+    for path in paths:
+        value: Any = record
+        for name in path:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if value is not None:
+            return value
+    return None
+
+
+def _is_guidellm(file: TextFile, trace: TraceKeys) -> bool:
+    record = first_record(file)
+    return isinstance(record, dict) and isinstance(record.get("benchmarks"), list)
+
+
+def _read_guidellm(file: TextFile, trace: TraceKeys) -> RawTrace:
+    whole = whole_json(file)
+    benchmarks = whole.get("benchmarks") if isinstance(whole, dict) else None
+    if not isinstance(benchmarks, list):
+        raise file.error("not a report of GuideLLM", allowed='{"benchmarks": [{"requests": {...}}]}')
+    rows, failed, cut = [], 0, 0
+    for index, one in enumerate(benchmarks):
+        requests = _at(one, (("requests",),))
+        if not isinstance(requests, Mapping):
+            raise file.error("a benchmark without requests", f"benchmarks[{index}]", given=type(one).__name__)
+        failed += len(requests.get("errored") or ())
+        cut += len(requests.get("incomplete") or ())
+        for k, request in enumerate(requests.get("successful") or ()):
+            place = f"benchmarks[{index}].requests.successful[{k}]"
+            rows.append(Row(place, _at(request, _START), _at(request, _PROMPT), _at(request, _OUTPUT)))
+    if not rows:
+        raise file.error(
+            "this report has no requests, only their statistics"
+            + (f"; {failed + cut:,} failed or were cut off" if failed + cut else ""),
+            allowed="a report whose benchmarks[].requests.successful has records",
+            hint="save it with its requests, or draw some: workload.arrivals, prompt_tokens, output_tokens",
+        )
+    several = [f"{len(benchmarks)} benchmarks of {file.name} are played at their own times, as one trace."]
+    return raw_of_rows(
+        file,
+        rows,
+        unit="s",
+        left_out={"failed": failed, "cut off": cut},
+        notes=several if len(benchmarks) > 1 else (),
+    )
+
+
+GUIDELLM = TraceFormat(
+    doc="a report of GuideLLM: the successful requests of its benchmarks, at their start times (s)",
+    recognises=_is_guidellm,
+    read=_read_guidellm,
+)
+
+
+# --- AIPerf -----------------------------------------------------------------------------------------
+
 _LENGTHS = ("input_sequence_length", "output_sequence_length")
 _ASKED, _ANSWERED = ("content", "prompt", "text_input", "text"), ("content", "text_output", "text")
 
@@ -19,9 +85,6 @@ _ASKED, _ANSWERED = ("content", "prompt", "text_input", "text"), ("content", "te
 def _mapping(value: object, name: str) -> Mapping[str, Any]:
     inner = value.get(name) if isinstance(value, Mapping) else None
     return inner if isinstance(inner, Mapping) else {}
-
-
-# --- AIPerf -----------------------------------------------------------------------------------------
 
 
 def _is_summary(record: object, which: str) -> bool:
