@@ -18,6 +18,7 @@ CautionKind = Literal[
     "block_map_truncated",
     "efficiency_not_measured",
     "engine_profile_elsewhere",
+    "near_capacity",
     "one_seed",
     "too_few_steps",
     "loss_not_falling",

@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from sim.arrays import Int64
+from sim.arrays import PS_PER_S, Int64
+from sim.price.capacity import MeanRequest, Places, requests_per_s, waiting_elasticity
 from sim.price.figures import Used, figures_caution
+from sim.price.overheads import LaunchedPrice, needs_launched_price
 from sim.price.providers.analytic import AnalyticTimes
+from sim.price.step import CompiledPrice
 from sim.results.statistics import student_t_quantile
 from sim.results.verdict import Verdict, Word
 from sim.scenario.caution import Caution
@@ -147,6 +150,7 @@ def run_cautions(
         _block_map(result),
         _efficiency(result),
         _profile(result.scenario),
+        _near_capacity(result, verdict),
     )
     return tuple(caution for caution in found if caution is not None)
 
@@ -297,3 +301,70 @@ def _profile(scenario: Scenario) -> Caution | None:
         meaning="host times are those of another server, with another CPU: times per step may be off",
         remedy="measure them on this one (engine.overheads), or take a profile of its own",
     )
+
+
+_STEEP = 0.85  # of capacity: here waiting grows 8 % and more for every percent of a step
+
+
+def _near_capacity(result: RunResult, verdict: Verdict) -> Caution | None:
+    """How much an error of the step's price is worth here; where the queue grew, that is said instead."""
+    load = load_of_capacity(result)
+    if load is None or load < _STEEP or verdict.word in ("OVERLOADED", "BACKLOGGED"):
+        return None
+    if load >= 1:
+        steep = "there is no steady state above it: a longer run would have longer latencies"
+    else:
+        percent = waiting_elasticity(load)
+        steep = (
+            f"waiting is steep: a step 1 % longer makes it about {percent:.0f} % longer, and one "
+            f"{1 / load - 1:.0%} longer is overload"
+        )
+    return Caution(
+        kind="near_capacity",
+        observation=f"the load is about {load:.0%} of what the engines can serve (estimated)",
+        meaning=steep,
+        remedy=f"do not trust queue_s and ttft_s to a few percent here; plan for at most {_STEEP:.0%}",
+    )
+
+
+def load_of_capacity(result: RunResult) -> float | None:
+    """Requests that came a second over those that all replicas can serve (``sim.price.capacity``).
+
+    None where clients wait for each other's answers, and for engines that the estimate does not cover.
+    """
+    scenario, requests, engine = result.scenario, result.requests, result.scenario.engine
+    came = np.sort(requests.arrival_ps[requests.arrival_ps >= 0])
+    arrivals = scenario.workload.arrivals
+    is_open = arrivals is None or arrivals.is_drawn
+    span_ps = int(came[-1] - came[0]) if came.size >= _LEAST_FINISHED else 0
+    if not is_open or not span_ps:
+        return None
+    offered_per_s = (came.size - 1) / span_ps * PS_PER_S
+    if engine.service_time is not None:
+        return offered_per_s * result.busy_ps / PS_PER_S / came.size / scenario.replicas
+    # At a high load an engine is always busy: where it is not, the estimate is not needed.
+    if not is_estimated(scenario) or result.busy_ps < _STEEP * scenario.replicas * span_ps:
+        return None
+    output = np.maximum(requests.output_tokens, 1)
+    held = output * (requests.prompt_tokens + output / 2)
+    mean = MeanRequest(
+        prompt_tokens=float(requests.prompt_tokens.mean()),
+        computed_tokens=float((requests.prompt_tokens - requests.cached_tokens).mean()),
+        output_tokens=float(output.mean()),
+        held_tokens=float(held.sum() / output.sum()),
+    )
+    places = Places(
+        max_num_seqs=engine.max_num_seqs,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+        kv_tokens=float(result.kv_budget_tokens),
+    )
+    price = LaunchedPrice(scenario) if needs_launched_price(scenario) else CompiledPrice(scenario)
+    return offered_per_s / requests_per_s(price, mean, places) / scenario.replicas
+
+
+def is_estimated(scenario: Scenario) -> bool:
+    """Continuous batching over paged memory, by the analytic price, one stage, without drafts."""
+    engine = scenario.engine
+    is_plain = engine.batching in ("vllm", "continuous") and engine.kv_allocator == "paged"
+    is_plain &= engine.price_table is None and engine.has_kv_budget
+    return is_plain and engine.pipeline_parallel_size == 1 and engine.speculative is None
