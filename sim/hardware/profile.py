@@ -137,7 +137,7 @@ _FORM = re.compile(r"sxm\d?|pcie|\d+gb")
 def cards_meant(given: str, names: Sequence[str]) -> list[str]:
     """The profiles of the card that ``given`` names, SXM first; else the one name that it misspells.
 
-    ``h100``, ``a100-80gb`` and ``NVIDIA H100 80GB HBM3`` name a card; ``rtx-5090`` is none of ours.
+    ``h100``, ``a100-80gb`` and ``NVIDIA H100 80GB HBM3`` name a card; ``rtx-1234`` is none of ours.
     """
     words = set(re.findall(r"[a-z0-9]+", given.casefold()))
     parts = {name: name.split("-") for name in names}

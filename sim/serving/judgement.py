@@ -29,6 +29,9 @@ _LEAST_PER_BATCH = 10
 _ALPHA = 0.005
 
 
+_LONG_WAIT = 0.1  # of the time from the first arrival to the last
+
+
 _LEAST_GROWTH = 0.02  # requests that stay waiting per request that arrives
 
 
@@ -43,7 +46,9 @@ def judge(result: RunResult) -> Verdict:
     2 sqrt(n) requests: what chance alone piles up at a load equal to capacity (arrivals and services
     each as variable as Poisson's).
     BACKLOGGED: it grew, and every request had ended within one arrival span after the last arrival;
-    OVERLOADED: it grew, and not. UNTESTED: fewer than 80 arrivals.
+    OVERLOADED: it grew, and not. UNTESTED: fewer than 80 arrivals, or too short to tell: what is in the
+    system (running requests too) still grows by the same test, or half of the requests wait for more than a
+    tenth of the time in which they come.
 
     Not seen: overload below 2 %, a queue that grew and shrank again while requests still came,
     clients whose time-outs keep the queue short (they count as aborted), and a load within a few
@@ -64,10 +69,39 @@ def judge(result: RunResult) -> Verdict:
         needed = _NUM_BATCHES * _LEAST_PER_BATCH
         return Verdict(word="UNTESTED", reason=f"{ids.size} arrivals: a trend needs {needed}")
     growth, t_statistic = trend(num_waiting_at_arrival(requests, ids))
-    if not is_growing(growth, t_statistic, ids.size):
-        reason = "the queue has no upward trend over the arrivals"
-        return Verdict(word="STABLE", reason=reason, growth=growth, t_statistic=_finite(t_statistic))
-    return _word_for(growth, t_statistic, _drain_spans(requests, ids, span_ps))
+    if is_growing(growth, t_statistic, ids.size):
+        return _word_for(growth, t_statistic, _drain_spans(requests, ids, span_ps))
+    reason = _why_too_short(requests, ids, span_ps)
+    if reason:
+        return Verdict(word="UNTESTED", reason=f"too short to tell: {reason}")
+    reason = "the queue has no upward trend over the arrivals"
+    return Verdict(word="STABLE", reason=reason, growth=growth, t_statistic=_finite(t_statistic))
+
+
+def _why_too_short(requests: RequestColumns, ids: Int64, span_ps: int) -> str:
+    """Why a queue without a trend says nothing yet, or nothing.
+
+    Above capacity the requests that run grow in number first, and the queue only when all places are taken.
+    And where requests wait for a good part of the time in which they come, the queue is that of its start.
+    """
+    growth, t_statistic = trend(num_in_system_at_arrival(requests, ids))
+    if is_growing(growth, t_statistic, ids.size):
+        stayed = f"of 100 arrivals {growth * 100:.2g} stayed in the system"
+        return f"{stayed}, so the offered load may be above capacity"
+    waits = (requests.first_scheduled_ps - requests.arrival_ps)[ids][requests.first_scheduled_ps[ids] >= 0]
+    if waits.size and np.median(waits) > _LONG_WAIT * span_ps:
+        share = float(np.median(waits)) / span_ps
+        return f"half of the requests waited for more than {share:.0%} of the time in which they came"
+    return ""
+
+
+def num_in_system_at_arrival(requests: RequestColumns, ids: Int64) -> Int64:
+    """How many requests wait or run when each of ``ids`` (in order of arrival) comes."""
+    arrived = np.sort(requests.arrival_ps[requests.arrival_ps >= 0])
+    left = np.sort(requests.finish_ps[(requests.finish_ps >= 0) & (requests.arrival_ps >= 0)])
+    moments = requests.arrival_ps[ids]
+    present: Int64 = np.searchsorted(arrived, moments) - np.searchsorted(left, moments, side="right")
+    return present
 
 
 def num_waiting_at_arrival(requests: RequestColumns, ids: Int64) -> Int64:

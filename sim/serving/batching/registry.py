@@ -26,7 +26,7 @@ BATCHING: dict[str, Batching | Policy] = {
     "static": PolicyBatching(
         policy=static,
         doc="a padded batch runs to its longest member before the next one",
-        keys=GENERIC_KEYS | {"static_batch_wait_s", "static_returns"},
+        keys=(GENERIC_KEYS - {"schedule_order"}) | {"static_batch_wait_s", "static_returns"},
         reads_no_decodes=True,
         pads_batches=True,
         shares_queue=False,
