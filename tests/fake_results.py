@@ -176,7 +176,8 @@ def fake_result(
         "notes": (),
         "explain": {},
     }
-    return RunResult(**{**fields, **given})
+    named = {**fields, **given}
+    return RunResult(**{"whole_ps": named["window_ps"], **named})
 
 
 def three_requests(**given: Any) -> RunResult:

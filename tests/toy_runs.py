@@ -217,6 +217,7 @@ def _recorded(engine: _Engine, toys: list[_Toy], scenario: Scenario, variant: st
             ("time_ps", "request", "replica", "recompute_tokens"), np.empty(0, dtype=np.int64)
         )),
         window_ps=(toys[5].arrival, max(toy.finish for toy in toys)), kv_budget_tokens=CAPACITY,
+        whole_ps=(toys[5].arrival, max(toy.finish for toy in toys)),
         kv_time_tokens_ps=engine.levels,
         operator_s={"qkv_proj": 0.2 * seconds, "attention_decode": 0.3 * seconds, "mlp": 0.5 * seconds},
         busy_ps=busy, num_events=len(engine.segments),

@@ -116,7 +116,7 @@ def _totals(result: RunResult, chosen: Bools) -> dict[str, Any]:
     requests = result.requests
     finished = chosen & (requests.status == FINISHED)
     met = met_bounds(requests, class_slos(result))
-    duration = (result.window_ps[1] - result.window_ps[0]) / PS_PER_S
+    duration = (result.whole_ps[1] - result.whole_ps[0]) / PS_PER_S
     rate = 1 / duration if duration > 0 else 0.0
     prompt = int(requests.prompt_tokens[finished].sum())
     output = int(requests.generated_tokens[finished].sum())

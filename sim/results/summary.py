@@ -11,17 +11,70 @@ from sim.scenario.caution import Caution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SloLine:
+    """One thing that an SLO asks, and what was found. ``of``: the bounds that a share of requests meets."""
+
+    metric: str
+    limit: float
+    value: float | None
+    is_most: bool  # at most the limit; else at least
+    decides: bool
+    of: str = ""
+
+    @property
+    def is_met(self) -> bool | None:
+        """None where there is no value."""
+        if self.value is None:
+            return None
+        return self.value <= self.limit if self.is_most else self.value >= self.limit
+
+    def __str__(self) -> str:
+        """In words, with digits enough to see on which side of the limit the value lies."""
+        found, limit = telling(self.value, self.limit, is_time=self.is_most)
+        if not self.is_most:
+            return f"{found} of the requests meet {self.of}, {limit} asked"
+        verdict = {True: "met", False: "missed", None: "open"}[self.is_met]
+        return f"{self.metric} {found}, at most {limit}: {verdict}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "metric": self.metric,
+            "at_most" if self.is_most else "at_least": rounded(self.limit),
+            "value": rounded(self.value),
+            "met": self.is_met,
+            "decides": self.decides,
+        }
+
+
+def telling(value: float | None, limit: float, *, is_time: bool) -> tuple[str, str]:
+    """(value, limit) in words, with as many digits as set them apart."""
+
+    def said(number: float, digits: int) -> str:
+        if not is_time:
+            return f"{100 * number:.{digits}g} %"
+        return f"{number:.{digits}g} s" if number >= 1 else f"{1000 * number:.{digits}g} ms"
+
+    if value is None:
+        return "not known", said(limit, 6)
+    found = next((said(value, d) for d in range(3, 10) if said(value, d) != said(limit, d)), said(value, 9))
+    return found, said(limit, 6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClassSummary:
     """The same metrics for one class of a mixture; the engine's own belong to all classes together."""
 
     metrics: Mapping[str, float | None]
     refused: Mapping[str, str]
     meets_slo: bool | None
+    slo: tuple[SloLine, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, keys in the order of ``METRICS``."""
         return {
             "meets_slo": self.meets_slo,
+            "slo": [line.to_dict() for line in self.slo],
             "metrics": {name: rounded(value) for name, value in self.metrics.items()},
             "refused": dict(self.refused),
         }
@@ -32,9 +85,10 @@ class Summary:
     """What one run of one variant with one seed says.
 
     ``metrics`` has every name of ``METRICS``; None where there is no number, with the reason in
-    ``refused``. ``whole_run`` counts requests with warm-up included. ``meets_slo``: at least
-    ``attainment_fraction`` of the offered requests meet every bound, and so does every class with
-    bounds of its own; None without any bound.
+    ``refused``. ``whole_run`` counts requests with warm-up included. ``meets_slo``: the statistics that the
+    SLO states keep to their limits, or, without any, at least ``attainment_fraction`` of the offered requests
+    meet every bound; and so it is for every class with an SLO of its own. None without one, or where a
+    statistic that decides is refused.
     """
 
     question: str
@@ -54,6 +108,7 @@ class Summary:
     window_s: tuple[float, float]
     notes: tuple[str, ...]
     kind: str = "serving"
+    slo: tuple[SloLine, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able and deterministic: floats to 9 significant digits, keys in a fixed order."""
@@ -65,6 +120,7 @@ class Summary:
             "verdict": self.verdict.word,
             "verdict_reason": self.verdict.reason,
             "meets_slo": self.meets_slo,
+            "slo": [line.to_dict() for line in self.slo],
             "window_s": [rounded(moment) for moment in self.window_s],
             "whole_run": dict(self.whole_run),
             "metrics": {name: rounded(value) for name, value in self.metrics.items()},

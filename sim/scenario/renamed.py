@@ -51,7 +51,7 @@ KEYS: Mapping[str, Sequence[Renamed]] = {
 }
 """By kind: key paths from the top of a scenario, ``*`` for any name. Only the last name differs."""
 
-METRICS: Sequence[Renamed] = ()
+METRICS: Sequence[Renamed] = (Renamed(old="measured_s", new="makespan_s", since="0.2.0"),)
 """Metrics of summaries, thresholds, ``measured:`` lists and ``--metric``."""
 
 VERDICTS: Sequence[Renamed] = (

@@ -220,12 +220,14 @@ def _queue(verdict: Verdict) -> Caution | None:
 
 
 def _drain(result: RunResult, verdict: Verdict) -> Caution | None:
-    """Rates are finished requests over the time from the first arrival to the last answer."""
-    requests, (begin, end) = result.requests, result.window_ps
+    """Where there is no window, rates are finished requests over the time until the last answer."""
+    requests, (begin, end) = result.requests, result.whole_ps
     came_ps = requests.arrival_ps[requests.is_measured & (requests.arrival_ps >= 0)]
     arrivals = result.scenario.workload.arrivals
     follows_answers = arrivals is not None and not arrivals.is_drawn
-    if verdict.word != "STABLE" or follows_answers or not came_ps.size or end <= begin:
+    if result.has_window or follows_answers or not came_ps.size or end <= begin:
+        return None
+    if verdict.word != "STABLE":
         return None
     share = (end - int(came_ps.max())) / (end - begin)
     if share < _LONG_DRAIN:

@@ -52,19 +52,48 @@ _COUNTS: _Rows = (
     ("num_unfinished", "requests", "lower", "of these, still there at the end of the run"),
     ("prompt_tokens", "tokens", "neither", "prompt tokens of finished requests"),
     ("output_tokens", "tokens", "neither", "output tokens of finished requests"),
-    ("measured_s", "s", "neither", "measured time: first arrival after warm-up to last completion"),
+    ("warmup_s", "s", "neither", "from the first arrival until the window begins: what is not measured"),
+    ("window_s", "s", "neither", "the window: from the end of the warm-up to the last arrival"),
+    ("makespan_s", "s", "neither", "first measured arrival to last completion, the ramp-down included"),
 )
 
 
 _RATES: _Rows = (
-    ("requests_per_s", "requests/s", "higher", "finished requests / measured time"),
-    ("output_tokens_per_s", "tokens/s", "higher", "output tokens of finished requests / measured time"),
-    ("total_tokens_per_s", "tokens/s", "higher", "the same with prompt tokens"),
+    (
+        "requests_per_s",
+        "requests/s",
+        "higher",
+        "finished requests served inside the window / window_s; one served partly inside counts by that part",
+    ),
+    (
+        "output_tokens_per_s",
+        "tokens/s",
+        "higher",
+        "output tokens of finished requests that come inside the window / window_s",
+    ),
+    (
+        "total_tokens_per_s",
+        "tokens/s",
+        "higher",
+        "the same with the prompt tokens of those whose first it has",
+    ),
+    (
+        "whole_run_requests_per_s",
+        "requests/s",
+        "higher",
+        "finished requests / makespan_s, as vLLM, GuideLLM and TensorRT-LLM print it",
+    ),
+    (
+        "whole_run_output_tokens_per_s",
+        "tokens/s",
+        "higher",
+        "output tokens of finished requests / makespan_s, as they print it",
+    ),
     (
         "goodput_requests_per_s",
         "requests/s",
         "higher",
-        "finished requests that meet every SLO / measured time",
+        "requests that come inside the window and meet every SLO / window_s",
     ),
     ("goodput_fraction", "fraction", "higher", "requests that meet every SLO / offered requests"),
     ("ttft_attainment_fraction", "fraction", "higher", "offered requests whose ttft_s is within the SLO"),

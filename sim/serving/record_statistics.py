@@ -77,7 +77,7 @@ def met_bounds(requests: RequestColumns, slos: tuple[Slo, ...]) -> Mapping[str, 
     since_arrival = {"ttft": requests.first_token_ps, "e2e": requests.finish_ps}
     met: dict[str, Bools] = {}
     for bound in ("ttft", "tpot", "e2e"):
-        given = [getattr(slo, f"{bound}_s") for slo in slos]
+        given = [slo.bounds.get(bound) for slo in slos]
         if all(limit is None for limit in given):
             continue
         limits = np.array([-1 if x is None else round(x * PS_PER_S) for x in given], dtype=np.int64)
@@ -104,7 +104,7 @@ def token_gaps(result: RunResult) -> ArithmeticRuns:
     """
     requests = FrontEnd.of(result.scenario).at_engine(result.requests)
     parts = [
-        _replica_gaps(result.segments, requests, int(replica), result.window_ps)
+        _replica_gaps(result.segments, requests, int(replica), measured_ps(result))
         for replica in np.unique(result.segments.replica)
     ]
     return ArithmeticRuns(
@@ -183,8 +183,13 @@ def decode_step_ends(segments: SegmentColumns, replica: int) -> tuple[Int64, Int
 Numbers = dict[str, float | None]
 
 
+def measured_ps(result: RunResult) -> tuple[int, int]:
+    """From the end of the warm-up until the last request that came in the window has ended."""
+    return result.window_ps[0], result.whole_ps[1]
+
+
 def engine_metrics(result: RunResult) -> Numbers:
-    """Metrics of the replicas over the measured window. A step counts where it starts inside."""
+    """Metrics of the replicas inside the window. A step counts where it starts inside."""
     segments, (begin, end) = result.segments, result.window_ps
     window_s, replicas = (end - begin) / PS_PER_S, result.scenario.replicas
     inside = (segments.start_ps >= begin) & (segments.start_ps < end)
@@ -240,7 +245,7 @@ def _time_in_system_s(result: RunResult) -> float:
 
 def _kv_fractions(result: RunResult, inside: npt.NDArray[np.bool_]) -> Numbers:
     """Of the budget of all replicas over the window: tokens, the three kinds of waste, their sums."""
-    begin, end = result.window_ps
+    begin, end = result.whole_ps
     whole = result.kv_budget_tokens * result.scenario.replicas * (end - begin)
     of_kind = {kind: _ratio(result.kv_time_tokens_ps.get(kind, 0), whole) for kind in KV_KINDS}
     waste = None if whole <= 0 else sum(of_kind[kind] or 0.0 for kind in KV_KINDS[1:])

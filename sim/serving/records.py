@@ -179,12 +179,14 @@ class RunResult:
     class_names: tuple[str, ...]
     segments: SegmentColumns
     preemptions: PreemptionColumns
-    window_ps: tuple[int, int]  # measured time: first arrival after warm-up, last completion
+    whole_ps: tuple[int, int]  # first arrival after the warm-up that the scenario states, last completion
+    window_ps: tuple[int, int]  # what rates are taken of (``sim.serving.window``); else the same
     kv_budget_tokens: int  # of one replica; 0: there is no limit
-    kv_time_tokens_ps: Mapping[str, int]  # integral over the window, all replicas, by KV_KINDS
+    kv_time_tokens_ps: Mapping[str, int]  # integral over ``whole_ps``, all replicas, by KV_KINDS
     operator_s: Mapping[str, float]  # busy time by operator, all steps and replicas
     busy_ps: int  # time in steps, all replicas
     num_events: int  # SimPy events
     block_map: BlockMap | None
     notes: tuple[str, ...]
     explain: Mapping[str, Any]  # where the memory went, and the price's constants
+    has_window: bool = False  # whether ``window_ps`` is a window, and not the whole run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sim.price.memory import memory_plan
@@ -15,6 +16,7 @@ from sim.serving.recorder import Recorder
 from sim.serving.records import FINISHED, KV_KINDS, RequestColumns, RunResult
 from sim.serving.scenario import Scenario
 from sim.serving.usage import USAGE_COLUMNS, integrate
+from sim.serving.window import window_of
 
 
 def result_of(
@@ -33,7 +35,11 @@ def result_of(
     segments = recorder.segment_columns()
     capacity, block_map = engines[0].scheduler.capacity_tokens, engines[0].scheduler.block_map
     check_rows(segments, capacity, len(engines))
-    start, end = window_of(requests)
+    whole = whole_of(requests)
+    window = window_of(requests, scenario.workload)
+    if not window.is_whole:
+        came_late = requests.arrival_ps >= window.begin_ps
+        requests = replace(requests, is_measured=requests.is_measured & came_late)
     integrals = [usage_of(engine) for engine in engines]
     return RunResult(
         scenario=scenario,
@@ -43,7 +49,9 @@ def result_of(
         class_names=recorder.table.class_names or ("all",),
         segments=segments,
         preemptions=recorder.preemption_columns(),
-        window_ps=(start, max(start, end)),
+        whole_ps=whole,
+        window_ps=window.bounds_ps,
+        has_window=not window.is_whole,
         kv_budget_tokens=capacity if scenario.engine.has_kv_budget else 0,
         kv_time_tokens_ps={kind: sum(integral[kind] for integral in integrals) for kind in KV_KINDS},
         operator_s=split_by_operator(
@@ -51,20 +59,22 @@ def result_of(
         ),
         busy_ps=int(segments.duration_ps.sum()),
         num_events=engines[0].env.num_events,
-        block_map=block_map.block_map(capacity, scenario.engine.block_size, max(end, engines[0].env.now_ps))
+        block_map=block_map.block_map(
+            capacity, scenario.engine.block_size, max(whole[1], engines[0].env.now_ps)
+        )
         if block_map
         else None,
-        notes=(*notes_of(scenario, recorder, engines), *price.warnings),
+        notes=(window.note, *notes_of(scenario, recorder, engines), *price.warnings),
         explain=explain_of(scenario),
     )
 
 
-def window_of(requests: RequestColumns) -> tuple[int, int]:
+def whole_of(requests: RequestColumns) -> tuple[int, int]:
     """The first measured arrival, and the last completion (or the same, where nobody finished)."""
     measured = requests.is_measured & (requests.arrival_ps >= 0)
     finished = requests.status == FINISHED
     start = int(requests.arrival_ps[measured].min()) if measured.any() else 0
-    return start, int(requests.finish_ps[finished].max()) if finished.any() else start
+    return start, max(start, int(requests.finish_ps[finished].max())) if finished.any() else start
 
 
 def usage_of(engine: Engine) -> dict[str, int]:

@@ -45,9 +45,21 @@ class Sessions:
     think_time_s: Distribution = key("pause between an answer's last token and the next turn")
 
 
+SLO_TIMES = ("ttft_s", "tpot_s", "itl_s", "e2e_s")
+SLO_STATISTICS = ("mean", "p50", "p90", "p95", "p99")
+
+
+def _at_most(statistic: str, time: str) -> float | None:
+    limit: float | None = key(
+        f"{statistic} of {time} over the window's requests: at most", default=None, gt=0
+    )
+    return limit
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slo:
-    """Bounds that an answer must meet, every one of them, to count as good."""
+    """What a point must keep to. Statistics of times, where any is stated, decide; else the share of requests
+    that meet every bound of their own (``ttft_s``, ``tpot_s``, ``e2e_s``)."""
 
     ttft_s: float | None = key("first token within", default=None, gt=0)
     tpot_s: float | None = key("mean time per output token after the first", default=None, gt=0)
@@ -58,6 +70,49 @@ class Slo:
         gt=0,
         le=1,
     )
+    mean_ttft_s: float | None = _at_most("mean", "ttft_s")
+    p50_ttft_s: float | None = _at_most("p50", "ttft_s")
+    p90_ttft_s: float | None = _at_most("p90", "ttft_s")
+    p95_ttft_s: float | None = _at_most("p95", "ttft_s")
+    p99_ttft_s: float | None = _at_most("p99", "ttft_s")
+    mean_tpot_s: float | None = _at_most("mean", "tpot_s")
+    p50_tpot_s: float | None = _at_most("p50", "tpot_s")
+    p90_tpot_s: float | None = _at_most("p90", "tpot_s")
+    p95_tpot_s: float | None = _at_most("p95", "tpot_s")
+    p99_tpot_s: float | None = _at_most("p99", "tpot_s")
+    mean_itl_s: float | None = _at_most("mean", "itl_s")
+    p50_itl_s: float | None = _at_most("p50", "itl_s")
+    p90_itl_s: float | None = _at_most("p90", "itl_s")
+    p95_itl_s: float | None = _at_most("p95", "itl_s")
+    p99_itl_s: float | None = _at_most("p99", "itl_s")
+    mean_e2e_s: float | None = _at_most("mean", "e2e_s")
+    p50_e2e_s: float | None = _at_most("p50", "e2e_s")
+    p90_e2e_s: float | None = _at_most("p90", "e2e_s")
+    p95_e2e_s: float | None = _at_most("p95", "e2e_s")
+    p99_e2e_s: float | None = _at_most("p99", "e2e_s")
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """The statistics that are stated, by metric."""
+        names = (f"{statistic}_{time}" for time in SLO_TIMES for statistic in SLO_STATISTICS)
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    @property
+    def bounds(self) -> Mapping[str, float]:
+        """What each request must meet to count as good, by ``ttft``, ``tpot``, ``e2e``.
+
+        Where none is stated: of the percentiles that are, the loosest of each time.
+        """
+        named = {"ttft": self.ttft_s, "tpot": self.tpot_s, "e2e": self.e2e_s}
+        stated = {name: limit for name, limit in named.items() if limit is not None}
+        if stated:
+            return stated
+        of_time: dict[str, float] = {}
+        for metric, limit in self.limits.items():
+            statistic, _, time = metric.removesuffix("_s").partition("_")
+            if statistic != "mean" and time in named:
+                of_time[time] = max(limit, of_time.get(time, 0.0))
+        return of_time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,15 +161,25 @@ class Workload:
         "how many requests (of a trace: the first so many)", default=None, ge=1, le=100_000_000
     )
     duration_s: float | None = key("stop offering requests after this time", default=None, gt=0)
-    warmup_requests: int = key("the first so many requests are simulated but not measured", default=0, ge=0)
-    warmup_s: float = key(
-        "requests that arrive before this are simulated but not measured", default=0.0, ge=0
+    warmup_requests: int | None = key(
+        "the first so many requests are simulated but not measured; without it and warmup_s MSER-5 finds how "
+        "many, except for a trace",
+        default=None,
+        ge=0,
+    )
+    warmup_s: float | None = key(
+        "requests that arrive before this are simulated but not measured", default=None, ge=0
     )
     shared_prefix: SharedPrefix | None = key("system prompts in common", default=None)
     sessions: Sessions | None = key("multi-turn conversations", default=None)
     timeout_s: float | None = key("the client gives up this long after arrival", default=None, gt=0)
     classes: Mapping[str, RequestClass] | None = key("a mixture, by name", default=None)
     trace: Trace | None = key("a recorded trace", default=None)
+
+    @property
+    def states_warmup(self) -> bool:
+        """Whether the scenario itself says what is not measured; 0 requests say that everything is."""
+        return self.warmup_requests is not None or self.warmup_s is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

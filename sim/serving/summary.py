@@ -8,7 +8,7 @@ import numpy as np
 
 from sim.arrays import PS_PER_S, Bools
 from sim.results.statistics import LEAST_SAMPLES_BEYOND, Spread, is_thin, spread, spread_of_runs
-from sim.results.summary import ClassSummary, Summary
+from sim.results.summary import ClassSummary, SloLine, Summary
 from sim.serving.judgement import judge, run_cautions
 from sim.serving.metrics import METRICS, REQUEST_TIMES
 from sim.serving.record_statistics import (
@@ -23,6 +23,7 @@ from sim.serving.record_statistics import (
 )
 from sim.serving.records import ABORTED, FINISHED, REFUSED, UNFINISHED, RunResult
 from sim.serving.scenario import Slo
+from sim.serving.window import inside, served_inside, tokens_inside
 from sim.serving.workload.sources import arrivals_label
 
 _STATUS = {
@@ -56,7 +57,8 @@ def summarize(result: RunResult, *, keep_thin_percentiles: bool = False) -> Summ
         arrivals=arrivals_label(result.scenario.workload),
         metrics=metrics,
         refused=_reasons(result, metrics, thin),
-        meets_slo=_all_meet_slo(result, metrics["goodput_fraction"], by_class),
+        meets_slo=_all_meet_slo(result, metrics, by_class),
+        slo=_slo_lines(result.scenario.slo, metrics),
         verdict=verdict,
         warnings=run_cautions(
             result, metrics=metrics, verdict=verdict, thin=tuple(thin), are_thin_given=keep_thin_percentiles
@@ -71,7 +73,8 @@ def summarize(result: RunResult, *, keep_thin_percentiles: bool = False) -> Summ
 def _numbers(result: RunResult, met: Mapping[str, Bools]) -> dict[str, float | None]:
     """Every metric that is not a statistic of a request's times."""
     numbers: dict[str, float | None] = {
-        **_counts_and_rates(result, result.requests.is_measured, met),
+        **_counts_and_rates(result, np.ones_like(result.requests.is_measured), met),
+        **_spans(result),
         **engine_metrics(result),
         "prefix_hit_fraction": _prefix_hits(result, result.requests.is_measured),
     }
@@ -124,36 +127,92 @@ def _fill_times(
     return thin
 
 
-def _counts_and_rates(result: RunResult, chosen: Bools, met: Mapping[str, Bools]) -> dict[str, float | None]:
-    """Counts, rates over the measured time, and shares of the offered requests."""
-    requests = result.requests
+def _counts_and_rates(
+    result: RunResult, of_class: Bools, met: Mapping[str, Bools]
+) -> dict[str, float | None]:
+    """Counts and shares of the requests of a class that were offered, and rates inside the window."""
+    chosen = of_class & result.requests.is_measured
+    requests, window = result.requests, result.window_ps
     offered = chosen & (requests.arrival_ps >= 0)
     finished = chosen & (requests.status == FINISHED)
-    window_s = (result.window_ps[1] - result.window_ps[0]) / PS_PER_S
     num_offered, num_finished = count(offered), count(finished)
-    prompt = float(requests.prompt_tokens[finished].sum())
-    output = float(requests.generated_tokens[finished].sum())
+    output = int(requests.generated_tokens[finished].sum())
     good: Bools | None = np.logical_and.reduce([*met.values()]) & chosen if met else None
-    num_good = None if good is None else float(count(good))
+    num_good = None if good is None else count(good)
     attained = {
         f"{bound}_attainment_fraction": count(hits & chosen) / num_offered
         for bound, hits in met.items()
         if num_offered
     }
-    rate = 1 / window_s if window_s > 0 else None
+    window_s, makespan_s = ((end - begin) / PS_PER_S for begin, end in (window, result.whole_ps))
     return {
         "num_offered": float(num_offered),
         **{name: float(count(offered & (requests.status == s))) for name, s in _STATUS.items()},
-        "prompt_tokens": prompt,
-        "output_tokens": output,
-        "measured_s": window_s,
-        "requests_per_s": None if rate is None else num_finished * rate,
-        "output_tokens_per_s": None if rate is None else output * rate,
-        "total_tokens_per_s": None if rate is None else (prompt + output) * rate,
-        "goodput_requests_per_s": None if rate is None or num_good is None else num_good * rate,
+        "prompt_tokens": float(requests.prompt_tokens[finished].sum()),
+        "output_tokens": float(output),
+        **_rates(result, of_class, window_s),
+        "whole_run_requests_per_s": per(num_finished, makespan_s),
+        "whole_run_output_tokens_per_s": per(output, makespan_s),
+        "goodput_requests_per_s": None if num_good is None else per(num_good, window_s),
         "goodput_fraction": None if num_good is None or not num_offered else num_good / num_offered,
         **attained,
     }
+
+
+def _spans(result: RunResult) -> dict[str, float | None]:
+    arrived = result.requests.arrival_ps[result.requests.arrival_ps >= 0]
+    first_ps = int(arrived.min()) if arrived.size else 0
+    begin, end = result.window_ps
+    return {
+        "warmup_s": max(0, begin - first_ps) / PS_PER_S,
+        "window_s": (end - begin) / PS_PER_S,
+        "makespan_s": (result.whole_ps[1] - result.whole_ps[0]) / PS_PER_S,
+    }
+
+
+def _rates(result: RunResult, of_class: Bools, window_s: float) -> dict[str, float | None]:
+    """What happened inside the window, whoever it happened to; of the whole run: to the measured requests."""
+    requests, window = result.requests, result.window_ps
+    done = of_class & (requests.status == FINISHED)
+    if result.has_window:
+        num_done = served_inside(requests, done, window)
+        output = int(tokens_inside(requests, window)[done].sum())
+        prompts = done & inside(requests.first_token_ps, window)
+    else:
+        prompts = done & requests.is_measured
+        num_done, output = float(count(prompts)), int(requests.generated_tokens[prompts].sum())
+    prompt = int(requests.prompt_tokens[prompts].sum())
+    return {
+        "requests_per_s": per(num_done, window_s),
+        "output_tokens_per_s": per(output, window_s),
+        "total_tokens_per_s": per(prompt + output, window_s),
+    }
+
+
+def per(amount: float, seconds: float) -> float | None:
+    """A rate; None over no time."""
+    return amount / seconds if seconds > 0 else None
+
+
+def _slo_lines(slo: Slo, numbers: Mapping[str, float | None]) -> tuple[SloLine, ...]:
+    """Both views: the statistics that are stated, and the share of requests that meet every bound.
+
+    The share decides where no statistic is stated. One that is refused, as too few samples lie beyond it,
+    leaves the verdict open.
+    """
+    lines = [
+        SloLine(metric=metric, limit=limit, value=numbers.get(metric), is_most=True, decides=True)
+        for metric, limit in slo.limits.items()
+    ]
+    if slo.bounds:
+        share = numbers.get("goodput_fraction")
+        wanted, alone = slo.attainment_fraction, not slo.limits
+        of = ", ".join(f"{bound}_s" for bound in slo.bounds)
+        line = SloLine(
+            metric="goodput_fraction", limit=wanted, value=share, is_most=False, decides=alone, of=of
+        )
+        lines.append(line)
+    return tuple(lines)
 
 
 def _prefix_hits(result: RunResult, chosen: Bools) -> float | None:
@@ -200,35 +259,40 @@ def _class_summaries(result: RunResult, met: Mapping[str, Bools], keep_thin: boo
     slos, times = class_slos(result), request_times(result.requests)
     found: dict[str, ClassSummary] = {}
     for index, name in enumerate(result.class_names):
-        chosen = result.requests.is_measured & (result.requests.class_id == index)
+        of_class = result.requests.class_id == index
+        chosen = result.requests.is_measured & of_class
         slo = slos[index]
-        stated = {bound: hits for bound, hits in met.items() if getattr(slo, f"{bound}_s") is not None}
+        stated = {bound: hits for bound, hits in met.items() if bound in slo.bounds}
         numbers = {
-            **_counts_and_rates(result, chosen, stated),
+            **_counts_and_rates(result, of_class, stated),
             "prefix_hit_fraction": _prefix_hits(result, chosen),
         }
         thin = _fill_times(numbers, _time_spreads(times, chosen), keep_thin)
         found[name] = ClassSummary(
             metrics={metric: numbers.get(metric) for metric in METRICS if metric in numbers},
             refused={} if keep_thin else {metric: thin[metric] for metric in METRICS if metric in thin},
-            meets_slo=_meets_slo(slo, numbers["goodput_fraction"]),
+            meets_slo=_meets_slo(slo, numbers),
+            slo=_slo_lines(slo, numbers),
         )
     return found
 
 
-def _meets_slo(slo: Slo, goodput_fraction: float | None) -> bool | None:
-    return None if goodput_fraction is None else goodput_fraction >= slo.attainment_fraction
+def _meets_slo(slo: Slo, numbers: Mapping[str, float | None]) -> bool | None:
+    decided = [line.is_met for line in _slo_lines(slo, numbers) if line.decides]
+    if False in decided:
+        return False
+    return None if None in decided or not decided else True
 
 
 def _all_meet_slo(
-    result: RunResult, goodput_fraction: float | None, by_class: Mapping[str, ClassSummary]
+    result: RunResult, metrics: Mapping[str, float | None], by_class: Mapping[str, ClassSummary]
 ) -> bool | None:
     """The whole point's verdict, and that of every class with bounds of its own."""
     classes = result.scenario.workload.classes or {}
     stated = [
         by_class[name].meets_slo for name in by_class if name in classes and classes[name].slo is not None
     ]
-    whole = _meets_slo(result.scenario.slo, goodput_fraction)
+    whole = _meets_slo(result.scenario.slo, metrics)
     return None if whole is None else whole and False not in stated
 
 

@@ -56,7 +56,7 @@ def kinds(summary: Summary) -> set[str]:
 def test_three_requests_by_head() -> None:
     summary = summarize(three_requests(), keep_thin_percentiles=True)
     expected = {
-        "num_offered": 3, "num_finished": 3, "prompt_tokens": 30, "output_tokens": 6, "measured_s": 0.4,
+        "num_offered": 3, "num_finished": 3, "prompt_tokens": 30, "output_tokens": 6, "window_s": 0.4,
         "requests_per_s": 7.5, "output_tokens_per_s": 15, "total_tokens_per_s": 90,
         "mean_queue_s": 0, "mean_ttft_s": 0.1, "max_ttft_s": 0.1, "std_ttft_s": 0,
         "mean_tpot_s": 0.1, "p50_itl_s": 0.1, "max_itl_s": 0.1,

@@ -18,7 +18,7 @@ SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios" / "serving").glob("*
 def test_littles_law(path: Path) -> None:
     for variant in load_scenario(path).variants:
         workload = variant.scenario.workload
-        short = replace(workload, num_requests=120, warmup_requests=min(20, workload.warmup_requests))
+        short = replace(workload, num_requests=120, warmup_requests=min(20, workload.warmup_requests or 0))
         result = run_one(replace(variant.scenario, workload=short), base_dir=path.parent)
         assert len(result.requests.status) > 0
         assert littles_law_gap(result) == 0.0

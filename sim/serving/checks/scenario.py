@@ -214,7 +214,7 @@ def _check_sharing(
 
 
 def _check_warmup(workload: Workload, place: Place) -> None:
-    total, warmup = workload.num_requests, workload.warmup_requests
+    total, warmup = workload.num_requests, workload.warmup_requests or 0
     if total is not None and warmup >= total:
         raise place.child("warmup_requests").error(
             f"warmup_requests {warmup:,} leaves nothing to measure of num_requests {total:,}",
@@ -223,7 +223,7 @@ def _check_warmup(workload: Workload, place: Place) -> None:
             hint=f"warmup_requests: {total // 10}",
         )
     end = workload.duration_s
-    if end is not None and workload.warmup_s >= end:
+    if end is not None and (workload.warmup_s or 0.0) >= end:
         raise place.child("warmup_s").error(
             f"warmup_s {workload.warmup_s:g} leaves nothing to measure of duration_s {end:g}",
             given=workload.warmup_s,

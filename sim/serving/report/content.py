@@ -186,10 +186,10 @@ def _class_slos(base: Scenario) -> list[tuple[str, str]]:
 
 
 def _slo(slo: Slo) -> str:
-    bounds = {"ttft_s": slo.ttft_s, "tpot_s": slo.tpot_s, "e2e_s": slo.e2e_s}
-    given = [f"{name} within {format_s(value)}" for name, value in bounds.items() if value is not None]
-    if not given:
-        return ""
+    limits = [f"{name} at most {format_s(value)}" for name, value in slo.limits.items()]
+    given = [f"{name}_s within {format_s(value)}" for name, value in slo.bounds.items()]
+    if limits or not given:
+        return ", ".join(limits)
     return f"{', '.join(given)}, for at least {percent(slo.attainment_fraction)} of the offered requests"
 
 
@@ -439,7 +439,7 @@ def report_pictures(answer: Answer[Scenario, RunResult]) -> list[Picture]:
     """All pictures, in the order in which they are read; what has nothing to show is left out."""
     shown = lanes(answer.comparison.variants)
     slo = answer.file.base.slo
-    bounds = {"ttft_s": slo.ttft_s, "tpot_s": slo.tpot_s, "e2e_s": slo.e2e_s}
+    bounds = {name: slo.bounds.get(name.removesuffix("_s")) for name in ("ttft_s", "tpot_s", "e2e_s")}
     pictures = [
         *(cdf_picture(answer.results, shown, metric, bound) for metric, bound in bounds.items()),
         arrival_picture(answer.results, shown),

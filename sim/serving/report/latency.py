@@ -222,8 +222,8 @@ KV_MEANINGS = {
 
 def kv_fractions(result: RunResult) -> dict[str, float]:
     """Shares of the KV budget by kind, averaged over the measured time; what is left is free."""
-    window = result.window_ps[1] - result.window_ps[0]
-    budget = result.kv_budget_tokens * max(1, result.scenario.replicas) * window
+    whole = result.whole_ps[1] - result.whole_ps[0]
+    budget = result.kv_budget_tokens * max(1, result.scenario.replicas) * whole
     if budget <= 0:
         return dict.fromkeys(KV_KINDS, 0.0) | {"free": 1.0}
     shares = {kind: int(result.kv_time_tokens_ps.get(kind, 0)) / budget for kind in KV_KINDS}

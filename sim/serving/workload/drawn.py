@@ -294,8 +294,8 @@ def closed_loop_think(arrivals: Arrivals, arrival_ps: Int64, seed: int, base_dir
 
 def warmup_columns(workload: Workload) -> dict[str, Any]:
     """The table's fields that say what is simulated but not measured."""
-    warmup_ps = round(workload.warmup_s * PS_PER_S)
-    return {"num_warmup": workload.warmup_requests, "warmup_ps": warmup_ps}
+    warmup_ps = round((workload.warmup_s or 0.0) * PS_PER_S)
+    return {"num_warmup": workload.warmup_requests or 0, "warmup_ps": warmup_ps}
 
 
 def timeout_column(timeout_s: float | None, count: int) -> Int64 | None:

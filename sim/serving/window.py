@@ -1,0 +1,165 @@
+"""The window: from the end of the warm-up to the last arrival.
+
+Rates, cost, busy time and mean batch are of what happened inside it; latencies and goodput are of the
+requests that arrived inside it, followed to their end. Divided by the time until the last answer, a rate
+would contain the ramp-down: nobody comes any more, and the batch runs empty.
+
+Where the scenario states no warm-up, MSER-5 finds its end (White, Cobb and Spratt, "A comparison of five
+steady-state truncation heuristics for simulation", WSC 2000): of all cuts d through the means Y of five
+observations each, the one that minimises the squared standard error of what is left, sum (Y - mean)^2 /
+(n - d)^2, for d up to n / 2. With drawn arrivals the observations are how many requests are in the system
+when one arrives: what the first ones find too few is what the rates would be too low by. In a closed loop
+that number is constant, and the observations are the times between completions. An error that still falls at
+n / 2 means that the run has not settled.
+
+Not modelled: a warm-up for traces (a trace is what it is), and one of the KV memory's averages, which cover
+all of the run after the warm-up that the scenario states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.arrays import Bools, Int64
+from sim.serving.records import FINISHED, RequestColumns
+from sim.serving.scenario import Workload
+
+LEAST_ARRIVALS = 100
+LEAST_COMPLETIONS = 100
+BATCH = 5
+PS_PER_US = 10**6
+PARTS = 1000  # a share is taken in so many parts, as an integer: sums are then the same everywhere
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """``is_whole``: there is no such window, and the whole run is taken; ``note`` says why."""
+
+    begin_ps: int
+    end_ps: int
+    is_whole: bool
+    note: str
+
+    @property
+    def bounds_ps(self) -> tuple[int, int]:
+        return self.begin_ps, self.end_ps
+
+
+def window_of(requests: RequestColumns, workload: Workload) -> Window:
+    """The window of a run. ``requests.is_measured`` leaves out the warm-up that the scenario states."""
+    measured = requests.is_measured & (requests.arrival_ps >= 0)
+    came = np.sort(requests.arrival_ps[measured])
+    if not came.size:
+        return Window(begin_ps=0, end_ps=0, is_whole=True, note="nothing was measured")
+    begin, end = int(came[0]), int(came[-1])
+    finished = requests.status == FINISHED
+    last = max(begin, int(requests.finish_ps[finished].max(initial=begin)))
+    if came.size < LEAST_ARRIVALS or begin == end:
+        what = "all requests came at once" if came.size > 1 and begin == end else f"{came.size} arrivals"
+        return _whole(begin, last, f"{what}, and a window takes {LEAST_ARRIVALS} over some time")
+    cut, said = _warm_up_end(requests, workload, measured)
+    done = requests.finish_ps[finished]
+    inside = int(((done > max(begin, cut)) & (done <= end)).sum())
+    if inside < LEAST_COMPLETIONS:
+        return _whole(begin, last, f"only {inside} requests finished before the last one came")
+    begin = max(begin, cut)
+    of = "sent" if _is_closed(workload) else "that came"
+    note = f"rates, cost, busy time and mean batch: {said}, to the last request {of}"
+    return Window(begin_ps=begin, end_ps=end, is_whole=False, note=note)
+
+
+def _whole(begin_ps: int, last_ps: int, why: str) -> Window:
+    note = f"rates, cost, busy time and mean batch: of the whole run, its ramp-down included ({why})"
+    return Window(begin_ps=begin_ps, end_ps=last_ps, is_whole=True, note=note)
+
+
+def _is_closed(workload: Workload) -> bool:
+    return workload.arrivals is not None and workload.arrivals.is_closed_loop
+
+
+def _warm_up_end(requests: RequestColumns, workload: Workload, measured: Bools) -> tuple[int, str]:
+    """(when the warm-up ends, in words); 0: with the first measured arrival."""
+    if workload.states_warmup:
+        return 0, "from the end of the warm-up that the scenario states"
+    if workload.arrivals is None:
+        return 0, "from the first request of the trace"
+    found = None if _is_closed(workload) else _cut(*in_system_at_arrivals(requests, measured))
+    if found is None:
+        found = _cut(*completion_gaps(requests))
+        if found is None:
+            return 0, "from the first arrival (MSER-5 finds no end of the warm-up: the run is not stationary)"
+    return found, "from the end of the warm-up, found by MSER-5"
+
+
+def _cut(series: Int64, times_ps: Int64) -> int | None:
+    at = mser5(series)
+    return None if at is None else int(times_ps[at]) if at else 0
+
+
+def mser5(series: Int64) -> int | None:
+    """How many entries to leave out at the start; None where the error still falls at half of them.
+
+    The sums are of integers and the rest is done entry by entry, so the answer is the same everywhere.
+    """
+    count = len(series) // BATCH
+    if count < 2:
+        return None
+    batches = series[: count * BATCH].reshape(count, BATCH).sum(axis=1)
+    left = np.arange(count, 0, -1)
+    total = batches[::-1].cumsum()[::-1]
+    squares = (batches * batches)[::-1].cumsum()[::-1]
+    mean = total / left
+    error = (squares / left - mean * mean) / left
+    best = int(np.argmin(error[: count // 2 + 1]))
+    return best * BATCH if best < count // 2 else None
+
+
+def in_system_at_arrivals(requests: RequestColumns, measured: Bools) -> tuple[Int64, Int64]:
+    """(requests in the system when each measured one arrives, when that is), in order of arrival."""
+    arrived = np.sort(requests.arrival_ps[requests.arrival_ps >= 0])
+    left = np.sort(requests.finish_ps[(requests.finish_ps >= 0) & (requests.arrival_ps >= 0)])
+    moments = np.sort(requests.arrival_ps[measured])
+    return np.searchsorted(arrived, moments) - np.searchsorted(left, moments, side="right"), moments
+
+
+def completion_gaps(requests: RequestColumns) -> tuple[Int64, Int64]:
+    """(microseconds from one completion to the next, when it begins); the first from the first arrival."""
+    arrived = requests.arrival_ps[requests.arrival_ps >= 0]
+    done = np.sort(requests.finish_ps[requests.status == FINISHED])
+    moments = np.concatenate([arrived.min(keepdims=True), done])
+    return np.diff(moments) // PS_PER_US, moments[:-1]
+
+
+def inside(times_ps: Int64, window: tuple[int, int]) -> Bools:
+    """Which moments lie in the window, its beginning left out."""
+    return (times_ps > window[0]) & (times_ps <= window[1])
+
+
+def served_inside(requests: RequestColumns, done: Bools, window: tuple[int, int]) -> float:
+    """How many of the ``done`` requests were served inside the window; one partly inside counts by that part.
+
+    Service is from the first scheduling to the last token. Counting whole requests where they end would
+    give away what those under way had got done when the window ends, and take in what those had that were
+    under way when it began: as many only where the system was as full.
+    """
+    begun, ended = requests.first_scheduled_ps[done], requests.finish_ps[done]
+    overlap = np.clip(np.minimum(ended, window[1]) - np.maximum(begun, window[0]), 0, None)
+    span = ended - begun
+    share = np.where(span > 0, overlap * PARTS // np.maximum(span, 1), PARTS * inside(ended, window))
+    return int(share.sum()) / PARTS
+
+
+def tokens_inside(requests: RequestColumns, window: tuple[int, int]) -> Int64:
+    """Output tokens of each request that came inside the window.
+
+    The first token counts where it came; the others are spread evenly from there to the last one.
+    """
+    first, last = requests.first_token_ps, requests.finish_ps
+    span = np.maximum(last - first, 1)
+    overlap = np.clip(np.minimum(last, window[1]) - np.maximum(first, window[0]), 0, None)
+    later = np.maximum(requests.generated_tokens - 1, 0)
+    share = (2 * later * overlap + span) // (2 * span)  # rounded to whole tokens
+    share = np.where(last > first, share, np.where(inside(last, window), later, 0))
+    return share + inside(first, window)
