@@ -61,6 +61,7 @@ FILED_UNDER = {
     "result.py": "records",
     "usage.py": "records",
     "vllm_block_map.py": "records",
+    "window.py": "metrics",  # what rates are taken of
     "judgement.py": "metrics",  # does the queue grow, what a reader is warned of
     "record_statistics.py": "metrics",
 }
