@@ -109,8 +109,8 @@ _ENGINE: _Rows = (
         "higher",
         "cached prompt tokens / prompt tokens, of admitted requests",
     ),
-    ("num_preemptions", "evictions", "lower", "evictions within the measured time"),
-    ("recompute_tokens", "tokens", "lower", "KV entries thrown away by these evictions"),
+    ("num_preemptions", "preemptions", "lower", "preemptions in the window"),
+    ("recompute_tokens", "tokens", "lower", "KV entries thrown away by these preemptions"),
     (
         "recompute_fraction",
         "fraction",
