@@ -63,10 +63,12 @@ def _replace(out: Path, partial: Path) -> None:
     new = sorted(partial.iterdir())
     for path in new:
         path.replace(out / path.name)
-    kept = {path.name for path in new}
+    others = {path.name for path in out.iterdir()} - {path.name for path in new}
+    if not others:
+        return
     for pattern in written_patterns():
         for old in out.glob(pattern):
-            if old.name not in kept:
+            if old.name in others:
                 old.unlink()
 
 

@@ -18,11 +18,11 @@ from sim.export.records import quoted_cell
 from sim.results.columns import Column
 from sim.results.comparison import Comparison
 from sim.results.summary import Summary
-from sim.serving.records import RunResult
-from sim.serving.tables import preemption_record_columns, request_record_columns, segment_record_columns
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from sim.serving.records import RunResult
 
 
 def write_whole(path: str | Path, text: str | Iterable[str]) -> None:
@@ -54,16 +54,22 @@ def publish(path: str | Path, write: Callable[[Path], object]) -> None:
 
 def requests_dataframe(result: RunResult) -> pd.DataFrame:
     """One row per request, columns as in the CSV; NaN where a moment never came."""
+    from sim.serving.tables import request_record_columns
+
     return dataframe(request_record_columns(result))
 
 
 def segments_dataframe(result: RunResult) -> pd.DataFrame:
     """One row per engine jump."""
+    from sim.serving.tables import segment_record_columns
+
     return dataframe(segment_record_columns(result))
 
 
 def preemptions_dataframe(result: RunResult) -> pd.DataFrame:
     """One row per eviction."""
+    from sim.serving.tables import preemption_record_columns
+
     return dataframe(preemption_record_columns(result))
 
 

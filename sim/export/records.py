@@ -2,35 +2,44 @@
 
 Times are kept in whole picoseconds, so that CSV prints seconds exactly (12 decimals) and nothing is
 rounded but ``tpot_s``, a quotient, to the nearest picosecond. A moment that never came is an empty cell.
+What is of serving alone is imported when it is called for: runs of every kind are written from here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.arrays import PS_PER_S
 from sim.results.columns import Column
-from sim.serving.records import RunResult
-from sim.serving.tables import preemption_record_columns, request_record_columns, segment_record_columns
+
+if TYPE_CHECKING:
+    from sim.serving.records import RunResult
 
 _ROWS_PER_CHUNK = 50_000
 
 
 def requests_csv(result: RunResult) -> Iterator[str]:
     """The requests' records as CSV, in pieces."""
+    from sim.serving.tables import request_record_columns
+
     return csv_text(request_record_columns(result))
 
 
 def segments_csv(result: RunResult) -> Iterator[str]:
     """The engine's segments as CSV, in pieces."""
+    from sim.serving.tables import segment_record_columns
+
     return csv_text(segment_record_columns(result))
 
 
 def preemptions_csv(result: RunResult) -> Iterator[str]:
     """The preemption ledger as CSV, in pieces."""
+    from sim.serving.tables import preemption_record_columns
+
     return csv_text(preemption_record_columns(result))
 
 

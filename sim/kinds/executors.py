@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -66,6 +66,8 @@ def _here(jobs: int, address: str) -> Iterator[Executor]:
     if jobs <= 1:
         executor = SerialExecutor()
     else:
+        from concurrent.futures import ProcessPoolExecutor  # loads multiprocessing
+
         executor = ProcessPoolExecutor(jobs, initializer=_end_quietly_on_interrupt)
     try:
         yield executor

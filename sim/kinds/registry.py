@@ -59,6 +59,10 @@ class Kind(ABC, Generic[S, R]):
     def check(self, scenario: S, *, file: str) -> None:
         """Refuse what does not go together."""
 
+    def load_run(self) -> None:
+        """Import what a run needs: once, before processes are forked to make runs."""
+        _ = self.metrics
+
     @abstractmethod
     def run_one(self, scenario: S, *, variant: str, seed: int, base_dir: Path, record_block_map: bool) -> R:
         """Simulate one variant with one seed."""
@@ -137,6 +141,10 @@ class Serving(Kind["Scenario", "RunResult"]):
         from sim.serving.checks.scenario import check_serving
 
         check_serving(scenario, file=file)
+
+    def load_run(self) -> None:
+        import sim.serving.run
+        import sim.serving.summary  # noqa: F401
 
     def run_one(
         self, scenario: Scenario, *, variant: str, seed: int, base_dir: Path, record_block_map: bool
@@ -219,6 +227,10 @@ class Kernel(Kind["KernelScenario", "KernelResult"]):
 
         check_kernel(scenario, file=file)
 
+    def load_run(self) -> None:
+        import sim.kernel.metrics
+        import sim.kernel.run  # noqa: F401
+
     def run_one(
         self, scenario: KernelScenario, *, variant: str, seed: int, base_dir: Path, record_block_map: bool
     ) -> KernelResult:
@@ -288,6 +300,10 @@ class Training(Kind["TrainingScenario", "TrainingResult"]):
         from sim.training.checks import check_training
 
         check_training(scenario, file=file)
+
+    def load_run(self) -> None:
+        import sim.training.metrics
+        import sim.training.run  # noqa: F401
 
     def run_one(
         self, scenario: TrainingScenario, *, variant: str, seed: int, base_dir: Path, record_block_map: bool

@@ -74,8 +74,10 @@ def run_scenario(
         for variant in file.variants
         for seed in variant.scenario.seeds
     ]
+    for kind in {task.scenario.kind for task in tasks}:
+        KINDS[kind].load_run()
     done: dict[int, tuple[AnyRun, Summary]] = {}
-    with open_executor(jobs) as executor:
+    with open_executor(min(jobs, len(tasks))) as executor:
         for index, outcome in map_as_completed(executor, run_task, tasks, in_flight=max(1, jobs)):
             done[index] = outcome
             if progress:
