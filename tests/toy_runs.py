@@ -21,7 +21,6 @@ from sim.scenario.fields import Threshold
 from sim.scenario.file import ScenarioFile, Variant
 from sim.serving.records import (
     FINISHED,
-    KV_KINDS,
     BlockMap,
     PreemptionColumns,
     RequestColumns,
@@ -29,6 +28,7 @@ from sim.serving.records import (
     SegmentColumns,
 )
 from sim.serving.scenario import Scenario, Slo, Workload
+from sim.serving.usage import KV_KINDS
 from sim.serving.workload.arrivals import Arrivals
 
 MS = 1_000_000_000

@@ -21,7 +21,6 @@ from sim.serving.decoding import DecodeBatch
 from sim.serving.kv import KV_ALLOCATORS
 from sim.serving.kv.allocator import KVAllocator, KVSettings
 from sim.serving.kv.paged import PagedKV
-from sim.serving.recorder import BlockMapRecorder
 from sim.serving.request import Request, Status
 from sim.serving.scenario import max_model_len
 from sim.serving.scheduler import NOBODY, Scheduler, Step
@@ -46,6 +45,8 @@ class PolicyBatching(Batching):
 
 def kv_of(replica: Replica) -> KVAllocator:
     """The KV memory of one replica."""
+    from sim.serving.recorder import BlockMapRecorder
+
     engine = replica.scenario.engine
     settings = KVSettings(
         num_blocks=replica.num_blocks,

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from sim.arrays import PS_PER_S, Bools, Int64
 from sim.results.statistics import ArithmeticRuns
 from sim.serving.front_end import FrontEnd
-from sim.serving.records import FINISHED, KV_KINDS, RequestColumns, RunResult, SegmentColumns
+from sim.serving.records import FINISHED, RequestColumns, RunResult, SegmentColumns
 from sim.serving.scenario import Slo, num_gpus
+from sim.serving.usage import KV_KINDS
 
 
 def count(hits: Bools) -> int:

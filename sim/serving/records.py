@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,6 @@ UNFINISHED, FINISHED, REFUSED, ABORTED = 0, 1, 2, 3
 OWNED, SHARED, CACHED, EVICTED = 0, 1, 2, 3  # what a rectangle of a block map is
 MAX_RECTANGLES = 60_000  # of a block map: the first part of a long run
 STATUS_NAMES = ("unfinished", "finished", "refused", "aborted")
-
-KV_KINDS = ("tokens", "reserved", "internal", "external")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,14 +156,6 @@ class BlockMap:
     request: Int64
     kind: Int64
     is_truncated: bool  # only the first part of the run was kept
-
-
-class BlockMapSource(Protocol):
-    """Records a replica's KV memory while a run goes on."""
-
-    def block_map(self, capacity_tokens: int, block_size: int, end_ps: int) -> BlockMap:
-        """The rectangles; those still open end at ``end_ps``."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

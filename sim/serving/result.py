@@ -13,9 +13,9 @@ from sim.serving.checks.laws import check_all_ended, check_all_free, check_rows
 from sim.serving.engine import Engine
 from sim.serving.front_end import FrontEnd
 from sim.serving.recorder import Recorder
-from sim.serving.records import FINISHED, KV_KINDS, RequestColumns, RunResult
+from sim.serving.records import FINISHED, RequestColumns, RunResult
 from sim.serving.scenario import Scenario
-from sim.serving.usage import USAGE_COLUMNS, integrate
+from sim.serving.usage import KV_KINDS, USAGE_COLUMNS, integrate
 from sim.serving.window import window_of
 
 

@@ -10,9 +10,8 @@ from typing import Protocol
 
 from sim.errors import InvariantError, ScenarioError
 from sim.serving.decoding import DecodeBatch
-from sim.serving.records import BlockMapSource
 from sim.serving.request import Request
-from sim.serving.usage import Levels
+from sim.serving.usage import BlockMapSource, Levels
 
 Chunk = tuple[int, int, bool, Request]
 """(queries, tokens in the KV cache before, whether a token comes out, whose)."""

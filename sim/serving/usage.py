@@ -8,11 +8,16 @@ given_out − wanted. Both engines write such rows; their integrals must be the 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Protocol
+
 import numpy as np
 
 from sim.arrays import Int64
-from sim.serving.records import KV_KINDS
 
+if TYPE_CHECKING:
+    from sim.serving.records import BlockMap
+
+KV_KINDS = ("tokens", "reserved", "internal", "external")
 Levels = tuple[int, int, int, int]
 """(tokens, wanted, given out, external) in the first step of a row."""
 USAGE_COLUMNS = (
@@ -26,6 +31,14 @@ USAGE_COLUMNS = (
     "external",
 )
 LONG_JUMP_STEPS = 1024  # beyond, products of the closed form may pass 64 bits: Python's integers do those
+
+
+class BlockMapSource(Protocol):
+    """Records a replica's KV memory while a run goes on."""
+
+    def block_map(self, capacity_tokens: int, block_size: int, end_ps: int) -> BlockMap:
+        """The rectangles; those still open end at ``end_ps``."""
+        ...
 
 
 def integrate(columns: dict[str, Int64], *, is_paged: bool, grown_tokens_ps: int) -> dict[str, int]:

@@ -14,13 +14,13 @@ from sim.serving.front_end import FrontEnd
 from sim.serving.records import (
     ABORTED,
     FINISHED,
-    KV_KINDS,
     REFUSED,
     UNFINISHED,
     BlockMap,
     RequestTable,
     RunResult,
 )
+from sim.serving.usage import KV_KINDS
 
 ROUTINGS = st.sampled_from([(1, "round_robin"), (2, "round_robin"), (2, "least_loaded"), (3, "shared_queue")])
 

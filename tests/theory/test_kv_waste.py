@@ -12,8 +12,8 @@ from fake_price import requests, run_fixed
 from sim.kinds.load import load_scenario
 from sim.kinds.run import run_one
 from sim.results.summary import Summary
-from sim.serving.records import KV_KINDS
 from sim.serving.summary import summarize
+from sim.serving.usage import KV_KINDS
 
 SCENARIO = Path(__file__).parents[2] / "scenarios/serving/paged_vs_contiguous_opt13b.yaml"
 

@@ -8,12 +8,14 @@ What is reserved is the choice of ``kv_reservation`` (the three Orca variants of
 from __future__ import annotations
 
 from bisect import insort
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from sim.serving.kv.allocator import KVSettings, Reservation
-from sim.serving.recorder import BlockMapRecorder
 from sim.serving.request import Request
 from sim.serving.usage import Levels
+
+if TYPE_CHECKING:
+    from sim.serving.recorder import BlockMapRecorder
 
 
 class BuddyAllocator:

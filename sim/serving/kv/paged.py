@@ -6,13 +6,15 @@ block map is asked for (``block_map`` given); no decision depends on them.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from sim.errors import InvariantError
 from sim.serving.kv.allocator import KVSettings
-from sim.serving.recorder import BlockMapRecorder
 from sim.serving.request import Request
 from sim.serving.usage import Levels
+
+if TYPE_CHECKING:
+    from sim.serving.recorder import BlockMapRecorder
 
 
 class PagedKV:

@@ -22,7 +22,8 @@ from sim.report.figures import (
     seconds,
 )
 from sim.serving.record_statistics import request_times
-from sim.serving.records import FINISHED, KV_KINDS, RequestColumns, RunResult
+from sim.serving.records import FINISHED, RequestColumns, RunResult
+from sim.serving.usage import KV_KINDS
 
 MAX_QUANTILES = 360
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sim.scenario.chance import has_drawn_values
-from sim.serving.records import RequestTable
 from sim.serving.scenario import Scenario, Workload
+
+if TYPE_CHECKING:
+    from sim.serving.records import RequestTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
