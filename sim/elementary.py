@@ -60,12 +60,13 @@ def log_ratio(numerator: int, denominator: int) -> float:
 
 def sin(x: float) -> float:
     """The sine."""
-    return _sin_cos_fixed(_fixed(x))[0] / _ONE
+    return sin_cos(x)[0]
 
 
-def cos(x: float) -> float:
-    """The cosine."""
-    return _sin_cos_fixed(_fixed(x))[1] / _ONE
+def sin_cos(x: float) -> tuple[float, float]:
+    """Sine and cosine."""
+    sine, cosine = _sin_cos_fixed(_fixed(x))
+    return sine / _ONE, cosine / _ONE
 
 
 def atan2(y: float, x: float) -> float:
@@ -135,19 +136,35 @@ def _log_fixed(numerator: int, denominator: int) -> int:
 
 
 def _sin_cos_fixed(x: int) -> tuple[int, int]:
+    """By whole quarters of a turn, a multiple of 1/64 whose values are kept, and a short series."""
     quarter = _pi() >> 1
     turns, rest = divmod(x + (quarter >> 1), quarter)
     rest -= quarter >> 1
-    sine, cosine = 0, 0
-    term, k = _ONE, 0
-    while term not in (0, -1):  # the terms of e^(i rest), in turn of cosine and sine
-        if k % 2:
-            sine += -term if k % 4 == 3 else term
-        else:
-            cosine += -term if k % 4 == 2 else term
-        k += 1
-        term = (term * rest >> _BITS) // k
+    step = (rest >> _BITS - 7) + 1 >> 1
+    (sine, cosine), (small_sine, small_cosine) = _at_step(step), _sin_cos_series(rest - (step << _BITS - 6))
+    sine, cosine = (
+        sine * small_cosine + cosine * small_sine >> _BITS,
+        cosine * small_cosine - sine * small_sine >> _BITS,
+    )
     return [(sine, cosine), (cosine, -sine), (-sine, -cosine), (-cosine, sine)][turns % 4]
+
+
+@cache
+def _at_step(step: int) -> tuple[int, int]:
+    return _sin_cos_series(step << _BITS - 6)
+
+
+def _sin_cos_series(x: int) -> tuple[int, int]:
+    """For |x| below 1."""
+    minus_square = -(x * x >> _BITS)
+    sine, cosine, odd, even, k = x, _ONE, x, _ONE, 1
+    while even not in (0, -1):
+        even = (even * minus_square >> _BITS) // (k * (k + 1))
+        odd = (odd * minus_square >> _BITS) // ((k + 1) * (k + 2))
+        cosine += even
+        sine += odd
+        k += 2
+    return sine, cosine
 
 
 # --- arrays, by table and polynomial --------------------------------------------------------------
@@ -315,14 +332,12 @@ def _tanh_table() -> Floats:
     """tanh(j/256) from j = -5120 on."""
     import numpy as np
 
-    above = [_tanh_fixed(j) for j in range(_TANH_STEPS * _TANH_END + 1)]
+    step, _ = _exp_fixed((2 << _BITS) // _TANH_STEPS)
+    square, above = _ONE, [0.0]
+    for _ in range(_TANH_STEPS * _TANH_END):
+        square = square * step >> _BITS  # e^(2j/256)
+        above.append((square - _ONE) / (square + _ONE))
     return np.array([*(-value for value in reversed(above[1:])), *above])
-
-
-def _tanh_fixed(j: int) -> float:
-    mantissa, power_of_two = _exp_fixed((2 * j << _BITS) // _TANH_STEPS)
-    square = mantissa << power_of_two
-    return (square - _ONE) / (square + _ONE)
 
 
 def _tanh_chunk(x: Floats) -> Floats:

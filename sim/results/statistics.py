@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.arrays import PS_PER_S, Int64
-from sim.elementary import atan2, cos, exp, log, sin
+from sim.elementary import atan2, exp, log, sin_cos
 from sim.results.metric import PERCENTILES
 
 LEAST_SAMPLES_BEYOND = 10
@@ -64,7 +64,7 @@ def ratio_interval(values: Sequence[float], base: Sequence[float]) -> Interval:
 def student_t_cdf(t: float, dof: int) -> float:
     """P(T <= t) for whole degrees of freedom: the finite sums of Abramowitz & Stegun 26.7.3 and 26.7.4."""
     angle = atan2(t, math.sqrt(dof))
-    sine, cosine = sin(angle), cos(angle)
+    sine, cosine = sin_cos(angle)
     if dof % 2:
         term, total = cosine, cosine if dof > 1 else 0.0
         for k in range(3, dof - 1, 2):

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sim.elementary import cos, exp_of, log_of, sin, tanh_of
+from sim.elementary import exp_of, log_of, sin, sin_cos, tanh_of
 from sim.rng import stream
 
 Vector = npt.NDArray[np.float64]
@@ -168,7 +168,8 @@ def rings(num_examples: int, num_classes: int, seed: int) -> Examples:
         rng.random(num_examples) * 2 * pi,
         labels + 0.5 + 0.15 * rng.standard_normal(num_examples),
     )
-    inputs = radius * np.array([[function(one) for one in angle.tolist()] for function in (cos, sin)])
+    sine, cosine = zip(*map(sin_cos, angle.tolist()), strict=True)
+    inputs = radius * np.array([cosine, sine])
     off = inputs - folded(inputs.ravel()) / inputs.size
     return Examples(inputs=inputs / np.sqrt(folded((off * off).ravel()) / inputs.size), labels=labels)
 
