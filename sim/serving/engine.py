@@ -269,10 +269,9 @@ class Engine(FastPath):
                     heappush(self.deadlines, (request.deadline_ps, request.id, request))
             if isinstance(self.price, ServiceTimePrice):
                 self.price.begin(request.id, request.max_tokens)
-        if step.preempted and not self.deadlines and self.feed.is_exhausted():
-            endless = self.scheduler.endless(step)
-            if endless:
-                raise endless
+        is_last_word = not self.deadlines and self.feed.is_exhausted()
+        if step.preempted and is_last_word and (endless := self.scheduler.endless(step)):
+            raise endless
         for request, recompute_tokens in step.preempted.items():
             recorder.preempt(request, now, self.index, recompute_tokens)
             if self.on_requeue:
@@ -285,10 +284,9 @@ class Engine(FastPath):
     # a step is over
 
     def _end_step(self, step: Step, now: int) -> None:
-        scheduler = self.scheduler
         if self.schedules_ahead:
             self.scheduled_ps = step.start_of(step.num_steps - 1)
-        self.recorder.note_step(step, self.index, len(scheduler.running), len(scheduler.waiting))
+        self.recorder.note_step(step, self.index, len(self.scheduler.running), len(self.scheduler.waiting))
         self._deliver(step, now)
         known = sum([request.num_tokens + 1 for request in step.drafts])
         self._complete(step, now)
@@ -300,10 +298,8 @@ class Engine(FastPath):
 
     def _deliver(self, step: Step, now: int) -> None:
         """First tokens, to clients that are still there."""
-        if self.returns_at_end:
-            return
         first_token_ps = self.recorder.first_token_ps
-        for request in step.emitting:
+        for request in () if self.returns_at_end else step.emitting:
             if first_token_ps[request.id] < 0 and request.deadline_ps >= now:
                 first_token_ps[request.id] = now
 

@@ -96,24 +96,28 @@ class FastPath(ABC):
             unfilled = sum([one.target - one.num_computed_tokens for one in prefilling.values()])
         else:
             assert self.step is not None
-            work, numbers = self._suspended
-            (
+            work, (
                 unfilled, started, first, growth, num_decode, shown_context, num_prefill, prefill_tokens,
                 held, wanted, used,
-            ) = numbers  # fmt: skip
+            ) = self._suspended  # fmt: skip
             steps, self.step, self._suspended = self.step.num_steps, None, None
         while True:
             # What ran is over: ``count`` sequences decoded ``steps`` times, or once beside ``work``.
             if steps:
-                extend_rows(
-                    pack_segment(
-                        index, started, steps, first, growth, num_decode, shown_context, num_prefill,
-                        prefill_tokens, len(running), len(waiting), 0, held, wanted, used, 0,
-                    )
-                )  # fmt: skip
+                extend_rows(pack_segment(
+                    index, started, steps, first, growth, num_decode, shown_context, num_prefill,
+                    prefill_tokens, len(running), len(waiting), 0, held, wanted, used, 0,
+                ))  # fmt: skip
                 if count:
                     if steps > 1:
-                        held_ps, taken = sum_blocks(counts, done % size, first, growth, steps)
+                        if steps > size:
+                            held_ps, taken = sum_blocks(counts, done % size, first, growth, steps)
+                        else:
+                            held_ps, taken, at, time_ps = 0, 0, (done + 1) % size, first
+                            for need in (counts + counts)[at : at + steps - 1]:
+                                time_ps += growth
+                                taken += need
+                                held_ps += taken * time_ps
                         grown_tokens_ps += held_ps * size
                         free -= taken
                     done += steps

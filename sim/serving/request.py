@@ -19,7 +19,6 @@ class Status(Enum):
     RUNNING = "running"
     PREEMPTED = "preempted"
     FINISHED = "finished"
-    REFUSED = "refused"
 
 
 class Request:

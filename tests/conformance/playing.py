@@ -33,7 +33,7 @@ def request(name: str, prompt: int | Sequence[tuple[int, int, int]], out: int, *
 def offer(scheduler: Scheduler, item: Request) -> None:
     """Queues a request, unless it can never be served: then it is over."""
     if scheduler.refusal(item):
-        item.status = Status.REFUSED
+        item.status = Status.FINISHED
     else:
         scheduler.add(item)
 
@@ -98,4 +98,4 @@ def decided(plan: Plan) -> tuple[object, ...]:
 
 
 def is_over(item: Request) -> bool:
-    return item.status in (Status.FINISHED, Status.REFUSED)
+    return item.status is Status.FINISHED

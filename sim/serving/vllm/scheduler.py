@@ -100,7 +100,7 @@ class Scheduler(State):
     def abort(self, request: Request, now_ps: int = 0) -> int:
         """Frees everything at once."""
         self._now_ps = now_ps
-        if request.status not in (Status.FINISHED, Status.REFUSED):
+        if request.status is not Status.FINISHED:
             self.watch = PreemptionWatch()
             self.batch.leave(request)
             self.finish(request)
