@@ -74,13 +74,14 @@ def test_a_request_that_never_ended_is_found() -> None:
 @pytest.mark.parametrize(
     ("left", "words"),
     [
-        ({"num_unfinished": 2, "num_running": 2, "num_waiting": 0}, "replica 7 stopped with 2 running, 0 w"),
+        ({"num_unfinished": 2}, "replica 7 stopped with 2 running, 0 w"),
         ({"used": 48}, "replica 7 ended with 48 tokens of KV in use"),
     ],
 )
 def test_what_a_scheduler_still_holds_is_found(left: dict[str, int], words: str) -> None:
-    def engine(*, used: int = 0, num_unfinished: int = 0, **counts: int) -> Engine:
-        scheduler = SimpleNamespace(used_tokens=lambda: used, num_unfinished=num_unfinished, **counts)
+    def engine(*, used: int = 0, num_unfinished: int = 0) -> Engine:
+        held = {"running": dict.fromkeys(range(num_unfinished)), "waiting": ()}
+        scheduler = SimpleNamespace(used_tokens=lambda: used, num_unfinished=num_unfinished, **held)
         return cast(Engine, SimpleNamespace(index=7, scheduler=scheduler))
 
     check_all_free([engine()])
