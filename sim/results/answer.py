@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from sim.results.comparison import Cell, Comparison
 from sim.results.metric import Metric, format_metric
 from sim.results.statistics import Interval, mean_interval
-from sim.results.summary import Summary
 from sim.scenario.file import AnyScenario, ScenarioFile, ScenarioT_co
+
+if TYPE_CHECKING:  # a run by itself needs neither
+    from sim.results.comparison import Cell, Comparison
+    from sim.results.summary import Summary
 
 
 class AnyRun(Protocol):

@@ -14,7 +14,7 @@ in order of admission, where somebody has to know which block goes to whom.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import isqrt
 
 from sim.serving.request import Request
@@ -47,7 +47,7 @@ class DecodeBatch:
         if self._lists_members:
             self.members = [{} for _ in range(self.period)]
         self.ends: dict[int, list[Request]] = {}
-        self.end_steps: list[int] = []
+        self.end_steps: list[int] = []  # the steps in ``ends``, a heap
 
     def join(self, request: Request) -> None:
         """A request whose next step is a decode, as it stands between two steps."""
@@ -74,7 +74,12 @@ class DecodeBatch:
     def leave(self, request: Request) -> None:
         """A request stops decoding before its end, if it does; its counts become its own again."""
         if request.end_step >= 0:
-            self.ends[request.end_step].remove(request)
+            ending = self.ends[request.end_step]
+            ending.remove(request)
+            if not ending:
+                del self.ends[request.end_step]
+                self.end_steps.remove(request.end_step)
+                heapify(self.end_steps)
             self.part(request)
 
     def part(self, request: Request) -> None:
@@ -101,6 +106,8 @@ class DecodeBatch:
         self.step += num_steps
         self.num_context_tokens += num_steps * self.num_decoding
         finished = self.ends.pop(self.step - 1, [])
+        if finished:
+            heappop(self.end_steps)
         for request in finished:
             self.part(request)
         return finished
@@ -113,15 +120,9 @@ class DecodeBatch:
         """Who they are, where members are listed."""
         return self.members[self.step % self.period].values() if self.members is not None else ()
 
-    def first_end(self) -> int:
-        """The step after which some decoding request has its last token."""
-        while not self.ends.get(self.end_steps[0]):
-            self.ends.pop(heappop(self.end_steps), None)  # of one that left before
-        return self.end_steps[0]
-
     def steps_that_stand(self, free: int) -> int:
         """Whole steps until somebody has the last token, or ``free`` units of memory do not last."""
-        limit, size, left = self.first_end() - self.step + 1, self.period, free
+        limit, size, left = self.end_steps[0] - self.step + 1, self.period, free
         if not self._grows or self.num_decoding * (limit // size + 1) <= left:
             return limit
         rounds, left = divmod(left, self.num_decoding)

@@ -80,7 +80,7 @@ class FastPath(ABC):
         )  # fmt: skip
         limits = scheduler.limits
         max_tokens, longest = limits.max_num_batched_tokens, limits.max_model_len
-        most_tokens, index = num_blocks * size + 1, self.index
+        most_tokens, index, is_running = num_blocks * size + 1, self.index, Status.RUNNING
         must_see_all, has_triggers, inbox = feed.must_see_all, feed.has_triggers, self.inbox
         arrival_ps, first_scheduled_ps = recorder.arrival_ps, recorder.first_scheduled_ps
         first_token_ps, finish_ps, replica = recorder.first_token_ps, recorder.finish_ps, recorder.replica
@@ -113,19 +113,19 @@ class FastPath(ABC):
                         if steps > size:
                             held_ps, taken = sum_blocks(counts, done % size, first, growth, steps)
                         else:
-                            held_ps, taken, at, time_ps = 0, 0, (done + 1) % size, first
-                            for need in (counts + counts)[at : at + steps - 1]:
-                                time_ps += growth
+                            held_ps, taken, time_ps = 0, 0, first + growth
+                            last = (at := (done + 1) % size) + steps - 1
+                            needs = counts[at:last] if last <= size else counts[at:] + counts[: last - size]
+                            for need in needs:
                                 taken += need
                                 held_ps += taken * time_ps
+                                time_ps += growth
                         grown_tokens_ps += held_ps * size
                         free -= taken
                     done += steps
                     context += count * steps
-                    finished = ends.pop(done - 1, None)
-                    if finished is not None:
-                        heappop(end_steps)
-                        for request in finished:
+                    if end_steps[0] < done:
+                        for request in ends.pop(heappop(end_steps)):
                             tokens = request.end_tokens
                             free += (tokens - 2) // size + 1
                             counts[request.phase] -= 1
@@ -195,22 +195,20 @@ class FastPath(ABC):
                     row = request.id
                     arrival_ps[row] = request.arrival
                     replica[row] = index
-                    request.is_alone = request.registers_late = True
                     waiting.append(request)
             # What is next.
             need = counts[done % size] if count else 0
-            more = 0
+            budget, more = max_tokens - count, 0
             if partial is not None and not takes_all:
-                tokens = min(partial.num_tokens - partial.num_computed_tokens, max_tokens - count)
+                tokens = min(partial.num_tokens - partial.num_computed_tokens, budget)
                 more = -(-(partial.num_computed_tokens + tokens) // size) - partial.reserved
-            if need + more > free or count > max_tokens - (partial is not None):
+            if need + more > free or (budget <= 0 and (budget < 0 or partial is not None)):
                 break  # somebody has to be preempted, or to wait: the scheduler plans it
             free -= need
             is_refused = False
             prefill_tokens = num_prefill = 0
             if waiting or partial is not None:
                 work = []
-                budget = max_tokens - count
                 if partial is not None:
                     tokens = partial.num_tokens - partial.num_computed_tokens
                     queries = tokens if tokens <= budget else budget
@@ -238,7 +236,7 @@ class FastPath(ABC):
                     head.reserved = more
                     num_admissions += 1
                     head.order = num_admissions
-                    head.status = Status.RUNNING
+                    head.status = is_running
                     head.num_computed_tokens = 0
                     head.target = tokens
                     running[num_admissions] = head
@@ -268,7 +266,7 @@ class FastPath(ABC):
                 break
             else:
                 first, growth, steps = decode_run(count, context)
-                until_end = (end_steps[0] if ends.get(end_steps[0]) else batch.first_end()) - done + 1
+                until_end = end_steps[0] - done + 1
                 if until_end < steps:
                     steps = until_end
                 if is_refused and not gates_all:  # a shorter chunk of it may fit soon

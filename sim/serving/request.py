@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 NEVER = 1 << 62
+NOTHING: Any = ()  # stands for an empty list that all share: nobody can append to it
 Segment = tuple[int, int, int]
 """(stream, start, length): the tokens (stream, start), (stream, start + 1), ..."""
 
@@ -52,11 +53,15 @@ class Request:
     is_prefill_chunk = False
     num_hit_blocks = 0  # found in the prefix cache at its admission
     num_registered_blocks = 0
-    is_alone = False  # no other request has tokens of its streams
-    registers_late = False
+    is_alone = True  # no other request has tokens of its streams
+    registers_late = True  # nobody could look the blocks of its output up yet
     num_preemptions = 0
     num_tokens_at_preemption = -1
     num_vain_preemptions = 0  # in a row, with no token made in between
+    blocks: list[int] = NOTHING
+    path: list[tuple[Any, int]] = NOTHING
+    """(node of ``vllm.prefix_tree``, how many of its first contents): what its blocks hold, in order.
+    Empty without prefix caching."""
 
     def __init__(self, id: int, arrival: int, num_prompt_tokens: int, max_tokens: int) -> None:
         self.id = id  # row of the workload's table: 0, 1, ... in order of arrival
@@ -65,10 +70,6 @@ class Request:
         self.num_tokens = num_prompt_tokens  # prompt and output tokens known so far
         self.max_tokens = max_tokens  # output tokens that it makes, if ``max_model_len`` lets it
         self.end_tokens = num_prompt_tokens + max_tokens  # ``num_tokens`` at which it stops
-        self.blocks: list[int] = []
-        self.path: list[tuple[Any, int]] = []
-        """(node of ``vllm.prefix_tree``, how many of its first contents): what its blocks hold, in order.
-        Empty without prefix caching."""
 
     @property
     def request_id(self) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from sim.arrays import PS_PER_S
 from sim.price.overheads import LaunchedPrice, needs_launched_price
 from sim.price.pipeline import PipelinePrice, cold
-from sim.price.providers.table import table_price
 from sim.price.step import CompiledPrice, ServiceTimePrice
 from sim.rng import stream
 from sim.scenario.distribution import draw_values
@@ -104,6 +103,8 @@ def price_of(
         drawn = draw_values(engine.service_time, num_requests, stream(seed, "service_time"))
         return ServiceTimePrice((drawn * PS_PER_S).round().astype("int64").tolist())
     if engine.price_table:
+        from sim.price.providers.table import table_price  # few runs need it
+
         return table_price(scenario, base_dir)
     if engine.pipeline_parallel_size > 1:
         return PipelinePrice(scenario)

@@ -39,7 +39,6 @@ class KVBlocks:
         if not self._caching:
             return []
         if request.is_alone:  # it gets a node when it is preempted and may look its own blocks up
-            request.registers_late = True
             return []
         self.tree.enter(request)
         met = self.tree.met
