@@ -10,6 +10,7 @@ import html
 import io
 import json
 import re
+from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
@@ -21,10 +22,11 @@ from plain_engine import plain_engine
 from toy_answers import EVIL, answer_of, named_file, toy_answer
 from toy_runs import toy_file, toy_results
 
+import sim
 from sim.kinds.registry import report_of
 from sim.report.blocks import Code
 from sim.report.figures import INKS, digits, lanes, percent
-from sim.report.html import render_html, render_index
+from sim.report.html import plotly_js, render_html, render_index
 from sim.report.markdown import render_markdown
 from sim.report.settings import profile_hash
 from sim.results.answer import Answer
@@ -38,6 +40,8 @@ from sim.serving.report.load import (
     load_pictures,
     operator_s_per_1000_tokens,
 )
+
+SIM = Path(sim.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +313,30 @@ def test_page_is_one_file_and_reaches_for_nothing(page: str) -> None:
     outside = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
     assert not re.search(r'(?:src|href)=(?!"data:)', outside)
     assert "url(" not in outside and "@import" not in outside
-    assert page.count("plotly.js v") == 1
+    assert page.count("plotly.js (cartesian - minified) v3.7.0") == 1
+    assert "The above copyright notice and this permission notice shall be included" in page
+
+
+def test_plotly_is_the_published_bundle_and_small() -> None:
+    """As npm's plotly.js-cartesian-dist-min 3.7.0 has it: whoever replaces it says so here."""
+    bundle = plotly_js().encode()
+    assert len(bundle) <= 1_500_000
+    digest = "7c593b9eda0e74a1d07335cf89cbf7a55ffc114909980c3729af835453bdb02a"
+    assert hashlib.sha256(bundle).hexdigest() == digest
+
+
+def test_every_trace_that_we_draw_is_in_the_bundle() -> None:
+    bundled = set(re.findall(r'moduleType:"trace",name:"(\w+)"', plotly_js()))
+    assert {"bar", "heatmap", "scatter"} <= bundled
+    # Of axes and shapes: the other things of a figure that have a type.
+    others = {"category", "line", "log", "rect"}
+    drawn: set[str] = set()
+    for path in SIM.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if "sim.report.figures" in text or path.name == "figures.py":
+            drawn |= set(re.findall(r'"?type"?[:=] ?"(\w+)"', text))
+    assert {"bar", "scatter"} <= drawn
+    assert drawn - others <= bundled
 
 
 def test_only_our_scripts_may_run(page: str) -> None:
