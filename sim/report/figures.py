@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from sim.arrays import Float64
+from sim.arrays import Float64, Int64
 from sim.units import format_s
 
 Trace = dict[str, Any]
@@ -125,6 +126,35 @@ def layout(x: Mapping[str, Any], y: Mapping[str, Any], **more: Any) -> dict[str,
         "modebar": {"orientation": "v", "bgcolor": "@paper", "color": "@muted", "activecolor": "@text"},
         **more,
     }
+
+
+# As many points stand side by side in a figure of half a page.
+SCREEN_COLUMNS = 300
+
+
+def thinned(x: Float64, y: Float64, columns: int = SCREEN_COLUMNS) -> Int64:
+    """The points of a line that a screen can show, as indices: the extremes of every column of pixels.
+
+    The first and the last point stay, and so do the lowest and the highest of all. ``x`` does not fall.
+    """
+    if x.size <= 2 * columns + 2:
+        return np.arange(x.size)
+    width = (float(x[-1]) - float(x[0])) / columns or 1.0
+    column = np.minimum((x - x[0]) // width, columns - 1)
+    order = np.lexsort((y, column))
+    ends = np.flatnonzero(np.diff(column[order], prepend=-1, append=columns))
+    both_ends = np.array([0, x.size - 1])
+    kept = np.concatenate([both_ends, order[ends[:-1]], order[ends[1:] - 1]])
+    return np.asarray(np.unique(kept), dtype=np.int64)
+
+
+def in_runs(grid: npt.NDArray[np.integer[Any]]) -> dict[str, Any]:
+    """A map's cells as (value, how often) row after row: a picture of bars and bands is mostly repetition."""
+    flat = grid.ravel()
+    ends = np.append(np.flatnonzero(np.diff(flat)) + 1, flat.size)
+    lengths = np.diff(ends, prepend=0)
+    pairs = np.column_stack([flat[ends - 1], lengths])
+    return {"runs": pairs.ravel().tolist(), "columns": grid.shape[1]}
 
 
 def log_ticks(low: float, high: float) -> dict[str, Any]:

@@ -11,12 +11,16 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, Section, Table
 from sim.report.figures import INKS, Picture, Row, digits
 
 ROWS_SHOWN = 40
+
+
+SHOWN_DIGITS = 6  # of a figure's numbers: finer than a screen, also where a part of it is enlarged
 
 
 PLOTLY = "cartesian-3.7.0"  # of npm's plotly.js-cartesian-dist-min, byte for byte
@@ -111,11 +115,11 @@ def cell(value: str | int | float | None) -> str:
 
 
 def csv_text(header: Sequence[str], rows: Sequence[Row]) -> str:
-    """The numbers as CSV, in full precision."""
+    """The numbers as CSV, to ``SHOWN_DIGITS``; the records beside the report have every digit."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([_short(list(row)) for row in rows])
     return file.getvalue()
 
 
@@ -129,8 +133,17 @@ def _json(pictures: Sequence[Picture]) -> str:
     shown = [
         {"key": one.key, "traces": one.traces, "layout": one.layout, "frames": one.frames} for one in pictures
     ]
-    text = json.dumps({"inks": INKS, "pictures": shown}, separators=(",", ":"), allow_nan=False)
+    text = json.dumps({"inks": INKS, "pictures": _short(shown)}, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c")
+
+
+def _short(value: Any) -> Any:
+    """``value`` with every float in it to ``SHOWN_DIGITS``."""
+    if isinstance(value, float):
+        return float(f"{value:.{SHOWN_DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {name: _short(part) for name, part in value.items()}
+    return [_short(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def _policy(scripts: Sequence[str]) -> str:

@@ -23,6 +23,22 @@
     return value;
   }
 
+  // A map's cells are written as runs of one value, row after row.
+  function unpacked({ runs, columns }) {
+    const cells = [];
+    for (let at = 0; at < runs.length; at += 2) {
+      for (let left = runs[at + 1]; left > 0; left -= 1) cells.push(runs[at]);
+    }
+    return Array.from({ length: cells.length / columns }, (_, row) => cells.slice(row * columns, (row + 1) * columns));
+  }
+  for (const { traces } of page.pictures) {
+    for (const trace of traces) {
+      for (const name of ["z", "customdata"]) {
+        if (trace[name]?.runs) trace[name] = unpacked(trace[name]);
+      }
+    }
+  }
+
   function options(key) {
     return {
       responsive: true,

@@ -98,7 +98,7 @@ def test_block_map_names_the_request_under_the_pointer(page: Page) -> None:
         "(() => { const plot = document.getElementById('plot-block_map_1').calcdata[0][0].trace;"
         " return [plot._length ?? plot.z.length, plot.customdata.length, plot.customdata[0].length]; })()"
     )
-    assert shown == [300, 300, 400]
+    assert shown == [200, 200, 300]
 
 
 @pytest.mark.parametrize("width", [1280, 390])

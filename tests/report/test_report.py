@@ -10,6 +10,7 @@ import html
 import io
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -25,7 +26,7 @@ from toy_runs import toy_file, toy_results
 import sim
 from sim.kinds.registry import report_of
 from sim.report.blocks import Code
-from sim.report.figures import INKS, digits, lanes, percent
+from sim.report.figures import INKS, digits, in_runs, lanes, percent, thinned
 from sim.report.html import plotly_js, render_html, render_index
 from sim.report.markdown import render_markdown
 from sim.report.settings import profile_hash
@@ -33,7 +34,7 @@ from sim.results.answer import Answer
 from sim.serving.records import BlockMap
 from sim.serving.report.block_map import FREE, View, held_fraction, raster, view_of
 from sim.serving.report.content import NOT_MODELLED, build_report, kind_of, report_pictures
-from sim.serving.report.latency import MAX_QUANTILES, cdf_picture, kv_fractions
+from sim.serving.report.latency import SHARES, cdf_picture, kv_fractions
 from sim.serving.report.load import (
     LEVELS,
     load_over_time,
@@ -122,19 +123,20 @@ def test_growing_steps_end_where_their_sum_says() -> None:
             st.integers(0, 19), st.integers(1, 12), st.integers(0, 19), st.integers(1, 15), st.integers(0, 99)
         ),
         max_size=8,
-    )
+    ),
+    st.sampled_from([0, 4]),
 )
-def test_raster_is_what_asking_every_cell_gives(rectangles: list[tuple[int, ...]]) -> None:
+def test_raster_is_what_asking_every_cell_gives(rectangles: list[tuple[int, ...]], bottom: int) -> None:
     columns = np.array(rectangles, dtype=np.int64).reshape(-1, 5).T
     block_map = BlockMap(
         capacity_tokens=20, block_size=1, replica=0, address_tokens=columns[0], size_tokens=columns[1],
         start_ps=columns[2], end_ps=columns[2] + columns[3], request=columns[4], kind=0 * columns[4],
         is_truncated=False,
     )  # fmt: skip
-    grid = raster(block_map, View(start_ps=2, end_ps=22, top_tokens=20), (40, 40))
+    grid = raster(block_map, View(start_ps=2, end_ps=22, top_tokens=20, bottom_tokens=bottom), (40, 40))
     for row in range(40):
         for column in range(40):
-            address, moment = (row + 0.5) / 2, 2 + (column + 0.5) / 2
+            address, moment = bottom + (row + 0.5) * (20 - bottom) / 40, 2 + (column + 0.5) / 2
             owners = [
                 request
                 for at, size, start, lasts, request in rectangles
@@ -150,15 +152,18 @@ def test_block_map_leaves_out_what_is_never_used() -> None:
         start_ps=one, end_ps=one + 1000, request=one, kind=one, is_truncated=False,
     )  # fmt: skip
     view = view_of(block_map)
-    assert (view.start_ps, view.end_ps, view.top_tokens) == (0, 1000, 110)
+    assert (view.start_ps, view.end_ps, view.bottom_tokens, view.top_tokens) == (0, 1000, 0, 110)
     assert held_fraction(block_map, view) == pytest.approx(0.1)
+    high = view_of(dataclasses.replace(block_map, address_tokens=one + 700))
+    assert (high.bottom_tokens, high.top_tokens) == (690, 810)
+    assert held_fraction(block_map, high) == pytest.approx(0.1)
 
 
 def test_cdf_is_the_distribution(answer: Answer) -> None:
     picture = cdf_picture(answer.results, lanes(answer.comparison.variants), "ttft_s", 0.5)
     assert picture is not None
     for trace, name in zip(picture.traces, answer.comparison.variants, strict=True):
-        assert len(trace["x"]) <= MAX_QUANTILES + 1
+        assert len(trace["x"]) <= SHARES.size
         rows = [run.requests for run in answer.results[name]]
         ttft = np.concatenate([(r.first_token_ps - r.arrival_ps)[r.is_measured] / 1e12 for r in rows])
         for x, share in list(zip(trace["x"], trace["y"], strict=True))[1:-1]:
@@ -380,7 +385,8 @@ def test_every_picture_carries_its_numbers(answer: Answer, page: str) -> None:
         header, *rows = csv.reader(io.StringIO(unquote(html.unescape(links[picture.key]))))
         assert tuple(header) == picture.header
         assert len(rows) == len(picture.rows) > 0
-        assert [str(value) for value in picture.rows[0]] == rows[0]
+        for value, shown in zip(picture.rows[0], rows[0], strict=True):
+            assert shown == str(value) or float(shown) == pytest.approx(value, rel=1e-5)
 
 
 def test_no_text_of_the_user_becomes_markup() -> None:
@@ -419,7 +425,52 @@ def test_a_page_of_two_variants_and_five_seeds_stays_small() -> None:
         name: [dataclasses.replace(runs[0], seed=seed) for seed in range(1, 6)] for name, runs in big.items()
     }
     answer = answer_of(file, results)
-    assert len(render_html(report_of(answer))) < len(render_html(report_of(toy_answer()))) + 2e6
+    assert len(render_html(report_of(answer))) < 2_000_000
+
+
+def test_a_page_of_many_variants_stays_small() -> None:
+    file = named_file()
+    found = toy_results(named_file(seeds=(1,)), num_requests=2000)
+    names = [f"variant {index}" for index in range(12)]
+    variants = tuple(dataclasses.replace(file.variants[1], name=name) for name in names)
+    file = dataclasses.replace(
+        file, variants=variants, reference=names[0], base=dataclasses.replace(file.base, thresholds=())
+    )
+    runs = {name: [dataclasses.replace(found["continuous"][0], variant=name)] for name in names}
+    page = render_html(report_of(answer_of(file, runs)))
+    assert len(page) - len(plotly_js()) < 600_000
+
+
+# Fewer points
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.integers(-9, 9)), min_size=1, max_size=300), st.integers(1, 20)
+)
+def test_thinning_keeps_ends_and_extremes(points: list[tuple[int, int]], columns: int) -> None:
+    x, y = np.array(sorted(points), dtype=np.float64).T
+    kept = thinned(x, y, columns)
+    assert kept.size <= 2 * columns + 2 or x.size <= 2 * columns + 2
+    assert kept[0] == 0 and kept[-1] == x.size - 1
+    assert sorted(set(kept.tolist())) == kept.tolist()
+    assert (y[kept].min(), y[kept].max()) == (y.min(), y.max())
+    # And within every column of pixels, whose number is found here one point at a time.
+    width = (x[-1] - x[0]) / columns or 1.0
+    column = [min(int((at - x[0]) // width), columns - 1) for at in x]
+    for one in set(column):
+        inside = [i for i in range(x.size) if column[i] == one]
+        shown = [i for i in inside if i in kept]
+        assert min(y[inside]) == min(y[shown])
+        assert max(y[inside]) == max(y[shown])
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=3, max_size=3), min_size=1, max_size=9))
+def test_runs_are_the_map(rows: list[list[int]]) -> None:
+    packed = in_runs(np.array(rows))
+    pairs = list(zip(packed["runs"][::2], packed["runs"][1::2], strict=True))
+    cells = [value for value, count in pairs for _ in range(count)]
+    assert [cells[i : i + packed["columns"]] for i in range(0, len(cells), packed["columns"])] == rows
+    assert all(one[0] != other[0] for one, other in pairwise(pairs))
 
 
 def test_index_links_every_report() -> None:

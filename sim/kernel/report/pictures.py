@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import ceil, floor, log10
 
+import numpy as np
+
 from sim.kernel.metrics import KERNEL_METRICS
 from sim.kernel.records import Tile
 from sim.kernel.run import KernelResult, bytes_by_tensor
-from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, percent, seconds
+from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, percent, seconds, thinned
 from sim.results.metric import format_metric
 from sim.units import format_count
 
@@ -220,7 +222,7 @@ def sram_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
     traces: list[Trace] = []
     rows: list[Row] = []
     for lane, run in shown:
-        xs, ys = fill(run)
+        xs, ys = drawn_fill(run)
         rows += [(lane.name, x, y) for x, y in zip(xs, ys, strict=True)]
         traces.append(
             {
@@ -245,6 +247,13 @@ def sram_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
         header=("variant", "time_s", "sram_fraction"),
         rows=rows,
     )
+
+
+def drawn_fill(run: KernelResult) -> tuple[list[float], list[float]]:
+    """As many points of it as a screen can show."""
+    xs, ys = (np.array(column) for column in fill(run))
+    kept = thinned(xs, ys)
+    return xs[kept].tolist(), ys[kept].tolist()
 
 
 def fill(run: KernelResult) -> tuple[list[float], list[float]]:

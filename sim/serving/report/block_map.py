@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.arrays import PS_PER_S
-from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, percent
+from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, in_runs, layout, percent
 from sim.serving.records import CACHED, EVICTED, OWNED, SHARED, BlockMap, RunResult
 
-GRID_ROWS, GRID_COLUMNS = 300, 400
-MAX_ROWS = 4000
-LIFETIMES_SHOWN = 12
+GRID_ROWS, GRID_COLUMNS = 200, 300
+MAX_ROWS = 300
+MAX_MAPS = 6
+LIFETIMES_SHOWN = 6
 CROPPED_BELOW = 0.75
 FREE = -1
 NUM_COLORS = 8
@@ -32,15 +32,16 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """The part of the map that is drawn: a stretch of time, and the addresses below ``top_tokens``."""
+    """The part of the map that is drawn: a stretch of time, and a range of addresses."""
 
     start_ps: int
     end_ps: int
     top_tokens: int
+    bottom_tokens: int = 0
 
 
 def view_of(block_map: BlockMap) -> View:
-    """About a dozen lifetimes around the middle, so that rectangles can be seen; no empty upper part."""
+    """A few lifetimes around the middle, so that rectangles can be seen; no empty part above or below."""
     first, last = int(block_map.start_ps.min(initial=0)), int(block_map.end_ps.max(initial=1))
     lifetimes = (block_map.end_ps - block_map.start_ps)[block_map.kind <= SHARED]
     typical = int(np.median(lifetimes)) if lifetimes.size else last - first
@@ -48,10 +49,14 @@ def view_of(block_map: BlockMap) -> View:
     start = max(first, (first + last - length) // 2)
     end = start + max(1, length)
     inside = _inside(block_map, start, end)
-    highest = int((block_map.address_tokens + block_map.size_tokens)[inside].max(initial=0))
     capacity = block_map.capacity_tokens
-    is_cropped = 0 < highest < CROPPED_BELOW * capacity
-    return View(start_ps=start, end_ps=end, top_tokens=highest * 11 // 10 if is_cropped else capacity)
+    lowest = int(block_map.address_tokens[inside].min(initial=capacity))
+    highest = int((block_map.address_tokens + block_map.size_tokens)[inside].max(initial=0))
+    top, bottom = capacity, 0
+    if 0 < highest - lowest < CROPPED_BELOW * capacity:
+        margin = (highest - lowest) // 10
+        top, bottom = min(capacity, highest + margin), max(0, lowest - margin)
+    return View(start_ps=start, end_ps=end, top_tokens=top, bottom_tokens=bottom)
 
 
 def _inside(block_map: BlockMap, start_ps: int, end_ps: int) -> npt.NDArray[np.bool_]:
@@ -84,14 +89,14 @@ def states(block_map: BlockMap, view: View, shape: tuple[int, int] = (GRID_ROWS,
 def _cells(block_map: BlockMap, view: View, shape: tuple[int, int]) -> Iterator[tuple[int, slice, slice]]:
     """The cells of each rectangle that covers some cell's middle."""
     rows, columns = shape
-    row_step = view.top_tokens / rows
+    row_step = (view.top_tokens - view.bottom_tokens) / rows
     column_step = (view.end_ps - view.start_ps) / columns
 
     def cells(values: Ints, origin: int, step: float, count: int) -> Ints:
         return np.clip(np.ceil((values - origin) / step - 0.5), 0, count).astype(np.int64)
 
-    top = cells(block_map.address_tokens, 0, row_step, rows)
-    bottom = cells(block_map.address_tokens + block_map.size_tokens, 0, row_step, rows)
+    top = cells(block_map.address_tokens, view.bottom_tokens, row_step, rows)
+    bottom = cells(block_map.address_tokens + block_map.size_tokens, view.bottom_tokens, row_step, rows)
     left = cells(block_map.start_ps, view.start_ps, column_step, columns)
     right = cells(block_map.end_ps, view.start_ps, column_step, columns)
     for i in np.flatnonzero((bottom > top) & (right > left)).tolist():
@@ -120,7 +125,7 @@ def block_map_picture(result: RunResult, lane: Lane) -> Picture | None:
         title=f"Block map: {lane.name} (seed {result.seed}{replica})",
         reading=_reading(block_map, lane.name, view),
         traces=[_image(grid, states(block_map, view), view), *_key(block_map)],
-        layout=layout(axis("time (s)"), axis("KV address (tokens)", rangemode="tozero")),
+        layout=layout(axis("time (s)"), axis("KV address (tokens)")),
         header=("address_tokens", "size_tokens", "start_s", "end_s", "request", "state"),
         rows=_rows(block_map, view),
         sketch=_sketch(grid, states(block_map, view)),
@@ -142,17 +147,17 @@ def _image(grid: Grid, kinds: Grid, view: View) -> Trace:
     for index, ink in enumerate(inks):
         stops += [[index / len(inks), ink], [(index + 1) / len(inks), ink]]
     column_s = (view.end_ps - view.start_ps) / grid.shape[1] / PS_PER_S
-    row_tokens = view.top_tokens / grid.shape[0]
+    row_tokens = (view.top_tokens - view.bottom_tokens) / grid.shape[0]
     return {
         "type": "heatmap",
-        "z": packed(picked),
+        "z": in_runs(picked),
         "zmin": -0.5,
         "zmax": len(inks) - 0.5,
         "colorscale": stops,
-        "customdata": packed(grid.astype(np.int16) if int(grid.max()) < 32768 else grid),
+        "customdata": in_runs(grid),
         "x0": view.start_ps / PS_PER_S + column_s / 2,
         "dx": column_s,
-        "y0": row_tokens / 2,
+        "y0": view.bottom_tokens + row_tokens / 2,
         "dy": row_tokens,
         "showscale": False,
         "zsmooth": False,
@@ -177,17 +182,6 @@ def _key(block_map: BlockMap) -> list[Trace]:
     ]
 
 
-def packed(values: npt.NDArray[np.generic]) -> dict[str, str]:
-    """A two-dimensional array in plotly's binary form."""
-    little = values.astype(values.dtype.newbyteorder("<"))
-    kinds = {"uint8": "u1", "int16": "i2", "int32": "i4"}
-    return {
-        "dtype": kinds[values.dtype.name],
-        "bdata": base64.b64encode(little.tobytes()).decode(),
-        "shape": ",".join(map(str, values.shape)),
-    }
-
-
 def _rows(block_map: BlockMap, view: View) -> list[Row]:
     """The rectangles inside the stretch, the first few thousand of them."""
     inside = np.flatnonzero(_inside(block_map, view.start_ps, view.end_ps))[:MAX_ROWS]
@@ -207,15 +201,19 @@ def _rows(block_map: BlockMap, view: View) -> list[Row]:
 def _reading(block_map: BlockMap, name: str, view: View) -> str:
     """How much is held, by how many, in pieces of what size."""
     inside = _inside(block_map, view.start_ps, view.end_ps)
-    inside &= block_map.kind <= SHARED
-    sizes = block_map.size_tokens[inside]
+    held_now = inside & (block_map.kind <= SHARED)
+    sizes = block_map.size_tokens[held_now]
     piece = f"pieces of {digits(float(np.median(sizes)))} tokens" if sizes.size else "no pieces"
-    requests = np.unique(block_map.request[inside]).size
+    requests = np.unique(block_map.request[held_now]).size
     held = percent(held_fraction(block_map, view))
     cropped = ""
-    if view.top_tokens < block_map.capacity_tokens:
-        cropped = f" Of {block_map.capacity_tokens:,} addresses, those above the picture are free all along."
+    if view.top_tokens - view.bottom_tokens < block_map.capacity_tokens:
+        cropped = (
+            f" Of {block_map.capacity_tokens:,} addresses, those outside the picture are free all along."
+        )
     part = " Only the first part of the run was kept." if block_map.is_truncated else ""
+    if inside.sum() > MAX_ROWS:
+        part += f" The numbers below are the first {MAX_ROWS} of {inside.sum():,} pieces."
     return (
         f"{name}: {requests:,} requests hold {held} of the addresses in this stretch, in {piece}. "
         f"Each colour is a request (colours repeat), the background is free.{_caching(block_map, view)}"
@@ -257,10 +255,10 @@ def _sketch(grid: Grid, kinds: Grid, rows: int = 12, columns: int = 60) -> str:
 
 
 def block_map_pictures(results: Mapping[str, Sequence[RunResult]], lanes: Sequence[Lane]) -> list[Picture]:
-    """One per variant that kept a map: its first such run."""
+    """One per variant that kept a map, of the first ``MAX_MAPS``: its first such run."""
     shown = []
     for lane in lanes:
         run = next((one for one in results[lane.name] if one.block_map is not None), None)
         picture = block_map_picture(run, lane) if run is not None else None
         shown += [picture] if picture is not None else []
-    return shown
+    return shown[:MAX_MAPS]

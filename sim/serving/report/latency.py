@@ -25,7 +25,8 @@ from sim.serving.record_statistics import request_times
 from sim.serving.records import FINISHED, RequestColumns, RunResult
 from sim.serving.usage import KV_KINDS
 
-MAX_QUANTILES = 360
+# Every hundredth, and finer where the tail is; p50, p90, p95, p99 and p99.9 are among them.
+SHARES = np.concatenate([np.linspace(0, 0.98, 98, endpoint=False), np.linspace(0.98, 1, 41)])
 
 
 ARRIVAL_BINS = 120
@@ -78,13 +79,18 @@ def cdf_picture(
         key=f"cdf_{metric}",
         title=f"{metric}: {MEANINGS[metric]}",
         group="latency",
-        reading=_cdf_reading(named, slo_s),
+        reading=_cdf_reading(named, slo_s) + _thinned(named),
         traces=[_curve(lane, values, shares) for lane, values in quantiles.items()],
         layout=shown | (_slo_mark(slo_s) if slo_s is not None else {}),
         header=("share", *(f"{lane.name} {metric}" for lane in quantiles)),
         rows=rows,
         sketch=cdf_sketch(named, metric),
     )
+
+
+def _thinned(samples: Mapping[str, Float64]) -> str:
+    most = max(sample.size for sample in samples.values())
+    return f" Of {most:,} requests {SHARES.size} quantiles are drawn." if most > SHARES.size else ""
 
 
 def _curve(lane: Lane, quantiles: Float64, shares: Float64) -> Trace:
@@ -101,12 +107,8 @@ def _curve(lane: Lane, quantiles: Float64, shares: Float64) -> Trace:
 
 
 def _shares(count: int) -> Float64:
-    """Shares at which to draw: evenly, and finer in the last two percent, where the tail is."""
-    if count <= MAX_QUANTILES:
-        return np.linspace(0, 1, max(count, 2))
-    return np.concatenate(
-        [np.linspace(0, 0.98, MAX_QUANTILES - 60, endpoint=False), np.linspace(0.98, 1, 60)]
-    )
+    """Shares at which to draw: every request of few, ``SHARES`` of many."""
+    return np.linspace(0, 1, max(count, 2)) if count <= SHARES.size else SHARES
 
 
 def _time_axis(values: Sequence[Float64], title: str) -> dict[str, object]:

@@ -10,7 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.arrays import PS_PER_S, Float64
-from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, percent, seconds, sparkline
+from sim.report.figures import (
+    SCREEN_COLUMNS,
+    Lane,
+    Picture,
+    Row,
+    Trace,
+    axis,
+    digits,
+    layout,
+    percent,
+    seconds,
+    sparkline,
+)
 from sim.serving.records import RunResult, SegmentColumns
 
 
@@ -19,7 +31,8 @@ def has_kv(result: RunResult) -> bool:
     return result.scenario.engine.has_kv_budget and result.kv_budget_tokens > 0
 
 
-MAX_BINS = 600
+MAX_BINS = SCREEN_COLUMNS
+PAGE_BINS = 4 * MAX_BINS  # of all pictures together: many variants share a row of the page
 
 
 SHARED_WITHIN = 8
@@ -126,13 +139,12 @@ def _layout(load: Load, tops: tuple[float, float]) -> dict[str, Any]:
 
 def _lines(load: Load) -> list[Trace]:
     """Running and waiting."""
-    times = load.time_s.round(4).tolist()
     return [
         {
             "type": "scatter",
             "mode": "lines",
             "name": name,
-            "x": times,
+            **_times(load),
             "y": load.levels[name].round(2).tolist(),
             "line": {"color": color, "width": 1.6, "dash": dash},
         }
@@ -142,13 +154,12 @@ def _lines(load: Load) -> list[Trace]:
 
 def _stack(load: Load) -> list[Trace]:
     """KV by kind, stacked."""
-    times = load.time_s.round(4).tolist()
     return [
         {
             "type": "scatter",
             "mode": "lines",
             "name": f"KV {kind}",
-            "x": times,
+            **_times(load),
             "yaxis": "y2",
             "y": load.levels[kind].round(1).tolist(),
             "stackgroup": "kv",
@@ -158,6 +169,11 @@ def _stack(load: Load) -> list[Trace]:
         for kind in KINDS
         if load.capacity_tokens > 0 and load.levels[kind].any()
     ]
+
+
+def _times(load: Load) -> Trace:
+    """The bins' middles, which are evenly spread."""
+    return {"x0": load.width_s / 2, "dx": load.width_s}
 
 
 def _capacity(tokens: int) -> Trace:
@@ -187,13 +203,14 @@ def _reading(load: Load, name: str) -> str:
     if deepest < 0.5:
         queue = "hardly anyone waits"
     said = f"{name}: {digits(running)} sequences run on average while busy, {queue}"
+    point = f" A point is the mean of {seconds(load.width_s)}."
     if load.capacity_tokens <= 0:
-        return f"{said}."
+        return f"{said}.{point}"
     held = float(load.levels["tokens"][busy].mean()) / load.capacity_tokens
     waste = sum(float(load.levels[kind][busy].mean()) for kind in KINDS[1:]) / load.capacity_tokens
     return (
         f"{said}; {percent(held)} of the KV budget (dotted line: {load.capacity_tokens:,} tokens) "
-        f"holds tokens, {percent(waste)} is allocated or blocked without one."
+        f"holds tokens, {percent(waste)} is allocated or blocked without one.{point}"
     )
 
 
@@ -220,7 +237,10 @@ def load_pictures(results: Mapping[str, Sequence[RunResult]], lanes: Sequence[La
     Sequences share their scale too, unless one queue would flatten the others to nothing.
     """
     firsts = [(lane, results[lane.name][0]) for lane in lanes]
-    loads = [(lane, run.seed, load_over_time(run)) for lane, run in firsts if run.segments.start_ps.size]
+    bins = min(MAX_BINS, max(60, PAGE_BINS // len(firsts)))
+    loads = [
+        (lane, run.seed, load_over_time(run, bins)) for lane, run in firsts if run.segments.start_ps.size
+    ]
     if not loads:
         return []
     peaks = [max(1.0, *(float(load.levels[name].max()) for name in LEVELS[:2])) for _, _, load in loads]
