@@ -26,17 +26,17 @@ from sim.serving.request import NEVER, Request
 from sim.serving.scheduler import NOBODY, Step
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Engine(FastPath):
     """Drives one scheduler with arrivals, prices and the clock."""
 
-    num_in_flight: int = 1  # steps planned at a time: 2 with asynchronous scheduling, or pipeline stages
+    in_flight: InFlight[Step]
     schedules_ahead: bool = False
     """The next step was scheduled before this one is over: a request that comes meanwhile waits one step
     more.
 
     Only that wait is modelled: what is planned, and when memory is free again, are those of the synchronous
-    engine. Asynchronous scheduling (``num_in_flight`` 2) plays the whole queue.
+    engine. Asynchronous scheduling (``in_flight`` of length 2) plays the whole queue.
     """
     returns_at_end: bool = False  # static batching: clients see their tokens when all of it is done
     drafts: Drafts | None = None
@@ -48,9 +48,9 @@ class Engine(FastPath):
     scheduled_ps: int = 0  # when the next step was scheduled: later arrivals are not in it
     pending: Event | None = None  # the one event that the engine waits for
     must_plan: bool = False
+    on_window: Callable[[], None] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.in_flight: InFlight[Step] = InFlight(self.num_in_flight)
         if isinstance(self.price, PipelinePrice):
             self.stations = Stations(len(self.price.stages), self.price.cold_start_ps)
         self.is_measuring = self.recorder.table.num_warmup == 0 and self.recorder.table.warmup_ps == 0
@@ -64,11 +64,10 @@ class Engine(FastPath):
     def _on_event(self, event: Event) -> None:
         if event is not self.pending:
             return  # the jump was cut short
-        step, now = self.step, self.env.now_ps
-        self.pending = None
+        now, self.pending = self.env.now_ps, None
         self.env.acted = (now, self.index)
-        if step is not None and self._suspended is None:
-            self._end_step(step, now)
+        if self.step is not None and self._suspended is None:
+            self._end_step(self.step, now)
         self.decide(now)
 
     # arrivals and clients that leave
@@ -146,8 +145,7 @@ class Engine(FastPath):
 
     def begin_window(self) -> None:
         """The measured window begins: KV usage counts from the next decision on."""
-        self.is_measuring = True
-        self.window_is_due = True
+        self.is_measuring = self.window_is_due = True
         if self.pending is not None:
             self._cut()
 
@@ -169,7 +167,7 @@ class Engine(FastPath):
             steps = steps_until(step.first_ps, step.growth_ps, passed, step.num_steps)
             if steps < step.num_steps:
                 step.num_steps = steps
-                self.wait_for(step)
+                self.wait_for(step, step.end_ps)
 
     # decisions
 
@@ -206,7 +204,7 @@ class Engine(FastPath):
         else:
             sequences = step.num_decode + step.num_padded
             step.first_ps = self.price.step_ps(sequences, step.context_tokens, step.chunks, step.num_drafts)
-        self.wait_for(step)
+        self.wait_for(step, step.end_ps)
 
     def _planned(self, now: int) -> Step | None:
         """The next step that is due; None: there is nothing to do."""
@@ -242,10 +240,10 @@ class Engine(FastPath):
             heappop(deadlines)
         return deadlines[0][0] if deadlines else NEVER
 
-    def wait_for(self, step: Step) -> None:
+    def wait_for(self, step: Step, end_ps: int) -> None:
         """An event at the end of the step."""
         self.step = step
-        self.pending = self.env.after(step.end_ps - self.env.now_ps, self._on_event, self.index)
+        self.pending = self.env.after(end_ps - self.env.now_ps, self._on_event, self.index)
 
     def idle(self) -> None:
         """Nothing to do until somebody comes."""

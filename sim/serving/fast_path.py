@@ -28,7 +28,7 @@ from sim.serving.workload.feed import Feed
 NO_CHUNKS: list[Chunk] = []
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)
 class FastPath(ABC):
     """What an engine is, as far as this loop goes; ``Engine`` says the rest."""
 
@@ -47,6 +47,7 @@ class FastPath(ABC):
     window_is_due: bool = False
     grown_tokens_ps: int = 0  # KV added inside jumps × time, since the measured window began
     _suspended: tuple[list[Chunk], tuple[int, ...]] | None = None  # a step is under way: its numbers
+    _step: Step = field(default_factory=Step)  # the step under way of this loop, always the same object
 
     @abstractmethod
     def begin(self, now: int) -> None: ...
@@ -55,7 +56,7 @@ class FastPath(ABC):
     def receive(self, request: Request) -> None: ...
 
     @abstractmethod
-    def wait_for(self, step: Step) -> None: ...
+    def wait_for(self, step: Step, end_ps: int) -> None: ...
 
     @abstractmethod
     def plan_at(self, time_ps: int) -> None: ...
@@ -89,7 +90,7 @@ class FastPath(ABC):
         done, count, context, free = batch.step, batch.num_decoding, batch.num_context_tokens, scheduler.free
         num_admissions, grown_tokens_ps = scheduler.num_admissions, self.grown_tokens_ps
         partial = next(iter(prefilling.values()), None)
-        is_only, peek, work = self.is_only_engine, self.env.peek, NO_CHUNKS
+        is_only, peek, own, work = self.is_only_engine, self.env.peek, self._step, NO_CHUNKS
         started = steps = first = growth = num_decode = shown_context = num_prefill = prefill_tokens = 0
         held = wanted = used = 0
         if self._suspended is None:
@@ -297,7 +298,8 @@ class FastPath(ABC):
                     unfilled, started, first, growth, num_decode, shown_context, num_prefill,
                     prefill_tokens, held, wanted, used,
                 )  # fmt: skip
-                self.wait_for(Step(num_steps=steps, started_ps=started, first_ps=first, growth_ps=growth))
+                own.num_steps, own.started_ps, own.first_ps, own.growth_ps = steps, started, first, growth
+                self.wait_for(own, end)
                 break
             now = end
         batch.step, batch.num_decoding, batch.num_context_tokens = done, count, context

@@ -17,7 +17,7 @@ from sim.serving.clock import Clock
 from sim.serving.drafts import Drafts
 from sim.serving.engine import Engine
 from sim.serving.front_end import FrontEnd
-from sim.serving.in_flight import queue_length
+from sim.serving.in_flight import InFlight, queue_length
 from sim.serving.kv.budget import num_blocks_of
 from sim.serving.recorder import Recorder
 from sim.serving.records import RequestTable, RunResult
@@ -54,7 +54,7 @@ def run_serving(
             recorder=recorder,
             scheduler=(scheduler := batching.make(replica)),
             price=cold(price, price.cold_start_ps),
-            num_in_flight=queue_length(engine.async_scheduling, engine.pipeline_parallel_size),
+            in_flight=InFlight(queue_length(engine.async_scheduling, engine.pipeline_parallel_size)),
             schedules_ahead=engine.overheads.schedules_ahead and not engine.async_scheduling,
             returns_at_end=engine.static_returns == "at_end",
             drafts=Drafts(engine.speculative, seed) if engine.speculative else None,
