@@ -41,11 +41,11 @@ docs: $(VENV)/.dev  ## the documentation as a site, under out/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "The documentation, to open in a browser: $(CURDIR)/out/docs/index.html"
 
-gallery: $(VENV)/.dev  ## rebuild reports/ for every scenario, and the outputs in README.md and docs/
+gallery: $(VENV)/.dev  ## reports/, every scenario's page under out/gallery, and the outputs in README.md and docs/
 	$(BIN)/python -m tools.gallery build --jobs $(JOBS)
 	$(BIN)/python -m tools.docs
 
-check-gallery: $(VENV)/.core  ## does the code still give the committed reports/*/summary.json?
+check-gallery: $(VENV)/.core  ## does the code still give the figures in reports/?
 	$(BIN)/python -m tools.gallery check --jobs $(JOBS)
 
 same-bytes: $(VENV)/.core  ## are results the same under another BLAS core, without SIMD, with another libm?

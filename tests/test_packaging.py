@@ -106,7 +106,7 @@ def test_the_checkout_reads_its_own_folders() -> None:
     assert data_dir("hardware_profiles") == CHECKOUT / "hardware_profiles"
     assert data_dir("models") == CHECKOUT / "sim" / "_data" / "models"
     stems = [path.stem for path in scenario_paths()]
-    assert len(stems) == len(set(stems))  # reports/ and out/ have one folder per stem
+    assert len(stems) == len(set(stems))  # reports/ has a file per stem, out/ a folder
 
 
 def test_no_package_index_and_no_path_of_a_machine_is_named() -> None:

@@ -1,4 +1,4 @@
-"""The pages of the site that nobody writes: scenario format, metrics, columns, the API.
+"""The pages of the site that nobody writes: scenario format, metrics, columns, the API, the gallery.
 
 They are made when the site is built, from what the program itself goes by: the JSON Schema (and so every
 ``key()``), the metrics of each kind, ``tools/docs_columns.py`` and ``sim.__all__``.
@@ -13,6 +13,7 @@ import sim
 from sim.kinds.registry import KINDS
 from sim.kinds.schema import scenario_schema
 from tools.docs_columns import COLUMNS
+from tools.gallery import CHECKOUT, all_committed, index_markdown
 
 Schema = Mapping[str, Any]
 
@@ -182,6 +183,11 @@ def api_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def gallery_page() -> str:
+    """The gallery, as it is committed."""
+    return f"{MADE}\n{index_markdown(all_committed(), CHECKOUT / 'docs')}"
+
+
 def _plain(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -196,5 +202,6 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "reference/metrics.md": metrics_page,
     "reference/columns.md": columns_page,
     "reference/api.md": api_page,
+    "gallery.md": gallery_page,
 }
 """By their place under docs/."""

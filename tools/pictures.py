@@ -1,8 +1,9 @@
-"""The pictures of the documentation: one figure of a shipped scenario's report each, at most 40 KB.
+"""The pictures of the documentation and the gallery: a figure of a shipped scenario's report each, of 40 KB.
 
-``python -m tools.pictures`` draws all of them anew, ``python -m tools.pictures NAME ...`` some; ``report`` is
-README's, the beginning of a report. It needs Chromium, so they are committed, and no test compares their
-bytes: fonts differ from machine to machine. ``--keys SCENARIO`` prints the figures of its report.
+``python -m tools.pictures`` draws all of them anew, ``python -m tools.pictures NAME ...`` some: a technique,
+a scenario of the gallery, or ``report``, which is README's, the beginning of a report. It needs Chromium, so
+they are committed, and no test compares their bytes: fonts differ from machine to machine.
+``--keys SCENARIO`` prints the figures of its report.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sim.kinds.run import run_scenario
 from sim.report.blocks import Report, Section
 from sim.report.figures import Picture
 from sim.report.html import page, picture_html, render_html
+from sim.scenario.shipped import scenario_name, scenario_paths
 from tests.browser.chromium import browser, find_chromium
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -61,6 +63,28 @@ PICTURES: Mapping[str, Drawn] = {
     "sequence_packing": Drawn("training/sequence_packing", "step-split"),
     "zero": Drawn("training/zero_stages", "memory-0"),
     "lora": Drawn("training/lora_qlora", "memory-0"),
+}
+# What the gallery shows of a scenario that is no technique's; of one that is not named here, its report's
+# first figure.
+FIGURES: Mapping[str, str] = {
+    "kernel/attention_on_gpt2": "speedup_by_length",
+    "kernel/block_size": "hbm_traffic",
+    "kernel/fp8_attention": "roofline",
+    "kernel/gqa_decode": "hbm_traffic",
+    "kernel/hbm3e": "roofline",
+    "kernel/int4_gemm": "roofline",
+    "kernel/memory_at_4k": "hbm_traffic",
+    "kernel/speedup_by_length": "speedup_by_length",
+    "kernel/sram_size": "time_by_sram",
+    "kernel/tiles_over_time": "tiles_0",
+    "serving/azure_conversation": "load_0",
+    "serving/closed_loop": "cdf_tpot_s",
+    "serving/flash_vs_standard": "operators",
+    "serving/kv_cache_off": "operators",
+    "serving/multi_turn_sessions": "ttft_by_arrival",
+    "serving/prefix_cache_size": "load_0",
+    "serving/timeouts_overload": "load_0",
+    "training/scaling_1024": "scaling-rate",
 }
 NO_BUTTONS = ".modebar-container { display: none !important }"
 REPORT = "report"
@@ -115,16 +139,47 @@ def shot(html: str, element: str, width_px: int, binary: str) -> bytes:
     raise SystemExit(f"{len(image):,} bytes, at most {MAX_BYTES:,}")
 
 
-def draw(name: str, binary: str) -> None:
+def names() -> dict[str, str]:
+    """Every picture but ``report`` by its name, with its scenario: a technique's, or the scenario's own."""
+    shown = {drawn.scenario for drawn in PICTURES.values()}
+    others = (scenario_name(path) for path in scenario_paths())
+    return {name: drawn.scenario for name, drawn in PICTURES.items()} | {
+        scenario.partition("/")[2]: scenario for scenario in others if scenario not in shown
+    }
+
+
+def gallery_picture(scenario: str) -> Path:
+    """The file of a scenario's picture."""
+    (name,) = (name for name, of in names().items() if of == scenario)
+    return DOCS / "pictures" / f"{name}.webp"
+
+
+def draw_for_gallery(scenario: str, of: Report) -> None:
+    """Draw a scenario's picture anew."""
+    file, known = gallery_picture(scenario), figures(of)
+    key = PICTURES[file.stem].key if file.stem in PICTURES else FIGURES.get(scenario, next(iter(known)))
+    if key not in known:
+        raise SystemExit(f"{scenario} has no figure {key!r}; it has {', '.join(known)}")
+    file.write_bytes(shot(alone(known[key]), ".plot", 720, chromium()))
+
+
+def draw(name: str) -> None:
     """Draw one picture anew."""
-    if name == REPORT:
-        scenario, keys = OF_REPORT
-        image = shot(beginning(report(scenario), keys), "main", 800, binary)
-        (DOCS / f"{name}.webp").write_bytes(image)
+    if name != REPORT:
+        scenario = names()[name]
+        draw_for_gallery(scenario, report(scenario))
         return
-    one = PICTURES[name]
-    image = shot(alone(figures(report(one.scenario))[one.key]), ".plot", 720, binary)
-    (DOCS / "pictures" / f"{name}.webp").write_bytes(image)
+    scenario, keys = OF_REPORT
+    image = shot(beginning(report(scenario), keys), "main", 800, chromium())
+    (DOCS / f"{name}.webp").write_bytes(image)
+
+
+def chromium() -> str:
+    """The browser that draws."""
+    found = find_chromium()
+    if found is None:
+        sys.exit("no Chromium on this machine: pictures are drawn with it")
+    return found
 
 
 def main() -> int:
@@ -137,14 +192,12 @@ def main() -> int:
         for key, picture in figures(report(arguments.keys)).items():
             print(f"{key}: {picture.title}")
         return 0
-    binary = find_chromium()
-    if binary is None:
-        sys.exit("no Chromium on this machine")
-    unknown = set(arguments.names) - {REPORT, *PICTURES}
+    known = [REPORT, *names()]
+    unknown = set(arguments.names) - set(known)
     if unknown:
-        sys.exit(f"no such picture: {', '.join(sorted(unknown))}; there are {', '.join([REPORT, *PICTURES])}")
-    for name in arguments.names or [REPORT, *PICTURES]:
-        draw(name, binary)
+        sys.exit(f"no such picture: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    for name in arguments.names or known:
+        draw(name)
         print(name, flush=True)
     return 0
 

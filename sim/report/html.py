@@ -255,13 +255,27 @@ def render_html(report: Report) -> str:
 
 
 def render_index(entries: Sequence[Mapping[str, str]]) -> str:
-    """The gallery's front page. An entry: ``path`` (of its report), ``name``, ``question``, ``answer``."""
-    items = "".join(
-        f'<li><h3><a href="{escape(entry["path"], quote=True)}">{escape(entry["name"])}</a></h3>'
+    """The gallery's front page, by kind.
+
+    An entry: ``path`` (of its report), ``name`` (kind and stem), ``question``, ``answer``, and where there is
+    one ``picture``, an address that holds the image itself.
+    """
+    kinds = dict.fromkeys(entry["name"].partition("/")[0] for entry in entries)
+    parts = ["<h1>Gpuyard: questions and their answers, each from one scenario</h1>"]
+    for kind in kinds:
+        cards = "".join(_card(entry) for entry in entries if entry["name"].partition("/")[0] == kind)
+        parts.append(
+            f'<section><h2>{escape(kind.capitalize())}</h2><ul class="gallery">{cards}</ul></section>'
+        )
+    return page(title="Gpuyard: the gallery", body="\n".join(parts))
+
+
+def _card(entry: Mapping[str, str]) -> str:
+    """A scenario of the gallery; picture and name lead to its report."""
+    picture = entry.get("picture")
+    image = f'<img alt="" loading="lazy" src="{escape(picture, quote=True)}">' if picture else ""
+    return (
+        f'<li><a href="{escape(entry["path"], quote=True)}">{image}<h3>{escape(entry["name"])}</h3></a>'
         f"<p>{escape(entry.get('question', ''))}</p>"
         f"<p><strong>{escape(entry.get('answer', ''))}</strong></p></li>"
-        for entry in entries
     )
-    heading = "<h1>Gpuyard: questions and their answers, each from one scenario</h1>"
-    body = f'{heading}<ul class="gallery">{items}</ul>'
-    return page(title="Gpuyard: the gallery", body=body)

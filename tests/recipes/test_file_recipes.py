@@ -104,12 +104,15 @@ def test_a_gallery_scenario_is_one_file(
         lambda folder: scenarios if folder == "scenarios" else data_dir(folder),
     )
     monkeypatch.setattr(gallery, "REPORTS", tmp_path / "reports")
+    monkeypatch.setattr(gallery, "PAGES", tmp_path / "pages")
     assert "serving/a_new_one" in scenario_table()
     assert gallery.check(gallery.chosen([]), jobs=1) == 1  # not committed yet
-    assert gallery.build(gallery.chosen([]), jobs=1) == 0
-    assert {path.name for path in (tmp_path / "reports" / "a_new_one").iterdir()} == {
+    assert gallery.build(gallery.chosen([]), jobs=1, draw=False) == 0
+    assert {path.name for path in (tmp_path / "reports").iterdir()} == {"a_new_one.json", "README.md"}
+    assert {path.name for path in (tmp_path / "pages" / "a_new_one").iterdir()} == {
         "summary.json", "report.html", "report.md"
     }  # fmt: skip
+    assert "Does the new entry run?" in (tmp_path / "pages" / "index.html").read_text(encoding="utf-8")
     assert gallery.check(gallery.chosen([]), jobs=1) == 0
     capsys.readouterr()
     assert main(["run", "serving/a_new_one"]) == 0

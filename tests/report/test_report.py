@@ -474,7 +474,9 @@ def test_runs_are_the_map(rows: list[list[int]]) -> None:
 
 
 def test_index_links_every_report() -> None:
-    page = render_index([{"path": "a b/report.html", "name": "a", "question": EVIL, "answer": "2 ×"}])
+    entry = {"path": "a b/report.html", "name": "serving/a", "question": EVIL, "answer": "2 ×"}
+    page = render_index([entry, entry | {"picture": "data:image/webp;base64,AA=="}])
+    assert page.count("<img ") == page.count('src="data:image/webp;base64,AA=="') == 1
     assert 'href="a b/report.html"' in page
     assert "<script" not in page
     assert EVIL in shown_text(page)

@@ -18,6 +18,8 @@ from sim.cli.command import main as gpuyard
 from sim.kinds.load import load_scenario
 from tools.docs import CHECKOUT, Block, blocks, pages, parts, rewritten
 from tools.docs_reference import GENERATED
+from tools.gallery import all_committed
+from tools.pictures import gallery_picture
 
 README_BYTES = 6_000
 PICTURE_BYTES = 40_000
@@ -142,6 +144,7 @@ def test_pictures_are_small_and_shown() -> None:
         for name, text in TEXTS.items()
         for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
     }
+    shown |= {gallery_picture(entry["scenario"]) for entry in all_committed()}
     files = [path for path in (CHECKOUT / "docs").rglob("*") if path.suffix in (".png", ".webp", ".svg")]
     assert {path.resolve() for path in shown} == {path.resolve() for path in files}
     assert [path.name for path in files if path.stat().st_size > PICTURE_BYTES] == []
