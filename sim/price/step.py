@@ -334,7 +334,7 @@ def whole_ps(price_s: Callable[..., Floats], *sizes: Floats) -> Int64:
     scaled = picoseconds / unit
     rounded = np.rint(scaled)
     from_middle = np.abs(np.abs(scaled - rounded) - 0.5)
-    is_close = from_middle < 1e-4 + 4e-15 * scaled  # ten times what the last digits come to
+    is_close = from_middle < 1e-6 + 4e-15 * scaled  # ten times what the last digits come to
     if is_close.any():
         again = price_s(*(one[is_close] for one in sizes))
         rounded[is_close] = np.rint(again * PS_PER_S / unit[is_close])
