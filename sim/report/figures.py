@@ -31,16 +31,22 @@ INKS: Mapping[str, Mapping[str, str]] = {
         "v0": "#0072b2", "v1": "#d55e00", "v2": "#00875f", "v3": "#b4558f",
         "v4": "#b07800", "v5": "#3d3d99", "v6": "#1b95c9", "v7": "#7a7a7a",
         "tokens": "#0072b2", "reserved": "#7fc4ec", "internal": "#e69f00", "external": "#d55e00",
-        "free": "#e9ecef", "limit": "#9a2a2a", "shared": "#24292f", "cached": "#d9c99c",
+        "free": "#e9ecef", "waits": "#a9b3bd", "limit": "#9a2a2a", "shared": "#24292f", "cached": "#d9c99c",
     },
     "dark": {
         "paper": "#14181d", "text": "#dfe4ea", "muted": "#9aa5b1", "grid": "#2c343d",
         "v0": "#4aa8e0", "v1": "#f08a45", "v2": "#35c296", "v3": "#e08fc0",
         "v4": "#e6b84d", "v5": "#9d9df0", "v6": "#7fd0f0", "v7": "#a8a8a8",
         "tokens": "#2f8fcb", "reserved": "#8fd0f5", "internal": "#e6ab2e", "external": "#e8703a",
-        "free": "#2a3038", "limit": "#ff8f8f", "shared": "#ffffff", "cached": "#6e6244",
+        "free": "#2a3038", "waits": "#6b7683", "limit": "#ff8f8f", "shared": "#ffffff", "cached": "#6e6244",
     },
 }  # fmt: skip
+
+
+MAX_TICKS = 9
+MIN_TICKS = 3
+SEEN_FROM = 0.002  # of the widest bar: less is no pixel, and a name in the legend that nobody finds
+WRITTEN_FROM = 0.08  # of the widest bar: a narrower part has no room for its name
 
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
@@ -111,6 +117,34 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
     }
 
 
+def seconds_axis(title: str, top_s: float, **more: Any) -> dict[str, Any]:
+    """An axis of seconds up to ``top_s``: below a second its ticks read 2ms or 50µs."""
+    short = {"tickformat": "~s", "ticksuffix": "s", "hoverformat": ".3s"} if top_s < 1 else {}
+    return axis(title if short else f"{title} (s)", rangemode="tozero", **(short | more))
+
+
+def whole_axis(title: str, values: Sequence[float], **more: Any) -> dict[str, Any]:
+    """An axis of what is counted: ticks at the values that there are, or at least at no fraction."""
+    found = sorted(set(values))
+    if len(found) <= MAX_TICKS:
+        return axis(title, tickmode="array", tickvals=found, **more)
+    span = found[-1] - found[0]
+    return axis(title, **({"dtick": 1} if span < MAX_TICKS else {}), tickformat=",d", **more)
+
+
+def round_ticks(low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis with ticks at 1, else at 1, 2 and 5, else at 1 to 9, each with its whole number.
+
+    Plotly chooses where even these are too few.
+    """
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1,), (1, 2, 5), range(1, 10)):
+        values = [step * 10.0**power for power in decades for step in steps]
+        if sum(low <= value <= high for value in values) >= MIN_TICKS:
+            return {"type": "log", "tickvals": values, "ticktext": [f"{value:,.12g}" for value in values]}
+    return {"type": "log"}
+
+
 def layout(x: Mapping[str, Any], y: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """A figure's layout: a transparent background, the legend above the plot and never over the marks."""
     return {
@@ -122,10 +156,43 @@ def layout(x: Mapping[str, Any], y: Mapping[str, Any], **more: Any) -> dict[str,
         "margin": {"l": 48, "r": 40, "t": 34, "b": 44},
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.01, "yanchor": "bottom"},
         "hoverlabel": {"font": {"size": 12}, "namelength": -1},
+        "uniformtext": {"minsize": 10, "mode": "hide"},  # what has no room in its bar is not written
         # The tool bar stands in the right margin, where neither marks nor legend are.
         "modebar": {"orientation": "v", "bgcolor": "@paper", "color": "@muted", "activecolor": "@text"},
         **more,
     }
+
+
+def stacked_bars(
+    parts: Mapping[str, tuple[str, Sequence[float]]], labels: Sequence[str], unit: str
+) -> list[Trace]:
+    """Horizontal bars, one per label: (ink, values) by part; what has room carries its name."""
+    sums = [sum(values) for values in zip(*(values for _, values in parts.values()), strict=True)]
+    widest = max(sums, default=0.0)
+    return [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": plain(part),
+            "y": list(labels),
+            "x": list(values),
+            "marker": {"color": f"@{ink}", "line": {"color": "@paper", "width": 1}},
+            "text": [plain(part) if value >= WRITTEN_FROM * widest else "" for value in values],
+            "textposition": "inside",
+            "insidetextanchor": "middle",
+            "textangle": 0,
+            "hovertemplate": f"%{{y}}: {plain(part)} %{{x:.4~s}}{unit}<extra></extra>",
+        }
+        for part, (ink, values) in parts.items()
+        if any(value >= SEEN_FROM * widest for value in values) and any(values)
+    ]
+
+
+def bars_layout(x: Mapping[str, Any]) -> dict[str, Any]:
+    """The layout of ``stacked_bars``: the first label on top, the legend in the order of the parts."""
+    shown = layout(x, axis("", autorange="reversed", type="category"), barmode="stack", bargap=0.35)
+    shown["legend"]["traceorder"] = "normal"
+    return shown
 
 
 # As many points stand side by side in a figure of half a page.

@@ -53,6 +53,19 @@ def test_a_report_has_its_pictures_and_opens_offline() -> None:
     assert "plot-tiles_0" in render_html(report_of(answer("kernel/tiles_over_time")))
 
 
+@pytest.mark.parametrize("key", ["launches", "hbm_traffic"])
+def test_the_bar_of_standard_attention_names_its_scores(key: str) -> None:
+    report = report_of(answer("kernel/standard_vs_flash"))
+    pictures = {one.key: one for section in report.sections for one in section.pictures}
+    at = {trace["name"]: trace["x"][trace["y"].index("standard")] for trace in pictures[key].traces}
+    assert at["S = QKᵀ"] > 0
+    assert at["P = softmax(S)" if key == "hbm_traffic" else "softmax"] > 0
+    assert at.get("all others", 0.0) < 0.05 * sum(at.values())
+    # Under whatever name, the whole bar is there: the numbers below the picture are its parts.
+    numbers = sum(sum(row[2:]) for row in pictures[key].rows if row[0] == "standard")  # type: ignore[arg-type]
+    assert sum(at.values()) == pytest.approx(numbers, rel=0.01)
+
+
 def test_two_runs_are_the_same_bytes() -> None:
     one, other = (answer("kernel/block_size") for _ in range(2))
     assert render_markdown(report_of(one)) == render_markdown(report_of(other))

@@ -26,7 +26,20 @@ from toy_runs import toy_file, toy_results
 import sim
 from sim.kinds.registry import report_of
 from sim.report.blocks import Code
-from sim.report.figures import INKS, digits, in_runs, lanes, percent, thinned
+from sim.report.figures import (
+    INKS,
+    MAX_TICKS,
+    SEEN_FROM,
+    WRITTEN_FROM,
+    digits,
+    in_runs,
+    lanes,
+    percent,
+    round_ticks,
+    stacked_bars,
+    thinned,
+    whole_axis,
+)
 from sim.report.html import plotly_js, render_html, render_index
 from sim.report.markdown import render_markdown
 from sim.report.settings import profile_hash
@@ -439,6 +452,46 @@ def test_a_page_of_many_variants_stays_small() -> None:
     runs = {name: [dataclasses.replace(found["continuous"][0], variant=name)] for name in names}
     page = render_html(report_of(answer_of(file, runs)))
     assert len(page) - len(plotly_js()) < 600_000
+
+
+# Axes and bars
+
+
+@given(st.lists(st.integers(0, 5000), min_size=1, max_size=40))
+def test_what_is_counted_has_no_fractional_tick(values: list[int]) -> None:
+    shown = whole_axis("replicas", values)
+    if len(set(values)) <= MAX_TICKS:
+        assert shown["tickvals"] == sorted(set(values))
+    else:
+        # Plotly's own steps below 1 exist only where fewer than ten units are shown.
+        assert shown["tickformat"] == ",d"
+        assert shown.get("dtick") == 1 or max(values) - min(values) >= MAX_TICKS
+
+
+@given(st.floats(1e-6, 1e9), st.floats(1.01, 1e4))
+def test_a_logarithmic_axis_has_ticks_inside_and_names_every_one(low: float, factor: float) -> None:
+    shown = round_ticks(low, low * factor)
+    assert shown["type"] == "log"
+    if "tickvals" not in shown:
+        assert factor < 4  # Plotly's own
+        return
+    assert sum(low <= value <= low * factor for value in shown["tickvals"]) >= 3
+    for value, text in zip(shown["tickvals"], shown["ticktext"], strict=True):
+        assert float(text.replace(",", "")) == pytest.approx(value, rel=1e-9)
+
+
+AMOUNTS = st.lists(st.floats(0, 1e3), min_size=2, max_size=2)
+
+
+@given(st.dictionaries(st.text("abc<", min_size=1, max_size=3), AMOUNTS, min_size=1, max_size=6))
+def test_the_legend_names_exactly_what_can_be_seen(parts: dict[str, list[float]]) -> None:
+    traces = stacked_bars({name: ("v0", values) for name, values in parts.items()}, ["a", "b"], "s")
+    widest = max(sum(values[i] for values in parts.values()) for i in range(2))
+    seen = [name for name, values in parts.items() if any(v > 0 and v >= SEEN_FROM * widest for v in values)]
+    assert [html.unescape(trace["name"]) for trace in traces] == seen
+    for trace in traces:
+        for value, text in zip(trace["x"], trace["text"], strict=True):
+            assert bool(text) == (value >= WRITTEN_FROM * widest)
 
 
 # Fewer points

@@ -24,7 +24,7 @@ from sim.kernel.run import KernelResult, run_kernel
 from sim.kernel.scenario import KernelScenario
 from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, Section, text_table
 from sim.report.decision import decision_section, warning_blocks
-from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, lanes, layout
+from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, lanes, layout, seconds_axis
 from sim.report.published import published_sections
 from sim.results.answer import answer_line
 from sim.units import format_count, format_gb, format_quantity
@@ -109,11 +109,13 @@ def _speedup(shown: Sequence[tuple[Lane, KernelResult]], reference: str) -> Pict
             for length, time_s, ratio in zip(LENGTHS, times[lane.name], ratios, strict=True)
         ]
         if lane.name != reference:
-            traces.append(_line(lane, LENGTHS, ratios))
+            known = [(x, y) for x, y in zip(LENGTHS, ratios, strict=True) if y is not None]
+            traces.append(_line(lane, [x for x, _ in known], [y for _, y in known]))
     best = max((row for row in rows if row[3] is not None), key=lambda row: float(row[3] or 0), default=None)
     if best is None or not traces:
         return None
     gone = [str(length) for length, time_s in zip(LENGTHS, base, strict=True) if time_s is None]
+    reached = sorted({x for trace in traces for x in trace["x"]})
     missing = f" {reference} does not fit the memory at {', '.join(gone)} tokens." if gone else ""
     return Picture(
         key="speedup_by_length",
@@ -121,7 +123,7 @@ def _speedup(shown: Sequence[tuple[Lane, KernelResult]], reference: str) -> Pict
         reading=f"At most {digits(float(best[3] or 0))} × ({best[0]} at {best[1]} tokens).{missing}",
         traces=traces,
         layout=layout(
-            axis("tokens per sequence", type="log", tickvals=list(LENGTHS), tickformat="d"),
+            axis("tokens per sequence", type="log", tickvals=reached, tickformat="d"),
             axis("speed-up, ×", rangemode="tozero"),
         ),
         header=("variant", "seqlen", "time_s", "speedup"),
@@ -143,7 +145,8 @@ def _sram(lane: Lane, run: KernelResult) -> Picture:
         ),
         traces=[_line(lane, SRAM_KIB, times)],
         layout=layout(
-            axis("SRAM per SM, KiB", type="log", tickvals=list(SRAM_KIB)), axis("time, s", rangemode="tozero")
+            axis("SRAM per SM, KiB", type="log", tickvals=list(SRAM_KIB)),
+            seconds_axis("time", max(time_s for _, time_s in known)),
         ),
         header=("sram_kib", "time_s", "hbm_bytes"),
         rows=list(zip(SRAM_KIB, times, moved, strict=True)),

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from math import ceil, floor, log10
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from sim.kernel.launches import Launch
 from sim.kernel.metrics import KERNEL_METRICS
 from sim.kernel.records import Tile
 from sim.kernel.run import KernelResult, bytes_by_tensor
-from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, percent, seconds, thinned
+from sim.report.figures import (
+    Lane,
+    Picture,
+    Row,
+    Trace,
+    axis,
+    bars_layout,
+    digits,
+    layout,
+    percent,
+    round_ticks,
+    seconds,
+    seconds_axis,
+    stacked_bars,
+    thinned,
+)
 from sim.results.metric import format_metric
 from sim.units import format_count
 
 Runs = Mapping[str, Sequence[KernelResult]]
-_MOST_COLOURS = 7  # one more for the rest together
+_MOST_COLOURS = 8  # the rest together is grey
 _MOST_FILLS = 16  # launches whose SRAM can be told apart in one picture
 _REST = "all others"
 
@@ -60,19 +75,12 @@ def roofline_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
         reading="; ".join(parts) + ". Bytes are those that L2 does not serve.",
         traces=traces,
         layout=layout(
-            axis("useful FLOPs per byte from HBM", type="log", **log_ticks(low, high)),
-            axis("TFLOP/s", type="log", **log_ticks(*_ends(traces))),
+            axis("useful FLOPs per byte from HBM", **round_ticks(low, high)),
+            axis("TFLOP/s", **round_ticks(*_ends(traces))),
         ),
         header=("variant", "flops_per_byte", "achieved_flops_per_s", "roof_flops_per_s", "roof_fraction"),
         rows=rows,
     )
-
-
-def log_ticks(low: float, high: float) -> dict[str, list[float] | list[str]]:
-    """Ticks of a logarithmic axis at 1, 2 and 5, each with its whole number."""
-    decades = range(floor(log10(low)), ceil(log10(high)) + 1)
-    values = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
-    return {"tickvals": values, "ticktext": [f"{value:,.12g}" for value in values]}
 
 
 def _ends(traces: Sequence[Trace]) -> tuple[float, float]:
@@ -111,7 +119,8 @@ def traffic_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture:
     moved = {lane.name: bytes_by_tensor(run) for lane, run in first_runs(runs, lanes)}
     amounts = {name: {one: float(sum(pair)) for one, pair in found.items()} for name, found in moved.items()}
     tensors_shown = _by_share(amounts)
-    traces = _stacked(tensors_shown, amounts, lanes)
+    families = _in_families(amounts, _tensor_family)
+    traces = _stacked(_by_share(families), families, lanes, "B")
     rows: list[Row] = [
         (lane.name, tensor, *moved[lane.name][tensor])
         for lane in lanes
@@ -121,11 +130,7 @@ def traffic_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture:
     sums = {name: sum(map(sum, tensors.values())) for name, tensors in moved.items()}
     metric = KERNEL_METRICS["hbm_bytes"]
     said = "; ".join(f"{name} moves {format_metric(size, metric)}" for name, size in sums.items())
-    shown = layout(
-        axis("bytes to and from device memory", exponentformat="SI"),
-        axis("", autorange="reversed", type="category"),
-        barmode="stack",
-    )
+    shown = bars_layout(axis("to and from device memory", tickformat="~s", ticksuffix="B"))
     return Picture(
         key="hbm_traffic",
         title="HBM traffic by tensor",
@@ -143,8 +148,8 @@ def launches_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
     shown = finished(runs, lanes)
     spent: dict[str, dict[str, float]] = {}
     for lane, run in shown:
-        for record in run.records:
-            per = spent.setdefault(record.name, {})
+        for launch, record in zip(run.plan.launches, run.records, strict=True):
+            per = spent.setdefault(_launch_label(launch, record.name), {})
             per[lane.name] = per.get(lane.name, 0.0) + (record.end_ps - record.start_ps) * 1e-12
         if run.host_copy_ps:
             waits = spent.setdefault("host link, not hidden", {})
@@ -156,7 +161,9 @@ def launches_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
         for lane, _ in shown
     }
     names = _by_share(amounts)
-    traces = _stacked(names, amounts, [lane for lane, _ in shown])
+    families = _in_families(amounts, _launch_family)
+    traces = _stacked(_by_share(families), families, [lane for lane, _ in shown], "s")
+    longest = max(sum(parts.values()) for parts in amounts.values())
     rows: list[Row] = [
         (lane.name, name, spent[name][lane.name])
         for lane, _ in shown
@@ -169,7 +176,7 @@ def launches_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
         title="Time by launch",
         reading="; ".join(parts) + ".",
         traces=traces,
-        layout=layout(axis("seconds"), axis("", autorange="reversed", type="category"), barmode="stack"),
+        layout=bars_layout(seconds_axis("time", longest)),
         header=("variant", "launch", "time_s"),
         rows=rows,
         height_px=180 + 48 * len(shown),
@@ -192,26 +199,79 @@ def _by_share(amounts: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def _stacked(
-    names: Sequence[str], amounts: Mapping[str, Mapping[str, float]], lanes: Sequence[Lane]
+    names: Sequence[str], amounts: Mapping[str, Mapping[str, float]], lanes: Sequence[Lane], unit: str
 ) -> list[Trace]:
     """A bar per variant: the largest parts in colours of their own, the rest together."""
-    most = len(names) if len(names) <= _MOST_COLOURS + 1 else _MOST_COLOURS
     parts: list[tuple[tuple[str, ...], str, str]] = [
-        ((name,), name, f"@v{index}") for index, name in enumerate(names[:most])
+        ((name,), name, f"v{index}") for index, name in enumerate(names[:_MOST_COLOURS])
     ]
-    if names[most:]:
-        parts.append((tuple(names[most:]), _REST, "@muted"))
-    return [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "name": label,
-            "y": [lane.label for lane in lanes],
-            "x": [sum(amounts[lane.name].get(name, 0.0) for name in members) for lane in lanes],
-            "marker": {"color": color},
-        }
-        for members, label, color in parts
-    ]
+    if names[_MOST_COLOURS:]:
+        parts.append((tuple(names[_MOST_COLOURS:]), _REST, "muted"))
+    found = {
+        label: (ink, [sum(amounts[lane.name].get(name, 0.0) for name in members) for lane in lanes])
+        for members, label, ink in parts
+    }
+    return stacked_bars(found, [lane.label for lane in lanes], unit)
+
+
+def _in_families(
+    amounts: Mapping[str, Mapping[str, float]], family_of: Callable[[str], str]
+) -> dict[str, dict[str, float]]:
+    """Parts under the names that a reader knows; under their families where they are more than colours."""
+    every = {name for parts in amounts.values() for name in parts}
+    label_of = family_of if len(every) > _MOST_COLOURS else _label
+    shown: dict[str, dict[str, float]] = {variant: {} for variant in amounts}
+    for variant, parts in amounts.items():
+        for name, amount in parts.items():
+            label = label_of(name)
+            shown[variant][label] = shown[variant].get(label, 0.0) + amount
+    return shown
+
+
+# Attention's tensors as its papers write them; other kernels' names stand as they are.
+LABELS = {
+    "q": "Q", "k": "K", "v": "V", "o": "O", "do": "dO", "dq": "dQ", "dk": "dK", "dv": "dV",
+    "s": "S = QKᵀ", "s_masked": "S + mask", "p": "P = softmax(S)", "p_dropped": "P after dropout",
+    "dp": "dP", "dp_kept": "dP after dropout", "ds": "dS", "dq_sum": "sums of dQ",
+    "dropout_mask": "dropout's mask", "l": "row sums", "m": "row maxima", "lse": "log-sum-exp",
+}  # fmt: skip
+TENSOR_FAMILIES = {
+    "S = QKᵀ": ("s", "s_masked"),
+    "P = softmax(S)": ("p", "p_dropped"),
+    "dP, dS": ("dp", "dp_kept", "ds"),
+    "Q, K, V, O": ("q", "k", "v", "o"),
+    "dQ, dK, dV, dO": ("dq", "dk", "dv", "do"),
+    "softmax's statistics": ("l", "m", "lse", "delta"),
+}
+LAUNCH_FAMILIES = {
+    "S = QKᵀ": ("S = QKᵀ",),
+    "softmax": ("softmax", "softmax backward"),
+    "dropout": ("dropout", "dropout backward"),
+    "O = PV": ("O",),
+    "dV, dP, dQ, dK": ("dV", "dP", "dQ", "dK"),
+}
+
+
+def _label(tensor: str) -> str:
+    return LABELS.get(tensor, tensor)
+
+
+def _tensor_family(name: str) -> str:
+    found = (family for family, members in TENSOR_FAMILIES.items() if name in members)
+    return next(found, _label(name))
+
+
+def _launch_family(name: str) -> str:
+    direction = name.rpartition(" ")[2]
+    if name.startswith("flash_attention") and direction in ("forward", "backward"):
+        return f"FlashAttention {direction}"
+    return next((family for family, members in LAUNCH_FAMILIES.items() if name in members), name)
+
+
+def _launch_label(launch: Launch, name: str) -> str:
+    """A product of attention is called by what it makes, not by its tile."""
+    made = [LABELS[tensor] for tensor in launch.writes if tensor in LABELS]
+    return made[0] if name.startswith("gemm") and len(made) == 1 else name
 
 
 def sram_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
@@ -243,7 +303,10 @@ def sram_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
         title="SRAM fill over time",
         reading=peaks + ".",
         traces=traces,
-        layout=layout(axis("time, s"), axis("share of all SMs' SRAM", tickformat=".0%", rangemode="tozero")),
+        layout=layout(
+            seconds_axis("time", max(run.time_ps for _, run in shown) * 1e-12),
+            axis("share of all SMs' SRAM", tickformat=".0%", rangemode="tozero"),
+        ),
         header=("variant", "time_s", "sram_fraction"),
         rows=rows,
     )

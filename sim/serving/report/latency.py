@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,17 +10,20 @@ import numpy.typing as npt
 
 from sim.arrays import PS_PER_S, Float64
 from sim.report.figures import (
+    SEEN_FROM,
     Lane,
     Picture,
     Row,
     Trace,
     axis,
+    bars_layout,
     cdf_sketch,
     digits,
     layout,
     log_ticks,
     percent,
     seconds,
+    seconds_axis,
 )
 from sim.serving.record_statistics import request_times
 from sim.serving.records import FINISHED, RequestColumns, RunResult
@@ -113,11 +117,13 @@ def _shares(count: int) -> Float64:
 
 def _time_axis(values: Sequence[Float64], title: str) -> dict[str, object]:
     """Seconds: logarithmic where they span more than a factor of 30."""
-    low = min(float(part[np.searchsorted(part, 0, side="right") :].min(initial=np.inf)) for part in values)
+    # From the first hundredth: a few short ones would leave the left half of the picture empty.
+    low = min(float(np.quantile(part, 0.01)) for part in values)
     high = max(float(part.max()) for part in values)
-    if np.isfinite(low) and low > 0 and high > 30 * low:
-        return axis(title, **log_ticks(low, high))
-    return axis(f"{title} (s)", rangemode="tozero")
+    if low > 0 and high > 30 * low:
+        shown = [math.log10(low / 1.1), math.log10(high * 1.1)]
+        return axis(title, **log_ticks(low, high), range=shown)
+    return seconds_axis(title, high)
 
 
 def _slo_mark(slo_s: float) -> dict[str, object]:
@@ -244,15 +250,11 @@ def kv_picture(results: Mapping[str, Sequence[RunResult]], lanes: Sequence[Lane]
     shares = {lane.name: mean_kv_fractions(results[lane.name]) for lane in lanes}
     labels = [lane.label for lane in lanes]
     traces: list[Trace] = [
-        _bar(kind, labels, [shares[lane.name][kind] for lane in lanes]) for kind in KV_MEANINGS
+        _bar(kind, labels, [shares[lane.name][kind] for lane in lanes])
+        for kind in KV_MEANINGS
+        if any(share[kind] > SEEN_FROM for share in shares.values())
     ]
-    shown = layout(
-        axis("share of the KV budget", range=[0, 1], tickformat=".0%", dtick=0.2),
-        axis("", autorange="reversed", type="category"),
-        barmode="stack",
-    )
-    shown["legend"]["traceorder"] = "normal"
-    shown["bargap"] = 0.35
+    shown = bars_layout(axis("share of the KV budget", range=[0, 1], tickformat=".0%", dtick=0.2))
     rows: list[Row] = [(lane.name, *(shares[lane.name][kind] for kind in KV_MEANINGS)) for lane in lanes]
     return Picture(
         key="kv_budget",
@@ -280,7 +282,6 @@ def _bar(kind: str, labels: Sequence[str], values: Sequence[float]) -> Trace:
         "textposition": "inside",
         "insidetextanchor": "middle",
         "textangle": 0,
-        "constraintext": "none",
         "hovertemplate": "%{y}: %{x:.1%} " + KV_MEANINGS[kind] + "<extra></extra>",
     }
 

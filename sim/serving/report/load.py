@@ -11,17 +11,22 @@ import numpy.typing as npt
 
 from sim.arrays import PS_PER_S, Float64
 from sim.report.figures import (
+    MAX_TICKS,
     SCREEN_COLUMNS,
+    SEEN_FROM,
     Lane,
     Picture,
     Row,
     Trace,
     axis,
+    bars_layout,
     digits,
     layout,
     percent,
     seconds,
+    seconds_axis,
     sparkline,
+    stacked_bars,
 )
 from sim.serving.records import RunResult, SegmentColumns
 
@@ -38,6 +43,9 @@ PAGE_BINS = 4 * MAX_BINS  # of all pictures together: many variants share a row 
 SHARED_WITHIN = 8
 
 
+SMALL_PART = 0.5  # what fills less of a picture gets a scale of its own
+
+
 KINDS = ("tokens", "reserved", "internal", "external")
 
 
@@ -52,6 +60,13 @@ class Load:
     width_s: float
     levels: Mapping[str, Float64]
     capacity_tokens: int
+
+    @property
+    def shown_tokens(self) -> float:
+        """Up to where KV is drawn: its capacity, or what is held at most where that is a small part."""
+        held = sum((self.levels[kind] for kind in KINDS), np.zeros(1))
+        peak = float(held.max())
+        return peak if 0 < peak < SMALL_PART * self.capacity_tokens else float(self.capacity_tokens)
 
 
 def load_over_time(result: RunResult, bins: int = MAX_BINS) -> Load:
@@ -125,13 +140,15 @@ def _load_picture(load: Load, lane: Lane, seed: int, tops: tuple[float, float]) 
 
 def _layout(load: Load, tops: tuple[float, float]) -> dict[str, Any]:
     """Two panels over one time axis; one where there is no KV budget."""
+    counted = {"range": [0, tops[0]], "rangemode": "tozero", **({"dtick": 1} if tops[0] < MAX_TICKS else {})}
     if load.capacity_tokens <= 0:
-        return layout(axis("time (s)", range=[0, tops[1]]), axis("sequences", range=[0, tops[0]]))
+        return layout(axis("time (s)", range=[0, tops[1]]), axis("sequences", **counted))
+    top = load.shown_tokens
     shown = layout(
         axis("time (s)", anchor="y2", range=[0, tops[1]]),
-        axis("sequences", domain=[0.6, 1], range=[0, tops[0]]),
-        yaxis2=axis("KV tokens", domain=[0, 0.5], range=[0, load.capacity_tokens * 1.06]),
-        shapes=[_capacity(load.capacity_tokens)],
+        axis("sequences", domain=[0.6, 1], **counted),
+        yaxis2=axis("KV tokens", domain=[0, 0.5], range=[0, top * 1.06], tickformat="~s"),
+        shapes=[_capacity(load.capacity_tokens)] if top == load.capacity_tokens else [],
     )
     shown["legend"]["traceorder"] = "normal"
     return shown
@@ -167,7 +184,7 @@ def _stack(load: Load) -> list[Trace]:
             "fillcolor": f"@{kind}",
         }
         for kind in KINDS
-        if load.capacity_tokens > 0 and load.levels[kind].any()
+        if load.capacity_tokens > 0 and load.levels[kind].max() > SEEN_FROM * load.shown_tokens
     ]
 
 
@@ -206,10 +223,11 @@ def _reading(load: Load, name: str) -> str:
     point = f" A point is the mean of {seconds(load.width_s)}."
     if load.capacity_tokens <= 0:
         return f"{said}.{point}"
+    where = "dotted line" if load.shown_tokens == load.capacity_tokens else "far above the picture"
     held = float(load.levels["tokens"][busy].mean()) / load.capacity_tokens
     waste = sum(float(load.levels[kind][busy].mean()) for kind in KINDS[1:]) / load.capacity_tokens
     return (
-        f"{said}; {percent(held)} of the KV budget (dotted line: {load.capacity_tokens:,} tokens) "
+        f"{said}; {percent(held)} of the KV budget ({where}: {load.capacity_tokens:,} tokens) "
         f"holds tokens, {percent(waste)} is allocated or blocked without one.{point}"
     )
 
@@ -232,7 +250,7 @@ def _sketch(load: Load, top: float) -> str:
 
 
 def load_pictures(results: Mapping[str, Sequence[RunResult]], lanes: Sequence[Lane]) -> list[Picture]:
-    """One per variant, first seed, over the same time and the same KV tokens.
+    """One per variant, first seed, over the same time unless that left most of one picture empty.
 
     Sequences share their scale too, unless one queue would flatten the others to nothing.
     """
@@ -246,9 +264,11 @@ def load_pictures(results: Mapping[str, Sequence[RunResult]], lanes: Sequence[La
     peaks = [max(1.0, *(float(load.levels[name].max()) for name in LEVELS[:2])) for _, _, load in loads]
     is_shared = max(peaks) <= SHARED_WITHIN * min(peaks)
     longest = max(float(load.time_s[-1] + load.width_s / 2) for _, _, load in loads)
+    ends = [float(load.time_s[-1] + load.width_s / 2) for _, _, load in loads]
+    ends = [longest if end > SMALL_PART * longest else end for end in ends]
     return [
-        _load_picture(load, lane, seed, (1.05 * (max(peaks) if is_shared else top), longest))
-        for (lane, seed, load), top in zip(loads, peaks, strict=True)
+        _load_picture(load, lane, seed, (1.05 * (max(peaks) if is_shared else top), end))
+        for (lane, seed, load), top, end in zip(loads, peaks, ends, strict=True)
     ]
 
 
@@ -267,47 +287,29 @@ def operator_s_per_1000_tokens(results: Sequence[RunResult]) -> dict[str, float]
 
 
 def operator_picture(results: Mapping[str, Sequence[RunResult]], lanes: Sequence[Lane]) -> Picture | None:
-    """Stacked bars: seconds of GPU time per 1,000 output tokens, by operator."""
+    """Stacked bars: seconds of GPU time per 1,000 output tokens, by operator; None where there is one."""
     every = {lane.name: operator_s_per_1000_tokens(results[lane.name]) for lane in lanes}
     names = _largest(every)
-    if not names:
+    if len(names) < 2:
         return None
     spent = {name: _folded(operators, names) for name, operators in every.items()}
     order = [*names, OTHER]
-    traces = [_bar(index, operator, spent, lanes) for index, operator in enumerate(order)]
-    shown = layout(
-        axis("s per 1,000 output tokens", rangemode="tozero"),
-        axis("", autorange="reversed", type="category"),
-        barmode="stack",
-        bargap=0.35,
-    )
-    shown["legend"]["traceorder"] = "normal"
+    inks = {operator: f"v{index}" for index, operator in enumerate(names)} | {OTHER: "muted"}
+    parts = {one: (inks[one], [spent[lane.name].get(one, 0.0) for lane in lanes]) for one in order}
+    longest = max(sum(one.values()) for one in spent.values())
     operators = list(dict.fromkeys(name for one in every.values() for name in one))
     rows: list[Row] = [(op, *(every[lane.name].get(op, 0.0) for lane in lanes)) for op in operators]
     return Picture(
         key="operators",
         title="What the GPU's time is spent on",
         reading=_steps_reading(every),
-        traces=[bar for bar in traces if any(bar["x"])],
-        layout=shown,
+        traces=stacked_bars(parts, [lane.label for lane in lanes], "s"),
+        layout=bars_layout(seconds_axis("per 1,000 output tokens", longest)),
         header=("operator", *(f"{lane.name} s per 1000 output tokens" for lane in lanes)),
         rows=rows,
         sketch=_steps_sketch(spent),
         height_px=170 + 52 * len(lanes),
     )
-
-
-def _bar(index: int, operator: str, spent: Mapping[str, Mapping[str, float]], lanes: Sequence[Lane]) -> Trace:
-    """One operator's part of every variant's bar."""
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "name": operator,
-        "y": [lane.label for lane in lanes],
-        "x": [round(spent[lane.name].get(operator, 0.0), 9) for lane in lanes],
-        "marker": {"color": f"@v{index % 8}", "line": {"color": "@paper", "width": 1}},
-        "hovertemplate": "%{y}: " + operator + " %{x:.4g} s<extra></extra>",
-    }
 
 
 def _largest(every: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -9,7 +9,19 @@ import numpy as np
 
 from sim.arrays import Float64
 from sim.report.blocks import Block, Prose, Section, text_table
-from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, lanes, layout, seconds
+from sim.report.figures import (
+    Lane,
+    Picture,
+    Row,
+    Trace,
+    axis,
+    digits,
+    lanes,
+    layout,
+    round_ticks,
+    seconds,
+    seconds_axis,
+)
 from sim.training.learning.problems import largest_stable_rate
 from sim.training.learning.sgd import MAX_POINTS, LearningCurve, problem_of
 from sim.training.metrics import NOT_ABOUT_LARGE_MODELS
@@ -155,8 +167,10 @@ def _losses(runs: Runs, lanes: Sequence[Lane], against: str) -> Picture:
     ends = [float(x[-1]) for x, _ in curves.values()]
     # Asynchronous schemes make many more updates: side by side only on a logarithmic axis.
     is_log = not is_time and max(ends) > 4 * min(ends)
-    spread = {"type": "log"} if is_log else {"rangemode": "tozero"}
-    title = "s of simulated time" if is_time else "updates"
+    starts = [float(x[x > 0][0]) for x, _ in curves.values() if (x > 0).any()]
+    across = axis("updates", **(round_ticks(min(starts), max(ends)) if is_log else {"rangemode": "tozero"}))
+    if is_time:
+        across = seconds_axis("simulated time", max(ends))
     rows: list[Row] = [
         (name, float(x), float(y)) for name, found in curves.items() for x, y in zip(*found, strict=True)
     ]
@@ -165,7 +179,7 @@ def _losses(runs: Runs, lanes: Sequence[Lane], against: str) -> Picture:
         title=f"Loss against {'time' if is_time else 'updates'}",
         reading=_reading(runs, lanes, is_time=is_time),
         traces=[_trace(lane, *curves[lane.name], unit=unit) for lane in lanes],
-        layout=layout(axis(title, **spread), _loss_axis(curves)) | _targets(runs),
+        layout=layout(across, _loss_axis(curves)) | _targets(runs),
         header=("variant", "time_s" if is_time else "updates", "loss"),
         rows=rows,
         sketch=_sketch(curves, "s" if is_time else "updates"),
@@ -214,9 +228,8 @@ def _loss_axis(curves: Mapping[str, tuple[Float64, Float64]]) -> dict[str, objec
     start = max(float(y[0]) for _, y in curves.values())
     top = min(2 * start, 1.05 * max(float(y.max()) for _, y in curves.values()))
     if low > 0 and start > 5 * low:
-        return axis(
-            "loss", type="log", dtick="D2", range=[float(np.log10(0.9 * low)), float(np.log10(1.05 * top))]
-        )
+        shown = [float(np.log10(0.9 * low)), float(np.log10(1.05 * top))]
+        return axis("loss", **round_ticks(0.9 * low, 1.05 * top), range=shown)
     return axis("loss", range=[max(0.0, low - 0.1 * (top - low)), top])
 
 
@@ -302,11 +315,8 @@ def _point(lane: Lane, point: tuple[float, float]) -> Trace:
 
 def _log_range(values: Sequence[float]) -> dict[str, object]:
     """A logarithmic axis with a margin of a factor of two."""
-    return {
-        "type": "log",
-        "range": [float(np.log10(min(values) / 2)), float(np.log10(max(values) * 2))],
-        "dtick": "D2",
-    }
+    low, high = min(values) / 2, max(values) * 2
+    return round_ticks(low, high) | {"range": [float(np.log10(low)), float(np.log10(high))]}
 
 
 def _equal_times(points: Sequence[tuple[float, float]]) -> list[Trace]:

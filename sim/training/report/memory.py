@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, percent, seconds, sparkline
+from sim.report.figures import (
+    Lane,
+    Picture,
+    Row,
+    Trace,
+    axis,
+    digits,
+    layout,
+    percent,
+    seconds,
+    seconds_axis,
+    sparkline,
+)
 from sim.training.records import TrainingResult
 from sim.training.scenario import step_shape
 from sim.training.step.layer import LayerTimes, layer_times
@@ -181,8 +193,9 @@ Runs = Mapping[str, Sequence[TrainingResult]]
 MAX_PICTURES = 6
 # What stays has quiet colours, what comes and goes bright ones.
 INKS = {
+    "less than 1 % each": "shared",
     "CUDA context": "muted",
-    "fragmentation": "free",
+    "fragmentation": "waits",
     "weights": "v0",
     "optimizer states": "v6",
     "gradients": "v1",
@@ -193,6 +206,9 @@ INKS = {
     "gathered layers": "v7",
     "gradient buckets": "v7",
 }
+LITTLE = "less than 1 % each"
+SEEN_FROM = 0.01
+OWN_SCALE_BELOW = 0.5
 # The device's size is drawn where the step fills at least this share of it.
 SHOW_LIMIT_FROM = 0.4
 SKETCH_COLUMNS = 60
@@ -201,7 +217,7 @@ EXPLAINED = (
     "then backward from the last layer to the first. The peak is the account's below, to the byte, and "
     "shares its simplifications: gradient buffers are allocated before they are written, the logits stay "
     "until the last layer is back, and the margin for fragmentation is there all along. All pictures have "
-    "one scale."
+    "one scale, but for those that it would leave half empty."
 )
 
 
@@ -220,13 +236,19 @@ def memory_pictures(runs: Runs, lanes: Sequence[Lane]) -> list[Picture]:
         else:
             same.append(lane.name)
     top = max((max(timeline.totals_bytes) for _, timeline, _ in drawn), default=0)
-    return [_picture(one, index, top) for index, one in enumerate(drawn[:MAX_PICTURES])]
+    return [_picture(one, index, _scale(one[1], top)) for index, one in enumerate(drawn[:MAX_PICTURES])]
+
+
+def _scale(timeline: MemoryTimeline, top_bytes: int) -> int:
+    """What the picture's axis reaches: the same in all, but where most of it would stay empty."""
+    own = max(timeline.totals_bytes)
+    return top_bytes if own > OWN_SCALE_BELOW * top_bytes else own
 
 
 def _picture(drawn: tuple[StepShape, MemoryTimeline, Sequence[str]], index: int, top_bytes: int) -> Picture:
     shape, timeline, names = drawn
     hbm_bytes = shape.hardware.hbm_bytes
-    has_limit = top_bytes > SHOW_LIMIT_FROM * hbm_bytes
+    has_limit = hbm_bytes > top_bytes > SHOW_LIMIT_FROM * hbm_bytes
     top_gb = max(top_bytes, hbm_bytes if has_limit else 0) * 1.04 / 1e9
     line = {"color": "@limit", "width": 1.5, "dash": "dot"}
     limit = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": hbm_bytes / 1e9, "y1": hbm_bytes / 1e9}
@@ -235,9 +257,9 @@ def _picture(drawn: tuple[StepShape, MemoryTimeline, Sequence[str]], index: int,
         key=f"memory-{index}",
         title=f"Memory through one micro-batch: {', '.join(names)}",
         reading=_reading(shape, timeline, has_limit=has_limit),
-        traces=[_band(name, timeline) for name in timeline.held_bytes],
+        traces=[_band(name, timeline.times_s, held) for name, held in _bands(timeline).items()],
         layout=layout(
-            axis("s since the micro-batch began", rangemode="tozero"),
+            seconds_axis("since the micro-batch began", timeline.times_s[-1]),
             axis("GB held", range=[0, top_gb]),
             hovermode="x unified",
             shapes=[limit | {"line": line}] if has_limit else [],
@@ -251,14 +273,27 @@ def _picture(drawn: tuple[StepShape, MemoryTimeline, Sequence[str]], index: int,
     )
 
 
-def _band(name: str, timeline: MemoryTimeline) -> Trace:
+def _bands(timeline: MemoryTimeline) -> dict[str, Sequence[int]]:
+    """Held bytes by category; what never shows, together."""
+    least = SEEN_FROM * max(timeline.totals_bytes)
+    hidden = [name for name, held in timeline.held_bytes.items() if max(held) < least]
+    if len(hidden) < 2:
+        return dict(timeline.held_bytes)
+    seen: dict[str, Sequence[int]] = {
+        name: held for name, held in timeline.held_bytes.items() if name not in hidden
+    }
+    sums = [sum(column) for column in zip(*(timeline.held_bytes[name] for name in hidden), strict=True)]
+    return {LITTLE: sums, **seen}
+
+
+def _band(name: str, times_s: Sequence[float], held: Sequence[int]) -> Trace:
     return {
         "type": "scatter",
         "mode": "lines",
         "stackgroup": "held",
         "name": name,
-        "x": [float(f"{time:.7g}") for time in timeline.times_s],
-        "y": [size / 1e9 for size in timeline.held_bytes[name]],
+        "x": list(times_s),
+        "y": [size / 1e9 for size in held],
         "line": {"width": 0.5, "color": "@paper"},
         "fillcolor": f"@{INKS[name]}",
         "hovertemplate": "%{y:.3g} GB",

@@ -11,7 +11,21 @@ import numpy as np
 
 from sim.arrays import PS_PER_S, Int64
 from sim.report.blocks import Block, Prose, text_table
-from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, layout, percent, seconds
+from sim.report.figures import (
+    SCREEN_COLUMNS,
+    Lane,
+    Picture,
+    Row,
+    Trace,
+    axis,
+    bars_layout,
+    digits,
+    layout,
+    percent,
+    seconds,
+    seconds_axis,
+    stacked_bars,
+)
 from sim.training.records import Outcome, TrainingResult
 from sim.training.scenario import ExchangeConfig
 from sim.training.schedule.failures import with_failures
@@ -29,13 +43,14 @@ if TYPE_CHECKING:
 Span = tuple[int, str, float, float]
 
 
+# What a worker does, its column and its ink: the same one in the bars and in the timelines.
 PARTS = (
-    ("compute", "compute_ps"),
-    ("data loader", "data_stall_ps"),
-    ("waits for others", "wait_ps"),
-    ("exposed exchange", "exchange_ps"),
-    ("optimizer", "optimizer_ps"),
-    ("lost", "lost_ps"),
+    ("compute", "compute_ps", "v0"),
+    ("data loader", "data_stall_ps", "v4"),
+    ("waits for others", "wait_ps", "waits"),
+    ("exposed exchange", "exchange_ps", "v1"),
+    ("optimizer", "optimizer_ps", "v2"),
+    ("lost", "lost_ps", "limit"),
 )
 
 
@@ -45,41 +60,36 @@ MAX_TIMELINE_WORKERS = 16
 MAX_TIMELINE_STEPS = 12
 
 
-KINDS = (("compute", "v0"), ("data loader or pull", "v4"), ("exchange", "v1"), ("waits", "free"))
+MAX_TIMELINES = 6
+
+
+SEEN_OF_TIMELINE = 1 / SCREEN_COLUMNS  # shorter is no pixel, and a name in the legend that nobody finds
+
+
+KINDS = (("compute", "v0"), ("data loader or pull", "v4"), ("exchange", "v1"), ("waits", "waits"))
+
+
+# A worker that alone makes the job so much longer, or whose link does, is marked.
+STRAGGLES_FROM = 1.05
 
 
 def split_picture(results: Mapping[str, Sequence[TrainingResult]], lanes: Sequence[Lane]) -> Picture:
     """Stacked bars: seconds of one worker's step, by what it does, mean over workers, steps and seeds."""
     spent = {lane.name: _split(results[lane.name]) for lane in lanes}
-    traces: list[Trace] = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "name": part,
-            "y": [lane.label for lane in lanes],
-            "x": [round(spent[lane.name][part], 9) for lane in lanes],
-            "marker": {"color": f"@v{index}", "line": {"color": "@paper", "width": 1}},
-        }
-        for index, (part, _) in enumerate(PARTS)
-    ]
-    shown = layout(
-        axis("s per step", rangemode="tozero"),
-        axis("", autorange="reversed", type="category"),
-        barmode="stack",
-        bargap=0.35,
-    )
-    shown["legend"]["traceorder"] = "normal"
-    rows: list[Row] = [(part, *(spent[lane.name][part] for lane in lanes)) for part, _ in PARTS]
+    parts = {part: (ink, [spent[lane.name][part] for lane in lanes]) for part, _, ink in PARTS}
+    longest = max(sum(one.values()) for one in spent.values())
+    rows: list[Row] = [(part, *(spent[lane.name][part] for lane in lanes)) for part, _, _ in PARTS]
     return Picture(
         key="step-split",
         title="Where a worker's step goes",
         reading="; ".join(_reading(name, parts) for name, parts in spent.items()) + ".",
-        traces=[bar for bar in traces if any(bar["x"])],
-        layout=shown,
+        traces=stacked_bars(parts, [lane.label for lane in lanes], "s"),
+        layout=bars_layout(seconds_axis("a step of a worker", longest)),
         header=("part", *(f"{lane.name} s per step" for lane in lanes)),
         rows=rows,
         sketch="\n".join(
-            f"{part:18} " + "  ".join(f"{digits(v[part]):>10}" for v in spent.values()) for part, _ in PARTS
+            f"{part:18} " + "  ".join(f"{digits(value):>10}" for value in values)
+            for part, (_, values) in parts.items()
         ),
         height_px=170 + 52 * len(lanes),
     )
@@ -91,7 +101,7 @@ def _split(runs: Sequence[TrainingResult]) -> dict[str, float]:
         part: sum(float(getattr(run.outcome.workers, name).sum(dtype=np.float64)) for run in runs)
         / steps
         / PS_PER_S
-        for part, name in PARTS
+        for part, name, _ in PARTS
     }
 
 
@@ -105,42 +115,52 @@ def _reading(name: str, parts: Mapping[str, float]) -> str:
 def timeline_pictures(
     results: Mapping[str, Sequence[TrainingResult]], lanes: Sequence[Lane]
 ) -> list[Picture]:
-    """One timeline per variant: the first steps of the first workers, first seed."""
-    return [_timeline(results[lane.name][0], lane) for lane in lanes[:6]]
+    """The first steps of the first workers, first seed; one for all variants that spend them alike."""
+    alike: dict[tuple[Span, ...], list[Lane]] = {}
+    for lane in lanes:
+        spans = until_the_first_is_done(worker_spans(results[lane.name][0]))
+        alike.setdefault(tuple(spans), []).append(lane)
+    drawn = list(alike.items())[:MAX_TIMELINES]
+    return [_timeline(results[same[0].name][0], same, spans) for spans, same in drawn]
 
 
-def _timeline(run: TrainingResult, lane: Lane) -> Picture:
-    spans = until_the_first_is_done(worker_spans(run))
+def _timeline(run: TrainingResult, alike: Sequence[Lane], spans: Sequence[Span]) -> Picture:
+    slow = stragglers(run)
+    names = {
+        worker: f"<b>▸ worker {worker}</b>" if worker in slow else f"worker {worker}" for worker, *_ in spans
+    }
+    last = max((end for _, _, _, end in spans), default=0.0)
     traces: list[Trace] = []
     for kind, ink in KINDS:
         bars = [span for span in spans if span[1] == kind]
-        if bars:
+        if any(end - begin > SEEN_OF_TIMELINE * last for _, _, begin, end in bars):
             traces.append(
                 {
                     "type": "bar",
                     "orientation": "h",
                     "name": kind,
-                    "y": [f"worker {worker}" for worker, _, _, _ in bars],
+                    "y": [names[worker] for worker, _, _, _ in bars],
                     "base": [begin for _, _, begin, _ in bars],
                     "x": [end - begin for _, _, begin, end in bars],
                     "marker": {"color": f"@{ink}", "line": {"color": "@paper", "width": 0.5}},
                 }
             )
-    workers = sorted({span[0] for span in spans})
+    workers = sorted(names)
     shown = layout(
-        axis("s since the start", rangemode="tozero"),
+        seconds_axis("since the start", last, range=[0, last]),
         axis("", autorange="reversed", type="category"),
         barmode="overlay",
         bargap=0.2,
     )
     rows: list[Row] = [(worker, kind, begin, end) for worker, kind, begin, end in spans]
     busy = sum(end - begin for _, kind, begin, end in spans if kind == "compute")
-    length = max((end for _, _, _, end in spans), default=0.0) * max(1, len(workers))
+    length = last * max(1, len(workers))
     share = percent(busy / length) if length else "0 %"
     return Picture(
-        key=f"timeline-{lane.index}",
-        title=f"The first steps of {lane.name}",
-        reading=f"Until the first is done the {len(workers)} workers shown compute {share} of the time.",
+        key=f"timeline-{alike[0].index}",
+        title=f"The first steps of {', '.join(lane.name for lane in alike)}",
+        reading=f"Until the first is done the {len(workers)} workers shown compute {share} of the time."
+        + _marked(slow),
         traces=traces,
         layout=shown,
         header=("worker", "what", "from s", "to s"),
@@ -151,12 +171,30 @@ def _timeline(run: TrainingResult, lane: Lane) -> Picture:
     )
 
 
-def shown_workers(run: TrainingResult) -> list[int]:
-    """The first workers; of many the one that slows the job most in place of the last."""
+def stragglers(run: TrainingResult) -> dict[int, str]:
+    """Worker -> why it is marked: a slow link, or steps that alone make the job longer."""
     slowdown = run.outcome.slowdown_by_worker
-    first = list(range(min(len(slowdown), MAX_TIMELINE_WORKERS)))
     worst = max(range(len(slowdown)), key=lambda worker: slowdown[worker])
-    return first if worst in first else [*first[:-1], worst]
+    usual = float(np.median(slowdown))
+    found = {}
+    if slowdown[worst] > STRAGGLES_FROM * usual:
+        found[worst] = f"worker {worst} is the slowest, {digits(slowdown[worst])} × the fleet's mean"
+    for link in run.scenario.exchange.slow_links:
+        found[link.worker] = f"worker {link.worker} has a link {digits(link.slowdown)} × slower"
+    return found
+
+
+def _marked(slow: Mapping[int, str]) -> str:
+    return f" Marked: {'; '.join(slow.values())}." if slow else ""
+
+
+def shown_workers(run: TrainingResult) -> list[int]:
+    """The first workers; of many those that slow the job most in place of the last."""
+    slowdown = run.outcome.slowdown_by_worker
+    worst = max(range(len(slowdown)), key=lambda worker: slowdown[worker])
+    first = list(range(min(len(slowdown), MAX_TIMELINE_WORKERS)))
+    wanted = sorted({worst, *stragglers(run)} - set(first))[: len(first)]
+    return [*first[: len(first) - len(wanted)], *wanted]
 
 
 def until_the_first_is_done(spans: Sequence[Span]) -> list[Span]:

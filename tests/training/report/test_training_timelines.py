@@ -62,3 +62,25 @@ def test_spans_are_cut_where_the_first_worker_is_done() -> None:
         (1, "compute", 0.0, 3.0),
     ]
     assert until_the_first_is_done([]) == []
+
+
+def test_waits_are_drawn_and_the_straggler_is_marked(tmp_path: Path) -> None:
+    bsp, _ = timeline_pictures(results_of(tmp_path, 4, 2), lanes(["bsp", "asp"]))
+    drawn = {trace["name"]: trace for trace in bsp.traces}
+    assert set(drawn) == {"compute", "waits"}  # nothing is loaded, nothing exchanged: no name for it
+    assert drawn["waits"]["marker"]["color"] not in ("@paper", "@free")
+    assert set(drawn["waits"]["y"]) == {"worker 0", "worker 1", "worker 3"}
+    assert [label for label in dict.fromkeys(drawn["compute"]["y"]) if "▸" in label] == ["<b>▸ worker 2</b>"]
+    assert "worker 2 is the slowest" in bsp.reading
+
+
+def test_workers_that_are_alike_are_not_marked_and_alike_variants_are_drawn_once(tmp_path: Path) -> None:
+    path = tmp_path / "timeline.yaml"
+    alike = TEXT.replace("WORKERS", "4").replace(
+        "variation: {slow_workers: [{worker: SLOW, slowdown: 2}]}", ""
+    )
+    path.write_text(alike, encoding="utf-8")
+    (picture,) = timeline_pictures(run_scenario(load_scenario(path)).results, lanes(["bsp", "asp"]))
+    assert picture.title == "The first steps of bsp, asp"
+    assert not any("▸" in label for trace in picture.traces for label in trace["y"])
+    assert "Marked" not in picture.reading
