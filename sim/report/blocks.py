@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sim.report.figures import Picture
@@ -65,11 +65,12 @@ Block = Prose | Bullets | Facts | Code | Table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A heading, its blocks, then its pictures."""
+    """A heading, its blocks, then its pictures; ``is_folded`` shows the heading until it is opened."""
 
     title: str
     blocks: Sequence[Block] = ()
     pictures: Sequence[Picture] = ()
+    is_folded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,23 @@ class Report:
     answer: str
     badges: tuple[Cell, ...]
     sections: Sequence[Section]
+
+
+def what_decides_first(
+    open_sections: Sequence[Section | None], folded: Sequence[Section | None], deciding: Sequence[str]
+) -> list[Section]:
+    """The open sections, the first picture of the keys ``deciding`` that there is, then the rest, folded."""
+    rest = [section for section in folded if section is not None]
+    by_key = {one.key: one for section in rest for one in section.pictures}
+    chosen = [by_key[key] for key in deciding if key in by_key][:1]
+    shown = [section for section in open_sections if section is not None]
+    if chosen:
+        shown.append(Section(title="The picture that decides", pictures=chosen))
+    for section in rest:
+        pictures = [one for one in section.pictures if one not in chosen]
+        if section.blocks or pictures:
+            shown.append(replace(section, pictures=pictures, is_folded=True))
+    return shown
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], summary: str = "") -> Table:

@@ -187,11 +187,12 @@ def _bound(threshold: Threshold, metric: Metric) -> str:
     return ", ".join(given)
 
 
-def warning_blocks(comparison: Comparison) -> list[Block]:
-    """What the runs and their comparison are warned of, as the report of every kind has it."""
-    if not comparison.warnings:
-        return [Prose(text="No warning was raised.")]
-    return [Bullets(items=comparison.warning_lines)]
+def warning_section(comparison: Comparison) -> Section:
+    """What the runs and their comparison are warned of, in the report of every kind beside what decides."""
+    block: Block = Prose(text="No warning was raised.")
+    if comparison.warnings:
+        block = Bullets(items=comparison.warning_lines)
+    return Section(title="Warnings", blocks=(block,))
 
 
 def class_section(answer: AnyAnswer) -> Section | None:

@@ -68,10 +68,11 @@ def picture_html(picture: Picture) -> str:
     title = html.escape(picture.title)
     return (
         f"<figure><h3>{title}</h3>"
-        f'<div class="plot" id="plot-{picture.key}" role="img" aria-label="{title}" '
+        f'<div class="plot" id="plot-{picture.key}" role="group" aria-label="{title}" '
         f'style="--height:{picture.height_px}px;--legend:{LEGEND_LINE_PX * len(picture.traces)}px"></div>'
         f"<figcaption>{html.escape(picture.reading)}</figcaption>"
-        f'<details><summary>The numbers (<a download="{name}" href="{csv_uri(picture)}">CSV</a>)</summary>'
+        "<details><summary>The numbers</summary>"
+        f'<p><a download="{name}" href="{csv_uri(picture)}">{name}</a></p>'
         f"{shown}{rest}</details></figure>"
     )
 
@@ -95,7 +96,7 @@ def pictures_html(pictures: Sequence[Picture]) -> str:
 
 def table_html(header: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
     """A plain table in a box that scrolls by itself. Cells are text, escaped here."""
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in header)
+    head = _header_row(header)
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row) + "</tr>" for row in rows
     )
@@ -197,7 +198,14 @@ def report_html(report: Report) -> str:
 def section_html(section: Section) -> str:
     """A heading and what stands under it."""
     blocks = "\n".join(block_html(block) for block in section.blocks)
-    return f"<section><h2>{escape(section.title)}</h2>\n{blocks}\n{pictures_html(section.pictures)}</section>"
+    inner = f"{blocks}\n{pictures_html(section.pictures)}"
+    heading = f"<h2>{escape(section.title)}</h2>"
+    if section.is_folded:
+        # A browser's search looks into a closed <details> and opens it; page.js does so before printing.
+        count = len(section.pictures)
+        hint = f"<span>{count} picture{'s' if count > 1 else ''}</span>" if count else ""
+        return f"<section><details><summary>{heading}{hint}</summary>\n{inner}</details></section>"
+    return f"<section>{heading}\n{inner}</section>"
 
 
 def block_html(block: Block) -> str:
@@ -220,7 +228,7 @@ def _folded(inner: str, summary: str) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.header)
+    head = _header_row(table.header)
     body = "".join(
         "<tr>" + _head_cell(row[0]) + "".join(_cell(cell) for cell in row[1:]) + "</tr>" for row in table.rows
     )
@@ -230,6 +238,11 @@ def _table(table: Table) -> str:
         f'<div class="box" tabindex="0"><table{kind}><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>" + (f'<div class="notes">{notes}</div>' if notes else "")
     )
+
+
+def _header_row(names: Sequence[str]) -> str:
+    """The names of the columns; a column without one has no heading rather than an empty one."""
+    return "".join(f'<th scope="col">{escape(name)}</th>' if name else "<td></td>" for name in names)
 
 
 def _head_cell(cell: Cell) -> str:

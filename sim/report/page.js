@@ -2,6 +2,8 @@
 (() => {
   const page = JSON.parse(document.getElementById("pictures").textContent);
   const scheme = window.matchMedia("(prefers-color-scheme: dark)");
+  const coarse = window.matchMedia("(pointer: coarse)");
+  const NARROW_PX = 600;
 
   // Colours are written "@name", only under keys that hold colours: a variant may be called "@v0".
   function inked(value, inks, isColor) {
@@ -41,8 +43,10 @@
 
   function options(key) {
     return {
-      responsive: true,
+      responsive: false, // we begin anew at another width; two hands on one legend leave it over the marks
       displaylogo: false,
+      // A finger has no room for the tool bar, and a drag must scroll the page.
+      displayModeBar: coarse.matches ? false : "hover",
       modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
       toImageButtonOptions: { format: "png", filename: "gpuyard_" + key, scale: 2 },
       showSendToCloud: false,
@@ -51,21 +55,32 @@
     };
   }
 
-  const widths = {};
+  const placeOf = (picture) => document.getElementById("plot-" + picture.key);
+  // In a closed section nothing has a width: it is drawn when it is opened.
+  const isOpen = (place) => !place.closest("details:not([open])");
+  const drawnAs = {};
+
+  function drawn(picture, look) {
+    const place = placeOf(picture);
+    const [, before] = (drawnAs[picture.key] ?? "").split(" ");
+    drawnAs[picture.key] = `${look} ${place.clientWidth}`;
+    // Plotly leaves a legend where another width had it: begin anew.
+    if (before !== String(place.clientWidth)) Plotly.purge(place);
+    const inks = page.inks[look];
+    const layout = inked(picture.layout, inks, false);
+    if (coarse.matches) layout.dragmode = false;
+    if (place.clientWidth < NARROW_PX && coarse.matches) layout.margin.r = 16;
+    const frames = picture.frames.length ? inked(picture.frames, inks, false) : undefined;
+    return Plotly.react(place, { data: inked(picture.traces, inks, false), layout, config: options(picture.key), frames });
+  }
+
   async function draw() {
-    const inks = page.inks[scheme.matches ? "dark" : "light"];
+    const look = scheme.matches ? "dark" : "light";
     for (const picture of page.pictures) {
-      const place = document.getElementById("plot-" + picture.key);
-      const layout = inked(picture.layout, inks, false);
-      // On a phone a drag must scroll the page, not zoom the plot.
-      if (window.matchMedia("(pointer: coarse)").matches) layout.dragmode = false;
-      // Plotly leaves a legend where another width had it: begin anew.
-      if (widths[picture.key] !== place.clientWidth) Plotly.purge(place);
-      widths[picture.key] = place.clientWidth;
-      const frames = picture.frames.length ? inked(picture.frames, inks, false) : undefined;
-      await Plotly.react(place, { data: inked(picture.traces, inks, false), layout, config: options(picture.key), frames });
+      const place = placeOf(picture);
+      if (isOpen(place) && drawnAs[picture.key] !== `${look} ${place.clientWidth}`) await drawn(picture, look);
     }
-    document.documentElement.dataset.drawn = scheme.matches ? "dark" : "light";
+    document.documentElement.dataset.drawn = look;
   }
 
   // One drawing at a time, and one more when the window has come to rest.
@@ -74,5 +89,21 @@
   let rest;
   window.addEventListener("resize", () => { clearTimeout(rest); rest = setTimeout(redraw, 300); });
   scheme.addEventListener("change", redraw);
+  document.addEventListener("toggle", redraw, true);
+
+  // On paper every section is open, light, and as wide as a sheet.
+  let closed = [];
+  window.addEventListener("beforeprint", () => {
+    closed = [...document.querySelectorAll("details")].filter((one) => !one.closest("figure")).filter((one) => !one.open);
+    for (const one of closed) one.open = true;
+    document.documentElement.classList.add("paper");
+    for (const picture of page.pictures) drawn(picture, "light");
+  });
+  window.addEventListener("afterprint", () => {
+    document.documentElement.classList.remove("paper");
+    for (const one of closed) one.open = false;
+    redraw();
+  });
+
   redraw();
 })();

@@ -21,7 +21,10 @@ def published_sections(answer: AnyAnswer) -> tuple[Section, ...]:
     rows = tuple(_row(answer, value) for value in values)
     table = Table(header=("claim", "published", "simulated", "verdict", "source"), rows=rows, is_text=True)
     said = Prose(text="Nothing was fitted to these unless a line says so; what misses stays here.")
-    return (Section(title="Published, and what came out", blocks=(said, table)),)
+    missed = sum(row[3].tone == "bad" for row in rows)
+    return (
+        Section(title=f"Published, and what came out: {missed} of {len(rows)} missed", blocks=(said, table)),
+    )
 
 
 def _row(answer: AnyAnswer, value: Measured) -> tuple[Cell, ...]:

@@ -44,7 +44,10 @@ def find_chromium() -> str | None:
 
 @contextmanager
 def shown(path: Path) -> Iterator[Page]:
-    """The page at 1280 px, drawn. Without a browser the test is skipped, or fails where nothing may be."""
+    """The page at 1280 px, drawn and unfolded.
+
+    Without a browser the test is skipped, or fails where nothing may be.
+    """
     binary = find_chromium()
     if binary is None:
         if os.environ.get("GPUYARD_NO_SKIPS", "0") != "0":
@@ -54,6 +57,7 @@ def shown(path: Path) -> Iterator[Page]:
         page.look(1280)
         page.open(path)
         page.wait_for("document.documentElement.dataset.drawn === 'light'")
+        page.unfold()
         yield page
 
 
@@ -129,6 +133,13 @@ class Page:
         """Load a file and wait until the page's script has drawn."""
         self.send("Page.navigate", url=path.as_uri())
         self.wait_for("document.readyState === 'complete'")
+
+    def unfold(self) -> None:
+        """Open every section, and wait for what is drawn only then."""
+        self.value("document.querySelectorAll('section > details').forEach(one => { one.open = true; })")
+        self.wait_for(
+            "[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))"
+        )
 
     def wait_for(self, condition: str) -> None:
         """Wait until a JavaScript expression is true."""

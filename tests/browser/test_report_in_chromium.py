@@ -135,6 +135,7 @@ def test_names_that_look_like_colours_stay_names(page: Page, tmp_path: Path, ans
     path.write_text(render_html(report_of(answer_of(file, results))), encoding="utf-8")
     page.open(path)
     page.wait_for("document.documentElement.dataset.drawn !== undefined")
+    page.unfold()
     legend = page.value(
         "[...document.querySelectorAll('#plot-cdf_ttft_s .legendtext')].map(t => t.textContent)"
     )

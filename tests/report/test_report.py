@@ -25,12 +25,13 @@ from toy_runs import toy_file, toy_results
 
 import sim
 from sim.kinds.registry import report_of
-from sim.report.blocks import Code
+from sim.report.blocks import Code, Section, what_decides_first
 from sim.report.figures import (
     INKS,
     MAX_TICKS,
     SEEN_FROM,
     WRITTEN_FROM,
+    Picture,
     digits,
     in_runs,
     lanes,
@@ -56,6 +57,7 @@ from sim.serving.report.load import (
 )
 
 SIM = Path(sim.__file__).parent
+PICTURE = Picture(key="a", title="", reading="", traces=(), layout={}, header=(), rows=())
 
 
 @pytest.fixture(scope="module")
@@ -221,11 +223,37 @@ def test_no_kv_pictures_for_a_queue(answer: Answer) -> None:
 
 
 def test_sections_stand_in_order(answer: Answer) -> None:
-    titles = [section.title for section in build_report(answer).sections]
+    sections = build_report(answer).sections
+    titles = [section.title for section in sections]
     assert titles == [
-        "The question as understood", "Decision table", "Why", "How far to trust this",
-        "What is not modelled", "Reproduce",
+        "Decision table", "Warnings", "The picture that decides", "The question as understood", "Why",
+        "How far to trust this", "What is not modelled", "Reproduce",
     ]  # fmt: skip
+
+
+def test_what_decides_is_open_and_the_rest_folded(answer: Answer, page: str) -> None:
+    sections = build_report(answer).sections
+    assert [section.title for section in sections if not section.is_folded] == [
+        "Decision table", "Warnings", "The picture that decides",
+    ]  # fmt: skip
+    folded = [section.title for section in sections if section.is_folded]
+    assert re.findall(r"<details><summary><h2>(.*?)</h2>", page) == folded
+    # No picture is lost or shown twice by moving one.
+    keys = [picture.key for section in sections for picture in section.pictures]
+    assert sorted(keys) == sorted(picture.key for picture in report_pictures(answer))
+
+
+def test_the_deciding_picture_is_about_the_headline() -> None:
+    pictures = [dataclasses.replace(PICTURE, key=key) for key in ("a", "b", "c")]
+    folded = [Section(title="Why", pictures=pictures), Section(title="Empty"), None]
+    shown = what_decides_first([Section(title="Table"), None], folded, ("z", "b", "a"))
+    assert [(one.title, [p.key for p in one.pictures], one.is_folded) for one in shown] == [
+        ("Table", [], False),
+        ("The picture that decides", ["b"], False),
+        ("Why", ["a", "c"], True),
+    ]
+    (alone,) = what_decides_first([], [Section(title="Why", pictures=pictures[:1])], ("a",))
+    assert alone.title == "The picture that decides"
 
 
 def test_page_says_what_was_asked_and_what_came_out(answer: Answer, page: str) -> None:
@@ -393,7 +421,7 @@ def test_lines_and_text_stand_out(scheme: str) -> None:
 def test_every_picture_carries_its_numbers(answer: Answer, page: str) -> None:
     pictures = report_pictures(answer)
     links = dict(re.findall(r'download="(\w+)\.csv" href="data:text/csv;charset=utf-8,([^"]*)"', page))
-    assert list(links) == [picture.key for picture in pictures]
+    assert sorted(links) == sorted(picture.key for picture in pictures)
     for picture in pictures:
         header, *rows = csv.reader(io.StringIO(unquote(html.unescape(links[picture.key]))))
         assert tuple(header) == picture.header

@@ -22,8 +22,19 @@ from sim.kernel.report.pictures import (
 )
 from sim.kernel.run import KernelResult, run_kernel
 from sim.kernel.scenario import KernelScenario
-from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, Section, text_table
-from sim.report.decision import decision_section, warning_blocks
+from sim.report.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Code,
+    Facts,
+    Prose,
+    Report,
+    Section,
+    text_table,
+    what_decides_first,
+)
+from sim.report.decision import decision_section, warning_section
 from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, lanes, layout, seconds_axis
 from sim.report.published import published_sections
 from sim.results.answer import answer_line
@@ -194,14 +205,17 @@ def build_kernel_report(answer: Answer[KernelScenario, KernelResult]) -> Report:
         badges=tuple(
             Cell(text=f"{name}: {answer.comparison.verdicts(name)}") for name in answer.comparison.variants
         ),
-        sections=(
-            _question(answer, first_runs(runs, shown)),
-            decision_section(answer),
-            *published_sections(answer),
-            Section(title="Why", pictures=_pictures(runs, shown, answer.comparison.reference)),
-            _trust(answer, first_runs(runs, shown)),
-            Section(title="What is not modelled", blocks=(Bullets(items=NOT_MODELLED),)),
-            Section(title="Reproduce", blocks=_reproduce(answer)),
+        sections=what_decides_first(
+            (decision_section(answer), warning_section(answer.comparison)),
+            (
+                _question(answer, first_runs(runs, shown)),
+                *published_sections(answer),
+                Section(title="Why", pictures=_pictures(runs, shown, answer.comparison.reference)),
+                _trust(answer, first_runs(runs, shown)),
+                Section(title="What is not modelled", blocks=(Bullets(items=NOT_MODELLED),)),
+                Section(title="Reproduce", blocks=_reproduce(answer)),
+            ),
+            ("launches", "hbm_traffic"),
         ),
     )
 
@@ -244,7 +258,7 @@ def _question(answer: Answer[KernelScenario, KernelResult], runs: list[tuple[Lan
 
 
 def _trust(answer: Answer[KernelScenario, KernelResult], runs: list[tuple[Lane, KernelResult]]) -> Section:
-    """The warnings, then the fitted efficiencies in use, with what they were fitted to."""
+    """The fitted efficiencies in use, with what they were fitted to."""
     rows: list[tuple[str, ...]] = []
     for lane, run in runs:
         name, one, has_softmax = operation_of(run.scenario.kernel).efficiency(
@@ -252,7 +266,6 @@ def _trust(answer: Answer[KernelScenario, KernelResult], runs: list[tuple[Lane, 
         )
         rows.append((lane.name, name, _efficiency_text(name, one, has_softmax), one.source))
     blocks: tuple[Block, ...] = (
-        *warning_blocks(answer.comparison),
         Prose(text="Waves, tails, traffic and overlap are simulated; these few efficiencies were fitted."),
         text_table(("variant", "kernels", "efficiency", "source"), rows),
     )

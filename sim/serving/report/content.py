@@ -25,11 +25,12 @@ from sim.report.blocks import (
     Table,
     Tone,
     text_table,
+    what_decides_first,
 )
-from sim.report.decision import class_section, decision_section, warning_blocks
+from sim.report.decision import class_section, decision_section, warning_section
 from sim.report.figures import Lane, Picture, digits, lanes, percent
 from sim.report.settings import profile_hash, setting_text
-from sim.results.answer import answer_line
+from sim.results.answer import answer_line, headline_metric
 from sim.results.metric import format_metric
 from sim.scenario.file import ScenarioFile, plain, scenario_word
 from sim.serving.metrics import METRICS
@@ -255,9 +256,8 @@ KINDS = (
 
 
 def trust_section(answer: Answer[Scenario, RunResult]) -> Section:
-    """Warnings first; a reader who stops there has read what matters."""
+    """What was assumed and read, and where every number comes from; warnings stand with the answer."""
     blocks: list[Block] = [
-        *warning_blocks(answer.comparison),
         *_notes(answer),
         *_provenance(answer),
         *_memory(answer),
@@ -411,22 +411,33 @@ TONES: dict[str, Tone] = {"STABLE": "good", "OVERLOADED": "bad", "BACKLOGGED": "
 
 def build_report(answer: Answer[Scenario, RunResult]) -> Report:
     """The whole report of an answered scenario."""
-    sections = (
-        question_section(answer),
-        decision_section(answer),
-        class_section(answer),
-        Section(title="Why", pictures=report_pictures(answer)),
-        preemption_section(answer),
-        trust_section(answer),
-        Section(title="What is not modelled", blocks=(Bullets(items=NOT_MODELLED),)),
-        Section(title="Reproduce", blocks=_reproduce(answer)),
+    sections = what_decides_first(
+        (decision_section(answer), class_section(answer), warning_section(answer.comparison)),
+        (
+            question_section(answer),
+            Section(title="Why", pictures=report_pictures(answer)),
+            preemption_section(answer),
+            trust_section(answer),
+            Section(title="What is not modelled", blocks=(Bullets(items=NOT_MODELLED),)),
+            Section(title="Reproduce", blocks=_reproduce(answer)),
+        ),
+        _deciding(headline_metric(answer.comparison)),
     )
     return Report(
         question=answer.file.base.question,
         answer=answer_line(answer.comparison),
         badges=tuple(_badge(answer.comparison, name) for name in answer.comparison.variants),
-        sections=[section for section in sections if section is not None],
+        sections=sections,
     )
+
+
+def _deciding(headline: str) -> tuple[str, ...]:
+    """Which picture shows what the answer is about; the first of them that there is."""
+    times = [f"cdf_{metric}" for metric in ("ttft_s", "tpot_s", "e2e_s")]
+    if headline.startswith("kv_"):
+        return ("kv_budget", *times)
+    own = [key for key in times if headline.endswith(key.removeprefix("cdf_"))]
+    return (*own, "ttft_by_arrival", *times)
 
 
 def _badge(comparison: Comparison, variant: str) -> Cell:

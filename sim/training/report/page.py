@@ -6,8 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, Section, text_table
-from sim.report.decision import decision_section, warning_blocks
+from sim.report.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Code,
+    Facts,
+    Prose,
+    Report,
+    Section,
+    text_table,
+    what_decides_first,
+)
+from sim.report.decision import decision_section, warning_section
 from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, lanes, layout, percent
 from sim.results.answer import answer_line
 from sim.training.records import ScalingPoint, TrainingResult
@@ -164,17 +175,20 @@ def build_report(answer: Answer[TrainingScenario, TrainingResult]) -> Report:
         ring_picture(runs, shown),
         *link_pictures(runs, shown),
     ]
-    sections = (
-        _question(answer),
-        decision_section(answer),
-        learning_section(answer),
-        Section(title="Why", pictures=[one for one in pictures if one is not None]),
-        *_scaling(runs, shown),
-        *_memory(runs, shown),
-        Section(title="Who is to blame", blocks=blame(answer)),
-        _trust(answer),
-        Section(title="What is not modelled", blocks=(Bullets(items=NOT_MODELLED),)),
-        Section(title="Reproduce", blocks=_reproduce(answer)),
+    sections = what_decides_first(
+        (decision_section(answer), warning_section(answer.comparison)),
+        (
+            _question(answer),
+            learning_section(answer),
+            Section(title="Why", pictures=[one for one in pictures if one is not None]),
+            *_scaling(runs, shown),
+            *_memory(runs, shown),
+            Section(title="Who is to blame", blocks=blame(answer)),
+            _trust(answer),
+            Section(title="What is not modelled", blocks=(Bullets(items=NOT_MODELLED),)),
+            Section(title="Reproduce", blocks=_reproduce(answer)),
+        ),
+        ("loss-seconds", "scaling-rate", "step-split"),
     )
     return Report(
         question=answer.file.base.question,
@@ -182,7 +196,7 @@ def build_report(answer: Answer[TrainingScenario, TrainingResult]) -> Report:
         badges=tuple(
             Cell(text=f"{name}: {answer.comparison.verdicts(name)}") for name in answer.comparison.variants
         ),
-        sections=[one for one in sections if one is not None],
+        sections=sections,
     )
 
 
@@ -247,7 +261,7 @@ def _variants(answer: Answer[TrainingScenario, TrainingResult]) -> list[tuple[st
 
 
 def _trust(answer: Answer[TrainingScenario, TrainingResult]) -> Section:
-    blocks: list[Block] = warning_blocks(answer.comparison)
+    blocks: list[Block] = []
     notes = dict.fromkeys(
         f"{name}: {note}" for name, runs in answer.results.items() for run in runs[:1] for note in run.notes
     )

@@ -80,7 +80,7 @@ def _frame(frame: RingFrame, title: str, n: int) -> Frame:
 def _title(frame: RingFrame, n: int, comm_s: float) -> str:
     steps = num_ring_steps(n)
     if frame.step == 0:
-        return f"Start: every GPU has its own gradient, in {n} chunks"
+        return f"Start: every GPU has its own gradient,<br>in {n} chunks"
     done = f"{seconds(comm_s * frame.step / steps)} of {seconds(comm_s)}"
     return f"{frame.phase.capitalize()}, step {frame.step} of {steps}<br>{done}"
 
