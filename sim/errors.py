@@ -45,6 +45,10 @@ class ScenarioError(Exception):
         return "\n".join([*lines, *map(str, self.others)])
 
 
+class NoSuchFile(ScenarioError):
+    """A scenario names a file that is not there: a mistake, whatever else its values say."""
+
+
 def told_together(
     errors: Sequence[ScenarioError], kind: type[ScenarioError] = ScenarioError
 ) -> ScenarioError:

@@ -6,13 +6,15 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.cli.exits import FINE
-from sim.errors import ScenarioError
+from sim.errors import ScenarioError, told_together
 
 if TYPE_CHECKING:
+    from sim.plan.evaluate import Point, Row
     from sim.plan.sweep import Sweep
 
 
@@ -41,15 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check every point, run what is missing, print the table and write it."""
-    from sim.cli.progress import Progress
-    from sim.kinds.executors import open_executor
-    from sim.plan.sweep import Sweep, check_metrics, run_points, sweep_points
+    from sim.plan.sweep import Sweep, check_metrics, settings_of, sweep_points
     from sim.scenario.renamed import metric_name
     from sim.scenario.shipped import find_scenario
 
     path = find_scenario(arguments.scenario)
+    asked = {"overrides": arguments.set, "trace": arguments.trace}
     try:
-        points = sweep_points(str(path), arguments.over, overrides=arguments.set, trace=arguments.trace)
+        points = sweep_points(str(path), arguments.over, **asked)
+        settings = settings_of(str(path), arguments.over, **asked)
     except ScenarioError as error:
         raise _blame_grid(error, arguments) from None
     metrics = check_metrics(arguments.metric, points[0].scenario.kind)
@@ -57,12 +59,33 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"warning: {caution}", file=sys.stderr)
     out = Path(arguments.out or f"out/{path.stem}-sweep")
     out.mkdir(parents=True, exist_ok=True)
+    rows = _rows(points, arguments, out)
+    refuse_if_none_ran(points, rows)
+    sweep = Sweep(
+        question=points[0].scenario.question,
+        command=_command(arguments),
+        keys=tuple(points[0].swept),
+        points=tuple(points),
+        rows=tuple(rows),
+        settings=settings,
+    )
+    _write(sweep, metrics, out)
+    _print(sweep, metrics, arguments, out)
+    return FINE
+
+
+def _rows(points: Sequence[Point], arguments: argparse.Namespace, out: Path) -> list[Row]:
+    """A row per point; what an earlier call finished is taken from the folder."""
+    from sim.cli.progress import Progress
+    from sim.kinds.executors import open_executor
+    from sim.plan.sweep import run_points
+
     try:
         with (
             open_executor(arguments.jobs, arguments.executor) as executor,
             Progress("sweep", is_quiet=arguments.quiet) as progress,
         ):
-            rows = run_points(
+            return run_points(
                 points,
                 executor,
                 in_flight=max(1, arguments.jobs),
@@ -72,16 +95,21 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"the points that are done stay in {out}: the same command goes on from there", file=sys.stderr)
         raise
-    sweep = Sweep(
-        question=points[0].scenario.question,
-        command=_command(arguments),
-        keys=tuple(points[0].swept),
-        points=tuple(points),
-        rows=tuple(rows),
+
+
+def refuse_if_none_ran(points: Sequence[Point], rows: Sequence[Row]) -> None:
+    """Raises the reasons where not one point gave numbers: there is no answer, and nothing to write."""
+    from sim.plan.evaluate import CANNOT_RUN
+
+    if any(row["verdict"] != CANNOT_RUN for row in rows):
+        return
+    reasons = {str(row["cannot_run"]): str(row["remedy"]) for row in rows}
+    raise told_together(
+        [
+            ScenarioError("no point of the grid can run", path="--over"),
+            *(ScenarioError(reason, hint=remedy) for reason, remedy in reasons.items()),
+        ]
     )
-    _write(sweep, metrics, out)
-    _print(sweep, metrics, None if arguments.quiet else out)
-    return FINE
 
 
 def _blame_grid(error: ScenarioError, arguments: argparse.Namespace) -> ScenarioError:
@@ -105,20 +133,23 @@ def _command(arguments: argparse.Namespace) -> str:
 def _write(sweep: Sweep, metrics: tuple[str, ...], out: Path) -> None:
     from sim.export.files import write_table, write_whole
     from sim.plan.sweep import csv_rows
-    from sim.plan.sweep_report import render_json, render_page
+    from sim.plan.sweep_report import render_json, render_page, render_twin
 
     write_table(csv_rows(sweep, metrics), out / "sweep.csv")
     write_whole(out / "sweep.json", render_json(sweep))
     write_whole(out / "sweep.html", render_page(sweep, metrics))
+    write_whole(out / "sweep.md", render_twin(sweep, metrics))
 
 
-def _print(sweep: Sweep, metrics: tuple[str, ...], out: Path | None) -> None:
-    from sim.plan.sweep_report import render_answer, render_table, sweep_warnings
+def _print(sweep: Sweep, metrics: tuple[str, ...], arguments: argparse.Namespace, out: Path) -> None:
+    from sim.plan.sweep_report import render_answer, render_table
+    from sim.plan.sweep_words import sweep_warnings
 
-    print(render_table(sweep, metrics))
-    print()
+    if not arguments.quiet:
+        print(render_table(sweep, metrics, are_asked=bool(arguments.metric)))
+        print()
     print(render_answer(sweep))
     for warning in sweep_warnings(sweep):
         print(f"warning: {warning}", file=sys.stderr)
-    if out:
-        print(f"\nwritten: {out / 'sweep.html'}, sweep.csv, sweep.json", file=sys.stderr)
+    if not arguments.quiet:
+        print(f"\nwritten: {out / 'sweep.html'}, sweep.md, sweep.csv, sweep.json", file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sim.kernel.operations import operation_of
 from sim.kernel.run import KernelResult, bound_ps, bytes_by_tensor
 from sim.price.figures import figures_caution
-from sim.results.metric import Better, Metric
+from sim.results.metric import Better, Metric, Swept
 from sim.results.summary import Summary
 from sim.results.verdict import Verdict
 from sim.scenario.caution import Caution
@@ -61,6 +61,37 @@ KERNEL_TABLE = (
     "num_launches",
     "host_copy_s",
 )
+
+
+SWEPT = Swept(
+    columns=("time_s", *KERNEL_TABLE),
+    goals=("time_s",),
+    against=("time_s",),
+    load_keys=(
+        "seeds",
+        "model",
+        "kernel.attention",
+        "kernel.gemm",
+        "kernel.norm",
+        "kernel.copy",
+        "kernel.training_step",
+    ),
+    choice_keys=(
+        "kernel.attention.algorithm",
+        "kernel.attention.dtype",
+        "kernel.attention.layout",
+        "kernel.attention.mask",
+        "kernel.attention.dropout",
+        "kernel.attention.page_tokens",
+        "kernel.gemm.dtype",
+        "kernel.gemm.weight_bits",
+        "kernel.norm.dtype",
+        "kernel.norm.is_fused",
+        "kernel.training_step.attention",
+        "kernel.training_step.kernels",
+    ),
+)
+"""How a sweep is read: the shape is what is asked for, how it is computed the choice."""
 
 
 def kernel_headline(comparison: Comparison) -> str:

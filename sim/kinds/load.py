@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.errors import ScenarioError, closest, did_you_mean, nearest, told_together
+from sim.errors import NoSuchFile, ScenarioError, closest, did_you_mean, nearest, told_together
 from sim.kinds.registry import KINDS, unknown_kind
 from sim.scenario.build import UnknownKeys, build, keeping
 from sim.scenario.fields import SCHEMA_VERSION, Threshold
@@ -106,6 +106,10 @@ def _check_threshold(threshold: Threshold, place: Place, names: Sequence[str]) -
 MEASURED = "measured"  # beside the scenario: what `gpuyard validate` compares its run with
 
 
+Refused = dict[str, ScenarioError]
+"""By variant: what does not go together, of a scenario that was read without a fault."""
+
+
 def load_scenario(
     path: str | Path, *, overrides: Sequence[str] = (), trace: str | None = None
 ) -> ScenarioFile[AnyScenario]:
@@ -117,6 +121,21 @@ def load_scenario(
     found = _find(path)
     parsed = [parse_override(text) for text in overrides]
     return load_measured_tree(load_yaml(found), str(found), overrides=parsed, trace=trace)
+
+
+def load_point(
+    path: str | Path, overrides: Sequence[str], trace: str | None = None
+) -> tuple[ScenarioFile[AnyScenario], Refused]:
+    """The same for one point of many: what cannot run there is told beside the scenario, not raised.
+
+    A model that does not fit or a device that lacks the precision is an answer about that point. A key that
+    nobody knows, a value out of its bounds or a file that is not there is a mistake, and is raised.
+    """
+    found = _find(path)
+    parsed = [parse_override(text) for text in overrides]
+    refused: Refused = {}
+    file = load_tree(load_yaml(found), str(found), overrides=parsed, trace=trace, refused=refused)
+    return file, refused
 
 
 def load_measured_tree(
@@ -135,11 +154,17 @@ def load_measured_tree(
 
 
 def load_tree(
-    tree: dict[str, Any], file: str, *, overrides: Sequence[Override] = (), trace: str | None = None
+    tree: dict[str, Any],
+    file: str,
+    *,
+    overrides: Sequence[Override] = (),
+    trace: str | None = None,
+    refused: Refused | None = None,
 ) -> ScenarioFile[AnyScenario]:
     """The scenario that the mapping of ``file`` holds: a file read once may be loaded many times.
 
-    The ``measured:`` list is not part of the question and is left out.
+    The ``measured:`` list is not part of the question and is left out. ``refused`` takes what the checks of a
+    variant refuse, in place of an error.
     """
     _check_version(tree, file)
     tree = {name: value for name, value in tree.items() if name != MEASURED}
@@ -154,7 +179,18 @@ def load_tree(
     base_tree, compare = split_compare(tree, file)
     for override in overrides:
         _refuse_if_unused(override, compare)
-    base = _load_base(base_tree, compare, (file, overrides))
+    base, why_not = _load_base(base_tree, compare, (file, overrides))
+    if why_not is not None and refused is None:
+        raise why_not
+    variants = []
+    for name in compare.names:
+        variant, why = _load_variant(name, (base, base_tree), compare, (file, overrides))
+        why = why if variant.differences else why_not
+        if why is not None and refused is None:
+            raise why
+        if why is not None and refused is not None:
+            refused[name] = why
+        variants.append(variant)
     return ScenarioFile(
         path=file,
         base=base,
@@ -162,9 +198,7 @@ def load_tree(
         raw=tree,
         warnings=warnings,
         overrides=tuple(override.text for override in overrides),
-        variants=tuple(
-            _load_variant(name, (base, base_tree), compare, (file, overrides)) for name in compare.names
-        ),
+        variants=tuple(variants),
     )
 
 
@@ -302,13 +336,16 @@ def _refuse_if_unused(override: Override, compare: Compare) -> None:
 
 Source = tuple[str, Sequence[Override]]
 """The file, and what ``--set`` laid over it."""
+Checked = tuple[AnyScenario, ScenarioError | None]
+"""A scenario that was read without a fault, and why it cannot run all the same, if so."""
 
 
-def _load_base(tree: Mapping[str, Any], compare: Compare, source: Source) -> AnyScenario:
+def _load_base(tree: Mapping[str, Any], compare: Compare, source: Source) -> Checked:
     """The scenario without its variants. Keys that nobody knows are told together, the variants' too."""
     file, overrides = source
     try:
-        return _build_checked(tree, file, compare.names)
+        scenario, why_not = _build_checked(tree, file, compare.names)
+        return scenario, why_not and blame(why_not, file, overrides)
     except UnknownKeys as error:
         found: list[ScenarioError] = [blame(error, file, overrides)]
         own: list[ScenarioError] = []
@@ -325,25 +362,27 @@ def _load_base(tree: Mapping[str, Any], compare: Compare, source: Source) -> Any
 
 def _load_variant(
     name: str, base: tuple[AnyScenario, Mapping[str, Any]], compare: Compare, source: Source
-) -> Variant[AnyScenario]:
+) -> tuple[Variant[AnyScenario], ScenarioError | None]:
     scenario, tree = base
-    differences = compare.differences[name]
+    differences, why_not = compare.differences[name], None
     if differences:
-        scenario = _build_variant(name, tree, compare, source)
-    return Variant(name=name, differences=differences, scenario=scenario)
+        scenario, why_not = _build_variant(name, tree, compare, source)
+    return Variant(name=name, differences=differences, scenario=scenario), why_not
 
 
-def _build_variant(name: str, base_tree: Mapping[str, Any], compare: Compare, source: Source) -> AnyScenario:
+def _build_variant(name: str, base_tree: Mapping[str, Any], compare: Compare, source: Source) -> Checked:
     file, overrides = source
     differences = compare.differences[name]
     try:
         choices = _kind(base_tree, file).choices
-        return _build_checked(merge(base_tree, differences, choices), file, compare.names)
+        merged = merge(base_tree, differences, choices)
+        scenario, why_not = _build_checked(merged, file, compare.names)
     except ScenarioError as error:
         raise blame(error, file, overrides, variant=name, differences=differences) from None
+    return scenario, why_not and blame(why_not, file, overrides, variant=name, differences=differences)
 
 
-def _build_checked(tree: Mapping[str, Any], file: str, names: Sequence[str]) -> AnyScenario:
+def _build_checked(tree: Mapping[str, Any], file: str, names: Sequence[str]) -> Checked:
     kind = _kind(tree, file)
     resolved = dict(tree)
     for name in ("hardware", "model"):
@@ -355,17 +394,21 @@ def _build_checked(tree: Mapping[str, Any], file: str, names: Sequence[str]) -> 
             for index, one in enumerate(resolved["devices"])
         ]
     scenario = build(kind.scenario, kind.completed(resolved, file=file), file=file)
-    _check(scenario, kind, file, names)
-    return scenario
+    return scenario, _check(scenario, kind, file, names)
 
 
-def _check(scenario: AnyScenario, kind: AnyKind, file: str, variants: Sequence[str]) -> None:
-    """Refuse a scenario whose parts do not go together; ``file`` is where it was read from."""
-
+def _check(scenario: AnyScenario, kind: AnyKind, file: str, variants: Sequence[str]) -> ScenarioError | None:
+    """Why the parts of a scenario do not go together, if so; ``file`` is where it was read from."""
     top = Place(file=file)
     check_head(scenario, top)
-    kind.check(scenario, file=file)
+    try:
+        kind.check(scenario, file=file)
+    except NoSuchFile:
+        raise
+    except ScenarioError as error:
+        return error
     check_thresholds(scenario, top, variants, kind)
+    return None
 
 
 def _kind(tree: Mapping[str, Any], file: str) -> AnyKind:

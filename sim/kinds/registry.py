@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sim.results.answer import Answer, AnyAnswer, AnyRun
     from sim.results.columns import Column
     from sim.results.comparison import Comparison
-    from sim.results.metric import Metric
+    from sim.results.metric import Metric, Swept
     from sim.results.summary import Summary
     from sim.scenario.file import AnyScenario
     from sim.scenario.variants import Choices
@@ -90,13 +90,33 @@ class Kind(ABC, Generic[S, R]):
         """The decision table's metrics, after the headline."""
 
     @property
-    def sweep_metrics(self) -> Sequence[str]:
-        """A sweep's columns, where ``--metric`` names none."""
-        return self.table
+    def swept(self) -> Swept:
+        """How a sweep is read: its columns, what is looked for, which keys are load."""
+        from sim.results.metric import Swept
+
+        first = (*self.table, *self.metrics)[:1]
+        return Swept(columns=self.table, goals=first, against=first)
 
     @abstractmethod
     def num_gpus(self, scenario: S) -> int:
         """GPUs that a point of a sweep pays for."""
+
+    def slo_limits(self, scenario: S) -> Mapping[str, float]:
+        """The times that an SLO limits, by metric, and their limits."""
+        return {}
+
+    def slo_ratios(self, scenario: S, summary: Summary) -> Mapping[str, float]:
+        """What was found over its limit, for everything that an SLO limits."""
+        return {}
+
+    def alone_ratios(self, result: R, summary: Summary) -> Mapping[str, float]:
+        """The same of one request alone on an idle engine: no number of engines can be faster."""
+        return {}
+
+    @property
+    def not_modelled(self) -> Sequence[str]:
+        """What no run of this kind knows of, as its reports end with."""
+        return ()
 
     @property
     @abstractmethod
@@ -183,15 +203,34 @@ class Serving(Kind["Scenario", "RunResult"]):
         return serving_table()
 
     @property
-    def sweep_metrics(self) -> Sequence[str]:
-        from sim.serving.metrics import SWEEP_TABLE
+    def swept(self) -> Swept:
+        from sim.serving.metrics import SWEPT
 
-        return SWEEP_TABLE
+        return SWEPT
 
     def num_gpus(self, scenario: Scenario) -> int:
         from sim.serving.scenario import num_gpus
 
         return num_gpus(scenario)
+
+    def slo_limits(self, scenario: Scenario) -> Mapping[str, float]:
+        return scenario.slo.time_limits
+
+    def slo_ratios(self, scenario: Scenario, summary: Summary) -> Mapping[str, float]:
+        from sim.serving.summary import slo_ratios
+
+        return slo_ratios(scenario, summary)
+
+    def alone_ratios(self, result: RunResult, summary: Summary) -> Mapping[str, float]:
+        from sim.serving.judgement import alone_ratios
+
+        return alone_ratios(result, result.scenario.slo.known_limits(summary.metrics))
+
+    @property
+    def not_modelled(self) -> Sequence[str]:
+        from sim.serving.report.content import NOT_MODELLED
+
+        return NOT_MODELLED
 
     @property
     def record_tables(self) -> Mapping[str, Callable[[RunResult], Sequence[Column]]]:
@@ -262,10 +301,22 @@ class Kernel(Kind["KernelScenario", "KernelResult"]):
 
         return KERNEL_TABLE
 
+    @property
+    def swept(self) -> Swept:
+        from sim.kernel.metrics import SWEPT
+
+        return SWEPT
+
     def num_gpus(self, scenario: KernelScenario) -> int:
         from sim.kernel.run import num_gpus
 
         return num_gpus(scenario)
+
+    @property
+    def not_modelled(self) -> Sequence[str]:
+        from sim.kernel.report.page import NOT_MODELLED
+
+        return NOT_MODELLED
 
     @property
     def record_tables(self) -> Mapping[str, Callable[[KernelResult], Sequence[Column]]]:
@@ -341,10 +392,22 @@ class Training(Kind["TrainingScenario", "TrainingResult"]):
 
         return TABLE
 
+    @property
+    def swept(self) -> Swept:
+        from sim.training.metrics import SWEPT
+
+        return SWEPT
+
     def num_gpus(self, scenario: TrainingScenario) -> int:
         from sim.training.scenario import num_gpus
 
         return num_gpus(scenario)
+
+    @property
+    def not_modelled(self) -> Sequence[str]:
+        from sim.training.report.page import NOT_MODELLED
+
+        return NOT_MODELLED
 
     @property
     def record_tables(self) -> Mapping[str, Callable[[TrainingResult], Sequence[Column]]]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sim.report.figures import digits, percent
-from sim.units import format_s
+from sim.errors import ScenarioError
 from sim.version import __version__
 
 if TYPE_CHECKING:
@@ -27,6 +26,27 @@ Row = dict[str, Value]
 
 
 VERDICTS = ("STABLE", "UNTESTED", "BACKLOGGED", "OVERLOADED")  # the worst of the seeds is the row's
+CANNOT_RUN = "CANNOT_RUN"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why a point cannot run, and what to try instead."""
+
+    reason: str
+    remedy: str = ""
+
+    @classmethod
+    def of(cls, error: ScenarioError) -> Refusal:
+        """The error on one line, without the file: the point says what was set."""
+        what = " ".join(error.problem.split())
+        bound = f" (given {error.given}, allowed {error.allowed})" if _is_telling(error) else ""
+        return cls(reason=f"{error.path}: {what}{bound}" if error.path else what, remedy=error.hint)
+
+
+def _is_telling(error: ScenarioError) -> bool:
+    """Whether what was given is a size against a bound: a list of words would only be long."""
+    return error.allowed.startswith("at most") and error.given is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,33 +58,70 @@ class Point:
     scenario: AnyScenario
     base_dir: str
     warnings: tuple[Caution, ...] = ()  # of its file
+    differences: Mapping[str, Any] = field(default_factory=dict)  # the variant's, from the file
+    refusal: Refusal | None = None  # it was read without a fault, and cannot run
 
 
 def evaluate(point: Point) -> Row:
     """Run every seed and return means over the seeds, by metric.
 
     A metric that a seed refuses (too few samples for a percentile) is None for the point. The point
-    meets its SLO when every seed does; None where the scenario states no SLO.
+    meets its SLO when every seed does; None where the scenario states no SLO, or a seed leaves it open. What
+    can only be found out by running (a trace that cannot be read, a policy that breaks a law, a kernel whose
+    memory does not suffice) is the row's ``cannot_run``.
     """
     from sim.kinds.registry import kind_of
     from sim.kinds.run import run_one
 
-    scenario = point.scenario
-    kind = kind_of(scenario)
-    summaries = [
-        kind.summarize(run_one(scenario, variant=point.variant, seed=seed, base_dir=Path(point.base_dir)))
-        for seed in scenario.seeds
-    ]
-    num_gpus = kind.num_gpus(scenario)
-    price = scenario.hardware.usd_per_hour
+    scenario, kind = point.scenario, kind_of(point.scenario)
+    if point.refusal is not None:
+        return refused_row(point)
+    summaries: list[Summary] = []
+    alone: Mapping[str, float] = {}
+    for seed in scenario.seeds:
+        try:
+            run = run_one(scenario, variant=point.variant, seed=seed, base_dir=Path(point.base_dir))
+        except ScenarioError as error:
+            return refused_row(replace(point, refusal=Refusal.of(error)))
+        summaries.append(kind.summarize(run))
+        if summaries[-1].meets_slo is False and not alone:
+            alone = kind.alone_ratios(run, summaries[-1])
+    worst = max((one.verdict for one in summaries), key=lambda verdict: _badness(verdict.word))
     row: Row = {
         "meets_slo": _all_meet(summaries),
-        "verdict": max((summary.verdict.word for summary in summaries), key=_badness),
-        "num_gpus": num_gpus,
-        "usd_per_hour": None if price is None else price * num_gpus,
+        "verdict": worst.word,
+        "verdict_reason": worst.reason,
+        **_costs(point),
+        **_closest("slo", [kind.slo_ratios(scenario, summary) for summary in summaries]),
+        **_closest("alone", [alone]),
     }
+    if worst.word == "OUT_OF_MEMORY":
+        row["cannot_run"] = worst.reason
     row |= {name: _mean(summaries, name) for name in summaries[0].metrics}
-    return row | {"warnings": "\n".join(_warnings(summaries))}
+    notes = dict.fromkeys(summaries[0].notes)
+    return row | {"warnings": "\n".join(_warnings(summaries)), "notes": "\n".join(notes)}
+
+
+def _costs(point: Point) -> Row:
+    from sim.kinds.registry import kind_of
+
+    num_gpus = kind_of(point.scenario).num_gpus(point.scenario)
+    price = point.scenario.hardware.usd_per_hour
+    return {"num_gpus": num_gpus, "usd_per_hour": None if price is None else price * num_gpus}
+
+
+def refused_row(point: Point) -> Row:
+    """The row of a point that cannot run: what it would cost, and why not."""
+    why = point.refusal or Refusal(reason="")
+    told: Row = {"cannot_run": why.reason, "remedy": why.remedy}
+    return {"meets_slo": None, "verdict": CANNOT_RUN, **_costs(point), **told}
+
+
+def _closest(what: str, ratios: Sequence[Mapping[str, float]]) -> Row:
+    """The largest ratio of what was found to its limit, over all seeds, and of which metric it is."""
+    pairs = [(ratio, name) for one in ratios for name, ratio in one.items()]
+    ratio, name = max(pairs, key=lambda pair: pair[0], default=(None, None))
+    return {f"{what}_ratio": ratio, f"{what}_closest": name}
 
 
 def _warnings(summaries: Sequence[Summary]) -> list[str]:
@@ -90,7 +147,7 @@ def _badness(word: str) -> int:
 
 def _all_meet(summaries: Sequence[Summary]) -> bool | None:
     met = [summary.meets_slo for summary in summaries]
-    return None if None in met else all(met)
+    return False if False in met else None if None in met else True
 
 
 def _mean(summaries: Sequence[Summary], name: str) -> float | None:
@@ -146,21 +203,3 @@ def _digest(path: Path) -> str:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-MEETS = {True: "yes", False: "no", None: "-"}
-
-
-def shown(name: str, value: Value) -> str:
-    """A cell as a person reads it; the CSV keeps full precision."""
-    if value is None:
-        return "-" if name in ("meets_slo", "usd_per_hour") else "refused"
-    if isinstance(value, bool):
-        return MEETS[value]
-    if isinstance(value, str):
-        return value
-    if name.endswith("_fraction"):
-        return percent(value)
-    if name.endswith("_s") and not name.endswith("_per_s"):
-        return format_s(value)
-    return digits(value)

@@ -6,15 +6,25 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import product
 from pathlib import Path
+from typing import Any
 
-from sim.errors import ScenarioError
+from sim.errors import ScenarioError, told_together
 from sim.kinds.executors import map_as_completed
-from sim.kinds.load import load_scenario
-from sim.plan.evaluate import Point, Row, Value, evaluate, fingerprint, warnings_of
+from sim.kinds.load import load_point
+from sim.plan.evaluate import (
+    Point,
+    Refusal,
+    Row,
+    Value,
+    evaluate,
+    fingerprint,
+    refused_row,
+    warnings_of,
+)
 from sim.scenario.renamed import metric_name
 
 _NUMBER = r"-?\d+(?:\.\d+)?"
@@ -99,17 +109,29 @@ class Sweep:
     keys: tuple[str, ...]  # swept
     points: tuple[Point, ...]
     rows: tuple[Row, ...]  # one per point: every metric, not only the headlines
+    settings: Mapping[str, Any] = field(default_factory=dict)  # what the file says, beside the swept keys
+
+    @property
+    def has_variants(self) -> bool:
+        """Whether points differ by more than the swept keys."""
+        return len({point.variant for point in self.points}) > 1
 
 
 def sweep_points(
     path: str, overs: Sequence[str], *, overrides: Sequence[str] = (), trace: str | None = None
 ) -> list[Point]:
-    """All points of the grid, one per variant, each loaded with every check. Nothing runs yet."""
+    """All points of the grid, one per variant, each loaded with every check. Nothing runs yet.
+
+    One that cannot run says why (``Point.refusal``); a mistake in an axis, or a grid in which no point can
+    run, is a ScenarioError.
+    """
     points: list[Point] = []
+    errors: list[ScenarioError] = []
     for swept in grid(overs):
         changes = [*overrides, *(f"{key}={value}" for key, value in swept.items())]
-        file = load_scenario(path, overrides=changes, trace=trace)
+        file, refused = load_point(path, changes, trace)
         base_dir = str(Path(file.path).resolve().parent)
+        errors += [_at(swept, name, error) for name, error in refused.items()]
         points += [
             Point(
                 swept=swept,
@@ -117,10 +139,57 @@ def sweep_points(
                 scenario=variant.scenario,
                 base_dir=base_dir,
                 warnings=file.warnings,
+                differences=variant.differences,
+                refusal=Refusal.of(refused[variant.name]) if variant.name in refused else None,
             )
             for variant in file.variants
         ]
+    if len(errors) == len(points):
+        raise told_together([ScenarioError("no point of the grid can run", path="--over"), *errors])
     return points
+
+
+def _at(swept: Mapping[str, str], variant: str, error: ScenarioError) -> ScenarioError:
+    """Why a point cannot run, with the point in the place of the file."""
+    where = ", ".join(f"{key} = {value}" for key, value in swept.items())
+    return ScenarioError(
+        error.problem,
+        file=f"{where} ({variant})" if variant != "base" else where,
+        path=error.path,
+        given=error.given,
+        allowed=error.allowed,
+        hint=error.hint,
+    )
+
+
+def settings_of(
+    path: str, overs: Sequence[str], *, overrides: Sequence[str] = (), trace: str | None = None
+) -> Mapping[str, Any]:
+    """What the file and ``--set`` say of every point alike, by key path: the swept keys are not in it."""
+    first = grid(overs)[0]
+    changes = [*overrides, *(f"{key}={value}" for key, value in first.items())]
+    file, _ = load_point(path, changes, trace)
+    flat = flattened({name: value for name, value in file.raw.items() if name not in _ABOUT_THE_FILE})
+    return {name: value for name, value in flat.items() if not any(_is_below(name, key) for key in first)}
+
+
+_ABOUT_THE_FILE = ("schema_version", "question", "thresholds", "measured", "kind")
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree by key path; lists stay whole, and so do variants, whose differences are read together."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value and not prefix.startswith("compare.variants."):
+            flat |= flattened(value, f"{path}.")
+        else:
+            flat[path] = value
+    return flat
+
+
+def _is_below(name: str, key: str) -> bool:
+    return name == key or name.startswith((f"{key}.", f"{key}["))
 
 
 def run_points(
@@ -131,11 +200,19 @@ def run_points(
     ledger: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Row]:
-    """A row per point, in their order. Rows already in ``ledger`` are taken from there, new ones added."""
+    """A row per point, in their order. Rows already in ``ledger`` are taken from there, new ones added.
+
+    Points that cannot run need no place to run; ``progress`` is told of those that are done already, too.
+    """
     keys = [fingerprint(point) for point in points]
     known = read_ledger(ledger)
+    known |= {
+        key: refused_row(point) for key, point in zip(keys, points, strict=True) if point.refusal is not None
+    }
     missing = [index for index, key in enumerate(keys) if key not in known]
     done = len(points) - len(missing)
+    if progress:
+        progress(done, len(points))
     todo = [points[index] for index in missing]
     with ledger.open("a", encoding="utf-8") as lines:
         for index, row in map_as_completed(executor, evaluate, todo, in_flight=in_flight):
@@ -166,47 +243,24 @@ def read_ledger(ledger: Path) -> dict[str, Row]:
         ) from error
 
 
-def table(sweep: Sweep, metrics: Sequence[str]) -> list[Row]:
-    """What is shown and written to CSV: swept keys, variant where there are several, SLO, ``metrics``."""
-    several = len({point.variant for point in sweep.points}) > 1
-    shown: list[Row] = []
-    for point, row in zip(sweep.points, sweep.rows, strict=True):
-        cells: dict[str, Value] = dict(point.swept)
-        if several:
-            cells["variant"] = point.variant
-        fixed = ("meets_slo", "verdict", "num_gpus", "usd_per_hour")
-        shown.append(cells | {name: row[name] for name in (*fixed, *metrics)})
-    return shown
+_ALWAYS = ("meets_slo", "slo_ratio", "slo_closest", "verdict", "num_gpus", "usd_per_hour")
 
 
 def csv_rows(sweep: Sweep, metrics: Sequence[str]) -> list[Row]:
-    """The same with each point's warnings as the last column, too long for a table that is looked at."""
-    rows = zip(table(sweep, metrics), sweep.points, sweep.rows, strict=True)
-    return [
-        cells
-        | {
-            "warnings": " | ".join(
-                [
-                    *(f"{one.kind}: {one}" for one in point.warnings),
-                    *(f"{kind}: {text}" for kind, text in warnings_of(row)),
-                ]
-            )
-        }
-        for cells, point, row in rows
-    ]
-
-
-def cheapest_meeting(rows: Sequence[Mapping[str, Value]]) -> int | None:
-    """The index of the cheapest point that meets its SLO: by price where all have one, else by GPUs.
-
-    Among equals the first of the grid.
-    """
-    meeting = [index for index, row in enumerate(rows) if row["meets_slo"] is True]
-    if not meeting:
-        return None
-    has_price = all(rows[index]["usd_per_hour"] is not None for index in meeting)
-    measure = "usd_per_hour" if has_price else "num_gpus"
-    return min(meeting, key=lambda index: float(rows[index][measure] or 0))
+    """A row per point in the order of the grid: what was swept, the variant where there are several, whether
+    it meets its SLO and how closely, cost, ``metrics``, why it cannot run, and its warnings."""
+    rows: list[Row] = []
+    for point, row in zip(sweep.points, sweep.rows, strict=True):
+        cells: dict[str, Value] = dict(point.swept)
+        if sweep.has_variants:
+            cells["variant"] = point.variant
+        warnings = [
+            *(f"{one.kind}: {one}" for one in point.warnings),
+            *(f"{kind}: {text}" for kind, text in warnings_of(row)),
+        ]
+        cells |= {name: row.get(name) for name in (*_ALWAYS, *metrics)}
+        rows.append(cells | {"cannot_run": row.get("cannot_run"), "warnings": " | ".join(warnings)})
+    return rows
 
 
 def check_metrics(names: Sequence[str], kind: str = "serving") -> tuple[str, ...]:
@@ -219,4 +273,4 @@ def check_metrics(names: Sequence[str], kind: str = "serving") -> tuple[str, ...
     for name in asked:
         if name not in known:
             raise ScenarioError(f"unknown metric{did_you_mean(name, known)}", path="--metric", given=name)
-    return asked or tuple(KINDS[kind].sweep_metrics)
+    return asked or tuple(KINDS[kind].swept.columns)

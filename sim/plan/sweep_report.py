@@ -1,264 +1,238 @@
-"""A sweep as a table, as files and as pictures."""
+"""A sweep for a reader: the terminal's table, JSON, and a report that is a page or Markdown."""
 
 from __future__ import annotations
 
-import html
 import json
-from collections.abc import Sequence
-from typing import Any
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from sim.hardware import HardwareProfile
 from sim.kinds.registry import kind_of
-from sim.plan.evaluate import Value, shown, warnings_of
-from sim.plan.sweep import Sweep, cheapest_meeting, table
-from sim.price.memory import memory_plan
-from sim.report.figures import Lane, Picture, Row, Trace, axis, lanes, layout
-from sim.report.html import page, pictures_html, table_html
-from sim.results.comparison import one_seed
+from sim.plan.answer import UNSETTLED, Pick, by_cost, can_run, has_slo, picks
+from sim.plan.evaluate import CANNOT_RUN, Row, Value, warnings_of
+from sim.plan.sweep import Sweep
+from sim.plan.sweep_pictures import sweep_pictures
+from sim.plan.sweep_words import (
+    answer_words,
+    axis_notes,
+    choice_words,
+    cost_words,
+    load_words,
+    plain_name,
+    point_words,
+    ratio_words,
+    setting_words,
+    short_key,
+    short_value,
+    sweep_warnings,
+)
+from sim.report.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Code,
+    Facts,
+    Prose,
+    Report,
+    Section,
+    Table,
+    setting_text,
+    text_table,
+)
+from sim.report.html import render_html
+from sim.report.markdown import render_markdown
+from sim.report.terminal import WIDTH
+from sim.results.metric import format_metric
+from sim.serving.report.content import sourced
 from sim.serving.scenario import Scenario
 from sim.version import __version__
 
-MAX_LINES = 8  # as many as there are colours; a finer grid is read in the table
+if TYPE_CHECKING:
+    from sim.report.blocks import Tone
+
+ROWS_SHOWN = 500
+HEADER_WIDTH = 12
 
 
-MAX_PICTURES = 4
+def shown(sweep: Sweep, name: str, row: Row) -> str:
+    """A metric of a point as a person reads it; the CSV keeps full precision."""
+    value, metric = row.get(name), kind_of(sweep.points[0].scenario).metrics[name]
+    if value is None or isinstance(value, str):
+        is_thin = can_run(row) and metric.unit == "s" and name.startswith("p")
+        return value or ("refused" if is_thin else "-")
+    return format_metric(float(value), metric, with_rate_unit=False)
 
 
-BLOCKS = "engine.num_gpu_blocks_override"
+# --- the terminal -------------------------------------------------------------------------------
 
 
-WIDE = 10.0
+def render_table(sweep: Sweep, metrics: Sequence[str], *, are_asked: bool = False) -> str:
+    """Every point, load by load and in each the cheapest first, within the width of a terminal.
 
-
-def sweep_pictures(sweep: Sweep, metrics: Sequence[str]) -> list[Picture]:
-    """One picture per metric that has values and varies, in the order of ``metrics``."""
-    along = x_key(sweep)
-    lines = _lines(sweep, along)
-    pictures: list[Picture] = []
-    for metric in metrics:
-        values = {row[metric] for row in sweep.rows} - {None}
-        if len(values) > 1 and len(pictures) < MAX_PICTURES:
-            pictures.append(_picture(sweep, along, metric, lines))
-    return pictures
-
-
-def x_key(sweep: Sweep) -> str:
-    """The swept key with the most values; numbers before words, the first among equals."""
-
-    def reach(key: str) -> tuple[bool, int]:
-        values = {point.swept[key] for point in sweep.points}
-        return all(_number(value) is not None for value in values), len(values)
-
-    return max(sweep.keys, key=reach)
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _lines(sweep: Sweep, along: str) -> dict[str, list[int]]:
-    """Points by the values of the other keys (and the variant), as indices into the grid."""
-    several = len({point.variant for point in sweep.points}) > 1
-    lines: dict[str, list[int]] = {}
-    for index, point in enumerate(sweep.points):
-        parts = [f"{key} {value}" for key, value in point.swept.items() if key != along]
-        name = ", ".join([*parts, *([point.variant] if several else [])]) or "all points"
-        lines.setdefault(name, []).append(index)
-    return dict(list(lines.items())[:MAX_LINES])
-
-
-def _picture(sweep: Sweep, along: str, metric: str, lines: dict[str, list[int]]) -> Picture:
-    label, places = _places(sweep, along)
-    rows: list[Row] = [
-        (name, places[i], _plain(sweep.rows[i][metric]), str(sweep.rows[i]["meets_slo"]))
-        for name, indices in lines.items()
-        for i in indices
-    ]
-    return Picture(
-        key=f"sweep_{metric}",
-        title=metric,
-        reading=_reading(sweep, metric),
-        traces=[
-            _trace(sweep, places, metric, lane, indices)
-            for lane, indices in zip(lanes(list(lines)), lines.values(), strict=True)
-        ],
-        layout=layout(_x_axis(label, places), axis(metric, rangemode="tozero"), showlegend=len(lines) > 1),
-        header=("line", label, metric, "meets_slo"),
-        rows=rows,
-        height_px=420,
-        group="sweep",
-    )
-
-
-def _places(sweep: Sweep, along: str) -> tuple[str, list[float | str]]:
-    """The x axis's name and every point's place on it; a number of blocks is shown as the memory it takes."""
-    if along == BLOCKS:
-        scenarios = [point.scenario for point in sweep.points]
-        return "KV memory of a replica (GB)", [_kv_gb(one) for one in scenarios if isinstance(one, Scenario)]
-    texts = [point.swept[along] for point in sweep.points]
-    numbers = [_number(text) for text in texts]
-    return along, [text if number is None else number for text, number in zip(texts, numbers, strict=True)]
-
-
-def _kv_gb(scenario: Scenario) -> float:
-    plan = memory_plan(scenario.model, scenario.hardware, scenario.engine)
-    return plan.kv_budget_bytes * scenario.engine.gpus_per_replica / 1e9
-
-
-def _x_axis(label: str, places: Sequence[float | str]) -> dict[str, Any]:
-    """Words apart, numbers by size; memory over more than a decade on a logarithmic scale."""
-    numbers = [place for place in places if not isinstance(place, str)]
-    if len(numbers) < len(places):
-        return axis(label, type="category")
-    if label.endswith("(GB)") and max(numbers) > WIDE * min(numbers):
-        return axis(label, type="log", dtick="D2")
-    return axis(label)
-
-
-def _trace(
-    sweep: Sweep, places: Sequence[float | str], metric: str, lane: Lane, indices: Sequence[int]
-) -> Trace:
-    symbols = ["circle-open" if sweep.rows[index]["meets_slo"] is False else "circle" for index in indices]
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": lane.label,
-        "x": [places[index] for index in indices],
-        "y": [_plain(sweep.rows[index][metric]) for index in indices],
-        "line": {"color": lane.color, "dash": lane.dash, "width": 2},
-        "marker": {"color": lane.color, "symbol": symbols, "size": 9, "line": {"width": 2}},
-    }
-
-
-def _reading(sweep: Sweep, metric: str) -> str:
-    """The lowest and the highest point."""
-    known = [
-        (float(row[metric] or 0), point)
-        for point, row in zip(sweep.points, sweep.rows, strict=True)
-        if row[metric] is not None
-    ]
-    ends = (
-        ("Lowest", min(known, key=lambda pair: pair[0])),
-        ("highest", max(known, key=lambda pair: pair[0])),
-    )
-    several = len({point.variant for point in sweep.points}) > 1
-    return (
-        "; ".join(
-            f"{word}: {shown(metric, value)} at "
-            + ", ".join(f"{key} = {text}" for key, text in point.swept.items())
-            + (f" ({point.variant})" if several else "")
-            for word, (value, point) in ends
-        )
-        + "."
-    )
-
-
-def _plain(value: Value) -> float | str | None:
-    return value if value is None or isinstance(value, str) else float(value)
-
-
-def render_table(sweep: Sweep, metrics: Sequence[str]) -> str:
-    """Aligned columns; a point that meets its SLO is marked with *, the cheapest of them with **.
-
-    A column that says the same in every row is left out here; the CSV has it.
+    The winner of a load is marked with **, others that meet the SLO with *. Of the kind's own columns as many
+    are shown as have room; those that were asked for go on below. Why points cannot run stands under it.
     """
-    rows = table(sweep, metrics)
-    cheapest = cheapest_meeting(sweep.rows)
-    names = [name for name in rows[0] if name in sweep.keys or len({row[name] for row in rows}) > 1]
-    lines = [["", *(_short(name, names) for name in names)]]
-    for index, row in enumerate(rows):
-        mark = "**" if index == cheapest else "*" if row["meets_slo"] is True else ""
-        lines.append([mark, *(shown(name, row[name]) for name in names)])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    order, marks, reasons = by_cost(sweep), _marks(sweep), _reasons(sweep)
+    fixed = list(_fixed_columns(sweep, order, marks, reasons))
+    rest = [[plain_name(name), *(shown(sweep, name, sweep.rows[i]) for i in order)] for name in metrics]
+    rest = [column for column in rest if len(set(column[1:])) > 1 or are_asked]
+    tables = list(_fitted(fixed, rest)) if are_asked else list(_fitted(fixed, rest))[:1]
+    more = "" if are_asked else _left_out(rest, tables[0][1])
+    lines = ["\n\n".join(_aligned(columns) for columns, _ in tables), *([more] if more else [])]
+    return "\n".join([*lines, *_reason_lines(sweep, reasons)])
+
+
+def _fixed_columns(
+    sweep: Sweep, order: Sequence[int], marks: Mapping[int, str], reasons: Mapping[str, list[int]]
+) -> Iterator[list[str]]:
+    """Mark, setting, cost, and how closely the SLO is met."""
+    points, rows = sweep.points, sweep.rows
+    yield ["", *(marks.get(i, "") for i in order)]
+    for key in sweep.keys:
+        yield [short_key(key), *(short_value(points[i].swept[key]) for i in order)]
+    if sweep.has_variants:
+        yield ["variant", *(points[i].variant for i in order)]
+    yield ["GPUs", *(f"{rows[i]['num_gpus']}" for i in order)]
+    if any(row["usd_per_hour"] is not None for row in rows):
+        yield ["$ an hour", *(_dollars(rows[i]) for i in order)]
+    if has_slo(sweep):
+        yield ["of the SLO's limit", *(_share(rows[i]) for i in order)]
+    if len({row["verdict"] for row in rows}) > 1:
+        numbers = {i: n for n, found in enumerate(reasons.values(), 1) for i in found}
+        yield ["verdict", *(_verdict(rows[i], numbers.get(i)) for i in order)]
+
+
+def _dollars(row: Row) -> str:
+    price = row["usd_per_hour"]
+    return "-" if price is None else f"{float(price):,.2f}"
+
+
+def _share(row: Row) -> str:
+    ratio = row.get("slo_ratio")
+    return "-" if ratio is None else ratio_words(float(ratio)).removesuffix(" of")
+
+
+def _verdict(row: Row, number: int | None) -> str:
+    word = str(row["verdict"]).replace("_", " ").lower() if row["verdict"] == CANNOT_RUN else row["verdict"]
+    return f"{word}{f' [{number}]' if number else ''}"
+
+
+def _fitted(fixed: Sequence[list[str]], rest: Sequence[list[str]]) -> Iterator[tuple[list[list[str]], int]]:
+    """(columns, how many of ``rest`` are in it) of tables that fit; the fixed columns are in each."""
+    left = list(rest)
+    while left or not len(rest):
+        columns, taken = list(fixed), 0
+        while left and (not taken or _width([*columns, left[0]]) <= WIDTH):
+            columns.append(left.pop(0))
+            taken += 1
+        yield columns, taken
+        if not rest:
+            return
+
+
+def _head(name: str) -> list[str]:
+    return textwrap.wrap(name, HEADER_WIDTH, break_long_words=False) or [""]
+
+
+def _column_width(column: Sequence[str]) -> int:
+    return max(*(len(line) for line in _head(column[0])), *(len(cell) for cell in column[1:]))
+
+
+def _width(columns: Sequence[Sequence[str]]) -> int:
+    return sum(_column_width(column) + 2 for column in columns) - 2
+
+
+def _aligned(columns: Sequence[Sequence[str]]) -> str:
+    heads = [_head(column[0]) for column in columns]
+    height = max(len(head) for head in heads)
+    padded = [[""] * (height - len(head)) + head for head in heads]
+    cells = [[*head, *column[1:]] for head, column in zip(padded, columns, strict=True)]
+    widths = [_column_width(column) for column in columns]
+    lines = zip(*cells, strict=True)
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
 
 
-def _short(name: str, names: Sequence[str]) -> str:
-    """The last word of a key path, or as many as keep it apart from the other columns."""
-    words = name.split(".")
-    for count in range(1, len(words)):
-        short = ".".join(words[-count:])
-        if not any(other != name and other.endswith(short) for other in names):
-            return short
-    return name
+def _left_out(rest: Sequence[Sequence[str]], num_shown: int) -> str:
+    names = [column[0] for column in rest[num_shown:]]
+    return _wrapped(f"also in sweep.csv: {', '.join(names)}") if names else ""
+
+
+def _marks(sweep: Sweep) -> dict[int, str]:
+    """``**`` of each load's winner, ``*`` of the others that meet the SLO."""
+    marks = {i: "*" for i, row in enumerate(sweep.rows) if row["meets_slo"] is True}
+    return marks | {pick.winner: "**" for pick in picks(sweep) if pick.winner is not None}
+
+
+def _reasons(sweep: Sweep) -> dict[str, list[int]]:
+    """Why points cannot run, each reason with its points."""
+    reasons: dict[str, list[int]] = {}
+    for index, row in enumerate(sweep.rows):
+        if not can_run(row):
+            reasons.setdefault(_reason(row), []).append(index)
+    return reasons
+
+
+def _reason(row: Row) -> str:
+    remedy = row.get("remedy")
+    return f"{row['cannot_run']}{f'; try {remedy}' if remedy else ''}"
+
+
+def _reason_lines(sweep: Sweep, reasons: Mapping[str, list[int]]) -> list[str]:
+    lines = []
+    for number, (reason, indices) in enumerate(reasons.items(), 1):
+        lines.append(_wrapped(f"[{number}] {_shared(sweep, indices)} cannot run: {reason}"))
+    return ["", *lines] if lines else []
+
+
+def _shared(sweep: Sweep, indices: Sequence[int]) -> str:
+    """Some points by what they have in common: ``hardware = t4 (12 points)``."""
+    if len(indices) == 1:
+        return setting_words(sweep, indices[0])
+    points = [sweep.points[i] for i in indices]
+    swept = points[0].swept.items()
+    same = [f"{key} = {value}" for key, value in swept if all(one.swept[key] == value for one in points)]
+    if sweep.has_variants and len({one.variant for one in points}) == 1:
+        same.append(points[0].variant)
+    return f"{', '.join(same)} ({len(points)} points)" if same else f"{len(points)} points"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
 
 
 def render_answer(sweep: Sweep) -> str:
-    """One line: how many points meet the SLO, and the cheapest of them."""
-    if all(row["meets_slo"] is None for row in sweep.rows):
-        return "The scenario states no SLO, so no point is marked."
-    num_meeting = sum(row["meets_slo"] is True for row in sweep.rows)
-    cheapest, host = cheapest_meeting(sweep.rows), _host_time(sweep)
-    if cheapest is None:
-        return f"None of {len(sweep.rows)} points meets the SLO.{host}"
-    row = sweep.rows[cheapest]
-    price = row["usd_per_hour"]
-    cost = f"{row['num_gpus']} GPU" + ("s" if row["num_gpus"] != 1 else "")
-    cost += f", {float(price):.2f} USD/h" if price is not None else ", price unknown"
-    said = f"{num_meeting} of {len(sweep.rows)} points meet the SLO; the cheapest: "
-    return f"{said}{_setting(sweep, cheapest)} ({cost}).{host}"
+    """The answer, and what the axes could do where there is none."""
+    lines = [f"{answer_words(sweep)}{_host_time(sweep)}", *axis_notes(sweep)]
+    return "\n".join(map(_wrapped, lines))
 
 
 def _host_time(sweep: Sweep) -> str:
     """Said with the answer, because it decides how many GPUs are enough: no point has any host time."""
     engines = [one.scenario.engine for one in sweep.points if isinstance(one.scenario, Scenario)]
-    if not engines or not all(one.overheads.are_zero and one.service_time is None for one in engines):
+    if not has_slo(sweep) or not engines:
         return ""
-    return (
-        " Without host time: engine.overheads are 0, and a real engine's scheduler, launches and server take "
-        "some of every step (engine.profile, gpuyard list engines)."
-    )
+    if not all(one.overheads.are_zero and one.service_time is None for one in engines):
+        return ""
+    return " Without host time: engine.overheads are 0 (an engine.profile has a real engine's)."
 
 
-def sweep_warnings(sweep: Sweep) -> list[str]:
-    """What the points' files and runs are warned of: one line a kind, with how many points it concerns."""
-    files = dict.fromkeys(str(caution) for point in sweep.points for caution in point.warnings)
-    by_kind: dict[str, list[tuple[int, str]]] = {}
-    for index, row in enumerate(sweep.rows):
-        for kind, text in warnings_of(row):
-            by_kind.setdefault(kind, []).append((index, text))
-    lines = [*files, *(_warning_line(sweep, found) for found in by_kind.values())]
-    scenario = sweep.points[0].scenario
-    if len(scenario.seeds) == 1 and any(kind_of(one.scenario).draws(one.scenario) for one in sweep.points):
-        lines.append(str(one_seed()))
-    return lines
-
-
-def _warning_line(sweep: Sweep, found: Sequence[tuple[int, str]]) -> str:
-    """A warning of one kind; where points word it by their own numbers, in the words of the first."""
-    points = dict.fromkeys(index for index, _ in found)
-    texts = list(dict.fromkeys(text for _, text in found))
-    whole = len(sweep.points)
-    who = "every point" if len(points) == whole else f"{len(points)} of {whole} points"
-    first = _setting(sweep, found[0][0])
-    if len(points) == 1:
-        who = first
-    elif len(texts) > 1:
-        who += f", first at {first}"
-    return f"{who}: {texts[0]}"
-
-
-def _setting(sweep: Sweep, index: int) -> str:
-    """Which point: what was set, and the variant where there are several."""
-    point = sweep.points[index]
-    several = len({one.variant for one in sweep.points}) > 1
-    said = ", ".join(f"{key} = {value}" for key, value in point.swept.items())
-    return f"{said} ({point.variant})" if several else said
+# --- JSON ---------------------------------------------------------------------------------------
 
 
 def render_json(sweep: Sweep) -> str:
-    """Every metric of every point."""
-    cheapest = cheapest_meeting(sweep.rows)
+    """The answer for every load, and every metric of every point."""
     content = {
         "question": sweep.question,
         "command": sweep.command,
         "gpuyard": __version__,
         "over": list(sweep.keys),
+        "answer": answer_words(sweep),
+        "answers": [_pick_dict(sweep, pick) for pick in picks(sweep)],
+        "axes": axis_notes(sweep),
         "warnings": sweep_warnings(sweep),
         "points": [
             {
@@ -267,39 +241,251 @@ def render_json(sweep: Sweep) -> str:
                 "seeds": list(point.scenario.seeds),
                 **row,
                 "warnings": [{"kind": kind, "text": text} for kind, text in warnings_of(row)],
+                "notes": str(row.get("notes") or "").splitlines(),
             }
             for point, row in zip(sweep.points, sweep.rows, strict=True)
         ],
-        "cheapest_meeting_slo": cheapest,
     }
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
-def _warnings_html(sweep: Sweep) -> str:
-    warnings = sweep_warnings(sweep)
-    if not warnings:
-        return "<h2>How far to trust this</h2><p>No warning was raised.</p>"
-    items = "".join(f"<li>{html.escape(one)}</li>" for one in warnings)
-    return f"<h2>How far to trust this</h2><ul>{items}</ul>"
+def _pick_dict(sweep: Sweep, pick: Pick) -> dict[str, Any]:
+    """A load's answer; points are indices into ``points``."""
+    return {
+        "load": dict(pick.load),
+        "winner": pick.winner,
+        "cheapest_in": pick.measure,
+        "is_settled": None if pick.winner is None else sweep.rows[pick.winner]["verdict"] == "STABLE",
+        "cheapest_settled": pick.settled,
+        "nearest": pick.nearest,
+        "pareto_front": list(pick.front),
+    }
+
+
+# --- the report ---------------------------------------------------------------------------------
 
 
 def render_page(sweep: Sweep, metrics: Sequence[str]) -> str:
-    """One self-contained HTML file: the answer, a picture per metric, the table, the command."""
-    rows = table(sweep, metrics)
-    cells = [[shown(name, value) for name, value in row.items()] for row in rows]
-    pictures = sweep_pictures(sweep, metrics)
-    seeds = len(sweep.points[0].scenario.seeds)
-    body = "\n".join(
-        [
-            f"<h1>{html.escape(sweep.question)}</h1>",
-            f'<section class="answer"><p>{html.escape(render_answer(sweep))}</p></section>',
-            f"<p>Means over {seeds} {'seeds' if seeds > 1 else 'seed'}. Full marks meet the SLO with every "
-            "seed, hollow ones do not; a gap is a percentile that too few requests could carry.</p>",
-            pictures_html(pictures),
-            _warnings_html(sweep),
-            f"<h2>Every point</h2>{table_html(tuple(rows[0]), cells)}",
-            f"<h2>Again</h2><pre>{html.escape(sweep.command)}</pre>"
-            f'<p class="notes">gpuyard {__version__}</p>',
-        ]
+    """One self-contained HTML file."""
+    return render_html(sweep_report(sweep, metrics))
+
+
+def render_twin(sweep: Sweep, metrics: Sequence[str]) -> str:
+    """The same as Markdown."""
+    return render_markdown(sweep_report(sweep, metrics))
+
+
+def sweep_report(sweep: Sweep, metrics: Sequence[str]) -> Report:
+    """The answer, load by load; which axis helps; pictures; every point by cost; what to trust."""
+    notes = axis_notes(sweep)
+    sections = (
+        _load_section(sweep, metrics),
+        Section(title="Which axis helps", blocks=(Bullets(items=tuple(notes)),)) if notes else None,
+        Section(title="Why", blocks=_how_to_read(sweep), pictures=sweep_pictures(sweep, metrics)),
+        Section(title="Every point, the cheapest first", blocks=_point_tables(sweep, metrics)),
+        Section(title="What was held fixed", blocks=(Facts(rows=tuple(_held_fixed(sweep))),)),
+        Section(title="How far to trust this", blocks=_trust(sweep)),
+        _limits(sweep),
+        Section(title="Reproduce", blocks=(Code(text=sweep.command), Prose(text=f"gpuyard {__version__}"))),
     )
-    return page(title=f"Sweep: {sweep.question}", body=body, pictures=pictures)
+    return Report(
+        question=sweep.question,
+        answer=f"{answer_words(sweep)}{_host_time(sweep)}",
+        badges=tuple(_badges(sweep)),
+        sections=[one for one in sections if one is not None],
+    )
+
+
+def _badges(sweep: Sweep) -> Iterator[Cell]:
+    """How many points of each kind there are."""
+    rows = sweep.rows
+    meeting = sum(row["meets_slo"] is True for row in rows)
+    counted: tuple[tuple[int, str, Tone], ...] = (
+        (len(rows), "points", "plain"),
+        (meeting, "meet the SLO", "good"),
+        (sum(row["meets_slo"] is False for row in rows), "miss it", "bad"),
+        (sum(row["verdict"] == "UNTESTED" for row in rows), "too short to tell", "plain"),
+        (sum(not can_run(row) for row in rows), "cannot run", "bad"),
+    )
+    for count, what, tone in counted:
+        if count:
+            yield Cell(text=f"{count} {what}", tone=tone)
+
+
+def _load_section(sweep: Sweep, metrics: Sequence[str]) -> Section | None:
+    """The winner of every load, or what comes nearest; nothing where one load was asked for."""
+    found = picks(sweep)
+    if len(found) < 2:
+        return None
+    names, is_slo = _told(sweep, metrics)[:IN_TABLE], has_slo(sweep)
+    header = [
+        "asked",
+        "choice",
+        "$ an hour",
+        *(["of the SLO's limit"] if is_slo else []),
+        *map(plain_name, names),
+    ]
+    rows = []
+    for pick in found:
+        best = pick.winner if pick.winner is not None else pick.nearest
+        cells = [Cell(text=load_words(pick.load))]
+        if best is None:
+            cells += [Cell(text="none", tone="bad"), *[Cell(text="–")] * (len(header) - 2)]
+        else:
+            row = sweep.rows[best]
+            cells += [_choice_cell(sweep, pick, best), Cell(text=_price(row))]
+            cells += [_limit_cell(row)] if is_slo else []
+            cells += [Cell(text=shown(sweep, name, row)) for name in names]
+        rows.append(tuple(cells))
+    table = Table(header=tuple(header), rows=tuple(rows), notes=_keys(names))
+    return Section(title="Load by load", blocks=(table,))
+
+
+def _choice_cell(sweep: Sweep, pick: Pick, best: int) -> Cell:
+    """What wins, and what its run left open; or that nothing does."""
+    word = choice_words(sweep, best)
+    if pick.winner is None:
+        return Cell(text="none", small=f"nearest: {word}", tone="bad")
+    if sweep.rows[best]["verdict"] not in UNSETTLED:
+        return Cell(text=word)
+    sure = f"; surely {choice_words(sweep, pick.settled)}" if pick.settled is not None else ""
+    return Cell(text=word, small=f"{sweep.rows[best]['verdict']}{sure}")
+
+
+def _keys(names: Sequence[str]) -> tuple[str, ...]:
+    """Plain names stand above the columns; here are the keys of files and of ``--metric``."""
+    told = [f"{plain_name(name)}: {name}" for name in names if plain_name(name) != name]
+    return (f"Keys: {'; '.join(told)}.",) if told else ()
+
+
+def _told(sweep: Sweep, metrics: Sequence[str]) -> list[str]:
+    """The metrics that some point has."""
+    return [name for name in metrics if any(row.get(name) is not None for row in sweep.rows)]
+
+
+def _price(row: Row) -> str:
+    return (
+        cost_words(row).removesuffix(" an hour").removeprefix("$") if row["usd_per_hour"] is not None else "–"
+    )
+
+
+def _limit_cell(row: Row) -> Cell:
+    if row.get("slo_ratio") is None:
+        return Cell(text="–")
+    name = row.get("slo_closest")
+    tone: Tone = "good" if row["meets_slo"] is True else "bad" if row["meets_slo"] is False else "plain"
+    return Cell(text=_share(row), small=plain_name(str(name)), tone=tone)
+
+
+def _how_to_read(sweep: Sweep) -> tuple[Block, ...]:
+    seeds = len(sweep.points[0].scenario.seeds)
+    slo = " Full marks meet the SLO with every seed, hollow ones do not." if has_slo(sweep) else ""
+    means = f"Means over {seeds} seeds." if seeds > 1 else "One seed."
+    return (Prose(text=f"{means}{slo} A gap is a percentile that too few requests could carry."),)
+
+
+IN_TABLE = 3  # metrics beside the fixed columns: as many as a page is wide
+
+
+def _point_tables(sweep: Sweep, metrics: Sequence[str]) -> list[Block]:
+    """Those that ran, with their numbers, then those that cannot, with their reasons."""
+    names, order = _told(sweep, metrics), by_cost(sweep)
+    ran = [i for i in order if sweep.rows[i]["verdict"] != CANNOT_RUN]
+    left = len(ran) - ROWS_SHOWN
+    more = (f"{left:,} more are in sweep.csv.",) if left > 0 else ()
+    blocks: list[Block] = [_numbers(sweep, ran[:ROWS_SHOWN], names[:IN_TABLE], more)]
+    if names[IN_TABLE:]:
+        rest = [
+            [point_words(sweep, i), *(shown(sweep, name, sweep.rows[i]) for name in names[IN_TABLE:])]
+            for i in ran[:ROWS_SHOWN]
+        ]
+        blocks.append(
+            Table(
+                header=("point", *map(plain_name, names[IN_TABLE:])),
+                rows=tuple(tuple(Cell(text=text) for text in row) for row in rest),
+                notes=_keys(names[IN_TABLE:]),
+                summary="More numbers of each point",
+            )
+        )
+    refused = [i for i in order if not can_run(sweep.rows[i])][:ROWS_SHOWN]
+    if refused:
+        told = [(point_words(sweep, i), *_why_not(sweep.rows[i])) for i in refused]
+        blocks += [Prose(text="These cannot run:"), text_table(("point", "why", "try"), told)]
+    return blocks
+
+
+def _why_not(row: Row) -> tuple[str, str]:
+    return str(row["cannot_run"]), str(row.get("remedy") or "")
+
+
+def _numbers(sweep: Sweep, ran: Sequence[int], names: Sequence[str], more: Sequence[str]) -> Table:
+    """A row per point; without an SLO no columns about it."""
+    marks, on_front = _marks(sweep), {i for pick in picks(sweep) for i in pick.front}
+    is_slo = has_slo(sweep)
+    header = ["point", "meets the SLO" if is_slo else "verdict", "GPUs", "$ an hour"]
+    header += [*(["of the SLO's limit"] if is_slo else []), *map(plain_name, names)]
+    rows = []
+    for i in ran:
+        row, standing = sweep.rows[i], _standing(marks.get(i, ""), i in on_front, is_slo)
+        cells = [Cell(text=point_words(sweep, i))]
+        cells += [_meets_cell(row) if is_slo else Cell(text=str(row["verdict"]))]
+        cells += [Cell(text=str(row["num_gpus"])), Cell(text=_price(row), small=standing)]
+        cells += [_limit_cell(row)] if is_slo else []
+        rows.append((*cells, *(Cell(text=shown(sweep, name, row)) for name in names)))
+    return Table(header=tuple(header), rows=tuple(rows), notes=(*_keys(names), *more))
+
+
+def _standing(mark: str, is_on_front: bool, is_slo: bool) -> str:
+    best = ("cheapest" if is_slo else "best") if mark == "**" else ""
+    return ", ".join(word for word in (best, "front" if is_on_front else "") if word)
+
+
+def _meets_cell(row: Row) -> Cell:
+    """Yes or no, or open where too few requests carry a percentile; below it the verdict on the queue."""
+    met = row["meets_slo"]
+    tone: Tone = "good" if met is True else "bad" if met is False else "plain"
+    word = "open" if met is None else "yes" if met else "no"
+    return Cell(text=word, tone=tone, small="" if row["verdict"] == "STABLE" else str(row["verdict"]))
+
+
+def _held_fixed(sweep: Sweep) -> Iterator[tuple[str, str]]:
+    """What the file says of every point, section by section, and the device and model where all share one."""
+    by_section: dict[str, dict[str, Value]] = {}
+    for path, value in sweep.settings.items():
+        section, _, rest = path.partition(".")
+        by_section.setdefault(section, {})[rest] = value
+    for section, settings in by_section.items():
+        yield section, setting_text(settings) if "" not in settings else setting_text({"": settings[""]})[2:]
+    yield "swept", ", ".join(sweep.keys)
+
+
+def _trust(sweep: Sweep) -> list[Block]:
+    """Warnings first, then what the runs assumed and read, and where each device's numbers come from."""
+    warnings = sweep_warnings(sweep)
+    blocks: list[Block] = (
+        [Bullets(items=tuple(warnings))] if warnings else [Prose(text="No warning was raised.")]
+    )
+    by_note: dict[str, list[int]] = {}
+    for index, row in enumerate(sweep.rows):
+        for note in str(row.get("notes") or "").splitlines():
+            by_note.setdefault(note, []).append(index)
+    whole = sum(row["verdict"] != CANNOT_RUN for row in sweep.rows)
+    notes = [
+        note if len(found) == whole else f"{len(found)} of {whole} points: {note}"
+        for note, found in by_note.items()
+    ]
+    if notes:
+        blocks += [Prose(text="What the runs assumed and read:"), Bullets(items=tuple(notes))]
+    profiles = {one.scenario.hardware.name: one.scenario.hardware for one in sweep.points}
+    for profile in profiles.values():
+        if isinstance(profile, HardwareProfile):
+            what = f"Where the numbers of {profile.name} come from"
+            blocks.append(text_table(("number", "kind", "value", "source"), list(sourced(profile)), what))
+    return blocks
+
+
+def _limits(sweep: Sweep) -> Section | None:
+    limits = kind_of(sweep.points[0].scenario).not_modelled
+    if not limits:
+        return None
+    return Section(title="What is not modelled", blocks=(Bullets(items=tuple(limits)),))

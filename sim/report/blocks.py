@@ -1,12 +1,17 @@
-"""What a report is made of, before it is HTML or Markdown."""
+"""What a report is made of, before it is HTML or Markdown; and how it names settings and devices."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sim.report.figures import Picture
+
+if TYPE_CHECKING:
+    from sim.hardware import HardwareProfile
 
 Tone = Literal["plain", "good", "bad"]
 
@@ -104,3 +109,25 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], summary: st
     """A table of sentences; ``summary`` folds it away."""
     cells = tuple(tuple(Cell(text=text) for text in row) for row in rows)
     return Table(header=tuple(header), rows=cells, is_text=True, summary=summary)
+
+
+def profile_hash(profile: HardwareProfile) -> str:
+    """Twelve digits that change with any number or source of the profile."""
+    from sim.scenario.file import plain
+
+    text = json.dumps(plain(profile), sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def setting_text(tree: Mapping[str, Any], prefix: str = "") -> str:
+    """A tree of settings on one line: ``engine.batching: static, engine.max_num_seqs: 8``."""
+    parts = []
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            parts.append(setting_text(value, f"{prefix}{name}."))
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            parts.append(f"{prefix}{name}: {json.dumps(value, default=str)}")
+        else:
+            shown = str(value).lower() if isinstance(value, bool) else value
+            parts.append(f"{prefix}{name}: {shown}")
+    return ", ".join(part for part in parts if part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,21 @@ class Metric:
     unit: str
     meaning: str
     better: Better
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """How a sweep over scenarios of a kind is read.
+
+    ``load_keys`` say what is asked for, and so are answered each for itself; every other key is a choice, and
+    choices compete. A key stands for those below it, except the ones in ``choice_keys``.
+    """
+
+    columns: Sequence[str]  # of a sweep that names none
+    goals: Sequence[str]  # what is looked for where no SLO decides: the first that every point has
+    against: Sequence[str]  # what cost is set against, unless the SLO limits a time
+    load_keys: Sequence[str] = ("seeds",)
+    choice_keys: Sequence[str] = ()
 
 
 def format_metric(value: float | None, metric: Metric, *, with_rate_unit: bool = True) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sim.arrays import Int64
-from sim.errors import ScenarioError, closest
+from sim.errors import NoSuchFile, ScenarioError, closest
 
 if TYPE_CHECKING:
     from sim.arrays import Float64
@@ -133,8 +133,10 @@ def check_file(given: str, place: Place, base_dir: Path) -> None:
     except (OSError, ValueError):
         names = []
     near = closest(path.name, names)
-    raise place.error(
+    raise NoSuchFile(
         "no such file",
+        file=place.file,
+        path=place.path,
         given=given,
         allowed="a path relative to the scenario file",
         hint=str(Path(given).parent / near) if near else f"looked for {path}",

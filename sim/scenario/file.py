@@ -7,6 +7,7 @@ from dataclasses import Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
+from sim.scenario.distribution import Distribution
 from sim.scenario.fields import Threshold, key
 
 if TYPE_CHECKING:
@@ -137,6 +138,22 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value
+
+
+def has_drawn_values(content: object) -> bool:
+    """Whether any distribution in a scenario, or in a part of one, gives more than a single value.
+
+    Without, another seed gives the same numbers.
+    """
+    if isinstance(content, Distribution):
+        return content.distribution != "fixed"
+    if isinstance(content, Mapping):
+        return any(has_drawn_values(one) for one in content.values())
+    if isinstance(content, tuple):
+        return any(has_drawn_values(one) for one in content)
+    if is_dataclass(content):
+        return any(has_drawn_values(getattr(content, one.name)) for one in fields(content))
+    return False
 
 
 def scenario_word(path: str) -> str:

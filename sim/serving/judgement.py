@@ -13,11 +13,11 @@ from sim.price.capacity import MeanRequest, Places, requests_per_s, waiting_elas
 from sim.price.figures import Used, figures_caution
 from sim.price.overheads import LaunchedPrice, needs_launched_price
 from sim.price.providers.analytic import AnalyticTimes
-from sim.price.step import CompiledPrice
+from sim.price.step import CompiledPrice, StepPrice
 from sim.results.statistics import student_t_quantile
 from sim.results.verdict import Verdict, Word
 from sim.scenario.caution import Caution
-from sim.serving.records import UNFINISHED, RequestColumns, RunResult
+from sim.serving.records import FINISHED, UNFINISHED, RequestColumns, RunResult
 from sim.serving.scenario import Scenario
 
 _NUM_BATCHES = 8
@@ -396,6 +396,44 @@ def load_of_capacity(result: RunResult) -> float | None:
     )
     price = LaunchedPrice(scenario) if needs_launched_price(scenario) else CompiledPrice(scenario)
     return offered_per_s / requests_per_s(price, mean, places) / scenario.replicas
+
+
+def alone_ratios(result: RunResult, limits: Mapping[str, float]) -> dict[str, float]:
+    """Times to the first token and per token of one request alone on an idle engine, over their limits.
+
+    ``limits``: by metric. Of the prompt whose length is that percentile: with others there nothing is faster,
+    and a longer prompt is never faster than a shorter one. Only kernels and host times per step are counted,
+    and of a mean the time of the mean prompt: what is found lies above. Not known for a plain queue, measured
+    tables, several stages and drafts.
+    """
+    scenario, requests = result.scenario, result.requests
+    engine = scenario.engine
+    is_priced = engine.service_time is None and engine.price_table is None
+    chosen = requests.is_measured & (requests.status == FINISHED)
+    is_plain = is_priced and engine.pipeline_parallel_size == 1 and engine.speculative is None
+    if not is_plain or not limits or not chosen.any():
+        return {}
+    price = LaunchedPrice(scenario) if needs_launched_price(scenario) else CompiledPrice(scenario)
+    prompts = requests.prompt_tokens[chosen]
+    computed = np.maximum(prompts - requests.cached_tokens[chosen], 1)
+    found = {}
+    for metric, limit in limits.items():
+        statistic, _, time = metric.partition("_")
+        tokens = computed if time == "ttft_s" else prompts
+        at = float(tokens.mean()) if statistic == "mean" else float(np.percentile(tokens, int(statistic[1:])))
+        if time == "ttft_s":
+            found[metric] = _alone_ps(price, int(at), engine.max_num_batched_tokens) / PS_PER_S / limit
+        elif time == "tpot_s":
+            found[metric] = price.step_ps(1, int(at), []) / PS_PER_S / limit
+    return found
+
+
+def _alone_ps(price: StepPrice, tokens: int, budget: int) -> int:
+    """The first token of a prompt that has the engine to itself, in pieces where the budget asks for them."""
+    starts = range(0, tokens, budget)
+    return sum(
+        price.step_ps(0, 0, [(min(budget, tokens - at), at, at + budget >= tokens, None)]) for at in starts
+    )
 
 
 def is_estimated(scenario: Scenario) -> bool:

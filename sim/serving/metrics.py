@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sim.results.metric import PERCENTILES, Better, Metric
+from sim.results.metric import PERCENTILES, Better, Metric, Swept
 from sim.serving.workload.arrivals import ARRIVAL_PROCESSES
 
 if TYPE_CHECKING:
@@ -234,18 +234,31 @@ def serving_table() -> tuple[str, ...]:
     return (*SERVING_TABLE, *(name for name, metric in METRICS.items() if metric.is_in_table))
 
 
-SWEEP_TABLE = (
-    "requests_per_s",
-    "goodput_requests_per_s",
-    "goodput_fraction",
-    "p50_ttft_s",
-    "p99_ttft_s",
-    "p99_tpot_s",
-    "kv_used_fraction",
-    "num_preemptions",
-    "cost_per_million_output_tokens",
+SWEPT = Swept(
+    columns=(
+        "p99_ttft_s",
+        "p99_tpot_s",
+        "goodput_fraction",
+        "cost_per_million_output_tokens",
+        "requests_per_s",
+        "goodput_requests_per_s",
+        "p50_ttft_s",
+        "kv_used_fraction",
+        "num_preemptions",
+    ),
+    goals=("cost_per_million_output_tokens", "output_tokens_per_s"),
+    against=("p99_ttft_s", "p50_ttft_s", "mean_ttft_s", "requests_per_s"),
+    load_keys=(
+        "seeds",
+        "model",
+        "workload",
+        "slo",
+        "engine.service_time",
+        "engine.overheads",
+        "engine.speculative.acceptance_rate",
+    ),
 )
-"""The columns of a sweep that names none."""
+"""How a sweep is read."""
 
 
 _HEADLINE_TIMES = ("p99_ttft_s", "p90_ttft_s", "p50_ttft_s", "mean_ttft_s", "mean_e2e_s")

@@ -18,7 +18,7 @@ from sim.serving.drafts import Drafts
 from sim.serving.engine import Engine
 from sim.serving.front_end import FrontEnd
 from sim.serving.in_flight import InFlight, queue_length
-from sim.serving.kv.budget import num_blocks_of
+from sim.serving.kv.allocator import num_blocks_of
 from sim.serving.recorder import Recorder
 from sim.serving.records import RequestTable, RunResult
 from sim.serving.result import result_of

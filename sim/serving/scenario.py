@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sim.hardware import HardwareProfile
 from sim.hardware.engine_profile import EngineOverheads
 from sim.model.shape import ModelShape
+from sim.results.metric import PERCENTILES
 from sim.scenario.distribution import Distribution
 from sim.scenario.fields import Announced, Threshold, key
 from sim.serving.workload.arrivals import Arrivals
@@ -113,6 +114,32 @@ class Slo:
             if statistic != "mean" and time in named:
                 of_time[time] = max(limit, of_time.get(time, 0.0))
         return of_time
+
+    @property
+    def time_limits(self) -> Mapping[str, float]:
+        """The limited times, by metric. For a share of requests: the percentile that it asks of each time."""
+        if self.limits:
+            return self.limits
+        shares = [percent for percent in PERCENTILES if percent <= round(100 * self.attainment_fraction, 6)]
+        percent = max(shares, default=min(PERCENTILES))
+        return {f"p{percent}_{time}_s": limit for time, limit in self.bounds.items()}
+
+    def known_limits(self, numbers: Mapping[str, float | None]) -> dict[str, float]:
+        """The limited times that have a value, by metric, and their limits.
+
+        For a share of requests: of each time the percentile that it asks for, or the next lower one that
+        enough requests carry.
+        """
+        found: dict[str, float] = {}
+        for metric, limit in self.time_limits.items():
+            statistic, _, time = metric.partition("_")
+            names = [metric]
+            if not self.limits:
+                lower = [one for one in reversed(PERCENTILES) if one < int(statistic.removeprefix("p"))]
+                names += [f"p{one}_{time}" for one in lower]
+            known = (name for name in names if numbers.get(name) is not None)
+            found |= next(({name: limit} for name in known), {})
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

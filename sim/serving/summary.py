@@ -22,7 +22,7 @@ from sim.serving.record_statistics import (
     token_gaps,
 )
 from sim.serving.records import ABORTED, FINISHED, REFUSED, UNFINISHED, RunResult
-from sim.serving.scenario import Slo
+from sim.serving.scenario import Scenario, Slo
 from sim.serving.window import inside, served_inside, tokens_inside
 from sim.serving.workload.sources import arrivals_label
 
@@ -294,6 +294,21 @@ def _all_meet_slo(
     ]
     whole = _meets_slo(result.scenario.slo, metrics)
     return None if whole is None else whole and False not in stated
+
+
+def slo_ratios(scenario: Scenario, summary: Summary) -> dict[str, float]:
+    """Every limited time over its limit: of all requests, and of each class with an SLO of its own."""
+    found = _ratios(scenario.slo, summary.metrics)
+    for name, one in (scenario.workload.classes or {}).items():
+        if one.slo is not None and name in summary.by_class:
+            ratios = _ratios(one.slo, summary.by_class[name].metrics)
+            found |= {f"{metric} of {name}": ratio for metric, ratio in ratios.items()}
+    return found
+
+
+def _ratios(slo: Slo, numbers: Mapping[str, float | None]) -> dict[str, float]:
+    limits = slo.known_limits(numbers)
+    return {name: value / limits[name] for name in limits if (value := numbers[name]) is not None}
 
 
 def _whole_run(result: RunResult) -> dict[str, int]:

@@ -10,7 +10,7 @@ import numpy as np
 from sim.arrays import PS_PER_S
 from sim.price.collective import nccl_facts
 from sim.price.figures import Used, figures_caution, together
-from sim.results.metric import Better, Metric
+from sim.results.metric import Better, Metric, Swept
 from sim.results.summary import Summary
 from sim.results.verdict import Verdict, Word
 from sim.scenario.caution import Caution
@@ -435,6 +435,30 @@ TABLE = (
     "updates_per_s_to_target",
     "time_to_target_s",
 )
+
+
+SWEPT = Swept(
+    columns=TABLE,
+    goals=("time_to_target_s", "useful_tokens_per_s", "gradients_per_s", "cost_per_million_tokens"),
+    against=("time_to_target_s", "useful_tokens_per_s", "gradients_per_s"),
+    load_keys=(
+        "seeds",
+        "model",
+        "training.max_seq_len",
+        "training.num_steps",
+        "compute",
+        "variation",
+        "failures.mtbf_s",
+        "failures.restart_s",
+        "failures.checkpoint_s",
+        "exchange.slow_links",
+        "packing.lengths",
+        "packing.num_documents",
+        "learning",
+        "scaling",
+    ),
+)
+"""How a sweep is read."""
 
 
 def headline(comparison: Comparison) -> str:

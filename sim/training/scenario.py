@@ -10,9 +10,9 @@ from typing import Literal
 
 from sim.hardware import HardwareProfile
 from sim.model.shape import ModelShape
-from sim.scenario.chance import has_drawn_values
 from sim.scenario.distribution import Distribution
 from sim.scenario.fields import Threshold, key
+from sim.scenario.file import has_drawn_values
 from sim.training.delays import DELAYS, StepVariation
 from sim.training.exchange.algorithms import EXCHANGES
 from sim.training.learning.sgd import LearningConfig

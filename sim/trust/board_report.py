@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from sim.plan.evaluate import shown
 from sim.report.blocks import Block, Cell, Code, Prose, Report, Section, Table
-from sim.report.figures import Picture, Row, Trace, axis, lanes, layout, plain
+from sim.report.figures import Picture, Row, Trace, axis, digits, lanes, layout, percent, plain
 from sim.report.html import page, report_html
 from sim.trust.board import Board, Score
 from sim.trust.cases import Scored
+from sim.units import format_s
 from sim.version import __version__
 
 WORST_SHOWN = 12
@@ -84,6 +84,13 @@ def worst_first(rows: Sequence[Scored]) -> list[Scored]:
     return sorted(rows, key=lambda row: float("-inf") if row.error is None else -abs(row.error))
 
 
+def _number(name: str, value: float) -> str:
+    """A value in the unit of its name."""
+    if name.endswith("_fraction"):
+        return percent(value)
+    return format_s(value) if name.endswith("_s") and not name.endswith("_per_s") else digits(value)
+
+
 def value_cells(row: Scored) -> tuple[str, str, str, str, str]:
     """A value as a person reads it; a ratio of two variants has no unit."""
     measured = row.measured
@@ -91,10 +98,10 @@ def value_cells(row: Scored) -> tuple[str, str, str, str, str]:
     over = f" / {measured.over}" if measured.over else ""
     metric = f"{measured.metric}{over}"
     unit_of = "ratio" if measured.over else measured.metric
-    predicted = "none" if row.predicted is None else shown(unit_of, row.predicted)
+    predicted = "none" if row.predicted is None else _number(unit_of, row.predicted)
     mark = " (calibrated)" if measured.seen_by_fit else ""
     outside = " outside its band" if row.is_outside_band else ""
-    return f"{name}{mark}", metric, shown(unit_of, measured.value), predicted, _signed(row.error) + outside
+    return f"{name}{mark}", metric, _number(unit_of, measured.value), predicted, _signed(row.error) + outside
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> str:

@@ -22,8 +22,8 @@ from sim.cli.progress import Progress, progress_line
 from sim.errors import ScenarioError
 from sim.kinds.executors import SerialExecutor, map_as_completed, open_executor
 from sim.plan.evaluate import Point, evaluate, fingerprint
-from sim.plan.sweep import Sweep, cheapest_meeting, grid, parse_over, read_ledger, run_points, sweep_points
-from sim.plan.sweep_report import sweep_pictures
+from sim.plan.sweep import Sweep, grid, parse_over, read_ledger, run_points, sweep_points
+from sim.plan.sweep_pictures import sweep_pictures
 
 TINY = """\
 schema_version: 1
@@ -170,9 +170,9 @@ def test_the_table_does_not_depend_on_what_finishes_first(
         axes = ["--over", "replicas=1:3", "--over", "engine.max_num_seqs=4,16"]
         assert main(["sweep", str(tiny), *axes, "--jobs", jobs, "--out", f"jobs{jobs}"]) == 0
     printed = capsys.readouterr().out
-    for name in ("sweep.csv", "sweep.json", "sweep.html"):
+    for name in ("sweep.csv", "sweep.json", "sweep.html", "sweep.md"):
         assert Path("jobs1", name).read_bytes() == Path("jobs2", name).read_bytes(), name
-    assert printed.count("the SLO") == 2
+    assert printed.count("The cheapest that meets the SLO") == 2
 
 
 def test_sweep_marks_what_meets_the_slo_and_names_the_cheapest(
@@ -185,11 +185,12 @@ def test_sweep_marks_what_meets_the_slo_and_names_the_cheapest(
     assert meets == sorted(meets)  # more replicas never hurt here: false before true
     assert set(meets) == {"true", "false"}
     cheapest = rows[meets.index("true")]["replicas"]
-    assert f"the cheapest: replicas = {cheapest}" in printed
+    assert f"The cheapest that meets the SLO: {cheapest} GPU" in printed
     marks = [line.split()[0] for line in printed.splitlines() if line.strip().startswith("*")]
     assert marks == ["**"] + ["*"] * (meets.count("true") - 1)
     content = json.loads(Path("out/sweep.json").read_text(encoding="utf-8"))
-    assert content["points"][content["cheapest_meeting_slo"]]["swept"] == {"replicas": cheapest}
+    [answer] = content["answers"]
+    assert content["points"][answer["winner"]]["swept"] == {"replicas": cheapest}
 
 
 def test_metrics_are_chosen_by_name_and_misspelt_ones_corrected(
@@ -200,16 +201,6 @@ def test_metrics_are_chosen_by_name_and_misspelt_ones_corrected(
     assert "mean_queue_s" in Path("out/sweep.csv").read_text(encoding="utf-8").splitlines()[0]
     assert main([*command, "mean_que_s"]) == 2
     assert "did you mean mean_queue_s" in capsys.readouterr().err
-
-
-def rows_of(*cells: tuple[bool | None, float | None, int]) -> list[dict[str, Any]]:
-    return [{"meets_slo": met, "usd_per_hour": price, "num_gpus": gpus} for met, price, gpus in cells]
-
-
-def test_the_cheapest_is_by_price_or_else_by_gpus() -> None:
-    assert cheapest_meeting(rows_of((False, 1.0, 1), (True, 9.0, 1), (True, 8.0, 4))) == 2
-    assert cheapest_meeting(rows_of((True, None, 3), (True, 8.0, 2), (True, 1.0, 2))) == 1
-    assert cheapest_meeting(rows_of((False, 1.0, 1), (None, 1.0, 1))) is None
 
 
 def double(number: int) -> int:
@@ -314,7 +305,8 @@ def test_a_number_of_blocks_is_shown_as_the_memory_it_takes() -> None:
     points = sweep_points(
         "serving/prefix_cache_size", ["engine.num_gpu_blocks_override=500,1000,8000"], overrides=[]
     )
-    rows = tuple({"prefix_hit_fraction": value, "meets_slo": None} for value in (0.1, 0.2, 0.3))
+    same = {"meets_slo": None, "verdict": "STABLE", "num_gpus": 1, "usd_per_hour": 2.0}
+    rows = tuple({"prefix_hit_fraction": value, **same} for value in (0.1, 0.2, 0.3))
     sweep = Sweep(
         question="", command="", keys=("engine.num_gpu_blocks_override",), points=tuple(points), rows=rows
     )

@@ -25,7 +25,7 @@ from toy_runs import toy_file, toy_results
 
 import sim
 from sim.kinds.registry import report_of
-from sim.report.blocks import Code, Section, what_decides_first
+from sim.report.blocks import Code, Section, profile_hash, what_decides_first
 from sim.report.figures import (
     INKS,
     MAX_TICKS,
@@ -43,7 +43,6 @@ from sim.report.figures import (
 )
 from sim.report.html import plotly_js, render_html, render_index
 from sim.report.markdown import render_markdown
-from sim.report.settings import profile_hash
 from sim.results.answer import Answer
 from sim.serving.records import BlockMap
 from sim.serving.report.block_map import FREE, View, held_fraction, raster, view_of

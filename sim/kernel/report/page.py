@@ -233,7 +233,7 @@ def _pictures(runs: Runs, shown: list[Lane], reference: str) -> list[Picture]:
 
 
 def _question(answer: Answer[KernelScenario, KernelResult], runs: list[tuple[Lane, KernelResult]]) -> Section:
-    from sim.report.settings import setting_text
+    from sim.report.blocks import setting_text
     from sim.scenario.file import scenario_word
 
     rows = [("Scenario", scenario_word(answer.file.path))]

@@ -1,13 +1,16 @@
-"""What a KV allocator must be able to do, and the settings that it is made from."""
+"""What a KV allocator must be able to do, the settings that it is made from, and how many blocks it has."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
+from sim.price.memory import memory_plan
+
 if TYPE_CHECKING:
     from sim.serving.recorder import BlockMapRecorder
     from sim.serving.request import Request
+    from sim.serving.scenario import Scenario
     from sim.serving.usage import Levels
 
 Reservation = Literal["max", "pow2", "oracle"]
@@ -89,3 +92,15 @@ class KVAllocator(Protocol):
     def levels(self, held_tokens: int, unfilled_tokens: int, is_blocked: bool) -> Levels:
         """How memory is used now; ``is_blocked``: the head of the queue finds none."""
         ...
+
+
+UNLIMITED_BLOCKS = 1 << 40
+
+
+def num_blocks_of(scenario: Scenario) -> int:
+    """The KV budget of one replica. Without a KV cache, or as a plain queue, there is no limit."""
+    if not scenario.engine.has_kv_budget:
+        return UNLIMITED_BLOCKS
+    if scenario.engine.num_gpu_blocks_override is not None:
+        return scenario.engine.num_gpu_blocks_override
+    return memory_plan(scenario.model, scenario.hardware, scenario.engine).num_gpu_blocks

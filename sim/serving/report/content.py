@@ -24,12 +24,13 @@ from sim.report.blocks import (
     Section,
     Table,
     Tone,
+    profile_hash,
+    setting_text,
     text_table,
     what_decides_first,
 )
 from sim.report.decision import class_section, decision_section, warning_section
 from sim.report.figures import Lane, Picture, digits, lanes, percent
-from sim.report.settings import profile_hash, setting_text
 from sim.results.answer import answer_line, headline_metric
 from sim.results.metric import format_metric
 from sim.scenario.file import ScenarioFile, plain, scenario_word
@@ -282,7 +283,7 @@ def _provenance(answer: Answer[Scenario, RunResult]) -> list[Block]:
     profiles = {scenario.hardware.name: scenario.hardware for scenario in _scenarios(answer)}
     blocks: list[Block] = []
     for profile in profiles.values():
-        rows = [*_sourced(profile), *_overheads(answer, profile)]
+        rows = [*sourced(profile), *_overheads(answer, profile)]
         counts = {kind: sum(row[1] == kind for row in rows) for kind in dict.fromkeys(row[1] for row in rows)}
         summed = ", ".join(f"{count} {kind}" for kind, count in counts.items())
         blocks.append(Prose(text=f"Numbers behind the seconds, {profile.name}: {summed}."))
@@ -300,7 +301,7 @@ def kind_of(source: str) -> str:
     return next((kind for kind, signs in KINDS if any(sign in words for sign in signs)), "cited")
 
 
-def _sourced(profile: HardwareProfile) -> Iterator[tuple[str, str, str, str]]:
+def sourced(profile: HardwareProfile) -> Iterator[tuple[str, str, str, str]]:
     """(number, kind, value, source) of every field with a source, efficiency curves last."""
     for name, source in profile.sources.items():
         if not name.startswith("efficiency."):

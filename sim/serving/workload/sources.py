@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sim.scenario.chance import has_drawn_values
+from sim.scenario.file import has_drawn_values
 from sim.serving.scenario import Scenario, Workload
 
 if TYPE_CHECKING:

@@ -249,7 +249,7 @@ def _step(base: TrainingScenario) -> str:
 
 
 def _variants(answer: Answer[TrainingScenario, TrainingResult]) -> list[tuple[str, str]]:
-    from sim.report.settings import setting_text
+    from sim.report.blocks import setting_text
     from sim.scenario.file import plain
 
     if len(answer.file.variants) == 1 and not answer.file.variants[0].differences:

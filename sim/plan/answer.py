@@ -1,0 +1,242 @@
+"""What a sweep answers: for each load by itself the cheapest choice, the Pareto front, and which axis helps.
+
+What is asked for (rates, lengths, the model, the SLO: ``load_keys`` of the kind) is answered each for itself;
+all other keys are choices, and choices compete. A choice wins when it meets the SLO and its queue does not
+outgrow it (OVERLOADED), at the lowest price; among equals the one whose queue was tested, then the one with
+the larger headroom: the smallest ratio of what was found to its limit, whichever is the largest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sim.kinds.registry import kind_of
+from sim.plan.evaluate import Point, Row
+from sim.plan.sweep import Sweep, flattened
+
+if TYPE_CHECKING:
+    from sim.kinds.registry import AnyKind
+
+Load = tuple[tuple[str, str], ...]
+"""What is asked for: key and value, as they were written."""
+
+UNSETTLED = ("UNTESTED", "BACKLOGGED")  # verdicts that leave open whether a longer run meets the SLO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pick:
+    """One load, and the choices for it as indices into the grid.
+
+    ``settled``: the cheapest whose queue was found not to grow, where that is not the winner. ``nearest``: of
+    those that ran, the one closest to the SLO; the winner where there is one.
+    """
+
+    load: Load
+    indices: tuple[int, ...]
+    winner: int | None
+    settled: int | None
+    nearest: int | None
+    front: tuple[int, ...]
+    measure: str  # what the winner is cheapest in: usd_per_hour, or num_gpus where a price is missing
+
+
+def is_load(key: str, kind: AnyKind) -> bool:
+    """Whether a key path says what is asked for; the longest listed path that covers it decides."""
+    parts = key.split(".")
+    path = ".".join(parts[3:] if parts[:2] == ["compare", "variants"] else parts)
+
+    def covering(listed: Iterable[str]) -> int:
+        return max((len(one) for one in listed if f"{path}.".startswith((f"{one}.", f"{one}["))), default=0)
+
+    return covering(kind.swept.load_keys) > covering(kind.swept.choice_keys)
+
+
+def load_of(point: Point) -> Load:
+    """What a point is asked for: its swept keys and its variant's differences of that kind."""
+    kind = kind_of(point.scenario)
+    swept = ((key, value) for key, value in point.swept.items() if is_load(key, kind))
+    own = ((key, str(value)) for key, value in flattened(point.differences).items() if is_load(key, kind))
+    return (*swept, *own)
+
+
+def picks(sweep: Sweep) -> list[Pick]:
+    """The answer for every load, in the order of the grid."""
+    loads: dict[Load, list[int]] = {}
+    for index, point in enumerate(sweep.points):
+        loads.setdefault(load_of(point), []).append(index)
+    return [_pick(sweep, load, indices) for load, indices in loads.items()]
+
+
+def has_slo(sweep: Sweep) -> bool:
+    """Whether any point states what is fast enough."""
+    stated = (bool(kind_of(one.scenario).slo_limits(one.scenario)) for one in sweep.points)
+    return any(stated) or any(row["meets_slo"] is not None for row in sweep.rows)
+
+
+def _pick(sweep: Sweep, load: Load, indices: Sequence[int]) -> Pick:
+    rows = sweep.rows
+    ran = [i for i in indices if can_run(rows[i])]
+    if has_slo(sweep):
+        able = [i for i in ran if rows[i]["meets_slo"] is True and rows[i]["verdict"] != "OVERLOADED"]
+        measure = measure_of([rows[i] for i in able])
+        order = sorted(able, key=lambda i: _rank(sweep, i, measure))
+    else:
+        name, measure = goals(sweep)[0], measure_of([rows[i] for i in ran])
+        order = sorted(reaching(sweep, ran, name), key=lambda i: goal_rank(sweep, i, measure, name))
+    winner = order[0] if order else None
+    settled = next((i for i in order if rows[i]["verdict"] not in UNSETTLED), None)
+    rated = [i for i in ran if rows[i].get("slo_ratio") is not None]
+    nearest = min(
+        rated, key=lambda i: (number(rows[i]["slo_ratio"]), _setting_order(sweep.points[i])), default=None
+    )
+    return Pick(
+        load=_named(sweep, load, indices),
+        indices=tuple(indices),
+        winner=winner,
+        settled=None if settled == winner else settled,
+        nearest=nearest if winner is None else winner,
+        front=front(sweep, indices),
+        measure=measure,
+    )
+
+
+def _named(sweep: Sweep, load: Load, indices: Sequence[int]) -> Load:
+    """The load with what variants ask for said by their names: ``variant`` in place of many keys."""
+    swept = tuple((key, value) for key, value in load if key in sweep.keys)
+    if len(swept) == len(load):
+        return load
+    names = dict.fromkeys(sweep.points[i].variant for i in indices)
+    return (*swept, ("variant", " or ".join(names)))
+
+
+def can_run(row: Row) -> bool:
+    """Whether a point gave numbers."""
+    return row.get("cannot_run") is None
+
+
+def measure_of(rows: Sequence[Row]) -> str:
+    """What cost is: dollars an hour where every one has a price, else GPUs."""
+    return "usd_per_hour" if all(row["usd_per_hour"] is not None for row in rows) else "num_gpus"
+
+
+def _rank(sweep: Sweep, index: int, measure: str) -> tuple[object, ...]:
+    """Cheapest first, then tested queues, then headroom; the setting, so that no order of axes matters."""
+    row = sweep.rows[index]
+    ratio = row.get("slo_ratio")
+    headroom = float("inf") if ratio is None else number(ratio)
+    is_open = row["verdict"] in UNSETTLED
+    return (number(row[measure]), is_open, headroom, _setting_order(sweep.points[index]))
+
+
+def goal_rank(sweep: Sweep, index: int, measure: str, name: str) -> tuple[object, ...]:
+    row = sweep.rows[index]
+    best = sign(sweep, name) * number(row.get(name))
+    return (best, number(row[measure]), _setting_order(sweep.points[index]))
+
+
+def reaching(sweep: Sweep, indices: Sequence[int], name: str) -> list[int]:
+    """Of points without an SLO, those that may win: the metric is known, and their queue holds."""
+    rows = sweep.rows
+    return [i for i in indices if rows[i].get(name) is not None and rows[i]["verdict"] != "OVERLOADED"]
+
+
+def goals(sweep: Sweep) -> list[str]:
+    """What is looked for where no SLO decides: metrics that every point has; the first names the winner."""
+    kind = kind_of(sweep.points[0].scenario)
+    ran = [row for row in sweep.rows if can_run(row)]
+    known = [name for name in kind.swept.goals if all(row.get(name) is not None for row in ran)]
+    return known or list(kind.swept.goals[-1:])
+
+
+def sign(sweep: Sweep, name: str) -> float:
+    """1 where less of a metric is better, else -1."""
+    return -1.0 if kind_of(sweep.points[0].scenario).metrics[name].better == "higher" else 1.0
+
+
+def _setting_order(point: Point) -> tuple[object, ...]:
+    """Sorts settings by their values, numbers by size, whatever the order of the axes was."""
+    values = ((key, *by_size(value)) for key, value in sorted(point.swept.items()))
+    return (*values, point.variant)
+
+
+def by_size(text: str) -> tuple[float, str]:
+    value = number_in(text)
+    return (float("inf") if value is None else value, text)
+
+
+def number_in(text: str) -> float | None:
+    """The number that a swept value is, if it is one."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else float("inf")
+
+
+def choice_keys(sweep: Sweep) -> list[str]:
+    """The swept keys that compete, of those with more than one value."""
+    kind = kind_of(sweep.points[0].scenario)
+    several = [key for key in sweep.keys if len({point.swept[key] for point in sweep.points}) > 1]
+    return [key for key in several if not is_load(key, kind)]
+
+
+def limit_of(sweep: Sweep, index: int, metric: str) -> float | None:
+    """What a point's SLO allows a metric, or, for a share of requests, the percentile that stands for it."""
+    scenario = sweep.points[index].scenario
+    limits = kind_of(scenario).slo_limits(scenario)
+    time = metric.partition("_")[2]
+    of_time = {name.partition("_")[2]: limit for name, limit in limits.items()}
+    closest = sweep.rows[index].get("slo_closest")
+    return limits.get(metric, of_time.get(time) if closest == metric else None)
+
+
+# --- the front ----------------------------------------------------------------------------------
+
+
+def front_metric(sweep: Sweep) -> str:
+    """What cost is set against: the first time that the SLO limits, else what is looked for."""
+    scenario = sweep.points[0].scenario
+    kind, rows = kind_of(scenario), [row for row in sweep.rows if can_run(row)]
+    names = [*kind.slo_limits(scenario), *kind.swept.against]
+    return max(names, key=lambda name: sum(row.get(name) is not None for row in rows))
+
+
+def front(sweep: Sweep, indices: Sequence[int]) -> tuple[int, ...]:
+    """The Pareto front of some points: none other costs no more and is no worse, and less or better."""
+    rows, name = sweep.rows, front_metric(sweep)
+    towards = sign(sweep, name)
+    able = [i for i in indices if can_run(rows[i]) and rows[i]["verdict"] != "OVERLOADED"]
+    able = [i for i in able if rows[i].get(name) is not None]
+    measure = measure_of([rows[i] for i in able])
+    at = {i: (number(rows[i][measure]), towards * number(rows[i][name])) for i in able}
+    kept: list[int] = []
+    best_of_cheaper = float("inf")
+    for cost in sorted({cost for cost, _ in at.values()}):
+        best = min(found for one, found in at.values() if one == cost)
+        if best < best_of_cheaper:
+            kept += [i for i in able if at[i] == (cost, best)]
+            best_of_cheaper = best
+    return tuple(sorted(kept))
+
+
+def by_cost(sweep: Sweep) -> list[int]:
+    """All points: load by load, in each the cheapest first, among equals the better; refused ones last."""
+    order: list[int] = []
+    name = "" if has_slo(sweep) else goals(sweep)[0]
+
+    def place(index: int) -> tuple[object, ...]:
+        row = sweep.rows[index]
+        if name:
+            rank = (number(row[measure]), *goal_rank(sweep, index, measure, name))
+            return (not can_run(row), *rank) if row.get(name) is not None else (True, *rank)
+        return (not can_run(row), *_rank(sweep, index, measure))
+
+    for pick in picks(sweep):
+        measure = measure_of([sweep.rows[i] for i in pick.indices])
+        order += sorted(pick.indices, key=place)
+    return order

@@ -1,0 +1,398 @@
+"""A sweep's answer in sentences: what wins at each load and how closely, and which axis could help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
+
+from sim.kinds.registry import kind_of
+from sim.plan.answer import (
+    Load,
+    Pick,
+    by_size,
+    can_run,
+    choice_keys,
+    goal_rank,
+    goals,
+    has_slo,
+    is_load,
+    limit_of,
+    number,
+    number_in,
+    picks,
+    reaching,
+    sign,
+)
+from sim.plan.evaluate import CANNOT_RUN, Point, Row, Value, warnings_of
+from sim.plan.sweep import Sweep
+from sim.results.comparison import one_seed
+from sim.results.metric import format_metric
+
+_LEFT_OPEN = {
+    "UNTESTED": "but the run is too short to tell whether its queue grows",
+    "BACKLOGGED": "but its queue grew, and a longer run may miss",
+}
+_SAME = 0.02  # a difference below this is none: seeds and simulation are not more exact
+
+
+def _times(text: str) -> str:
+    scale = number_in(text)
+    return f"at {1 / scale:.4g} ×" if scale else f"at time_scale {text}"
+
+
+_LOAD_WORDS: Mapping[str, Callable[[str], str]] = {
+    "requests_per_s": lambda text: f"at {text} requests/s",
+    "time_scale": _times,
+    "concurrency": lambda text: f"with {text} clients",
+    "path": lambda text: f"for {PurePath(text).name}",
+    "model": lambda text: f"for {PurePath(text).stem if '/' in text else text}",
+    "variant": lambda text: f"for {text}",
+}
+"""How a load is said in a sentence, by the last name of its key."""
+
+
+def load_words(load: Load) -> str:
+    """``at 40 requests/s, with 64 clients``; nothing where one load was asked for."""
+    said = []
+    for key, value in load:
+        last = key.rpartition(".")[2]
+        said.append(_LOAD_WORDS[last](value) if last in _LOAD_WORDS else f"with {last} = {value}")
+    return ", ".join(said)
+
+
+def choice_words(sweep: Sweep, index: int) -> str:
+    """What was chosen: ``4 × l40s (replicas = 4)``, ``2 GPUs (replicas = 2)``, ``max_num_seqs = 64``."""
+    point, count = sweep.points[index], int(number(sweep.rows[index]["num_gpus"]))
+    keys = choice_keys(sweep)
+    said = {"hardware", "replicas"} if point.swept.get("replicas") == str(count) else {"hardware"}
+    rest = [f"{short_key(key)} = {point.swept[key]}" for key in keys if key not in said]
+    rest += [point.variant] if sweep.has_variants else []
+    if "hardware" in keys:
+        what = f"{count} × {point.swept['hardware']}"
+    elif rest and len({row["num_gpus"] for row in sweep.rows}) == 1:
+        return ", ".join(rest)
+    else:
+        what = f"{count} GPU{'s' * (count != 1)}"
+    return f"{what} ({', '.join(rest)})" if rest else what
+
+
+def short_key(key: str) -> str:
+    """The last name of a key path."""
+    return key.rpartition(".")[2]
+
+
+def setting_words(sweep: Sweep, index: int) -> str:
+    """Which point: all that was swept, and the variant where there are several."""
+    point = sweep.points[index]
+    said = ", ".join(f"{key} = {value}" for key, value in point.swept.items())
+    return f"{said} ({point.variant})" if sweep.has_variants else said
+
+
+def point_words(sweep: Sweep, index: int) -> str:
+    """The same in few words, for a table: ``at 40 requests/s, l40s, replicas = 4``."""
+    point, kind = sweep.points[index], kind_of(sweep.points[index].scenario)
+    parts = [
+        load_words(((key, value),)) if is_load(key, kind) else _choice_word(key, value)
+        for key, value in point.swept.items()
+    ]
+    return ", ".join([*parts, *([point.variant] if sweep.has_variants else [])])
+
+
+def _choice_word(key: str, value: str) -> str:
+    """A device or a file needs no key in front of it."""
+    is_name = key == "hardware" or "/" in value
+    return short_value(value) if is_name else f"{short_key(key)} = {value}"
+
+
+def short_value(text: str) -> str:
+    """A swept value in a table: of a path its last part."""
+    return PurePath(text).name if "/" in text and "{" not in text else text
+
+
+def cost_words(row: Row) -> str:
+    """The price of a point, or that it is not known."""
+    price = row["usd_per_hour"]
+    return "price unknown" if price is None else f"${number(price):,.2f} an hour"
+
+
+def limit_words(sweep: Sweep, index: int) -> str:
+    """How close to its limit a point comes, by the statistic that comes closest."""
+    row = sweep.rows[index]
+    ratio, name = row.get("slo_ratio"), row.get("slo_closest")
+    if ratio is None or not isinstance(name, str):
+        return ""
+    value = row.get(name)
+    found = (
+        f"{plain_name(name)} {_shown(sweep, name, value)}, "
+        if value is not None
+        else f"{plain_name(name)} at "
+    )
+    return f"{found}{ratio_words(number(ratio))} its limit"
+
+
+def _shown(sweep: Sweep, name: str, value: Value) -> str:
+    metric = kind_of(sweep.points[0].scenario).metrics[name]
+    return format_metric(None if value is None else number(value), metric)
+
+
+def ratio_words(ratio: float) -> str:
+    """``62 % of``, ``2.4 ×``; with as many digits as show on which side of 1 it lies."""
+    if ratio >= 100:
+        return f"{ratio:,.0f} ×"
+    if ratio <= 1:
+        texts = (f"{100 * ratio:.{count}g} % of" for count in range(2, 16))
+        return next((text for text in texts if text not in ("1e+02 % of", "100 % of")), "100 % of")
+    texts = (f"{ratio:.{count}g} ×" for count in range(2, 16))
+    return next((text for text in texts if text != "1 ×"), "1 ×")
+
+
+_SPELT = {
+    **{word: word.upper() for word in ("ttft", "tpot", "itl", "kv", "hbm", "sram", "gpu", "mfu", "slo")},
+    "e2e": "end-to-end time",
+    "flops": "FLOPs",
+    "l2": "L2",
+}
+
+
+def plain_name(name: str) -> str:
+    """``p99 TTFT`` of ``p99_ttft_s``."""
+    name, of, whose = name.partition(" of ")
+    base = name.removesuffix("_s") if not name.endswith("_per_s") else name
+    base = base.removesuffix("_fraction").replace("_per_s", "_a_second")
+    words = (_SPELT.get(word, word) for word in base.removeprefix("num_").split("_"))
+    return " ".join(words) + of + whose
+
+
+def answer_words(sweep: Sweep) -> str:
+    """The answer: for every load the cheapest choice that meets the SLO, or what comes nearest."""
+    found = picks(sweep)
+    said = _slo_words(sweep, found) if has_slo(sweep) else _goal_words(sweep, found)
+    refused = sum(not can_run(row) for row in sweep.rows)
+    tail = f" {refused} of {len(sweep.rows)} points cannot run." if refused else ""
+    return f"{said}{tail}"
+
+
+def _slo_words(sweep: Sweep, found: Sequence[Pick]) -> str:
+    num_meeting = sum(row["meets_slo"] is True for row in sweep.rows)
+    total = sum(can_run(row) for row in sweep.rows)
+    won = [pick for pick in found if pick.winner is not None]
+    if len(found) == 1 and not won:
+        return f"No point can be recommended: {_none_words(sweep, found[0])}."
+    if not won:
+        parts = (f"{load_words(pick.load)}: {_none_words(sweep, pick)}" for pick in found)
+        return f"No load is carried within the SLO: {'; '.join(parts)}."
+    by_gpus = any(pick.measure == "num_gpus" for pick in won)
+    head = (
+        f"The fewest GPUs that meet the SLO{_unpriced(sweep)}"
+        if by_gpus
+        else "The cheapest that meets the SLO"
+    )
+    counts = f" {num_meeting} of {total} points meet it." if total > 1 else ""
+    if len(found) == 1:
+        return f"{head}: {_winner_words(sweep, found[0])}.{counts}"
+    parts = (
+        f"{load_words(pick.load)}: "
+        + (_none_words(sweep, pick) if pick.winner is None else _winner_words(sweep, pick))
+        for pick in found
+    )
+    return f"{head}, {'; '.join(parts)}.{counts}"
+
+
+def _unpriced(sweep: Sweep) -> str:
+    names = dict.fromkeys(
+        point.scenario.hardware.name
+        for point, row in zip(sweep.points, sweep.rows, strict=True)
+        if row["usd_per_hour"] is None
+    )
+    return f" (no price is known of {', '.join(names)})" if names else ""
+
+
+def _winner_words(sweep: Sweep, pick: Pick) -> str:
+    """What wins, its price, what its run left open; where there is one load, how close to the limit."""
+    assert pick.winner is not None
+    verdict = str(sweep.rows[pick.winner]["verdict"])
+    parts = [choice_words(sweep, pick.winner), cost_words(sweep.rows[pick.winner])]
+    parts += ["" if pick.load else limit_words(sweep, pick.winner), _LEFT_OPEN.get(verdict, "")]
+    if pick.settled is not None:
+        parts.append(f"and the cheapest that is sure is {choice_words(sweep, pick.settled)}")
+    return ", ".join(part for part in parts if part)
+
+
+def _none_words(sweep: Sweep, pick: Pick) -> str:
+    """Why nothing wins at a load."""
+    rows = [sweep.rows[i] for i in pick.indices if can_run(sweep.rows[i])]
+    if not rows:
+        return "nothing can run"
+    if any(row["meets_slo"] is True for row in rows):
+        return "those within the limits are overloaded, and would miss them in a longer run"
+    if all(row["meets_slo"] is None for row in rows):
+        return "left open, as too few requests carry the percentiles that the SLO states"
+    if pick.nearest is None:
+        return "none meets it"
+    nearest, row = choice_words(sweep, pick.nearest), sweep.rows[pick.nearest]
+    head = "none meets it, the nearest is" if len(rows) > 1 else "missed by"
+    if number(row["slo_ratio"]) <= 1 and row.get("goodput_fraction") is not None:
+        share = _shown(sweep, "goodput_fraction", row["goodput_fraction"])
+        return f"{head} {nearest}, where {share} come in time"
+    return f"{head} {nearest}, {limit_words(sweep, pick.nearest)}"
+
+
+def _goal_words(sweep: Sweep, found: Sequence[Pick]) -> str:
+    """The best of each load; of one load also the best by the other things that are looked for."""
+    first, *others = goals(sweep)
+    why = "No SLO is stated, so nothing says what is fast enough. " if _could_have_slo(sweep) else ""
+    parts = (
+        f"{load_words(pick.load)}: ".removeprefix(": ") + _best_words(sweep, pick.winner, first)
+        for pick in found
+    )
+    said = f"{why}{_best_of(sweep, first)}{': ' if len(found) == 1 else ', '}{'; '.join(parts)}."
+    for name in others if len(found) == 1 else ():
+        able = reaching(sweep, found[0].indices, name)
+        best = min(able, key=lambda i: goal_rank(sweep, i, found[0].measure, name), default=None)
+        if best not in (None, found[0].winner):
+            said += f" {_best_of(sweep, name)}: {_best_words(sweep, best, name)}."
+    return said
+
+
+def _best_of(sweep: Sweep, name: str) -> str:
+    return f"The {'lowest' if sign(sweep, name) > 0 else 'highest'} {plain_name(name)}"
+
+
+def _best_words(sweep: Sweep, index: int | None, name: str) -> str:
+    if index is None:
+        return "none"
+    value = _shown(sweep, name, sweep.rows[index].get(name))
+    is_one_price = len({row["usd_per_hour"] for row in sweep.rows}) == 1
+    cost = "" if is_one_price else f", {cost_words(sweep.rows[index])}"
+    return f"{value} with {choice_words(sweep, index)}{cost}"
+
+
+def _could_have_slo(sweep: Sweep) -> bool:
+    return "slo" in sweep.points[0].scenario.__dataclass_fields__
+
+
+# --- which axis helps ---------------------------------------------------------------------------
+
+
+def axis_notes(sweep: Sweep) -> list[str]:
+    """What each axis could do for the loads that no point carries, and which axes change nothing."""
+    notes = [note for pick in picks(sweep) if pick.winner is None for note in _notes_of(sweep, pick)]
+    return [*dict.fromkeys(notes), *_idle_axes(sweep)]
+
+
+def _notes_of(sweep: Sweep, pick: Pick) -> list[str]:
+    """A sentence per axis; those that one floor makes useless share theirs."""
+    if pick.nearest is None or not has_slo(sweep):
+        return []
+    lines = {key: line for key in choice_keys(sweep) if len(line := _line(sweep, pick, key)) > 1}
+    where = f" {load_words(pick.load)}" if pick.load else ""
+    floors: dict[str, list[str]] = {}
+    for key, line in lines.items():
+        floors.setdefault(_floor_words(sweep, line), []).append(short_key(key))
+    free = floors.pop("", [])
+    useless = [f"{_listed(names)} cannot help{where}: {floor}." for floor, names in floors.items()]
+    rest = [_axis_note(sweep, pick, key, line) for key, line in lines.items() if short_key(key) in free]
+    return [*useless, *rest]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _line(sweep: Sweep, pick: Pick, key: str) -> list[int]:
+    """The points of a load that differ from its nearest in one key alone, by that key's value."""
+    assert pick.nearest is not None
+    near = sweep.points[pick.nearest]
+
+    def is_beside(point: Point) -> bool:
+        others = (one for one in point.swept if one != key)
+        return point.variant == near.variant and all(point.swept[one] == near.swept[one] for one in others)
+
+    line = [i for i in pick.indices if is_beside(sweep.points[i])]
+    line = [i for i in line if sweep.rows[i].get("slo_ratio") is not None]
+    return sorted(line, key=lambda i: by_size(sweep.points[i].swept[key]))
+
+
+def _axis_note(sweep: Sweep, pick: Pick, key: str, line: Sequence[int]) -> str:
+    """Whether more or less of one key would help the nearest point, all others kept."""
+    assert pick.nearest is not None
+    ratios = [number(sweep.rows[i]["slo_ratio"]) for i in line]
+    values = [sweep.points[i].swept[key] for i in line]
+    at, name = line.index(pick.nearest), short_key(key)
+    where = f" {load_words(pick.load)}" if pick.load else ""
+    if max(ratios) < min(ratios) * (1 + _SAME):
+        stays = limit_words(sweep, pick.nearest)
+        return f"{name} does not help{where}: with all its values {stays} or hardly more."
+    is_scale = all(number_in(value) is not None for value in values)
+    best = limit_words(sweep, pick.nearest)
+    if is_scale and at == len(line) - 1 and ratios[-1] < ratios[-2] * (1 - _SAME):
+        return f"{name} is too short{where}: every value up to {values[-1]} misses ({best} there); raise it."
+    if is_scale and at == 0 and ratios[0] < ratios[1] * (1 - _SAME):
+        return f"{name} is too short{where}: every value down to {values[0]} misses ({best} there); lower it."
+    return f"{name} alone does not do it{where}: {values[at]} comes nearest ({best})."
+
+
+def _floor_words(sweep: Sweep, line: Sequence[int]) -> str:
+    """That one request alone misses, along a line where that time does not change; else nothing."""
+    alone = [sweep.rows[i].get("alone_ratio") for i in line]
+    names = {sweep.rows[i].get("alone_closest") for i in line}
+    known = [number(ratio) for ratio in alone if ratio is not None]
+    if len(known) < len(line) or len(names) > 1 or min(known) <= 1 or max(known) > min(known) * (1 + _SAME):
+        return ""
+    name = str(names.pop())
+    limit = next((one for i in line if (one := limit_of(sweep, i, name)) is not None), None)
+    if limit is None:
+        return ""
+    time, most = _shown(sweep, name, known[0] * limit), _shown(sweep, name, limit)
+    what = "a token of one request alone" if "tpot" in name else "one prompt alone"
+    return f"{what} takes {time} on an idle engine, longer than {most} ({plain_name(name)})"
+
+
+def _idle_axes(sweep: Sweep) -> list[str]:
+    """Axes of choices along which no metric of any point changes."""
+    return [
+        f"{short_key(key)} changes nothing: every metric is the same with all its values."
+        for key in choice_keys(sweep)
+        if _is_idle(sweep, key)
+    ]
+
+
+def _is_idle(sweep: Sweep, key: str) -> bool:
+    by_rest: dict[tuple[object, ...], list[Row]] = {}
+    for point, row in zip(sweep.points, sweep.rows, strict=True):
+        rest = tuple((one, value) for one, value in point.swept.items() if one != key)
+        numbers = {name: value for name, value in row.items() if name not in ("warnings", "notes", "remedy")}
+        by_rest.setdefault((*rest, point.variant), []).append(numbers)
+    ran = [rows for rows in by_rest.values() if rows[0]["verdict"] != CANNOT_RUN]
+    return bool(ran) and all(row == rows[0] for rows in by_rest.values() for row in rows)
+
+
+# --- warnings -----------------------------------------------------------------------------------
+
+
+def sweep_warnings(sweep: Sweep) -> list[str]:
+    """What the points' files and runs are warned of: one line a kind, with how many points it concerns."""
+    files = dict.fromkeys(str(caution) for point in sweep.points for caution in point.warnings)
+    by_kind: dict[str, list[tuple[int, str]]] = {}
+    for index, row in enumerate(sweep.rows):
+        for kind, text in warnings_of(row):
+            by_kind.setdefault(kind, []).append((index, text))
+    lines = [*files, *(_warning_line(sweep, found) for found in by_kind.values())]
+    scenario = sweep.points[0].scenario
+    if len(scenario.seeds) == 1 and any(kind_of(one.scenario).draws(one.scenario) for one in sweep.points):
+        lines.append(str(one_seed()))
+    return lines
+
+
+def _warning_line(sweep: Sweep, found: Sequence[tuple[int, str]]) -> str:
+    """A warning of one kind; where points word it by their own numbers, in the words of the first."""
+    points = dict.fromkeys(index for index, _ in found)
+    texts = list(dict.fromkeys(text for _, text in found))
+    whole = sum(row.get("verdict") != CANNOT_RUN for row in sweep.rows)
+    who = "every point" if len(points) == whole else f"{len(points)} of {whole} points"
+    first = setting_words(sweep, found[0][0])
+    if len(points) == 1:
+        who = first
+    elif len(texts) > 1:
+        who += f", first at {first}"
+    return f"{who}: {texts[0]}"

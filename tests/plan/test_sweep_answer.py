@@ -1,0 +1,529 @@
+"""Who wins a sweep and why nobody does: laws over made-up rows, and the points that cannot run."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.cli.command import main
+from sim.kinds.load import load_scenario
+from sim.kinds.registry import KINDS
+from sim.plan.answer import by_cost, front_metric, is_load, picks
+from sim.plan.evaluate import Point, Row, evaluate
+from sim.plan.sweep import Sweep, sweep_points
+from sim.plan.sweep_report import render_table
+from sim.plan.sweep_words import answer_words, axis_notes, plain_name, ratio_words
+from sim.results.metric import Swept
+
+TINY = """\
+schema_version: 1
+question: How many H100s keep the first token within half a second?
+kind: serving
+seeds: [1]
+hardware: h100-sxm-80gb
+model: llama-3.1-8b
+workload:
+  arrivals: {process: poisson, requests_per_s: 20}
+  prompt_tokens: {distribution: uniform, min: 100, max: 900}
+  output_tokens: {distribution: fixed, value: 30}
+  num_requests: 150
+engine: {batching: continuous, max_num_seqs: 4, max_model_len: 2048}
+slo: {ttft_s: 500 ms}
+"""
+RATE = "workload.arrivals.requests_per_s"
+
+
+@pytest.fixture
+def tiny(empty_folder: Path) -> Path:
+    path = empty_folder / "tiny.yaml"
+    path.write_text(TINY, encoding="utf-8")
+    return path
+
+
+@cache
+def scenario(name: str = "serving/azure_conversation") -> Any:
+    return load_scenario(name).base
+
+
+def made_row(**given: Any) -> Row:
+    """A row of a point that ran and just meets its SLO, with ``given`` in place."""
+    row: Row = {
+        "meets_slo": True, "verdict": "STABLE", "num_gpus": 1, "usd_per_hour": 2.0, "slo_ratio": 0.5,
+        "slo_closest": "p99_ttft_s", "alone_ratio": None, "alone_closest": None, "p99_ttft_s": 0.25,
+        "goodput_fraction": 1.0,
+    }  # fmt: skip
+    return {**row, **given}
+
+
+def made_sweep(axes: Mapping[str, Sequence[str]], rows: Sequence[Row], kind: str = "") -> Sweep:
+    """A sweep over the product of ``axes`` whose rows are made up."""
+    one = scenario(kind) if kind else scenario()
+    swept = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    points = tuple(Point(swept=each, variant="base", scenario=one, base_dir=".") for each in swept)
+    return Sweep(question="?", command="", keys=tuple(axes), points=points, rows=tuple(rows))
+
+
+MADE_ROWS = st.builds(
+    made_row,
+    meets_slo=st.sampled_from([True, True, False, None]),
+    verdict=st.sampled_from(["STABLE", "STABLE", "UNTESTED", "BACKLOGGED", "OVERLOADED"]),
+    num_gpus=st.integers(1, 4),
+    usd_per_hour=st.sampled_from([1.0, 2.0, 3.0, 3.0, None]),
+    slo_ratio=st.sampled_from([0.1, 0.5, 0.9]),
+    p99_ttft_s=st.sampled_from([0.1, 0.2, 0.3, None]),
+    cannot_run=st.sampled_from([None, None, None, "it does not fit"]),
+)
+GRID = {RATE: ["10", "20"], "replicas": ["1", "2", "10"], "engine.max_num_seqs": ["8", "64"]}
+
+
+def grids() -> st.SearchStrategy[Sweep]:
+    size = len(list(product(*GRID.values())))
+    return st.lists(MADE_ROWS, min_size=size, max_size=size).map(lambda rows: made_sweep(GRID, rows))
+
+
+def may_win(row: Row) -> bool:
+    return row["cannot_run"] is None and row["meets_slo"] is True and row["verdict"] != "OVERLOADED"
+
+
+@given(sweep=grids())
+def test_nothing_that_meets_the_slo_at_the_same_load_is_cheaper_than_the_winner(sweep: Sweep) -> None:
+    found = picks(sweep)
+    assert sorted(i for pick in found for i in pick.indices) == list(range(len(sweep.rows)))
+    assert [dict(pick.load) for pick in found] == [{RATE: "10"}, {RATE: "20"}]
+    for pick in found:
+        able = [i for i in pick.indices if may_win(sweep.rows[i])]
+        assert (pick.winner is None) == (not able)
+        if pick.winner is None:
+            continue
+        won = sweep.rows[pick.winner]
+        assert may_win(won)
+        is_priced = all(sweep.rows[i]["usd_per_hour"] is not None for i in able)
+        assert pick.measure == ("usd_per_hour" if is_priced else "num_gpus")
+        for i in able:
+            row = sweep.rows[i]
+            assert row[pick.measure] >= won[pick.measure]
+            if row[pick.measure] == won[pick.measure] and row["verdict"] == "STABLE":
+                assert won["verdict"] == "STABLE"
+                assert won["slo_ratio"] <= row["slo_ratio"]
+
+
+@given(sweep=grids(), order=st.permutations(list(GRID)), data=st.data())
+def test_the_order_of_axes_and_of_their_values_never_changes_a_winner(
+    sweep: Sweep, order: list[str], data: st.DataObject
+) -> None:
+    axes = {key: data.draw(st.permutations(GRID[key])) for key in order}
+    row_of = {
+        frozenset(point.swept.items()): row for point, row in zip(sweep.points, sweep.rows, strict=True)
+    }
+    other = made_sweep(axes, [])
+    other = replace(other, rows=tuple(row_of[frozenset(point.swept.items())] for point in other.points))
+
+    def won(one: Sweep) -> set[tuple[object, ...]]:
+        return {
+            (pick.load, None if pick.winner is None else frozenset(one.points[pick.winner].swept.items()))
+            for pick in picks(one)
+        }
+
+    assert won(sweep) == won(other)
+    assert [sweep.points[i].swept for i in by_cost(sweep) if sweep.points[i].swept[RATE] == "10"] == [
+        other.points[i].swept for i in by_cost(other) if other.points[i].swept[RATE] == "10"
+    ]
+
+
+@given(sweep=grids())
+def test_a_point_is_on_the_front_unless_another_of_its_load_beats_it(sweep: Sweep) -> None:
+    name = front_metric(sweep)
+    assert name in ("p99_ttft_s", "p99_tpot_s")
+    for pick in picks(sweep):
+        rows = {i: sweep.rows[i] for i in pick.indices}
+        able = {
+            i: row
+            for i, row in rows.items()
+            if row["cannot_run"] is None and row["verdict"] != "OVERLOADED" and row.get(name) is not None
+        }
+        cost = "usd_per_hour" if all(row["usd_per_hour"] is not None for row in able.values()) else "num_gpus"
+        for i, row in able.items():
+            mine = (row[cost], row[name])
+            beaten = any(
+                one[cost] <= mine[0] and one[name] <= mine[1] and (one[cost], one[name]) != mine
+                for one in able.values()
+            )
+            assert (i in pick.front) == (not beaten)
+        assert set(pick.front) <= set(able)
+
+
+def test_among_equally_cheap_choices_the_larger_headroom_wins() -> None:
+    rows = [made_row(slo_ratio=ratio) for ratio in (0.9, 0.4, 0.7)]
+    sweep = made_sweep({"engine.max_num_seqs": ["8", "64", "128"]}, rows)
+    [pick] = picks(sweep)
+    assert pick.winner == 1
+    assert "max_num_seqs = 64, $2.00 an hour, p99 TTFT 250 ms, 40 % of its limit" in answer_words(sweep)
+
+
+def test_without_a_price_the_fewest_gpus_win_and_the_answer_says_so() -> None:
+    rows = [made_row(num_gpus=count, usd_per_hour=None, slo_ratio=0.9 / count) for count in (4, 2, 3)]
+    sweep = made_sweep({"replicas": ["4", "2", "3"]}, rows)
+    [pick] = picks(sweep)
+    assert (pick.winner, pick.measure) == (1, "num_gpus")
+    assert "The fewest GPUs that meet the SLO (no price is known of h100-sxm-80gb): 2 GPUs" in answer_words(
+        sweep
+    )
+
+
+def test_an_overloaded_point_never_wins_even_alone() -> None:
+    sweep = made_sweep({"replicas": ["1", "2"]}, [made_row(verdict="OVERLOADED"), made_row(meets_slo=False)])
+    [pick] = picks(sweep)
+    assert pick.winner is None
+    assert "those within the limits are overloaded" in answer_words(sweep)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"), [("UNTESTED", "too short to tell"), ("BACKLOGGED", "queue grew")]
+)
+def test_a_winner_whose_queue_is_open_is_said_to_be_so(verdict: str, said: str) -> None:
+    rows = [made_row(verdict=verdict), made_row(usd_per_hour=4.0, num_gpus=2)]
+    sweep = made_sweep({"replicas": ["1", "2"]}, rows)
+    [pick] = picks(sweep)
+    assert (pick.winner, pick.settled) == (0, 1)
+    answer = answer_words(sweep)
+    assert said in answer
+    assert "the cheapest that is sure is 2 GPUs" in answer
+    assert said not in answer_words(made_sweep({"replicas": ["1", "2"]}, [made_row(), rows[1]]))
+
+
+def test_too_few_requests_leave_the_answer_open() -> None:
+    sweep = made_sweep({"replicas": ["1", "2"]}, [made_row(meets_slo=None, slo_ratio=None)] * 2)
+    assert "left open, as too few requests carry the percentiles" in answer_words(sweep)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "load"),
+    [
+        ("serving", RATE, True),
+        ("serving", "workload.arrivals.concurrency", True),
+        ("serving", "workload.trace.time_scale", True),
+        ("serving", "workload.trace.path", True),
+        ("serving", "workload", True),
+        ("serving", "model", True),
+        ("serving", "slo.p99_ttft_s", True),
+        ("serving", "engine.speculative.acceptance_rate", True),
+        ("serving", "compare.variants.a.workload.num_requests", True),
+        ("serving", "engine.speculative.num_speculative_tokens", False),
+        ("serving", "replicas", False),
+        ("serving", "hardware", False),
+        ("serving", "engine", False),
+        ("serving", "compare.variants.a.engine.max_num_seqs", False),
+        ("kernel", "kernel.attention.seqlen", True),
+        ("kernel", "kernel.attention.algorithm", False),
+        ("kernel", "kernel.tile.block_m", False),
+        ("training", "training.max_seq_len", True),
+        ("training", "exchange.slow_links[0].slowdown", True),
+        ("training", "training.num_workers", False),
+        ("training", "failures.interval_s", False),
+    ],
+)
+def test_what_is_asked_for_is_no_choice(kind: str, key: str, load: bool) -> None:
+    assert is_load(key, KINDS[kind]) is load
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_keys_of_loads_and_choices_are_keys_of_the_kind(kind: str) -> None:
+    from dataclasses import fields, is_dataclass
+    from typing import get_args
+
+    from sim.scenario.build import field_hints
+
+    swept: Swept = KINDS[kind].swept
+    for key in (*swept.load_keys, *swept.choice_keys):
+        hint: Any = KINDS[kind].scenario
+        for part in key.split("."):
+            assert part in {one.name for one in fields(hint)}, key
+            hint = field_hints(hint)[part][1]
+            hint = next((one for one in (hint, *get_args(hint)) if is_dataclass(one)), hint)
+    for name in (*swept.columns, *swept.goals, *swept.against):
+        assert name in KINDS[kind].metrics
+
+
+def test_every_load_is_answered_for_itself(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    axes = ["--over", f"{RATE}=5,20,80", "--over", "replicas=1:3"]
+    assert main(["sweep", str(tiny), *axes, "--jobs", "1", "--out", "out"]) == 0
+    content = json.loads(Path("out/sweep.json").read_text(encoding="utf-8"))
+    assert [answer["load"] for answer in content["answers"]] == [{RATE: rate} for rate in ("5", "20", "80")]
+    printed = " ".join(capsys.readouterr().out.split())
+    for answer in content["answers"]:
+        points = content["points"]
+        met = [p["num_gpus"] for p in points if p["meets_slo"] and p["swept"][RATE] == answer["load"][RATE]]
+        winner = answer["winner"]
+        assert (winner is None) == (not met)
+        if winner is not None:
+            count = points[winner]["num_gpus"]
+            assert count == min(met)
+            assert f"at {answer['load'][RATE]} requests/s: {count} GPU" in printed
+
+
+def test_a_trace_played_faster_is_said_as_its_load() -> None:
+    rows = [
+        made_row(),
+        made_row(usd_per_hour=8.0, num_gpus=4),
+        made_row(meets_slo=False),
+        made_row(num_gpus=4),
+    ]
+    sweep = made_sweep({"workload.trace.time_scale": ["1", "0.1"], "replicas": ["1", "4"]}, rows)
+    assert "at 1 ×: 1 GPU, $2.00 an hour; at 10 ×: 4 GPUs, $2.00 an hour." in answer_words(sweep)
+
+
+# --- points that cannot run ---------------------------------------------------------------------
+
+
+def test_what_cannot_run_is_a_row_with_its_reason_in_every_format(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_ = ["--set", "engine.quantization=fp8", "--over", "hardware=h100-sxm-80gb,a100-sxm-80gb"]
+    assert main(["sweep", str(tiny), *set_, "--jobs", "1", "--out", "out"]) == 0
+    reason = "a100-sxm-80gb has no peak rate for float8"
+    printed = " ".join(capsys.readouterr().out.split())
+    assert (
+        f"hardware = a100-sxm-80gb cannot run: engine.quantization: {reason}; try quantization: int4"
+        in printed
+    )
+    assert "1 × h100-sxm-80gb" in printed
+    assert "1 of 2 points cannot run." in printed
+    rows = list(csv.DictReader(Path("out/sweep.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row["verdict"] == "CANNOT_RUN" for row in rows] == [False, True]
+    assert [row["cannot_run"] for row in rows] == ["", f"engine.quantization: {reason}"]
+    assert rows[1]["p99_ttft_s"] == ""
+    assert float(rows[1]["usd_per_hour"]) > 0  # what it would have cost
+    content = json.loads(Path("out/sweep.json").read_text(encoding="utf-8"))
+    assert reason in content["points"][1]["cannot_run"]
+    assert "int4" in content["points"][1]["remedy"]
+    assert content["answers"][0]["winner"] == 0
+    for name in ("sweep.html", "sweep.md"):
+        view = Path("out", name).read_text(encoding="utf-8")
+        assert reason in view
+        assert "1 cannot run" in view
+
+
+def test_a_variant_that_cannot_run_is_a_row_and_the_others_run(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    axis = ["--over", "kernel.tile.block_m=64,128", "--jobs", "1", "--out", "out"]
+    assert main(["sweep", "kernel/block_size", *axis]) == 0
+    content = json.loads(Path("out/sweep.json").read_text(encoding="utf-8"))
+    refused = [(one["swept"], one["variant"]) for one in content["points"] if one.get("cannot_run")]
+    assert refused == [({"kernel.tile.block_m": "128"}, "512_columns")]
+    assert "do not fit the register file" in capsys.readouterr().out
+
+
+def test_a_kernel_without_memory_is_a_row_with_what_it_needs(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    axis = ["--over", "kernel.attention.seqlen=512,4096", "--jobs", "1", "--out", "out"]
+    assert main(["sweep", "kernel/attention_on_gpt2", *axis]) == 0
+    assert "(pytorch) cannot run: out of memory: needs" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("axis", "said"),
+    [
+        ("replicas=1,many", "expected a whole number"),
+        ("engine.max_num_seq=1,2", "unknown field"),
+        ("engine.max_num_seqs=4,0", "max_num_seqs"),
+        ("hardware=h100-sxm-80gb,h1000", "no such hardware profile"),
+    ],
+)
+def test_a_mistake_in_an_axis_is_refused_before_anything_runs(
+    axis: str, said: str, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", str(tiny), "--over", axis, "--jobs", "1", "--out", "out"]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.out == ""
+    assert not Path("out").exists()
+
+
+REPLAY = (
+    TINY.split("workload:")[0]
+    + "workload: {trace: {path: good.csv, format: csv, time_unit: s, columns: {arrival: arrived_at, "
+    "prompt_tokens: prompt_tokens, output_tokens: output_tokens}}}\n"
+)
+
+
+@pytest.fixture
+def replay(empty_folder: Path) -> Path:
+    """A scenario of a trace, and beside its file one with a word in place of a number."""
+    for name, last in (("good", "10"), ("bad", "ten")):
+        rows = "".join(f"{second},10,5\n" for second in range(9))
+        header = "arrived_at,prompt_tokens,output_tokens"
+        Path(f"{name}.csv").write_text(f"{header}\n{rows}9,{last},5\n", encoding="utf-8")
+    path = empty_folder / "replay.yaml"
+    path.write_text(REPLAY, encoding="utf-8")
+    return path
+
+
+def test_a_file_that_is_not_there_is_a_mistake(replay: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    axis = ["--over", "workload.trace.path=good.csv,away.csv"]
+    assert main(["sweep", str(replay), *axis, "--jobs", "1", "--out", "out"]) == 2
+    assert "no such file" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_where_no_point_can_run_the_reasons_are_the_error(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    axis = ["--over", "hardware=l4,h100-sxm-80gb", "--set", "model=llama-3.1-70b"]
+    assert main(["sweep", str(tiny), *axis, "--jobs", "1", "--out", "out"]) == 2
+    said = capsys.readouterr().err
+    assert "no point of the grid can run" in said
+    for device in ("l4", "h100-sxm-80gb"):
+        assert f"hardware = {device}: engine: the model leaves no room for KV cache" in said
+    assert not Path("out").exists()
+
+
+def test_what_only_a_run_finds_is_a_row_too(replay: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["sweep", str(replay), "--jobs", "1", "--out", "out", "--over"]
+    assert main([*command, "workload.trace.path=good.csv,bad.csv"]) == 0
+    content = json.loads(Path("out/sweep.json").read_text(encoding="utf-8"))
+    assert [one["verdict"] == "CANNOT_RUN" for one in content["points"]] == [False, True]
+    assert "not a number" in content["points"][1]["cannot_run"]
+    capsys.readouterr()
+    assert main([*command, "workload.trace.path=bad.csv", "--out", "none"]) == 2
+    assert "not a number" in capsys.readouterr().err
+    assert not Path("none/sweep.csv").exists()
+
+
+# --- which axis helps ---------------------------------------------------------------------------
+
+
+def test_an_axis_that_cannot_help_is_named_with_what_one_prompt_takes(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    axes = ["--set", "slo.ttft_s=2 ms", "--over", "replicas=1:3", "--out", "out", "--jobs", "1"]
+    assert main(["sweep", str(tiny), *axes]) == 0
+    said = "replicas cannot help: one prompt alone takes "
+    assert said in " ".join(capsys.readouterr().out.split())
+    content = json.loads(Path("out/sweep.json").read_text(encoding="utf-8"))
+    [note] = content["axes"]
+    assert note.startswith(said)
+    assert (
+        note.endswith("on an idle engine, longer than 2.00 ms (p90 TTFT).") or "longer than 2.00 ms" in note
+    )
+    for name in ("sweep.html", "sweep.md"):
+        assert said in Path("out", name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "engine",
+    ["batching: continuous", "batching: vllm", "batching: continuous, max_num_batched_tokens: 64"],
+)
+@pytest.mark.parametrize(
+    "slo", ["{ttft_s: 1 ms}", "{p50_ttft_s: 1 ms, mean_ttft_s: 1 ms}", "{p50_tpot_s: 1 ms}"]
+)
+def test_nothing_is_faster_than_one_request_alone(engine: str, slo: str, tiny: Path) -> None:
+    overrides = [f"engine={{{engine}, max_num_seqs: 8, max_model_len: 2048}}", f"slo={slo}"]
+    tiny.write_text(TINY.replace("slo: {ttft_s: 500 ms}\n", ""), encoding="utf-8")
+    for point in sweep_points(str(tiny), [f"{RATE}=0.2,40"], overrides=overrides):
+        row = evaluate(point)
+        assert row["meets_slo"] is False
+        assert row["alone_closest"] is not None
+        assert 1 < row["alone_ratio"] <= row["slo_ratio"] * (1 + 1e-9)  # type: ignore[operator]
+        if point.swept[RATE] == "0.2":  # hardly ever two at a time: alone is what is found
+            assert row["slo_ratio"] <= 1.25 * row["alone_ratio"]  # type: ignore[operator]
+
+
+def test_an_axis_that_is_too_short_is_named_with_its_end() -> None:
+    rows = [made_row(meets_slo=False, slo_ratio=8 / count, p99_ttft_s=4 / count) for count in (1, 2, 4)]
+    [note] = axis_notes(made_sweep({"replicas": ["1", "2", "4"]}, rows))
+    assert note == (
+        "replicas is too short: every value up to 4 misses (p99 TTFT 1.00 s, 2 × its limit there); raise it."
+    )
+    [note] = axis_notes(made_sweep({"replicas": ["4", "2", "1"]}, rows))
+    assert "every value down to 1 misses" in note
+    assert note.endswith("lower it.")
+
+
+def test_an_axis_that_changes_little_does_not_help_and_a_bend_comes_nearest() -> None:
+    flat = [made_row(meets_slo=False, slo_ratio=ratio) for ratio in (2.0, 2.01, 2.02)]
+    assert axis_notes(made_sweep({"engine.max_num_seqs": ["8", "16", "32"]}, flat)) == [
+        "max_num_seqs does not help: with all its values p99 TTFT 250 ms, 2 × its limit or hardly more."
+    ]
+    bend = [made_row(meets_slo=False, slo_ratio=ratio) for ratio in (3.0, 2.0, 4.0)]
+    [note] = axis_notes(made_sweep({"engine.max_num_seqs": ["8", "16", "32"]}, bend))
+    assert note.startswith("max_num_seqs alone does not do it: 16 comes nearest")
+
+
+def test_an_axis_without_any_effect_is_named() -> None:
+    rows = [made_row(usd_per_hour=2.0 * count, num_gpus=count) for count in (1, 1, 2, 2)]
+    sweep = made_sweep({"replicas": ["1", "2"], "engine.watermark": ["0", "0.1"]}, rows)
+    assert axis_notes(sweep) == ["watermark changes nothing: every metric is the same with all its values."]
+
+
+def test_loads_that_are_carried_need_no_advice() -> None:
+    rows = [made_row(), made_row(meets_slo=False, slo_ratio=2.0)]
+    assert axis_notes(made_sweep({"replicas": ["2", "1"]}, rows)) == []
+
+
+# --- words and the table ------------------------------------------------------------------------
+
+
+@given(ratio=st.floats(1e-4, 1e4))
+def test_a_ratio_shows_on_which_side_of_the_limit_it_lies(ratio: float) -> None:
+    text = ratio_words(ratio)
+    if abs(ratio - 1) > 1e-9:
+        assert text.endswith("% of") == (ratio < 1)
+        assert text not in ("100 % of", "1 ×")
+
+
+def test_plain_names() -> None:
+    names = ("p99_ttft_s", "goodput_fraction", "requests_per_s", "num_preemptions", "p99_ttft_s of chat")
+    told = ["p99 TTFT", "goodput", "requests a second", "preemptions", "p99 TTFT of chat"]
+    assert [plain_name(name) for name in names] == told
+
+
+@given(sweep=grids())
+def test_the_table_is_as_wide_as_a_terminal_and_has_every_point(sweep: Sweep) -> None:
+    metrics = ("p99_ttft_s", "goodput_fraction")
+    lines = render_table(sweep, metrics).splitlines()
+    assert max(map(len, lines)) <= 100
+    num_rows = sum(line.split()[0] in ("10", "20", "*", "**") for line in lines if line.strip())
+    assert num_rows == len(sweep.rows)
+
+
+def test_metrics_that_were_asked_for_are_all_shown(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("mean_queue_s", "p50_e2e_s", "kv_used_fraction", "busy_fraction", "num_steps", "makespan_s")
+    asked = [word for name in names for word in ("--metric", name)]
+    command = ["sweep", str(tiny), "--over", "replicas=1,2", *asked, "--jobs", "1", "--out", "out"]
+    assert main(command) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for word in ("mean queue", "p50", "KV used", "busy", "steps", "makespan"):
+        assert word in printed
+
+
+def test_quiet_is_the_answer_alone(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", str(tiny), "--over", "replicas=1,2", "--quiet", "--jobs", "1", "--out", "out"]) == 0
+    assert capsys.readouterr().out.startswith("The cheapest that meets the SLO: ")
+
+
+def test_the_page_says_what_was_held_fixed_what_to_trust_and_how_to_repeat_it(tiny: Path) -> None:
+    command = ["sweep", str(tiny), "--over", "replicas=1,2", "--jobs", "1", "--out", "out"]
+    assert main(command) == 0
+    page = Path("out/sweep.html").read_text(encoding="utf-8")
+    twin = Path("out/sweep.md").read_text(encoding="utf-8")
+    for text in (
+        "What was held fixed", "arrivals.process: poisson", "How far to trust this", "What is not modelled",
+        "Where the numbers of h100-sxm-80gb come from", "Reproduce",
+    ):  # fmt: skip
+        assert text in page, text
+        assert text in twin, text
+    assert "The dotted line is the SLO, at most 500 ms." in page
+    fixed = twin[twin.index("What was held fixed") : twin.index("How far to trust")]
+    assert "replicas: 1" not in fixed
