@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,16 +132,19 @@ def whole_axis(title: str, values: Sequence[float], **more: Any) -> dict[str, An
     return axis(title, **({"dtick": 1} if span < MAX_TICKS else {}), tickformat=",d", **more)
 
 
-def round_ticks(low: float, high: float) -> dict[str, Any]:
-    """A logarithmic axis with ticks at 1, else at 1, 2 and 5, else at 1 to 9, each with its whole number.
+def round_ticks(
+    low: float, high: float, named: Callable[[float], str] = lambda value: f"{value:,.12g}"
+) -> dict[str, Any]:
+    """A logarithmic axis with few ticks, each with its whole number: at 1, else at 1 and 3, 1, 2 and 5, ...
 
-    Plotly chooses where even these are too few.
+    Over many decades at every second or third; plotly chooses where even 1 to 9 are too few.
     """
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for steps in ((1,), (1, 2, 5), range(1, 10)):
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    decades = range(first, last + 1, 1 + (last - first) // MAX_TICKS)
+    for steps in ((1,), (1, 3), (1, 2, 5), range(1, 10)):
         values = [step * 10.0**power for power in decades for step in steps]
         if sum(low <= value <= high for value in values) >= MIN_TICKS:
-            return {"type": "log", "tickvals": values, "ticktext": [f"{value:,.12g}" for value in values]}
+            return {"type": "log", "tickvals": values, "ticktext": [named(value) for value in values]}
     return {"type": "log"}
 
 
@@ -225,20 +228,15 @@ def in_runs(grid: npt.NDArray[np.integer[Any]]) -> dict[str, Any]:
 
 
 def log_ticks(low: float, high: float) -> dict[str, Any]:
-    """A logarithmic axis of seconds that reads 10 ms, 1 s, 100 s at its decades."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    decades = range(first, last + 1, 1 if last - first <= 6 else 2)
-    return {
-        "type": "log",
-        "tickvals": [10.0**power for power in decades],
-        "ticktext": [_decade(power) for power in decades],
-    }
+    """A logarithmic axis of seconds that reads 10 ms, 1 s, 100 s."""
+    return round_ticks(low, high, _tick_of_seconds)
 
 
-def _decade(power: int) -> str:
-    """A power of ten seconds: "10 ms"."""
-    unit, scale = next(((u, p) for u, p in (("s", 0), ("ms", -3), ("µs", -6)) if power >= p), ("ns", -9))
-    return f"{10 ** (power - scale):,} {unit}" if power >= scale else f"{10.0**power:g} s"
+def _tick_of_seconds(value: float) -> str:
+    """A round number of seconds: "20 ms"."""
+    units = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
+    unit, size = next((one for one in units if value >= 0.999 * one[1]), units[-1])
+    return f"{value / size:,.6g} {unit}"
 
 
 def digits(value: float, count: int = 3) -> str:

@@ -60,6 +60,18 @@
   const isOpen = (place) => !place.closest("details:not([open])");
   const drawnAs = {};
 
+  // Long names stand on two lines, so that the bars keep their room, and fewer ticks stand below them.
+  const inLines = (name) => name.length > 16 && !name.includes("<") ? name.replace(/(.{6,16})[ _]/g, "$1<br>") : name;
+  function narrowed(data, layout) {
+    for (const trace of data) {
+      if (trace.orientation === "h") trace.y = trace.y.map(inLines);
+    }
+    for (const [name, axis] of Object.entries(layout)) {
+      if (name.startsWith("xaxis") && !axis.tickvals && !axis.dtick) axis.nticks = 5;
+    }
+    if (coarse.matches) layout.margin.r = 16;
+  }
+
   function drawn(picture, look) {
     const place = placeOf(picture);
     const [, before] = (drawnAs[picture.key] ?? "").split(" ");
@@ -69,9 +81,10 @@
     const inks = page.inks[look];
     const layout = inked(picture.layout, inks, false);
     if (coarse.matches) layout.dragmode = false;
-    if (place.clientWidth < NARROW_PX && coarse.matches) layout.margin.r = 16;
+    const data = inked(picture.traces, inks, false);
+    if (place.clientWidth < NARROW_PX) narrowed(data, layout);
     const frames = picture.frames.length ? inked(picture.frames, inks, false) : undefined;
-    return Plotly.react(place, { data: inked(picture.traces, inks, false), layout, config: options(picture.key), frames });
+    return Plotly.react(place, { data, layout, config: options(picture.key), frames });
   }
 
   async function draw() {

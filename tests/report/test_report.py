@@ -35,6 +35,7 @@ from sim.report.figures import (
     digits,
     in_runs,
     lanes,
+    log_ticks,
     percent,
     round_ticks,
     stacked_bars,
@@ -505,6 +506,21 @@ def test_a_logarithmic_axis_has_ticks_inside_and_names_every_one(low: float, fac
     assert sum(low <= value <= low * factor for value in shown["tickvals"]) >= 3
     for value, text in zip(shown["tickvals"], shown["ticktext"], strict=True):
         assert float(text.replace(",", "")) == pytest.approx(value, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "names"),
+    [
+        (0.004, 0.9, ["10 ms", "30 ms", "100 ms", "300 ms"]),
+        (0.002, 2.0, ["10 ms", "100 ms", "1 s"]),
+        (2e-6, 9e-6, ["2 µs", "3 µs", "4 µs", "5 µs", "6 µs", "7 µs", "8 µs", "9 µs"]),
+        (3.0, 3000.0, ["10 s", "100 s", "1,000 s"]),
+    ],
+)
+def test_times_on_a_logarithmic_axis_read_as_times(low: float, high: float, names: list[str]) -> None:
+    shown = log_ticks(low, high)
+    pairs = zip(shown["tickvals"], shown["ticktext"], strict=True)
+    assert [name for value, name in pairs if low <= value <= high * (1 + 1e-9)] == names
 
 
 AMOUNTS = st.lists(st.floats(0, 1e3), min_size=2, max_size=2)
