@@ -94,6 +94,10 @@ SWEPT = Swept(
 """How a sweep is read: the shape is what is asked for, how it is computed the choice."""
 
 
+KERNEL_DECIDERS = (("hbm_bytes",), ("peak_fraction",), ("extra_memory_bytes",))
+"""What decides beside the headline: of each group the first that has a number."""
+
+
 def kernel_headline(comparison: Comparison) -> str:
     """The metric that answers a kernel question: its time."""
     del comparison

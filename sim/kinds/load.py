@@ -197,6 +197,7 @@ def load_tree(
         reference=compare.reference,
         raw=tree,
         warnings=warnings,
+        trace=trace,
         overrides=tuple(override.text for override in overrides),
         variants=tuple(variants),
     )

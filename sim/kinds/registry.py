@@ -86,6 +86,11 @@ class Kind(ABC, Generic[S, R]):
 
     @property
     @abstractmethod
+    def deciders(self) -> Sequence[Sequence[str]]:
+        """What decides beside the headline: of each group the first metric that has a number."""
+
+    @property
+    @abstractmethod
     def table(self) -> Sequence[str]:
         """The decision table's metrics, after the headline."""
 
@@ -197,6 +202,12 @@ class Serving(Kind["Scenario", "RunResult"]):
         return serving_headline(comparison)
 
     @property
+    def deciders(self) -> Sequence[Sequence[str]]:
+        from sim.serving.metrics import SERVING_DECIDERS
+
+        return SERVING_DECIDERS
+
+    @property
     def table(self) -> Sequence[str]:
         from sim.serving.metrics import serving_table
 
@@ -296,6 +307,12 @@ class Kernel(Kind["KernelScenario", "KernelResult"]):
         return kernel_headline(comparison)
 
     @property
+    def deciders(self) -> Sequence[Sequence[str]]:
+        from sim.kernel.metrics import KERNEL_DECIDERS
+
+        return KERNEL_DECIDERS
+
+    @property
     def table(self) -> Sequence[str]:
         from sim.kernel.metrics import KERNEL_TABLE
 
@@ -385,6 +402,12 @@ class Training(Kind["TrainingScenario", "TrainingResult"]):
         from sim.training.metrics import headline
 
         return headline(comparison)
+
+    @property
+    def deciders(self) -> Sequence[Sequence[str]]:
+        from sim.training.metrics import DECIDERS
+
+        return DECIDERS
 
     @property
     def table(self) -> Sequence[str]:

@@ -94,7 +94,7 @@ def run_scenario(
         file=file,
         results=results,
         summaries=summaries,
-        comparison=compare(summaries, file.reference, draws=draws),
+        comparison=replace(compare(summaries, file.reference, draws=draws), changes=file.changes),
     )
 
 

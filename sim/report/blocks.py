@@ -56,7 +56,10 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows of cells under a header; ``is_text`` for sentences rather than numbers."""
+    """Rows of cells under a header; ``is_text`` for sentences rather than numbers.
+
+    A second line in a header's text is shown small, as a cell's second line is.
+    """
 
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -79,13 +82,24 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One of the numbers that decide, shown large: value, plain name, key, and what it stands beside."""
+
+    value: str
+    label: str
+    key: str
+    beside: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The whole: the question, the answer in one line, a badge per variant, the sections."""
+    """The whole: the question, the answer in one line, a badge per variant, large numbers, the sections."""
 
     question: str
     answer: str
     badges: tuple[Cell, ...]
     sections: Sequence[Section]
+    figures: tuple[Figure, ...] = ()
 
 
 def what_decides_first(

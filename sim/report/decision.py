@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sim.report.blocks import Block, Bullets, Cell, Prose, Section, Table, Tone
+from sim.report.blocks import Block, Bullets, Cell, Figure, Prose, Report, Section, Table, Tone
 from sim.report.figures import digits
-from sim.results.answer import headline_metric, table_metrics
+from sim.results.answer import (
+    answer_line,
+    best_variant,
+    deciding_metrics,
+    deciding_numbers,
+    difference_line,
+    headline_metric,
+    table_metrics,
+)
 from sim.results.comparison import Cell as Compared
 from sim.results.comparison import check_thresholds
 from sim.results.metric import Metric, format_metric
@@ -33,14 +43,66 @@ WANTED = (
 CLASS_METRICS = ("num_offered", "goodput_fraction", "p50_ttft_s", "p99_ttft_s", "p99_tpot_s", "p99_e2e_s")
 
 
+LEAST_COMPACT = 3
+"""With so many variants they are the rows of one compact table; every metric folds away under it."""
+_COMPACT_METRICS = 5
+_LEAST_THAT_MATTERS = 1.01
+_NO_NUMBER = ("–", "refused")
+TONES: dict[str, Tone] = {"STABLE": "good", "OVERLOADED": "bad", "BACKLOGGED": "bad"}
+
+
+def report_with(answer: AnyAnswer, sections: Sequence[Section]) -> Report:
+    """The report of an answer of whatever kind: question, sentence, large numbers, verdicts, its sections."""
+    comparison = answer.comparison
+    words = {name: comparison.verdicts(name) for name in comparison.variants}
+    said = difference_line(comparison)
+    badges = [Cell(text=f"{name}: {word}", tone=TONES.get(word, "plain")) for name, word in words.items()]
+    return Report(
+        question=comparison.asked,
+        answer=answer_line(comparison),
+        badges=(Cell(text=said),) if said else tuple(badges),
+        figures=tuple(
+            Figure(value=one.value, label=one.label, key=one.metric, beside=one.beside)
+            for one in deciding_numbers(comparison)
+        ),
+        sections=sections,
+    )
+
+
 def decision_section(answer: AnyAnswer) -> Section:
     """The table, then the thresholds."""
-    blocks: list[Block] = [decision_table(answer.comparison)]
+    comparison = answer.comparison
+    blocks: list[Block] = []
+    if len(comparison.variants) >= LEAST_COMPACT:
+        blocks += [compact_table(comparison), decision_table(comparison, summary="Every metric")]
+    else:
+        blocks.append(decision_table(comparison))
     thresholds = _threshold_table(answer)
     return Section(title="Decision table", blocks=[*blocks, *([thresholds] if thresholds else [])])
 
 
-def decision_table(comparison: Comparison) -> Table:
+def compact_table(comparison: Comparison) -> Table:
+    """A row per variant, with the metrics that decide and, where they differ, verdict and SLO."""
+    footnotes: dict[str, int] = {}
+    names = deciding_metrics(comparison, best_variant(comparison))[:_COMPACT_METRICS]
+    metrics = [comparison.kind.metrics[name] for name in names]
+    cells = [comparison.cells[variant] for variant in comparison.variants]
+    columns = [[_metric_cell(cell[metric.name], metric, footnotes) for cell in cells] for metric in metrics]
+    for column in columns[1:]:  # ratios of the headline only: the folded table has all of them
+        column[:] = [cell if cell.text in _NO_NUMBER else replace(cell, small="") for cell in column]
+    header = [f"{metric.label}\n{metric.name}" for metric in metrics]
+    for row in (_verdict_row(comparison), *_slo_rows(comparison)):
+        if len({cell.text for cell in row[1:]}) > 1:
+            header.append(row[0].text)
+            columns.append(list(row[1:]))
+    rows = [
+        (Cell(text=_column(comparison, variant)), *(column[index] for column in columns))
+        for index, variant in enumerate(comparison.variants)
+    ]
+    return Table(header=("variant", *header), rows=tuple(rows), notes=tuple(_notes(comparison, footnotes)))
+
+
+def decision_table(comparison: Comparison, *, summary: str = "") -> Table:
     """A row per metric, a column per variant; ratios with their 95 % interval below the value."""
     names = decision_metrics(comparison)
     footnotes: dict[str, int] = {}
@@ -50,6 +112,7 @@ def decision_table(comparison: Comparison) -> Table:
         header=("", *(_column(comparison, name) for name in comparison.variants)),
         rows=tuple(rows),
         notes=tuple(_notes(comparison, footnotes)),
+        summary=summary,
     )
 
 
@@ -74,11 +137,10 @@ def _column(comparison: Comparison, variant: str) -> str:
 
 
 def _verdict_row(comparison: Comparison) -> tuple[Cell, ...]:
-    tones: dict[str, Tone] = {"STABLE": "good", "OVERLOADED": "bad", "BACKLOGGED": "bad"}
     words = [comparison.verdicts(name) for name in comparison.variants]
     kind = comparison.summaries[comparison.reference][0].kind
     head = "queue" if kind == "serving" else "what holds it back"
-    return (Cell(text=head), *(Cell(text=word, tone=tones.get(word, "plain")) for word in words))
+    return (Cell(text=head), *(Cell(text=word, tone=TONES.get(word, "plain")) for word in words))
 
 
 def _slo_rows(comparison: Comparison) -> list[tuple[Cell, ...]]:
@@ -99,18 +161,22 @@ def _metric_row(comparison: Comparison, name: str, footnotes: dict[str, int]) ->
     cells = [
         _metric_cell(comparison.cells[variant][name], metric, footnotes) for variant in comparison.variants
     ]
-    return (Cell(text=name, small=_short(metric.meaning)), *cells)
-
-
-def _short(meaning: str) -> str:
-    return meaning if len(meaning) <= 60 else ""
+    return (Cell(text=metric.label, small=name), *cells)
 
 
 def _metric_cell(cell: Compared, metric: Metric, footnotes: dict[str, int]) -> Cell:
     if cell.mean is None:
         return _missing(cell.note, footnotes)
-    tone: Tone = "plain" if cell.is_better is None else "good" if cell.is_better else "bad"
+    tone: Tone = "plain"
+    if cell.is_better is not None and _matters(cell):
+        tone = "good" if cell.is_better else "bad"
     return Cell(text=format_metric(cell.mean, metric), small=_ratio(cell, metric), tone=tone)
+
+
+def _matters(cell: Compared) -> bool:
+    """Whether the difference is large enough to decide by; a certain one of half a percent is not."""
+    ratio = cell.ratio
+    return ratio is None or not 1 / _LEAST_THAT_MATTERS < ratio.estimate < _LEAST_THAT_MATTERS
 
 
 def _ratio(cell: Compared, metric: Metric) -> str:
@@ -177,7 +243,9 @@ def _threshold_table(answer: AnyAnswer) -> Table | None:
                 mark,
             )
         )
-    return Table(header=("Threshold", "bound", "found", ""), rows=tuple(rows))
+    changed = ("Written for the file as it stands, not for what was changed.",)
+    notes = changed if answer.comparison.changes else ()
+    return Table(header=("Threshold", "bound", "found", ""), rows=tuple(rows), notes=notes)
 
 
 def _bound(threshold: Threshold, metric: Metric) -> str:
@@ -232,7 +300,7 @@ def _class_cell(comparison: Comparison, place: tuple[str, str, str], footnotes: 
 def _missing(reason: str, footnotes: dict[str, int]) -> Cell:
     """No number, with the number of the note that says why."""
     number = footnotes.setdefault(reason or "no number", len(footnotes) + 1)
-    return Cell(text="refused" if "samples" in reason else "–", small=f"note {number}")
+    return Cell(text=_NO_NUMBER["samples" in reason], small=f"note {number}")
 
 
 def _footnotes(footnotes: dict[str, int]) -> list[str]:

@@ -189,10 +189,22 @@ def report_html(report: Report) -> str:
     return "\n".join(
         [
             f"<h1>{escape(report.question)}</h1>",
-            f'<section class="answer"><p>{escape(report.answer)}</p><ul>{badges}</ul></section>',
+            f'<section class="answer"><p>{escape(report.answer)}</p>',
+            f"{_figures(report)}<ul>{badges}</ul></section>",
             *(section_html(section) for section in report.sections),
         ]
     )
+
+
+def _figures(report: Report) -> str:
+    """The numbers that decide: the value large, its plain name, its key small."""
+    shown = [
+        f"<div><dt>{escape(one.label)} <small>{escape(one.key)}</small></dt><dd>{escape(one.value)}"
+        + (f"<small>{escape(one.beside)}</small>" if one.beside else "")
+        + "</dd></div>"
+        for one in report.figures
+    ]
+    return f'<dl class="figures">{"".join(shown)}</dl>' if shown else ""
 
 
 def section_html(section: Section) -> str:
@@ -242,7 +254,13 @@ def _table(table: Table) -> str:
 
 def _header_row(names: Sequence[str]) -> str:
     """The names of the columns; a column without one has no heading rather than an empty one."""
-    return "".join(f'<th scope="col">{escape(name)}</th>' if name else "<td></td>" for name in names)
+    return "".join(f'<th scope="col">{_two_lines(name)}</th>' if name else "<td></td>" for name in names)
+
+
+def _two_lines(text: str) -> str:
+    first, _, second = text.partition("\n")
+    small = escape(second).replace("_", "_<wbr>")
+    return f"{escape(first)}<small>{small}</small>" if second else escape(first)
 
 
 def _head_cell(cell: Cell) -> str:

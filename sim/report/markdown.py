@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import re
 
-from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Prose, Report, Section, Table
+from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Figure, Prose, Report, Section, Table
 from sim.report.figures import Picture
 
 
 def render_markdown(report: Report) -> str:
     """A report as Markdown: heading, answer, sections."""
     badges = ", ".join(_text(badge.text) for badge in report.badges)
-    parts = [f"# {_text(report.question)}", f"**{_text(report.answer)}**", badges]
+    parts = [f"# {_text(report.question)}", f"**{_text(report.answer)}**"]
+    parts += ["\n".join(map(_figure, report.figures))] if report.figures else []
+    parts += [badges] if badges else []
     if any(section.pictures for section in report.sections):
         parts.append("The pictures are in report.html; here each is a sketch and its reading.")
     for section in report.sections:
         parts.append(_section(section))
     return "\n\n".join(parts) + "\n"
+
+
+def _figure(one: Figure) -> str:
+    beside = f" ({_text(one.beside)})" if one.beside else ""
+    return f"- **{_text(one.value)}** {_text(one.label)} (`{one.key}`){beside}"
 
 
 def _section(section: Section) -> str:
@@ -53,7 +60,7 @@ def _folded(inner: str, summary: str) -> str:
 
 def _table(table: Table) -> str:
     align = ["---", *(["---" if table.is_text else "---:"] * (len(table.header) - 1))]
-    lines = [_line([_text(name) for name in table.header]), _line(align)]
+    lines = [_line([_head(*name.split("\n")) for name in table.header]), _line(align)]
     lines += [_line([_cell(cell, is_head=not i) for i, cell in enumerate(row)]) for row in table.rows]
     notes = "\n\n".join(_text(note) for note in table.notes)
     return "\n".join(lines) + (f"\n\n{notes}" if notes else "")
@@ -65,8 +72,13 @@ def _line(cells: list[str]) -> str:
 
 def _cell(cell: Cell, *, is_head: bool) -> str:
     if is_head or not cell.small:
-        return _text(cell.text)
+        return _head(cell.text, cell.small)
     return f"{_text(cell.text)}<br>{_text(cell.small)}"
+
+
+def _head(text: str, small: str = "") -> str:
+    """A row's or a column's name, and beside it what is small on a page."""
+    return f"{_text(text)} ({_text(small)})" if small else _text(text)
 
 
 def fenced(text: str) -> str:

@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 
 
 def published_sections(answer: AnyAnswer) -> tuple[Section, ...]:
-    """One section where the file states published values and no ``--set`` has changed its setting."""
+    """One section where the file states published values; what was changed has none, and that is said."""
     values = [value for point in answer.file.measured if not point.overrides for value in point.values]
-    if not values or answer.file.overrides:
+    if not values:
         return ()
+    if answer.comparison.changes:
+        changed = ", ".join(answer.comparison.changes)
+        told = Prose(text=f"The file's published values are of its own setting, not of {changed}: left out.")
+        return (Section(title="Published, and what came out", blocks=(told,)),)
     rows = tuple(_row(answer, value) for value in values)
     table = Table(header=("claim", "published", "simulated", "verdict", "source"), rows=rows, is_text=True)
     said = Prose(text="Nothing was fitted to these unless a line says so; what misses stays here.")

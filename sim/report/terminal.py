@@ -1,17 +1,33 @@
-"""The answer on a terminal: plain text within 100 columns, cells between ``|``."""
+"""The answer on a terminal: plain text within 100 columns, tables as Markdown."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from io import StringIO
 
-from sim.results.answer import AnyAnswer, answer_line, table_metrics
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from sim.results.answer import (
+    AnyAnswer,
+    answer_line,
+    best_variant,
+    deciding_metrics,
+    deciding_numbers,
+    difference_line,
+    headline_metric,
+    table_metrics,
+)
 from sim.results.comparison import Cell, Comparison, check_thresholds
 from sim.results.metric import Metric, format_metric
 from sim.results.statistics import Interval
 
 WIDTH = 100
 _BOLD, _RED, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[0m"
+_LEAST_COMPACT = 3  # with so many variants they are the rows of one table
+_COMPACT_METRICS = 4
+_LONGEST_UNBROKEN = 40  # characters of a variant's name; longer ones go on in the next line
 
 
 def render_answer(answer: AnyAnswer, *, tty: bool = False) -> str:
@@ -25,10 +41,16 @@ def render_answer(answer: AnyAnswer, *, tty: bool = False) -> str:
             _paint(line, _RED, tty and not outcome.is_met)
             for outcome, line in zip(outcomes, map(_wrapped, lines), strict=True)
         ]
-        parts.append("Thresholds (means over the seeds)\n" + "\n".join(shown) + "\n")
+        parts.append(f"{thresholds_title(answer.comparison)}\n" + "\n".join(shown) + "\n")
     if notes := run_notes(answer):
         parts.append("Notes\n" + "\n".join(_wrapped(note, "- ") for note in notes) + "\n")
     return "\n".join(parts)
+
+
+def thresholds_title(comparison: Comparison) -> str:
+    """What the bounds are of; after a change they may no longer fit the question."""
+    changed = "; written for the file as it stands, not for what was changed" if comparison.changes else ""
+    return f"Thresholds (means over the seeds{changed})"
 
 
 def run_notes(answer: AnyAnswer) -> list[str]:
@@ -44,8 +66,9 @@ def run_notes(answer: AnyAnswer) -> list[str]:
 def render_comparison(comparison: Comparison, *, tty: bool = False) -> str:
     """The same without thresholds: all that a comparison alone can say."""
     parts = [
-        f"{_wrapped(comparison.question)}\n{_paint(_wrapped(answer_line(comparison)), _BOLD, tty)}\n",
-        *decision_tables(comparison),
+        f"{_wrapped(comparison.asked)}\n{_paint(_wrapped(answer_line(comparison)), _BOLD, tty)}\n",
+        _numbers(comparison),
+        compact_table(comparison) if len(comparison.variants) >= _LEAST_COMPACT else metric_table(comparison),
         _verdicts(comparison),
     ]
     if comparison.warnings:
@@ -54,46 +77,68 @@ def render_comparison(comparison: Comparison, *, tty: bool = False) -> str:
     return "\n".join(parts)
 
 
-def decision_tables(comparison: Comparison) -> list[str]:
-    """Headline metrics by variant, with each ratio to the reference, its 95 % interval and * if significant.
-
-    As many variants side by side as fit into the width, the reference in every table.
-    """
-    metrics = table_metrics(comparison)
-    reference, others = comparison.variants[0], list(comparison.variants[1:])
-    left = [["metric", *metrics], _value_column(comparison, reference, metrics)]
-    tables: list[str] = []
-    while others or not tables:
-        columns = list(left)
-        while others:
-            wider = [*columns, *_variant_columns(comparison, others[0], metrics)]
-            if _width(wider) > WIDTH and len(columns) > len(left):
-                break
-            columns = wider
-            others.pop(0)
-        tables.append(_table(columns))
-    return tables
+def _numbers(comparison: Comparison) -> str:
+    """The numbers that decide, one under the other."""
+    numbers = deciding_numbers(comparison)
+    widths = [max(len(one.value) for one in numbers), max(len(one.label) for one in numbers)]
+    lines = []
+    for one in numbers:
+        beside = f"({one.beside})" if one.beside else ""
+        lines.append(f"  {one.value:>{widths[0]}}  {one.label:<{widths[1]}}  {beside}".rstrip())
+    return "\n".join(lines) + "\n"
 
 
-def _value_column(comparison: Comparison, variant: str, metrics: Sequence[str]) -> list[str]:
-    cells = comparison.cells[variant]
-    return [
-        _shortened(variant),
-        *(_value(cells[name].mean, comparison.kind.metrics[name]) for name in metrics),
-    ]
+def metric_table(comparison: Comparison) -> str:
+    """One or two variants: a row per headline metric, with its ratio, 95 % interval and * if significant."""
+    reference, others = comparison.reference, comparison.variants[1:]
+    table = Table(box=box.MARKDOWN)
+    table.add_column("metric", overflow="fold", min_width=8)
+    table.add_column("key", no_wrap=True)
+    table.add_column(reference, justify="right", overflow="fold")
+    for name in others:
+        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(f"x {reference} [95 %]", justify="right", overflow="fold")
+    for name in table_metrics(comparison):
+        metric = comparison.kind.metrics[name]
+        cells = [_value(comparison.cells[reference][name].mean, metric)]
+        for other in others:
+            cell = comparison.cells[other][name]
+            cells += [_value(cell.mean, metric), _ratio_cell(cell)]
+        table.add_row(metric.label, name, *cells)
+    return _drawn(table)
+
+
+def compact_table(comparison: Comparison) -> str:
+    """Three and more variants: a row each, with the metrics that decide; the report has all others."""
+    headline = headline_metric(comparison)
+    metrics = deciding_metrics(comparison, best_variant(comparison))[:_COMPACT_METRICS]
+    table = Table(box=box.MARKDOWN)
+    is_short = max(map(len, comparison.variants)) <= _LONGEST_UNBROKEN
+    table.add_column("variant", overflow="fold", no_wrap=is_short)
+    for name in metrics:
+        table.add_column(comparison.kind.metrics[name].label, justify="right", overflow="fold")
+        if name == headline:
+            table.add_column(f"x {comparison.reference} [95 %]", justify="right", overflow="fold")
+    for variant in comparison.variants:
+        row = [variant]
+        for name in metrics:
+            cell = comparison.cells[variant][name]
+            row.append(_value(cell.mean, comparison.kind.metrics[name]))
+            row += [_ratio_cell(cell)] if name == headline else []
+        table.add_row(*row)
+    keys = f"({', '.join(metrics)}; report.html and summary.json have every metric)"
+    return f"{_drawn(table)}{_wrapped(keys)}\n"
+
+
+def _drawn(table: Table) -> str:
+    """As text: Markdown that pastes into a document or a spreadsheet."""
+    text = StringIO()
+    Console(file=text, width=WIDTH, color_system=None, legacy_windows=False).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").splitlines()) + "\n"
 
 
 def _value(mean: float | None, metric: Metric) -> str:
     return format_metric(mean, metric, with_rate_unit=False)
-
-
-def _variant_columns(comparison: Comparison, variant: str, metrics: Sequence[str]) -> list[list[str]]:
-    cells = comparison.cells[variant]
-    heading = f"x {_shortened(comparison.reference)} [95 %]"
-    return [
-        _value_column(comparison, variant, metrics),
-        [heading, *(_ratio_cell(cells[name]) for name in metrics)],
-    ]
 
 
 def _ratio_cell(cell: Cell) -> str:
@@ -105,7 +150,7 @@ def _ratio_cell(cell: Cell) -> str:
 
 
 def _factor(ratio: Interval) -> str:
-    if ratio.low is None or ratio.high is None:
+    if ratio.low is None or ratio.high is None or ratio.low == ratio.high:
         return _three_digits(ratio.estimate)
     return f"{_three_digits(ratio.estimate)} [{_three_digits(ratio.low)}, {_three_digits(ratio.high)}]"
 
@@ -114,27 +159,9 @@ def _three_digits(factor: float) -> str:
     return f"{factor:.0f}" if 100 <= factor < 1e6 else f"{factor:.3g}"
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= 16 else name[:15] + "…"
-
-
-def _table(columns: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in columns]
-    lines = []
-    for row in zip(*columns, strict=True):
-        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-        lines.append(" | ".join(cells).rstrip())
-    rule = "-|-".join("-" * width for width in widths)
-    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
-
-
-def _width(columns: Sequence[Sequence[str]]) -> int:
-    return sum(max(map(len, column)) for column in columns) + 3 * (len(columns) - 1)
-
-
 def _verdicts(comparison: Comparison) -> str:
-    """One line per variant: its queue, and whether it meets the SLO."""
-    lines = []
+    """One line per variant: its queue, and whether it meets the SLO; one for all that differ in neither."""
+    lines = [_wrapped(line) for line in (difference_line(comparison),) if line]
     for name in comparison.variants:
         summaries = comparison.summaries[name]
         met = [summary.meets_slo for summary in summaries if summary.meets_slo is not None]

@@ -1,4 +1,4 @@
-"""All runs of a scenario file with their comparison, and the answer in one line."""
+"""All runs of a scenario file with their comparison; the answer in a sentence, the numbers that decide."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from sim.elementary import log
 from sim.results.metric import Metric, format_metric
 from sim.results.statistics import Interval, mean_interval
+from sim.results.verdict import SAID
 from sim.scenario.file import AnyScenario, ScenarioFile, ScenarioT_co
 
 if TYPE_CHECKING:  # a run by itself needs neither
-    from sim.results.comparison import Cell, Comparison
+    from sim.results.comparison import Comparison
     from sim.results.summary import Summary
 
 
@@ -64,6 +66,27 @@ def table_metrics(comparison: Comparison) -> tuple[str, ...]:
     return (headline, *(name for name in rest if any(cells[v][name].mean for v in comparison.variants)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """How a sentence puts a ratio into words. ``is_speed``: it gives the inverse, how much faster."""
+
+    text: str  # of {times} and {other}
+    is_speed: bool = False
+
+
+CLAIMS: Mapping[str, Claim] = {
+    "goodput_requests_per_s": Claim(text="serves {times} the requests within the SLO that {other} does"),
+    "requests_per_s": Claim(text="serves {times} the requests of {other}"),
+    "tokens_per_s": Claim(text="trains on {times} the tokens of {other}"),
+    "useful_tokens_per_s": Claim(text="trains on {times} the useful tokens of {other}"),
+    "gradients_per_s": Claim(text="computes {times} the gradients of {other}"),
+    "efficient_workers": Claim(text="scales to {times} the workers of {other}"),
+    "time_s": Claim(text="is {times} as fast as {other}", is_speed=True),
+    "time_to_target_s": Claim(text="reaches the target loss {times} as fast as {other}", is_speed=True),
+}
+"""By headline; another one is "has {times} the p99 TTFT of {other}"."""
+
+
 def answer_line(comparison: Comparison) -> str:
     """One sentence with its interval: the best variant against the reference, by the headline metric.
 
@@ -73,83 +96,244 @@ def answer_line(comparison: Comparison) -> str:
     reference, others = comparison.reference, comparison.variants[1:]
     if not others:
         return _alone(comparison, reference, metric)
-    best = _best(comparison, others, metric)
+    best = best_variant(comparison)
+    if best == reference:
+        return _reference_leads(comparison, metric)
     cell, base = comparison.cells[best][metric], comparison.cells[reference][metric]
-    among = f" (best of {len(comparison.variants)})" if len(others) > 1 else ""
-    if among and cell.mean is not None and _best(comparison, comparison.variants, metric) == reference:
-        value = "" if base.mean is None else f"{metric} {_value(comparison, base.mean, metric)}"
-        beside = f"the next, {best}, has {_relation(cell, metric, comparison)}"
-        return f"{reference}{among}: {value}; {beside}{_state(comparison, best)}."
+    subject = best if len(others) == 1 else f"{best}, the best of {len(comparison.variants)},"
     if cell.mean is None or base.mean is None:
-        return f"{best}{among}: no {metric} to compare: {cell.note or base.note}."
-    if base.mean == 0 and cell.mean > 0 and "requests_per_s" in comparison.cells[best]:
-        done = _relation(comparison.cells[best]["requests_per_s"], "requests_per_s", comparison)
-        found = f"{metric} {_value(comparison, cell.mean, metric)} where {comparison.reference} has none"
-        return f"{best}{among}: {found}; {done}{_state(comparison, best)}."
-    values = f"{_value(comparison, cell.mean, metric)} against {_value(comparison, base.mean, metric)}"
-    return f"{best}{among}: {_relation(cell, metric, comparison)}: {values}{_state(comparison, best)}."
+        return f"{subject} has no {_label(comparison, metric)} to compare: {cell.note or base.note}."
+    told = metric
+    if base.mean == 0 and cell.mean > 0:  # nothing to divide by: all that it serves, then
+        told = next((name for name in ("requests_per_s",) if name in comparison.cells[best]), metric)
+    rest = f"{_companion(comparison, best, told)}{_state(comparison, (best, reference))}"
+    if told != metric:
+        rest += f"; {reference} has no {_label(comparison, metric)}"
+    return f"{subject} {_relation(comparison, best, told)}{rest}."
 
 
-def _relation(cell: Cell, metric: str, comparison: Comparison) -> str:
-    reference, num_seeds = comparison.reference, len(comparison.seeds)
-    interval = cell.ratio or cell.difference
-    if interval is None:
-        return f"{metric} beside {reference}"
-    how = "one seed, no interval" if num_seeds == 1 else f"95 % interval over {num_seeds} seeds"
-    if not comparison.draws:
-        how = "nothing is drawn"
-    if cell.ratio is None:
-        difference = _signed(interval, comparison.kind.metrics[metric])
-        return f"{metric} differs by {difference} from {reference} ({how})"
-    span = (
-        ""
-        if interval.low is None or interval.high is None
-        else f"{interval.low:.3g} to {interval.high:.3g}, "
-    )
+def best_variant(comparison: Comparison) -> str:
+    """The variant that the sentence is about: the best by the headline, the only one, or the only other.
+
+    Of two the other one is told, better or worse than the reference.
+    """
+    others = comparison.variants[1:]
+    return others[0] if len(others) == 1 else _best(comparison, comparison.variants)
+
+
+def _reference_leads(comparison: Comparison, metric: str) -> str:
+    reference = comparison.reference
+    base = comparison.cells[reference][metric]
+    subject = f"{reference} is the best of {len(comparison.variants)}"
+    if base.mean is None:
+        return f"{subject}: no variant has a {_label(comparison, metric)}: {base.note}."
+    found = _with(comparison.kind.metrics[metric], base.mean).lstrip()
+    following = _best(comparison, comparison.variants[1:])
+    state = _state(comparison, (reference, following))
+    if comparison.cells[following][metric].mean is None:
+        return f"{subject} {found}; no other has one{state}."
+    return f"{subject} {found}; the next, {following}, {_relation(comparison, following, metric)}{state}."
+
+
+def _relation(comparison: Comparison, variant: str, metric: str) -> str:
+    """ "serves 2.26 × the requests of static (7.7 against 3.4 a second, 95 % 2.12 to 2.41)"."""
+    cell, base = comparison.cells[variant][metric], comparison.cells[comparison.reference][metric]
+    assert cell.mean is not None and base.mean is not None
+    label, other = _label(comparison, metric), comparison.reference
+    values = _values(comparison, (cell.mean, base.mean), metric)
     if cell.is_significant is False:
-        return f"no significant difference in {metric} to {reference} (ratio {span}{how})"
-    return f"{interval.estimate:.3g} × the {metric} of {reference} ({span}{how})"
+        return f"does not differ measurably from {other} in {label} ({values}{_span(comparison, cell.ratio)})"
+    if cell.ratio is None or cell.difference is None:
+        if cell.mean == base.mean:
+            return f"has the {label} of {other} ({_value(comparison, cell.mean, metric)})"
+        return f"has another {label} than {other} ({values}{_span(comparison, None)})"
+    claim = CLAIMS.get(metric, Claim(text=f"has {{times}} the {label} of {{other}}"))
+    ratio = cell.ratio.inverse() if claim.is_speed else cell.ratio
+    said = claim.text.format(times=f"{ratio.estimate:.3g} ×", other=other)
+    return f"{said} ({values}{_span(comparison, ratio)})"
 
 
-def _signed(interval: Interval, metric: Metric) -> str:
-    sign = "-" if interval.estimate < 0 else "+"
-    return f"{sign}{format_metric(abs(interval.estimate), metric)}"
+def _values(comparison: Comparison, means: tuple[float, float], metric: str) -> str:
+    """ "7.73 against 3.42 a second"; with units where they may differ: "3.22 ms against 26.1 ms"."""
+    found = comparison.kind.metrics[metric]
+    if found.unit.endswith("/s") and found.unit not in ("FLOP/s", "bytes/s"):
+        first, second = (format_metric(mean, found, with_rate_unit=False) for mean in means)
+        return f"{first} against {second} a second"
+    return " against ".join(format_metric(mean, found) for mean in means)
 
 
-def _state(comparison: Comparison, best: str) -> str:
-    words = {name: comparison.verdicts(name) for name in (best, comparison.reference)}
-    if set(words.values()) == {"STABLE"}:
+def _span(comparison: Comparison, ratio: Interval | None) -> str:
+    """The ratio's interval, or why it has none."""
+    if not comparison.draws:
         return ""
-    return "; " + ", ".join(f"{name} {word}" for name, word in words.items())
+    if len(comparison.seeds) == 1:
+        return ", one seed, no interval"
+    if ratio is None or ratio.low is None or ratio.high is None:
+        return ""
+    return f", 95 % {ratio.low:.3g} to {ratio.high:.3g}"
 
 
-def _best(comparison: Comparison, others: Sequence[str], metric: str) -> str:
+def _companion(comparison: Comparison, variant: str, headline: str) -> str:
+    """The number without which the headline says little: " with a p99 TTFT of 61 ms"."""
+    for name in deciding_metrics(comparison, variant)[1:2]:
+        value = comparison.cells[variant][name].mean
+        found = comparison.kind.metrics[name]
+        if value is not None and comparison.kind.metrics[headline].unit != found.unit:
+            return _with(found, value)
+    return ""
+
+
+def _with(metric: Metric, value: float) -> str:
+    """ " with a p99 TTFT of 61 ms", " at 7.91 requests/s"."""
+    shown = format_metric(value, metric)
+    is_rate = metric.unit.endswith("/s") and metric.unit not in ("FLOP/s", "bytes/s")
+    return f" at {shown}" if is_rate else f" with {_a(metric.label)} of {shown}"
+
+
+def _a(label: str) -> str:
+    """With its article, as an abbreviation is spoken."""
+    return f"{'an' if label[0] in 'AEIOUaeio' or label.startswith(('HBM', 'MFU')) else 'a'} {label}"
+
+
+def _state(comparison: Comparison, names: Sequence[str]) -> str:
+    """What the verdicts and the SLO add to the sentence: trouble, and where the variants differ."""
+    words = {name: comparison.verdicts(name) for name in names}
+    is_telling = len(set(words.values())) > 1 or any(_is_trouble(comparison, name) for name in names)
+    parts = [said for name in names if is_telling and (said := _verdict(comparison, name))]
+    met = {name: {run.meets_slo for run in comparison.summaries[name]} - {None} for name in names}
+    if any(met.values()):
+        hits = {name: found == {True} for name, found in met.items()}
+        parts.append(_slo(hits))
+    return "".join(f"{'; ' if index == 0 else ', '}{part}" for index, part in enumerate(parts))
+
+
+def _slo(hits: Mapping[str, bool]) -> str:
+    """Who meets the SLO, of one or two."""
+    if len(hits) == 1:
+        return f"the SLO is {'met' if all(hits.values()) else 'missed'}"
+    if len(set(hits.values())) == 1:
+        return f"both {'meet' if all(hits.values()) else 'miss'} the SLO"
+    return f"only {next(name for name, hit in hits.items() if hit)} meets the SLO"
+
+
+def _is_trouble(comparison: Comparison, name: str) -> bool:
+    return any(SAID[run.verdict.word].is_trouble for run in comparison.summaries[name])
+
+
+def _verdict(comparison: Comparison, name: str) -> str:
+    """ "static is overloaded", "static is overloaded in 2 of 5 seeds"; nothing of a queue that keeps up."""
+    words = [run.verdict.word for run in comparison.summaries[name]]
+    worst = next((word for word in words if SAID[word].is_trouble), words[0])
+    if worst == "STABLE":
+        return ""
+    seeds = "" if words.count(worst) == len(words) else f" in {words.count(worst)} of {len(words)} seeds"
+    return f"{'it' if len(comparison.variants) == 1 else name} {SAID[worst].phrase}{seeds}"
+
+
+def _best(comparison: Comparison, names: Sequence[str]) -> str:
     """The variant with the best mean; one without a number comes last, among equals the first."""
+    metric = headline_metric(comparison)
     sign = -1.0 if comparison.kind.metrics[metric].better == "higher" else 1.0
 
     def rank(name: str) -> tuple[bool, float]:
         mean = comparison.cells[name][metric].mean
         return mean is None, sign * (mean or 0.0)
 
-    return min(others, key=rank)
+    return min(names, key=rank)
 
 
 def _alone(comparison: Comparison, name: str, metric: str) -> str:
-    cell = comparison.cells[name][metric]
+    cell, label = comparison.cells[name][metric], _label(comparison, metric)
+    subject = f"{label[0].upper()}{label[1:]}"
     if cell.mean is None:
-        return f"{name}: no {metric}: {cell.note}."
-    known = [value for value in cell.values if value is not None]
-    interval = mean_interval(known)
-    span = ", one seed" if comparison.draws else ""
+        return f"{subject} has no number: {cell.note}."
+    interval = mean_interval([value for value in cell.values if value is not None])
+    span = " (one seed)" if comparison.draws else ""
     if interval.low is not None and interval.high is not None:
         low, high = (_value(comparison, max(0.0, x), metric) for x in (interval.low, interval.high))
-        span = f" ({low} to {high}, 95 % interval over {len(known)} seeds)"
-    met = {summary.meets_slo for summary in comparison.summaries[name]} - {None}
-    slo = "" if not met else "; meets its SLO" if met == {True} else "; misses its SLO"
-    return (
-        f"{name}: {metric} {_value(comparison, cell.mean, metric)}{span}{slo}; {comparison.verdicts(name)}."
-    )
+        span = f" (95 % {low} to {high} over {len(cell.values)} seeds)"
+    rest = f"{_companion(comparison, name, metric)}{_state(comparison, (name,))}"
+    return f"{subject} is {_value(comparison, cell.mean, metric)}{span}{rest}."
+
+
+def _label(comparison: Comparison, metric: str) -> str:
+    return comparison.kind.metrics[metric].label
 
 
 def _value(comparison: Comparison, value: float, metric: str) -> str:
     return format_metric(value, comparison.kind.metrics[metric])
+
+
+# the numbers that decide
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Number:
+    """One of them, as it is shown large: plain name, key, value, and the reference's value."""
+
+    label: str
+    metric: str
+    value: str
+    beside: str = ""
+
+
+def deciding_metrics(comparison: Comparison, variant: str) -> tuple[str, ...]:
+    """The headline, then of each of the kind's ``deciders`` the first that has a number other than 0."""
+    cells, headline = comparison.cells[variant], headline_metric(comparison)
+    found = [headline]
+    for group in comparison.kind.deciders:
+        if headline not in group:
+            found += [name for name in group if name in cells and cells[name].mean][:1]
+    return tuple(found)
+
+
+def deciding_numbers(comparison: Comparison) -> tuple[Number, ...]:
+    """The three numbers that decide, of the variant that the sentence is about."""
+    best = best_variant(comparison) if len(comparison.variants) > 1 else comparison.reference
+    numbers = []
+    for name in deciding_metrics(comparison, best)[:3]:
+        metric = comparison.kind.metrics[name]
+        cell, base = comparison.cells[best][name], comparison.cells[comparison.reference][name]
+        beside = (
+            ""
+            if best == comparison.reference
+            else f"{comparison.reference}: {format_metric(base.mean, metric)}"
+        )
+        numbers.append(
+            Number(label=metric.label, metric=name, value=format_metric(cell.mean, metric), beside=beside)
+        )
+    return tuple(numbers)
+
+
+def difference_line(comparison: Comparison) -> str:
+    """What variants differ in beside the headline, where one verdict for all says nothing of it.
+
+    Metrics that differ as the headline does (a step's time beside tokens per second) add nothing.
+    """
+    words = {name: comparison.verdicts(name) for name in comparison.variants}
+    if len(words) < 2 or len(set(words.values())) > 1 or next(iter(words.values())) == "STABLE":
+        return ""
+    found = [
+        (abs(log(cell.ratio.estimate)), name, variant)
+        for variant in comparison.variants[1:]
+        for name in table_metrics(comparison)
+        if (cell := comparison.cells[variant][name]).ratio is not None and cell.mean
+        if not _follows_headline(comparison, variant, name)
+    ]
+    if not found or max(found)[0] < log(1.01):
+        return f"all are {next(iter(words.values()))}"
+    _, name, variant = max(found)
+    mean, base = (comparison.cells[which][name].mean for which in (variant, comparison.reference))
+    metric = comparison.kind.metrics[name]
+    shown = (
+        f"{format_metric(mean, metric)} in {variant}, {format_metric(base, metric)} in {comparison.reference}"
+    )
+    return f"all are {next(iter(words.values()))}; they differ most in {metric.label} ({name}): {shown}"
+
+
+def _follows_headline(comparison: Comparison, variant: str, name: str) -> bool:
+    cells = comparison.cells[variant]
+    ratio, headline = cells[name].ratio, cells[headline_metric(comparison)].ratio
+    if ratio is None or headline is None:
+        return False
+    return abs(abs(log(ratio.estimate)) - abs(log(headline.estimate))) < 0.005

@@ -51,6 +51,10 @@ class ComparedKind(Protocol):
     def table(self) -> Sequence[str]:
         """The decision table's metrics, after the headline."""
 
+    @property
+    def deciders(self) -> Sequence[Sequence[str]]:
+        """What decides beside the headline: of each group the first metric that has a number."""
+
     def headline(self, comparison: Comparison) -> str:
         """The metric that answers."""
 
@@ -88,6 +92,14 @@ class Comparison:
     summaries: Mapping[str, tuple[Summary, ...]]
     warnings: tuple[tuple[str, Caution], ...]  # (which variants, the warning)
     draws: bool = True  # another seed gives other numbers
+    changes: tuple[str, ...] = ()  # what was set in place of the file's
+
+    @property
+    def asked(self) -> str:
+        """The question; with changes it is no longer quite the file's, and says so."""
+        if not self.changes:
+            return self.question
+        return f"Asked of: {self.question} Changed: {', '.join(self.changes)}"
 
     @property
     def warning_lines(self) -> tuple[str, ...]:

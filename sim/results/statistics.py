@@ -34,6 +34,11 @@ class Interval:
             return None
         return not self.low <= value <= self.high
 
+    def inverse(self) -> Interval:
+        """Of a ratio: the other way round."""
+        low = None if self.high is None else 1 / self.high
+        return Interval(estimate=1 / self.estimate, low=low, high=None if self.low is None else 1 / self.low)
+
 
 def mean_interval(values: Sequence[float]) -> Interval:
     """The mean and its 95 % interval by Student's t; no interval for one value."""

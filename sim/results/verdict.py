@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,3 +33,29 @@ class Verdict:
     reason: str
     growth: float | None = None
     t_statistic: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """How a sentence has a word: "static {phrase}". ``is_trouble``: it is said even where all share it."""
+
+    phrase: str
+    is_trouble: bool = False
+
+
+SAID: Mapping[Word, Said] = {
+    "STABLE": Said(phrase="keeps up with its load"),
+    "BACKLOGGED": Said(phrase="falls behind its load", is_trouble=True),
+    "OVERLOADED": Said(phrase="is overloaded", is_trouble=True),
+    "UNTESTED": Said(phrase="ran too briefly to tell whether its queue is stable", is_trouble=True),
+    "COMPUTE_BOUND": Said(phrase="is bound by compute"),
+    "EXCHANGE_BOUND": Said(phrase="is bound by the exchange"),
+    "STRAGGLER_BOUND": Said(phrase="waits for stragglers"),
+    "DATA_BOUND": Said(phrase="waits for data"),
+    "FAILURE_BOUND": Said(phrase="is held back by failures"),
+    "MEMORY_BOUND": Said(phrase="is bound by memory bandwidth"),
+    "LATENCY_BOUND": Said(phrase="is bound by memory latency"),
+    "LAUNCH_BOUND": Said(phrase="is bound by kernel launches"),
+    "LINK_BOUND": Said(phrase="is bound by the host link"),
+    "OUT_OF_MEMORY": Said(phrase="does not fit into memory", is_trouble=True),
+}

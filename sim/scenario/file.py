@@ -108,6 +108,13 @@ class ScenarioFile(Generic[ScenarioT_co]):
     overrides: tuple[str, ...] = ()
     measured: tuple[MeasuredPoint, ...] = ()  # no part of the question
     warnings: tuple[Caution, ...] = ()  # of words that were renamed
+    trace: str | None = None  # given in place of the scenario's
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What was asked otherwise than in the file; more seeds ask the same."""
+        trace = (f"trace={self.trace}",) if self.trace else ()
+        return (*(text for text in self.overrides if not text.startswith("seeds=")), *trace)
 
 
 def to_raw(file: ScenarioFile[AnyScenario]) -> dict[str, Any]:

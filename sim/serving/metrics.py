@@ -261,6 +261,15 @@ SWEPT = Swept(
 """How a sweep is read."""
 
 
+SERVING_DECIDERS = (
+    ("p99_ttft_s", "p90_ttft_s", "p50_ttft_s", "mean_ttft_s"),
+    ("goodput_requests_per_s", "requests_per_s"),
+    ("cost_per_million_output_tokens",),
+    ("p99_tpot_s", "mean_tpot_s"),
+)
+"""What decides beside the headline: of each group the first that has a number."""
+
+
 _HEADLINE_TIMES = ("p99_ttft_s", "p90_ttft_s", "p50_ttft_s", "mean_ttft_s", "mean_e2e_s")
 
 

@@ -461,6 +461,15 @@ SWEPT = Swept(
 """How a sweep is read."""
 
 
+DECIDERS = (
+    ("peak_memory_bytes",),
+    ("useful_tokens_per_s", "tokens_per_s", "gradients_per_s"),
+    ("mfu",),
+    ("step_s",),
+)
+"""What decides beside the headline: of each group the first that has a number."""
+
+
 def headline(comparison: Comparison) -> str:
     """What answers: where SGD ran, time to target or else the final loss, never speed alone.
 

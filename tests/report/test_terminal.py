@@ -63,7 +63,15 @@ def test_the_parts_in_their_order() -> None:
     missed = Threshold(metric="mean_ttft_s", variant="static", max=0.5)
     met = Threshold(metric="mean_ttft_s", variant="continuous", max=0.5)
     text = render_answer(answer((missed, met)))
-    parts = ["Is it fast?", "continuous: goodput", "metric", "* the 95 %", "static: STABLE", "Warnings"]
+    parts = [
+        "Is it fast?",
+        "continuous serves",
+        "  1.00 requests/s  goodput",
+        "| metric",
+        "* the 95 %",
+        "static: STABLE",
+        "Warnings",
+    ]
     parts += ["Thresholds", "MISSED: static mean_ttft_s max 0.5: 0.612 s", "met: continuous mean_ttft_s"]
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
@@ -72,18 +80,31 @@ def test_the_parts_in_their_order() -> None:
 def test_a_table_pastes_into_a_spreadsheet() -> None:
     lines = [line for line in render_comparison(comparison()).splitlines() if "|" in line]
     cells = [[cell.strip() for cell in line.split("|")] for line in lines]
-    assert cells[0] == ["metric", "static", "continuous", "x static [95 %]"]
-    assert {len(row) for row in cells} == {4}
-    assert ["mean_ttft_s", "612 ms", "306 ms", "0.5 [0.5, 0.5] *"] in cells
-    assert ["goodput_fraction", "0 %", "100 %", "*"] in cells
+    assert cells[0] == ["", "metric", "key", "static", "continuous", "x static [95 %]", ""]
+    assert {len(row) for row in cells} == {7}
+    assert ["", "mean TTFT", "mean_ttft_s", "612 ms", "306 ms", "0.5 *", ""] in cells
+    assert ["", "goodput", "goodput_requests_per_s", "0.00", "1.00", "*", ""] in cells
 
 
-def test_every_variant_is_shown_once_beside_the_reference() -> None:
+def test_three_and_more_variants_are_the_rows_of_one_table_with_whole_names() -> None:
     text = render_comparison(comparison(5))
-    headings = [line for line in text.splitlines() if line.startswith("metric")]
-    shown = [cell.strip() for line in headings for cell in line.split("|")[2::2]]
-    assert shown == ["continuous", "continuous-with…", "third", "fourth"]
-    assert all(line.split("|")[1].strip() == "static" for line in headings)
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line]
+    assert [row[0] for row in table][-5:] == [
+        "static", "continuous", "continuous-with-a-very-long-name", "third", "fourth"
+    ]  # fmt: skip
+    assert len({len(row) for row in table}) == 1
+    assert "goodput_requests_per_s, " in text  # the keys of the columns
+
+
+def test_the_numbers_that_decide_stand_under_the_sentence() -> None:
+    assert "  1.00 requests/s  goodput" in render_comparison(comparison())
+
+
+def test_thresholds_of_a_changed_question_say_that_they_may_not_fit() -> None:
+    shown = answer((Threshold(metric="mean_ttft_s", variant="static", max=0.5),))
+    assert "Thresholds (means over the seeds)\n" in render_answer(shown)
+    shown.comparison = replace(shown.comparison, changes=("replicas=2",))
+    assert "written for the file as it stands, not for what was changed" in render_answer(shown)
 
 
 def test_warnings_have_observation_meaning_and_remedy() -> None:

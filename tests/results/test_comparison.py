@@ -15,10 +15,19 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sim.errors import InvariantError, ScenarioError
+from sim.kinds.registry import KINDS
 from sim.kinds.run import compare
-from sim.results.answer import answer_line, headline_metric, table_metrics
+from sim.results.answer import (
+    CLAIMS,
+    answer_line,
+    best_variant,
+    deciding_numbers,
+    difference_line,
+    headline_metric,
+    table_metrics,
+)
 from sim.results.comparison import Comparison, check_thresholds
-from sim.results.metric import format_metric
+from sim.results.metric import LABELS, format_metric
 from sim.results.statistics import mean_interval, ratio_interval, student_t_cdf, student_t_quantile
 from sim.results.summary import Summary
 from sim.results.verdict import Verdict
@@ -226,17 +235,15 @@ def test_the_headline_follows_the_question() -> None:
 def test_the_answer_is_one_line_with_interval_and_raw_values() -> None:
     comparison = compared([2.5, 2.6, 2.4], [7.9, 8.1, 7.7], meets_slo=False)
     assert answer_line(comparison) == (
-        "paged: 3.16 × the goodput_requests_per_s of static (3.05 to 3.28, 95 % interval over 3 seeds): "
-        "7.90 requests/s against 2.50 requests/s."
+        "paged serves 3.16 × the requests within the SLO that static does (7.90 against 2.50 a second, "
+        "95 % 3.05 to 3.28); both miss the SLO."
     )
     same = compared([2.5, 2.6, 2.4], [2.4, 2.7, 2.4], meets_slo=False)
-    assert "no significant difference in goodput_requests_per_s to static" in answer_line(same)
+    assert "paged does not differ measurably from static in goodput" in answer_line(same)
     alone = compare({"base": [summary(seed=s, p99_ttft_s=x) for s, x in ((1, 0.1), (2, 0.3))]}, "base")
-    assert answer_line(alone).startswith(
-        "base: p99_ttft_s 200 ms (0 s to 1.47 s, 95 % interval over 2 seeds)"
-    )
+    assert answer_line(alone) == "P99 TTFT is 200 ms (95 % 0 s to 1.47 s over 2 seeds)."
     refused = compare({"base": [summary()]}, "base")
-    assert answer_line(refused) == "base: no requests_per_s: none here."
+    assert answer_line(refused) == "Requests per second has no number: none here."
 
 
 def test_against_a_reference_with_no_goodput_the_finished_requests_are_compared() -> None:
@@ -246,20 +253,20 @@ def test_against_a_reference_with_no_goodput_the_finished_requests_are_compared(
 
     comparison = compare({"static": runs("static", 0.0, 3.5), "paged": runs("paged", 7.7, 7.0)}, "static")
     assert answer_line(comparison) == (
-        "paged: goodput_requests_per_s 7.70 requests/s where static has none; "
-        "2 × the requests_per_s of static (2 to 2, 95 % interval over 2 seeds)."
+        "paged serves 2 × the requests of static (7.00 against 3.50 a second, 95 % 2 to 2); "
+        "both miss the SLO; static has no goodput."
     )
 
 
 def test_the_best_of_several_variants_answers() -> None:
     runs = {name: [summary(name, p99_ttft_s=x)] for name, x in (("a", 1.0), ("b", 0.5), ("c", 0.7))}
-    assert answer_line(compare(runs, "a")).startswith("b (best of 3): 0.5 × the p99_ttft_s of a")
+    assert answer_line(compare(runs, "a")).startswith("b, the best of 3, has 0.5 × the p99 TTFT of a (")
 
 
 def test_the_reference_is_named_where_it_is_the_best() -> None:
     runs = {name: [summary(name, p99_ttft_s=x)] for name, x in (("a", 0.4), ("b", 0.5), ("c", 0.7))}
     assert answer_line(compare(runs, "a")).startswith(
-        "a (best of 3): p99_ttft_s 400 ms; the next, b, has 1.25 × the p99_ttft_s of a"
+        "a is the best of 3 with a p99 TTFT of 400 ms; the next, b, has 1.25 × the p99 TTFT of a"
     )
 
 
@@ -268,7 +275,72 @@ def test_no_worse_variant_is_called_the_best(values: list[float]) -> None:
     names = "abcdef"[: len(values)]
     runs = {name: [summary(name, p99_ttft_s=x)] for name, x in zip(names, values, strict=True)}
     best = names[values.index(min(values))]
-    assert answer_line(compare(runs, "a")).startswith(f"{best} (best of {len(values)})")
+    said = f"{best} is the best of" if best == "a" else f"{best}, the best of"
+    assert answer_line(compare(runs, "a")).startswith(f"{said} {len(values)}")
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
+def test_every_metric_has_a_plain_name_of_its_own(kind: Any) -> None:
+    labels = [metric.label for metric in kind.metrics.values()]
+    assert len(set(labels)) == len(labels)
+    assert not [label for label in labels if "_" in label or "  " in label or label != label.strip()]
+    assert set(LABELS) <= {name for one in KINDS.values() for name in one.metrics}
+    assert {name for group in kind.deciders for name in group} <= set(kind.metrics)
+
+
+def test_a_claim_is_about_a_metric_that_there_is() -> None:
+    assert set(CLAIMS) <= {name for kind in KINDS.values() for name in kind.metrics}
+
+
+@given(
+    st.lists(st.floats(0.01, 100.0), min_size=2, max_size=6), st.lists(st.booleans(), min_size=6, max_size=6)
+)
+def test_the_reference_is_never_beaten_by_a_worse_variant(values: list[float], trouble: list[bool]) -> None:
+    """Whatever the queues and the SLO say beside it, in the sentence and in the large numbers."""
+    names = "abcdef"[: len(values)]
+    runs = {
+        name: [
+            replace(
+                summary(name, goodput_requests_per_s=x, requests_per_s=x),
+                meets_slo=False,
+                verdict=Verdict(word="OVERLOADED" if is_bad else "STABLE", reason=""),
+            )
+        ]
+        for name, x, is_bad in zip(names, values, trouble, strict=False)
+    }
+    comparison = compare(runs, "a")
+    best, line = best_variant(comparison), answer_line(compare(runs, "a"))
+    value = values[names.index(best)]
+    assert line.startswith(best)
+    assert deciding_numbers(comparison)[0].value == format_metric(value, METRICS["goodput_requests_per_s"])
+    if len(values) > 2:
+        assert value == max(values)
+    elif value < values[0]:
+        assert float(line.split(" × ")[0].rsplit(" ", 1)[1]) <= 1
+
+
+def test_one_word_for_all_says_what_differs_instead() -> None:
+    def run(name: str, tokens: float, memory: float) -> Summary:
+        metrics: dict[str, float | None] = dict.fromkeys(KINDS["training"].metrics)
+        metrics |= {"useful_tokens_per_s": tokens, "step_s": 1 / tokens, "peak_memory_bytes": memory}
+        verdict = Verdict(word="COMPUTE_BOUND", reason="")
+        return replace(summary(name), kind="training", metrics=metrics, refused={}, verdict=verdict)
+
+    comparison = compare({"a": [run("a", 1.0, 4e10)], "b": [run("b", 2.0, 6e10)]}, "a")
+    assert difference_line(comparison) == (
+        "all are COMPUTE_BOUND; they differ most in peak memory (peak_memory_bytes): "
+        "60.0 GB in b, 40.0 GB in a"
+    )
+    assert "bound" not in answer_line(comparison)
+    same = compare({"a": [run("a", 1.0, 4e10)], "b": [run("b", 2.0, 4e10)]}, "a")
+    assert difference_line(same) == "all are COMPUTE_BOUND"
+
+
+def test_a_changed_question_says_what_was_changed() -> None:
+    comparison = compared([1.0], [2.0])
+    assert comparison.asked == comparison.question
+    changed = replace(comparison, changes=("hardware=h200-sxm-141gb",))
+    assert changed.asked == f"Asked of: {comparison.question} Changed: hardware=h200-sxm-141gb"
 
 
 def test_the_table_shows_what_has_a_number() -> None:

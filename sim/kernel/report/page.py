@@ -25,7 +25,6 @@ from sim.kernel.scenario import KernelScenario
 from sim.report.blocks import (
     Block,
     Bullets,
-    Cell,
     Code,
     Facts,
     Prose,
@@ -34,10 +33,9 @@ from sim.report.blocks import (
     text_table,
     what_decides_first,
 )
-from sim.report.decision import decision_section, warning_section
+from sim.report.decision import decision_section, report_with, warning_section
 from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, lanes, layout, seconds_axis
 from sim.report.published import published_sections
-from sim.results.answer import answer_line
 from sim.units import format_count, format_gb, format_quantity
 from sim.version import __version__
 
@@ -199,13 +197,9 @@ def build_kernel_report(answer: Answer[KernelScenario, KernelResult]) -> Report:
     """Question, decision table, pictures, efficiencies and their errors, limits, how to reproduce."""
     shown = lanes(answer.comparison.variants)
     runs: Runs = answer.results
-    return Report(
-        question=answer.file.base.question,
-        answer=answer_line(answer.comparison),
-        badges=tuple(
-            Cell(text=f"{name}: {answer.comparison.verdicts(name)}") for name in answer.comparison.variants
-        ),
-        sections=what_decides_first(
+    return report_with(
+        answer,
+        what_decides_first(
             (decision_section(answer), warning_section(answer.comparison)),
             (
                 _question(answer, first_runs(runs, shown)),

@@ -23,15 +23,14 @@ from sim.report.blocks import (
     Report,
     Section,
     Table,
-    Tone,
     profile_hash,
     setting_text,
     text_table,
     what_decides_first,
 )
-from sim.report.decision import class_section, decision_section, warning_section
+from sim.report.decision import class_section, decision_section, report_with, warning_section
 from sim.report.figures import Lane, Picture, digits, lanes, percent
-from sim.results.answer import answer_line, headline_metric
+from sim.results.answer import headline_metric
 from sim.results.metric import format_metric
 from sim.scenario.file import ScenarioFile, plain, scenario_word
 from sim.serving.metrics import METRICS
@@ -53,7 +52,6 @@ from sim.version import __version__
 
 if TYPE_CHECKING:
     from sim.results.answer import Answer
-    from sim.results.comparison import Comparison
 
 
 # Shown even at their default: the first things asked about an engine.
@@ -407,9 +405,6 @@ NOT_MODELLED = (
 )
 
 
-TONES: dict[str, Tone] = {"STABLE": "good", "OVERLOADED": "bad", "BACKLOGGED": "bad"}
-
-
 def build_report(answer: Answer[Scenario, RunResult]) -> Report:
     """The whole report of an answered scenario."""
     sections = what_decides_first(
@@ -424,12 +419,7 @@ def build_report(answer: Answer[Scenario, RunResult]) -> Report:
         ),
         _deciding(headline_metric(answer.comparison)),
     )
-    return Report(
-        question=answer.file.base.question,
-        answer=answer_line(answer.comparison),
-        badges=tuple(_badge(answer.comparison, name) for name in answer.comparison.variants),
-        sections=sections,
-    )
+    return report_with(answer, sections)
 
 
 def _deciding(headline: str) -> tuple[str, ...]:
@@ -439,12 +429,6 @@ def _deciding(headline: str) -> tuple[str, ...]:
         return ("kv_budget", *times)
     own = [key for key in times if headline.endswith(key.removeprefix("cdf_"))]
     return (*own, "ttft_by_arrival", *times)
-
-
-def _badge(comparison: Comparison, variant: str) -> Cell:
-    """The variant's verdict."""
-    verdict = comparison.verdicts(variant)
-    return Cell(text=f"{variant}: {verdict}", tone=TONES.get(verdict, "plain"))
 
 
 def report_pictures(answer: Answer[Scenario, RunResult]) -> list[Picture]:

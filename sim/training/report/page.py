@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from sim.report.blocks import (
     Block,
     Bullets,
-    Cell,
     Code,
     Facts,
     Prose,
@@ -18,9 +17,8 @@ from sim.report.blocks import (
     text_table,
     what_decides_first,
 )
-from sim.report.decision import decision_section, warning_section
+from sim.report.decision import decision_section, report_with, warning_section
 from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, lanes, layout, percent
-from sim.results.answer import answer_line
 from sim.training.records import ScalingPoint, TrainingResult
 from sim.training.report.learning import learning_section
 from sim.training.report.memory import EXPLAINED, memory_pictures
@@ -190,14 +188,7 @@ def build_report(answer: Answer[TrainingScenario, TrainingResult]) -> Report:
         ),
         ("loss-seconds", "scaling-rate", "step-split"),
     )
-    return Report(
-        question=answer.file.base.question,
-        answer=answer_line(answer.comparison),
-        badges=tuple(
-            Cell(text=f"{name}: {answer.comparison.verdicts(name)}") for name in answer.comparison.variants
-        ),
-        sections=sections,
-    )
+    return report_with(answer, sections)
 
 
 def _scaling(runs: Runs, shown: Sequence[Lane]) -> list[Section]:
