@@ -123,15 +123,6 @@ def seconds_axis(title: str, top_s: float, **more: Any) -> dict[str, Any]:
     return axis(title if short else f"{title} (s)", rangemode="tozero", **(short | more))
 
 
-def whole_axis(title: str, values: Sequence[float], **more: Any) -> dict[str, Any]:
-    """An axis of what is counted: ticks at the values that there are, or at least at no fraction."""
-    found = sorted(set(values))
-    if len(found) <= MAX_TICKS:
-        return axis(title, tickmode="array", tickvals=found, **more)
-    span = found[-1] - found[0]
-    return axis(title, **({"dtick": 1} if span < MAX_TICKS else {}), tickformat=",d", **more)
-
-
 def round_ticks(
     low: float, high: float, named: Callable[[float], str] = lambda value: f"{value:,.12g}"
 ) -> dict[str, Any]:

@@ -126,6 +126,7 @@ class Page:
             deviceScaleFactor=1,
             mobile=width < 600,
         )
+        self.send("Emulation.setTouchEmulationEnabled", enabled=width < 600)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
 

@@ -28,7 +28,6 @@ from sim.kinds.registry import report_of
 from sim.report.blocks import Code, Section, profile_hash, what_decides_first
 from sim.report.figures import (
     INKS,
-    MAX_TICKS,
     SEEN_FROM,
     WRITTEN_FROM,
     Picture,
@@ -40,13 +39,19 @@ from sim.report.figures import (
     round_ticks,
     stacked_bars,
     thinned,
-    whole_axis,
 )
 from sim.report.html import plotly_js, render_html, render_index
 from sim.report.markdown import render_markdown
 from sim.results.answer import Answer
-from sim.serving.records import BlockMap
-from sim.serving.report.block_map import FREE, View, held_fraction, raster, view_of
+from sim.serving.records import SHARED, BlockMap
+from sim.serving.report.block_map import (
+    FREE,
+    View,
+    block_map_picture,
+    held_fraction,
+    raster,
+    view_of,
+)
 from sim.serving.report.content import NOT_MODELLED, build_report, kind_of, report_pictures
 from sim.serving.report.latency import SHARES, cdf_picture, kv_fractions
 from sim.serving.report.load import (
@@ -185,6 +190,38 @@ def test_cdf_is_the_distribution(answer: Answer) -> None:
             below, within = (np.count_nonzero(ttft <= x + slack) / ttft.size for slack in (-1e-8, 1e-8))
             assert below - 1.01 / ttft.size <= share <= within + 1.01 / ttft.size
     assert "within the SLO" in picture.reading
+
+
+@pytest.mark.parametrize(("slo_s", "is_drawn"), [(0.5, True), (1e4, False)])
+def test_an_slo_far_beyond_the_slowest_is_said_and_not_drawn(
+    answer: Answer, slo_s: float, is_drawn: bool
+) -> None:
+    picture = cdf_picture(answer.results, lanes(answer.comparison.variants), "ttft_s", slo_s)
+    assert picture is not None
+    assert bool(picture.layout.get("shapes")) == is_drawn
+    assert ("The dotted line is the SLO" in picture.reading) == is_drawn
+    assert ("Beyond the picture is the SLO" in picture.reading) != is_drawn
+
+
+def test_the_block_maps_key_names_only_what_is_drawn() -> None:
+    two = np.array([0, 1], dtype=np.int64)
+    block_map = BlockMap(
+        capacity_tokens=20, block_size=1, replica=0, address_tokens=10 * two, size_tokens=0 * two + 8,
+        start_ps=0 * two, end_ps=0 * two + 100, request=two, kind=SHARED * two, is_truncated=False,
+    )  # fmt: skip
+    picture = block_map_picture(dataclasses.replace(three_requests(), block_map=block_map), lanes(["a"])[0])
+    assert picture is not None
+    assert [trace["name"] for trace in picture.traces[1:]] == ["shared by several requests"]
+    own = dataclasses.replace(block_map, kind=0 * two)
+    picture = block_map_picture(dataclasses.replace(three_requests(), block_map=own), lanes(["a"])[0])
+    assert picture is not None and len(picture.traces) == 1
+
+
+def test_a_queue_of_nobody_has_no_line() -> None:
+    rows = [{"start": 0.0, "steps": 1, "first": 4.0, "running": 2, "waiting": waiting} for waiting in (0, 3)]
+    for row, names in zip(rows, (["running"], ["running", "waiting"]), strict=True):
+        (picture,) = load_pictures({"a": [fake_result([{}], [row])]}, lanes(["a"]))
+        assert [trace["name"] for trace in picture.traces if "yaxis" not in trace] == names
 
 
 def test_kv_shares_of_three_requests() -> None:
@@ -483,17 +520,6 @@ def test_a_page_of_many_variants_stays_small() -> None:
 
 
 # Axes and bars
-
-
-@given(st.lists(st.integers(0, 5000), min_size=1, max_size=40))
-def test_what_is_counted_has_no_fractional_tick(values: list[int]) -> None:
-    shown = whole_axis("replicas", values)
-    if len(set(values)) <= MAX_TICKS:
-        assert shown["tickvals"] == sorted(set(values))
-    else:
-        # Plotly's own steps below 1 exist only where fewer than ten units are shown.
-        assert shown["tickformat"] == ",d"
-        assert shown.get("dtick") == 1 or max(values) - min(values) >= MAX_TICKS
 
 
 @given(st.floats(1e-6, 1e9), st.floats(1.01, 1e4))

@@ -117,18 +117,18 @@ def block_map_picture(result: RunResult, lane: Lane) -> Picture | None:
     if block_map is None or not block_map.request.size:
         return None
     view = view_of(block_map)
-    grid = raster(block_map, view)
+    grid, drawn = raster(block_map, view), states(block_map, view)
     replica = f", replica {block_map.replica}" if result.scenario.replicas > 1 else ""
     return Picture(
         key=f"block_map_{lane.index}",
         group="block_map",
         title=f"Block map: {lane.name} (seed {result.seed}{replica})",
         reading=_reading(block_map, lane.name, view),
-        traces=[_image(grid, states(block_map, view), view), *_key(block_map)],
+        traces=[_image(grid, drawn, view), *_key(drawn)],
         layout=layout(axis("time (s)"), axis("KV address (tokens)")),
         header=("address_tokens", "size_tokens", "start_s", "end_s", "request", "state"),
         rows=_rows(block_map, view),
-        sketch=_sketch(grid, states(block_map, view)),
+        sketch=_sketch(grid, drawn),
         height_px=440,
     )
 
@@ -165,10 +165,8 @@ def _image(grid: Grid, kinds: Grid, view: View) -> Trace:
     }
 
 
-def _key(block_map: BlockMap) -> list[Trace]:
-    """The meaning of the colours that stand for no request, where there are any."""
-    if not (block_map.kind >= SHARED).any():
-        return []
+def _key(drawn: Grid) -> list[Trace]:
+    """The meaning of the colours that stand for no request, of those that are drawn."""
     return [
         {
             "type": "scatter",
@@ -178,7 +176,8 @@ def _key(block_map: BlockMap) -> list[Trace]:
             "name": name,
             "marker": {"symbol": "square", "size": 11, "color": f"@{ink}"},
         }
-        for name, ink in KEY
+        for kind, (name, ink) in enumerate(KEY, start=SHARED)
+        if (drawn == kind).any()
     ]
 
 

@@ -36,6 +36,9 @@ SHARES = np.concatenate([np.linspace(0, 0.98, 98, endpoint=False), np.linspace(0
 ARRIVAL_BINS = 120
 
 
+SLO_SHOWN_WITHIN = 2.0  # times the slowest request
+
+
 MEANINGS = {
     "ttft_s": "time to first token",
     "tpot_s": "time per output token",
@@ -71,6 +74,9 @@ def cdf_picture(
         return None
     shares = _shares(max(sample.size for sample in samples.values()))
     quantiles = {lane: np.quantile(sample, shares) for lane, sample in samples.items()}
+    longest = max(float(values[-1]) for values in quantiles.values())
+    # Far beyond the slowest request, the SLO would push the curves into a corner: it is said instead.
+    is_near = slo_s is not None and slo_s <= SLO_SHOWN_WITHIN * longest
     shown = layout(
         _time_axis(list(quantiles.values()), metric),
         axis("share of finished requests", range=[0, 1.01], tickformat=".0%"),
@@ -83,9 +89,9 @@ def cdf_picture(
         key=f"cdf_{metric}",
         title=f"{metric}: {MEANINGS[metric]}",
         group="latency",
-        reading=_cdf_reading(named, slo_s) + _thinned(named),
+        reading=_cdf_reading(named, slo_s, is_marked=is_near) + _thinned(named),
         traces=[_curve(lane, values, shares) for lane, values in quantiles.items()],
-        layout=shown | (_slo_mark(slo_s) if slo_s is not None else {}),
+        layout=shown | (_slo_mark(slo_s) if slo_s is not None and is_near else {}),
         header=("share", *(f"{lane.name} {metric}" for lane in quantiles)),
         rows=rows,
         sketch=cdf_sketch(named, metric),
@@ -136,7 +142,7 @@ def _slo_mark(slo_s: float) -> dict[str, object]:
     }
 
 
-def _cdf_reading(samples: Mapping[str, Float64], slo_s: float | None) -> str:
+def _cdf_reading(samples: Mapping[str, Float64], slo_s: float | None, *, is_marked: bool) -> str:
     """Medians, and the share within the SLO (or the 99th percentile) per variant."""
     parts = []
     for name, sample in samples.items():
@@ -152,8 +158,8 @@ def _cdf_reading(samples: Mapping[str, Float64], slo_s: float | None) -> str:
             parts.append(
                 f"{name}: half within {median}, 90 % within {seconds(float(np.quantile(sample, 0.9)))}"
             )
-    limit = f" The dotted line is the SLO, {seconds(slo_s)}." if slo_s is not None else ""
-    return "; ".join(parts) + "." + limit
+    limit = "The dotted line is the SLO" if is_marked else "Beyond the picture is the SLO"
+    return "; ".join(parts) + "." + (f" {limit}, {seconds(slo_s)}." if slo_s is not None else "")
 
 
 def arrival_picture(results: Mapping[str, Sequence[RunResult]], lanes: Sequence[Lane]) -> Picture | None:

@@ -40,7 +40,7 @@ MAX_BINS = SCREEN_COLUMNS
 PAGE_BINS = 4 * MAX_BINS  # of all pictures together: many variants share a row of the page
 
 
-SHARED_WITHIN = 8
+WAITS_FROM = 0.5  # requests in the queue, on average over a bin
 
 
 SMALL_PART = 0.5  # what fills less of a picture gets a scale of its own
@@ -155,7 +155,7 @@ def _layout(load: Load, tops: tuple[float, float]) -> dict[str, Any]:
 
 
 def _lines(load: Load) -> list[Trace]:
-    """Running and waiting."""
+    """Running, and waiting where anyone does."""
     return [
         {
             "type": "scatter",
@@ -166,6 +166,7 @@ def _lines(load: Load) -> list[Trace]:
             "line": {"color": color, "width": 1.6, "dash": dash},
         }
         for name, color, dash in (("running", "@v2", "solid"), ("waiting", "@v3", "dot"))
+        if name == "running" or load.levels[name].max() >= WAITS_FROM
     ]
 
 
@@ -217,7 +218,7 @@ def _reading(load: Load, name: str) -> str:
     peak = int(np.argmax(load.levels["waiting"]))
     deepest = float(load.levels["waiting"][peak])
     queue = f"at most {digits(deepest)} wait (at {digits(float(load.time_s[peak]))} s)"
-    if deepest < 0.5:
+    if deepest < WAITS_FROM:
         queue = "hardly anyone waits"
     said = f"{name}: {digits(running)} sequences run on average while busy, {queue}"
     point = f" A point is the mean of {seconds(load.width_s)}."
@@ -250,10 +251,7 @@ def _sketch(load: Load, top: float) -> str:
 
 
 def load_pictures(results: Mapping[str, Sequence[RunResult]], lanes: Sequence[Lane]) -> list[Picture]:
-    """One per variant, first seed, over the same time unless that left most of one picture empty.
-
-    Sequences share their scale too, unless one queue would flatten the others to nothing.
-    """
+    """One per variant, first seed; time and sequences on one scale, but where that left half of it empty."""
     firsts = [(lane, results[lane.name][0]) for lane in lanes]
     bins = min(MAX_BINS, max(60, PAGE_BINS // len(firsts)))
     loads = [
@@ -262,14 +260,16 @@ def load_pictures(results: Mapping[str, Sequence[RunResult]], lanes: Sequence[La
     if not loads:
         return []
     peaks = [max(1.0, *(float(load.levels[name].max()) for name in LEVELS[:2])) for _, _, load in loads]
-    is_shared = max(peaks) <= SHARED_WITHIN * min(peaks)
     longest = max(float(load.time_s[-1] + load.width_s / 2) for _, _, load in loads)
     ends = [float(load.time_s[-1] + load.width_s / 2) for _, _, load in loads]
-    ends = [longest if end > SMALL_PART * longest else end for end in ends]
-    return [
-        _load_picture(load, lane, seed, (1.05 * (max(peaks) if is_shared else top), end))
-        for (lane, seed, load), top, end in zip(loads, peaks, ends, strict=True)
+    tops = [
+        (1.05 * _scale(peak, max(peaks)), _scale(end, longest)) for peak, end in zip(peaks, ends, strict=True)
     ]
+    return [_load_picture(load, lane, seed, top) for (lane, seed, load), top in zip(loads, tops, strict=True)]
+
+
+def _scale(own: float, common: float) -> float:
+    return common if own > SMALL_PART * common else own
 
 
 MAX_OPERATORS = 7
