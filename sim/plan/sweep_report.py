@@ -39,6 +39,7 @@ from sim.report.blocks import (
     Table,
     setting_text,
     text_table,
+    what_decides_first,
 )
 from sim.report.html import render_html
 from sim.report.markdown import render_markdown
@@ -189,15 +190,16 @@ def _reason_lines(sweep: Sweep, reasons: Mapping[str, list[int]]) -> list[str]:
 
 
 def _shared(sweep: Sweep, indices: Sequence[int]) -> str:
-    """Some points by what they have in common: ``hardware = t4 (12 points)``."""
+    """Some points by what they have in common, ``hardware = t4 (12 points)``, else the first of them."""
+    first = setting_words(sweep, indices[0])
     if len(indices) == 1:
-        return setting_words(sweep, indices[0])
+        return first
     points = [sweep.points[i] for i in indices]
     swept = points[0].swept.items()
     same = [f"{key} = {value}" for key, value in swept if all(one.swept[key] == value for one in points)]
     if sweep.has_variants and len({one.variant for one in points}) == 1:
         same.append(points[0].variant)
-    return f"{', '.join(same)} ({len(points)} points)" if same else f"{len(points)} points"
+    return f"{', '.join(same)} ({len(points)} points)" if same else f"{first} and {len(points) - 1} more"
 
 
 def _wrapped(text: str) -> str:
@@ -276,13 +278,18 @@ def render_twin(sweep: Sweep, metrics: Sequence[str]) -> str:
 
 
 def sweep_report(sweep: Sweep, metrics: Sequence[str]) -> Report:
-    """The answer, load by load; which axis helps; pictures; every point by cost; what to trust."""
-    notes = axis_notes(sweep)
-    sections = (
-        _load_section(sweep, metrics),
-        Section(title="Which axis helps", blocks=(Bullets(items=tuple(notes)),)) if notes else None,
-        Section(title="Why", blocks=_how_to_read(sweep), pictures=sweep_pictures(sweep, metrics)),
+    """Open: the answer, load by load, which axis helps, one picture, every point by cost, the warnings."""
+    notes, warnings = axis_notes(sweep), sweep_warnings(sweep)
+    pictures = sweep_pictures(sweep, metrics)
+    told: Block = Bullets(items=tuple(warnings)) if warnings else Prose(text="No warning was raised.")
+    helps = Section(title="Which axis helps", blocks=(Bullets(items=tuple(notes)),)) if notes else None
+    why = Section(title="Why", blocks=_how_to_read(sweep), pictures=pictures)
+    first = what_decides_first((_load_section(sweep, metrics), helps), (why,), [one.key for one in pictures])
+    then = (
         Section(title="Every point, the cheapest first", blocks=_point_tables(sweep, metrics)),
+        Section(title="Warnings", blocks=(told,)),
+    )
+    folded = (
         Section(title="What was held fixed", blocks=(Facts(rows=tuple(_held_fixed(sweep))),)),
         Section(title="How far to trust this", blocks=_trust(sweep)),
         _limits(sweep),
@@ -292,7 +299,7 @@ def sweep_report(sweep: Sweep, metrics: Sequence[str]) -> Report:
         question=sweep.question,
         answer=f"{answer_words(sweep)}{_host_time(sweep)}",
         badges=tuple(_badges(sweep)),
-        sections=[one for one in sections if one is not None],
+        sections=[*first, *what_decides_first(then, folded, ())],
     )
 
 
@@ -407,10 +414,9 @@ def _point_tables(sweep: Sweep, metrics: Sequence[str]) -> list[Block]:
                 summary="More numbers of each point",
             )
         )
-    refused = [i for i in order if not can_run(sweep.rows[i])][:ROWS_SHOWN]
-    if refused:
-        told = [(point_words(sweep, i), *_why_not(sweep.rows[i])) for i in refused]
-        blocks += [Prose(text="These cannot run:"), text_table(("point", "why", "try"), told)]
+    if reasons := _reasons(sweep):
+        told = [(_shared(sweep, found), *_why_not(sweep.rows[found[0]])) for found in reasons.values()]
+        blocks += [Prose(text="These cannot run:"), text_table(("points", "why", "try"), told)]
     return blocks
 
 
@@ -460,11 +466,8 @@ def _held_fixed(sweep: Sweep) -> Iterator[tuple[str, str]]:
 
 
 def _trust(sweep: Sweep) -> list[Block]:
-    """Warnings first, then what the runs assumed and read, and where each device's numbers come from."""
-    warnings = sweep_warnings(sweep)
-    blocks: list[Block] = (
-        [Bullets(items=tuple(warnings))] if warnings else [Prose(text="No warning was raised.")]
-    )
+    """What the runs assumed and read, and where each device's numbers come from."""
+    blocks: list[Block] = []
     by_note: dict[str, list[int]] = {}
     for index, row in enumerate(sweep.rows):
         for note in str(row.get("notes") or "").splitlines():
