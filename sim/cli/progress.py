@@ -21,6 +21,7 @@ class Progress:
         self._start_s = time.monotonic()
         self._drawn_s = 0.0
         self._width = 0
+        self._found: int | None = None  # done before this began: they took no time
 
     def __enter__(self) -> Progress:
         return self
@@ -36,22 +37,27 @@ class Progress:
     def __call__(self, done: int, total: int) -> None:
         """Draw, at most ten times a second and once at the end."""
         now_s = time.monotonic()
+        if self._found is None:
+            self._found = done if done < total else 0
         if not self._is_live or (done < total and now_s - self._drawn_s < SECONDS_BETWEEN_DRAWS):
             return
         self._drawn_s = now_s
-        line = progress_line(self._label, done, total, now_s - self._start_s)
+        line = progress_line(self._label, done, total, now_s - self._start_s, found=self._found)
         self._stream.write("\r" + line.ljust(self._width))
         self._stream.flush()
         self._width = max(self._width, len(line))
 
 
-def progress_line(label: str, done: int, total: int, elapsed_s: float) -> str:
-    """The line for ``done`` of ``total`` after ``elapsed_s``; the rest is assumed to go as fast."""
+def progress_line(label: str, done: int, total: int, elapsed_s: float, *, found: int = 0) -> str:
+    """The line for ``done`` of ``total`` after ``elapsed_s``; the rest is assumed to go as fast.
+
+    ``found`` of them were there at the start.
+    """
     filled = BAR_CELLS * done // max(total, 1)
     bar = "#" * filled + "." * (BAR_CELLS - filled)
-    if done == 0:
+    if done <= found:
         return f"{label} [{bar}] {done}/{total}"
-    left_s = elapsed_s / done * (total - done)
+    left_s = elapsed_s / (done - found) * (total - done)
     return f"{label} [{bar}] {done}/{total}, {_clock(left_s)} left"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 
@@ -28,6 +29,7 @@ from sim.plan.sweep import Sweep
 from sim.results.comparison import one_seed
 from sim.results.metric import format_metric
 
+_NUMBER = re.compile(r"\b\d[\d.,]*\b")
 _LEFT_OPEN = {
     "UNTESTED": "but the run is too short to tell whether its queue grows",
     "BACKLOGGED": "but its queue grew, and a longer run may miss",
@@ -371,13 +373,13 @@ def _is_idle(sweep: Sweep, key: str) -> bool:
 
 
 def sweep_warnings(sweep: Sweep) -> list[str]:
-    """What the points' files and runs are warned of: one line a kind, with how many points it concerns."""
+    """What the points' files and runs are warned of: each once, with how many points it concerns."""
     files = dict.fromkeys(str(caution) for point in sweep.points for caution in point.warnings)
-    by_kind: dict[str, list[tuple[int, str]]] = {}
+    alike: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for index, row in enumerate(sweep.rows):
         for kind, text in warnings_of(row):
-            by_kind.setdefault(kind, []).append((index, text))
-    lines = [*files, *(_warning_line(sweep, found) for found in by_kind.values())]
+            alike.setdefault((kind, _NUMBER.sub("#", text)), []).append((index, text))
+    lines = [*files, *(_warning_line(sweep, found) for found in alike.values())]
     scenario = sweep.points[0].scenario
     if len(scenario.seeds) == 1 and any(kind_of(one.scenario).draws(one.scenario) for one in sweep.points):
         lines.append(str(one_seed()))
@@ -385,7 +387,7 @@ def sweep_warnings(sweep: Sweep) -> list[str]:
 
 
 def _warning_line(sweep: Sweep, found: Sequence[tuple[int, str]]) -> str:
-    """A warning of one kind; where points word it by their own numbers, in the words of the first."""
+    """A warning in the words of the first point; others may word it by their own numbers."""
     points = dict.fromkeys(index for index, _ in found)
     texts = list(dict.fromkeys(text for _, text in found))
     whole = sum(row.get("verdict") != CANNOT_RUN for row in sweep.rows)

@@ -125,6 +125,20 @@ def test_points_that_share_a_warning_are_counted(empty_folder: Path) -> None:
     ]
 
 
+def test_each_device_of_a_sweep_is_warned_of_by_name(empty_folder: Path) -> None:
+    """Of one kind, and worded by more than their numbers."""
+    Path("one.yaml").write_text(SERVING, encoding="utf-8")
+    points = tuple(sweep_points("one.yaml", ["hardware=l4,l40s,a10"], overrides=["seeds=[1,2]"]))
+    rows = tuple(
+        {"warnings": f"efficiency_not_measured: {name}: borrowed from another: 3.5 %"}
+        for name in ("l4", "l40s", "a10")
+    )
+    sweep = Sweep(question="?", command="", keys=("hardware",), points=points, rows=rows)
+    assert [line.partition(": borrowed")[0] for line in sweep_warnings(sweep)] == [
+        f"hardware = {name}: {name}" for name in ("l4", "l40s", "a10")
+    ]
+
+
 def test_two_warnings_of_one_kind_are_two(empty_folder: Path) -> None:
     """Old words in one file: each is named, in the comparison as in the run's own summary."""
     from fake_results import replace

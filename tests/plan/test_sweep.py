@@ -291,6 +291,14 @@ def test_the_remaining_time_is_what_the_done_part_took() -> None:
     assert progress_line("run", 1, 4, 20.0).endswith("1/4, 1:00 left")
     assert progress_line("run", 1, 400, 20.0).endswith("2:13:00 left")
     assert progress_line("run", 2, 4, 1.0).count("#") == 15
+    assert progress_line("sweep", 6, 8, 20.0, found=5).endswith("6/8, 0:40 left")
+    assert progress_line("sweep", 5, 8, 20.0, found=5).endswith("] 5/8")
+
+
+def test_points_found_in_the_ledger_do_not_shorten_the_remaining_time() -> None:
+    with Progress("sweep", stream=(screen := Terminal())) as progress:
+        progress(7, 8)
+        assert screen.getvalue().endswith("] 7/8")
 
 
 def test_a_point_is_picklable(tiny: Path) -> None:
