@@ -274,7 +274,7 @@ def render_page(sweep: Sweep, metrics: Sequence[str]) -> str:
 
 def render_twin(sweep: Sweep, metrics: Sequence[str]) -> str:
     """The same as Markdown."""
-    return render_markdown(sweep_report(sweep, metrics))
+    return render_markdown(sweep_report(sweep, metrics), "sweep.html")
 
 
 def sweep_report(sweep: Sweep, metrics: Sequence[str]) -> Report:
@@ -385,10 +385,14 @@ def _limit_cell(row: Row) -> Cell:
 
 
 def _how_to_read(sweep: Sweep) -> tuple[Block, ...]:
+    """What the numbers are means of, and what marks and gaps mean."""
     seeds = len(sweep.points[0].scenario.seeds)
-    slo = " Full marks meet the SLO with every seed, hollow ones do not." if has_slo(sweep) else ""
-    means = f"Means over {seeds} seeds." if seeds > 1 else "One seed."
-    return (Prose(text=f"{means}{slo} A gap is a percentile that too few requests could carry."),)
+    draws = any(kind_of(one.scenario).draws(one.scenario) for one in sweep.points)
+    means = [f"Means over {seeds} seeds."] if seeds > 1 else ["One seed."] if draws else []
+    if has_slo(sweep):
+        means.append("Full marks meet the SLO with every seed, hollow ones do not.")
+    means.append("A gap is a point that cannot run, or a percentile that too few requests could carry.")
+    return (Prose(text=" ".join(means)),)
 
 
 IN_TABLE = 3  # metrics beside the fixed columns: as many as a page is wide

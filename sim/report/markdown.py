@@ -8,14 +8,14 @@ from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Figure, Prose, 
 from sim.report.figures import Picture
 
 
-def render_markdown(report: Report) -> str:
-    """A report as Markdown: heading, answer, sections."""
+def render_markdown(report: Report, page: str = "report.html") -> str:
+    """A report as Markdown: heading, answer, sections; ``page``: the file that has the pictures."""
     badges = ", ".join(_text(badge.text) for badge in report.badges)
     parts = [f"# {_text(report.question)}", f"**{_text(report.answer)}**"]
     parts += ["\n".join(map(_figure, report.figures))] if report.figures else []
     parts += [badges] if badges else []
     if any(section.pictures for section in report.sections):
-        parts.append("The pictures are in report.html; here each is a sketch and its reading.")
+        parts.append(f"The pictures are in {page}; here each is a sketch and its reading.")
     for section in report.sections:
         parts.append(_section(section))
     return "\n\n".join(parts) + "\n"
