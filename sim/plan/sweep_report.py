@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim.hardware import HardwareProfile
 from sim.kinds.registry import kind_of
-from sim.plan.answer import UNSETTLED, Pick, by_cost, can_run, has_slo, picks
+from sim.plan.answer import UNSETTLED, Pick, by_cost, can_run, has_slo, limit_of, picks
 from sim.plan.evaluate import CANNOT_RUN, Row, Value, warnings_of
 from sim.plan.sweep import Sweep
 from sim.plan.sweep_pictures import sweep_pictures
@@ -22,7 +22,7 @@ from sim.plan.sweep_words import (
     plain_name,
     point_words,
     ratio_words,
-    setting_words,
+    shared_words,
     short_key,
     short_value,
     sweep_warnings,
@@ -33,6 +33,7 @@ from sim.report.blocks import (
     Cell,
     Code,
     Facts,
+    Figure,
     Prose,
     Report,
     Section,
@@ -96,17 +97,12 @@ def _fixed_columns(
         yield ["variant", *(points[i].variant for i in order)]
     yield ["GPUs", *(f"{rows[i]['num_gpus']}" for i in order)]
     if any(row["usd_per_hour"] is not None for row in rows):
-        yield ["$ an hour", *(_dollars(rows[i]) for i in order)]
+        yield ["$ an hour", *(_price(rows[i]) for i in order)]
     if has_slo(sweep):
         yield ["of the SLO's limit", *(_share(rows[i]) for i in order)]
     if len({row["verdict"] for row in rows}) > 1:
         numbers = {i: n for n, found in enumerate(reasons.values(), 1) for i in found}
         yield ["verdict", *(_verdict(rows[i], numbers.get(i)) for i in order)]
-
-
-def _dollars(row: Row) -> str:
-    price = row["usd_per_hour"]
-    return "-" if price is None else f"{float(price):,.2f}"
 
 
 def _share(row: Row) -> str:
@@ -185,21 +181,8 @@ def _reason(row: Row) -> str:
 def _reason_lines(sweep: Sweep, reasons: Mapping[str, list[int]]) -> list[str]:
     lines = []
     for number, (reason, indices) in enumerate(reasons.items(), 1):
-        lines.append(_wrapped(f"[{number}] {_shared(sweep, indices)} cannot run: {reason}"))
+        lines.append(_wrapped(f"[{number}] {shared_words(sweep, indices)} cannot run: {reason}"))
     return ["", *lines] if lines else []
-
-
-def _shared(sweep: Sweep, indices: Sequence[int]) -> str:
-    """Some points by what they have in common, ``hardware = t4 (12 points)``, else the first of them."""
-    first = setting_words(sweep, indices[0])
-    if len(indices) == 1:
-        return first
-    points = [sweep.points[i] for i in indices]
-    swept = points[0].swept.items()
-    same = [f"{key} = {value}" for key, value in swept if all(one.swept[key] == value for one in points)]
-    if sweep.has_variants and len({one.variant for one in points}) == 1:
-        same.append(points[0].variant)
-    return f"{', '.join(same)} ({len(points)} points)" if same else f"{first} and {len(points) - 1} more"
 
 
 def _wrapped(text: str) -> str:
@@ -299,6 +282,7 @@ def sweep_report(sweep: Sweep, metrics: Sequence[str]) -> Report:
         question=sweep.question,
         answer=f"{answer_words(sweep)}{_host_time(sweep)}",
         badges=tuple(_badges(sweep)),
+        figures=tuple(_figures(sweep)),
         sections=[*first, *what_decides_first(then, folded, ())],
     )
 
@@ -319,6 +303,24 @@ def _badges(sweep: Sweep) -> Iterator[Cell]:
             yield Cell(text=f"{count} {what}", tone=tone)
 
 
+def _figures(sweep: Sweep) -> Iterator[Figure]:
+    """Of one load's winner: what it costs, and what the SLO limits; several loads have a table."""
+    found = picks(sweep)
+    if len(found) != 1 or found[0].winner is None or not has_slo(sweep):
+        return
+    index = found[0].winner
+    row, metrics = sweep.rows[index], kind_of(sweep.points[index].scenario).metrics
+    if row["usd_per_hour"] is not None:
+        yield Figure(value=f"${_price(row)}", label="an hour", key="usd_per_hour")
+    closest = row.get("slo_closest")
+    scenario = sweep.points[index].scenario
+    names = dict.fromkeys([str(closest), *kind_of(scenario).slo_limits(scenario)])
+    for name in [name for name in names if row.get(name) is not None][:2]:
+        limit = limit_of(sweep, index, name)
+        beside = f"at most {format_metric(limit, metrics[name])}" if limit is not None else ""
+        yield Figure(value=shown(sweep, name, row), label=plain_name(name), key=name, beside=beside)
+
+
 def _load_section(sweep: Sweep, metrics: Sequence[str]) -> Section | None:
     """The winner of every load, or what comes nearest; nothing where one load was asked for."""
     found = picks(sweep)
@@ -330,7 +332,7 @@ def _load_section(sweep: Sweep, metrics: Sequence[str]) -> Section | None:
         "choice",
         "$ an hour",
         *(["of the SLO's limit"] if is_slo else []),
-        *map(plain_name, names),
+        *_headed(names),
     ]
     rows = []
     for pick in found:
@@ -344,7 +346,7 @@ def _load_section(sweep: Sweep, metrics: Sequence[str]) -> Section | None:
             cells += [_limit_cell(row)] if is_slo else []
             cells += [Cell(text=shown(sweep, name, row)) for name in names]
         rows.append(tuple(cells))
-    table = Table(header=tuple(header), rows=tuple(rows), notes=_keys(names))
+    table = Table(header=tuple(header), rows=tuple(rows))
     return Section(title="Load by load", blocks=(table,))
 
 
@@ -359,10 +361,9 @@ def _choice_cell(sweep: Sweep, pick: Pick, best: int) -> Cell:
     return Cell(text=word, small=f"{sweep.rows[best]['verdict']}{sure}")
 
 
-def _keys(names: Sequence[str]) -> tuple[str, ...]:
-    """Plain names stand above the columns; here are the keys of files and of ``--metric``."""
-    told = [f"{plain_name(name)}: {name}" for name in names if plain_name(name) != name]
-    return (f"Keys: {'; '.join(told)}.",) if told else ()
+def _headed(names: Sequence[str]) -> list[str]:
+    """Plain names, and below each, small, its key in files and for ``--metric``."""
+    return [f"{plain_name(name)}\n{name}" for name in names]
 
 
 def _told(sweep: Sweep, metrics: Sequence[str]) -> list[str]:
@@ -412,14 +413,13 @@ def _point_tables(sweep: Sweep, metrics: Sequence[str]) -> list[Block]:
         ]
         blocks.append(
             Table(
-                header=("point", *map(plain_name, names[IN_TABLE:])),
+                header=("point", *_headed(names[IN_TABLE:])),
                 rows=tuple(tuple(Cell(text=text) for text in row) for row in rest),
-                notes=_keys(names[IN_TABLE:]),
                 summary="More numbers of each point",
             )
         )
     if reasons := _reasons(sweep):
-        told = [(_shared(sweep, found), *_why_not(sweep.rows[found[0]])) for found in reasons.values()]
+        told = [(shared_words(sweep, found), *_why_not(sweep.rows[found[0]])) for found in reasons.values()]
         blocks += [Prose(text="These cannot run:"), text_table(("points", "why", "try"), told)]
     return blocks
 
@@ -433,7 +433,7 @@ def _numbers(sweep: Sweep, ran: Sequence[int], names: Sequence[str], more: Seque
     marks, on_front = _marks(sweep), {i for pick in picks(sweep) for i in pick.front}
     is_slo = has_slo(sweep)
     header = ["point", "meets the SLO" if is_slo else "verdict", "GPUs", "$ an hour"]
-    header += [*(["of the SLO's limit"] if is_slo else []), *map(plain_name, names)]
+    header += [*(["of the SLO's limit"] if is_slo else []), *_headed(names)]
     rows = []
     for i in ran:
         row, standing = sweep.rows[i], _standing(marks.get(i, ""), i in on_front, is_slo)
@@ -442,7 +442,7 @@ def _numbers(sweep: Sweep, ran: Sequence[int], names: Sequence[str], more: Seque
         cells += [Cell(text=str(row["num_gpus"])), Cell(text=_price(row), small=standing)]
         cells += [_limit_cell(row)] if is_slo else []
         rows.append((*cells, *(Cell(text=shown(sweep, name, row)) for name in names)))
-    return Table(header=tuple(header), rows=tuple(rows), notes=(*_keys(names), *more))
+    return Table(header=tuple(header), rows=tuple(rows), notes=tuple(more))
 
 
 def _standing(mark: str, is_on_front: bool, is_slo: bool) -> str:

@@ -27,7 +27,7 @@ from sim.plan.answer import (
 from sim.plan.evaluate import CANNOT_RUN, Point, Row, Value, warnings_of
 from sim.plan.sweep import Sweep
 from sim.results.comparison import one_seed
-from sim.results.metric import format_metric
+from sim.results.metric import format_metric, label_of
 
 _NUMBER = re.compile(r"\b\d[\d.,]*\b")
 _LEFT_OPEN = {
@@ -90,6 +90,19 @@ def setting_words(sweep: Sweep, index: int) -> str:
     return f"{said} ({point.variant})" if sweep.has_variants else said
 
 
+def shared_words(sweep: Sweep, indices: Sequence[int]) -> str:
+    """Some points by what they have in common, ``hardware = t4 (12 points)``, else the first of them."""
+    first = setting_words(sweep, indices[0])
+    if len(indices) == 1:
+        return first
+    points = [sweep.points[i] for i in indices]
+    swept = points[0].swept.items()
+    same = [f"{key} = {value}" for key, value in swept if all(one.swept[key] == value for one in points)]
+    if sweep.has_variants and len({one.variant for one in points}) == 1:
+        same.append(points[0].variant)
+    return f"{', '.join(same)} ({len(points)} points)" if same else f"{first} and {len(points) - 1} more"
+
+
 def point_words(sweep: Sweep, index: int) -> str:
     """The same in few words, for a table: ``at 40 requests/s, l40s, replicas = 4``."""
     point, kind = sweep.points[index], kind_of(sweep.points[index].scenario)
@@ -148,21 +161,10 @@ def ratio_words(ratio: float) -> str:
     return next((text for text in texts if text != "1 ×"), "1 ×")
 
 
-_SPELT = {
-    **{word: word.upper() for word in ("ttft", "tpot", "itl", "kv", "hbm", "sram", "gpu", "mfu", "slo")},
-    "e2e": "end-to-end time",
-    "flops": "FLOPs",
-    "l2": "L2",
-}
-
-
 def plain_name(name: str) -> str:
-    """``p99 TTFT`` of ``p99_ttft_s``."""
-    name, of, whose = name.partition(" of ")
-    base = name.removesuffix("_s") if not name.endswith("_per_s") else name
-    base = base.removesuffix("_fraction").replace("_per_s", "_a_second")
-    words = (_SPELT.get(word, word) for word in base.removeprefix("num_").split("_"))
-    return " ".join(words) + of + whose
+    """``p99 TTFT`` of ``p99_ttft_s``; of a class of the workload, ``p99 TTFT of chat``."""
+    metric, of, whose = name.partition(" of ")
+    return f"{label_of(metric)}{of}{whose}"
 
 
 def answer_words(sweep: Sweep) -> str:

@@ -24,7 +24,12 @@ class Metric:
     @property
     def label(self) -> str:
         """Its name in words: "p99 TTFT" of ``p99_ttft_s``. The unit stands with the value."""
-        return LABELS.get(self.name) or _in_words(self.name)
+        return label_of(self.name)
+
+
+def label_of(name: str) -> str:
+    """A metric's name in words."""
+    return LABELS.get(name) or _in_words(name)
 
 
 LABELS: Mapping[str, str] = {
