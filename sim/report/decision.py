@@ -21,6 +21,7 @@ from sim.results.comparison import Cell as Compared
 from sim.results.comparison import check_thresholds
 from sim.results.metric import Metric, format_metric
 from sim.results.statistics import Interval
+from sim.results.summary import telling
 
 if TYPE_CHECKING:
     from sim.results.answer import AnyAnswer
@@ -77,8 +78,8 @@ def decision_section(answer: AnyAnswer) -> Section:
         blocks += [compact_table(comparison), decision_table(comparison, summary="Every metric")]
     else:
         blocks.append(decision_table(comparison))
-    thresholds = _threshold_table(answer)
-    return Section(title="Decision table", blocks=[*blocks, *([thresholds] if thresholds else [])])
+    extra = (_slo_table(comparison), _threshold_table(answer))
+    return Section(title="Decision table", blocks=[*blocks, *(table for table in extra if table)])
 
 
 def compact_table(comparison: Comparison) -> Table:
@@ -222,6 +223,31 @@ def _notes(comparison: Comparison, footnotes: dict[str, int]) -> list[str]:
         why = "without an interval" if comparison.draws else "exact: nothing is drawn"
         first = [f"{means} {ratios}, {why}.".lstrip()]
     return [*first, *_footnotes(footnotes)]
+
+
+def _slo_table(comparison: Comparison) -> Table | None:
+    """What the SLO asks and what was found, in digits that show the side; the worst seed of each variant."""
+    rows = []
+    for name in comparison.variants:
+        runs = comparison.summaries[name]
+        for lines in zip(*(run.slo for run in runs), strict=True):
+            worst = max(lines, key=lambda line: line.excess)
+            found, limit = telling(worst.value, worst.limit, is_time=worst.is_most)
+            met = sum(line.is_met is True for line in lines)
+            missed = "✗ missed" if len(lines) == 1 else f"✗ {met} of {len(lines)} seeds"
+            word = "✓ met" if met == len(lines) else missed
+            rows.append(
+                (
+                    Cell(text=worst.metric if worst.is_most else worst.of, small=name),
+                    Cell(text=f"{'at most' if worst.is_most else 'at least'} {limit}"),
+                    Cell(text=found, small="" if len(lines) == 1 else "in the worst seed"),
+                    Cell(text=word, tone="good" if met == len(lines) else "bad"),
+                    Cell(text="yes" if worst.decides else "no"),
+                )
+            )
+    if not rows:
+        return None
+    return Table(header=("SLO", "asked", "found", "", "decides"), rows=tuple(rows))
 
 
 def _threshold_table(answer: AnyAnswer) -> Table | None:

@@ -167,8 +167,9 @@ def _verdicts(comparison: Comparison) -> str:
         met = [summary.meets_slo for summary in summaries if summary.meets_slo is not None]
         slo = f"; meets its SLO in {sum(met)} of {len(met)} runs" if met else ""
         lines.append(_wrapped(f"{name}: {comparison.verdicts(name)} ({summaries[0].verdict.reason}){slo}"))
-        if len(summaries) == 1:
-            lines += [_wrapped(f"  {line}") for line in summaries[0].slo]
+        for found in zip(*(summary.slo for summary in summaries), strict=True):
+            worst = max(found, key=lambda line: line.excess)
+            lines.append(_wrapped(f"  {worst}{'' if len(found) == 1 else ' (worst seed)'}"))
     note = ""
     if len(comparison.variants) > 1 and len(comparison.seeds) > 1:
         note = f"* the 95 % interval over {len(comparison.seeds)} seeds, paired by seed, excludes 1\n\n"

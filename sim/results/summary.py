@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,14 @@ class SloLine:
         if self.value is None:
             return None
         return self.value <= self.limit if self.is_most else self.value >= self.limit
+
+    @property
+    def excess(self) -> float:
+        """How far on the wrong side, as a share of the limit; a value that is not known is worst."""
+        if self.value is None:
+            return math.inf
+        by = self.value - self.limit if self.is_most else self.limit - self.value
+        return by / self.limit if self.limit else by
 
     def __str__(self) -> str:
         """In words, with digits enough to see on which side of the limit the value lies."""
