@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import sys
-import time
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-BAR_CELLS = 30
-SECONDS_BETWEEN_DRAWS = 0.1
+if TYPE_CHECKING:  # imported where there is a terminal to draw on: a pipe does not wait for it
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
 
 class Progress:
-    """A bar with count and remaining time. Call it with (done, total) whenever something ends."""
+    """A bar with count and remaining time. Call it with (done, total) whenever something ends.
+
+    What was done before the first call took no time here: the rest is estimated without it.
+    """
 
     def __init__(self, label: str, *, stream: TextIO | None = None, is_quiet: bool = False) -> None:
         self._label = label
         self._stream = sys.stderr if stream is None else stream
         self._is_live = not is_quiet and self._stream.isatty()
-        self._start_s = time.monotonic()
-        self._drawn_s = 0.0
-        self._width = 0
-        self._found: int | None = None  # done before this began: they took no time
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
 
     def __enter__(self) -> Progress:
         return self
@@ -30,38 +31,25 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Clear the line: what follows is the answer."""
-        if self._is_live and self._width:
-            self._stream.write("\r" + " " * self._width + "\r")
-            self._stream.flush()
+        if self._bar is not None:
+            self._bar.stop()
 
     def __call__(self, done: int, total: int) -> None:
         """Draw, at most ten times a second and once at the end."""
-        now_s = time.monotonic()
-        if self._found is None:
-            self._found = done if done < total else 0
-        if not self._is_live or (done < total and now_s - self._drawn_s < SECONDS_BETWEEN_DRAWS):
+        if not self._is_live:
             return
-        self._drawn_s = now_s
-        line = progress_line(self._label, done, total, now_s - self._start_s, found=self._found)
-        self._stream.write("\r" + line.ljust(self._width))
-        self._stream.flush()
-        self._width = max(self._width, len(line))
+        if self._bar is None or self._task is None:
+            self._bar = bar_on(self._stream)
+            self._bar.start()
+            self._task = self._bar.add_task(self._label, completed=done if done < total else 0, total=total)
+        self._bar.update(self._task, completed=done, total=total)
 
 
-def progress_line(label: str, done: int, total: int, elapsed_s: float, *, found: int = 0) -> str:
-    """The line for ``done`` of ``total`` after ``elapsed_s``; the rest is assumed to go as fast.
+def bar_on(stream: TextIO) -> Bar:
+    """Label, bar, count, and the time that the rest takes if it goes as fast; gone when it stops."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
-    ``found`` of them were there at the start.
-    """
-    filled = BAR_CELLS * done // max(total, 1)
-    bar = "#" * filled + "." * (BAR_CELLS - filled)
-    if done <= found:
-        return f"{label} [{bar}] {done}/{total}"
-    left_s = elapsed_s / (done - found) * (total - done)
-    return f"{label} [{bar}] {done}/{total}, {_clock(left_s)} left"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    columns = (TextColumn("{task.description}"), BarColumn(30), MofNCompleteColumn(), TimeRemainingColumn())
+    return Bar(*columns, TextColumn("left"), console=Console(file=stream), transient=True)

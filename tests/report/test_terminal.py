@@ -8,6 +8,8 @@ import pytest
 from fake_results import queue_result, replace, scenario
 
 from sim.kinds.run import compare
+from sim.report.blocks import Table
+from sim.report.decision import decision_section
 from sim.report.terminal import WIDTH, render_answer, render_comparison
 from sim.results.comparison import Comparison
 from sim.results.summary import Summary
@@ -127,3 +129,17 @@ def test_mixed_verdicts_are_counted() -> None:
     other = replace(first, verdict=replace(first.verdict, word="BACKLOGGED"))
     mixed = replace(mixed, summaries={**mixed.summaries, "continuous": (other, *rest)})
     assert "continuous: 1 BACKLOGGED, 2 STABLE" in render_comparison(mixed)
+
+
+def test_the_slo_is_told_with_what_was_found_in_the_worst_seed() -> None:
+    text = render_comparison(comparison())
+    assert "0 % of the requests meet ttft_s, 99 % asked (worst seed)" in text
+    assert "100 % of the requests meet ttft_s, 99 % asked (worst seed)" in text
+    table = decision_section(answer()).blocks[-1]
+    assert isinstance(table, Table)
+    assert table.header == ("SLO", "asked", "found", "", "decides")
+    found = [[cell.text for cell in row] for row in table.rows]
+    assert found == [
+        ["ttft_s", "at least 99 %", "0 %", "✗ 0 of 3 seeds", "yes"],
+        ["ttft_s", "at least 99 %", "100 %", "✓ met", "yes"],
+    ]
