@@ -36,6 +36,7 @@ from sim.report.blocks import (
 from sim.report.decision import decision_section, report_with, warning_section
 from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, lanes, layout, seconds_axis
 from sim.report.published import published_sections
+from sim.report.terminal import run_notes
 from sim.units import format_count, format_gb, format_quantity
 from sim.version import __version__
 
@@ -263,8 +264,7 @@ def _trust(answer: Answer[KernelScenario, KernelResult], runs: list[tuple[Lane, 
         Prose(text="Waves, tails, traffic and overlap are simulated; these few efficiencies were fitted."),
         text_table(("variant", "kernels", "efficiency", "source"), rows),
     )
-    notes = dict.fromkeys(f"{lane.name}: {note}" for lane, run in runs for note in run.notes)
-    if notes:
+    if notes := run_notes(answer):
         blocks += (Bullets(items=tuple(notes)),)
     return Section(title="How far to trust this", blocks=blocks)
 

@@ -30,6 +30,7 @@ from sim.report.blocks import (
 )
 from sim.report.decision import class_section, decision_section, report_with, warning_section
 from sim.report.figures import Lane, Picture, digits, lanes, percent
+from sim.report.terminal import run_notes
 from sim.results.answer import headline_metric
 from sim.results.metric import format_metric
 from sim.scenario.file import ScenarioFile, plain, scenario_word
@@ -266,9 +267,7 @@ def trust_section(answer: Answer[Scenario, RunResult]) -> Section:
 
 def _notes(answer: Answer[Scenario, RunResult]) -> list[Block]:
     """What the runs noted, each once."""
-    notes = dict.fromkeys(
-        f"{name}: {note}" for name, runs in answer.results.items() for run in runs[:1] for note in run.notes
-    )
+    notes = run_notes(answer)
     return [Bullets(items=tuple(notes))] if notes else []
 
 

@@ -19,6 +19,7 @@ from sim.report.blocks import (
 )
 from sim.report.decision import decision_section, report_with, warning_section
 from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, lanes, layout, percent
+from sim.report.terminal import run_notes
 from sim.training.records import ScalingPoint, TrainingResult
 from sim.training.report.learning import learning_section
 from sim.training.report.memory import EXPLAINED, memory_pictures
@@ -253,10 +254,7 @@ def _variants(answer: Answer[TrainingScenario, TrainingResult]) -> list[tuple[st
 
 def _trust(answer: Answer[TrainingScenario, TrainingResult]) -> Section:
     blocks: list[Block] = []
-    notes = dict.fromkeys(
-        f"{name}: {note}" for name, runs in answer.results.items() for run in runs[:1] for note in run.notes
-    )
-    if notes:
+    if notes := run_notes(answer):
         blocks.append(Bullets(items=tuple(notes)))
     seen: dict[str, list[str]] = {}
     for name, runs in answer.results.items():
