@@ -20,7 +20,7 @@ from sim.version import __version__
 
 VERBS = {
     "run": "answer a scenario's question: terminal, report, tables",
-    "sweep": "run a grid of what-ifs and mark the points that meet the SLO",
+    "sweep": "run a grid of what-ifs: for each load the cheapest choice that meets the SLO",
     "conformance": "replay vLLM's recorded scheduling decisions, and compare every one",
     "explain": "one engine step, operator by operator: counts, bound, time, source",
     "memory": "where a device's memory goes, and how many tokens and requests fit",

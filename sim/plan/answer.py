@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sim.kinds.registry import kind_of
@@ -19,6 +20,7 @@ from sim.plan.sweep import Sweep, flattened
 if TYPE_CHECKING:
     from sim.kinds.registry import AnyKind
 
+_once = lru_cache(maxsize=2)  # of the sweep that is told just now
 Load = tuple[tuple[str, str], ...]
 """What is asked for: key and value, as they were written."""
 
@@ -61,14 +63,16 @@ def load_of(point: Point) -> Load:
     return (*swept, *own)
 
 
-def picks(sweep: Sweep) -> list[Pick]:
+@_once
+def picks(sweep: Sweep) -> tuple[Pick, ...]:
     """The answer for every load, in the order of the grid."""
     loads: dict[Load, list[int]] = {}
     for index, point in enumerate(sweep.points):
         loads.setdefault(load_of(point), []).append(index)
-    return [_pick(sweep, load, indices) for load, indices in loads.items()]
+    return tuple(_pick(sweep, load, indices) for load, indices in loads.items())
 
 
+@_once
 def has_slo(sweep: Sweep) -> bool:
     """Whether any point states what is fast enough."""
     stated = (bool(kind_of(one.scenario).slo_limits(one.scenario)) for one in sweep.points)
@@ -142,12 +146,13 @@ def reaching(sweep: Sweep, indices: Sequence[int], name: str) -> list[int]:
     return [i for i in indices if rows[i].get(name) is not None and rows[i]["verdict"] != "OVERLOADED"]
 
 
-def goals(sweep: Sweep) -> list[str]:
+@_once
+def goals(sweep: Sweep) -> tuple[str, ...]:
     """What is looked for where no SLO decides: metrics that every point has; the first names the winner."""
     kind = kind_of(sweep.points[0].scenario)
     ran = [row for row in sweep.rows if can_run(row)]
     known = [name for name in kind.swept.goals if all(row.get(name) is not None for row in ran)]
-    return known or list(kind.swept.goals[-1:])
+    return tuple(known) or tuple(kind.swept.goals[-1:])
 
 
 def sign(sweep: Sweep, name: str) -> float:
@@ -178,11 +183,12 @@ def number(value: object) -> float:
     return float(value) if isinstance(value, (int, float)) else float("inf")
 
 
-def choice_keys(sweep: Sweep) -> list[str]:
+@_once
+def choice_keys(sweep: Sweep) -> tuple[str, ...]:
     """The swept keys that compete, of those with more than one value."""
     kind = kind_of(sweep.points[0].scenario)
     several = [key for key in sweep.keys if len({point.swept[key] for point in sweep.points}) > 1]
-    return [key for key in several if not is_load(key, kind)]
+    return tuple(key for key in several if not is_load(key, kind))
 
 
 def limit_of(sweep: Sweep, index: int, metric: str) -> float | None:
@@ -198,6 +204,7 @@ def limit_of(sweep: Sweep, index: int, metric: str) -> float | None:
 # --- the front ----------------------------------------------------------------------------------
 
 
+@_once
 def front_metric(sweep: Sweep) -> str:
     """What cost is set against: the first time that the SLO limits, else what is looked for."""
     scenario = sweep.points[0].scenario
@@ -224,7 +231,8 @@ def front(sweep: Sweep, indices: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(kept))
 
 
-def by_cost(sweep: Sweep) -> list[int]:
+@_once
+def by_cost(sweep: Sweep) -> tuple[int, ...]:
     """All points: load by load, in each the cheapest first, among equals the better; refused ones last."""
     order: list[int] = []
     name = "" if has_slo(sweep) else goals(sweep)[0]
@@ -239,4 +247,4 @@ def by_cost(sweep: Sweep) -> list[int]:
     for pick in picks(sweep):
         measure = measure_of([sweep.rows[i] for i in pick.indices])
         order += sorted(pick.indices, key=place)
-    return order
+    return tuple(order)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -100,9 +101,12 @@ def grid(overs: Sequence[str]) -> list[Mapping[str, str]]:
     return [dict(zip(keys, values, strict=True)) for values in product(*(values for _, values in axes))]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sweep:
-    """The answered grid, in the order of the grid whatever finished first."""
+    """The answered grid, in the order of the grid whatever finished first.
+
+    One is equal to itself alone, so that what is asked of it again and again is found once.
+    """
 
     question: str
     command: str
@@ -114,7 +118,12 @@ class Sweep:
     @property
     def has_variants(self) -> bool:
         """Whether points differ by more than the swept keys."""
-        return len({point.variant for point in self.points}) > 1
+        return _has_variants(self)
+
+
+@lru_cache(maxsize=2)
+def _has_variants(sweep: Sweep) -> bool:
+    return len({point.variant for point in sweep.points}) > 1
 
 
 def sweep_points(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from sim.kinds.registry import kind_of
@@ -37,6 +38,7 @@ def sweep_pictures(sweep: Sweep, metrics: Sequence[str]) -> list[Picture]:
     return pictures
 
 
+@lru_cache(maxsize=2)
 def _limits(sweep: Sweep) -> dict[str, float]:
     """The limited times and their limits, where all points have the same: as stated, then as found."""
     stated = [kind_of(one.scenario).slo_limits(one.scenario) for one in sweep.points]

@@ -183,8 +183,7 @@ def _slo_words(sweep: Sweep, found: Sequence[Pick]) -> str:
     if len(found) == 1 and not won:
         return f"No point can be recommended: {_none_words(sweep, found[0])}."
     if not won:
-        parts = (f"{load_words(pick.load)}: {_none_words(sweep, pick)}" for pick in found)
-        return f"No load is carried within the SLO: {'; '.join(parts)}."
+        return f"No load is carried within the SLO: {_by_load(found, lambda pick: _none_words(sweep, pick))}."
     by_gpus = any(pick.measure == "num_gpus" for pick in won)
     head = (
         f"The fewest GPUs that meet the SLO{_unpriced(sweep)}"
@@ -194,12 +193,19 @@ def _slo_words(sweep: Sweep, found: Sequence[Pick]) -> str:
     counts = f" {num_meeting} of {total} points meet it." if total > 1 else ""
     if len(found) == 1:
         return f"{head}: {_winner_words(sweep, found[0])}.{counts}"
-    parts = (
-        f"{load_words(pick.load)}: "
-        + (_none_words(sweep, pick) if pick.winner is None else _winner_words(sweep, pick))
-        for pick in found
+    each = _by_load(
+        found,
+        lambda pick: _none_words(sweep, pick) if pick.winner is None else _winner_words(sweep, pick),
     )
-    return f"{head}, {'; '.join(parts)}.{counts}"
+    return f"{head}, {each}.{counts}"
+
+
+def _by_load(found: Sequence[Pick], words: Callable[[Pick], str]) -> str:
+    """``at 1 ×: 1 GPU; at 10 × and at 20 ×: 4 GPUs``: loads with the same answer together."""
+    loads: dict[str, list[str]] = {}
+    for pick in found:
+        loads.setdefault(words(pick), []).append(load_words(pick.load))
+    return "; ".join(f"{_listed(names)}: {answer}" for answer, names in loads.items())
 
 
 def _unpriced(sweep: Sweep) -> str:

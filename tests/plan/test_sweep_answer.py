@@ -282,6 +282,12 @@ def test_a_trace_played_faster_is_said_as_its_load() -> None:
     assert "at 1 ×: 1 GPU, $2.00 an hour; at 10 ×: 4 GPUs, $2.00 an hour." in answer_words(sweep)
 
 
+def test_loads_with_the_same_answer_are_told_together() -> None:
+    rows = [made_row(), made_row(), made_row(meets_slo=False, slo_ratio=3.0, p99_ttft_s=1.5)]
+    answer = answer_words(made_sweep({RATE: ["5", "10", "90"]}, rows))
+    assert "at 5 requests/s and at 10 requests/s: 1 GPU, $2.00 an hour; at 90 requests/s: missed by" in answer
+
+
 # --- points that cannot run ---------------------------------------------------------------------
 
 
