@@ -45,7 +45,7 @@ INKS: Mapping[str, Mapping[str, str]] = {
 
 MAX_TICKS = 9
 MIN_TICKS = 3
-SEEN_FROM = 0.002  # of the widest bar: less is no pixel, and a name in the legend that nobody finds
+SEEN_FROM = 0.004  # of the widest bar: less is no pixel, and a name in the legend that nobody finds
 WRITTEN_FROM = 0.08  # of the widest bar: a narrower part has no room for its name
 
 
