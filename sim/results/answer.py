@@ -200,6 +200,9 @@ def _state(comparison: Comparison, names: Sequence[str]) -> str:
     words = {name: comparison.verdicts(name) for name in names}
     is_telling = len(set(words.values())) > 1 or any(_is_trouble(comparison, name) for name in names)
     parts = [said for name in names if is_telling and (said := _verdict(comparison, name))]
+    shared = SAID[comparison.summaries[names[0]][0].verdict.word].both
+    if shared and len(names) > 1 and len(set(words.values())) == 1 and words[names[0]] in SAID:
+        parts = [shared]
     met = {name: {run.meets_slo for run in comparison.summaries[name]} - {None} for name in names}
     if any(met.values()):
         hits = {name: found == {True} for name, found in met.items()}

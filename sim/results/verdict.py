@@ -37,17 +37,25 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """How a sentence has a word: "static {phrase}". ``is_trouble``: it is said even where all share it."""
+    """How a sentence has a word: "static {phrase}"."""
 
     phrase: str
-    is_trouble: bool = False
+    both: str = ""  # where two share it; none: neither is worth a word then
+
+    @property
+    def is_trouble(self) -> bool:
+        """Whether it is said even where all share it."""
+        return bool(self.both)
 
 
 SAID: Mapping[Word, Said] = {
     "STABLE": Said(phrase="keeps up with its load"),
-    "BACKLOGGED": Said(phrase="falls behind its load", is_trouble=True),
-    "OVERLOADED": Said(phrase="is overloaded", is_trouble=True),
-    "UNTESTED": Said(phrase="ran too briefly to tell whether its queue is stable", is_trouble=True),
+    "BACKLOGGED": Said(phrase="falls behind its load", both="both fall behind their load"),
+    "OVERLOADED": Said(phrase="is overloaded", both="both are overloaded"),
+    "UNTESTED": Said(
+        phrase="ran too briefly to tell whether its queue is stable",
+        both="both ran too briefly to tell whether their queues are stable",
+    ),
     "COMPUTE_BOUND": Said(phrase="is bound by compute"),
     "EXCHANGE_BOUND": Said(phrase="is bound by the exchange"),
     "STRAGGLER_BOUND": Said(phrase="waits for stragglers"),
@@ -57,5 +65,5 @@ SAID: Mapping[Word, Said] = {
     "LATENCY_BOUND": Said(phrase="is bound by memory latency"),
     "LAUNCH_BOUND": Said(phrase="is bound by kernel launches"),
     "LINK_BOUND": Said(phrase="is bound by the host link"),
-    "OUT_OF_MEMORY": Said(phrase="does not fit into memory", is_trouble=True),
+    "OUT_OF_MEMORY": Said(phrase="does not fit into memory", both="neither fits into memory"),
 }

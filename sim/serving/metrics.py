@@ -276,14 +276,16 @@ _HEADLINE_TIMES = ("p99_ttft_s", "p90_ttft_s", "p50_ttft_s", "mean_ttft_s", "mea
 def serving_headline(comparison: Comparison) -> str:
     """The metric that answers a serving question.
 
-    With an SLO that not every run meets: ``goodput_requests_per_s``. Else, where the queue grows
-    in some run, or the load follows the answers (closed loop, all at once): ``requests_per_s``.
+    With an SLO that not every run meets, and some request does: ``goodput_requests_per_s``. Else, where the
+    SLO is missed, the queue grows in some run, or the load follows the answers (closed loop, all at once):
+    ``requests_per_s``.
     Else a time to the first token: p99, or the highest percentile that no run refuses.
     """
     runs = [summary for found in comparison.summaries.values() for summary in found]
-    if any(summary.meets_slo is False for summary in runs):
+    misses = any(summary.meets_slo is False for summary in runs)
+    if misses and any(summary.metrics["goodput_requests_per_s"] != 0 for summary in runs):
         return "goodput_requests_per_s"
-    saturated = any(summary.verdict.word in ("BACKLOGGED", "OVERLOADED") for summary in runs)
+    saturated = misses or any(summary.verdict.word in ("BACKLOGGED", "OVERLOADED") for summary in runs)
     if saturated or any(_follows_answers(summary.arrivals) for summary in runs):
         return "requests_per_s"
     known = (name for name in _HEADLINE_TIMES if all(summary.metrics[name] is not None for summary in runs))

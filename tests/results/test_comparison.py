@@ -336,6 +336,18 @@ def test_one_word_for_all_says_what_differs_instead() -> None:
     assert difference_line(same) == "all are COMPUTE_BOUND"
 
 
+def test_trouble_that_two_share_is_told_once_and_without_goodput_the_requests_answer() -> None:
+    def run(name: str, done: float) -> Summary:
+        numbers = {"goodput_requests_per_s": 0.0, "requests_per_s": done}
+        return replace(
+            summary(name, **numbers), meets_slo=False, verdict=Verdict(word="BACKLOGGED", reason="")
+        )
+
+    line = answer_line(compare({"a": [run("a", 2.0)], "b": [run("b", 3.0)]}, "a"))
+    assert line.startswith("b serves 1.5 × the requests of a (3.00 against 2.00 a second, one seed")
+    assert line.endswith("; both fall behind their load, both miss the SLO.")
+
+
 def test_a_changed_question_says_what_was_changed() -> None:
     comparison = compared([1.0], [2.0])
     assert comparison.asked == comparison.question
