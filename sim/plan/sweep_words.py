@@ -354,7 +354,8 @@ def _floor_words(sweep: Sweep, line: Sequence[int]) -> str:
     if limit is None:
         return ""
     time, most = _shown(sweep, name, known[0] * limit), _shown(sweep, name, limit)
-    what = "a token of one request alone" if "tpot" in name else "one prompt alone"
+    named = {"tpot_s": "a token of one request alone", "e2e_s": "one request alone"}
+    what = named.get(name.partition("_")[2], "one prompt alone")
     return f"{what} takes {time} on an idle engine, longer than {most} ({plain_name(name)})"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -399,12 +399,11 @@ def load_of_capacity(result: RunResult) -> float | None:
 
 
 def alone_ratios(result: RunResult, limits: Mapping[str, float]) -> dict[str, float]:
-    """Times to the first token and per token of one request alone on an idle engine, over their limits.
+    """What the requests would take one by one on an idle engine, by the same statistics, over ``limits``.
 
-    ``limits``: by metric. Of the prompt whose length is that percentile: with others there nothing is faster,
-    and a longer prompt is never faster than a shorter one. Only kernels and host times per step are counted,
-    and of a mean the time of the mean prompt: what is found lies above. Not known for a plain queue, measured
-    tables, several stages and drafts.
+    With others there none of them is faster, so that no number of engines helps where this is above 1. Only
+    kernels and host times per step are counted, and every token at the context of the first: what is found
+    lies above. Not known for a plain queue, measured tables, several stages and drafts.
     """
     scenario, requests = result.scenario, result.requests
     engine = scenario.engine
@@ -414,18 +413,26 @@ def alone_ratios(result: RunResult, limits: Mapping[str, float]) -> dict[str, fl
     if not is_plain or not limits or not chosen.any():
         return {}
     price = LaunchedPrice(scenario) if needs_launched_price(scenario) else CompiledPrice(scenario)
-    prompts = requests.prompt_tokens[chosen]
+    prompts, tokens = requests.prompt_tokens[chosen], requests.generated_tokens[chosen]
     computed = np.maximum(prompts - requests.cached_tokens[chosen], 1)
+    first = _by_length(computed, lambda length: _alone_ps(price, length, engine.max_num_batched_tokens))
+    each = _by_length(prompts, lambda length: price.step_ps(1, length, []))
+    alone = {"ttft_s": first, "tpot_s": each[tokens > 1], "e2e_s": first + (tokens - 1) * each}
     found = {}
     for metric, limit in limits.items():
         statistic, _, time = metric.partition("_")
-        tokens = computed if time == "ttft_s" else prompts
-        at = float(tokens.mean()) if statistic == "mean" else float(np.percentile(tokens, int(statistic[1:])))
-        if time == "ttft_s":
-            found[metric] = _alone_ps(price, int(at), engine.max_num_batched_tokens) / PS_PER_S / limit
-        elif time == "tpot_s":
-            found[metric] = price.step_ps(1, int(at), []) / PS_PER_S / limit
+        if time in alone and alone[time].size:
+            values = alone[time]
+            value = values.mean() if statistic == "mean" else np.percentile(values, int(statistic[1:]))
+            found[metric] = float(value) / PS_PER_S / limit
     return found
+
+
+def _by_length(lengths: Int64, price_ps: Callable[[int], int]) -> Int64:
+    """The price of each request by its length, asked once a length."""
+    kinds, which = np.unique(lengths, return_inverse=True)
+    prices: Int64 = np.array([price_ps(int(length)) for length in kinds], dtype=np.int64)[which]
+    return prices
 
 
 def _alone_ps(price: StepPrice, tokens: int, budget: int) -> int:

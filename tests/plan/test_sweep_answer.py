@@ -432,7 +432,8 @@ def test_an_axis_that_cannot_help_is_named_with_what_one_prompt_takes(
     ["batching: continuous", "batching: vllm", "batching: continuous, max_num_batched_tokens: 64"],
 )
 @pytest.mark.parametrize(
-    "slo", ["{ttft_s: 1 ms}", "{p50_ttft_s: 1 ms, mean_ttft_s: 1 ms}", "{p50_tpot_s: 1 ms}"]
+    "slo",
+    ["{ttft_s: 1 ms}", "{p50_ttft_s: 1 ms, mean_ttft_s: 1 ms}", "{p50_tpot_s: 1 ms}", "{p90_e2e_s: 1 ms}"],
 )
 def test_nothing_is_faster_than_one_request_alone(engine: str, slo: str, tiny: Path) -> None:
     overrides = [f"engine={{{engine}, max_num_seqs: 8, max_model_len: 2048}}", f"slo={slo}"]
