@@ -92,9 +92,7 @@ def _pick(sweep: Sweep, load: Load, indices: Sequence[int]) -> Pick:
     winner = order[0] if order else None
     settled = next((i for i in order if rows[i]["verdict"] not in UNSETTLED), None)
     rated = [i for i in ran if rows[i].get("slo_ratio") is not None]
-    nearest = min(
-        rated, key=lambda i: (number(rows[i]["slo_ratio"]), _setting_order(sweep.points[i])), default=None
-    )
+    nearest = min(rated, key=lambda i: _distance(sweep, i), default=None)
     return Pick(
         load=_named(sweep, load, indices),
         indices=tuple(indices),
@@ -104,6 +102,12 @@ def _pick(sweep: Sweep, load: Load, indices: Sequence[int]) -> Pick:
         front=front(sweep, indices),
         measure=measure,
     )
+
+
+def _distance(sweep: Sweep, index: int) -> tuple[object, ...]:
+    """How far a point is from its SLO; an overloaded one would be farther off in a longer run."""
+    row = sweep.rows[index]
+    return (row["verdict"] == "OVERLOADED", number(row["slo_ratio"]), _setting_order(sweep.points[index]))
 
 
 def _named(sweep: Sweep, load: Load, indices: Sequence[int]) -> Load:

@@ -474,6 +474,14 @@ def test_an_axis_without_any_effect_is_named() -> None:
     assert axis_notes(sweep) == ["watermark changes nothing: every metric is the same with all its values."]
 
 
+def test_the_nearest_is_no_overloaded_point_while_another_runs() -> None:
+    far = made_row(meets_slo=False, slo_ratio=1.5, p99_ttft_s=0.75)
+    near = made_row(meets_slo=False, slo_ratio=1.1, p99_ttft_s=0.55, verdict="OVERLOADED")
+    sweep = made_sweep({"engine.max_num_seqs": ["8", "64"]}, [near, far])
+    assert picks(sweep)[0].nearest == 1
+    assert "the nearest is max_num_seqs = 64, p99 TTFT 750 ms, 1.5 × its limit" in answer_words(sweep)
+
+
 def test_loads_that_are_carried_need_no_advice() -> None:
     rows = [made_row(), made_row(meets_slo=False, slo_ratio=2.0)]
     assert axis_notes(made_sweep({"replicas": ["2", "1"]}, rows)) == []
