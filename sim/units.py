@@ -83,6 +83,7 @@ _UNIT_OF_WORD = {
     "watermark": "fraction",
     "service_time": "s",
     "tolerance": "fraction",
+    "precision": "fraction",
 }
 _UNIT_OF_SUFFIX = {
     "bytes_per_s": "bytes_per_s",

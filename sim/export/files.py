@@ -172,6 +172,8 @@ def summary_json(summaries: Mapping[str, Sequence[Summary]], *, comparison: Comp
         "model": first.model if first else "",
         "runs": [summary.to_dict() for found in summaries.values() for summary in found],
     }
+    if comparison is not None and comparison.length:
+        content["length"] = comparison.length
     if comparison is not None and len(comparison.variants) > 1:
         content["comparison"] = comparison.to_dict()
     elif comparison is not None:  # nothing to compare, and warnings of the whole all the same

@@ -103,6 +103,33 @@ def _check_threshold(threshold: Threshold, place: Place, names: Sequence[str]) -
         raise place.error(f"min {low:g} is above max {high:g}: nothing can meet both", allowed="min <= max")
 
 
+LEAST_SEEDS = 3
+
+
+def check_precision(scenario: AnyScenario, top: Place, kind: AnyKind) -> None:
+    """Require, where ``precision`` chooses the length, that chance plays a part and seeds tell how much."""
+    length = kind.chosen_length(scenario)
+    if length is None or length.precision is None:
+        return
+    why = length.why_not
+    if why is None and not kind.draws(scenario):
+        why = "nothing is drawn: every run gives the same numbers, however long it is"
+    if why is not None:
+        raise top.child("precision").error(
+            f"the length of this run cannot be chosen: {why}",
+            given=length.precision,
+            allowed="precision where arrivals, lengths or step times are drawn without end",
+            hint="remove precision",
+        )
+    if len(scenario.seeds) < LEAST_SEEDS:
+        raise top.child("seeds").error(
+            "precision is that of the interval over the seeds",
+            given=list(scenario.seeds),
+            allowed=f"at least {LEAST_SEEDS} seeds with precision",
+            hint="seeds: [1, 2, 3, 4, 5]",
+        )
+
+
 MEASURED = "measured"  # beside the scenario: what `gpuyard validate` compares its run with
 
 
@@ -385,6 +412,13 @@ def _build_variant(name: str, base_tree: Mapping[str, Any], compare: Compare, so
 
 def _build_checked(tree: Mapping[str, Any], file: str, names: Sequence[str]) -> Checked:
     kind = _kind(tree, file)
+    if "precision" in tree and not kind.can_draw:
+        raise Place(file=file, path="precision").error(
+            f"a {kind.name} run draws nothing: it gives the same numbers whatever its length",
+            given=tree["precision"],
+            allowed="precision with kind: serving or training; number formats are dtype",
+            hint="remove precision",
+        )
     resolved = dict(tree)
     for name in ("hardware", "model"):
         if resolved.get(name) is not None:
@@ -409,6 +443,7 @@ def _check(scenario: AnyScenario, kind: AnyKind, file: str, variants: Sequence[s
     except ScenarioError as error:
         return error
     check_thresholds(scenario, top, variants, kind)
+    check_precision(scenario, top, kind)
     return None
 
 

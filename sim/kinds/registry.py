@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sim.report.blocks import Report
     from sim.results.answer import Answer, AnyAnswer, AnyRun
     from sim.results.columns import Column
-    from sim.results.comparison import Comparison
+    from sim.results.comparison import ChosenLength, Comparison
     from sim.results.metric import Metric, Swept
     from sim.results.summary import Summary
     from sim.scenario.file import AnyScenario
@@ -122,6 +122,10 @@ class Kind(ABC, Generic[S, R]):
     def not_modelled(self) -> Sequence[str]:
         """What no run of this kind knows of, as its reports end with."""
         return ()
+
+    def chosen_length(self, scenario: S) -> ChosenLength | None:
+        """How its length follows from a precision; None where length plays no part."""
+        return None
 
     @property
     @abstractmethod
@@ -242,6 +246,11 @@ class Serving(Kind["Scenario", "RunResult"]):
         from sim.serving.report.content import NOT_MODELLED
 
         return NOT_MODELLED
+
+    def chosen_length(self, scenario: Scenario) -> ChosenLength:
+        from sim.serving.metrics import chosen_length
+
+        return chosen_length(scenario)
 
     @property
     def record_tables(self) -> Mapping[str, Callable[[RunResult], Sequence[Column]]]:
@@ -426,11 +435,10 @@ class Training(Kind["TrainingScenario", "TrainingResult"]):
 
         return num_gpus(scenario)
 
-    @property
-    def not_modelled(self) -> Sequence[str]:
-        from sim.training.report.page import NOT_MODELLED
+    def chosen_length(self, scenario: TrainingScenario) -> ChosenLength:
+        from sim.training.scenario import chosen_length
 
-        return NOT_MODELLED
+        return chosen_length(scenario, self.headline)
 
     @property
     def record_tables(self) -> Mapping[str, Callable[[TrainingResult], Sequence[Column]]]:

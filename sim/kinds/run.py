@@ -5,17 +5,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sim.kinds.registry import KINDS, kind_of
 from sim.results.answer import Answer, AnyAnswer, AnyRun
+from sim.results.statistics import relative_half_width
+from sim.scenario.caution import Caution
 from sim.scenario.file import AnyScenario, ScenarioFile
 
 if TYPE_CHECKING:
-    from sim.results.comparison import Comparison
+    from sim.results.comparison import ChosenLength, Comparison
     from sim.results.summary import Summary
 
 Progress = Callable[[int, int], None]
@@ -47,6 +50,66 @@ def run_one(
     )
 
 
+MAX_FACTOR = 64  # how much longer than stated a run may become
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Length:
+    """How long the runs are that ``precision`` chose, in words, and a warning where that is not enough."""
+
+    said: str
+    caution: Caution | None = None
+
+
+def until_precise(
+    base: AnyScenario, run: Callable[[int], T], comparison_of: Callable[[T], Comparison]
+) -> tuple[T, Length | None]:
+    """What ``run`` gives of scenarios that are so many times as long, once it is precise enough.
+
+    The interval is that of independent replications, the seeds, as the answer prints it (Law, "Simulation
+    Modeling and Analysis", 5th ed. 2015, 9.5.2); batch means of one run would need batches far longer than a
+    busy period to be independent. Not the number of replications grows but their length, which doubles, so
+    that what their beginnings are off by shrinks, too (Law and Carson, "A sequential procedure for
+    determining the length of a steady-state simulation", Operations Research 27, 1979). As it stops where a
+    run looks precise, the interval covers a little less than 95 %, and the less the fewer seeds there are.
+    """
+    chosen, factor, result = kind_of(base).chosen_length(base), 1, run(1)
+    if chosen is None or chosen.precision is None:
+        return result, None
+    while (unknown := imprecise(comparison_of(result), chosen)) and factor < MAX_FACTOR:
+        factor *= 2
+        result = run(factor)
+    length, share = chosen.said(factor), f"{100 * chosen.precision:g} %"
+    if unknown:
+        variant, metric, width = max(unknown, key=lambda one: one[2])
+        known = "not known at all" if width == math.inf else f"known to {100 * width:.2g} %"
+        caution = Caution(
+            kind="not_precise",
+            observation=f"{length} a run, {factor} times as many as stated, are not enough for {share}",
+            meaning=f"{metric} of {variant} is {known}",
+            remedy="more seeds, or a wider precision",
+        )
+        return result, Length(said=f"{caution.observation}: {caution.meaning}", caution=caution)
+    words = "are enough" if factor == 1 else "were needed"
+    return result, Length(said=f"{length} a run {words} for {share}")
+
+
+def imprecise(comparison: Comparison, chosen: ChosenLength) -> list[tuple[str, str, float]]:
+    """(variant, metric, its relative half-width) of what is not known to the precision."""
+    found = []
+    for variant in comparison.variants:
+        for metric in chosen.sought(comparison, variant):
+            values = comparison.cells[variant][metric].values
+            known = [value for value in values if value is not None]
+            if not known and "samples" not in comparison.cells[variant][metric].note:
+                continue  # there is no such number, however long the run
+            width = relative_half_width(known) if len(known) == len(values) else math.inf
+            if width > (chosen.precision or math.inf):
+                found.append((variant, metric, width))
+    return found
+
+
 def run_scenario(
     file: ScenarioFile[AnyScenario],
     *,
@@ -55,11 +118,51 @@ def run_scenario(
     keep_thin_percentiles: bool = False,
     record_block_map: bool = True,
 ) -> AnyAnswer:
-    """Runs every variant with every seed, on ``jobs`` processes.
+    """Runs every variant with every seed, on ``jobs`` processes; longer ones where ``precision`` asks for it.
 
     ``progress`` is called with (runs done, runs in all). The block map is kept for the first seed of each
     variant.
     """
+    answer, length = until_precise(
+        file.base,
+        lambda factor: _answer(
+            _lengthened(file, factor),
+            jobs=jobs,
+            progress=progress,
+            keep_thin_percentiles=keep_thin_percentiles,
+            record_block_map=record_block_map,
+        ),
+        lambda answer: answer.comparison,
+    )
+    if length is None:
+        return answer
+    warnings = answer.comparison.warnings
+    if length.caution is not None:
+        warnings = (*warnings, ("", length.caution))
+    return replace(answer, comparison=replace(answer.comparison, length=length.said, warnings=warnings))
+
+
+def lengthened(scenario: AnyScenario, factor: int) -> AnyScenario:
+    """The same, so many times as long."""
+    chosen = kind_of(scenario).chosen_length(scenario)
+    return scenario if chosen is None or factor == 1 else chosen.lengthened(factor)
+
+
+def _lengthened(file: ScenarioFile[AnyScenario], factor: int) -> ScenarioFile[AnyScenario]:
+    """The file's scenarios, so many times as long."""
+    longer = [replace(one, scenario=lengthened(one.scenario, factor)) for one in file.variants]
+    return replace(file, base=lengthened(file.base, factor), variants=tuple(longer))
+
+
+def _answer(
+    file: ScenarioFile[AnyScenario],
+    *,
+    jobs: int,
+    progress: Progress | None,
+    keep_thin_percentiles: bool,
+    record_block_map: bool,
+) -> AnyAnswer:
+    """Every variant with every seed, as long as the scenarios say."""
     from sim.kinds.executors import map_as_completed, open_executor
 
     tasks = [

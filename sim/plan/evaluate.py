@@ -71,21 +71,19 @@ def evaluate(point: Point) -> Row:
     memory does not suffice) is the row's ``cannot_run``.
     """
     from sim.kinds.registry import kind_of
-    from sim.kinds.run import run_one
+    from sim.kinds.run import compare, until_precise
 
     scenario, kind = point.scenario, kind_of(point.scenario)
     if point.refusal is not None:
         return refused_row(point)
-    summaries: list[Summary] = []
-    alone: Mapping[str, float] = {}
-    for seed in scenario.seeds:
-        try:
-            run = run_one(scenario, variant=point.variant, seed=seed, base_dir=Path(point.base_dir))
-        except ScenarioError as error:
-            return refused_row(replace(point, refusal=Refusal.of(error)))
-        summaries.append(kind.summarize(run))
-        if summaries[-1].meets_slo is False and not alone:
-            alone = kind.alone_ratios(run, summaries[-1])
+    try:
+        (summaries, alone), length = until_precise(
+            scenario,
+            lambda factor: _runs(point, factor),
+            lambda found: compare({point.variant: found[0]}, point.variant),
+        )
+    except ScenarioError as error:
+        return refused_row(replace(point, refusal=Refusal.of(error)))
     worst = max((one.verdict for one in summaries), key=lambda verdict: _badness(verdict.word))
     row: Row = {
         "meets_slo": _all_meet(summaries),
@@ -98,8 +96,27 @@ def evaluate(point: Point) -> Row:
     if worst.word == "OUT_OF_MEMORY":
         row["cannot_run"] = worst.reason
     row |= {name: _mean(summaries, name) for name in summaries[0].metrics}
-    notes = dict.fromkeys(summaries[0].notes)
-    return row | {"warnings": "\n".join(_warnings(summaries)), "notes": "\n".join(notes)}
+    notes, warnings = [*dict.fromkeys(summaries[0].notes)], _warnings(summaries)
+    if length is not None:
+        notes.append(length.said)
+        warnings += [f"{length.caution.kind}: {length.caution}"] if length.caution else []
+    return row | {"warnings": "\n".join(warnings), "notes": "\n".join(notes)}
+
+
+def _runs(point: Point, factor: int) -> tuple[list[Summary], Mapping[str, float]]:
+    """Every seed of the point, so many times as long; and what one request alone would need, if it misses."""
+    from sim.kinds.registry import kind_of
+    from sim.kinds.run import lengthened, run_one
+
+    kind, scenario = kind_of(point.scenario), lengthened(point.scenario, factor)
+    summaries: list[Summary] = []
+    alone: Mapping[str, float] = {}
+    for seed in scenario.seeds:
+        run = run_one(scenario, variant=point.variant, seed=seed, base_dir=Path(point.base_dir))
+        summaries.append(kind.summarize(run))
+        if summaries[-1].meets_slo is False and not alone:
+            alone = kind.alone_ratios(run, summaries[-1])
+    return summaries, alone
 
 
 def _costs(point: Point) -> Row:

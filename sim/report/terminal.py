@@ -167,6 +167,8 @@ def _verdicts(comparison: Comparison) -> str:
         met = [summary.meets_slo for summary in summaries if summary.meets_slo is not None]
         slo = f"; meets its SLO in {sum(met)} of {len(met)} runs" if met else ""
         lines.append(_wrapped(f"{name}: {comparison.verdicts(name)} ({summaries[0].verdict.reason}){slo}"))
+        if summaries[0].window:
+            lines.append(_wrapped(f"  measured: {summaries[0].window}"))
         for found in zip(*(summary.slo for summary in summaries), strict=True):
             worst = max(found, key=lambda line: line.excess)
             lines.append(_wrapped(f"  {worst}{'' if len(found) == 1 else ' (worst seed)'}"))

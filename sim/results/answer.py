@@ -88,6 +88,12 @@ CLAIMS: Mapping[str, Claim] = {
 
 
 def answer_line(comparison: Comparison) -> str:
+    """The answer in a sentence, and a second one where ``precision`` chose how long the runs are."""
+    found = _sentence(comparison)
+    return f"{found} {comparison.length}." if comparison.length else found
+
+
+def _sentence(comparison: Comparison) -> str:
     """One sentence with its interval: the best variant against the reference, by the headline metric.
 
     Among several variants the reference counts: where it is the best, the sentence says so and by how much.
@@ -105,7 +111,8 @@ def answer_line(comparison: Comparison) -> str:
         return f"{subject} has no {_label(comparison, metric)} to compare: {cell.note or base.note}."
     told = metric
     if base.mean == 0 and cell.mean > 0:  # nothing to divide by: all that it serves, then
-        told = next((name for name in ("requests_per_s",) if name in comparison.cells[best]), metric)
+        known = (comparison.cells[name].get("requests_per_s") for name in (best, reference))
+        told = "requests_per_s" if all(one and one.mean is not None for one in known) else metric
     rest = f"{_companion(comparison, best, told)}{_state(comparison, (best, reference))}"
     if told != metric:
         rest += f"; {reference} has no {_label(comparison, metric)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -60,6 +60,21 @@ class ComparedKind(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenLength:
+    """How the length of a scenario's runs follows from its ``precision``; None: its length is given.
+
+    ``why_not`` says why it cannot be chosen even where numbers are drawn. ``sought`` are the metrics of a
+    variant that must be known that well.
+    """
+
+    precision: float | None
+    why_not: str | None
+    sought: Callable[[Comparison, str], Sequence[str]]
+    lengthened: Callable[[int], Any]  # the scenario, so many times as long
+    said: Callable[[int], str]  # how long that is, in words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """One metric of one variant against the reference.
 
@@ -92,6 +107,7 @@ class Comparison:
     summaries: Mapping[str, tuple[Summary, ...]]
     warnings: tuple[tuple[str, Caution], ...]  # (which variants, the warning)
     draws: bool = True  # another seed gives other numbers
+    length: str = ""  # where ``precision`` chose it: how long the runs are, and what is known to how much
     changes: tuple[str, ...] = ()  # what was set in place of the file's
 
     @property

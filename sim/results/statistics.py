@@ -52,6 +52,15 @@ def mean_interval(values: Sequence[float]) -> Interval:
     return Interval(estimate=mean, low=mean - half, high=mean + half)
 
 
+def relative_half_width(values: Sequence[float]) -> float:
+    """How far the 95 % interval reaches to either side, as a share of the mean; infinite around 0."""
+    interval = mean_interval(values)
+    half = math.inf if interval.high is None else interval.high - interval.estimate
+    if half == 0:
+        return 0.0
+    return half / abs(interval.estimate) if interval.estimate else math.inf
+
+
 def ratio_interval(values: Sequence[float], base: Sequence[float]) -> Interval:
     """The geometric mean of the paired ratios and its 95 % interval (t on logarithms); all above 0."""
     if list(values) == list(base):

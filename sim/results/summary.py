@@ -118,6 +118,7 @@ class Summary:
     notes: tuple[str, ...]
     kind: str = "serving"
     slo: tuple[SloLine, ...] = ()
+    window: str = ""  # ``window_s`` in words: how long, and what was left out before it
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able and deterministic: floats to 9 significant digits, keys in a fixed order."""

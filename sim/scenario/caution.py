@@ -20,6 +20,7 @@ CautionKind = Literal[
     "engine_profile_elsewhere",
     "near_capacity",
     "one_seed",
+    "not_precise",
     "too_few_steps",
     "loss_not_falling",
     "target_not_reached",

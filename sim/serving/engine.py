@@ -43,18 +43,14 @@ class Engine(FastPath):
     stations: Stations | None = None
     is_shared_queue: bool = False
     on_requeue: Callable[[Engine], None] | None = None  # a shared queue got a request back
-    window_from_ps: int = 0
     deadlines: list[tuple[int, int, Request]] = field(default_factory=list)
     scheduled_ps: int = 0  # when the next step was scheduled: later arrivals are not in it
     pending: Event | None = None  # the one event that the engine waits for
     must_plan: bool = False
-    on_window: Callable[[], None] = field(init=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.price, PipelinePrice):
             self.stations = Stations(len(self.price.stages), self.price.cold_start_ps)
-        self.is_measuring = self.recorder.table.num_warmup == 0 and self.recorder.table.warmup_ps == 0
-        self.on_window = self.begin_window
 
     def wake_at(self, time_ps: int) -> None:
         """Decides at that time."""
@@ -78,8 +74,6 @@ class Engine(FastPath):
         recorder.arrival_ps[row] = request.arrival
         if not self.is_shared_queue:
             recorder.replica[row] = self.index
-        if not self.is_measuring and recorder.is_measured(request):
-            self.on_window()
         reason = self.scheduler.refusal(request)
         if reason:
             recorder.refuse(request, reason)
@@ -108,10 +102,6 @@ class Engine(FastPath):
                 break
         if not self.scheduler.num_unfinished:  # nothing runs: nothing was scheduled ahead
             self._add_from_inbox(NEVER)
-        if self.window_is_due:
-            self.window_is_due = False
-            self.window_from_ps = now
-            self.grown_tokens_ps = 0
 
     def _add_from_inbox(self, until_ps: int) -> None:
         """The scheduler gets what came before it scheduled the next step."""
@@ -142,12 +132,6 @@ class Engine(FastPath):
     def _is_elsewhere(self, request: Request) -> bool:
         """Whether another replica runs it by now, or nobody: it went back to a shared queue."""
         return request.order >> 40 != self.index
-
-    def begin_window(self) -> None:
-        """The measured window begins: KV usage counts from the next decision on."""
-        self.is_measuring = self.window_is_due = True
-        if self.pending is not None:
-            self._cut()
 
     def poke(self, was_open: bool) -> None:
         """A request came; ``was_open``: it could be admitted at the end of this step."""
@@ -186,7 +170,7 @@ class Engine(FastPath):
         scheduler, feed = self.scheduler, self.feed
         if not scheduler.num_unfinished:
             self.scheduled_ps = now
-        if feed.next_ps <= now or self.deadlines or self.window_is_due or self.inbox:
+        if feed.next_ps <= now or self.deadlines or self.inbox:
             self.begin(now)
         held = scheduler.hold_until_ps(now)
         if held:
@@ -229,7 +213,7 @@ class Engine(FastPath):
         is_awaited = self.is_shared_queue and self.scheduler.waiting
         if is_awaited or (self.schedules_ahead and self.inbox):
             step.num_steps = 1
-        is_closed = self.is_measuring and not feed.must_see_all and not self.scheduler.is_open()
+        is_closed = not feed.must_see_all and not self.scheduler.is_open()
         limit = min(NEVER if is_closed else feed.next_ps, self._next_deadline())
         if step.end_ps > limit:
             step.num_steps = steps_until(step.first_ps, step.growth_ps, limit - now, step.num_steps)
@@ -291,7 +275,8 @@ class Engine(FastPath):
         if step.num_drafts:
             kept = sum([request.num_tokens for request in step.drafts]) - known
             self.recorder.note_drafts(step.num_drafts, kept)
-        self.grown_tokens_ps += step.grown_tokens_ps
+        if step.num_steps > 1:
+            self.grown_tokens_ps.append(step.grown_tokens_ps)
         self.step = None
 
     def _deliver(self, step: Step, now: int) -> None:

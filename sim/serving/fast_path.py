@@ -43,14 +43,9 @@ class FastPath(ABC):
     inbox: list[Request] = field(default_factory=list)  # came during a step: not seen by the scheduler
     step: Step | None = None  # under way
     is_lent: bool = False
-    is_measuring: bool = False
-    window_is_due: bool = False
-    grown_tokens_ps: int = 0  # KV added inside jumps × time, since the measured window began
+    grown_tokens_ps: list[int] = field(default_factory=list)  # of each jump: KV added in it × time
     _suspended: tuple[list[Chunk], tuple[int, ...]] | None = None  # a step is under way: its numbers
     _step: Step = field(default_factory=Step)  # the step under way of this loop, always the same object
-
-    @abstractmethod
-    def begin(self, now: int) -> None: ...
 
     @abstractmethod
     def receive(self, request: Request) -> None: ...
@@ -88,7 +83,7 @@ class FastPath(ABC):
         generated_tokens, status = recorder.generated_tokens, recorder.status
         step_ps, decode_run, extend_rows = price.step_ps, price.decode_run, recorder.segments.extend
         done, count, context, free = batch.step, batch.num_decoding, batch.num_context_tokens, scheduler.free
-        num_admissions, grown_tokens_ps = scheduler.num_admissions, self.grown_tokens_ps
+        num_admissions, note_grown = scheduler.num_admissions, self.grown_tokens_ps.append
         partial = next(iter(prefilling.values()), None)
         is_only, peek, own, work = self.is_only_engine, self.env.peek, self._step, NO_CHUNKS
         started = steps = first = growth = num_decode = shown_context = num_prefill = prefill_tokens = 0
@@ -121,7 +116,7 @@ class FastPath(ABC):
                                 taken += need
                                 held_ps += taken * time_ps
                                 time_ps += growth
-                        grown_tokens_ps += held_ps * size
+                        note_grown(held_ps * size)
                         free -= taken
                     done += steps
                     context += count * steps
@@ -177,11 +172,7 @@ class FastPath(ABC):
                             feed.on_end(request, now)
                     work = NO_CHUNKS
             # Who has come.
-            if feed.next_ps <= now or inbox or self.window_is_due:
-                if not self.is_measuring or self.window_is_due:  # the measured window may begin here
-                    self.grown_tokens_ps = grown_tokens_ps
-                    self.begin(now)
-                    grown_tokens_ps = self.grown_tokens_ps
+            if feed.next_ps <= now or inbox:
                 for request in inbox:
                     scheduler.add(request)
                 inbox.clear()
@@ -280,7 +271,7 @@ class FastPath(ABC):
                         steps = min(steps, batch.steps_that_stand(free + need))
                     limit = feed.next_ps
                     is_full = waiting or len(running) >= max_running
-                    if is_full and not must_see_all and self.is_measuring:
+                    if is_full and not must_see_all:
                         limit = NEVER
                     end = now + steps * first + growth * (steps * (steps - 1) // 2)
                     if end > limit:
@@ -304,7 +295,6 @@ class FastPath(ABC):
             now = end
         batch.step, batch.num_decoding, batch.num_context_tokens = done, count, context
         scheduler.free, scheduler.num_admissions = free, num_admissions
-        self.grown_tokens_ps = grown_tokens_ps
         prefilling.clear()
         if partial is not None:
             prefilling[partial.order] = partial

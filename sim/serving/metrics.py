@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sim.results.metric import PERCENTILES, Better, Metric, Swept
 from sim.serving.workload.arrivals import ARRIVAL_PROCESSES
 
 if TYPE_CHECKING:
-    from sim.results.comparison import Comparison
+    from sim.results.comparison import ChosenLength, Comparison
     from sim.serving.records import RunResult
+    from sim.serving.scenario import Scenario
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +116,7 @@ _ENGINE: _Rows = (
         "recompute_fraction",
         "fraction",
         "lower",
-        "recompute tax: recompute_tokens / tokens computed in the measured time",
+        "recompute tax: recompute_tokens / tokens computed in the window",
     ),
     (
         "recompute_s",
@@ -128,7 +129,7 @@ _ENGINE: _Rows = (
         "kv_used_fraction",
         "fraction",
         "neither",
-        "KV budget that no new request could use, averaged over time: tokens and the three kinds of waste",
+        "KV budget that no new request could use, averaged over the window: tokens and three kinds of waste",
     ),
     (
         "max_kv_used_fraction",
@@ -146,14 +147,14 @@ _ENGINE: _Rows = (
         "KV budget lost to the allocator's rounding, or free in pieces too small for the queue's head",
     ),
     ("kv_waste_fraction", "fraction", "lower", "reserved + internal + external"),
-    ("busy_fraction", "fraction", "neither", "measured time spent in steps, mean over replicas"),
+    ("busy_fraction", "fraction", "neither", "window spent in steps, mean over replicas"),
     (
         "mean_num_running",
         "sequences",
         "neither",
-        "sequences in a step, averaged over time (idle: 0), all replicas",
+        "sequences in a step, averaged over the window (idle: 0), all replicas",
     ),
-    ("mean_num_waiting", "requests", "lower", "requests in the system but not running, averaged over time"),
+    ("mean_num_waiting", "requests", "lower", "requests there but not running, averaged over the window"),
     ("max_num_running", "sequences", "neither", "most sequences in one step of one replica"),
     ("mean_decode_batch", "sequences", "neither", "decoding sequences per step that decodes"),
     (
@@ -163,7 +164,7 @@ _ENGINE: _Rows = (
         "with drafts: tokens per sequence and step, 1 + accepted",
     ),
     ("draft_acceptance_fraction", "fraction", "higher", "draft tokens that became output / draft tokens"),
-    ("num_steps", "steps", "neither", "engine steps in the measured time, all replicas"),
+    ("num_steps", "steps", "neither", "engine steps in the window, all replicas"),
 )
 
 
@@ -290,6 +291,32 @@ def serving_headline(comparison: Comparison) -> str:
         return "requests_per_s"
     known = (name for name in _HEADLINE_TIMES if all(summary.metrics[name] is not None for summary in runs))
     return next(known, "requests_per_s")
+
+
+def chosen_length(scenario: Scenario) -> ChosenLength:
+    """How ``precision`` chooses the length of a serving run."""
+    from sim.results.comparison import ChosenLength
+    from sim.serving.workload.sources import why_no_precision
+
+    workload = scenario.workload
+    return ChosenLength(
+        precision=scenario.precision,
+        why_not=why_no_precision(workload),
+        sought=sought,
+        lengthened=lambda factor: replace(scenario, workload=workload.lengthened(factor)),
+        said=lambda factor: workload.lengthened(factor).length_said,
+    )
+
+
+def sought(comparison: Comparison, variant: str) -> tuple[str, ...]:
+    """What ``precision`` is asked of: rate, mean time and what answers.
+
+    The times of a queue that grows belong to the length of the run: there it is the rate alone.
+    """
+    words = {summary.verdict.word for summary in comparison.summaries[variant]}
+    if words & {"BACKLOGGED", "OVERLOADED"}:
+        return ("requests_per_s",)
+    return tuple(dict.fromkeys(("requests_per_s", "mean_e2e_s", serving_headline(comparison))))
 
 
 def _follows_answers(arrivals: str) -> bool:

@@ -197,21 +197,34 @@ def engine_metrics(result: RunResult) -> Numbers:
     overlap_s = _overlap_ps(segments.start_ps, segments.end_ps, result.window_ps)
     running_s = float((overlap_s * segments.num_running).sum()) / PS_PER_S
     in_system_s = _time_in_system_s(result)
-    num_steps = segments.num_steps[inside]
-    num_decode = segments.num_decode[inside]
+    num_steps = steps_inside(segments, result.window_ps)
     return {
         "busy_fraction": _ratio(float(overlap_s.sum()) / PS_PER_S, window_s * replicas),
         "mean_num_running": _ratio(running_s, window_s),
         "mean_num_waiting": _ratio(max(0.0, in_system_s - running_s), window_s),
         "max_num_running": float(segments.num_running[inside].max()) if inside.any() else None,
         "mean_decode_batch": _ratio(
-            float((num_steps * num_decode).sum()), float(num_steps[num_decode > 0].sum())
+            float((num_steps * segments.num_decode).sum()), float(num_steps[segments.num_decode > 0].sum())
         ),
         "num_steps": float(num_steps.sum()),
         **_speculation(segments, inside),
         **_kv_fractions(result, inside),
-        **_recompute(result, inside),
+        **_recompute(result, inside, num_steps),
     }
+
+
+def steps_inside(segments: SegmentColumns, window_ps: tuple[int, int]) -> Int64:
+    """How many steps of each segment begin in the window; a jump may reach over its edges."""
+    begin, end = window_ps
+    steps = np.where((segments.start_ps >= begin) & (segments.start_ps < end), segments.num_steps, 0)
+    reaches_in = (segments.start_ps < begin) & (segments.end_ps > begin)
+    reaches_out = (segments.start_ps < end) & (segments.end_ps > end)
+    for row in np.flatnonzero((reaches_in | reaches_out) & (segments.num_steps > 1)).tolist():
+        step = np.arange(int(segments.num_steps[row]))
+        growth = int(segments.step_growth_ps[row]) * (step * (step - 1) // 2)
+        starts = segments.start_ps[row] + step * segments.first_step_ps[row] + growth
+        steps[row] = count((starts >= begin) & (starts < end))
+    return steps
 
 
 def _speculation(segments: SegmentColumns, inside: npt.NDArray[np.bool_]) -> Numbers:
@@ -246,7 +259,7 @@ def _time_in_system_s(result: RunResult) -> float:
 
 def _kv_fractions(result: RunResult, inside: npt.NDArray[np.bool_]) -> Numbers:
     """Of the budget of all replicas over the window: tokens, the three kinds of waste, their sums."""
-    begin, end = result.whole_ps
+    begin, end = result.window_ps
     whole = result.kv_budget_tokens * result.scenario.replicas * (end - begin)
     of_kind = {kind: _ratio(result.kv_time_tokens_ps.get(kind, 0), whole) for kind in KV_KINDS}
     waste = None if whole <= 0 else sum(of_kind[kind] or 0.0 for kind in KV_KINDS[1:])
@@ -261,7 +274,7 @@ def _kv_fractions(result: RunResult, inside: npt.NDArray[np.bool_]) -> Numbers:
     }
 
 
-def _recompute(result: RunResult, inside: npt.NDArray[np.bool_]) -> Numbers:
+def _recompute(result: RunResult, inside: npt.NDArray[np.bool_], num_steps: Int64) -> Numbers:
     """Preemptions within the window, the tokens they threw away, and what these cost again.
 
     The time of a step is shared between its tokens, prefill and decode alike; a recomputed token
@@ -270,9 +283,9 @@ def _recompute(result: RunResult, inside: npt.NDArray[np.bool_]) -> Numbers:
     segments, ledger, (begin, end) = result.segments, result.preemptions, result.window_ps
     evicted = (ledger.time_ps >= begin) & (ledger.time_ps <= end)
     lost = float(ledger.recompute_tokens[evicted].sum())
-    computed = segments.prefill_tokens + segments.num_decode * segments.num_steps
+    computed = segments.prefill_tokens * inside + segments.num_decode * num_steps
     if segments.num_draft_tokens is not None:
-        computed = computed + segments.num_draft_tokens
+        computed = computed + segments.num_draft_tokens * inside
     prefill = inside & (segments.prefill_tokens > 0)
     share_s = segments.prefill_tokens[prefill] / computed[prefill]
     prefill_s = float((share_s * segments.duration_ps[prefill]).sum()) / PS_PER_S
@@ -280,7 +293,7 @@ def _recompute(result: RunResult, inside: npt.NDArray[np.bool_]) -> Numbers:
     return {
         "num_preemptions": float(count(evicted)),
         "recompute_tokens": lost,
-        "recompute_fraction": _ratio(lost, float(computed[inside].sum())),
+        "recompute_fraction": _ratio(lost, float(computed.sum())),
         "recompute_s": lost * per_token if per_token is not None else (0.0 if lost == 0 else None),
     }
 

@@ -115,10 +115,6 @@ class Recorder:
         self.recompute_tokens[request.id] += recompute_tokens
         self.preemptions.extend((now_ps, request.id, replica, recompute_tokens))
 
-    def is_measured(self, request: Request) -> bool:
-        """Whether it came after the warm-up."""
-        return request.id >= self.table.num_warmup and request.arrival >= self.table.warmup_ps
-
     def note_drafts(self, verified: int, accepted: int) -> None:
         """What the newest segment's step verified of drafts, and how many of them became tokens."""
         newest = len(self.segments) // SEGMENT_BYTES - 1

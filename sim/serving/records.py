@@ -7,7 +7,7 @@ these elsewhere (``sim.serving.summary``).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -172,7 +172,7 @@ class RunResult:
     whole_ps: tuple[int, int]  # first arrival after the warm-up that the scenario states, last completion
     window_ps: tuple[int, int]  # what rates are taken of (``sim.serving.window``); else the same
     kv_budget_tokens: int  # of one replica; 0: there is no limit
-    kv_time_tokens_ps: Mapping[str, int]  # integral over ``whole_ps``, all replicas, by KV_KINDS
+    kv_time_tokens_ps: Mapping[str, int]  # integral over ``window_ps``, all replicas, by KV_KINDS
     operator_s: Mapping[str, float]  # busy time by operator, all steps and replicas
     busy_ps: int  # time in steps, all replicas
     num_events: int  # SimPy events
@@ -180,3 +180,5 @@ class RunResult:
     notes: tuple[str, ...]
     explain: Mapping[str, Any]  # where the memory went, and the price's constants
     has_window: bool = False  # whether ``window_ps`` is a window, and not the whole run
+    window_said: str = ""  # the same in words
+    kv_run_tokens_ps: Mapping[str, int] = field(default_factory=dict)  # kv_time_tokens_ps of the whole run

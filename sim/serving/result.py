@@ -15,7 +15,7 @@ from sim.serving.front_end import FrontEnd
 from sim.serving.recorder import Recorder
 from sim.serving.records import FINISHED, RequestColumns, RunResult
 from sim.serving.scenario import Scenario
-from sim.serving.usage import KV_KINDS, USAGE_COLUMNS, integrate
+from sim.serving.usage import KV_KINDS, integrate_within
 from sim.serving.window import window_of
 
 
@@ -40,7 +40,7 @@ def result_of(
     if not window.is_whole:
         came_late = requests.arrival_ps >= window.begin_ps
         requests = replace(requests, is_measured=requests.is_measured & came_late)
-    integrals = [usage_of(engine) for engine in engines]
+    end_of_run = max(int(segments.end_ps.max(initial=0)), whole[1])
     return RunResult(
         scenario=scenario,
         variant=variant,
@@ -52,8 +52,10 @@ def result_of(
         whole_ps=whole,
         window_ps=window.bounds_ps,
         has_window=not window.is_whole,
+        window_said=window.said(first_arrival_of(requests)),
         kv_budget_tokens=capacity if scenario.engine.has_kv_budget else 0,
-        kv_time_tokens_ps={kind: sum(integral[kind] for integral in integrals) for kind in KV_KINDS},
+        kv_time_tokens_ps=kv_usage(engines, window.bounds_ps),
+        kv_run_tokens_ps=kv_usage(engines, (0, end_of_run)),
         operator_s=split_by_operator(
             price, segments, sum(sum(engine.stations.busy_ps) for engine in engines if engine.stations)
         ),
@@ -69,6 +71,12 @@ def result_of(
     )
 
 
+def first_arrival_of(requests: RequestColumns) -> int:
+    """When the first request came, measured or not."""
+    arrived = requests.arrival_ps[requests.arrival_ps >= 0]
+    return int(arrived.min()) if arrived.size else 0
+
+
 def whole_of(requests: RequestColumns) -> tuple[int, int]:
     """The first measured arrival, and the last completion (or the same, where nobody finished)."""
     measured = requests.is_measured & (requests.arrival_ps >= 0)
@@ -77,12 +85,18 @@ def whole_of(requests: RequestColumns) -> tuple[int, int]:
     return start, max(start, int(requests.finish_ps[finished].max())) if finished.any() else start
 
 
-def usage_of(engine: Engine) -> dict[str, int]:
-    """KV tokens × time by kind since the measured window began, of one replica."""
-    rows = engine.recorder.rows()
-    chosen = (rows["replica"] == engine.index) & (rows["start_ps"] >= engine.window_from_ps)
-    own = {name: rows[name] if chosen.all() else rows[name][chosen] for name in USAGE_COLUMNS}
-    return integrate(own, is_paged=engine.scheduler.is_paged, grown_tokens_ps=engine.grown_tokens_ps)
+def kv_usage(engines: Sequence[Engine], window_ps: tuple[int, int]) -> dict[str, int]:
+    """KV tokens × time by kind within ``window_ps``, of all replicas."""
+    rows = engines[0].recorder.rows()
+    total = dict.fromkeys(KV_KINDS, 0)
+    for engine in engines:
+        of_engine = rows["replica"] == engine.index
+        own = rows if of_engine.all() else {name: values[of_engine] for name, values in rows.items()}
+        found = integrate_within(
+            own, window_ps, is_paged=engine.scheduler.is_paged, grown_tokens_ps=engine.grown_tokens_ps
+        )
+        total = {kind: total[kind] + found[kind] for kind in KV_KINDS}
+    return total
 
 
 def notes_of(scenario: Scenario, recorder: Recorder, engines: Sequence[Engine]) -> tuple[str, ...]:

@@ -54,7 +54,6 @@ class Router:
         """The replicas, in order; ties go to the first."""
         self.engines = engines
         for engine in engines:
-            engine.on_window = self._begin_window
             if self.choose is None:
                 engine.scheduler.share_queue(self._shared)
                 engine.is_shared_queue = True
@@ -108,10 +107,6 @@ class Router:
             self.recorder.abort(request, request.generated)
             self.source.on_end(request, self.env.now_ps)
             self.schedule()
-
-    def _begin_window(self) -> None:
-        for engine in self.engines:
-            engine.begin_window()
 
 
 def num_unfinished(engine: Engine) -> int:

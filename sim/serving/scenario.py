@@ -13,6 +13,7 @@ from sim.results.metric import PERCENTILES
 from sim.scenario.distribution import Distribution
 from sim.scenario.fields import Announced, Threshold, key
 from sim.serving.workload.arrivals import Arrivals
+from sim.units import format_s
 
 if TYPE_CHECKING:
     from sim.serving.routing import Routing
@@ -207,6 +208,22 @@ class Workload:
     def states_warmup(self) -> bool:
         """Whether the scenario itself says what is not measured; 0 requests say that everything is."""
         return self.warmup_requests is not None or self.warmup_s is not None
+
+    def lengthened(self, factor: int) -> Workload:
+        """The same, over ``factor`` times as many requests and as much time."""
+        longer = {
+            name: value * factor
+            for name in ("num_requests", "duration_s")
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(self, **longer)
+
+    @property
+    def length_said(self) -> str:
+        """How long a run of it is, in words."""
+        if self.num_requests is not None:
+            return f"{self.num_requests:,} requests"
+        return format_s(self.duration_s or 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -420,6 +437,13 @@ class Scenario:
     routing: str = key("who gets a request", default="round_robin", choices=_routings)
     slo: Slo = key("bounds that an answer must meet", default=Slo())
     thresholds: tuple[Threshold, ...] = key("bounds that make exit code 1", default=())
+    precision: float | None = key(
+        "chooses the length: num_requests doubles, 6 times at most, until the 95 % interval over the seeds "
+        "of what answers reaches no further than this share of it to either side",
+        default=None,
+        ge=0.001,
+        le=0.5,
+    )
 
     def __post_init__(self) -> None:
         """Sizes that depend on the device, where none were said."""

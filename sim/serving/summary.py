@@ -66,6 +66,7 @@ def summarize(result: RunResult, *, keep_thin_percentiles: bool = False) -> Summ
         by_class=by_class,
         whole_run=_whole_run(result),
         window_s=(result.window_ps[0] / PS_PER_S, result.window_ps[1] / PS_PER_S),
+        window=result.window_said,
         notes=result.notes,
     )
 

@@ -8,11 +8,12 @@ given_out − wanted. Both engines write such rows; their integrals must be the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from sim.arrays import Int64
+from sim.arrays import Bools, Int64
 
 if TYPE_CHECKING:
     from sim.serving.records import BlockMap
@@ -41,8 +42,37 @@ class BlockMapSource(Protocol):
         ...
 
 
+def integrate_within(
+    columns: dict[str, Int64], window_ps: tuple[int, int], *, is_paged: bool, grown_tokens_ps: Sequence[int]
+) -> dict[str, int]:
+    """Integrals by ``KV_KINDS`` over the part of one replica's rows that lies in ``window_ps``.
+
+    A row that reaches over an edge (a replica has one at each, or as many as steps are under way together)
+    counts by the part of its time that lies inside, rounded down to a whole token × picosecond: within a jump
+    memory grows, so its first half holds a little less than this gives it. ``grown_tokens_ps`` has an entry
+    per jump, a row of several steps.
+    """
+    steps, start = columns["num_steps"], columns["start_ps"]
+    duration = steps * columns["first_step_ps"] + columns["step_growth_ps"] * (steps * (steps - 1) // 2)
+    overlap = np.minimum(start + duration, window_ps[1]) - np.maximum(start, window_ps[0])
+    is_inside = overlap == duration
+    jumps = np.flatnonzero(steps > 1).tolist()
+    grown = dict(zip(jumps, grown_tokens_ps, strict=True))
+
+    def of_rows(rows: Bools | list[int], grown_ps: int) -> dict[str, int]:
+        chosen = {name: columns[name][rows] for name in USAGE_COLUMNS}
+        return integrate(chosen, is_paged=is_paged, grown_tokens_ps=grown_ps)
+
+    total = of_rows(is_inside, sum(grown[row] for row in jumps if is_inside[row]))
+    for row in np.flatnonzero((overlap > 0) & ~is_inside).tolist():
+        part, whole = int(overlap[row]), int(duration[row])
+        for kind, amount in of_rows([row], grown.get(row, 0)).items():
+            total[kind] += amount * part // whole
+    return total
+
+
 def integrate(columns: dict[str, Int64], *, is_paged: bool, grown_tokens_ps: int) -> dict[str, int]:
-    """Integrals by ``KV_KINDS`` over one replica's rows (those of the measured window).
+    """Integrals by ``KV_KINDS`` over rows of one replica.
 
     ``grown_tokens_ps``: blocks that were added inside jumps, × time, which rows do not show.
     """
@@ -67,12 +97,18 @@ def integrate(columns: dict[str, Int64], *, is_paged: bool, grown_tokens_ps: int
 
 
 def exact_dot(levels: Int64, times_ps: Int64) -> int:
-    """Σ levels · times without overflow: 20-bit and 21-bit limbs, at most 2^22 rows at a time."""
+    """Σ levels · times without overflow: 20-bit and 21-bit limbs, at most 2^22 rows at a time.
+
+    Neither is negative. Limbs that no row has are left out: mostly one and two are left of three each.
+    """
     total = 0
     for start in range(0, len(levels), 1 << 22):
         level, time = levels[start : start + (1 << 22)], times_ps[start : start + (1 << 22)]
-        for i in range(3):
-            for j in range(3):
+        level_limbs, time_limbs = (
+            -(-int(values.max(initial=0)).bit_length() // bits) for values, bits in ((level, 20), (time, 21))
+        )
+        for i in range(level_limbs):
+            for j in range(time_limbs):
                 left, right = (level >> (20 * i)) & 0xFFFFF, (time >> (21 * j)) & 0x1FFFFF
                 total += int(np.dot(left, right)) << (20 * i + 21 * j)
     return total

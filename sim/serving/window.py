@@ -1,8 +1,9 @@
 """The window: from the end of the warm-up to the last arrival.
 
-Rates, cost, busy time and mean batch are of what happened inside it; latencies and goodput are of the
-requests that arrived inside it, followed to their end. Divided by the time until the last answer, a rate
-would contain the ramp-down: nobody comes any more, and the batch runs empty.
+Rates, cost and all that is averaged over time (busy time, mean batch, queue, KV memory) are of what happened
+inside it; latencies and goodput are of the requests that arrived inside it, followed to their end. Divided by
+the time until the last answer, a rate would contain the ramp-down: nobody comes any more, and the batch runs
+empty.
 
 Where the scenario states no warm-up, MSER-5 finds its end (White, Cobb and Spratt, "A comparison of five
 steady-state truncation heuristics for simulation", WSC 2000): of all cuts d through the means Y of five
@@ -12,8 +13,7 @@ when one arrives: what the first ones find too few is what the rates would be to
 that number is constant, and the observations are the times between completions. An error that still falls at
 n / 2 means that the run has not settled.
 
-Not modelled: a warm-up for traces (a trace is what it is), and one of the KV memory's averages, which cover
-all of the run after the warm-up that the scenario states.
+Not modelled: a warm-up for traces (a trace is what it is).
 """
 
 from __future__ import annotations
@@ -22,29 +22,46 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.arrays import Bools, Int64
+from sim.arrays import PS_PER_S, Bools, Int64
 from sim.serving.records import FINISHED, RequestColumns
 from sim.serving.scenario import Workload
+from sim.units import format_s
 
 LEAST_ARRIVALS = 100
 LEAST_COMPLETIONS = 100
 BATCH = 5
 PS_PER_US = 10**6
+_OF_WINDOW = "rates, cost and averages over time"
 PARTS = 1000  # a share is taken in so many parts, as an integer: sums are then the same everywhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """``is_whole``: there is no such window, and the whole run is taken; ``note`` says why."""
+    """``is_whole``: there is no such window, and the whole run is taken; ``note`` says why.
+
+    ``warm_up`` is what ends where it begins, in words: "stated", "found by MSER-5"; empty without one.
+    """
 
     begin_ps: int
     end_ps: int
     is_whole: bool
     note: str
+    warm_up: str = ""
 
     @property
     def bounds_ps(self) -> tuple[int, int]:
         return self.begin_ps, self.end_ps
+
+    def said(self, first_arrival_ps: int) -> str:
+        """Its length, and what was left out before it, for a reader of the answer."""
+        length = format_s((self.end_ps - self.begin_ps) / PS_PER_S)
+        if self.is_whole:
+            return f"all {length} of the run"
+        if self.begin_ps <= first_arrival_ps:
+            return f"{length}, from the first arrival to the last"
+        warm_up = format_s((self.begin_ps - first_arrival_ps) / PS_PER_S)
+        how = f" ({self.warm_up})" if self.warm_up else ""
+        return f"{length} up to the last arrival, after {warm_up} of warm-up{how}"
 
 
 def window_of(requests: RequestColumns, workload: Workload) -> Window:
@@ -59,19 +76,19 @@ def window_of(requests: RequestColumns, workload: Workload) -> Window:
     if came.size < LEAST_ARRIVALS or begin == end:
         what = "all requests came at once" if came.size > 1 and begin == end else f"{came.size} arrivals"
         return _whole(begin, last, f"{what}, and a window takes {LEAST_ARRIVALS} over some time")
-    cut, said = _warm_up_end(requests, workload, measured)
+    cut, said, warm_up = _warm_up_end(requests, workload, measured)
     done = requests.finish_ps[finished]
     inside = int(((done > max(begin, cut)) & (done <= end)).sum())
     if inside < LEAST_COMPLETIONS:
         return _whole(begin, last, f"only {inside} requests finished before the last one came")
     begin = max(begin, cut)
     of = "sent" if _is_closed(workload) else "that came"
-    note = f"rates, cost, busy time and mean batch: {said}, to the last request {of}"
-    return Window(begin_ps=begin, end_ps=end, is_whole=False, note=note)
+    note = f"{_OF_WINDOW}: {said}, to the last request {of}"
+    return Window(begin_ps=begin, end_ps=end, is_whole=False, note=note, warm_up=warm_up)
 
 
 def _whole(begin_ps: int, last_ps: int, why: str) -> Window:
-    note = f"rates, cost, busy time and mean batch: of the whole run, its ramp-down included ({why})"
+    note = f"{_OF_WINDOW}: of the whole run, its ramp-down included ({why})"
     return Window(begin_ps=begin_ps, end_ps=last_ps, is_whole=True, note=note)
 
 
@@ -79,18 +96,19 @@ def _is_closed(workload: Workload) -> bool:
     return workload.arrivals is not None and workload.arrivals.is_closed_loop
 
 
-def _warm_up_end(requests: RequestColumns, workload: Workload, measured: Bools) -> tuple[int, str]:
-    """(when the warm-up ends, in words); 0: with the first measured arrival."""
+def _warm_up_end(requests: RequestColumns, workload: Workload, measured: Bools) -> tuple[int, str, str]:
+    """(when the warm-up ends, in words, what found it); 0: with the first measured arrival."""
     if workload.states_warmup:
-        return 0, "from the end of the warm-up that the scenario states"
+        return 0, "from the end of the warm-up that the scenario states", "stated"
     if workload.arrivals is None:
-        return 0, "from the first request of the trace"
+        return 0, "from the first request of the trace", ""
     found = None if _is_closed(workload) else _cut(*in_system_at_arrivals(requests, measured))
     if found is None:
         found = _cut(*completion_gaps(requests))
         if found is None:
-            return 0, "from the first arrival (MSER-5 finds no end of the warm-up: the run is not stationary)"
-    return found, "from the end of the warm-up, found by MSER-5"
+            why = "MSER-5 finds no end of the warm-up: the run is not stationary"
+            return 0, f"from the first arrival ({why})", ""
+    return found, "from the end of the warm-up, found by MSER-5", "found by MSER-5"
 
 
 def _cut(series: Int64, times_ps: Int64) -> int | None:

@@ -5,8 +5,9 @@ A *worker* is one data-parallel replica: the GPUs of its tensor- and pipeline-pa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from sim.hardware import HardwareProfile
 from sim.model.shape import ModelShape
@@ -18,6 +19,9 @@ from sim.training.exchange.algorithms import EXCHANGES
 from sim.training.learning.sgd import LearningConfig
 from sim.training.step.shape import Adapter, Parallelism, StepShape
 from sim.training.sync import SyncConfig
+
+if TYPE_CHECKING:
+    from sim.results.comparison import ChosenLength, Comparison
 
 # How a scenario asks for a scaling curve.
 
@@ -193,6 +197,13 @@ class TrainingScenario:
     scaling: ScalingConfig | None = key("the same job with other numbers of workers", default=None)
     learning: LearningConfig | None = key("real SGD on the simulated schedule", default=None)
     thresholds: tuple[Threshold, ...] = key("bounds that make exit code 1", default=())
+    precision: float | None = key(
+        "chooses the length: num_steps doubles, 6 times at most, until the 95 % interval over the seeds "
+        "of what answers reaches no further than this share of it to either side",
+        default=None,
+        ge=0.001,
+        le=0.5,
+    )
 
 
 DEFAULT_MAX_SEQ_LEN = 2048
@@ -260,3 +271,21 @@ def draws(scenario: TrainingScenario) -> bool:
     if DELAYS[variation.distribution].is_random or any(one is not None for one in by_chance):
         return True
     return has_drawn_values(scenario.packing)
+
+
+def chosen_length(scenario: TrainingScenario, headline: Callable[[Comparison], str]) -> ChosenLength:
+    """How ``precision`` chooses the length of a training run."""
+    from sim.results.comparison import ChosenLength
+
+    job, why_not = scenario.training, None
+    if scenario.learning is not None:
+        why_not = "with learning the length decides what is learned"
+    elif scenario.scaling is not None:
+        why_not = "scaling has a number of steps of its own"
+    return ChosenLength(
+        precision=scenario.precision,
+        why_not=why_not,
+        sought=lambda comparison, variant: (headline(comparison),),
+        lengthened=lambda factor: replace(scenario, training=replace(job, num_steps=job.num_steps * factor)),
+        said=lambda factor: f"{job.num_steps * factor:,} steps",
+    )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from random_runs import engines, run, workloads
 
 from sim.hardware.engine_profile import EngineOverheads
+from sim.serving.record_statistics import engine_metrics
 from sim.serving.records import FINISHED, REFUSED, RequestTable, RunResult
 
 
@@ -23,7 +24,10 @@ def assert_same(skipped: RunResult, stepped: RunResult) -> None:
     assert skipped.busy_ps == stepped.busy_ps
     assert skipped.window_ps == stepped.window_ps
     assert int(skipped.segments.num_steps.sum()) == len(stepped.segments.num_steps)
-    assert skipped.kv_time_tokens_ps == stepped.kv_time_tokens_ps
+    assert skipped.kv_run_tokens_ps == stepped.kv_run_tokens_ps
+    ours, theirs = engine_metrics(skipped), engine_metrics(stepped)
+    for name in ("num_steps", "mean_decode_batch", "busy_fraction", "mean_num_running", "recompute_fraction"):
+        assert ours[name] == theirs[name], name
     if skipped.block_map is None:
         return
     assert stepped.block_map is not None

@@ -17,6 +17,7 @@ from sim.kinds.run import run_scenario
 from sim.results.summary import Summary, telling
 from sim.serving.scenario import Slo, Workload
 from sim.serving.summary import summarize
+from sim.serving.usage import KV_KINDS, integrate_within
 from sim.serving.window import mser5, served_inside, tokens_inside, window_of
 from sim.serving.workload.arrivals import Arrivals
 
@@ -82,6 +83,62 @@ def test_what_neighbouring_windows_hold_adds_up() -> None:
     assert sum(int(tokens_inside(requests, part).sum()) for part in parts) == pytest.approx(550, abs=25)
 
 
+# KV memory inside the window
+
+
+@st.composite
+def kv_rows(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], list[int]]:
+    """Rows of one replica, one after another, and what blocks taken inside each jump add to its integral."""
+    count = draw(st.integers(1, 8))
+
+    def integers(low: int, high: int) -> np.ndarray:
+        return np.array(draw(st.lists(st.integers(low, high), min_size=count, max_size=count)))
+
+    steps, first, growth, idle = integers(1, 5), integers(5, 20), integers(0, 2), integers(0, 9)
+    duration = steps * first + growth * (steps * (steps - 1) // 2)
+    tokens, more, rest = integers(0, 50), integers(0, 9), integers(0, 15)
+    columns = {
+        "num_steps": steps, "first_step_ps": first, "step_growth_ps": growth,
+        "start_ps": np.cumsum(idle) + np.cumsum(duration) - duration, "num_decode": integers(0, 4),
+        "tokens": tokens, "wanted": tokens + more, "given_out": tokens + more + rest,
+        "external": integers(0, 3),
+    }  # fmt: skip
+    return columns, [int(part) for part in integers(0, 40)[steps > 1]]
+
+
+def level_at(columns: dict[str, np.ndarray], time_ps: int) -> int:
+    """Tokens held in the picosecond that begins then."""
+    for row in range(len(columns["num_steps"])):
+        begin = int(columns["start_ps"][row])
+        for step in range(int(columns["num_steps"][row])):
+            end = begin + int(columns["first_step_ps"][row] + step * columns["step_growth_ps"][row])
+            if begin <= time_ps < end:
+                return int(columns["tokens"][row] + step * columns["num_decode"][row])
+            begin = end
+    return 0
+
+
+@given(kv_rows(), st.integers(0, 60), st.integers(0, 60))
+def test_kv_memory_is_that_of_the_window(
+    given_rows: tuple[dict[str, np.ndarray], list[int]], from_ps: int, length_ps: int
+) -> None:
+    columns, grown = given_rows
+    end_of_all = 10**4
+    edges = (0, from_ps, from_ps + length_ps, end_of_all)
+
+    def within(begin: int, end: int) -> dict[str, int]:
+        return integrate_within(columns, (begin, end), is_paged=True, grown_tokens_ps=grown)
+
+    whole, parts = within(0, end_of_all), [within(*pair) for pair in itertools.pairwise(edges)]
+    for kind in KV_KINDS:
+        left = whole[kind] - sum(part[kind] for part in parts)
+        assert 0 <= left <= 2 * 2, kind  # what rounding down at two edges loses, on both sides of each
+    assert whole["tokens"] == sum(level_at(columns, time) for time in range(0, 1100))
+    if not (columns["num_decode"] * (columns["num_steps"] - 1)).any():  # no row whose level changes in it
+        exact = sum(level_at(columns, time) for time in range(from_ps, from_ps + length_ps))
+        assert abs(parts[1]["tokens"] - exact) <= 2
+
+
 def test_where_there_is_no_window_the_whole_run_is_taken_and_said() -> None:
     few = window_of(request_columns(even(99)), STATED)
     at_once = window_of(request_columns([{**row, "arrival": 0.0} for row in even(200)]), STATED)
@@ -121,13 +178,22 @@ def test_a_short_run_says_the_rate_of_a_long_one(rate: float) -> None:
     assert (short["whole_run_requests_per_s"] or 0) < (short["requests_per_s"] or 0)
 
 
-def test_in_a_closed_loop_those_in_the_system_are_the_clients() -> None:
-    metrics = summary_of(tree(1000, {"process": "closed_loop", "concurrency": 64})).metrics
+@pytest.mark.parametrize(
+    ("clients", "engine"),
+    [
+        (64, {}),
+        (64, {"max_num_seqs": 16}),
+        (48, {"batching": "static", "max_num_seqs": 16}),
+        (64, {"batching": "vllm", "async_scheduling": False}),
+    ],
+)
+def test_in_a_closed_loop_those_in_the_system_are_the_clients(clients: int, engine: dict[str, Any]) -> None:
+    given = tree(1000, {"process": "closed_loop", "concurrency": clients}, **engine)
+    metrics = summary_of(given).metrics
     inside = (metrics["mean_num_running"] or 0) + (metrics["mean_num_waiting"] or 0)
-    assert inside == pytest.approx(64, rel=1e-12)
-    assert metrics["mean_decode_batch"] == pytest.approx(
-        64, rel=0.03
-    )  # not half of it, as with the ramp-down
+    assert inside == pytest.approx(clients, rel=1e-12)
+    if not engine:  # not half of it, as with the ramp-down
+        assert metrics["mean_decode_batch"] == pytest.approx(64, rel=0.03)
 
 
 def test_statistics_that_an_slo_states_decide_and_the_share_stands_beside() -> None:

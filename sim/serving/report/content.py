@@ -74,6 +74,7 @@ def question_section(answer: Answer[Scenario, RunResult]) -> Section:
         ("Model", _model(base)),
         ("Hardware", _hardware(base)),
         ("Workload", _workload(first)),
+        ("Measured", _measured(answer)),
         ("Engine", _engine(base.engine)),
         *((f"Variant {name}", text) for name, text in _variants(answer.file)),
         ("SLO", _slo(base.slo) or ("" if _class_slos(base) else "none given")),
@@ -84,6 +85,14 @@ def question_section(answer: Answer[Scenario, RunResult]) -> Section:
     return Section(
         title="The question as understood", blocks=(Facts(rows=tuple((a, b) for a, b in rows if b)),)
     )
+
+
+def _measured(answer: Answer[Scenario, RunResult]) -> str:
+    """The windows of the first seeds: once where they are the same for all variants."""
+    said = {name: answer.summaries[name][0].window for name in answer.comparison.variants}
+    if len(set(said.values())) == 1:
+        return next(iter(said.values()))
+    return "; ".join(f"{name}: {window}" for name, window in said.items())
 
 
 def command(file: ScenarioFile[Scenario]) -> str:
@@ -218,7 +227,7 @@ def preemption_section(answer: Answer[Scenario, RunResult]) -> Section | None:
         for variant in answer.comparison.variants
     ]
     note = (
-        "Sums over all seeds and the whole run; seconds re-spent are the mean of a run's measured time. "
+        "Sums over all seeds and the whole run; seconds re-spent are the mean of a run's window. "
         "A preempted request loses its KV entries and computes them again."
     )
     return Section(title="Preemptions", blocks=(Table(header=HEADER, rows=tuple(rows), notes=(note,)),))

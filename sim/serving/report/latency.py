@@ -236,8 +236,8 @@ KV_MEANINGS = {
 
 
 def kv_fractions(result: RunResult) -> dict[str, float]:
-    """Shares of the KV budget by kind, averaged over the measured time; what is left is free."""
-    whole = result.whole_ps[1] - result.whole_ps[0]
+    """Shares of the KV budget by kind, averaged over the window; what is left is free."""
+    whole = result.window_ps[1] - result.window_ps[0]
     budget = result.kv_budget_tokens * max(1, result.scenario.replicas) * whole
     if budget <= 0:
         return dict.fromkeys(KV_KINDS, 0.0) | {"free": 1.0}

@@ -301,7 +301,7 @@ def operator_picture(results: Mapping[str, Sequence[RunResult]], lanes: Sequence
     rows: list[Row] = [(op, *(every[lane.name].get(op, 0.0) for lane in lanes)) for op in operators]
     return Picture(
         key="operators",
-        title="What the GPU's time is spent on",
+        title="What the GPU's time is spent on (whole run)",
         reading=_steps_reading(every),
         traces=stacked_bars(parts, [lane.label for lane in lanes], "s"),
         layout=bars_layout(seconds_axis("per 1,000 output tokens", longest)),

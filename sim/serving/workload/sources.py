@@ -67,6 +67,17 @@ def arrivals_label(workload: Workload) -> str:
     return arrivals.process if arrivals is not None else "unknown"
 
 
+def why_no_precision(workload: Workload) -> str | None:
+    """Why its length cannot be chosen: it has its own, or another length would be another question."""
+    if workload.trace is not None:
+        return "a trace has a length of its own"
+    process = workload.arrivals.process if workload.arrivals is not None else ""
+    return {
+        "all_at_once": "how fast requests that come all at once are served depends on how many they are",
+        "schedule": "a schedule changes its rate over time: its length is a part of the question",
+    }.get(process)
+
+
 def draws(scenario: Scenario) -> bool:
     """Whether another seed gives other numbers. A trace played at its own times is the same under each."""
     workload, speculative = scenario.workload, scenario.engine.speculative
