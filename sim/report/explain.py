@@ -10,7 +10,20 @@ from sim.hardware import HardwareProfile
 from sim.price.explain import ConstantLine, OperatorLine
 from sim.price.priced import Priced
 from sim.report.blocks import Block, Bullets, Cell, Code, Prose, Report, Section, Table
-from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, lanes, layout, percent
+from sim.report.figures import (
+    Lane,
+    Picture,
+    Row,
+    Trace,
+    axis,
+    byte_ticks,
+    digits,
+    lanes,
+    layout,
+    percent,
+    round_ticks,
+    seconds_axis,
+)
 from sim.report.html import page, report_html
 from sim.version import __version__
 
@@ -41,6 +54,7 @@ def roofline_picture(hardware: HardwareProfile, lines: Sequence[OperatorLine]) -
         rows.append((line.name, intensity(line), reached, roof, reached / roof, line.bound))
         traces.append(_point(lane, line, reached))
     rest = [line.name for line in lines if line not in shown]
+    ys = [y for trace in traces for y in trace["y"]]
     said = "; ".join(f"{row[0]} at {percent(float(row[4] or 0))} of its roof" for row in rows) + "."
     return Picture(
         key="roofline",
@@ -48,8 +62,8 @@ def roofline_picture(hardware: HardwareProfile, lines: Sequence[OperatorLine]) -
         reading=said + (f" Without FLOPs, so not in the picture: {', '.join(rest)}." if rest else ""),
         traces=traces,
         layout=layout(
-            axis("FLOPs per byte of HBM", type="log", exponentformat="SI"),
-            axis("FLOP/s", type="log", exponentformat="SI"),
+            axis("FLOPs per byte of HBM", **round_ticks(low, high)),
+            axis("TFLOP/s", **round_ticks(min(ys), max(ys), lambda value: f"{value / 1e12:,.6g}")),
         ),
         header=("operator", "flops_per_byte", "flops_per_s", "roof_flops_per_s", "roof_fraction", "bound"),
         rows=rows,
@@ -91,10 +105,10 @@ def time_picture(lines: Sequence[OperatorLine]) -> Picture:
             "type": "bar",
             "orientation": "h",
             "name": f"bound by {lane.label}",
-            "x": [line.time_s * 1e6 for line in lines if line.bound == lane.name],
+            "x": [line.time_s for line in lines if line.bound == lane.name],
             "y": [line.name for line in lines if line.bound == lane.name],
             "marker": {"color": lane.color},
-            "hovertemplate": "%{y}: %{x:,.1f} us<extra></extra>",
+            "hovertemplate": "%{y}: %{x:.4~s}s<extra></extra>",
         }
         for lane in lanes(bounds)
     ]
@@ -105,7 +119,7 @@ def time_picture(lines: Sequence[OperatorLine]) -> Picture:
         reading=", ".join(f"{line.name} {percent(line.share)}" for line in longest) + " of the step.",
         traces=traces,
         layout=layout(
-            axis("time in the step (us)"),
+            seconds_axis("time in the step", longest[0].time_s),
             axis("", autorange="reversed", type="category", categoryarray=[line.name for line in lines]),
             barmode="stack",
         ),
@@ -130,6 +144,7 @@ def bytes_picture(lines: Sequence[OperatorLine]) -> Picture:
         }
         for lane in lanes(used)
     ]
+    sizes = [float(size) for trace in traces for size in trace["x"] if size]
     sums = {level: sum(getattr(line, level) for line in shown) for level in used}
     said = ", ".join(
         f"{level.removesuffix('_bytes')} {digits(size / 1e9)} GB" for level, size in sums.items()
@@ -140,7 +155,7 @@ def bytes_picture(lines: Sequence[OperatorLine]) -> Picture:
         reading=f"The step moves: {said}.",
         traces=traces,
         layout=layout(
-            axis("bytes in the step", type="log", exponentformat="SI"),
+            axis("moved in the step", **byte_ticks(min(sizes), max(sizes))),
             axis("", autorange="reversed", type="category"),
             barmode="group",
         ),

@@ -220,13 +220,18 @@ def in_runs(grid: npt.NDArray[np.integer[Any]]) -> dict[str, Any]:
 
 def log_ticks(low: float, high: float) -> dict[str, Any]:
     """A logarithmic axis of seconds that reads 10 ms, 1 s, 100 s."""
-    return round_ticks(low, high, _tick_of_seconds)
+    return round_ticks(low, high, lambda value: _tick(value, {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}))
 
 
-def _tick_of_seconds(value: float) -> str:
-    """A round number of seconds: "20 ms"."""
-    units = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
-    unit, size = next((one for one in units if value >= 0.999 * one[1]), units[-1])
+def byte_ticks(low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis of bytes that reads 30 MB, 1 GB."""
+    units = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0}
+    return round_ticks(low, high, lambda value: _tick(value, units))
+
+
+def _tick(value: float, units: Mapping[str, float]) -> str:
+    """A round number in the largest unit of which it is one at least, "20 ms"; units fall."""
+    unit, size = next((one for one in units.items() if value >= 0.999 * one[1]), list(units.items())[-1])
     return f"{value / size:,.6g} {unit}"
 
 
