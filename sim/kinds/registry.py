@@ -85,9 +85,9 @@ class Kind(ABC, Generic[S, R]):
         """The metric that answers."""
 
     @property
-    @abstractmethod
     def deciders(self) -> Sequence[Sequence[str]]:
-        """What decides beside the headline: of each group the first metric that has a number."""
+        """What decides beside the headline, if anything: of each group the first metric that has a number."""
+        return ()
 
     @property
     @abstractmethod

@@ -103,7 +103,9 @@ def test_a_metric_is_in_the_terminal_s_table_in_json_csv_and_report(
     scenario: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", str(scenario), "--out", "out", "--csv", "rows.csv", "--jobs", "1"]) == 0
-    shown = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{LONGEST.name} "))
+    lines = capsys.readouterr().out.splitlines()
+    shown = next(line for line in lines if f"| {LONGEST.name} " in line)
+    assert f"| {LONGEST.label} " in shown
     content = json.loads(Path("out/summary.json").read_text(encoding="utf-8"))
     values = {run["metrics"][LONGEST.name] for run in content["runs"]}
     assert max(values) <= 50 and min(values) >= 5
