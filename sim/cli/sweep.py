@@ -44,14 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check every point, run what is missing, print the table and write it."""
     from sim.plan.sweep import Sweep, check_metrics, settings_of, sweep_points
+    from sim.scenario.file import asked, changes_of
     from sim.scenario.renamed import metric_name
     from sim.scenario.shipped import find_scenario
 
     path = find_scenario(arguments.scenario)
-    asked = {"overrides": arguments.set, "trace": arguments.trace}
+    what = {"overrides": arguments.set, "trace": arguments.trace}
     try:
-        points = sweep_points(str(path), arguments.over, **asked)
-        settings = settings_of(str(path), arguments.over, **asked)
+        points = sweep_points(str(path), arguments.over, **what)
+        settings = settings_of(str(path), arguments.over, **what)
     except ScenarioError as error:
         raise _blame_grid(error, arguments) from None
     metrics = check_metrics(arguments.metric, points[0].scenario.kind)
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows = _rows(points, arguments, out)
     refuse_if_none_ran(points, rows)
     sweep = Sweep(
-        question=points[0].scenario.question,
+        question=asked(points[0].scenario.question, changes_of(arguments.set, arguments.trace)),
         command=_command(arguments),
         keys=tuple(points[0].swept),
         points=tuple(points),

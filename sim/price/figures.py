@@ -145,6 +145,7 @@ def figures_caution(hardware: HardwareProfile, used: Used) -> Caution | None:
     return Caution(
         kind="efficiency_not_measured",
         observation=f"{hardware.name}: {'; '.join(figure_lines(figures))}",
-        meaning="ratios between variants hold better than seconds",
+        meaning="ratios between variants on this device hold better than seconds; ratios to other devices "
+        "do not",
         remedy="calibrate this profile, or compare with one that is measured",
     )

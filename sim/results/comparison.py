@@ -13,6 +13,7 @@ from sim.results.statistics import Interval, mean_interval, ratio_interval
 from sim.results.summary import Summary, rounded
 from sim.scenario.caution import Caution
 from sim.scenario.fields import Threshold
+from sim.scenario.file import asked
 
 _FULL = 0.95
 
@@ -112,10 +113,8 @@ class Comparison:
 
     @property
     def asked(self) -> str:
-        """The question; with changes it is no longer quite the file's, and says so."""
-        if not self.changes:
-            return self.question
-        return f"Asked of: {self.question} Changed: {', '.join(self.changes)}"
+        """The question, with what was changed."""
+        return asked(self.question, self.changes)
 
     @property
     def warning_lines(self) -> tuple[str, ...]:

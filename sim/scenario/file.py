@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
@@ -112,9 +112,20 @@ class ScenarioFile(Generic[ScenarioT_co]):
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """What was asked otherwise than in the file; more seeds ask the same."""
-        trace = (f"trace={self.trace}",) if self.trace else ()
-        return (*(text for text in self.overrides if not text.startswith("seeds=")), *trace)
+        """What was asked otherwise than in the file."""
+        return changes_of(self.overrides, self.trace)
+
+
+def asked(question: str, changes: Sequence[str]) -> str:
+    """The question; with changes it is no longer quite the file's, and says so."""
+    return f"Asked of: {question} Changed: {', '.join(changes)}" if changes else question
+
+
+def changes_of(overrides: Sequence[str], trace: str | None) -> tuple[str, ...]:
+    """What was asked otherwise than in the file; more seeds, or bounds of one's own, ask the same."""
+    same = ("seeds=", "thresholds")
+    given = (text for text in overrides if not text.startswith(same))
+    return (*given, *((f"trace={trace}",) if trace else ()))
 
 
 def to_raw(file: ScenarioFile[AnyScenario]) -> dict[str, Any]:

@@ -184,7 +184,9 @@ def read_trace(workload: Workload, seed: int, base_dir: Path) -> RequestTable:
         timing, more = _drawn_times(workload, seed, base_dir, total)
     else:
         timing, more = _played_times(workload, times[trace.skip_requests :], total)
-    rows = np.resize(order, len(timing["arrival_ps"]))  # repeats the order as often as needed
+    num_rows = len(timing["arrival_ps"])
+    more = (*more, *_part_note(num_rows, len(order), timing["arrival_ps"]))
+    rows = np.resize(order, num_rows)  # repeats the order as often as needed
     return RequestTable(
         prompt_tokens=prompts[rows],
         output_tokens=outputs[rows],
@@ -295,6 +297,15 @@ def _shortfall(workload: Workload, num_rows: int) -> tuple[str, ...]:
     if workload.num_requests is None or num_rows >= workload.num_requests:
         return ()
     return (f"The trace gives {num_rows:,} of the {workload.num_requests:,} requests asked for.",)
+
+
+def _part_note(num_played: int, num_there: int, arrival_ps: Int64) -> tuple[str, ...]:
+    """That only a part was played: what holds for it need not hold for the busiest hour of the whole."""
+    if num_played >= num_there:
+        return ()
+    span_s = max(0, int(arrival_ps[-1])) / PS_PER_S if num_played else 0.0
+    played = f"Played of it: the first {num_played:,} of {num_there:,} requests, over {span_s:,.6g} s"
+    return (f"{played}; the rest may come faster or be longer.",)
 
 
 def _block_segments(
