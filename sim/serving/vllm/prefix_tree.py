@@ -101,7 +101,7 @@ class PrefixTree:
     def enter(self, request: Request) -> None:
         """Fills ``request.path`` for every block that its prompt and output will fill."""
         size = self._block_size
-        request.path, request.registers_late = [], False
+        request.path, request.is_alone, request.registers_late = [], False, False
         wanted = request.end_tokens // size
         output_tokens = request.end_tokens - request.num_prompt_tokens
         segments = merged([*request.prompt, (request.stream_of_output, 0, output_tokens)])

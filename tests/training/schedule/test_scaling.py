@@ -99,9 +99,9 @@ def test_the_report_shows_three_curves_and_says_what_cannot_run(tmp_path: Path) 
         "training": {"num_workers": 4, "num_steps": 50, "gpus_per_node": 8},
     }
     answer = run_scenario(load(tmp_path, **single))
-    section = next(one for one in build_report(answer).sections if one.title == "How far it scales")
-    assert [one.key for one in section.pictures] == ["scaling-rate", "scaling-efficiency", "scaling-exposed"]
-    assert [row[0] for row in section.pictures[0].rows] == [1, 2, 4]
+    pictures = {one.key: one for section in build_report(answer).sections for one in section.pictures}
+    assert {"scaling-rate", "scaling-efficiency", "scaling-exposed"} <= set(pictures)
+    assert [row[0] for row in pictures["scaling-rate"].rows] == [1, 2, 4]
     assert "cannot run with 16, 64, 256, 1024 workers" in render_markdown(report_of(answer))
 
 
