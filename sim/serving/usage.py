@@ -9,11 +9,13 @@ given_out − wanted. Both engines write such rows; their integrals must be the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from sim.arrays import Bools, Int64
+from sim.errors import InvariantError
 
 if TYPE_CHECKING:
     from sim.serving.records import BlockMap
@@ -56,17 +58,19 @@ def integrate_within(
     duration = steps * columns["first_step_ps"] + columns["step_growth_ps"] * (steps * (steps - 1) // 2)
     overlap = np.minimum(start + duration, window_ps[1]) - np.maximum(start, window_ps[0])
     is_inside = overlap == duration
-    jumps = np.flatnonzero(steps > 1).tolist()
-    grown = dict(zip(jumps, grown_tokens_ps, strict=True))
+    jumps = np.flatnonzero(steps > 1)
+    if len(jumps) != len(grown_tokens_ps):
+        raise InvariantError(f"{len(jumps)} jumps, and what KV grew in {len(grown_tokens_ps)} of them")
 
     def of_rows(rows: Bools | list[int], grown_ps: int) -> dict[str, int]:
         chosen = {name: columns[name][rows] for name in USAGE_COLUMNS}
         return integrate(chosen, is_paged=is_paged, grown_tokens_ps=grown_ps)
 
-    total = of_rows(is_inside, sum(grown[row] for row in jumps if is_inside[row]))
+    total = of_rows(is_inside, sum(compress(grown_tokens_ps, is_inside[jumps].tolist())))
     for row in np.flatnonzero((overlap > 0) & ~is_inside).tolist():
         part, whole = int(overlap[row]), int(duration[row])
-        for kind, amount in of_rows([row], grown.get(row, 0)).items():
+        grown_ps = grown_tokens_ps[int(np.searchsorted(jumps, row))] if steps[row] > 1 else 0
+        for kind, amount in of_rows([row], grown_ps).items():
             total[kind] += amount * part // whole
     return total
 
