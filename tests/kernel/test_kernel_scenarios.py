@@ -62,7 +62,7 @@ def test_the_bar_of_standard_attention_names_its_scores(key: str) -> None:
     assert at["P = softmax(S)" if key == "hbm_traffic" else "softmax"] > 0
     assert at.get("all others", 0.0) < 0.05 * sum(at.values())
     # Under whatever name, the whole bar is there: the numbers below the picture are its parts.
-    numbers = sum(sum(row[2:]) for row in pictures[key].rows if row[0] == "standard")  # type: ignore[arg-type]
+    numbers = sum(float(str(part)) for row in pictures[key].rows if row[0] == "standard" for part in row[2:])
     assert sum(at.values()) == pytest.approx(numbers, rel=0.01)
 
 
