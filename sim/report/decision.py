@@ -229,19 +229,17 @@ def _slo_table(comparison: Comparison) -> Table | None:
     """What the SLO asks and what was found, in digits that show the side; the worst seed of each variant."""
     rows = []
     for name in comparison.variants:
-        runs = comparison.summaries[name]
-        for lines in zip(*(run.slo for run in runs), strict=True):
-            worst = max(lines, key=lambda line: line.excess)
+        num_seeds = len(comparison.summaries[name])
+        for worst, met in comparison.slo_found(name):
             found, limit = telling(worst.value, worst.limit, is_time=worst.is_most)
-            met = sum(line.is_met is True for line in lines)
-            missed = "✗ missed" if len(lines) == 1 else f"✗ {met} of {len(lines)} seeds"
-            word = "✓ met" if met == len(lines) else missed
+            missed = "✗ missed" if num_seeds == 1 else f"✗ {met} of {num_seeds} seeds"
+            word = "✓ met" if met == num_seeds else missed
             rows.append(
                 (
                     Cell(text=worst.metric if worst.is_most else worst.of, small=name),
                     Cell(text=f"{'at most' if worst.is_most else 'at least'} {limit}"),
-                    Cell(text=found, small="" if len(lines) == 1 else "in the worst seed"),
-                    Cell(text=word, tone="good" if met == len(lines) else "bad"),
+                    Cell(text=found, small="" if num_seeds == 1 else "in the worst seed"),
+                    Cell(text=word, tone="good" if met == num_seeds else "bad"),
                     Cell(text="yes" if worst.decides else "no"),
                 )
             )

@@ -169,9 +169,8 @@ def _verdicts(comparison: Comparison) -> str:
         lines.append(_wrapped(f"{name}: {comparison.verdicts(name)} ({summaries[0].verdict.reason}){slo}"))
         if summaries[0].window:
             lines.append(_wrapped(f"  measured: {summaries[0].window}"))
-        for found in zip(*(summary.slo for summary in summaries), strict=True):
-            worst = max(found, key=lambda line: line.excess)
-            lines.append(_wrapped(f"  {worst}{'' if len(found) == 1 else ' (worst seed)'}"))
+        of_worst = "" if len(summaries) == 1 else " (worst seed)"
+        lines += [_wrapped(f"  {worst}{of_worst}") for worst, _ in comparison.slo_found(name)]
     note = ""
     if len(comparison.variants) > 1 and len(comparison.seeds) > 1:
         note = f"* the 95 % interval over {len(comparison.seeds)} seeds, paired by seed, excludes 1\n\n"

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from sim.errors import InvariantError, ScenarioError, did_you_mean
 from sim.results.metric import Metric
 from sim.results.statistics import Interval, mean_interval, ratio_interval
-from sim.results.summary import Summary, rounded
+from sim.results.summary import SloLine, Summary, rounded
 from sim.scenario.caution import Caution
 from sim.scenario.fields import Threshold
 from sim.scenario.file import asked
@@ -131,6 +131,14 @@ class Comparison:
         words = [summary.verdict.word for summary in self.summaries[variant]]
         counts = {word: words.count(word) for word in words}
         return words[0] if len(counts) == 1 else ", ".join(f"{n} {word}" for word, n in counts.items())
+
+    def slo_found(self, variant: str) -> list[tuple[SloLine, int]]:
+        """What the SLO asks of the variant: the line of its worst seed, and how many of the seeds meet it."""
+        by_line = zip(*(summary.slo for summary in self.summaries[variant]), strict=True)
+        return [
+            (max(lines, key=lambda line: line.excess), sum(line.is_met is True for line in lines))
+            for lines in by_line
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: means, ratios and differences by variant and metric; deterministic."""
