@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from hypothesis import strategies as st
@@ -12,12 +13,17 @@ from sim.hardware import load_hardware
 from sim.hardware.engine_profile import EngineOverheads
 from sim.model.config import load_model
 from sim.serving.records import RequestTable, RunResult
+from sim.serving.request import NEVER
+from sim.serving.result import kv_usage, result_of
 from sim.serving.run import run_serving
 from sim.serving.scenario import Scenario, Workload
 
 HARDWARE = load_hardware("h100-sxm-80gb")
 MODEL = load_model("llama-3.1-8b")
 MS = 10**9
+
+KV_OF_WHOLE_RUN: dict[int, dict[str, int]] = {}
+"""By ``id`` of a result of ``run``: KV tokens × time of all its rows, where a window counts parts of some."""
 
 
 @st.composite
@@ -108,4 +114,13 @@ def run(
         engine=plain_engine(stepping=stepping, **engine),
         **fields,
     )
-    return run_serving(scenario, table, record_block_map=has_block_map)
+    found: dict[str, int] = {}
+
+    def noted(scenario: Scenario, recorder: Any, engines: Any, **rest: Any) -> RunResult:
+        found.update(kv_usage(engines, (0, NEVER)))
+        return result_of(scenario, recorder, engines, **rest)
+
+    with patch("sim.serving.run.result_of", noted):
+        result = run_serving(scenario, table, record_block_map=has_block_map)
+    KV_OF_WHOLE_RUN[id(result)] = found
+    return result

@@ -7,7 +7,7 @@ these elsewhere (``sim.serving.summary``).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -181,4 +181,3 @@ class RunResult:
     explain: Mapping[str, Any]  # where the memory went, and the price's constants
     has_window: bool = False  # whether ``window_ps`` is a window, and not the whole run
     window_said: str = ""  # the same in words
-    kv_run_tokens_ps: Mapping[str, int] = field(default_factory=dict)  # kv_time_tokens_ps of the whole run

@@ -40,7 +40,6 @@ def result_of(
     if not window.is_whole:
         came_late = requests.arrival_ps >= window.begin_ps
         requests = replace(requests, is_measured=requests.is_measured & came_late)
-    end_of_run = max(int(segments.end_ps.max(initial=0)), whole[1])
     return RunResult(
         scenario=scenario,
         variant=variant,
@@ -55,7 +54,6 @@ def result_of(
         window_said=window.said(first_arrival_of(requests)),
         kv_budget_tokens=capacity if scenario.engine.has_kv_budget else 0,
         kv_time_tokens_ps=kv_usage(engines, window.bounds_ps),
-        kv_run_tokens_ps=kv_usage(engines, (0, end_of_run)),
         operator_s=split_by_operator(
             price, segments, sum(sum(engine.stations.busy_ps) for engine in engines if engine.stations)
         ),
