@@ -118,6 +118,7 @@ def _blame_grid(error: ScenarioError, arguments: argparse.Namespace) -> Scenario
     keys = [over.partition("=")[0].strip() for over in arguments.over]
     if error.file == "--set" and any(error.path == key or error.path.startswith(f"{key}.") for key in keys):
         error.file = "--over"
+        error.hint = error.hint.replace("--set compare.variants", "--over compare.variants", 1)
     return error
 
 

@@ -21,16 +21,21 @@ from sim.scenario.variants import (
     Override,
     apply_override,
     blame,
+    check_reach,
+    dropped_keys,
+    empty_merge,
     has_path,
     merge,
     parse_override,
     split_compare,
+    taken_away,
     with_trace,
 )
 
 if TYPE_CHECKING:
     from sim.kinds.registry import AnyKind
     from sim.scenario.caution import Caution
+    from sim.scenario.variants import Choices
 
 
 MAX_SEEDS = 1000
@@ -85,6 +90,7 @@ def _check_threshold(threshold: Threshold, place: Place, names: Sequence[str]) -
             f"no such variant{did_you_mean(threshold.variant, names)}",
             given=threshold.variant,
             allowed=listed,
+            hint="another variant, or --set thresholds=null",
         )
     if threshold.variant is None and len(names) > 1:
         raise place.child("variant").error(
@@ -194,8 +200,10 @@ def load_tree(
     variant refuse, in place of an error.
     """
     _check_version(tree, file)
-    tree = {name: value for name, value in tree.items() if name != MEASURED}
-    tree, overrides, warnings = _renamed(tree, overrides, file)
+    written = {name: value for name, value in tree.items() if name != MEASURED}
+    written, warnings = rename_tree(written, _kind_named(written), file)
+    tree, overrides, more = _with_overrides(written, overrides, file)
+    warnings = tuple(dict.fromkeys((*warnings, *more)))
     try:
         _check_version(tree, file)
     except ScenarioError as error:
@@ -204,8 +212,7 @@ def load_tree(
         _refuse_trace_of(_kind(tree, file), file)
         tree = with_trace(tree, str(_existing_trace(trace)))
     base_tree, compare = split_compare(tree, file)
-    for override in overrides:
-        _refuse_if_unused(override, compare)
+    warnings += check_reach(written, overrides, compare, _choices_of(written))
     base, why_not = _load_base(base_tree, compare, (file, overrides))
     if why_not is not None and refused is None:
         raise why_not
@@ -230,26 +237,35 @@ def load_tree(
     )
 
 
-def _renamed(
+def _kind_named(tree: Mapping[str, Any]) -> str:
+    return str(tree.get("kind", "serving"))
+
+
+def _choices_of(tree: Mapping[str, Any]) -> Choices:
+    kind = _kind_named(tree)
+    return KINDS[kind].choices if kind in KINDS else {}
+
+
+def _with_overrides(
     tree: dict[str, Any], overrides: Sequence[Override], file: str
 ) -> tuple[dict[str, Any], Sequence[Override], tuple[Caution, ...]]:
-    """The tree with the overrides laid over it, under today's names, and warnings of old names met."""
-    kind = str(tree.get("kind", "serving"))
-    choices = KINDS[kind].choices if kind in KINDS else {}
-    tree, warnings = rename_tree(tree, kind, file)
+    """The tree with the overrides laid over it, under today's names; of old names and lost keys a warning."""
+    kind, choices = _kind_named(tree), _choices_of(tree)
+    warnings: tuple[Caution, ...] = ()
     under_new_names = []
     for given in overrides:
         override, more = rename_override(given, kind)
         under_new_names.append(override)
         before, tree = tree, apply_override(tree, override, choices)
         if override.value == {} and tree == before:
-            raise _empty_merge(override)
-        warnings += more
+            raise empty_merge(override)
+        dropped = dropped_keys(before, tree, override)
+        warnings += (*more, *([dropped] if dropped else []))
     for override in under_new_names:
-        if not has_path(tree, override.steps):
-            raise _taken_away(override)
+        if override.value is not None and not has_path(tree, override.steps):
+            raise taken_away(override)
     tree, more = rename_tree(tree, kind, file)  # an override's value may be a mapping
-    return tree, under_new_names, tuple(dict.fromkeys((*warnings, *more)))
+    return tree, under_new_names, (*warnings, *more)
 
 
 def _find(path: str | Path) -> Path:
@@ -322,44 +338,6 @@ def _existing_trace(trace: str) -> Path:
     raise ScenarioError(
         "no such trace file", file="--trace", given=trace, allowed="the path of a file", hint=hint
     )
-
-
-def _empty_merge(override: Override) -> ScenarioError:
-    """``--set`` lays a mapping over the one that is there: an empty one would change nothing, in silence."""
-    return ScenarioError(
-        "an empty mapping is laid over what the file says, and changes nothing",
-        file="--set",
-        path=override.path,
-        given=override.text,
-        allowed="a mapping with keys, or null for the key's default",
-    )
-
-
-def _taken_away(override: Override) -> ScenarioError:
-    """A later ``--set`` chose what does not understand this key, or replaced what it stands in."""
-    return ScenarioError(
-        "has no effect: a later --set takes it away",
-        file="--set",
-        path=override.path,
-        given=override.text,
-        allowed="keys that go with what the other --set choose",
-        hint="leave one of the two out",
-    )
-
-
-def _refuse_if_unused(override: Override, compare: Compare) -> None:
-    """An override that every variant overrides again would change nothing, in silence."""
-    if compare.is_given and all(
-        has_path(compare.differences[name], override.steps) for name in compare.names
-    ):
-        raise ScenarioError(
-            "has no effect: every variant of compare sets this key itself",
-            file="--set",
-            path=override.path,
-            given=override.text,
-            allowed="keys that some variant takes from the file",
-            hint=f"--set compare.variants.{compare.names[0]}.{override.text}",
-        )
 
 
 Source = tuple[str, Sequence[Override]]

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from sim.kinds.registry import kind_of
 from sim.plan.evaluate import Point, Row
-from sim.plan.sweep import Sweep, flattened
+from sim.plan.sweep import Sweep
+from sim.scenario.variants import flattened
 
 if TYPE_CHECKING:
     from sim.kinds.registry import AnyKind

@@ -27,6 +27,7 @@ from sim.plan.evaluate import (
     warnings_of,
 )
 from sim.scenario.renamed import metric_name
+from sim.scenario.variants import flattened, has_path, parse_override
 
 _NUMBER = r"-?\d+(?:\.\d+)?"
 
@@ -153,9 +154,42 @@ def sweep_points(
             )
             for variant in file.variants
         ]
+    _refuse_copies(points)
     if len(errors) == len(points):
         raise told_together([ScenarioError("no point of the grid can run", path="--over"), *errors])
     return points
+
+
+def _refuse_copies(points: Sequence[Point]) -> None:
+    """Refuses an axis that a variant overrides: all points of that variant along it would be the same run."""
+    first = points[0].swept
+    for key in first:
+        values = list(dict.fromkeys(point.swept[key] for point in points))
+        top = parse_override(f"{key}=0").steps[:1]
+        if len(values) < 2 or top == ("compare",):
+            continue
+        lines: dict[str, list[Point]] = {}
+        for point in points:
+            if all(point.swept[other] == first[other] for other in first if other != key):
+                lines.setdefault(point.variant, []).append(point)
+        for variant, line in lines.items():
+            is_same = all(point.scenario == line[0].scenario for point in line)
+            if is_same and has_path(line[0].differences, top):
+                raise _copies(key, values, variant, len(lines))
+
+
+def _copies(key: str, values: Sequence[str], variant: str, num_variants: int) -> ScenarioError:
+    leave_out = f"--set compare.variants.{variant}=null to leave it out, " if num_variants > 2 else ""
+    axis = f"{key}={','.join(values)}"
+    return ScenarioError(
+        f"variant {variant} sets this key itself: along this axis its points would all be the same run",
+        file="--over",
+        path=key,
+        given=axis if len(axis) <= 80 else f"{key}={values[0]},...,{values[-1]}",
+        allowed="keys that every variant takes from the file",
+        hint=f"--over compare.variants.{variant}.{key}=... to sweep that variant, {leave_out}"
+        "or --set compare=null to sweep the scenario without its variants",
+    )
 
 
 def _at(swept: Mapping[str, str], variant: str, error: ScenarioError) -> ScenarioError:
@@ -183,18 +217,6 @@ def settings_of(
 
 
 _ABOUT_THE_FILE = ("schema_version", "question", "thresholds", "measured", "kind")
-
-
-def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree by key path; lists stay whole, and so do variants, whose differences are read together."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        path = f"{prefix}{name}"
-        if isinstance(value, Mapping) and value and not prefix.startswith("compare.variants."):
-            flat |= flattened(value, f"{path}.")
-        else:
-            flat[path] = value
-    return flat
 
 
 def _is_below(name: str, key: str) -> bool:

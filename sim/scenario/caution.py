@@ -25,6 +25,8 @@ CautionKind = Literal[
     "loss_not_falling",
     "target_not_reached",
     "renamed",
+    "keys_dropped",
+    "variants_not_reached",
 ]
 
 

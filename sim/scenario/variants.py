@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.errors import ScenarioError, did_you_mean
+from sim.scenario.caution import Caution
 from sim.scenario.fields import Announced
 from sim.scenario.place import Place
 from sim.scenario.strict_yaml import parse_value
@@ -30,10 +31,16 @@ _STEP = re.compile(r"([^\[\]]*)((?:\[\d{1,6}\])*)")
 def merge(
     base: Mapping[str, Any], differences: Mapping[str, Any], choices: Choices, *, is_top: bool = True
 ) -> dict[str, Any]:
-    """``differences`` laid over ``base``: mappings key by key, everything else replaced."""
+    """``differences`` laid over ``base``: mappings key by key, everything else replaced, null takes away.
+
+    A null of a key that ``base`` has not stays, so that the loader can tell a misspelt one.
+    """
     merged = dict(base)
     for name, value in differences.items():
         old = merged.get(name)
+        if value is None and name in merged:
+            del merged[name]
+            continue
         if (
             is_top
             and name in NAMED
@@ -99,7 +106,7 @@ def parse_override(text: str) -> Override:
             path=name,
             given=text,
             allowed=f"{name}=value",
-            hint=f"{name}=null to take the key's default",
+            hint=f"{name}=null to take the key away, so that its default holds",
         )
     try:
         value = parse_value(written, file="--set")
@@ -120,6 +127,29 @@ def override_of(path: str, value: object, place: Place) -> Override:
     return Override(text=f"{path}={value}", steps=steps, value=value)
 
 
+def empty_merge(override: Override) -> ScenarioError:
+    """``--set`` lays a mapping over the one that is there: an empty one would change nothing, in silence."""
+    return ScenarioError(
+        "an empty mapping is laid over what the file says, and changes nothing",
+        file="--set",
+        path=override.path,
+        given=override.text,
+        allowed="a mapping with keys, or null for the key's default",
+    )
+
+
+def taken_away(override: Override) -> ScenarioError:
+    """A later ``--set`` chose what does not understand this key, or replaced what it stands in."""
+    return ScenarioError(
+        "has no effect: a later --set takes it away",
+        file="--set",
+        path=override.path,
+        given=override.text,
+        allowed="keys that go with what the other --set choose",
+        hint="leave one of the two out",
+    )
+
+
 def _parse_steps(name: str) -> tuple[str | int, ...] | None:
     steps: list[str | int] = []
     for part in name.split("."):
@@ -132,7 +162,7 @@ def _parse_steps(name: str) -> tuple[str | int, ...] | None:
 
 
 def apply_override(tree: dict[str, Any], override: Override, choices: Choices) -> dict[str, Any]:
-    """A copy of ``tree`` in which the override's key has its value."""
+    """A copy of ``tree`` in which the override's key has its value, or is not there where that is null."""
     changed = _set(tree, override, 0, choices)
     assert isinstance(changed, dict)  # a key path has a first key
     return changed
@@ -145,15 +175,19 @@ def _set(node: object, override: Override, depth: int, choices: Choices) -> obje
             return merge(node, new, choices, is_top=False)
         return new
     step = override.steps[depth]
+    is_taken_away = override.value is None and depth + 1 == len(override.steps)
     if isinstance(step, int):
         items = _list_with(node, override, depth, step)
-        return [*items[:step], _set(items[step], override, depth + 1, choices), *items[step + 1 :]]
+        kept = [] if is_taken_away else [_set(items[step], override, depth + 1, choices)]
+        return [*items[:step], *kept, *items[step + 1 :]]
     if isinstance(node, str) and depth == 1 and override.steps[0] in NAMED:
         node = {"base": node}
     if node is None:
         node = {}
     if not isinstance(node, Mapping):
         raise _cannot_descend(node, override, depth)
+    if is_taken_away and step in node:
+        return {name: value for name, value in node.items() if name != step}
     child = _set(node.get(step), override, depth + 1, choices)
     return _without_orphans({**node, step: child}, {step: child}, choices)
 
@@ -192,6 +226,48 @@ def has_path(node: object, steps: tuple[str | int, ...]) -> bool:
             return False
         node = node[step]
     return True
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree by key path; lists stay whole, and so do variants, whose differences are read together."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value and not prefix.startswith("compare.variants."):
+            flat |= flattened(value, f"{path}.")
+        else:
+            flat[path] = value
+    return flat
+
+
+def dropped_keys(before: Mapping[str, Any], after: Mapping[str, Any], override: Override) -> Caution | None:
+    """What left ``before`` with an override that did not name it: keys of the choice that it replaced.
+
+    A null, or a plain value in the place of a mapping, names all that it takes away. A device or a model in
+    the place of another does not name the differences from that one.
+    """
+    path, value = override.path, override.value
+    if value is None or (not isinstance(value, Mapping) and path not in NAMED):
+        named = f"{path}."
+    else:
+        named = f"{path}.base." if path in NAMED else ""
+    asked = flattened(value, f"{path}.") if isinstance(value, Mapping) else {}
+    kept = [f"{name}." for name in flattened(after)]
+    gone = [
+        name
+        for name in flattened(before)
+        if not any(one.startswith(f"{name}.") for one in kept)
+        and not (named and f"{name}.".startswith(named))
+        and asked.get(name, name) is not None
+    ]
+    if not gone:
+        return None
+    return Caution(
+        kind="keys_dropped",
+        observation=f"{override.text} takes {', '.join(gone)} away",
+        meaning=f"{'they belong' if len(gone) > 1 else 'it belongs'} to what was chosen before",
+        remedy="set what the new choice needs beside it",
+    )
 
 
 def with_trace(tree: dict[str, Any], path: str) -> dict[str, Any]:
@@ -272,6 +348,68 @@ def split_compare(tree: Mapping[str, Any], file: str) -> tuple[dict[str, Any], C
             hint=f"reference: {next(iter(differences))}",
         )
     return rest, Compare(reference=reference, differences=differences, is_given=True)
+
+
+def check_reach(
+    tree: Mapping[str, Any], overrides: Sequence[Override], compare: Compare, choices: Choices
+) -> tuple[Caution, ...]:
+    """A warning per override that some variants do not take; one that none takes is refused."""
+    given = _with_all(tree, overrides, choices)
+    found = []
+    for index, override in enumerate(overrides if compare.is_given else ()):
+        try:
+            without = _with_all(tree, [*overrides[:index], *overrides[index + 1 :]], choices)
+        except ScenarioError:
+            continue  # another one goes on from it
+        left = [] if without == given else _unreached((without, given), compare, choices)
+        if len(left) == len(compare.names):
+            raise _reaches_none(override, compare)
+        if left:
+            found.append(_reaches_some(override, left))
+    return tuple(found)
+
+
+def _with_all(tree: Mapping[str, Any], overrides: Sequence[Override], choices: Choices) -> dict[str, Any]:
+    changed = dict(tree)
+    for override in overrides:
+        changed = apply_override(changed, override, choices)
+    return {name: value for name, value in changed.items() if name != "compare"}
+
+
+def _unreached(trees: tuple[dict[str, Any], dict[str, Any]], compare: Compare, choices: Choices) -> list[str]:
+    """The variants that come out the same of both trees."""
+    without, given = trees
+    return [
+        name
+        for name, differences in compare.differences.items()
+        if merge(without, differences, choices) == merge(given, differences, choices)
+    ]
+
+
+def _reaches_none(override: Override, compare: Compare) -> ScenarioError:
+    return ScenarioError(
+        "has no effect: every variant of compare sets this key itself",
+        file="--set",
+        path=override.path,
+        given=override.text,
+        allowed="keys that some variant takes from the file",
+        hint=f"--set compare.variants.{compare.names[0]}.{override.text}, or --set compare=null to run the "
+        "scenario without its variants",
+    )
+
+
+def _reaches_some(override: Override, left: Sequence[str]) -> Caution:
+    who, verb = ("variant", "sets") if len(left) == 1 else ("variants", "set")
+    return Caution(
+        kind="variants_not_reached",
+        observation=f"{override.text} does not reach {who} {', '.join(left)}",
+        meaning=f"{'it' if len(left) == 1 else 'they'} {verb} {override.path} {_itself(left)}",
+        remedy=f"--set compare.variants.{left[0]}.{override.text} changes that",
+    )
+
+
+def _itself(names: Sequence[str]) -> str:
+    return "itself" if len(names) == 1 else "themselves"
 
 
 def _read_variants(given: object, place: Place) -> dict[str, Mapping[str, Any]]:

@@ -107,6 +107,29 @@ class CountingExecutor(SerialExecutor):
         return super().submit(fn, *args, **kwargs)
 
 
+def test_an_axis_that_a_variant_overrides_is_refused(tiny: Path) -> None:
+    variants = "{a: {}, b: {engine: {max_num_seqs: 2}}, c: {replicas: 2}}"
+    tiny.write_text(tiny.read_text() + f"compare: {{reference: a, variants: {variants}}}\n")
+    with pytest.raises(ScenarioError) as caught:
+        sweep_points(str(tiny), ["replicas=1:3", "engine.block_size=16,32"])
+    error = caught.value
+    assert (error.file, error.path) == ("--over", "replicas") and "variant c sets this key itself" in str(
+        error
+    )
+    assert "--set compare.variants.c=null" in error.hint and "--set compare=null" in error.hint
+    without_c = sweep_points(str(tiny), ["replicas=1:3"], overrides=["compare.variants.c=null"])
+    assert [point.variant for point in without_c] == ["a", "b"] * 3
+    assert len(sweep_points(str(tiny), ["replicas=1:3"], overrides=["compare=null"])) == 3
+    of_c = sweep_points(str(tiny), ["compare.variants.c.replicas=2,3"])
+    assert [one.scenario.replicas for one in of_c if one.variant == "c"] == [2, 3]
+    one_value = sweep_points(str(tiny), ["replicas=3"])
+    assert [one.kind for one in one_value[0].warnings] == ["variants_not_reached"]
+    both = variants.replace("a: {}", "a: {replicas: 4}").replace("b: {", "b: {replicas: 5, ")
+    tiny.write_text(tiny.read_text().replace(variants, both))
+    with pytest.raises(ScenarioError, match="every variant of compare sets this key itself"):
+        sweep_points(str(tiny), ["replicas=1:3"])
+
+
 def test_an_interrupted_sweep_goes_on_where_it_stopped(tiny: Path, empty_folder: Path) -> None:
     points, ledger = sweep_points(str(tiny), ["replicas=1:5"]), empty_folder / "points.jsonl"
     with pytest.raises(KeyboardInterrupt):

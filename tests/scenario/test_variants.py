@@ -59,6 +59,77 @@ def test_an_override_without_effect_is_refused(load: Load) -> None:
     assert "has no effect" in str(error) and "compare.variants.static" in error.hint
 
 
+def test_an_override_that_a_variant_replaces_as_a_whole_has_no_effect_on_it(load: Load) -> None:
+    closed = "{workload: {arrivals: {process: closed_loop, concurrency: 8}}}"
+    text = changed("continuous: {}", f"continuous: {closed}")
+    both = text.replace("static: {engine: {batching: static, kv_allocator: contiguous}}", f"static: {closed}")
+    error = refusal(load, both, overrides=["workload.arrivals.requests_per_s=9"])
+    assert "has no effect" in str(error) and "compare=null" in error.hint
+
+
+def test_an_override_that_reaches_some_variants_says_which_it_does_not(load: Load) -> None:
+    file = load(GOOD, overrides=["engine.kv_allocator=contiguous"])
+    (warning,) = file.warnings
+    assert warning.kind == "variants_not_reached"
+    assert "does not reach variant static: it sets engine.kv_allocator itself" in str(warning)
+    assert load(GOOD, overrides=["engine.max_num_seqs=64"]).warnings == ()
+    assert load(GOOD, overrides=["engine.kv_allocator=paged"]).warnings == (), "as the file has it"
+    merged = load(GOOD, overrides=["engine={max_num_seqs: 64}"])  # both variants know of engine
+    assert merged.warnings == ()
+    assert all(one.scenario.engine.max_num_seqs == 64 for one in merged.variants)
+
+
+def test_null_takes_a_key_away_so_that_its_default_holds(load: Load) -> None:
+    alone = load(GOOD, overrides=["compare=null", "thresholds=null", "slo=null", "engine.max_num_seqs=null"])
+    assert [variant.name for variant in alone.variants] == ["base"]
+    assert alone.base.slo.bounds == {} and alone.base.thresholds == ()
+    assert alone.base.engine.max_num_seqs == 256 and "max_num_seqs" not in alone.raw["engine"]
+    kept = load(GOOD, overrides=["slo={ttft_s: null}"]).base.slo
+    assert (kept.ttft_s, kept.tpot_s) == (None, 0.05)
+    three = changed("continuous: {}", "continuous: {}\n    small: {engine: {max_num_seqs: 8}}")
+    assert [one.name for one in load(three, overrides=["compare.variants.small=null"]).variants] == [
+        "static",
+        "continuous",
+    ]
+    assert len(load(GOOD, overrides=["thresholds[0]=null"]).base.thresholds) == 0
+    assert load(GOOD, overrides=["engine.profile=null"]).base.engine.profile is None, "it was not there"
+    assert "did you mean profile?" in str(refusal(load, GOOD, overrides=["engine.profil=null"]))
+    assert "missing" in str(refusal(load, GOOD, overrides=["hardware=null"]))
+
+
+def test_a_null_of_a_variant_takes_the_key_away_too(load: Load) -> None:
+    text = changed("continuous: {}", "continuous: {engine: {max_num_seqs: null, profile: null}}")
+    assert load(text).variants[1].scenario.engine.max_num_seqs == 256
+    small = text.replace("max_num_seqs: 256", "max_num_seqs: 9")
+    assert [one.scenario.engine.max_num_seqs for one in load(small).variants] == [9, 256]
+
+
+@pytest.mark.parametrize(
+    ("override", "gone"),
+    [
+        ("engine.kv_allocator=paged", "engine.kv_reservation"),
+        ("engine={kv_allocator: paged}", "engine.kv_reservation"),
+        ("workload.arrivals={process: closed_loop, concurrency: 4}", "workload.arrivals.requests_per_s"),
+        ("hardware=h200-sxm-141gb", "hardware.hbm_bytes_per_s"),
+        ("hardware={base: h200-sxm-141gb}", "hardware.hbm_bytes_per_s"),
+        ("workload.prompt_tokens=5", ""),
+        ("slo=null", ""),
+        ("slo={tpot_s: null}", ""),
+        ("hardware.sm_count=100", ""),
+    ],
+)
+def test_keys_that_leave_with_what_an_override_replaces_are_told(
+    load: Load, override: str, gone: str
+) -> None:
+    contiguous = "kv_allocator: contiguous\n  kv_reservation: pow2\n"
+    text = without_compare().replace("kv_allocator: paged\n", contiguous)
+    text = text.replace("hardware: h100-sxm-80gb", "hardware: {base: h100-sxm-80gb, hbm_bytes_per_s: 4 TB/s}")
+    told = [str(one) for one in load(text, overrides=[override]).warnings if one.kind == "keys_dropped"]
+    meaning = "it belongs to what was chosen before; set what the new choice needs beside it"
+    expected = f"{override} takes {gone} away: {meaning}"
+    assert told == ([expected] if gone else [])
+
+
 def test_a_variant_with_another_tag_replaces_the_object(load: Load) -> None:
     arrivals, prompts = "{process: closed_loop, concurrency: 8}", "{distribution: fixed, value: 3}"
     closed = f"{{workload: {{arrivals: {arrivals}, prompt_tokens: {prompts}}}}}"
