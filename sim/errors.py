@@ -94,7 +94,8 @@ def closest(word: object, options: Iterable[str], *, cutoff: float = NEAR) -> st
         by_folded.setdefault(_folded(option), option)
     given = _folded(str(word)[:100])
     # The beginning of a name, h200 for h200-sxm-141gb, before names that look like it.
-    near = [option for option in by_folded if len(given) >= 3 and option.startswith(f"{given}_")]
+    begins = cutoff < A_SLIP and len(given) >= 3
+    near = [option for option in by_folded if begins and option.startswith(f"{given}_")]
     near = near or [
         option
         for option in difflib.get_close_matches(given, by_folded, n=5, cutoff=cutoff)

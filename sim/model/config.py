@@ -11,6 +11,7 @@ from typing import Any
 from sim.errors import ScenarioError
 from sim.model.families import FAMILIES, LARGEST, ConfigReader, listed_layers, num_layers
 from sim.model.shape import MambaShape, MlaShape, ModelShape, MoeShape
+from sim.scenario.not_modelled import not_modelled
 from sim.scenario.shipped import data_dir
 
 Fields = dict[str, Any]
@@ -281,12 +282,13 @@ def _refuse_unused(c: ConfigReader, must_use: Iterable[str]) -> None:
             import difflib
 
             close = difflib.get_close_matches(key, sorted(c.used), n=1)
+            asked = not_modelled(key)
             raise ScenarioError(
-                "not a key that this model uses",
+                str(asked) if asked else "not a key that this model uses",
                 file=c.file,
                 path=f"{c.path}.{key}",
                 allowed=", ".join(sorted(c.used - {"text_config", "model_type"})),
-                hint=f"did you mean {close[0]}?" if close else "",
+                hint=f"did you mean {close[0]}?" if close and not asked else "",
             )
 
 

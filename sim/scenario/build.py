@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from sim.errors import ScenarioError, told_together
 from sim.scenario.distribution import Distribution
 from sim.scenario.fields import Threshold
-from sim.scenario.not_modelled import meant, not_modelled, unknown_word
+from sim.scenario.not_modelled import asked_by, meant, not_modelled, unknown_word
 from sim.scenario.place import Place
 from sim.scenario.scalars import SCALARS, check_bounds
 from sim.units import example, unit_of_name
@@ -47,6 +47,14 @@ SYNONYMS = {
     "pipeline_model_parallel_size": "pipeline_parallel_size",
     "num_pipeline_stages": "pipeline_parallel_size",
     "speculative_config": "speculative",
+    "chunked_prefill_size": "max_num_batched_tokens",
+    "mem_fraction_static": "gpu_memory_utilization",
+    "router": "routing",
+    "router_mode": "routing",
+    "router_policy": "routing",
+    "routing_policy": "routing",
+    "load_balance_method": "routing",
+    "load_balancing_policy": "routing",
     "world_size": "num_workers",
     "dp": "num_workers",
     "dp_size": "num_workers",
@@ -79,6 +87,7 @@ VALUE_SYNONYMS = {
     "inference": "serving",
     "adam": "adamw",
     "least_outstanding": "least_loaded",
+    "ngram_gpu": "ngram",
 }
 
 # A distribution's numbers are in the unit of the key that holds it, a threshold's in its metric's.
@@ -133,7 +142,7 @@ def _unknown_keys(hint: Any, value: object, place: Place) -> Iterator[ScenarioEr
             if name in known:
                 yield from _unknown_keys(known[name][1], item, place.child(name))
             else:
-                yield _unknown_key(hint, name, place)
+                yield _unknown_key(hint, name, item, place)
 
 
 @cache
@@ -193,8 +202,10 @@ def _value(metadata: Mapping[str, Any], hint: Any, value: object, place: Place) 
     return _choice(words, value, place, also)
 
 
-def _unknown_key(cls: Any, name: object, place: Place) -> ScenarioError:
-    known, there = field_hints(cls), place.child(str(name))
+def _unknown_key(cls: Any, name: object, value: object, place: Place) -> ScenarioError:
+    known, there, section = field_hints(cls), place.child(str(name)), place.name
+    if asked := asked_by(value, str(name)):
+        return there.error(str(asked))
     word = SYNONYMS.get(str(name).lower().replace("-", "_"), "")
     allowed = ", ".join(known)
     if word in known:
@@ -204,11 +215,11 @@ def _unknown_key(cls: Any, name: object, place: Place) -> ScenarioError:
     deeper = _found_deeper(cls, {str(name), word}, place)
     if deeper:
         return there.error("unknown field", allowed=allowed, hint=deeper)
-    near, problem = meant(name, known), unknown_word("field", name, known)
-    if not near and not_modelled(name):
-        return there.error(problem)
+    near = meant(name, known, section)
+    if not near and (asked := not_modelled(name, section)):
+        return there.error(str(asked))
     hint = place.child(near).path if near else "remove it; `gpuyard schema` prints every key and its meaning"
-    return there.error(problem, allowed=allowed, hint=hint)
+    return there.error(unknown_word("field", name, known, section), allowed=allowed, hint=hint)
 
 
 def _found_deeper(cls: Any, words: set[str], place: Place) -> str:
@@ -260,6 +271,8 @@ def convert(hint: Any, value: object, place: Place) -> Any:
         return _entries(get_args(hint)[1], value, place)
     if is_dataclass(hint):
         return _build(hint, value, place)
+    if hint in SCALARS and (asked := None if isinstance(value, str) else asked_by(value, place.name)):
+        raise place.error(str(asked), given=value)
     return SCALARS[hint](value, place) if hint in SCALARS else value
 
 
@@ -282,12 +295,11 @@ def _choice(choices: tuple[Any, ...], value: object, place: Place, also: str = "
         raise place.error(problem, given=value, allowed=allowed, hint="one of the words allowed")
     words = [str(choice) for choice in choices]
     same = VALUE_SYNONYMS.get(str(value).lower().replace("-", "_"), "")
-    problem = unknown_word("value", value, words)
+    problem = unknown_word("value", value, words, place.name)
     if same in words:
         problem = f"unknown value; did you mean {same}?"
-    raise place.error(
-        problem, given=value, allowed=allowed, hint=same if same in words else meant(value, words)
-    )
+    hint = same if same in words else meant(value, words, place.name)
+    raise place.error(problem, given=value, allowed=allowed, hint=hint)
 
 
 def _items(kinds: tuple[Any, ...], value: object, place: Place) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ reads like it; the JSON Schema prints the list. A technique that comes to be mod
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from sim.errors import A_SLIP, closest, did_you_mean
@@ -18,7 +18,7 @@ class NotModelled:
     """One technique: its name, the words that ask for it, and what there is in its place."""
 
     technique: str
-    words: str  # a regular expression of whole words, in lower case with _ for - and .
+    words: str  # a regular expression of whole words, in lower case with _ for - and ., or of section/word
     instead: str
 
     def __str__(self) -> str:
@@ -36,6 +36,7 @@ NOT_MODELLED = (
     NotModelled(
         technique="expert parallelism (whole experts on different GPUs)",
         words=r".*expert_(model_|tensor_)?parallel.*|(enable_)?(moe_)?ep(_size|_degree)?|(enable_)?eplb.*|.*deepep.*"
+        r"|(enable_)?(ep_moe|wide_?ep|large_ep).*"
         r"|.*redundant_experts|expert_(placement|load|distribution).*|(moe_)?a(ll)?2a(ll)?(_backend)?"
         r"|moe_cluster.*|moe_(tp|tensor_parallel|dp|dense_tp)(_size)?|num_experts_per_(gpu|rank)",
         instead="tensor_parallel_size, which splits every expert; experts receive tokens evenly",
@@ -47,26 +48,39 @@ NOT_MODELLED = (
         instead="replicas and routing (whole engines side by side); in training num_workers",
     ),
     NotModelled(
+        technique="KV connectors (NIXL, LMCache, Mooncake) for disaggregation or offload",
+        words=r"kv_(transfer|connector|role|rank|ip|port|parallel_size).*|kv_buffer.*|nixl.*|mooncake_(store|connector).*"
+        r"|kv_cache_transfer.*|cache_transceiver.*",
+        instead="KV in the memory of the GPUs that computed it; prefill and decode on the same GPUs",
+    ),
+    NotModelled(
         technique="prefill and decode on different GPUs (disaggregation)",
-        words=r".*disagg.*|pd(_.*)?|(num_)?(prefill|decode)_(replicas|instances|workers|gpus|servers|engines|pool"
-        r"|hardware|tp.*|tensor_parallel.*)|kv_(transfer|connector|role|rank|ip|port|parallel_size).*|kv_buffer.*|nixl.*"
-        r"|mooncake_(store|connector).*|xpyd|kv_cache_transfer.*",
+        words=r".*disagg.*|pd(_.*)?|xpyd|roles?|pools?|(num_)?(prefill|decode|context|ctx|generation)_(replicas|instances"
+        r"|workers|gpus|servers?|engines?|pool|hardware|tp.*|tensor_parallel.*|nodes?|config)|(prefill|decode)(_only|_mode)"
+        r"|(engine|replicas|hardware|pools?|roles?|instances|disaggregation)?/(prefill|decode)",
         instead="prefill and decode on the same GPUs: schedule_order, enable_chunked_prefill, "
         "prefill_schedule_interval",
     ),
     NotModelled(
         technique="offload to host memory or disk, and swapping",
-        words=r".*offload.*|swap(_.*)?|preemption_mode|.*hicache.*|.*hierarchical_cache.*|lmcache.*|num_cpu_blocks"
+        words=r".*offload.*|.*flexkv.*|swap(_.*)?|preemption_mode|.*hicache.*|.*hierarchical_cache.*|lmcache.*|num_cpu_blocks"
         r"|(num_)?cpu_(kv|cache|blocks|swap).*|host_(cache|kv).*|kv_location|kv_(tier|host|disk|dram|cpu).*|nvme.*|gds"
         r"|zero_infinity|pin_memory",
         instead="a preempted request is computed again; kernel.kv_location: dram prices K and V over "
         "the host link; training saves memory by activation_checkpointing and zero_stage",
     ),
     NotModelled(
-        technique="drafts by a model (EAGLE, MTP, Medusa), lookahead and tree drafts",
-        words=r"eagle.*|.*mtp.*|medusa.*|.*draft.*|.*lookahead.*|lade|speculative_(model|algorithm|eagle|num|disable"
-        r"|token).*|dflash.*|suffix(_.*)?|mlp_speculator|nextn.*|self_speculative.*|hydra|token_tree.*",
+        technique="drafts by a model (a draft model, EAGLE, MTP, Medusa), lookahead and tree drafts",
+        words=r"eagle.*|.*mtp.*|medusa.*|.*draft.*|.*lookahead.*|lade|speculative_(model|algorithm|eagle|num|token).*"
+        r"|spec(ulative)?(_config|_decoding)?/(model|.*_model|algorithm|quantization|revision|max_model_len|eagle.*"
+        r"|tensor_parallel_size)|dflash.*|suffix(_.*)?|mlp_speculator|nextn.*|self_speculative.*|hydra|token_tree.*",
         instead="engine.speculative with method: ngram, num_speculative_tokens and acceptance_rate",
+    ),
+    NotModelled(
+        technique="how n-gram drafts are looked up, and when they are left off",
+        words=r"(ngram_)?prompt_lookup_(max|min|num|window).*|ngram_(max|min|prompt)_.*|(speculative_)?disable_by_batch_size"
+        r"|speculative_disable.*",
+        instead="acceptance_rate, which is given, and num_speculative_tokens at every step",
     ),
     NotModelled(
         technique="optimizers with other states (8-bit, paged, factored, second-order)",
@@ -159,14 +173,21 @@ NOT_MODELLED = (
     ),
     NotModelled(
         technique="routing by a replica's cache, session or prompt",
-        words=r"(kv_|prefix_|cache_|session_|lora_)+(aware|affinity|routing|router|hit).*|sticky.*"
+        words=r"rout(ing|er)(_policy|_mode)?/(kv.*|bucket|manual|.*(prefix|cache|session|affinity|hash|lora).*)|kv_events.*"
+        r"|(kv_|prefix_|cache_|session_|lora_)+(aware|affinity|routing|router|hit).*|sticky.*"
         r"|consistent_hash.*|power_of_(two|2)(_.*)?|p2c|semantic.*|prefix_?hash.*|rendezvous.*|weighted.*",
+        instead="routing: round_robin, least_loaded or shared_queue",
+    ),
+    NotModelled(
+        technique="routing at random",
+        words=r"rout(ing|er)(_policy|_mode)?/random|random_rout.*",
         instead="routing: round_robin, least_loaded or shared_queue",
     ),
     NotModelled(
         technique="prices of tokens and of cached prompts",
         words=r".*(token|prompt|cached?|cache_(read|write)|input|output)s?_.*(price|usd|cost|discount).*"
-        r"|(price|usd|cost)s?_per_.*token.*|prompt_cach(e|ing).*|.*cache_(ttl|write|read|control).*|pricing",
+        r"|(price|usd|cost)s?_per_.*token.*|prompt_cach(e|ing).*|.*cache_(ttl|write|read|control).*|pricing"
+        r"|prices?|costs?|(prices?|pricing|costs?)/.*",
         instead="the cost of the devices (usd_per_hour) over their tokens, and enable_prefix_caching",
     ),
     NotModelled(
@@ -195,27 +216,47 @@ NOT_MODELLED = (
 )  # fmt: skip
 
 
-def not_modelled(word: object) -> NotModelled | None:
-    """The technique that a key or a value asks for, where it is one that is not modelled."""
-    folded = re.sub(r"[\s.\-]+", "_", str(word)[:100].strip().casefold())
-    return next((one for one in NOT_MODELLED if re.fullmatch(one.words, folded)), None)
+def not_modelled(word: object, section: str = "") -> NotModelled | None:
+    """The technique that a key or a value asks for, where it is one that is not modelled.
+
+    ``section`` is the key that it stands in: a model is one thing at the top, another one in ``speculative``.
+    """
+    folded = _folded(word)
+    asked = (folded, f"{_folded(section)}/{folded}")
+    return next((one for one in NOT_MODELLED if any(re.fullmatch(one.words, each) for each in asked)), None)
 
 
-def unknown_word(what: str, word: object, options: Iterable[str]) -> str:
+def asked_by(value: object, section: str) -> NotModelled | None:
+    """The same of all that stands in ``section``: the first of its keys and values that asks for any."""
+    if isinstance(value, str):
+        return not_modelled(value, section)
+    if isinstance(value, Mapping):
+        found = (not_modelled(name, section) or asked_by(item, str(name)) for name, item in value.items())
+        return next(filter(None, found), None)
+    if isinstance(value, (list, tuple)):
+        return next(filter(None, (asked_by(item, section) for item in value)), None)
+    return None
+
+
+def _folded(word: object) -> str:
+    return re.sub(r"[\s.\-/]+", "_", str(word)[:100].strip().casefold())
+
+
+def unknown_word(what: str, word: object, options: Iterable[str], section: str = "") -> str:
     """``"unknown WHAT; did you mean X?"``, or the entry of ``NOT_MODELLED`` that the word asks for.
 
     A plain slip of the finger (loras for lora) goes before the list, what merely reads alike comes after it.
     """
     options = list(options)
-    missing = None if closest(word, options, cutoff=A_SLIP) else not_modelled(word)
+    missing = None if closest(word, options, cutoff=A_SLIP) else asked_by(word, section)
     return str(missing) if missing else f"unknown {what}{did_you_mean(word, options)}"
 
 
-def meant(word: object, options: Iterable[str]) -> str:
+def meant(word: object, options: Iterable[str], section: str = "") -> str:
     """The option that a hint may name: none where the word asks for what is not modelled."""
     options = list(options)
     slip = closest(word, options, cutoff=A_SLIP)
-    return slip or ("" if not_modelled(word) else closest(word, options) or "")
+    return slip or ("" if asked_by(word, section) else closest(word, options) or "")
 
 
 def not_modelled_text() -> str:

@@ -16,6 +16,11 @@ class Place:
     path: str = ""
     unit: str | None = None
 
+    @property
+    def name(self) -> str:
+        """The last key of the path; of the top, nothing."""
+        return self.path.rpartition(".")[2].partition("[")[0]
+
     def child(self, name: str) -> Place:
         """The place of key ``name`` under this one."""
         return replace(self, path=f"{self.path}.{name}" if self.path else name)

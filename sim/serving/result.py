@@ -9,6 +9,7 @@ from typing import Any
 from sim.price.memory import memory_plan
 from sim.price.operator_times import split_by_operator
 from sim.price.step import CompiledPrice, ServiceTimePrice
+from sim.scenario.not_modelled import not_modelled
 from sim.serving.checks.laws import check_all_ended, check_all_free, check_rows
 from sim.serving.engine import Engine
 from sim.serving.front_end import FrontEnd
@@ -104,6 +105,8 @@ def notes_of(scenario: Scenario, recorder: Recorder, engines: Sequence[Engine]) 
     why = engines[0].scheduler.why_stepwise()
     if why and scenario.engine.stepping == "skip":
         notes.append(f"every step was simulated by itself: steps cannot be skipped {why}")
+    if scenario.model.moe and scenario.engine.tensor_parallel_size > 1:
+        notes.append(f"{scenario.model.name} is a mixture of experts; {not_modelled('expert_parallel')}")
     return tuple(notes)
 
 

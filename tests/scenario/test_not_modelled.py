@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
-from loading_fixtures import GOOD, Load, changed, load, refusal
+from loading_fixtures import GOOD, Load, changed, load, refusal, workload_of
 
 from sim.errors import ScenarioError, closest
 from sim.hardware import load_hardware
 from sim.hardware.engine_profile import load_engine_profile
 from sim.kinds.load import load_tree
 from sim.kinds.registry import KINDS
+from sim.kinds.run import run_one
 from sim.kinds.schema import scenario_schema
 from sim.scenario.build import SYNONYMS, field_hints
 from sim.scenario.not_modelled import NOT_MODELLED, meant, not_modelled, unknown_word
@@ -105,6 +106,19 @@ ENGINE = "  max_num_seqs: 256"
         ("prompt_cache_price: 1", "prices of tokens"),
         ("cached_token_usd: 1", "prices of tokens"),
         ("power_limit_w: 300", "clocks and power"),
+        ("enable_ep_moe: true", "expert parallelism"),
+        ("enable_flexkv: true", "offload"),
+        ("role: prefill", "disaggregation"),
+        ("prefill: {tensor_parallel_size: 2}", "disaggregation"),
+        ("decode_only: true", "disaggregation"),
+        ("kv_connector: NixlConnector", "KV connectors"),
+        ("kv_events_config: {}", "routing by a replica's cache"),
+        ("router_policy: cache_aware", "routing by a replica's cache"),
+        ("routing: prefix_aware", "routing by a replica's cache"),
+        ("speculative_config: {method: eagle, num_speculative_tokens: 3}", "drafts by a model"),
+        ("speculative_config: {model: llama-3.2-1b, num_speculative_tokens: 3}", "drafts by a model"),
+        ("parallel_config: {tensor: 8, expert_parallel: 8}", "expert parallelism"),
+        ("kv_cache_config: {host_cache_size: 8}", "offload"),
     ],
 )
 def test_a_key_of_serving_that_asks_for_it_is_told_what_there_is(
@@ -117,6 +131,43 @@ def test_a_key_of_serving_that_asks_for_it_is_told_what_there_is(
     assert "; what is: " in error.problem
     assert "did you mean" not in str(error)
     assert not error.hint
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "technique"),
+    [
+        ("engine.speculative.model=llama-3.2-1b", "engine.speculative.model", "drafts by a model"),
+        ("engine.speculative.quantization=fp8", "engine.speculative.quantization", "drafts by a model"),
+        ("engine.speculative.prompt_lookup_max=4", "engine.speculative.prompt_lookup_max", "looked up"),
+        ("engine.speculative.method=draft_model", "engine.speculative.method", "drafts by a model"),
+        ("replicas={prefill: 2, decode: 4}", "replicas", "disaggregation"),
+        ("prefill={replicas: 2}", "prefill", "disaggregation"),
+        ("routing=cache_aware", "routing", "routing by a replica's cache"),
+        ("routing=kv", "routing", "routing by a replica's cache"),
+        ("routing=random", "routing", "routing at random"),
+        ("routing={policy: prefix_aware}", "routing", "routing by a replica's cache"),
+        ("router=cache_aware", "router", "routing by a replica's cache"),
+        ("prices={input: 0.15, cached: 0.02}", "prices", "prices of tokens"),
+        ("model.expert_parallel=8", "model.expert_parallel", "expert parallelism"),
+    ],
+)
+def test_what_a_key_asks_for_depends_on_where_it_stands_and_on_its_value(
+    load: Load, override: str, path: str, technique: str
+) -> None:
+    drafts = changed(ENGINE, f"{ENGINE}\n  speculative: {{num_speculative_tokens: 3, acceptance_rate: 0.6}}")
+    error = refusal(load, drafts.replace("batching: continuous\n", "batching: vllm\n"), overrides=[override])
+    assert (error.file, error.path) == ("--set", path)
+    assert error.problem.startswith("not modelled: ") and technique in error.problem
+    assert "; what is: " in error.problem and "did you mean" not in str(error) and not error.hint
+
+
+def test_a_key_of_another_engine_that_has_a_name_here_is_told_it(load: Load) -> None:
+    for key, name in (
+        ("mem_fraction_static: 0.8", "gpu_memory_utilization"),
+        ("tp_size: 2", "tensor_parallel_size"),
+    ):
+        assert refusal(load, changed(ENGINE, f"{ENGINE}\n  {key}")).problem.endswith(f"did you mean {name}?")
+    assert refusal(load, GOOD, overrides=["router_policy=least_loaded"]).hint == "routing"
 
 
 @pytest.mark.parametrize(
@@ -178,6 +229,18 @@ def test_and_those_of_a_kernel_and_of_a_profile() -> None:
         load_tree(tree, "gemm.yaml")
     with pytest.raises(ScenarioError, match="not modelled: 64-bit floats"):
         load_hardware({"base": "l4", "peak_flops_per_s": {"float64": "1 TFLOP/s"}}, file="chat.yaml")
+
+
+@pytest.mark.parametrize(("model", "is_told"), [("mixtral-8x7b", True), ("llama-3.1-70b", False)])
+def test_a_run_of_experts_on_several_gpus_says_how_they_are_split(
+    load: Load, model: str, is_told: bool
+) -> None:
+    text = workload_of(
+        "  arrivals: {process: all_at_once}\n  prompt_tokens: 9\n  output_tokens: 2\n  num_requests: 3"
+    )
+    found = load(text, overrides=[f"model={model}", "engine.tensor_parallel_size=4"])
+    notes = [note for note in run_one(found.base).notes if "expert parallelism" in note]
+    assert notes == [f"{model} is a mixture of experts; {not_modelled('ep_size')}"] * is_told
 
 
 def test_data_parallel_workers_are_what_training_has() -> None:
