@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
@@ -23,7 +24,7 @@ MODEL = load_model("llama-3.1-8b")
 MS = 10**9
 
 KV_OF_WHOLE_RUN: dict[int, dict[str, int]] = {}
-"""By ``id`` of a result of ``run``: KV tokens × time of all its rows, where a window counts parts of some."""
+"""By ``id`` of a result of ``noted``: KV tokens × time of all rows, where a window counts parts of some."""
 
 
 @st.composite
@@ -114,13 +115,18 @@ def run(
         engine=plain_engine(stepping=stepping, **engine),
         **fields,
     )
+    return noted(lambda: run_serving(scenario, table, record_block_map=has_block_map))
+
+
+def noted(run_it: Callable[[], RunResult]) -> RunResult:
+    """The result of one run of the engine; what ``KV_OF_WHOLE_RUN`` says of it is written down."""
     found: dict[str, int] = {}
 
-    def noted(scenario: Scenario, recorder: Any, engines: Any, **rest: Any) -> RunResult:
+    def summed(scenario: Scenario, recorder: Any, engines: Any, **rest: Any) -> RunResult:
         found.update(kv_usage(engines, (0, NEVER)))
         return result_of(scenario, recorder, engines, **rest)
 
-    with patch("sim.serving.run.result_of", noted):
-        result = run_serving(scenario, table, record_block_map=has_block_map)
+    with patch("sim.serving.run.result_of", summed):
+        result = run_it()
     KV_OF_WHOLE_RUN[id(result)] = found
     return result
