@@ -148,4 +148,17 @@ def figures_caution(hardware: HardwareProfile, used: Used) -> Caution | None:
         meaning="ratios between variants on this device hold better than seconds; ratios to other devices "
         "do not",
         remedy="calibrate this profile, or compare with one that is measured",
+        assumes=_assumes(hardware, used, figures),
     )
+
+
+def _assumes(hardware: HardwareProfile, used: Used, figures: Sequence[Figure]) -> str:
+    """What of it may decide: all but an elementwise curve where other kernels were asked for, too."""
+    asked = [*used.curves, *(one.law for one in used.laws)]
+    has_others = any(not name.startswith("elementwise") for name in asked)
+    borrowed = [one for one in figures if one.standing == "borrowed"]
+    heavy = [one for one in borrowed if not (has_others and one.what.startswith("elementwise"))]
+    lenders = list(dict.fromkeys(one.whence for one in heavy))
+    parts = [f"{hardware.name} reaches the efficiencies of {' and '.join(lenders)}"] if lenders else []
+    parts += [one.what for one in figures if one.standing == "assumed"]
+    return "; ".join(parts)

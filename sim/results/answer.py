@@ -88,9 +88,69 @@ CLAIMS: Mapping[str, Claim] = {
 
 
 def answer_line(comparison: Comparison) -> str:
-    """The answer in a sentence, and a second one where ``precision`` chose how long the runs are."""
-    found = _sentence(comparison)
-    return f"{found} {comparison.length}." if comparison.length else found
+    """The answer: who falls behind its load, the sentence, what it assumes, how long ``precision`` ran."""
+    behind = _all_behind(comparison) if len(comparison.variants) > 1 else ""
+    length = f"{comparison.length}." if comparison.length else ""
+    parts = (behind, _sentence(comparison), _assumed(comparison), length)
+    return " ".join(part for part in parts if part)
+
+
+def _behind(comparison: Comparison, name: str) -> tuple[str, str] | None:
+    """(served, offered) requests a second of a variant that falls behind; None where it does not."""
+    runs, cell = comparison.summaries[name], comparison.cells[name].get("requests_per_s")
+    offered = [run.offered_per_s for run in runs if run.offered_per_s is not None]
+    words = {run.verdict.word for run in runs}
+    if cell is None or cell.mean is None or len(offered) < len(runs) or not words & _FALLS_BEHIND:
+        return None
+    rates = (cell.mean, sum(offered) / len(offered))
+    served, came = (f"{rate:,.0f}" if rate >= 1000 else f"{rate:.3g}" for rate in rates)
+    return served, came
+
+
+_FALLS_BEHIND = {"BACKLOGGED", "OVERLOADED"}
+
+
+def _all_behind(comparison: Comparison) -> str:
+    """First what decides: of those that fall behind their load how much each serves, then how many they are.
+
+    Rates are given of the reference and the best, the variants that the sentence is about.
+    """
+    rates = {name: found for name in comparison.variants if (found := _behind(comparison, name))}
+    if not rates:
+        return ""
+    told = [name for name in (comparison.reference, best_variant(comparison)) if name in rates]
+    told = list(dict.fromkeys(told)) or list(rates)[:1]
+    if len({rates[name][1] for name in told}) == 1:
+        of = f" of the {rates[told[0]][1]}"
+        each = [f"{name} {rates[name][0]}" for name in told]
+        each[0] = f"{told[0]} serves {rates[told[0]][0]}"
+    else:
+        of, each = "", [f"{name} serves {rates[name][0]} of {rates[name][1]}" for name in told]
+    said = f"{' and '.join(each)}{of} requests a second offered"
+    if len(rates) == 1:
+        return f"{said} and {_verdict(comparison, told[0]).removeprefix(f'{told[0]} ')}."
+    is_overloaded = all(comparison.verdicts(name) == "OVERLOADED" for name in rates)
+    shared = SAID["OVERLOADED" if is_overloaded else "BACKLOGGED"].both
+    num_variants = len(comparison.variants)
+    if num_variants > 2:
+        who = f"all {num_variants}" if len(rates) == num_variants else f"{len(rates)} of {num_variants}"
+        shared = f"{who}{shared.removeprefix('both')}"
+    return f"{said}: {shared}."
+
+
+def _assumed(comparison: Comparison) -> str:
+    """Figures that may decide and that nobody measured here, of the variants that the sentence names."""
+    names = list(dict.fromkeys((comparison.reference, best_variant(comparison))))
+    whose: dict[str, list[str]] = {}
+    for name in names:
+        for run in comparison.summaries[name]:
+            for text in (caution.assumes for caution in run.warnings if caution.assumes):
+                if name not in whose.setdefault(text, []):
+                    whose[text].append(name)
+    parts = [
+        text if len(found) == len(names) else f"{text} ({', '.join(found)})" for text, found in whose.items()
+    ]
+    return f"Assumed: {'; '.join(parts)}." if parts else ""
 
 
 def _sentence(comparison: Comparison) -> str:
@@ -204,12 +264,13 @@ def _a(label: str) -> str:
 
 def _state(comparison: Comparison, names: Sequence[str]) -> str:
     """What the verdicts and the SLO add to the sentence: trouble, and where the variants differ."""
-    words = {name: comparison.verdicts(name) for name in names}
-    is_telling = len(set(words.values())) > 1 or any(_is_trouble(comparison, name) for name in names)
-    parts = [said for name in names if is_telling and (said := _verdict(comparison, name))]
-    shared = SAID[comparison.summaries[names[0]][0].verdict.word].both
-    if shared and len(names) > 1 and len(set(words.values())) == 1 and words[names[0]] in SAID:
-        parts = [shared]
+    left = [name for name in names if _behind(comparison, name) is None]  # the others were told first
+    words = {name: comparison.verdicts(name) for name in left}
+    is_telling = len(set(words.values())) > 1 or any(_is_trouble(comparison, name) for name in left)
+    parts = [said for name in left if is_telling and (said := _verdict(comparison, name))]
+    if len(left) > 1 and len(set(words.values())) == 1 and words[left[0]] in SAID:
+        shared = SAID[comparison.summaries[left[0]][0].verdict.word].both
+        parts = [shared] if shared else parts
     met = {name: {run.meets_slo for run in comparison.summaries[name]} - {None} for name in names}
     if any(met.values()):
         hits = {name: found == {True} for name, found in met.items()}
@@ -257,13 +318,27 @@ def _alone(comparison: Comparison, name: str, metric: str) -> str:
     subject = f"{label[0].upper()}{label[1:]}"
     if cell.mean is None:
         return f"{subject} has no number: {cell.note}."
+    companion, state = _companion(comparison, name, metric), _state(comparison, (name,))
+    said = f"{subject} is {_value(comparison, cell.mean, metric)}{_seeds_span(comparison, name, metric)}"
+    rates = _behind(comparison, name)
+    if rates is None:
+        return f"{said}{companion}{state}."
+    phrase = _verdict(comparison, name).removeprefix("it ")
+    served = f"Serves {rates[0]} of the {rates[1]} requests a second offered"
+    if metric == "requests_per_s":
+        span = _seeds_span(comparison, name, metric)
+        return f"{served}{span} and {phrase}{companion and f',{companion}'}{state}."
+    return f"{served} and {phrase}. {said}{companion}{state}."
+
+
+def _seeds_span(comparison: Comparison, name: str, metric: str) -> str:
+    """The interval over the seeds, or that there is one seed."""
+    cell = comparison.cells[name][metric]
     interval = mean_interval([value for value in cell.values if value is not None])
-    span = " (one seed)" if comparison.draws else ""
-    if interval.low is not None and interval.high is not None:
-        low, high = (_value(comparison, max(0.0, x), metric) for x in (interval.low, interval.high))
-        span = f" (95 % {low} to {high} over {len(cell.values)} seeds)"
-    rest = f"{_companion(comparison, name, metric)}{_state(comparison, (name,))}"
-    return f"{subject} is {_value(comparison, cell.mean, metric)}{span}{rest}."
+    if interval.low is None or interval.high is None:
+        return " (one seed)" if comparison.draws else ""
+    low, high = (_value(comparison, max(0.0, x), metric) for x in (interval.low, interval.high))
+    return f" (95 % {low} to {high} over {len(cell.values)} seeds)"
 
 
 def _label(comparison: Comparison, metric: str) -> str:

@@ -118,6 +118,7 @@ class Summary:
     notes: tuple[str, ...]
     kind: str = "serving"
     slo: tuple[SloLine, ...] = ()
+    offered_per_s: float | None = None  # requests that came a second; None where there is no such rate
     window: str = ""  # ``window_s`` in words: how long, and what was left out before it
 
     def to_dict(self) -> dict[str, Any]:

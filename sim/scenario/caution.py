@@ -19,6 +19,8 @@ CautionKind = Literal[
     "efficiency_not_measured",
     "engine_profile_elsewhere",
     "near_capacity",
+    "no_host_time",
+    "acceptance_assumed",
     "one_seed",
     "not_precise",
     "too_few_steps",
@@ -32,12 +34,16 @@ CautionKind = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caution:
-    """One warning: the observation, its meaning, the remedy."""
+    """One warning: the observation, its meaning, the remedy.
+
+    ``assumes``: a figure that may decide, in the words in which the answer itself says so ("Assumed: ...").
+    """
 
     kind: CautionKind
     observation: str
     meaning: str
     remedy: str
+    assumes: str = ""
 
     def __str__(self) -> str:
         return f"{self.observation}: {self.meaning}; {self.remedy}"

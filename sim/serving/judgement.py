@@ -184,6 +184,8 @@ def run_cautions(
         _block_map(result),
         _efficiency(result),
         _profile(result.scenario),
+        _no_host_time(result.scenario),
+        _acceptance(result.scenario),
         _near_capacity(result, verdict),
     )
     return tuple(caution for caution in found if caution is not None)
@@ -336,6 +338,36 @@ def _profile(scenario: Scenario) -> Caution | None:
         observation=f"{whose} was measured on {where}, and runs here on {scenario.hardware.name}",
         meaning="host times are those of another server, with another CPU: times per step may be off",
         remedy="measure them on this one (engine.overheads), or take a profile of its own",
+    )
+
+
+def _no_host_time(scenario: Scenario) -> Caution | None:
+    """Where an SLO asks what is fast enough, and the CPU is taken to be infinitely fast."""
+    engine, slo = scenario.engine, scenario.slo
+    asks = bool(slo.limits or slo.bounds)
+    if not asks or engine.service_time is not None or not engine.overheads.are_zero:
+        return None
+    return Caution(
+        kind="no_host_time",
+        observation="no CPU time between steps is counted (engine.overheads are 0)",
+        meaning="a real engine's scheduling, sampling and HTTP add to every step: times are lower bounds",
+        remedy="take a measured engine's (engine.profile)",
+        assumes="no CPU time between steps",
+    )
+
+
+def _acceptance(scenario: Scenario) -> Caution | None:
+    """How many drafts are right is given, and decides what they gain."""
+    drafts = scenario.engine.speculative
+    if drafts is None:
+        return None
+    rate = f"{100 * drafts.acceptance_rate:.3g} %"
+    return Caution(
+        kind="acceptance_assumed",
+        observation=f"{rate} of the {drafts.method} drafts are right because the scenario says so",
+        meaning="what speculation gains depends on it, and on the text; drafting itself takes no time",
+        remedy="measure it (engines print their acceptance rate) and set acceptance_rate",
+        assumes=f"{rate} of {drafts.method} drafts right, and drafting free",
     )
 
 

@@ -66,9 +66,23 @@ def summarize(result: RunResult, *, keep_thin_percentiles: bool = False) -> Summ
         by_class=by_class,
         whole_run=_whole_run(result),
         window_s=(result.window_ps[0] / PS_PER_S, result.window_ps[1] / PS_PER_S),
+        offered_per_s=_offered_per_s(result),
         window=result.window_said,
         notes=result.notes,
     )
+
+
+def _offered_per_s(result: RunResult) -> float | None:
+    """How many requests came a second: as stated, or in the window; None where clients wait for answers."""
+    workload, requests = result.scenario.workload, result.requests
+    arrivals = workload.arrivals
+    if not result.has_window or (arrivals is not None and not arrivals.is_drawn):
+        return None
+    has_sessions = workload.sessions or any(one.sessions for one in (workload.classes or {}).values())
+    if arrivals is not None and not has_sessions and arrivals.stated_mean_per_s is not None:
+        return arrivals.stated_mean_per_s
+    begin, end = result.window_ps
+    return per(count(inside(requests.arrival_ps, result.window_ps)), (end - begin) / PS_PER_S)
 
 
 def _numbers(result: RunResult, met: Mapping[str, Bools]) -> dict[str, float | None]:

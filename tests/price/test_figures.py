@@ -11,7 +11,7 @@ from sim.hardware import hardware_names, load_hardware
 from sim.hardware.profile import EfficiencyCurve, HardwareProfile
 from sim.kinds.load import load_tree
 from sim.kinds.run import run_scenario
-from sim.price.figures import AskedLaw, Figure, Used, weak_figures
+from sim.price.figures import AskedLaw, Figure, Used, figures_caution, weak_figures
 
 A100, L4 = load_hardware("a100-sxm-80gb"), load_hardware("l4")
 ATTENTION = {"num_heads": 8, "batch": 1, "seqlen": 256, "head_dim": 64, "dtype": "float16"}
@@ -145,3 +145,37 @@ def with_curve(source: str) -> HardwareProfile:
 )
 def test_the_standing_of_a_figure(profile: HardwareProfile, used: Used, figures: tuple[Figure, ...]) -> None:
     assert weak_figures(profile, used) == figures
+
+
+GEMM_TOO = ("gemm_compute", "elementwise_memory")
+
+
+@pytest.mark.parametrize(
+    ("name", "used", "assumes"),
+    [
+        (
+            "mi300x",
+            ("gemm_compute", "elementwise_memory"),
+            "mi300x reaches the efficiencies of h100-sxm-80gb",
+        ),
+        (
+            "mi250x",
+            ("gemm_compute", "elementwise_memory"),
+            "mi250x reaches the efficiencies of h100-sxm-80gb",
+        ),
+        ("mi250x", ("elementwise_memory",), "mi250x reaches the efficiencies of mi300x"),
+        ("h100-sxm-80gb", GEMM_TOO, ""),
+        ("a100-sxm-80gb", ("gemm_compute",), None),
+    ],
+)
+def test_what_decides_of_it_is_what_the_answer_says(
+    name: str, used: tuple[str, ...], assumes: str | None
+) -> None:
+    """An elementwise curve decides where nothing else was asked for."""
+    found = figures_caution(load_hardware(name), Used(curves=used))
+    assert (found and found.assumes) == assumes
+
+
+def test_the_assumed_is_in_its_own_words() -> None:
+    found = figures_caution(A100, Used(assumed=("assumed: a guess",)))
+    assert found is not None and found.assumes == "a guess"

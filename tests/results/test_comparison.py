@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_results import fake_result, replace, scenario
+from fake_results import fake_result, queue_result, replace, scenario
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -32,10 +32,13 @@ from sim.results.statistics import mean_interval, ratio_interval, student_t_cdf,
 from sim.results.summary import Summary
 from sim.results.verdict import Verdict
 from sim.rng import stream
+from sim.scenario.caution import Caution
+from sim.scenario.distribution import Distribution
 from sim.scenario.fields import Threshold
 from sim.serving.metrics import METRICS
-from sim.serving.scenario import Slo
+from sim.serving.scenario import Sessions, Slo, Workload
 from sim.serving.summary import summarize
+from sim.serving.workload.arrivals import Arrivals
 
 
 def summary(variant: str = "base", seed: int = 1, **numbers: float | None) -> Summary:
@@ -346,6 +349,72 @@ def test_trouble_that_two_share_is_told_once_and_without_goodput_the_requests_an
     line = answer_line(compare({"a": [run("a", 2.0)], "b": [run("b", 3.0)]}, "a"))
     assert line.startswith("b serves 1.5 × the requests of a (3.00 against 2.00 a second, one seed")
     assert line.endswith("; both fall behind their load, both miss the SLO.")
+
+
+def behind(name: str, served: float, word: Any = "OVERLOADED", offered: float | None = 5.0) -> list[Summary]:
+    """Two seeds of a variant that misses its SLO, offered so much."""
+    return [
+        replace(
+            summary(name, seed, requests_per_s=served, goodput_requests_per_s=0.0),
+            meets_slo=False,
+            verdict=Verdict(word=word, reason=""),
+            offered_per_s=offered,
+        )
+        for seed in (1, 2)
+    ]
+
+
+def test_what_falls_behind_its_load_is_said_first_with_what_is_offered() -> None:
+    of = "of the 5 requests a second offered"
+    alone = answer_line(compare({"base": behind("base", 3.98)}, "base"))
+    span = "(95 % 3.98 requests/s to 3.98 requests/s over 2 seeds)"
+    assert alone == f"Serves 3.98 {of} {span} and is overloaded; the SLO is missed."
+    runs = {"a": behind("a", 3.98), "b": behind("b", 4.5)}
+    both = answer_line(compare(runs, "a"))
+    assert both.startswith(f"a serves 3.98 and b 4.5 {of}: both are overloaded. b serves 1.13 ×")
+    assert both.count("overloaded") == 1 and both.endswith("; both miss the SLO.")
+    three = answer_line(compare({**runs, "c": behind("c", 4.0, "BACKLOGGED")}, "a"))
+    assert three.startswith(f"a serves 3.98 and b 4.5 {of}: all 3 fall behind their load. ")
+    one = answer_line(compare({**runs, "b": behind("b", 4.99, "STABLE")}, "a"))
+    assert one.startswith(f"a serves 3.98 {of} and is overloaded. b serves 1.25 ×")
+    kept = {name: behind(name, 4.9 if name == "c" else 5.0, "STABLE") for name in "ac"}
+    hidden = answer_line(compare({**kept, "b": behind("b", 4.0)}, "a"))
+    assert hidden.startswith(f"b serves 4 {of} and is overloaded. a is the best of 3")
+    other_load = answer_line(compare({"a": behind("a", 3.98), "b": behind("b", 4.5, offered=10.0)}, "a"))
+    assert other_load.startswith("a serves 3.98 of 5 and b serves 4.5 of 10 requests a second offered: both ")
+    unknown = answer_line(compare({"base": behind("base", 3.98, offered=None)}, "base"))
+    assert unknown.startswith("Requests per second is 3.98") and "; it is overloaded, the SLO" in unknown
+
+
+def test_what_is_offered_is_what_is_stated_or_what_came_in_the_window() -> None:
+    times = [i / 2 for i in range(200)], [0.0] * 200, [0.1] * 200
+    two = Distribution(distribution="fixed", value=2.0)
+
+    def offered(has_window: bool = True, **workload: Any) -> float | None:
+        of = scenario(workload=Workload(num_requests=200, **workload))
+        return summarize(queue_result(*times, scenario=of, has_window=has_window)).offered_per_s
+
+    assert offered(arrivals=Arrivals(process="poisson", requests_per_s=1.9)) == 1.9
+    assert offered(arrivals=Arrivals(process="poisson", requests_per_s=1.9), has_window=False) is None
+    on_off = Arrivals(process="on_off", requests_per_s=3.0, on_s=1.0, off_s=1.0)
+    assert offered(arrivals=on_off) == pytest.approx(2.0, rel=0.02)
+    sessions = Sessions(turns=two, think_time_s=two)
+    per_turn = offered(arrivals=Arrivals(process="poisson", requests_per_s=1.0), sessions=sessions)
+    assert per_turn == pytest.approx(2.0, rel=0.02)
+    assert offered(arrivals=Arrivals(process="closed_loop", concurrency=4)) is None
+
+
+def test_what_nobody_measured_is_in_the_answer_s_own_words() -> None:
+    drafts = Caution(kind="acceptance_assumed", observation="", meaning="", remedy="", assumes="60 % right")
+    cpu = replace(drafts, kind="no_host_time", assumes="no CPU time")
+    other, plain = replace(drafts, assumes="other"), replace(drafts, kind="no_slo", assumes="")
+
+    def run(name: str, seconds: float, *warnings: Caution) -> list[Summary]:
+        return [replace(summary(name, p99_ttft_s=seconds), warnings=warnings)]
+
+    runs = {"a": run("a", 1.0, cpu, plain), "b": run("b", 0.5, cpu, drafts), "c": run("c", 0.7, other)}
+    assert answer_line(compare(runs, "a")).endswith(". Assumed: no CPU time; 60 % right (b).")
+    assert "Assumed" not in answer_line(compare({"a": run("a", 1.0, plain)}, "a"))
 
 
 def test_a_changed_question_says_what_was_changed() -> None:

@@ -28,6 +28,7 @@ from plain_engine import plain_engine
 
 from sim.errors import InvariantError
 from sim.hardware import EfficiencyCurve
+from sim.hardware.engine_profile import EngineOverheads
 from sim.kinds.load import load_scenario
 from sim.kinds.run import run_one
 from sim.results.statistics import (
@@ -44,7 +45,7 @@ from sim.scenario.distribution import Distribution
 from sim.serving.judgement import judge, num_waiting_at_arrival
 from sim.serving.metrics import METRICS, REQUEST_TIMES
 from sim.serving.record_statistics import token_gaps
-from sim.serving.scenario import RequestClass, Slo, Workload
+from sim.serving.scenario import RequestClass, Slo, Speculative, Workload
 from sim.serving.summary import summarize
 from sim.serving.workload.arrivals import Arrivals
 
@@ -297,6 +298,10 @@ def test_cost_and_energy_count_every_gpu_and_stay_silent_without_a_price() -> No
     assert silent.refused["energy_j_per_token"] == "the profile lacks idle_w or tdp_w"
 
 
+HOSTED = plain_engine(overheads=EngineOverheads(step_s=0.001))
+DRAFTS = Speculative(num_speculative_tokens=2, acceptance_rate=0.6)
+
+
 def test_warnings_are_a_closed_list_with_a_remedy() -> None:
     borrowed = EfficiencyCurve(size_unit="flops", points=((1.0, 0.5),), source="borrowed from A100")
     run = scenario(hardware=replace(HARDWARE, efficiency={**HARDWARE.efficiency, "gemm_compute": borrowed}))
@@ -307,8 +312,24 @@ def test_warnings_are_a_closed_list_with_a_remedy() -> None:
     }  # fmt: skip
     for caution in summary.warnings:
         assert caution.observation and caution.meaning and caution.remedy
-    quiet = three_requests(scenario=scenario(slo=Slo(ttft_s=1.0)), block_map=block_map())
+    quiet = three_requests(scenario=scenario(slo=Slo(ttft_s=1.0), engine=HOSTED), block_map=block_map())
     assert kinds(summarize(quiet)) == {"too_few_requests", "queue_untested", "percentile_refused"}
+
+
+@pytest.mark.parametrize(
+    ("given", "assumed"),
+    [
+        ({"slo": Slo(p99_ttft_s=1.0)}, ["no CPU time between steps"]),
+        ({"slo": Slo(tpot_s=1.0), "engine": HOSTED}, []),
+        ({}, []),
+        ({"engine": plain_engine(speculative=DRAFTS)}, ["60 % of ngram drafts right, and drafting free"]),
+    ],
+)
+def test_what_a_run_takes_for_granted_is_a_warning_that_the_answer_repeats(
+    given: dict[str, Any], assumed: list[str]
+) -> None:
+    warnings = summarize(three_requests(scenario=scenario(**given))).warnings
+    assert [caution.assumes for caution in warnings if caution.assumes] == assumed
 
 
 def test_the_summary_is_json_and_says_the_same_twice() -> None:

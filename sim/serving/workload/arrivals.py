@@ -56,6 +56,11 @@ class Arrivals:
         return _arrival_processes()[self.process].is_random
 
     @property
+    def stated_mean_per_s(self) -> float | None:
+        """How many come a second, where that is what ``requests_per_s`` says."""
+        return self.requests_per_s if _arrival_processes()[self.process].states_mean else None
+
+    @property
     def is_drawn(self) -> bool:
         """Whether each request has a drawn time, so that ``duration_s`` can end the run."""
         return _arrival_processes()[self.process].draw is not None
@@ -116,6 +121,7 @@ class ArrivalProcess:
     place: Callable[[ArrivalKeys, int], Int64] | None = None
     is_closed_loop: bool = False  # clients wait for their answers
     is_random: bool = False  # another seed, other times
+    states_mean: bool = False  # ``requests_per_s`` is the mean over any time
 
 
 def arrival_times(
@@ -293,15 +299,20 @@ ARRIVAL_PROCESSES: Mapping[str, ArrivalProcess] = {
         draw=_poisson,
         keys=Keys(needed=("requests_per_s",)),
         is_random=True,
+        states_mean=True,
     ),
     "gamma": ArrivalProcess(
         doc="gaps with coefficient of variation `cv`: above 1 in bursts, below 1 more even than poisson",
         draw=_gamma,
         keys=Keys(needed=("requests_per_s", "cv")),
         is_random=True,
+        states_mean=True,
     ),
     "constant": ArrivalProcess(
-        doc="one every 1 / `requests_per_s`", draw=_constant, keys=Keys(needed=("requests_per_s",))
+        doc="one every 1 / `requests_per_s`",
+        draw=_constant,
+        keys=Keys(needed=("requests_per_s",)),
+        states_mean=True,
     ),
     "on_off": ArrivalProcess(
         doc="poisson for `on_s`, then at `off_requests_per_s` for `off_s`, and again",
