@@ -1,9 +1,10 @@
 """What a sweep answers: for each load by itself the cheapest choice, the Pareto front, and which axis helps.
 
 What is asked for (rates, lengths, the model, the SLO: ``load_keys`` of the kind) is answered each for itself;
-all other keys are choices, and choices compete. A choice wins when it meets the SLO and its queue does not
-outgrow it (OVERLOADED), at the lowest price; among equals the one whose queue was tested, then the one with
-the larger headroom: the smallest ratio of what was found to its limit, whichever is the largest.
+all other keys are choices, and choices compete. A choice wins when it meets the SLO and the file's thresholds
+and its queue does not outgrow it (OVERLOADED), at the lowest price; among equals the one whose queue was
+tested, then the one with the larger headroom: the smallest ratio of what was found to its limit, whichever
+is the largest.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def _pick(sweep: Sweep, load: Load, indices: Sequence[int]) -> Pick:
     rows = sweep.rows
     ran = [i for i in indices if can_run(rows[i])]
     if has_slo(sweep):
-        able = [i for i in ran if rows[i]["meets_slo"] is True and rows[i]["verdict"] != "OVERLOADED"]
+        able = [i for i in ran if rows[i]["meets_slo"] is True and may_win(rows[i])]
         measure = measure_of([rows[i] for i in able])
         order = sorted(able, key=lambda i: _rank(sweep, i, measure))
     else:
@@ -125,6 +126,11 @@ def can_run(row: Row) -> bool:
     return row.get("cannot_run") is None
 
 
+def may_win(row: Row) -> bool:
+    """Whether a point's queue holds, and it keeps the thresholds of the file."""
+    return row["verdict"] != "OVERLOADED" and row.get("meets_thresholds") is not False
+
+
 def measure_of(rows: Sequence[Row]) -> str:
     """What cost is: dollars an hour where every one has a price, else GPUs."""
     return "usd_per_hour" if all(row["usd_per_hour"] is not None for row in rows) else "num_gpus"
@@ -146,9 +152,9 @@ def goal_rank(sweep: Sweep, index: int, measure: str, name: str) -> tuple[object
 
 
 def reaching(sweep: Sweep, indices: Sequence[int], name: str) -> list[int]:
-    """Of points without an SLO, those that may win: the metric is known, and their queue holds."""
+    """Of points without an SLO, those that may win and whose metric is known."""
     rows = sweep.rows
-    return [i for i in indices if rows[i].get(name) is not None and rows[i]["verdict"] != "OVERLOADED"]
+    return [i for i in indices if rows[i].get(name) is not None and may_win(rows[i])]
 
 
 @_once

@@ -96,6 +96,9 @@ def evaluate(point: Point) -> Row:
     if worst.word == "OUT_OF_MEMORY":
         row["cannot_run"] = worst.reason
     row |= {name: _mean(summaries, name) for name in summaries[0].metrics}
+    row |= _threshold_row(point, summaries)
+    cautions = [caution for summary in summaries for caution in summary.warnings]
+    row["assumes"] = "\n".join(dict.fromkeys(one.assumes for one in cautions if one.assumes))
     notes, warnings = [*dict.fromkeys(summaries[0].notes)], _warnings(summaries)
     if length is not None:
         notes.append(length.said)
@@ -117,6 +120,20 @@ def _runs(point: Point, factor: int) -> tuple[list[Summary], Mapping[str, float]
         if summaries[-1].meets_slo is False and not alone:
             alone = kind.alone_ratios(run, summaries[-1])
     return summaries, alone
+
+
+def _threshold_row(point: Point, summaries: Sequence[Summary]) -> Row:
+    """Whether the point keeps the bounds that the file states of its variant; None where it states none."""
+    from sim.kinds.run import compare
+    from sim.results.comparison import check_thresholds
+
+    own = [one for one in point.scenario.thresholds if one.variant in (None, point.variant)]
+    if not own:
+        return {"meets_thresholds": None, "missed": ""}
+    found = compare({point.variant: summaries}, point.variant)
+    outcomes = check_thresholds(found, [replace(one, variant=point.variant) for one in own])
+    missed = [f"{one.metric} {one.bound} ({one.reason})" for one in outcomes if not one.is_met]
+    return {"meets_thresholds": not missed, "missed": "; ".join(missed)}
 
 
 def _costs(point: Point) -> Row:

@@ -274,7 +274,7 @@ def read_ledger(ledger: Path) -> dict[str, Row]:
         ) from error
 
 
-_ALWAYS = ("meets_slo", "slo_ratio", "slo_closest", "verdict", "num_gpus", "usd_per_hour")
+_ALWAYS = ("meets_slo", "slo_ratio", "slo_closest", "meets_thresholds", "verdict", "num_gpus", "usd_per_hour")
 
 
 def csv_rows(sweep: Sweep, metrics: Sequence[str]) -> list[Row]:

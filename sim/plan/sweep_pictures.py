@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from math import cos, log10, radians, sin
 from typing import Any
 
 from sim.kinds.registry import kind_of
-from sim.plan.answer import can_run, front_metric, is_load, limit_of, measure_of, number_in, picks
+from sim.plan.answer import Pick, can_run, front_metric, is_load, limit_of, measure_of, number_in, picks
 from sim.plan.evaluate import Row as PointRow
 from sim.plan.sweep import Sweep
 from sim.plan.sweep_words import choice_words, load_words, plain_name, point_words, short_key
@@ -20,6 +21,9 @@ MAX_LINES = 8  # as many as there are colours; a finer grid is read in the table
 MAX_PICTURES = 4
 SIDE_BY_SIDE = 4  # lines: a longer legend needs the whole width
 MAX_TICKS = 12
+NAME_TILT = 35  # degrees
+NAME_PX = 11  # names of points closer together than this would lie over one another
+PLOT_PX = (500, 300)  # how large a picture is, about
 BLOCKS = "engine.num_gpu_blocks_override"
 WIDE = 10.0
 _MEASURES = {"usd_per_hour": "$ an hour", "num_gpus": "GPUs"}
@@ -89,6 +93,7 @@ def _front_picture(sweep: Sweep) -> Picture | None:
         ]
     values = [float(row[3]) for row in rows if isinstance(row[3], float)]
     marks = _slo_line(sweep, name)
+    axis_y = _y_axis(_metric(sweep, name), values, _limits(sweep).get(name))
     return Picture(
         key="sweep_front",
         title=f"{plain_name(name)} against cost",
@@ -96,8 +101,9 @@ def _front_picture(sweep: Sweep) -> Picture | None:
         traces=traces,
         layout=layout(
             axis(_MEASURES[cost], rangemode="tozero"),
-            _y_axis(_metric(sweep, name), values, _limits(sweep).get(name)),
+            axis_y,
             showlegend=len(found) > 1,
+            annotations=_names(sweep, found, (cost, name), is_log=axis_y.get("type") == "log"),
             **({"shapes": marks} if marks else {}),
         ),
         header=("load", "point", cost, name, "on the front"),
@@ -136,6 +142,51 @@ def _front_line(sweep: Sweep, lane: Lane, indices: Sequence[int], axes: tuple[st
         "showlegend": False,
         "hoverinfo": "skip",
     }
+
+
+def _names(
+    sweep: Sweep, found: Sequence[Pick], axes: tuple[str, str], *, is_log: bool
+) -> list[dict[str, Any]]:
+    """What was chosen, beside the points of the fronts: the winners first, then those that have room."""
+    at = {
+        i: (_at(sweep, i, axes[0]), log10(_at(sweep, i, axes[1])) if is_log else _at(sweep, i, axes[1]))
+        for pick in found
+        for i in pick.indices
+        if _value(sweep.rows[i], axes[1]) is not None
+    }
+    winners = [pick.winner for pick in found if pick.winner is not None]
+    fronts = sorted((i for pick in found for i in pick.front), key=lambda i: at[i])
+    kept: list[int] = []
+    for i in dict.fromkeys([*(one for one in winners if one in fronts), *fronts]):
+        if all(_px_between(at[i], at[other], list(at.values())) >= NAME_PX for other in kept):
+            kept.append(i)
+    return [
+        {
+            "text": plain(choice_words(sweep, i)),
+            "x": at[i][0],
+            "y": at[i][1],
+            "textangle": -NAME_TILT,
+            "xanchor": "left",
+            "yanchor": "bottom",
+            "showarrow": False,
+            "font": {"size": 12},
+        }
+        for i in sorted(kept)
+    ]
+
+
+def _px_between(
+    one: tuple[float, float], other: tuple[float, float], every: Sequence[tuple[float, float]]
+) -> float:
+    """How far apart two tilted names are that begin at these points, in a picture of ``every`` point."""
+    tall = max(y for _, y in every) - min(y for _, y in every) or 1.0
+    across = (other[0] - one[0]) / (max(x for x, _ in every) or 1.0) * PLOT_PX[0]
+    down = (one[1] - other[1]) / tall * PLOT_PX[1]
+    return abs(across * sin(radians(NAME_TILT)) + down * cos(radians(NAME_TILT)))
+
+
+def _at(sweep: Sweep, index: int, name: str) -> float:
+    return _value(sweep.rows[index], name) or 0.0
 
 
 def _front_reading(sweep: Sweep, name: str) -> str:

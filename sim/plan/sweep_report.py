@@ -7,6 +7,9 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich import box
+from rich.table import Table as Grid
+
 from sim.hardware import HardwareProfile
 from sim.kinds.registry import kind_of
 from sim.plan.answer import UNSETTLED, Pick, by_cost, can_run, has_slo, limit_of, picks
@@ -18,7 +21,9 @@ from sim.plan.sweep_words import (
     axis_notes,
     choice_words,
     cost_words,
+    kept_word,
     load_words,
+    missed_word,
     plain_name,
     point_words,
     ratio_words,
@@ -44,17 +49,16 @@ from sim.report.blocks import (
 )
 from sim.report.html import render_html
 from sim.report.markdown import render_markdown
-from sim.report.terminal import WIDTH
+from sim.report.terminal import WIDTH, drawn
 from sim.results.metric import format_metric
 from sim.serving.report.content import sourced
-from sim.serving.scenario import Scenario
 from sim.version import __version__
 
 if TYPE_CHECKING:
     from sim.report.blocks import Tone
 
 ROWS_SHOWN = 500
-HEADER_WIDTH = 12
+LEAST_HEADER_WIDTH, HEADER_WIDTH = 8, 12
 
 
 def shown(sweep: Sweep, name: str, row: Row) -> str:
@@ -81,7 +85,7 @@ def render_table(sweep: Sweep, metrics: Sequence[str], *, are_asked: bool = Fals
     rest = [column for column in rest if len(set(column[1:])) > 1 or are_asked]
     tables = list(_fitted(fixed, rest)) if are_asked else list(_fitted(fixed, rest))[:1]
     more = "" if are_asked else _left_out(rest, tables[0][1])
-    lines = ["\n\n".join(_aligned(columns) for columns, _ in tables), *([more] if more else [])]
+    lines = ["\n\n".join(_drawn(columns) for columns, _ in tables), *([more] if more else [])]
     return "\n".join([*lines, *_reason_lines(sweep, reasons)])
 
 
@@ -100,6 +104,8 @@ def _fixed_columns(
         yield ["$ an hour", *(_price(rows[i]) for i in order)]
     if has_slo(sweep):
         yield ["of the SLO's limit", *(_share(rows[i]) for i in order)]
+    if any(row.get("meets_thresholds") is False for row in rows):
+        yield ["thresholds", *(kept_word(rows[i]) for i in order)]
     if len({row["verdict"] for row in rows}) > 1:
         numbers = {i: n for n, found in enumerate(reasons.values(), 1) for i in found}
         yield ["verdict", *(_verdict(rows[i], numbers.get(i)) for i in order)]
@@ -128,29 +134,26 @@ def _fitted(fixed: Sequence[list[str]], rest: Sequence[list[str]]) -> Iterator[t
             return
 
 
-def _head(name: str) -> list[str]:
-    return textwrap.wrap(name, HEADER_WIDTH, break_long_words=False) or [""]
-
-
-def _column_width(column: Sequence[str]) -> int:
-    return max(*(len(line) for line in _head(column[0])), *(len(cell) for cell in column[1:]))
+def _head(column: Sequence[str]) -> list[str]:
+    """The name of a column, in lines about as wide as its cells."""
+    cells = max(map(len, column[1:]), default=0)
+    width = min(max(cells, LEAST_HEADER_WIDTH), HEADER_WIDTH)
+    return textwrap.wrap(column[0], width, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def _width(columns: Sequence[Sequence[str]]) -> int:
-    return sum(_column_width(column) + 2 for column in columns) - 2
+    """Of the table that ``_drawn`` draws: a line and two spaces to each column, and the last line."""
+    widths = (max(len(line) for line in (*_head(column), *column[1:])) for column in columns)
+    return sum(width + 3 for width in widths) + 1
 
 
-def _aligned(columns: Sequence[Sequence[str]]) -> str:
-    heads = [_head(column[0]) for column in columns]
-    height = max(len(head) for head in heads)
-    padded = [[""] * (height - len(head)) + head for head in heads]
-    cells = [[*head, *column[1:]] for head, column in zip(padded, columns, strict=True)]
-    widths = [_column_width(column) for column in columns]
-    lines = zip(*cells, strict=True)
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+def _drawn(columns: Sequence[Sequence[str]]) -> str:
+    table = Grid(box=box.MARKDOWN)
+    for column in columns:
+        table.add_column("\n".join(_head(column)), justify="right", overflow="fold")
+    for cells in zip(*(column[1:] for column in columns), strict=True):
+        table.add_row(*cells)
+    return drawn(table).rstrip("\n")
 
 
 def _left_out(rest: Sequence[Sequence[str]], num_shown: int) -> str:
@@ -191,18 +194,7 @@ def _wrapped(text: str) -> str:
 
 def render_answer(sweep: Sweep) -> str:
     """The answer, and what the axes could do where there is none."""
-    lines = [f"{answer_words(sweep)}{_host_time(sweep)}", *axis_notes(sweep)]
-    return "\n".join(map(_wrapped, lines))
-
-
-def _host_time(sweep: Sweep) -> str:
-    """Said with the answer, because it decides how many GPUs are enough: no point has any host time."""
-    engines = [one.scenario.engine for one in sweep.points if isinstance(one.scenario, Scenario)]
-    if not has_slo(sweep) or not engines:
-        return ""
-    if not all(one.overheads.are_zero and one.service_time is None for one in engines):
-        return ""
-    return " Without host time: engine.overheads are 0 (an engine.profile has a real engine's)."
+    return "\n".join(map(_wrapped, [answer_words(sweep), *axis_notes(sweep)]))
 
 
 # --- JSON ---------------------------------------------------------------------------------------
@@ -280,7 +272,7 @@ def sweep_report(sweep: Sweep, metrics: Sequence[str]) -> Report:
     )
     return Report(
         question=sweep.question,
-        answer=f"{answer_words(sweep)}{_host_time(sweep)}",
+        answer=answer_words(sweep),
         badges=tuple(_badges(sweep)),
         figures=tuple(_figures(sweep)),
         sections=[*first, *what_decides_first(then, folded, ())],
@@ -438,7 +430,7 @@ def _numbers(sweep: Sweep, ran: Sequence[int], names: Sequence[str], more: Seque
     for i in ran:
         row, standing = sweep.rows[i], _standing(marks.get(i, ""), i in on_front, is_slo)
         cells = [Cell(text=point_words(sweep, i))]
-        cells += [_meets_cell(row) if is_slo else Cell(text=str(row["verdict"]))]
+        cells += [_meets_cell(row) if is_slo else Cell(text=str(row["verdict"]), small=missed_word(row))]
         cells += [Cell(text=str(row["num_gpus"])), Cell(text=_price(row), small=standing)]
         cells += [_limit_cell(row)] if is_slo else []
         rows.append((*cells, *(Cell(text=shown(sweep, name, row)) for name in names)))
@@ -455,7 +447,13 @@ def _meets_cell(row: Row) -> Cell:
     met = row["meets_slo"]
     tone: Tone = "good" if met is True else "bad" if met is False else "plain"
     word = "open" if met is None else "yes" if met else "no"
-    return Cell(text=word, tone=tone, small="" if row["verdict"] == "STABLE" else str(row["verdict"]))
+    return Cell(text=word, tone=tone, small=_beside(row))
+
+
+def _beside(row: Row) -> str:
+    """What else decides: a queue that does not hold, a threshold of the file that is missed."""
+    verdict = "" if row["verdict"] == "STABLE" else str(row["verdict"])
+    return ", ".join(word for word in (verdict, missed_word(row)) if word)
 
 
 def _held_fixed(sweep: Sweep) -> Iterator[tuple[str, str]]:

@@ -172,8 +172,46 @@ def answer_words(sweep: Sweep) -> str:
     found = picks(sweep)
     said = _slo_words(sweep, found) if has_slo(sweep) else _goal_words(sweep, found)
     refused = sum(not can_run(row) for row in sweep.rows)
-    tail = f" {refused} of {len(sweep.rows)} points cannot run." if refused else ""
-    return f"{said}{tail}"
+    tail = f"{refused} of {len(sweep.rows)} points cannot run." if refused else ""
+    return " ".join(part for part in (said, _missed_words(sweep), tail, _assumed_words(sweep, found)) if part)
+
+
+def _missed_words(sweep: Sweep) -> str:
+    """How many points miss a threshold of the file: these cannot win."""
+    missed = [index for index, row in enumerate(sweep.rows) if row.get("meets_thresholds") is False]
+    if not missed:
+        return ""
+    points = f"{len(missed)} of {sum(map(can_run, sweep.rows))} points"
+    first = f"{setting_words(sweep, missed[0])}: {sweep.rows[missed[0]]['missed']}"
+    return f"{points} miss a threshold of the scenario, as {first}."
+
+
+def kept_word(row: Row) -> str:
+    """Whether a point keeps the thresholds of the file."""
+    met = row.get("meets_thresholds")
+    return "-" if met is None else "met" if met else "missed"
+
+
+def missed_word(row: Row) -> str:
+    """The same beside a verdict, where it does not."""
+    return "misses a threshold" if row.get("meets_thresholds") is False else ""
+
+
+def _assumed_words(sweep: Sweep, found: Sequence[Pick]) -> str:
+    """Figures that may decide and that nobody measured: of what wins at each load, or comes nearest."""
+    best = [pick.nearest if pick.winner is None else pick.winner for pick in found]
+    told = [index for index in best if index is not None]
+    told = told or [index for index, row in enumerate(sweep.rows) if can_run(row)]
+    whose: dict[str, list[int]] = {}
+    for index in dict.fromkeys(told):
+        for text in str(sweep.rows[index].get("assumes") or "").splitlines():
+            whose.setdefault(text, []).append(index)
+    num_told = len(set(told))
+    parts = [
+        text if len(points) == num_told else f"{text} ({shared_words(sweep, points)})"
+        for text, points in whose.items()
+    ]
+    return f"Assumed: {'; '.join(parts)}." if parts else ""
 
 
 def _slo_words(sweep: Sweep, found: Sequence[Pick]) -> str:
@@ -184,13 +222,14 @@ def _slo_words(sweep: Sweep, found: Sequence[Pick]) -> str:
         return f"No point can be recommended: {_none_words(sweep, found[0])}."
     if not won:
         return f"No load is carried within the SLO: {_by_load(found, lambda pick: _none_words(sweep, pick))}."
+    bounds = " and the thresholds" if any(row.get("missed") for row in sweep.rows) else ""
     by_gpus = any(pick.measure == "num_gpus" for pick in won)
     head = (
-        f"The fewest GPUs that meet the SLO{_unpriced(sweep)}"
+        f"The fewest GPUs that meet the SLO{bounds}{_unpriced(sweep)}"
         if by_gpus
-        else "The cheapest that meets the SLO"
+        else f"The cheapest that meets the SLO{bounds}"
     )
-    counts = f" {num_meeting} of {total} points meet it." if total > 1 else ""
+    counts = f" {num_meeting} of {total} points meet {'the SLO' if bounds else 'it'}." if total > 1 else ""
     if len(found) == 1:
         return f"{head}: {_winner_words(sweep, found[0])}.{counts}"
     each = _by_load(
@@ -233,7 +272,10 @@ def _none_words(sweep: Sweep, pick: Pick) -> str:
     rows = [sweep.rows[i] for i in pick.indices if can_run(sweep.rows[i])]
     if not rows:
         return "nothing can run"
-    if any(row["meets_slo"] is True for row in rows):
+    within = [row for row in rows if row["meets_slo"] is True]
+    if within and all(row.get("meets_thresholds") is False for row in within):
+        return "those within the SLO miss a threshold of the scenario"
+    if within:
         return "those within the limits are overloaded, and would miss them in a longer run"
     if all(row["meets_slo"] is None for row in rows):
         return "left open, as too few requests carry the percentiles that the SLO states"

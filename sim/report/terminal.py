@@ -105,7 +105,7 @@ def metric_table(comparison: Comparison) -> str:
             cell = comparison.cells[other][name]
             cells += [_value(cell.mean, metric), _ratio_cell(cell)]
         table.add_row(metric.label, name, *cells)
-    return _drawn(table)
+    return drawn(table)
 
 
 def compact_table(comparison: Comparison) -> str:
@@ -127,13 +127,13 @@ def compact_table(comparison: Comparison) -> str:
             row += [_ratio_cell(cell)] if name == headline else []
         table.add_row(*row)
     keys = f"({', '.join(metrics)}; report.html and summary.json have every metric)"
-    return f"{_drawn(table)}{_wrapped(keys)}\n"
+    return f"{drawn(table)}{_wrapped(keys)}\n"
 
 
-def _drawn(table: Table) -> str:
+def drawn(table: Table) -> str:
     """As text: Markdown that pastes into a document or a spreadsheet."""
     text = StringIO()
-    Console(file=text, width=WIDTH, color_system=None, legacy_windows=False).print(table)
+    Console(file=text, width=WIDTH, color_system=None, legacy_windows=False, markup=False).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").splitlines()) + "\n"
 
 

@@ -209,7 +209,8 @@ def test_sweep_marks_what_meets_the_slo_and_names_the_cheapest(
     assert set(meets) == {"true", "false"}
     cheapest = rows[meets.index("true")]["replicas"]
     assert f"The cheapest that meets the SLO: {cheapest} GPU" in printed
-    marks = [line.split()[0] for line in printed.splitlines() if line.strip().startswith("*")]
+    cells = [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("|")]
+    marks = [cell for cell in cells if cell.startswith("*")]
     assert marks == ["**"] + ["*"] * (meets.count("true") - 1)
     content = json.loads(Path("out/sweep.json").read_text(encoding="utf-8"))
     [answer] = content["answers"]

@@ -21,6 +21,7 @@ from sim.kinds.registry import KINDS
 from sim.plan.answer import by_cost, front_metric, is_load, picks
 from sim.plan.evaluate import Point, Row, evaluate
 from sim.plan.sweep import Sweep, sweep_points
+from sim.plan.sweep_pictures import sweep_pictures
 from sim.plan.sweep_report import render_table
 from sim.plan.sweep_words import answer_words, axis_notes, plain_name, ratio_words
 from sim.results.metric import Swept
@@ -510,7 +511,8 @@ def test_the_table_is_as_wide_as_a_terminal_and_has_every_point(sweep: Sweep) ->
     metrics = ("p99_ttft_s", "goodput_fraction")
     lines = render_table(sweep, metrics).splitlines()
     assert max(map(len, lines)) <= 100
-    num_rows = sum(line.split()[0] in ("10", "20", "*", "**") for line in lines if line.strip())
+    cells = [line.replace("|", " ").split() for line in lines if line.startswith("|")]
+    num_rows = sum(one[0] in ("10", "20", "*", "**") for one in cells)
     assert num_rows == len(sweep.rows)
 
 
@@ -522,6 +524,94 @@ def test_metrics_that_were_asked_for_are_all_shown(tiny: Path, capsys: pytest.Ca
     printed = " ".join(capsys.readouterr().out.split())
     for word in ("queueing", "p50", "KV cache", "time in", "steps", "makespan"):
         assert word in printed
+
+
+def test_a_device_is_named_whole_in_the_table_whatever_stands_beside_it() -> None:
+    names = ["a100-sxm-80gb", "b200-sxm-180gb", "t4"]
+    rows = [made_row(meets_thresholds=True), made_row(meets_thresholds=False, missed="p99"), made_row()]
+    rows[2] |= {"cannot_run": "no bfloat16", "verdict": "CANNOT_RUN", "meets_slo": None, "slo_ratio": None}
+    shown = render_table(made_sweep({"hardware": names}, rows), ("p99_ttft_s", "goodput_fraction"))
+    assert max(map(len, shown.splitlines())) <= 100
+    table = [line for line in shown.splitlines() if line.startswith("|")]
+    assert [sum(name in line for line in table) for name in names] == [1, 1, 1]
+    assert all(line.count("|") == table[0].count("|") for line in table), "it pastes as Markdown"
+    assert (
+        sum("missed" in line for line in table) == 1 and sum("cannot run [1]" in line for line in table) == 1
+    )
+
+
+def test_a_point_that_misses_a_threshold_of_the_file_cannot_win() -> None:
+    axes = {"replicas": ["1", "2", "3"]}
+    missed = made_row(meets_thresholds=False, missed="p99_ttft_s max 0.1 (0.2 s)", usd_per_hour=1.0)
+    kept = [made_row(meets_thresholds=True, missed="", num_gpus=i, usd_per_hour=float(i)) for i in (2, 3)]
+    sweep = made_sweep(axes, [missed, *kept])
+    assert picks(sweep)[0].winner == 1
+    said = answer_words(sweep)
+    assert said.startswith("The cheapest that meets the SLO and the thresholds: 2 GPUs, $2.00 an hour")
+    assert (
+        "1 of 3 points miss a threshold of the scenario, as replicas = 1: p99_ttft_s max 0.1 (0.2 s)." in said
+    )
+    none = made_sweep(axes, [missed, missed, missed])
+    assert picks(none)[0].winner is None
+    assert "those within the SLO miss a threshold of the scenario" in answer_words(none)
+    unstated = made_sweep(axes, [made_row(), made_row(), made_row()])
+    assert "threshold" not in answer_words(unstated)
+
+
+def test_thresholds_of_the_file_are_read_of_every_point(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = TINY + "thresholds: [{metric: mean_ttft_s, max: 100 ms}]\n"
+    tiny.write_text(text, encoding="utf-8")
+    one, four = (evaluate(point) for point in sweep_points(str(tiny), ["replicas=1,4"]))
+    assert (one["meets_thresholds"], four["meets_thresholds"]) == (False, True)
+    assert str(one["missed"]).startswith("mean_ttft_s max 0.1 (") and four["missed"] == ""
+    assert main(["sweep", str(tiny), "--over", "replicas=1,4", "--jobs", "1", "--out", "out"]) == 0
+    assert "points miss a threshold of the scenario, as replicas = 1: mean_ttft_s" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    rows = list(csv.DictReader(Path("out/sweep.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row["meets_thresholds"] for row in rows] == ["false", "true"]
+    assert "misses a threshold" in Path("out/sweep.html").read_text(encoding="utf-8")
+    variants = "compare: {reference: a, variants: {a: {}, b: {engine: {max_num_seqs: 8}}}}\n"
+    tiny.write_text(text.replace("{metric", "{variant: b, metric") + variants, encoding="utf-8")
+    found = [(point.variant, evaluate(point)) for point in sweep_points(str(tiny), ["replicas=1"])]
+    assert [(name, row["meets_thresholds"] is None) for name, row in found] == [("a", True), ("b", False)]
+
+
+def test_the_answer_says_what_the_winner_assumes() -> None:
+    lent, cpu = "mi300x reaches the efficiencies of h100-sxm-80gb", "no CPU time between steps"
+    rows = [made_row(usd_per_hour=1.0, assumes=f"{lent}\n{cpu}"), made_row(assumes=cpu)]
+    sweep = made_sweep({"hardware": ["mi300x", "h100-sxm-80gb"]}, rows)
+    assert answer_words(sweep).endswith(f"points meet it. Assumed: {lent}; {cpu}.")
+    own = made_sweep({"hardware": ["mi300x", "h100-sxm-80gb"]}, [rows[0] | {"usd_per_hour": 9.0}, rows[1]])
+    assert answer_words(own).endswith(f"Assumed: {cpu}."), "what does not win assumes nothing of the answer"
+    loads = made_sweep({RATE: ["10", "20"]}, rows)
+    assert f"Assumed: {lent} ({RATE} = 10); {cpu}." in answer_words(loads)
+    missed = [
+        row | {"meets_slo": False, "slo_ratio": ratio} for row, ratio in zip(rows, (2.0, 3.0), strict=True)
+    ]
+    nearest = made_sweep({"hardware": ["mi300x", "h100-sxm-80gb"]}, missed)
+    assert answer_words(nearest).endswith(f"Assumed: {lent}; {cpu}.")
+
+
+def test_the_picture_names_the_points_of_the_front(tiny: Path) -> None:
+    rows = [
+        made_row(usd_per_hour=cost, p99_ttft_s=time, num_gpus=1)
+        for cost, time in ((1.0, 0.9), (2.0, 0.3), (2.05, 0.299), (3.0, 0.4), (9.0, 0.1))
+    ]
+    names = ["l4", "a100-sxm-80gb", "a100-sxm-40gb", "l40s", "b200-sxm-180gb"]
+    (picture, *_) = sweep_pictures(made_sweep({"hardware": names}, rows), ())
+    told = {one["text"]: (one["x"], one["y"]) for one in picture.layout["annotations"]}
+    assert set(told) == {"1 × l4", "1 × a100-sxm-80gb", "1 × b200-sxm-180gb"}, (
+        "one is beside another, one beaten"
+    )
+    assert told["1 × l4"] == (1.0, 0.9)
+    wide = [row | {"p99_ttft_s": row["p99_ttft_s"] * 10**i} for i, row in enumerate(rows[::-1])][::-1]
+    (logarithmic, *_) = sweep_pictures(made_sweep({"hardware": names}, wide), ())
+    assert logarithmic.layout["yaxis"]["type"] == "log"
+    lowest = min(logarithmic.layout["annotations"], key=lambda one: one["y"])
+    assert lowest["y"] == pytest.approx(-1.0), "a logarithmic axis takes powers of ten"
 
 
 def test_quiet_is_the_answer_alone(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
