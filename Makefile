@@ -5,7 +5,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types layers format docs gallery check-gallery same-bytes bench check clean
+.PHONY: help demo test test-on-request lint types layers format docs gallery check-gallery same-bytes bench check clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -15,8 +15,11 @@ demo: $(VENV)/.core  ## continuous batching over paged KV against static over co
 	@echo
 	@echo "The report, to open in a browser: $(CURDIR)/out/demo/report.html"
 
-test: $(VENV)/.dev  ## all tests
-	$(BIN)/pytest -n $(JOBS)
+test: $(VENV)/.dev  ## all tests, but those on request
+	$(BIN)/pytest -n $(JOBS) --dist worksteal
+
+test-on-request: $(VENV)/.dev  ## longer sweeps of laws that `make test` tests with less, some minutes
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m on_request
 
 lint: $(VENV)/.dev  ## ruff, and the spelling
 	$(BIN)/ruff check .
