@@ -1,4 +1,7 @@
-"""``gpuyard check PATH...``: scenarios, hardware profiles and model configs, without running them."""
+"""``gpuyard check PATH...``: scenarios with the traces that they name, hardware profiles and model configs.
+
+Nothing is run.
+"""
 
 from __future__ import annotations
 
@@ -158,8 +161,14 @@ def _check_board(path: Path) -> str:
 
 def _check_scenario(content: dict[str, Any], path: Path) -> str:
     from sim.kinds.load import load_measured_tree
+    from sim.kinds.registry import kind_of
 
     file = load_measured_tree(content, str(path))
+    try:
+        kind_of(file.base).read_files([variant.scenario for variant in file.variants], path.parent)
+    except ScenarioError as error:
+        error.problem = f"{error.problem} (named by {path})"
+        raise
     for caution in file.warnings:
         print(f"warning {path}: {caution}", file=sys.stderr)
     names = ", ".join(variant.name for variant in file.variants)

@@ -59,6 +59,10 @@ class Kind(ABC, Generic[S, R]):
     def check(self, scenario: S, *, file: str) -> None:
         """Refuse what does not go together."""
 
+    def read_files(self, scenarios: Sequence[S], base_dir: Path) -> None:
+        """Read what the variants of a file name beside it, with the readers' own refusals; nothing is run."""
+        return
+
     def load_run(self) -> None:
         """Import what a run needs: once, before processes are forked to make runs."""
         _ = self.metrics
@@ -170,6 +174,11 @@ class Serving(Kind["Scenario", "RunResult"]):
         from sim.serving.checks.scenario import check_serving
 
         check_serving(scenario, file=file)
+
+    def read_files(self, scenarios: Sequence[Scenario], base_dir: Path) -> None:
+        from sim.serving.workload.sources import read_workloads
+
+        read_workloads([scenario.workload for scenario in scenarios], base_dir)
 
     def load_run(self) -> None:
         import sim.serving.run

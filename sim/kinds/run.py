@@ -197,7 +197,11 @@ def _answer(
         file=file,
         results=results,
         summaries=summaries,
-        comparison=replace(compare(summaries, file.reference, draws=draws), changes=file.changes),
+        comparison=replace(
+            compare(summaries, file.reference, draws=draws),
+            changes=file.changes,
+            thresholds=tuple(file.base.thresholds),
+        ),
     )
 
 

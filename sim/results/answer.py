@@ -88,26 +88,58 @@ CLAIMS: Mapping[str, Claim] = {
 
 
 def answer_line(comparison: Comparison) -> str:
-    """The answer: who falls behind its load, the sentence, what it assumes, how long ``precision`` ran."""
+    """The answer: who falls behind its load, the sentence, thresholds, what it assumes, how long it ran."""
     behind = _all_behind(comparison) if len(comparison.variants) > 1 else ""
     length = f"{comparison.length}." if comparison.length else ""
-    parts = (behind, _sentence(comparison), _assumed(comparison), length)
+    parts = (behind, _sentence(comparison), _thresholds(comparison), _assumed(comparison), length)
     return " ".join(part for part in parts if part)
 
 
-def _behind(comparison: Comparison, name: str) -> tuple[str, str] | None:
+def _thresholds(comparison: Comparison) -> str:
+    """The bounds of the file that are missed; of a single variant also those that are kept."""
+    from sim.results.comparison import check_thresholds
+
+    said = []
+    for one in check_thresholds(comparison, comparison.thresholds):
+        if one.is_met and len(comparison.variants) > 1:
+            continue
+        label, whose = _label(comparison, one.metric), f" of {one.variant}" * (len(comparison.variants) > 1)
+        value = "not known" if one.value is None else _value(comparison, one.value, one.metric)
+        word = "within" if one.is_met else "outside of"
+        said.append(f"{label[0].upper()}{label[1:]}{whose} is {value}, {word} its threshold ({one.bound}).")
+    return " ".join(said)
+
+
+def _behind(comparison: Comparison, name: str) -> tuple[float, float] | None:
     """(served, offered) requests a second of a variant that falls behind; None where it does not."""
     runs, cell = comparison.summaries[name], comparison.cells[name].get("requests_per_s")
     offered = [run.offered_per_s for run in runs if run.offered_per_s is not None]
-    words = {run.verdict.word for run in runs}
-    if cell is None or cell.mean is None or len(offered) < len(runs) or not words & _FALLS_BEHIND:
+    is_behind = bool({run.verdict.word for run in runs} & _FALLS_BEHIND) or _lost(comparison, name) >= _MANY
+    if cell is None or cell.mean is None or len(offered) < len(runs) or not is_behind:
         return None
-    rates = (cell.mean, sum(offered) / len(offered))
-    served, came = (f"{rate:,.0f}" if rate >= 1000 else f"{rate:.3g}" for rate in rates)
-    return served, came
+    return cell.mean, sum(offered) / len(offered)
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 1000 else f"{rate:.3g}"
 
 
 _FALLS_BEHIND = {"BACKLOGGED", "OVERLOADED"}
+_MANY = 0.05  # of the requests
+
+
+def _lost(comparison: Comparison, name: str) -> float:
+    """The share of the requests that were refused or given up, which keeps a queue short."""
+    cells = comparison.cells[name]
+    lost = sum(cells[one].mean or 0.0 for one in ("num_refused", "num_aborted") if one in cells)
+    offered = cells["num_offered"].mean if "num_offered" in cells else None
+    return lost / offered if offered else 0.0
+
+
+def _behind_phrase(comparison: Comparison, name: str) -> str:
+    """What is said of one that falls behind: its verdict, or how much it loses instead of a growing queue."""
+    said = _verdict(comparison, name).removeprefix(f"{name} ").removeprefix("it ")
+    return said or f"loses {100 * _lost(comparison, name):.2g} % of them"
 
 
 def _all_behind(comparison: Comparison) -> str:
@@ -120,15 +152,16 @@ def _all_behind(comparison: Comparison) -> str:
         return ""
     told = [name for name in (comparison.reference, best_variant(comparison)) if name in rates]
     told = list(dict.fromkeys(told)) or list(rates)[:1]
-    if len({rates[name][1] for name in told}) == 1:
-        of = f" of the {rates[told[0]][1]}"
-        each = [f"{name} {rates[name][0]}" for name in told]
-        each[0] = f"{told[0]} serves {rates[told[0]][0]}"
+    offered = [rates[name][1] for name in told]
+    if max(offered) <= 1.01 * min(offered):  # drawn alike, and counted in windows that differ a little
+        of = f" of the {_rate(offered[0])}"
+        each = [f"{name} {_rate(rates[name][0])}" for name in told]
+        each[0] = f"{told[0]} serves {_rate(rates[told[0]][0])}"
     else:
-        of, each = "", [f"{name} serves {rates[name][0]} of {rates[name][1]}" for name in told]
+        of, each = "", [f"{name} serves {_rate(rates[name][0])} of {_rate(rates[name][1])}" for name in told]
     said = f"{' and '.join(each)}{of} requests a second offered"
     if len(rates) == 1:
-        return f"{said} and {_verdict(comparison, told[0]).removeprefix(f'{told[0]} ')}."
+        return f"{said} and {_behind_phrase(comparison, told[0])}."
     is_overloaded = all(comparison.verdicts(name) == "OVERLOADED" for name in rates)
     shared = SAID["OVERLOADED" if is_overloaded else "BACKLOGGED"].both
     num_variants = len(comparison.variants)
@@ -195,11 +228,23 @@ def _reference_leads(comparison: Comparison, metric: str) -> str:
     if base.mean is None:
         return f"{subject}: no variant has a {_label(comparison, metric)}: {base.note}."
     found = _with(comparison.kind.metrics[metric], base.mean).lstrip()
-    following = _best(comparison, comparison.variants[1:])
-    state = _state(comparison, (reference, following))
-    if comparison.cells[following][metric].mean is None:
-        return f"{subject} {found}; no other has one{state}."
-    return f"{subject} {found}; the next, {following}, {_relation(comparison, following, metric)}{state}."
+    others = comparison.variants[1:]
+    alike = [name for name in others if comparison.cells[name][metric].is_significant is False]
+    others = tuple(name for name in others if name not in alike)
+    same = f", and {_number_of(alike)} not differ measurably from it" if alike else ""
+    if not others:
+        return f"{subject} {found}{same}{_state(comparison, (reference, *alike))}."
+    # Where some are as good as the best, what the others lose says more than who comes next.
+    told = _worst(comparison, others) if alike else _best(comparison, others)
+    state = _state(comparison, (reference, told))
+    if comparison.cells[told][metric].mean is None:
+        return f"{subject} {found}{same}; no other has one{state}."
+    which = "the last" if alike else "the next"
+    return f"{subject} {found}{same}; {which}, {told}, {_relation(comparison, told, metric)}{state}."
+
+
+def _number_of(names: Sequence[str]) -> str:
+    return f"{names[0]} does" if len(names) == 1 else f"{len(names)} others do"
 
 
 def _relation(comparison: Comparison, variant: str, metric: str) -> str:
@@ -214,6 +259,8 @@ def _relation(comparison: Comparison, variant: str, metric: str) -> str:
         if cell.mean == base.mean:
             return f"has the {label} of {other} ({_value(comparison, cell.mean, metric)})"
         return f"has another {label} than {other} ({values}{_span(comparison, None)})"
+    if f"{cell.ratio.estimate:.3g}" == "1":
+        return f"hardly differs from {other} in {label} ({values}{_span(comparison, cell.ratio)})"
     claim = CLAIMS.get(metric, Claim(text=f"has {{times}} the {label} of {{other}}"))
     ratio = cell.ratio.inverse() if claim.is_speed else cell.ratio
     said = claim.text.format(times=f"{ratio.estimate:.3g} ×", other=other)
@@ -237,7 +284,8 @@ def _span(comparison: Comparison, ratio: Interval | None) -> str:
         return ", one seed, no interval"
     if ratio is None or ratio.low is None or ratio.high is None:
         return ""
-    return f", 95 % {ratio.low:.3g} to {ratio.high:.3g}"
+    low, high = f"{ratio.low:.3g}", f"{ratio.high:.3g}"
+    return f", 95 % {low} to {high}" if (low, high) != ("1", "1") else ""
 
 
 def _companion(comparison: Comparison, variant: str, headline: str) -> str:
@@ -265,30 +313,50 @@ def _a(label: str) -> str:
 def _state(comparison: Comparison, names: Sequence[str]) -> str:
     """What the verdicts and the SLO add to the sentence: trouble, and where the variants differ."""
     left = [name for name in names if _behind(comparison, name) is None]  # the others were told first
+    left = [name for name in left if not comparison.summaries[name][0].verdict.is_by_construction]
     words = {name: comparison.verdicts(name) for name in left}
     is_telling = len(set(words.values())) > 1 or any(_is_trouble(comparison, name) for name in left)
     parts = [said for name in left if is_telling and (said := _verdict(comparison, name))]
-    if len(left) > 1 and len(set(words.values())) == 1 and words[left[0]] in SAID:
+    if len(left) == 2 and len(set(words.values())) == 1 and words[left[0]] in SAID:
         shared = SAID[comparison.summaries[left[0]][0].verdict.word].both
         parts = [shared] if shared else parts
-    met = {name: {run.meets_slo for run in comparison.summaries[name]} - {None} for name in names}
-    if any(met.values()):
-        hits = {name: found == {True} for name, found in met.items()}
-        parts.append(_slo(hits))
+    parts += [said for said in (_slo(comparison), *(_classes(comparison, name) for name in names)) if said]
     return "".join(f"{'; ' if index == 0 else ', '}{part}" for index, part in enumerate(parts))
 
 
-def _slo(hits: Mapping[str, bool]) -> str:
-    """Who meets the SLO, of one or two."""
+def _slo(comparison: Comparison) -> str:
+    """Who meets the SLO, of all variants: a sentence about two of them must not deny it of a third."""
+    found = {name: {run.meets_slo for run in comparison.summaries[name]} for name in comparison.variants}
+    if not any(hits - {None} for hits in found.values()):
+        return ""
+    hits = {name: found[name] - {None} == {True} for name in comparison.variants}
+    meeting, missing = ([name for name in hits if hits[name] is wanted] for wanted in (True, False))
     if len(hits) == 1:
-        return f"the SLO is {'met' if all(hits.values()) else 'missed'}"
-    if len(set(hits.values())) == 1:
-        return f"both {'meet' if all(hits.values()) else 'miss'} the SLO"
-    return f"only {next(name for name, hit in hits.items() if hit)} meets the SLO"
+        return f"the SLO is {'met' if meeting else 'missed'}"
+    if not meeting or not missing:
+        who = "both" if len(hits) == 2 else f"all {len(hits)}"
+        return f"{who} {'meet' if meeting else 'miss'} the SLO"
+    if len(meeting) == 1:
+        return f"only {meeting[0]} meets the SLO"
+    who = f"all but {missing[0]}" if len(missing) == 1 else f"{len(meeting)} of {len(hits)}"
+    return f"{who} meet the SLO"
+
+
+def _classes(comparison: Comparison, name: str) -> str:
+    """The classes of a workload that miss an SLO of their own."""
+    runs = comparison.summaries[name]
+    missed = {one: None for run in runs for one, part in run.by_class.items() if part.meets_slo is False}
+    where = f" in {name}" if len(comparison.variants) > 1 else ""
+    if not missed or len(runs[0].by_class) < 2:
+        return ""
+    return f"{' and '.join(missed)} {'misses its' if len(missed) == 1 else 'miss their'} SLO{where}"
 
 
 def _is_trouble(comparison: Comparison, name: str) -> bool:
-    return any(SAID[run.verdict.word].is_trouble for run in comparison.summaries[name])
+    return any(
+        SAID[run.verdict.word].is_trouble and not run.verdict.is_by_construction
+        for run in comparison.summaries[name]
+    )
 
 
 def _verdict(comparison: Comparison, name: str) -> str:
@@ -301,8 +369,16 @@ def _verdict(comparison: Comparison, name: str) -> str:
     return f"{'it' if len(comparison.variants) == 1 else name} {SAID[worst].phrase}{seeds}"
 
 
+def _worst(comparison: Comparison, names: Sequence[str]) -> str:
+    return _ranked(comparison, names)[-1]
+
+
 def _best(comparison: Comparison, names: Sequence[str]) -> str:
-    """The variant with the best mean; one without a number comes last, among equals the first."""
+    return _ranked(comparison, names)[0]
+
+
+def _ranked(comparison: Comparison, names: Sequence[str]) -> list[str]:
+    """The variants by their mean, the best first; one without a number comes last, among equals the first."""
     metric = headline_metric(comparison)
     sign = -1.0 if comparison.kind.metrics[metric].better == "higher" else 1.0
 
@@ -310,7 +386,7 @@ def _best(comparison: Comparison, names: Sequence[str]) -> str:
         mean = comparison.cells[name][metric].mean
         return mean is None, sign * (mean or 0.0)
 
-    return min(names, key=rank)
+    return sorted(names, key=rank)
 
 
 def _alone(comparison: Comparison, name: str, metric: str) -> str:
@@ -323,8 +399,8 @@ def _alone(comparison: Comparison, name: str, metric: str) -> str:
     rates = _behind(comparison, name)
     if rates is None:
         return f"{said}{companion}{state}."
-    phrase = _verdict(comparison, name).removeprefix("it ")
-    served = f"Serves {rates[0]} of the {rates[1]} requests a second offered"
+    phrase = _behind_phrase(comparison, name)
+    served = f"Serves {_rate(rates[0])} of the {_rate(rates[1])} requests a second offered"
     if metric == "requests_per_s":
         span = _seeds_span(comparison, name, metric)
         return f"{served}{span} and {phrase}{companion and f',{companion}'}{state}."

@@ -110,6 +110,7 @@ class Comparison:
     draws: bool = True  # another seed gives other numbers
     length: str = ""  # where ``precision`` chose it: how long the runs are, and what is known to how much
     changes: tuple[str, ...] = ()  # what was set in place of the file's
+    thresholds: tuple[Threshold, ...] = ()  # the file's
 
     @property
     def asked(self) -> str:

@@ -33,6 +33,7 @@ class Verdict:
     reason: str
     growth: float | None = None
     t_statistic: float | None = None
+    is_by_construction: bool = False  # how the load was asked for makes it so, whatever serves it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

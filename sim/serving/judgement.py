@@ -17,7 +17,7 @@ from sim.price.step import CompiledPrice, StepPrice
 from sim.results.statistics import student_t_quantile
 from sim.results.verdict import Verdict, Word
 from sim.scenario.caution import Caution
-from sim.serving.records import FINISHED, UNFINISHED, RequestColumns, RunResult
+from sim.serving.records import ABORTED, FINISHED, UNFINISHED, RequestColumns, RunResult
 from sim.serving.scenario import Scenario
 
 _NUM_BATCHES = 8
@@ -30,6 +30,9 @@ _ALPHA = 0.005
 
 
 _LONG_WAIT = 0.1  # of the time from the first arrival to the last
+
+
+_MANY = 0.05  # of the requests: so many clients that give up keep a queue short
 
 
 _LEAST_GROWTH = 0.02  # requests that stay waiting per request that arrives
@@ -64,7 +67,8 @@ def judge(result: RunResult) -> Verdict:
     span_ps = int(requests.arrival_ps[ids[-1]] - requests.arrival_ps[ids[0]])
     if span_ps == 0 and ids.size > 1:
         word: Word = "OVERLOADED" if (requests.status[ids] == UNFINISHED).any() else "BACKLOGGED"
-        return Verdict(word=word, reason="all requests came at once: a queue by construction")
+        reason = "all requests came at once: a queue by construction"
+        return Verdict(word=word, reason=reason, is_by_construction=True)
     if ids.size < _NUM_BATCHES * _LEAST_PER_BATCH:
         needed = _NUM_BATCHES * _LEAST_PER_BATCH
         return Verdict(word="UNTESTED", reason=f"{ids.size} arrivals: a trend needs {needed}")
@@ -75,6 +79,9 @@ def judge(result: RunResult) -> Verdict:
     if reason:
         return Verdict(word="UNTESTED", reason=f"too short to tell: {reason}")
     reason = "the queue has no upward trend over the arrivals"
+    gave_up = float((requests.status[ids] == ABORTED).mean())
+    if gave_up >= _MANY:
+        reason += f", as {gave_up:.0%} of the clients gave up"
     return Verdict(word="STABLE", reason=reason, growth=growth, t_statistic=_finite(t_statistic))
 
 
@@ -213,6 +220,13 @@ def _queue(verdict: Verdict) -> Caution | None:
             meaning="the load may be above capacity without anyone noticing",
             remedy="raise workload.num_requests",
         )
+    if verdict.is_by_construction:
+        return Caution(
+            kind="queue_grows",
+            observation="all requests came at once",
+            meaning="queue_s, ttft_s and e2e_s say how far back a request stood, and grow with their number",
+            remedy="compare requests_per_s and output_tokens_per_s only, or give arrivals a rate",
+        )
     return Caution(
         kind="queue_grows",
         observation=f"the queue grew ({verdict.word})",
@@ -343,8 +357,9 @@ def _profile(scenario: Scenario) -> Caution | None:
 
 def _no_host_time(scenario: Scenario) -> Caution | None:
     """Where an SLO asks what is fast enough, and the CPU is taken to be infinitely fast."""
-    engine, slo = scenario.engine, scenario.slo
-    asks = bool(slo.limits or slo.bounds)
+    engine, classes = scenario.engine, scenario.workload.classes or {}
+    stated = [scenario.slo, *(one.slo for one in classes.values() if one.slo is not None)]
+    asks = any(slo.limits or slo.bounds for slo in stated)
     if not asks or engine.service_time is not None or not engine.overheads.are_zero:
         return None
     return Caution(

@@ -16,12 +16,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServingMetric(Metric):
-    """A metric of a serving run. One with a ``number`` needs nothing else; the others are made together."""
+class RunMetric(Metric):
+    """A metric of a serving run. Those of this module are made together (``sim.serving.summary``)."""
 
-    number: Callable[[RunResult], float | None] | None = None
-    absent: str = ""  # why ``number`` is None, where it is
+    absent: str = ""  # why there is no number, where there is none
     is_in_table: bool = False  # a row of the decision table, after those of ``SERVING_TABLE``
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingMetric(RunMetric):
+    """One that is an entry of its own. Without its ``number`` it cannot be made, so it is never just null."""
+
+    number: Callable[[RunResult], float | None]
+    absent: str = "this run has none"
 
 
 REQUEST_TIMES: Mapping[str, str] = {
@@ -184,7 +191,7 @@ _MONEY: _Rows = (
 )
 
 
-def _all_metrics() -> dict[str, ServingMetric]:
+def _all_metrics() -> dict[str, RunMetric]:
     times: list[tuple[str, str, Better, str]] = [
         (f"{statistic}_{name}", "s", "neither" if statistic == "std" else "lower", f"{said}: {meaning}")
         for name, meaning in REQUEST_TIMES.items()
@@ -192,14 +199,14 @@ def _all_metrics() -> dict[str, ServingMetric]:
     ]
     rows = (*_COUNTS, *_RATES, *times, *_ENGINE, *_MONEY)
     return {
-        name: ServingMetric(name=name, unit=unit, meaning=meaning, better=better)
+        name: RunMetric(name=name, unit=unit, meaning=meaning, better=better)
         for name, unit, better, meaning in rows
     }
 
 
-METRICS: dict[str, ServingMetric] = {
+METRICS: dict[str, RunMetric] = {
     **_all_metrics(),
-    # A metric with a ``number`` of its own is a line here.
+    # A ``ServingMetric`` is a line here.
 }
 
 

@@ -10,7 +10,7 @@ from sim.arrays import PS_PER_S, Bools
 from sim.results.statistics import LEAST_SAMPLES_BEYOND, Spread, is_thin, spread, spread_of_runs
 from sim.results.summary import ClassSummary, SloLine, Summary
 from sim.serving.judgement import judge, run_cautions
-from sim.serving.metrics import METRICS, REQUEST_TIMES
+from sim.serving.metrics import METRICS, REQUEST_TIMES, ServingMetric
 from sim.serving.record_statistics import (
     RequestTimes,
     class_slos,
@@ -93,7 +93,7 @@ def _numbers(result: RunResult, met: Mapping[str, Bools]) -> dict[str, float | N
         **engine_metrics(result),
         "prefix_hit_fraction": _prefix_hits(result, result.requests.is_measured),
     }
-    alone = {name: metric.number(result) for name, metric in METRICS.items() if metric.number is not None}
+    alone = {name: one.number(result) for name, one in METRICS.items() if isinstance(one, ServingMetric)}
     return {**numbers, **money_and_power(result, numbers), **alone}
 
 
@@ -302,13 +302,17 @@ def _meets_slo(slo: Slo, numbers: Mapping[str, float | None]) -> bool | None:
 def _all_meet_slo(
     result: RunResult, metrics: Mapping[str, float | None], by_class: Mapping[str, ClassSummary]
 ) -> bool | None:
-    """The whole point's verdict, and that of every class with bounds of its own."""
+    """The whole run's verdict and that of every class with an SLO of its own, where either is stated."""
     classes = result.scenario.workload.classes or {}
-    stated = [
+    whole = _meets_slo(result.scenario.slo, metrics)
+    found = [
         by_class[name].meets_slo for name in by_class if name in classes and classes[name].slo is not None
     ]
-    whole = _meets_slo(result.scenario.slo, metrics)
-    return None if whole is None else whole and False not in stated
+    if _slo_lines(result.scenario.slo, metrics):
+        found.append(whole)
+    if not found:
+        return None
+    return False if False in found else None if None in found else True
 
 
 def slo_ratios(scenario: Scenario, summary: Summary) -> dict[str, float]:

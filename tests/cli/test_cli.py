@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -320,6 +321,43 @@ def test_check_says_what_each_file_is(tiny: str, capsys: pytest.CaptureFixture[s
     assert lines[0] == "ok     tiny.yaml: scenario, 2 seeds x 2 variants (contiguous, paged)"
     assert "8.03 billion parameters" in lines[1]
     assert "NVIDIA" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("t.csv", None, ["no such file", "looked for"]),
+        ("t.csv", "TIMESTAMP,ContextTokens\n2024-05-10 00:00:00,7\n", ["no column for output_tokens"]),
+        ("t.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\n2024-05-10 00:00:00,seven,7\n", ["line 2"]),
+        ("t.csv", "at,long\n1,2\n", ["no column for prompt_tokens", "(named by scenario.yaml)"]),
+        ("t.jsonl", '{"timestamp": 0, "input_length": 9, "output_length": 1', ["line 1"]),
+        ("t.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\n2024-05-10 00:00:00,7,7\n", []),
+    ],
+)
+def test_check_reads_the_trace_that_a_scenario_names(
+    name: str, text: str | None, words: list[str], empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = TINY.split("workload:")[0]
+    Path("scenario.yaml").write_text(f"{head}workload: {{trace: {{path: {name}}}}}\n", encoding="utf-8")
+    if text is not None:
+        Path(name).write_text(text, encoding="utf-8")
+    assert main(["check", "scenario.yaml"]) == (2 if words else 0)
+    told = capsys.readouterr()
+    assert all(word in told.err for word in words), told.err
+    assert told.out.startswith("ok ") is not bool(words)
+
+
+def test_check_reads_the_lengths_that_a_scenario_names(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lengths = "{distribution: empirical, file: lengths.csv, column: tokens}"
+    text = re.sub(r"prompt_tokens: .*", f"prompt_tokens: {lengths}", TINY)
+    Path("scenario.yaml").write_text(text, encoding="utf-8")
+    Path("lengths.csv").write_text("tokens\n12\nmany\n", encoding="utf-8")
+    assert main(["check", "scenario.yaml"]) == 2
+    assert "lengths.csv" in capsys.readouterr().err
+    Path("lengths.csv").write_text("tokens\n12\n99\n", encoding="utf-8")
+    assert main(["check", "scenario.yaml"]) == 0
 
 
 def test_check_goes_through_a_folder_to_its_end(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:

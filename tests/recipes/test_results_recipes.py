@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -139,6 +139,23 @@ def test_a_metric_without_a_number_says_why(scenario: Path, monkeypatch: pytest.
     monkeypatch.setitem(METRICS, LONGEST.name, absent)
     answer = sim.run_scenario(sim.load_scenario(str(scenario)))
     assert answer.summaries["two"][0].refused[LONGEST.name] == "nobody measured"
+    monkeypatch.setitem(METRICS, LONGEST.name, replace(LONGEST, number=lambda result: None))
+    unsaid = sim.run_scenario(sim.load_scenario(str(scenario)))
+    assert unsaid.summaries["two"][0].refused[LONGEST.name] == "this run has none"
+
+
+def test_a_metric_cannot_be_made_without_what_computes_it() -> None:
+    """It would be null in every summary, in silence."""
+    with pytest.raises(TypeError, match="number"):
+        ServingMetric(name="forgotten", unit="s", meaning="", better="lower")  # type: ignore[call-arg]
+
+
+def test_every_shipped_metric_is_made_by_somebody(scenario: Path) -> None:
+    """Over all kinds of runs each has a number, or its own reason for having none."""
+    answer = sim.run_scenario(sim.load_scenario(str(scenario)))
+    for summary in answer.summaries["four"]:
+        missing = {name for name in METRICS if summary.metrics[name] is None}
+        assert missing <= set(summary.refused) and all(summary.refused.values())
 
 
 def write_ids(result: Any, path: Path) -> None:

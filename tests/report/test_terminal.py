@@ -67,7 +67,7 @@ def test_the_parts_in_their_order() -> None:
     text = render_answer(answer((missed, met)))
     parts = [
         "Is it fast?",
-        "continuous serves",
+        "continuous hardly differs",
         "  1.00 requests/s  goodput",
         "| metric",
         "* the 95 %",

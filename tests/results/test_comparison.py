@@ -29,7 +29,7 @@ from sim.results.answer import (
 from sim.results.comparison import Comparison, check_thresholds
 from sim.results.metric import LABELS, format_metric
 from sim.results.statistics import mean_interval, ratio_interval, student_t_cdf, student_t_quantile
-from sim.results.summary import Summary
+from sim.results.summary import ClassSummary, Summary
 from sim.results.verdict import Verdict
 from sim.rng import stream
 from sim.scenario.caution import Caution
@@ -384,6 +384,103 @@ def test_what_falls_behind_its_load_is_said_first_with_what_is_offered() -> None
     assert other_load.startswith("a serves 3.98 of 5 and b serves 4.5 of 10 requests a second offered: both ")
     unknown = answer_line(compare({"base": behind("base", 3.98, offered=None)}, "base"))
     assert unknown.startswith("Requests per second is 3.98") and "; it is overloaded, the SLO" in unknown
+
+
+def test_requests_that_are_given_up_are_not_served_though_no_queue_grows() -> None:
+    def run(name: str, served: float, given_up: float) -> list[Summary]:
+        numbers = {"requests_per_s": served, "num_aborted": given_up, "num_offered": 100.0, "p99_ttft_s": 1.0}
+        return [replace(summary(name, **numbers), offered_per_s=5.0)]
+
+    alone = answer_line(compare({"base": run("base", 1.3, 73.0)}, "base"))
+    assert alone.startswith(
+        "Serves 1.3 of the 5 requests a second offered and loses 73 % of them. P99 TTFT is"
+    )
+    few = answer_line(compare({"base": run("base", 4.9, 4.0)}, "base"))
+    assert few.startswith("P99 TTFT is")
+    both = answer_line(compare({"a": behind("a", 2.4)[:1], "b": run("b", 1.3, 73.0)}, "a"))
+    assert both.startswith("a serves 2.4 and b 1.3 of the 5 requests a second offered: both fall behind")
+
+
+def test_a_queue_by_construction_is_no_verdict_on_who_serves_it() -> None:
+    word = Verdict(word="BACKLOGGED", reason="all came at once", is_by_construction=True)
+    runs = {
+        name: [replace(summary(name, requests_per_s=rate), verdict=word, arrivals="all_at_once")]
+        for name, rate in (("a", 2.0), ("b", 3.0))
+    }
+    said = answer_line(compare(runs, "a"))
+    assert said == "b serves 1.5 × the requests of a (3.00 against 2.00 a second, one seed, no interval)."
+
+
+def test_variants_as_good_as_the_best_are_counted_and_the_worst_is_told() -> None:
+    def run(name: str, *rates: float) -> list[Summary]:
+        return [
+            replace(summary(name, seed, goodput_requests_per_s=rate), meets_slo=True)
+            for seed, rate in enumerate(rates, 1)
+        ]
+
+    runs = {"a": run("a", 19.6, 19.8), "b": run("b", 19.7, 19.6), "c": run("c", 19.7, 19.5)}
+    runs["d"] = [replace(one, meets_slo=False) for one in run("d", 0.3, 0.4)]
+    said = answer_line(compare(runs, "a"))
+    rest = "and 2 others do not differ measurably from it; the last, d, serves 0.0176 ×"
+    assert said.startswith(f"a is the best of 4 at 19.7 requests/s, {rest}")
+    assert said.endswith("; all but d meet the SLO.")
+    three = answer_line(compare({name: runs[name] for name in "abd"}, "a"))
+    assert "requests/s, and b does not differ measurably from it; the last, d, " in three
+
+
+def test_the_slo_is_said_of_all_variants_not_of_the_two_that_are_compared() -> None:
+    def said(*hits: bool) -> str:
+        names = "abcd"[: len(hits)]
+        runs = {
+            name: [
+                replace(
+                    summary(name, **dict.fromkeys(("goodput_requests_per_s", "p99_ttft_s"), i)), meets_slo=hit
+                )
+            ]
+            for i, (name, hit) in enumerate(zip(names, hits, strict=True), 1)
+        }
+        return answer_line(compare(runs, "a")).rpartition("; ")[2]
+
+    assert said(True, True, False, True) == "all but c meet the SLO."
+    assert said(False, True, False, True) == "2 of 4 meet the SLO."
+    assert said(False, False, True) == "only c meets the SLO."
+    assert said(True, True, True) == "all 3 meet the SLO."
+    assert said(False, False, False) == "all 3 miss the SLO."
+    assert said(True, True) == "both meet the SLO."
+    assert said(True) == "the SLO is met."
+
+
+def test_a_class_that_misses_an_slo_of_its_own_is_named() -> None:
+    def run(name: str, **classes: bool) -> list[Summary]:
+        parts = {one: ClassSummary(metrics={}, refused={}, meets_slo=hit) for one, hit in classes.items()}
+        found = replace(summary(name, goodput_requests_per_s=1.0), by_class=parts)
+        return [replace(found, meets_slo=all(classes.values()))]
+
+    runs = {"today": run("today", chat=True, rag=True), "doubled": run("doubled", chat=False, rag=True)}
+    assert answer_line(compare(runs, "today")).endswith(
+        "only today meets the SLO, chat misses its SLO in doubled."
+    )
+    alone = compare({"base": run("base", chat=False, rag=False)}, "base")
+    assert answer_line(alone).endswith("the SLO is missed, chat and rag miss their SLO.")
+    assert "misses its SLO" not in answer_line(compare({"base": run("base", all=False)}, "base"))
+
+
+def test_thresholds_are_part_of_the_answer_where_they_are_missed_or_nothing_is_compared() -> None:
+    bounds = Threshold(metric="mean_queue_s", min=2.8, max=3.6)
+    alone = compare({"base": [summary(p99_ttft_s=9.0, mean_queue_s=3.14)]}, "base")
+    met = answer_line(replace(alone, thresholds=(bounds,)))
+    assert met.endswith(" Mean queueing time is 3.14 s, within its threshold (min 2.8, max 3.6).")
+    runs = {name: [summary(name, p99_ttft_s=9.0, mean_queue_s=x)] for name, x in (("a", 3.0), ("b", 4.0))}
+    both = (replace(bounds, variant="a"), replace(bounds, variant="b"))
+    said = answer_line(replace(compare(runs, "a"), thresholds=both))
+    assert said.endswith(" Mean queueing time of b is 4.00 s, outside of its threshold (min 2.8, max 3.6).")
+    assert said.count("threshold") == 1
+
+
+def test_a_ratio_of_one_is_said_in_words() -> None:
+    runs = {name: [summary(name, p99_ttft_s=x)] for name, x in (("a", 0.333), ("b", 0.3331), ("c", 0.338))}
+    said = answer_line(compare(runs, "a"))
+    assert "; the next, b, hardly differs from a in p99 TTFT (333 ms against 333 ms, one seed" in said
 
 
 def test_what_is_offered_is_what_is_stated_or_what_came_in_the_window() -> None:

@@ -148,6 +148,34 @@ def test_a_class_uses_its_own_slo() -> None:
     assert summary.by_class["chat"].metrics["num_offered"] == 3
 
 
+@pytest.mark.parametrize(("limit", "meets"), [(0.2, False), (0.9, True), (None, None)])
+def test_the_slo_of_a_class_decides_where_the_whole_states_none(
+    limit: float | None, meets: bool | None
+) -> None:
+    fixed = Distribution(distribution="fixed", value=1)
+    plain = RequestClass(share=1, prompt_tokens=fixed, output_tokens=fixed)
+    strict = replace(plain, slo=Slo(ttft_s=limit) if limit else None)
+    arrivals = Arrivals(process="poisson", requests_per_s=1.0)
+    workload = Workload(arrivals=arrivals, classes={"chat": plain, "agent": strict})
+    rows = [{"arrival": 0.0, "first": 0.5, "finish": 0.5, "class": c} for c in (0, 0, 0, 1)]
+    run = fake_result(rows, scenario=scenario(workload=workload), class_names=("chat", "agent"))
+    summary = summarize(run)
+    assert summary.meets_slo is meets
+    assert ("no_host_time" in kinds(summary)) is (limit is not None)
+
+
+def test_clients_that_give_up_are_named_where_they_keep_the_queue_short() -> None:
+    rows = [
+        {"arrival": float(i), "scheduled": float(i), "first": i + 0.5, "finish": i + 0.5,
+         "status": "aborted" if i % 4 == 0 else "finished"}
+        for i in range(200)
+    ]  # fmt: skip
+    verdict = judge(fake_result(rows))
+    assert verdict.word == "STABLE" and verdict.reason.endswith(", as 25% of the clients gave up")
+    served = judge(fake_result([{**row, "status": "finished"} for row in rows]))
+    assert "gave up" not in served.reason
+
+
 @pytest.mark.parametrize(("percent", "least"), [(50, 20), (90, 100), (95, 200), (99, 1000)])
 def test_percentiles_need_ten_samples_beyond(percent: int, least: int) -> None:
     assert is_thin(least - 1, percent)

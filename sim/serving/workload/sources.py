@@ -5,8 +5,8 @@ The checks of a scenario read ``SOURCES``; what makes requests is loaded when so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +57,23 @@ def draw_requests(workload: Workload, seed: int, base_dir: Path = Path(".")) -> 
     A trace is the same under every seed (save the arrivals that are drawn for one without times).
     """
     return source_of(workload).draw(workload, seed, base_dir)
+
+
+def read_workloads(workloads: Sequence[Workload], base_dir: Path) -> None:
+    """Reads the traces and the files of lengths that workloads name, each workload once.
+
+    A trace is read whole, as a run reads it; of drawn requests a few, which read the files of their lengths.
+    """
+    for index, workload in enumerate(workloads):
+        if workload in workloads[:index]:
+            continue
+        if workload.trace is None:
+            few = min(workload.num_requests or _A_FEW, _A_FEW)
+            workload = replace(workload, num_requests=few, duration_s=None)
+        draw_requests(workload, 1, base_dir)
+
+
+_A_FEW = 1000
 
 
 def arrivals_label(workload: Workload) -> str:
