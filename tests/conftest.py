@@ -28,6 +28,16 @@ def shared() -> Path:
     pytest.skip("no folder ../shared with measured data and traces beside the checkout")
 
 
+@pytest.fixture(scope="session")
+def triton_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where Triton keeps what it compiled, by the hash of source, options, target and compiler.
+
+    It outlives the session: a kernel that nobody has touched is not compiled again.
+    """
+    cache: pytest.Cache | None = getattr(request.config, "cache", None)
+    return cache.mkdir("triton") if cache else tmp_path_factory.mktemp("triton")
+
+
 @pytest.fixture
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with nothing in it."""

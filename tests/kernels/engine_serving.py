@@ -6,6 +6,7 @@ through, its tokens are those of its prompt run alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from calibrate.engine.llama import Batch, Chunk, Llama, random_llama
-from calibrate.engine.serving import Clock, RealEngine, Served
+from calibrate.engine.serving import Answer, Clock, RealEngine, Served
 from calibrate.engine.step import cut_down
 from sim.model.config import load_model
 from sim.serving.batching.plan import Limits
@@ -61,38 +62,45 @@ def requests(gap_s: float) -> list[Served]:
     ]
 
 
+def assert_as_alone(answers: Sequence[Answer]) -> None:
+    """Each answer is the greedy one of its prompt run alone."""
+    for index, answer in enumerate(answers):
+        tokens = tuple(answer.tokens)
+        assert len(tokens) == LENGTHS[index][1]
+        assert tokens == greedy_after(index, tokens)
+
+
 @cache
-def alone() -> tuple[tuple[int, ...], ...]:
-    """Greedy answers by one whole prefill per token."""
-    model = llama()
-    answers = []
-    for request in requests(0.0):
-        tokens = list(request.prompt)
-        for _ in range(request.output_tokens):
-            positions = torch.arange(len(tokens))
-            blocks = torch.arange(16)
-            whole = Chunk(start=0, stop=len(tokens), context=len(tokens), blocks=blocks)
-            batch = Batch(
-                token_M=torch.tensor(tokens),
-                position_M=positions.int(),
-                slot_M=positions,
-                table_BP=torch.zeros((0, 0), dtype=torch.int32),
-                context_B=torch.zeros(0, dtype=torch.int32),
-                chunks=(whole,),
-            )
-            tokens.append(int(model.forward(batch)[-1].argmax()))
-        answers.append(tuple(tokens[len(request.prompt) :]))
-    return tuple(answers)
+def greedy_after(index: int, answer: tuple[int, ...]) -> tuple[int, ...]:
+    """The likeliest token after a prompt, and after each token of its answer but the last.
+
+    One whole prefill of both: attention is causal, so a row knows only what stands before it, and an answer
+    that equals this is what would have come token by token.
+    """
+    prompt = requests(0.0)[index].prompt
+    tokens = [*prompt, *answer[:-1]]
+    positions = torch.arange(len(tokens))
+    whole = Chunk(start=0, stop=len(tokens), context=len(tokens), blocks=torch.arange(16))
+    batch = Batch(
+        token_M=torch.tensor(tokens),
+        position_M=positions.int(),
+        slot_M=positions,
+        table_BP=torch.zeros((0, 0), dtype=torch.int32),
+        context_B=torch.zeros(0, dtype=torch.int32),
+        chunks=(whole,),
+    )
+    return tuple(llama().forward(batch)[len(prompt) - 1 :].argmax(dim=1).tolist())
 
 
 @pytest.mark.parametrize(("gap_s", "is_prefill_first"), [(0.0, True), (0.02, False)])
 def test_answers_do_not_depend_on_scheduling(gap_s: float, is_prefill_first: bool) -> None:
     engine = RealEngine(llama(), replace(LIMITS, is_prefill_first=is_prefill_first), clock=ToldClock())
     answers = engine.serve(requests(gap_s))
-    assert tuple(tuple(answer.tokens) for answer in answers) == alone()
+    assert_as_alone(answers)
     assert engine.kv.free == engine.kv.total
     for answer, request in zip(answers, requests(gap_s), strict=True):
         assert request.arrival_s <= answer.first_scheduled_s < answer.first_token_s <= answer.finished_s
+    assert_steps_add_up(engine)
 
 
 def test_a_preempted_request_gives_the_same_answer() -> None:
@@ -100,14 +108,12 @@ def test_a_preempted_request_gives_the_same_answer() -> None:
     engine = RealEngine(llama(), LIMITS, num_gpu_blocks_override=9, clock=ToldClock())
     answers = engine.serve(requests(0.0))
     assert sum(answer.num_preemptions for answer in answers) > 0
-    assert tuple(tuple(answer.tokens) for answer in answers) == alone()
+    assert_as_alone(answers)
     assert engine.kv.free == engine.kv.total == 9
 
 
-def test_steps_add_up_to_the_work() -> None:
+def assert_steps_add_up(engine: RealEngine) -> None:
     """Without preemption: every prompt token once, and a decode row for every token but the first."""
-    engine = RealEngine(llama(), LIMITS, clock=ToldClock())
-    engine.serve(requests(0.0))
     assert sum(step.prefill_tokens for step in engine.steps) == sum(prompt for prompt, _ in LENGTHS)
     assert sum(step.num_decode for step in engine.steps) == sum(output - 1 for _, output in LENGTHS)
     contexts = sum(sum(range(prompt + 1, prompt + output)) for prompt, output in LENGTHS)

@@ -41,27 +41,27 @@ def run_in_a_process(file: str, cache: Path, *arguments: str, **environment: str
 
 
 @pytest.mark.slow
-def test_in_the_interpreter(tmp_path: Path) -> None:
-    assert " passed" in run_in_a_process("under_interpreter.py", tmp_path, TRITON_INTERPRET="1")
+def test_in_the_interpreter(triton_cache: Path) -> None:
+    assert " passed" in run_in_a_process("under_interpreter.py", triton_cache, TRITON_INTERPRET="1")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "file", ["measuring.py", "engine_serving.py", "engine_parity.py", "engine_warm_up.py"]
 )
-def test_measuring_and_serving_in_the_interpreter(file: str, tmp_path: Path) -> None:
-    assert " passed" in run_in_a_process(file, tmp_path, TRITON_INTERPRET="1")
+def test_measuring_and_serving_in_the_interpreter(file: str, triton_cache: Path) -> None:
+    assert " passed" in run_in_a_process(file, triton_cache, TRITON_INTERPRET="1")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
-def test_compiled_ahead_of_time(architecture: str, tmp_path: Path) -> None:
-    assert " passed" in run_in_a_process("ahead_of_time.py", tmp_path, "-k", architecture)
+def test_compiled_ahead_of_time(architecture: str, triton_cache: Path) -> None:
+    assert " passed" in run_in_a_process("ahead_of_time.py", triton_cache, "-k", architecture)
 
 
-def test_on_a_gpu(tmp_path: Path) -> None:
+def test_on_a_gpu(triton_cache: Path) -> None:
     skip_without_triton()
     probe = [sys.executable, "-c", "import torch, sys; sys.exit(not torch.cuda.is_available())"]
     if subprocess.run(probe, check=False, capture_output=True).returncode:
         pytest.skip("no CUDA device: correctness in bfloat16 and timing need one")
-    assert " passed" in run_in_a_process("on_gpu.py", tmp_path)
+    assert " passed" in run_in_a_process("on_gpu.py", triton_cache)

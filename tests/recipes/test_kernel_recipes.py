@@ -58,7 +58,9 @@ def test_a_new_kernel_is_rehearsed_and_its_rows_are_read(dummy: str, tmp_path: P
 @pytest.mark.parametrize(
     ("file", "expected"), [("under_interpreter.py", "4 passed"), ("ahead_of_time.py", "6 passed")]
 )
-def test_the_kernels_tests_run_the_new_one(file: str, expected: str, tmp_path: Path) -> None:
+def test_the_kernels_tests_run_the_new_one(
+    file: str, expected: str, tmp_path: Path, triton_cache: Path
+) -> None:
     """Interpreter: two sizes in two types; compiled: two types for three architectures."""
     if not HAS_TRITON:
         pytest.skip("needs torch and Triton: pip install -e '.[calibrate]'")
@@ -70,7 +72,7 @@ def test_the_kernels_tests_run_the_new_one(file: str, expected: str, tmp_path: P
     done = subprocess.run(
         [*command, "-p", "no:cacheprovider", f"tests/kernels/{file}"],
         capture_output=True, text=True, cwd=CHECKOUT, check=False,
-        env={**environment, "TRITON_CACHE_DIR": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
+        env={**environment, "TRITON_CACHE_DIR": str(triton_cache), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert expected in done.stdout
