@@ -9,7 +9,7 @@ block-by-block device, so both see the same integers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
 from typing import Literal
 
@@ -25,10 +25,20 @@ BOUNDS: tuple[Bound, ...] = ("compute", "memory", "latency")
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Blocks in the same phase with equally many neighbours on their SM."""
+    """Blocks in the same phase with equally many neighbours on their SM.
+
+    A device asks its dicts for them at every decision: they are hashed once.
+    """
 
     cost: Cost
     residents: int
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.cost, self.residents)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
