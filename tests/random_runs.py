@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 from hypothesis import strategies as st
@@ -14,17 +12,12 @@ from sim.hardware import load_hardware
 from sim.hardware.engine_profile import EngineOverheads
 from sim.model.config import load_model
 from sim.serving.records import RequestTable, RunResult
-from sim.serving.request import NEVER
-from sim.serving.result import kv_usage, result_of
 from sim.serving.run import run_serving
 from sim.serving.scenario import Scenario, Workload
 
 HARDWARE = load_hardware("h100-sxm-80gb")
 MODEL = load_model("llama-3.1-8b")
 MS = 10**9
-
-KV_OF_WHOLE_RUN: dict[int, dict[str, int]] = {}
-"""By ``id`` of a result of ``noted``: KV tokens × time of all rows, where a window counts parts of some."""
 
 
 @st.composite
@@ -115,18 +108,4 @@ def run(
         engine=plain_engine(stepping=stepping, **engine),
         **fields,
     )
-    return noted(lambda: run_serving(scenario, table, record_block_map=has_block_map))
-
-
-def noted(run_it: Callable[[], RunResult]) -> RunResult:
-    """The result of one run of the engine; what ``KV_OF_WHOLE_RUN`` says of it is written down."""
-    found: dict[str, int] = {}
-
-    def summed(scenario: Scenario, recorder: Any, engines: Any, **rest: Any) -> RunResult:
-        found.update(kv_usage(engines, (0, NEVER)))
-        return result_of(scenario, recorder, engines, **rest)
-
-    with patch("sim.serving.run.result_of", summed):
-        result = run_it()
-    KV_OF_WHOLE_RUN[id(result)] = found
-    return result
+    return run_serving(scenario, table, record_block_map=has_block_map)

@@ -268,15 +268,14 @@ class Engine(FastPath):
     def _end_step(self, step: Step, now: int) -> None:
         if self.schedules_ahead:
             self.scheduled_ps = step.start_of(step.num_steps - 1)
-        self.recorder.note_step(step, self.index, len(self.scheduler.running), len(self.scheduler.waiting))
+        num_running, num_waiting = len(self.scheduler.running), len(self.scheduler.waiting)
         self._deliver(step, now)
         known = sum([request.num_tokens + 1 for request in step.drafts])
         self._complete(step, now)
+        self.recorder.note_step(step, self.index, num_running, num_waiting)
         if step.num_drafts:
             kept = sum([request.num_tokens for request in step.drafts]) - known
             self.recorder.note_drafts(step.num_drafts, kept)
-        if step.num_steps > 1:
-            self.grown_tokens_ps.append(step.grown_tokens_ps)
         self.step = None
 
     def _deliver(self, step: Step, now: int) -> None:

@@ -18,7 +18,7 @@ from heapq import heappop, heappush
 from sim.price.step import StepPrice
 from sim.serving.clock import Clock
 from sim.serving.decoding import steps_until
-from sim.serving.recorder import Recorder, pack_segment
+from sim.serving.recorder import MAX_GROWN, Recorder, pack_segment
 from sim.serving.records import FINISHED
 from sim.serving.request import NEVER, Request, Status
 from sim.serving.scheduler import Chunk, Scheduler, Step, is_decode
@@ -43,7 +43,6 @@ class FastPath(ABC):
     inbox: list[Request] = field(default_factory=list)  # came during a step: not seen by the scheduler
     step: Step | None = None  # under way
     is_lent: bool = False
-    grown_tokens_ps: list[int] = field(default_factory=list)  # of each jump: KV added in it × time
     _suspended: tuple[list[Chunk], tuple[int, ...]] | None = None  # a step is under way: its numbers
     _step: Step = field(default_factory=Step)  # the step under way of this loop, always the same object
 
@@ -83,7 +82,7 @@ class FastPath(ABC):
         generated_tokens, status = recorder.generated_tokens, recorder.status
         step_ps, decode_run, extend_rows = price.step_ps, price.decode_run, recorder.segments.extend
         done, count, context, free = batch.step, batch.num_decoding, batch.num_context_tokens, scheduler.free
-        num_admissions, note_grown = scheduler.num_admissions, self.grown_tokens_ps.append
+        num_admissions = scheduler.num_admissions
         partial = next(iter(prefilling.values()), None)
         is_only, peek, own, work = self.is_only_engine, self.env.peek, self._step, NO_CHUNKS
         started = steps = first = growth = num_decode = shown_context = num_prefill = prefill_tokens = 0
@@ -100,24 +99,27 @@ class FastPath(ABC):
         while True:
             # What ran is over: ``count`` sequences decoded ``steps`` times, or once beside ``work``.
             if steps:
+                grown = 0
+                if steps > 1:
+                    if steps > size:
+                        held_ps, taken = sum_blocks(counts, done % size, first, growth, steps)
+                    else:
+                        held_ps, taken, time_ps = 0, 0, first + growth
+                        last = (at := (done + 1) % size) + steps - 1
+                        needs = counts[at:last] if last <= size else counts[at:] + counts[: last - size]
+                        for need in needs:
+                            taken += need
+                            held_ps += taken * time_ps
+                            time_ps += growth
+                    grown = held_ps * size
+                    if grown > MAX_GROWN:
+                        grown = recorder.keep(grown)
+                    free -= taken
                 extend_rows(pack_segment(
                     index, started, steps, first, growth, num_decode, shown_context, num_prefill,
-                    prefill_tokens, len(running), len(waiting), 0, held, wanted, used, 0,
+                    prefill_tokens, len(running), len(waiting), 0, held, wanted, used, 0, grown,
                 ))  # fmt: skip
                 if count:
-                    if steps > 1:
-                        if steps > size:
-                            held_ps, taken = sum_blocks(counts, done % size, first, growth, steps)
-                        else:
-                            held_ps, taken, time_ps = 0, 0, first + growth
-                            last = (at := (done + 1) % size) + steps - 1
-                            needs = counts[at:last] if last <= size else counts[at:] + counts[: last - size]
-                            for need in needs:
-                                taken += need
-                                held_ps += taken * time_ps
-                                time_ps += growth
-                        note_grown(held_ps * size)
-                        free -= taken
                     done += steps
                     context += count * steps
                     if end_steps[0] < done:

@@ -6,6 +6,7 @@ from array import array
 from struct import Struct
 
 import numpy as np
+import numpy.typing as npt
 
 from sim.arrays import Int64
 from sim.errors import InvariantError
@@ -42,10 +43,12 @@ SEGMENT_FIELDS = (
     "wanted",
     "given_out",
     "external",
+    "grown_tokens_ps",
 )
 _ROW = Struct(f"{len(SEGMENT_FIELDS)}q")
 pack_segment = _ROW.pack
 SEGMENT_BYTES = _ROW.size
+MAX_GROWN = (1 << 63) - 1  # what a row's 64 bits hold
 
 
 class Recorder:
@@ -65,7 +68,7 @@ class Recorder:
         self.cached_tokens = filled(size, 0)
         self.replica = array("h", [-1]) * size
         self.segments = bytearray()
-        self._columns: Int64 | None = None
+        self.large_growth: dict[int, int] = {}  # by row: what does not fit into its 64 bits
         self.preemptions = array("q")
         self.drafts = array("q")
         self.refusals: dict[str, int] = {}
@@ -83,7 +86,13 @@ class Recorder:
             replica, step.started_ps, step.num_steps, step.first_ps, step.growth_ps, step.num_decode,
             step.context_tokens, step.num_prefill, step.prefill_tokens, num_running, num_waiting,
             step.num_padded, *step.levels,
+            step.grown_tokens_ps if step.grown_tokens_ps <= MAX_GROWN else self.keep(step.grown_tokens_ps),
         )  # fmt: skip
+
+    def keep(self, grown_tokens_ps: int) -> int:
+        """Keeps what KV grew in the next row and is too large for it: the row gets 0."""
+        self.large_growth[len(self.segments) // SEGMENT_BYTES] = grown_tokens_ps
+        return 0
 
     def finish(self, request: Request, now_ps: int) -> None:
         """Its last token came at ``now_ps``."""
@@ -145,7 +154,8 @@ class Recorder:
 
     def segment_columns(self) -> SegmentColumns:
         """Every jump of every replica, in the order in which they began."""
-        columns = self.rows()
+        rows = np.frombuffer(self.segments, dtype=np.int64).reshape(-1, len(SEGMENT_FIELDS))
+        columns = dict(zip(SEGMENT_FIELDS, np.ascontiguousarray(rows.T), strict=True))
         tokens, wanted = columns.pop("tokens"), columns.pop("wanted")
         given_out, external = columns.pop("given_out"), columns.pop("external")
         return SegmentColumns(
@@ -154,9 +164,18 @@ class Recorder:
             kv_reserved=wanted - tokens,
             kv_internal=given_out - wanted,
             kv_external=external,
+            kv_grown_tokens_ps=self._grown(columns.pop("grown_tokens_ps")),
             **columns,
             **self._draft_columns(),
         )
+
+    def _grown(self, column: Int64) -> Int64 | npt.NDArray[np.object_]:
+        """With what did not fit into the rows."""
+        if not self.large_growth:
+            return column
+        whole = column.astype(object)
+        whole[list(self.large_growth)] = list(self.large_growth.values())
+        return whole
 
     def _draft_columns(self) -> dict[str, Int64]:
         """Draft tokens by segment, where there were any."""
@@ -166,13 +185,6 @@ class Recorder:
         columns = np.zeros((2, len(self.segments) // SEGMENT_BYTES), dtype=np.int64)
         columns[:, noted[:, 0]] = noted[:, 1:].T
         return {"num_draft_tokens": columns[0], "num_accepted_tokens": columns[1]}
-
-    def rows(self) -> dict[str, Int64]:
-        """The raw rows of all segments, by ``SEGMENT_FIELDS``; of a run that is over."""
-        if self._columns is None:
-            rows = np.frombuffer(self.segments, dtype=np.int64).reshape(-1, len(SEGMENT_FIELDS))
-            self._columns = np.ascontiguousarray(rows.T)
-        return {name: self._columns[index] for index, name in enumerate(SEGMENT_FIELDS)}
 
     def preemption_columns(self) -> PreemptionColumns:
         """The ledger."""

@@ -107,6 +107,8 @@ class SegmentColumns:
     kv_reserved: Int64
     kv_internal: Int64
     kv_external: Int64
+    kv_grown_tokens_ps: Int64 | npt.NDArray[np.object_] | None = None
+    """KV given out after a jump's first step × time; Python's integers where one is beyond 64 bits."""
     num_padded: Int64 | None = None  # static batching: members done or gone that are still computed
     num_draft_tokens: Int64 | None = None  # speculative decoding: tokens verified by the decoding sequences
     num_accepted_tokens: Int64 | None = None  # of them, those that were right and became output

@@ -16,7 +16,7 @@ from sim.serving.front_end import FrontEnd
 from sim.serving.recorder import Recorder
 from sim.serving.records import FINISHED, RequestColumns, RunResult
 from sim.serving.scenario import Scenario
-from sim.serving.usage import KV_KINDS, integrate_within
+from sim.serving.usage import kv_usage
 from sim.serving.window import window_of
 
 
@@ -54,7 +54,7 @@ def result_of(
         has_window=not window.is_whole,
         window_said=window.said(first_arrival_of(requests)),
         kv_budget_tokens=capacity if scenario.engine.has_kv_budget else 0,
-        kv_time_tokens_ps=kv_usage(engines, window.bounds_ps),
+        kv_time_tokens_ps=kv_usage(segments, window.bounds_ps, is_paged=engines[0].scheduler.is_paged),
         operator_s=split_by_operator(
             price, segments, sum(sum(engine.stations.busy_ps) for engine in engines if engine.stations)
         ),
@@ -82,20 +82,6 @@ def whole_of(requests: RequestColumns) -> tuple[int, int]:
     finished = requests.status == FINISHED
     start = int(requests.arrival_ps[measured].min()) if measured.any() else 0
     return start, max(start, int(requests.finish_ps[finished].max())) if finished.any() else start
-
-
-def kv_usage(engines: Sequence[Engine], window_ps: tuple[int, int]) -> dict[str, int]:
-    """KV tokens × time by kind within ``window_ps``, of all replicas."""
-    rows = engines[0].recorder.rows()
-    total = dict.fromkeys(KV_KINDS, 0)
-    for engine in engines:
-        of_engine = rows["replica"] == engine.index
-        own = rows if of_engine.all() else {name: values[of_engine] for name, values in rows.items()}
-        found = integrate_within(
-            own, window_ps, is_paged=engine.scheduler.is_paged, grown_tokens_ps=engine.grown_tokens_ps
-        )
-        total = {kind: total[kind] + found[kind] for kind in KV_KINDS}
-    return total
 
 
 def notes_of(scenario: Scenario, recorder: Recorder, engines: Sequence[Engine]) -> tuple[str, ...]:

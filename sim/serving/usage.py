@@ -1,38 +1,25 @@
 """KV memory in use, by kind, integrated over time in exact integers (tokens × picoseconds).
 
-A segment's row holds the levels in its first step: ``tokens`` (hold a token), ``wanted`` (paged: tokens plus
-what admitted prompts have yet to fill; contiguous: final lengths), ``given_out`` (paged: blocks in use;
-contiguous: tokens asked for) and ``external``. From these *reserved* = wanted − tokens and *internal* =
-given_out − wanted. Both engines write such rows; their integrals must be the same integers.
+A step says the levels in it: *tokens* (hold a token), *wanted* (paged: tokens plus what admitted prompts
+have yet to fill; contiguous: final lengths), *given out* (paged: blocks in use; contiguous: tokens asked
+for) and *external*. Of its first step a segment has ``kv_reserved`` = wanted − tokens and ``kv_internal`` =
+given out − wanted. A jump and the single steps that it stands for have the same integrals, to the integer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import compress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from sim.arrays import Bools, Int64
-from sim.errors import InvariantError
+from sim.arrays import Int64
 
 if TYPE_CHECKING:
-    from sim.serving.records import BlockMap
+    from sim.serving.records import BlockMap, SegmentColumns
 
 KV_KINDS = ("tokens", "reserved", "internal", "external")
 Levels = tuple[int, int, int, int]
 """(tokens, wanted, given out, external) in the first step of a row."""
-USAGE_COLUMNS = (
-    "num_steps",
-    "first_step_ps",
-    "step_growth_ps",
-    "num_decode",
-    "tokens",
-    "wanted",
-    "given_out",
-    "external",
-)
 LONG_JUMP_STEPS = 1024  # beyond, products of the closed form may pass 64 bits: Python's integers do those
 
 
@@ -44,60 +31,56 @@ class BlockMapSource(Protocol):
         ...
 
 
-def integrate_within(
-    columns: dict[str, Int64], window_ps: tuple[int, int], *, is_paged: bool, grown_tokens_ps: Sequence[int]
-) -> dict[str, int]:
-    """Integrals by ``KV_KINDS`` over the part of one replica's rows that lies in ``window_ps``.
+def kv_usage(segments: SegmentColumns, window_ps: tuple[int, int], *, is_paged: bool) -> dict[str, int]:
+    """Integrals by ``KV_KINDS`` over the part of the rows of all replicas that lies in ``window_ps``.
 
     A row that reaches over an edge (a replica has one at each, or as many as steps are under way together)
     counts by the part of its time that lies inside, rounded down to a whole token × picosecond: within a jump
-    memory grows, so its first half holds a little less than this gives it. ``grown_tokens_ps`` has an entry
-    per jump, a row of several steps.
+    memory grows, so its first half holds a little less than this gives it.
     """
-    steps, start = columns["num_steps"], columns["start_ps"]
-    duration = steps * columns["first_step_ps"] + columns["step_growth_ps"] * (steps * (steps - 1) // 2)
+    duration, start = segments.duration_ps, segments.start_ps
     overlap = np.minimum(start + duration, window_ps[1]) - np.maximum(start, window_ps[0])
     is_inside = overlap == duration
-    jumps = np.flatnonzero(steps > 1)
-    if len(jumps) != len(grown_tokens_ps):
-        raise InvariantError(f"{len(jumps)} jumps, and what KV grew in {len(grown_tokens_ps)} of them")
-
-    def of_rows(rows: Bools | list[int], grown_ps: int) -> dict[str, int]:
-        chosen = {name: columns[name][rows] for name in USAGE_COLUMNS}
-        return integrate(chosen, is_paged=is_paged, grown_tokens_ps=grown_ps)
-
-    total = of_rows(is_inside, sum(compress(grown_tokens_ps, is_inside[jumps].tolist())))
+    total = integrate(segments, slice(None) if is_inside.all() else is_inside, is_paged=is_paged)
     for row in np.flatnonzero((overlap > 0) & ~is_inside).tolist():
         part, whole = int(overlap[row]), int(duration[row])
-        grown_ps = grown_tokens_ps[int(np.searchsorted(jumps, row))] if steps[row] > 1 else 0
-        for kind, amount in of_rows([row], grown_ps).items():
+        for kind, amount in integrate(segments, [row], is_paged=is_paged).items():
             total[kind] += amount * part // whole
     return total
 
 
-def integrate(columns: dict[str, Int64], *, is_paged: bool, grown_tokens_ps: int) -> dict[str, int]:
-    """Integrals by ``KV_KINDS`` over rows of one replica.
-
-    ``grown_tokens_ps``: blocks that were added inside jumps, × time, which rows do not show.
-    """
-    steps, first, growth = columns["num_steps"], columns["first_step_ps"], columns["step_growth_ps"]
+def integrate(segments: SegmentColumns, rows: Any, *, is_paged: bool) -> dict[str, int]:
+    """Integrals by ``KV_KINDS`` over these rows (anything that indexes a column)."""
+    steps, first, growth, decoding = (
+        column[rows]
+        for column in (
+            segments.num_steps, segments.first_step_ps, segments.step_growth_ps, segments.num_decode
+        )
+    )  # fmt: skip
     ones = steps * (steps - 1) // 2
     duration = steps * first + growth * ones
     # Tokens grow by one per decoding sequence and step: Σ (first + j·growth)(tokens + j·decoding).
     long = steps > LONG_JUMP_STEPS
-    short = ~long
     squares = (steps - 1) * steps * (2 * steps - 1) // 6
-    ramp = exact_dot(
-        columns["num_decode"][short], first[short] * ones[short] + growth[short] * squares[short]
-    )
+    ramp = exact_dot(decoding, np.where(long, 0, first * ones + growth * squares))
     for row in np.flatnonzero(long).tolist():
         count = int(steps[row])
-        ramp += int(columns["num_decode"][row]) * sum_linear(int(first[row]), int(growth[row]), 0, 1, count)
-    tokens = exact_dot(columns["tokens"], duration) + ramp
-    wanted = exact_dot(columns["wanted"], duration) + (ramp if is_paged else 0)
-    given_out = exact_dot(columns["given_out"], duration) + grown_tokens_ps
-    external = exact_dot(columns["external"], duration)
-    return dict(zip(KV_KINDS, (tokens, wanted - tokens, given_out - wanted, external), strict=True))
+        ramp += int(decoding[row]) * sum_linear(int(first[row]), int(growth[row]), 0, 1, count)
+    # Paged: what is wanted grows with the tokens, and what is given out in steps; else both stand at once.
+    grown = 0 if segments.kv_grown_tokens_ps is None else exact_sum(segments.kv_grown_tokens_ps[rows])
+    return {
+        "tokens": exact_dot(segments.kv_tokens[rows], duration) + ramp,
+        "reserved": exact_dot(segments.kv_reserved[rows], duration) - (0 if is_paged else ramp),
+        "internal": exact_dot(segments.kv_internal[rows], duration) + grown - (ramp if is_paged else 0),
+        "external": exact_dot(segments.kv_external[rows], duration),
+    }
+
+
+def exact_sum(values: Any) -> int:
+    """Σ values, none negative, without overflow; of 64-bit integers or, in an object column, of any."""
+    if values.dtype == object:
+        return int(values.sum())
+    return (int((values >> 32).sum()) << 32) + int((values & 0xFFFFFFFF).sum())
 
 
 def exact_dot(levels: Int64, times_ps: Int64) -> int:

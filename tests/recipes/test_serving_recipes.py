@@ -10,11 +10,10 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import pytest
 from property.test_engines_agree import assert_same
-from random_runs import noted
 
 import sim
 from sim.errors import InvariantError, ScenarioError
@@ -60,11 +59,6 @@ def file(tmp_path: Path) -> Path:
 def run(file: Path, *overrides: str, has_block_map: bool = False) -> RunResult:
     """One run under these overrides."""
     scenario = sim.load_scenario(str(file), overrides=list(overrides)).base
-    return noted(lambda: simulated(scenario, file, has_block_map=has_block_map))
-
-
-def simulated(scenario: Any, file: Path, *, has_block_map: bool) -> RunResult:
-    """The engine's records of it."""
     result = sim.run_one(scenario, base_dir=file.parent, record_block_map=has_block_map)
     assert isinstance(result, RunResult)
     return result

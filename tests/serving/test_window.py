@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from sim.kinds.load import load_tree
 from sim.kinds.run import run_scenario
 from sim.results.summary import Summary, telling
+from sim.serving.records import SegmentColumns
 from sim.serving.scenario import Slo, Workload
 from sim.serving.summary import summarize
-from sim.serving.usage import KV_KINDS, integrate_within
+from sim.serving.usage import KV_KINDS, kv_usage
 from sim.serving.window import mser5, served_inside, tokens_inside, window_of
 from sim.serving.workload.arrivals import Arrivals
 
@@ -87,8 +88,8 @@ def test_what_neighbouring_windows_hold_adds_up() -> None:
 
 
 @st.composite
-def kv_rows(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], list[int]]:
-    """Rows of one replica, one after another, and what blocks taken inside each jump add to its integral."""
+def kv_rows(draw: st.DrawFn) -> SegmentColumns:
+    """Rows of one replica, one after another; some jumps grow by more than 64 bits hold."""
     count = draw(st.integers(1, 8))
 
     def integers(low: int, high: int) -> np.ndarray:
@@ -96,46 +97,54 @@ def kv_rows(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], list[int]]:
 
     steps, first, growth, idle = integers(1, 5), integers(5, 20), integers(0, 2), integers(0, 9)
     duration = steps * first + growth * (steps * (steps - 1) // 2)
-    tokens, more, rest = integers(0, 50), integers(0, 9), integers(0, 15)
-    columns = {
-        "num_steps": steps, "first_step_ps": first, "step_growth_ps": growth,
-        "start_ps": np.cumsum(idle) + np.cumsum(duration) - duration, "num_decode": integers(0, 4),
-        "tokens": tokens, "wanted": tokens + more, "given_out": tokens + more + rest,
-        "external": integers(0, 3),
-    }  # fmt: skip
-    return columns, [int(part) for part in integers(0, 40)[steps > 1]]
+    nothing = np.zeros(count, dtype=np.int64)
+    return SegmentColumns(
+        replica=np.zeros(count, dtype=np.int16), num_steps=steps, first_step_ps=first, step_growth_ps=growth,
+        start_ps=np.cumsum(idle) + np.cumsum(duration) - duration, num_decode=integers(0, 4),
+        decode_context_tokens=nothing, num_prefill=nothing, prefill_tokens=nothing, num_running=nothing,
+        num_waiting=nothing, kv_tokens=integers(0, 50), kv_reserved=integers(0, 9),
+        kv_internal=integers(0, 15), kv_external=integers(0, 3), kv_grown_tokens_ps=grown(draw, steps),
+    )  # fmt: skip
 
 
-def level_at(columns: dict[str, np.ndarray], time_ps: int) -> int:
+def grown(draw: st.DrawFn, steps: np.ndarray) -> np.ndarray:
+    """What blocks taken inside each jump add to its integral."""
+    amount = st.integers(0, 2**70) if draw(st.booleans()) else st.integers(0, 40)
+    values = [draw(amount) if count > 1 else 0 for count in steps.tolist()]
+    return np.array(values, dtype=np.int64 if max(values) < 2**63 else object)
+
+
+def level_at(rows: SegmentColumns, time_ps: int) -> int:
     """Tokens held in the picosecond that begins then."""
-    for row in range(len(columns["num_steps"])):
-        begin = int(columns["start_ps"][row])
-        for step in range(int(columns["num_steps"][row])):
-            end = begin + int(columns["first_step_ps"][row] + step * columns["step_growth_ps"][row])
+    for row in range(len(rows.num_steps)):
+        begin = int(rows.start_ps[row])
+        for step in range(int(rows.num_steps[row])):
+            end = begin + int(rows.first_step_ps[row] + step * rows.step_growth_ps[row])
             if begin <= time_ps < end:
-                return int(columns["tokens"][row] + step * columns["num_decode"][row])
+                return int(rows.kv_tokens[row] + step * rows.num_decode[row])
             begin = end
     return 0
 
 
 @given(kv_rows(), st.integers(0, 60), st.integers(0, 60))
-def test_kv_memory_is_that_of_the_window(
-    given_rows: tuple[dict[str, np.ndarray], list[int]], from_ps: int, length_ps: int
-) -> None:
-    columns, grown = given_rows
+def test_kv_memory_is_that_of_the_window(rows: SegmentColumns, from_ps: int, length_ps: int) -> None:
     end_of_all = 10**4
     edges = (0, from_ps, from_ps + length_ps, end_of_all)
 
     def within(begin: int, end: int) -> dict[str, int]:
-        return integrate_within(columns, (begin, end), is_paged=True, grown_tokens_ps=grown)
+        return kv_usage(rows, (begin, end), is_paged=True)
 
     whole, parts = within(0, end_of_all), [within(*pair) for pair in itertools.pairwise(edges)]
     for kind in KV_KINDS:
         left = whole[kind] - sum(part[kind] for part in parts)
         assert 0 <= left <= 2 * 2, kind  # what rounding down at two edges loses, on both sides of each
-    assert whole["tokens"] == sum(level_at(columns, time) for time in range(0, 1100))
-    if not (columns["num_decode"] * (columns["num_steps"] - 1)).any():  # no row whose level changes in it
-        exact = sum(level_at(columns, time) for time in range(from_ps, from_ps + length_ps))
+    assert whole["tokens"] == sum(level_at(rows, time) for time in range(0, 1100))
+    assert rows.kv_grown_tokens_ps is not None
+    ramp = whole["tokens"] - int((rows.kv_tokens * rows.duration_ps).sum())
+    taken = sum(rows.kv_grown_tokens_ps.tolist()) - ramp
+    assert whole["internal"] == int((rows.kv_internal * rows.duration_ps).sum()) + taken
+    if not (rows.num_decode * (rows.num_steps - 1)).any():  # no row whose level changes in it
+        exact = sum(level_at(rows, time) for time in range(from_ps, from_ps + length_ps))
         assert abs(parts[1]["tokens"] - exact) <= 2
 
 
