@@ -1,6 +1,12 @@
-"""The types of columns, and the picosecond clock's unit."""
+"""Columns: the types of arrays, the picosecond clock's unit, and what a table is made of.
+
+Times are kept in whole picoseconds, so that CSV prints seconds exactly (12 decimals) and nothing is rounded
+but quotients. A moment that never came is an empty cell.
+"""
 
 from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,3 +21,12 @@ PS_PER_S = 1_000_000_000_000
 def to_ps(seconds: float) -> int:
     """Seconds to integer picoseconds: the one place where a time is rounded to the clock."""
     return round(seconds * PS_PER_S)
+
+
+class Column(NamedTuple):
+    """One column: ``time`` in picoseconds (shown in seconds), ``count``, ``flag`` or ``text``."""
+
+    name: str
+    kind: Literal["time", "count", "flag", "text"]
+    values: npt.NDArray[Any]
+    is_missing: Bools | None = None

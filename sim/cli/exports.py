@@ -9,15 +9,15 @@ import argparse
 import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.errors import InvariantError, ScenarioError
+from sim.scenario.dataclass import dataclass
 
 if TYPE_CHECKING:
+    from sim.arrays import Column
     from sim.results.answer import AnyRun
-    from sim.results.columns import Column
     from sim.serving.records import RunResult
 
 

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.arrays import PS_PER_S
+from sim.arrays import PS_PER_S, Column
 from sim.errors import ScenarioError
 from sim.export.records import quoted_cell
-from sim.results.columns import Column
 from sim.results.comparison import Comparison
 from sim.results.summary import Summary
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from sim.arrays import PS_PER_S
-from sim.results.columns import Column
+from sim.arrays import PS_PER_S, Column
 
 if TYPE_CHECKING:
     from sim.serving.records import RunResult

@@ -9,10 +9,10 @@ a line here (or in one of those tables) replaces the assumption.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from sim.hardware.profile import HardwareProfile
+from sim.scenario.dataclass import dataclass
 from sim.scenario.place import Place
 
 Figure = TypeVar("Figure")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from sim.errors import ScenarioError, did_you_mean, told_together
 from sim.hardware.load import check_keys, read_source
 from sim.scenario.build import UnknownKeys, build, field_hints, keeping
+from sim.scenario.dataclass import dataclass
 from sim.scenario.fields import key
 from sim.scenario.place import Place
 from sim.scenario.shipped import data_dir

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -20,6 +20,7 @@ from sim.hardware.profile import (
     cards_meant,
 )
 from sim.scenario.build import UnknownKeys, keeping
+from sim.scenario.dataclass import dataclass
 from sim.scenario.not_modelled import unknown_word
 from sim.scenario.place import Place
 from sim.scenario.strict_yaml import load_yaml
@@ -61,13 +62,8 @@ QUANTITIES: Mapping[str, Quantity] = {
     "usd_per_hour": Quantity(unit="usd", low=0, high=1e5),
 }
 
-
 PEAK = Quantity(unit="flops_per_s", low=1e9, high=1e19)
-
-
 LINK_RATE = Quantity(unit="bytes_per_s", low=1e6, high=1e15, optional=False)
-
-
 LINK_LATENCY = Quantity(unit="s", low=0, high=10)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from sim.elementary import log, log_of
 from sim.errors import closest
+from sim.scenario.dataclass import dataclass
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ entry says to what, and how far off it is.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Literal, Protocol
 
 from sim.errors import ScenarioError
@@ -19,6 +19,7 @@ from sim.hardware.architecture import Chosen, by_architecture, by_chip, sm_facts
 from sim.hardware.laws.registry import LAWS
 from sim.price.figures import NOTHING, AskedLaw, Used
 from sim.price.law_times import NEVER_HOT, as_arrays, law_device
+from sim.scenario.dataclass import dataclass
 from sim.units import format_count
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}

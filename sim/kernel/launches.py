@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from sim.kernel.gpu import MEMORY_LATENCY_S, Efficiency, Footprint, Gpu, blocks_per_sm
 from sim.price.figures import NOTHING, Used
+from sim.scenario.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ tables and reports go through it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile
@@ -21,6 +21,7 @@ from sim.kernel.scenario import Attention, KernelWork
 from sim.kernel.training_step import TrainingStepWork, checked_model
 from sim.model.shape import ModelShape
 from sim.price.figures import Used, together
+from sim.scenario.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,11 +9,12 @@ block-by-block device, so both see the same integers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import sqrt
 from typing import Literal
 
 from sim.kernel.launches import Cost
+from sim.scenario.dataclass import dataclass
 
 UNIT = 1 << 64  # progress of one iteration; rates are whole units per picosecond
 PS_PER_S = 1_000_000_000_000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from simpy import Environment, Event, Resource
@@ -18,6 +17,7 @@ from sim.kernel.operations import Plan, plan_of, problem_of
 from sim.kernel.rates import PS_PER_S
 from sim.kernel.records import LaunchRecord
 from sim.kernel.scenario import KernelScenario
+from sim.scenario.dataclass import dataclass
 
 
 def run_launches(

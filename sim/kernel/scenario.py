@@ -5,13 +5,13 @@ Products, norms, copies and tiles stand in ``sim.kernel.algorithms.problem``, wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from sim.hardware import HardwareProfile
 from sim.kernel.algorithms import ALGORITHMS, training_algorithms
 from sim.kernel.algorithms.problem import Copy, Dtype, Gemm, Norm, Tile
 from sim.model.shape import ModelShape
+from sim.scenario.dataclass import dataclass
 from sim.scenario.fields import Threshold, key
 
 

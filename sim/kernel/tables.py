@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from sim.arrays import Column
 from sim.kernel.run import KernelResult
-from sim.results.columns import Column
 
 
 def launch_columns(result: KernelResult) -> list[Column]:

@@ -23,7 +23,6 @@ logits = tokens · vocabulary, parameters.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from sim.errors import ScenarioError
@@ -36,6 +35,7 @@ from sim.kernel.launches import Launch, repeated
 from sim.kernel.scenario import TrainingStep
 from sim.model.counts import num_parameters
 from sim.model.shape import ModelShape
+from sim.scenario.dataclass import dataclass
 
 Over = Literal["hidden", "inner", "scores", "logits", "parameters"]
 

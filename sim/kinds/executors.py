@@ -10,11 +10,11 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from typing import ParamSpec, TypeVar
 
 from sim.errors import ScenarioError
+from sim.scenario.dataclass import dataclass
 
 P = ParamSpec("P")
 T = TypeVar("T")

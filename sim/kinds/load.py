@@ -115,7 +115,7 @@ LEAST_SEEDS = 3
 def check_precision(scenario: AnyScenario, top: Place, kind: AnyKind) -> None:
     """Require, where ``precision`` chooses the length, that chance plays a part and seeds tell how much."""
     length = kind.chosen_length(scenario)
-    if length is None or length.precision is None:
+    if length is None:
         return
     why = length.why_not
     if why is None and not kind.draws(scenario):

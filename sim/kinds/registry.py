@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from sim.scenario.not_modelled import unknown_word
 
 if TYPE_CHECKING:
+    from sim.arrays import Column
     from sim.kernel.run import KernelResult
     from sim.kernel.scenario import KernelScenario
     from sim.report.blocks import Report
     from sim.results.answer import Answer, AnyAnswer, AnyRun
-    from sim.results.columns import Column
     from sim.results.comparison import ChosenLength, Comparison
     from sim.results.metric import Metric, Swept
     from sim.results.summary import Summary
@@ -256,7 +256,7 @@ class Serving(Kind["Scenario", "RunResult"]):
 
         return NOT_MODELLED
 
-    def chosen_length(self, scenario: Scenario) -> ChosenLength:
+    def chosen_length(self, scenario: Scenario) -> ChosenLength | None:
         from sim.serving.metrics import chosen_length
 
         return chosen_length(scenario)
@@ -444,7 +444,7 @@ class Training(Kind["TrainingScenario", "TrainingResult"]):
 
         return num_gpus(scenario)
 
-    def chosen_length(self, scenario: TrainingScenario) -> ChosenLength:
+    def chosen_length(self, scenario: TrainingScenario) -> ChosenLength | None:
         from sim.training.scenario import chosen_length
 
         return chosen_length(scenario, self.headline)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,6 +15,7 @@ from sim.kinds.registry import KINDS, kind_of
 from sim.results.answer import Answer, AnyAnswer, AnyRun
 from sim.results.statistics import relative_half_width
 from sim.scenario.caution import Caution
+from sim.scenario.dataclass import dataclass
 from sim.scenario.file import AnyScenario, ScenarioFile
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def until_precise(
     run looks precise, the interval covers a little less than 95 %, and the less the fewer seeds there are.
     """
     chosen, factor, result = kind_of(base).chosen_length(base), 1, run(1)
-    if chosen is None or chosen.precision is None:
+    if chosen is None:
         return result, None
     while (unknown := imprecise(comparison_of(result), chosen)) and factor < MAX_FACTOR:
         factor *= 2
@@ -105,7 +106,7 @@ def imprecise(comparison: Comparison, chosen: ChosenLength) -> list[tuple[str, s
             if not known and "samples" not in comparison.cells[variant][metric].note:
                 continue  # there is no such number, however long the run
             width = relative_half_width(known) if len(known) == len(values) else math.inf
-            if width > (chosen.precision or math.inf):
+            if width > chosen.precision:
                 found.append((variant, metric, width))
     return found
 
@@ -144,8 +145,8 @@ def run_scenario(
 
 def lengthened(scenario: AnyScenario, factor: int) -> AnyScenario:
     """The same, so many times as long."""
-    chosen = kind_of(scenario).chosen_length(scenario)
-    return scenario if chosen is None or factor == 1 else chosen.lengthened(factor)
+    chosen = kind_of(scenario).chosen_length(scenario) if factor != 1 else None
+    return scenario if chosen is None else chosen.lengthened(factor)
 
 
 def _lengthened(file: ScenarioFile[AnyScenario], factor: int) -> ScenarioFile[AnyScenario]:

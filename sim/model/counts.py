@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from sim.errors import ScenarioError
 from sim.model.shape import Dtype, DtypeChoice, MlaShape, ModelShape, Quantization, Stage
+from sim.scenario.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from sim.errors import ScenarioError
+from sim.scenario.dataclass import dataclass
 
 LayerType = Literal["full_attention", "sliding_attention", "linear_attention", "mamba"]
 

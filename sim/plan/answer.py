@@ -10,13 +10,13 @@ is the largest.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sim.kinds.registry import kind_of
 from sim.plan.evaluate import Point, Row
 from sim.plan.sweep import Sweep
+from sim.scenario.dataclass import dataclass
 from sim.scenario.variants import flattened
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import field
 from decimal import Decimal
 from functools import lru_cache
 from itertools import product
@@ -26,6 +26,7 @@ from sim.plan.evaluate import (
     refused_row,
     warnings_of,
 )
+from sim.scenario.dataclass import dataclass
 from sim.scenario.renamed import metric_name
 from sim.scenario.variants import flattened, has_path, parse_override
 

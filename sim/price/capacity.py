@@ -8,10 +8,9 @@ simulated under overload lies within about 10 % of it (tests/price/test_capacity
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sim.arrays import PS_PER_S
 from sim.price.step import StepPrice
+from sim.scenario.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

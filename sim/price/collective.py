@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import ceil, floor, log2
 from typing import Literal
 
 from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile, Link
 from sim.hardware.architecture import Chosen, by_architecture
+from sim.scenario.dataclass import dataclass
 
 # Where a profile does not know a link's latency: NCCL's own hop latencies of the Simple protocol on a
 # ring (src/graph/tuning.cc: NVLink 3.4, PCIe 5.7, network 14 us).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from sim.price.overheads import decode_attention_fraction, launch_s, padded_toke
 from sim.price.pipeline import sent_bytes, stage_sends_s
 from sim.price.priced import Priced
 from sim.price.roofline import BOUNDS, Operator, fractions
+from sim.scenario.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ from sim.hardware import HardwareProfile
 from sim.price.law_times import outside
 from sim.price.roofline import Operator
 from sim.scenario.caution import Caution
+from sim.scenario.dataclass import dataclass
 
 Standing = Literal["borrowed", "assumed", "extrapolated"]
 _LENDER = re.compile(r"borrowed from ([\w.-]+\w)")

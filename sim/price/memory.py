@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from sim.errors import ScenarioError
@@ -21,6 +21,7 @@ from sim.model.counts import (
     weight_bytes,
 )
 from sim.model.shape import ModelShape, Stage, stages_of
+from sim.scenario.dataclass import dataclass
 
 if TYPE_CHECKING:
     from sim.hardware import HardwareProfile

@@ -7,7 +7,7 @@ One description for prefill, decode and mixed steps: the linear layers see ``tok
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from sim.price.law_times import (
 )
 from sim.price.priced import PricedEngine
 from sim.price.roofline import Floats, Operator, wave_utilisation
+from sim.scenario.dataclass import dataclass
 
 # Weights and activations in the same 8-bit type run at its peak; weight-only formats at the activations'.
 QUANTIZED_PEAK = {"fp8": "float8", "int8": "int8"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from sim.price.overheads import LaunchedPrice
 from sim.price.priced import Priced, PricedEngine
 from sim.price.roofline import Floats
 from sim.price.step import Chunks, StepPrice
+from sim.scenario.dataclass import dataclass
 
 TENSORS_SENT = 2  # hidden states and residual
 

@@ -18,13 +18,13 @@ different operators in one step, clock throttling, contention with copies.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.hardware import HardwareProfile, Link, curve_fractions
+from sim.scenario.dataclass import dataclass
 
 Floats = npt.NDArray[np.float64]
 Bound = Literal["compute", "memory", "link", "launch"]

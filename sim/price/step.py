@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -28,6 +27,7 @@ from sim.price.collective import latencies_filled_in
 from sim.price.priced import Priced
 from sim.price.providers.analytic import AnalyticTimes
 from sim.price.roofline import Floats
+from sim.scenario.dataclass import dataclass
 
 BREAKPOINTS_PER_OCTAVE = 4
 MAX_CONTEXT_TOKENS = 1 << 40

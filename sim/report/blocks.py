@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from sim.report.figures import Picture
+from sim.scenario.dataclass import dataclass
 
 if TYPE_CHECKING:
     from sim.hardware import HardwareProfile

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from sim.hardware import HardwareProfile
@@ -25,6 +25,7 @@ from sim.report.figures import (
     seconds_axis,
 )
 from sim.report.html import page, report_html
+from sim.scenario.dataclass import dataclass
 from sim.version import __version__
 
 LEVEL_BYTES = ("sram_bytes", "l2_bytes", "hbm_bytes", "dram_bytes", "link_bytes")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.arrays import Float64, Int64
+from sim.scenario.dataclass import dataclass
 from sim.units import format_s
 
 Trace = dict[str, Any]

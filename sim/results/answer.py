@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from sim.elementary import log
 from sim.results.metric import Metric, format_metric
 from sim.results.statistics import Interval, mean_interval
 from sim.results.verdict import SAID
+from sim.scenario.dataclass import dataclass
 from sim.scenario.file import AnyScenario, ScenarioFile, ScenarioT_co
 
 if TYPE_CHECKING:  # a run by itself needs neither

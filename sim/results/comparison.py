@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sim.errors import InvariantError, ScenarioError, did_you_mean
@@ -12,6 +11,7 @@ from sim.results.metric import Metric
 from sim.results.statistics import Interval, mean_interval, ratio_interval
 from sim.results.summary import SloLine, Summary, rounded
 from sim.scenario.caution import Caution
+from sim.scenario.dataclass import dataclass
 from sim.scenario.fields import Threshold
 from sim.scenario.file import asked
 
@@ -62,13 +62,13 @@ class ComparedKind(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChosenLength:
-    """How the length of a scenario's runs follows from its ``precision``; None: its length is given.
+    """How the length of a scenario's runs follows from its ``precision``.
 
     ``why_not`` says why it cannot be chosen even where numbers are drawn. ``sought`` are the metrics of a
     variant that must be known that well.
     """
 
-    precision: float | None
+    precision: float
     why_not: str | None
     sought: Callable[[Comparison, str], Sequence[str]]
     lengthened: Callable[[int], Any]  # the scenario, so many times as long

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
+from sim.scenario.dataclass import dataclass
 from sim.units import format_gb, format_s
 
 Better = Literal["higher", "lower", "neither"]

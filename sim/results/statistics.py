@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from sim.arrays import PS_PER_S, Int64
 from sim.elementary import atan2, exp, log, sin_cos
 from sim.results.metric import PERCENTILES
+from sim.scenario.dataclass import dataclass
 
 LEAST_SAMPLES_BEYOND = 10
 

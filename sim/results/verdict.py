@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
+
+from sim.scenario.dataclass import dataclass
 
 Word = Literal[
     "COMPUTE_BOUND",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from sim.scenario.dataclass import dataclass
 
 CautionKind = Literal[
     "too_few_requests",

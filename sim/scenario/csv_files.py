@@ -6,7 +6,6 @@ import io
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from sim.arrays import Int64
 from sim.errors import NoSuchFile, ScenarioError, closest
+from sim.scenario.dataclass import dataclass
 
 if TYPE_CHECKING:
     from sim.arrays import Float64

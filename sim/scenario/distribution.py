@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -13,6 +13,7 @@ import numpy as np
 from sim.arrays import Float64, Int64
 from sim.elementary import exp_of, log, log1p
 from sim.errors import ScenarioError
+from sim.scenario.dataclass import dataclass
 from sim.scenario.fields import key
 from sim.scenario.place import Place
 

@@ -7,10 +7,11 @@ The loader checks them and the JSON Schema prints them. A bare number is in the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, field
 from typing import Any
 
 from sim.errors import InvariantError
+from sim.scenario.dataclass import dataclass
 
 SCHEMA_VERSION = 1
 

@@ -7,11 +7,12 @@ A block of the list is one value (``metric``, ``value``) or a table: ``columns``
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from sim.errors import did_you_mean
 from sim.scenario.build import build
+from sim.scenario.dataclass import dataclass
 from sim.scenario.fields import key
 from sim.scenario.file import AnyScenario, Measured, MeasuredPoint, ScenarioFile
 from sim.scenario.place import Place

@@ -8,9 +8,10 @@ changelog lists them all.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sim.scenario.dataclass import dataclass
 from sim.scenario.place import Place
 from sim.scenario.variants import Override
 

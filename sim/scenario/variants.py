@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sim.errors import ScenarioError, did_you_mean
 from sim.scenario.caution import Caution
+from sim.scenario.dataclass import dataclass
 from sim.scenario.fields import Announced
 from sim.scenario.place import Place
 from sim.scenario.strict_yaml import parse_value

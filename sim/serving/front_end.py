@@ -8,12 +8,13 @@ busy API server.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
 
 from sim.arrays import Int64, to_ps
+from sim.scenario.dataclass import dataclass
 from sim.serving.records import RequestColumns, RequestTable
 from sim.serving.scenario import Scenario
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sim.results.metric import PERCENTILES, Better, Metric, Swept
+from sim.scenario.dataclass import dataclass
 from sim.serving.workload.arrivals import ARRIVAL_PROCESSES
 
 if TYPE_CHECKING:
@@ -300,8 +301,10 @@ def serving_headline(comparison: Comparison) -> str:
     return next(known, "requests_per_s")
 
 
-def chosen_length(scenario: Scenario) -> ChosenLength:
-    """How ``precision`` chooses the length of a serving run."""
+def chosen_length(scenario: Scenario) -> ChosenLength | None:
+    """How ``precision`` chooses the length of a serving run; None where its length is given."""
+    if scenario.precision is None:
+        return None
     from sim.results.comparison import ChosenLength
     from sim.serving.workload.sources import why_no_precision
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from sim.arrays import to_ps
 from sim.errors import InvariantError, ScenarioError
+from sim.scenario.dataclass import dataclass
 from sim.serving.batching.continuous import continuous
 from sim.serving.batching.entry import GENERIC_KEYS, Batching, Replica
 from sim.serving.batching.plan import KVView, Limits, Policy, StepPlan, limits_of

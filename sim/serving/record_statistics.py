@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.arrays import PS_PER_S, Bools, Int64
 from sim.results.statistics import ArithmeticRuns
+from sim.scenario.dataclass import dataclass
 from sim.serving.front_end import FrontEnd
 from sim.serving.records import FINISHED, RequestColumns, RunResult, SegmentColumns
 from sim.serving.scenario import Slo, num_gpus

@@ -7,7 +7,6 @@ these elsewhere (``sim.serving.summary``).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from sim.arrays import PS_PER_S as PS_PER_S
 from sim.arrays import Int64 as Int64
+from sim.scenario.dataclass import dataclass
 
 if TYPE_CHECKING:
     from sim.serving.scenario import Scenario

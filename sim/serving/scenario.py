@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from sim.hardware import HardwareProfile
 from sim.hardware.engine_profile import EngineOverheads
 from sim.model.shape import ModelShape
 from sim.results.metric import PERCENTILES
+from sim.scenario.dataclass import dataclass
 from sim.scenario.distribution import Distribution
 from sim.scenario.fields import Announced, Threshold, key
 from sim.serving.workload.arrivals import Arrivals

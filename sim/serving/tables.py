@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.results.columns import Column
+from sim.arrays import Column
 from sim.serving.record_statistics import class_slos, met_bounds, request_times
 from sim.serving.records import STATUS_NAMES, RunResult
 

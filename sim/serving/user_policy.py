@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sim.errors import InvariantError, ScenarioError
+from sim.scenario.dataclass import dataclass
 from sim.serving.batching.plan import KVView, Limits, Policy, StepPlan
 from sim.serving.request import Request
 from sim.serving.vllm.user_policy import CacheView, SchedulingPolicy

@@ -18,11 +18,10 @@ Not modelled: a warm-up for traces (a trace is what it is).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from sim.arrays import PS_PER_S, Bools, Int64
+from sim.scenario.dataclass import dataclass
 from sim.serving.records import FINISHED, RequestColumns
 from sim.serving.scenario import Workload
 from sim.units import format_s

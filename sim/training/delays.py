@@ -8,12 +8,12 @@ many workers there are.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from sim.arrays import Float64
 from sim.elementary import exp_of
+from sim.scenario.dataclass import dataclass
 from sim.scenario.distribution import Distribution
 from sim.scenario.fields import key
 

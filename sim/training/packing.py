@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +18,7 @@ import numpy.typing as npt
 
 from sim.errors import ScenarioError
 from sim.rng import stream
+from sim.scenario.dataclass import dataclass
 from sim.scenario.distribution import DrawPlace, draw_tokens
 from sim.scenario.not_modelled import unknown_word
 from sim.training.scenario import TrainingScenario, max_seq_len, step_shape

@@ -6,12 +6,12 @@ Times are integer picoseconds since the start of the run.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sim.arrays import PS_PER_S, Int64
+from sim.scenario.dataclass import dataclass
 from sim.training.learning.sgd import LearningResult, Schedule, synchronous_schedule
 
 if TYPE_CHECKING:

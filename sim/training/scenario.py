@@ -6,11 +6,12 @@ A *worker* is one data-parallel replica: the GPUs of its tensor- and pipeline-pa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from sim.hardware import HardwareProfile
 from sim.model.shape import ModelShape
+from sim.scenario.dataclass import dataclass
 from sim.scenario.distribution import Distribution
 from sim.scenario.fields import Threshold, key
 from sim.scenario.file import has_drawn_values
@@ -273,8 +274,10 @@ def draws(scenario: TrainingScenario) -> bool:
     return has_drawn_values(scenario.packing)
 
 
-def chosen_length(scenario: TrainingScenario, headline: Callable[[Comparison], str]) -> ChosenLength:
-    """How ``precision`` chooses the length of a training run."""
+def chosen_length(scenario: TrainingScenario, headline: Callable[[Comparison], str]) -> ChosenLength | None:
+    """How ``precision`` chooses the length of a training run; None where its length is given."""
+    if scenario.precision is None:
+        return None
     from sim.results.comparison import ChosenLength
 
     job, why_not = scenario.training, None

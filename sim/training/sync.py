@@ -10,8 +10,8 @@ bound 0 and is run as a synchronous schedule. K-sync and K-async count gradients
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from sim.scenario.dataclass import dataclass
 from sim.scenario.fields import key
 
 UNBOUNDED = 2**62

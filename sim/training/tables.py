@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from sim.arrays import Int64
-from sim.results.columns import Column
+from sim.arrays import Column, Int64
 from sim.training.records import TrainingResult
 
 MAX_ROWS = 1_000_000

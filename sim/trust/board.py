@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from sim.errors import did_you_mean
 from sim.scenario.build import build
+from sim.scenario.dataclass import dataclass
 from sim.scenario.fields import key
 from sim.scenario.place import Place
 from sim.scenario.strict_yaml import load_yaml

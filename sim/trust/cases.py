@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from pathlib import Path
 
 from sim.errors import ScenarioError
@@ -12,6 +11,7 @@ from sim.kinds.executors import map_as_completed
 from sim.kinds.load import MEASURED, load_tree
 from sim.kinds.registry import KINDS
 from sim.plan.evaluate import Point, Row, Value, evaluate
+from sim.scenario.dataclass import dataclass
 from sim.scenario.file import Measured, MeasuredPoint
 from sim.scenario.measured import check_measured
 from sim.scenario.renamed import rename_metrics

@@ -17,12 +17,13 @@ import sys
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Any
 
 from sim.errors import ScenarioError
 from sim.scenario.build import build
+from sim.scenario.dataclass import dataclass
 from sim.scenario.place import Place
 from sim.scenario.scalars import check_bounds
 from sim.serving.checks.scenario import check_whole_prompts_fit

@@ -39,7 +39,9 @@ def tree(**given: Any) -> dict[str, Any]:
 
 
 def wanted(precision: float) -> ChosenLength:
-    return chosen_length(load_tree(tree(precision=precision), "precision.yaml").base)
+    chosen = chosen_length(load_tree(tree(precision=precision), "precision.yaml").base)
+    assert chosen is not None
+    return chosen
 
 
 def answered(given: Mapping[str, Any]) -> Answer:

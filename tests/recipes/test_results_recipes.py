@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import sim
+from sim.arrays import Column
 from sim.cli.command import main
 from sim.cli.exports import EXPORTS, RECORD_FORMATS, Export, RecordFormat
 from sim.errors import ScenarioError
@@ -25,7 +26,6 @@ from sim.hardware import HardwareProfile
 from sim.kinds.registry import KINDS, Kind
 from sim.kinds.schema import scenario_schema
 from sim.report.blocks import Prose, Report, Section
-from sim.results.columns import Column
 from sim.results.metric import Metric
 from sim.results.summary import Summary
 from sim.results.verdict import Verdict

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.elementary import power
+from sim.scenario.dataclass import dataclass
 
 Floats = npt.NDArray[np.float64]
 Sizes = Mapping[str, Floats]

@@ -61,6 +61,9 @@ def tilings(
     slower = 1.0 + constants["throttle"] * ideal / (ideal + constants["throttle_after_s"])
     rate = device.flops_per_s / device.sm_count / slower
     load = constants["sm_load"] * device.hbm_bytes_per_s / device.sm_count
+    evened = 1.0 - constants["quantisation"]
+    sum_bytes = 2.0 * BYTES_OF_A_SUM * m * n * groups
+    l2_bytes_per_s = constants["l2_speed"] * device.hbm_bytes_per_s
     for tile in TILES:
         tiles = tile_count(sizes, tile)
         per_k = np.maximum(
@@ -70,12 +73,11 @@ def tilings(
         tile_s = constants["tile_s"] + constants["tile_area_s"] * tile[0] * tile[1] / LARGE_TILE
         for split in SPLITS:
             waves = tiles * split / device.sm_count
-            evened = 1.0 - constants["quantisation"]
-            parts = np.maximum(np.ceil(waves) + evened * (waves - np.ceil(waves)), 1.0)
+            whole = np.ceil(waves)
+            parts = np.maximum(whole + evened * (waves - whole), 1.0)
             time = parts * (tile_s + k / split * per_k)
             if split > 1:
-                sums = 2.0 * BYTES_OF_A_SUM * m * n * groups * split
-                time = time + constants["split_s"] + sums / (constants["l2_speed"] * device.hbm_bytes_per_s)
+                time = time + constants["split_s"] + sum_bytes * split / l2_bytes_per_s
             yield tile, split, time
 
 

@@ -9,7 +9,6 @@ loaded. Blocks with the most tiles start first.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from sim.kernel.algorithms.elementwise import stream
@@ -36,6 +35,7 @@ from sim.kernel.gpu import (
     efficiency_of,
 )
 from sim.kernel.launches import BlockSpec, Launch, LaunchSpec, Shared, build_launch, tile_count
+from sim.scenario.dataclass import dataclass
 
 FLOAT32_BYTES = 4
 # FP32 instructions per score beside its exponential. Forward: scale, maximum, subtract, sum, convert;

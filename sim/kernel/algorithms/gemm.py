@@ -9,7 +9,6 @@ packed weights and dequantizes them in SRAM: vector work, then the product at th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sim.errors import ScenarioError
 from sim.kernel.algorithms.elementwise import stream
@@ -18,6 +17,7 @@ from sim.kernel.algorithms.problem import Gemm, Tile
 from sim.kernel.gpu import DTYPE_BYTES, Efficiency, Footprint, Gpu
 from sim.kernel.launches import BlockSpec, Launch, LaunchSpec, Shared, build_launch, tile_count
 from sim.kernel.rates import compute_s
+from sim.scenario.dataclass import dataclass
 
 # FP32 instructions per dequantized weight and use: unpack, convert, scale (two weights an instruction).
 _DEQUANTIZE_OPS = 1.5

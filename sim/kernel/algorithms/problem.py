@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from sim.kernel.gpu import DTYPE_BYTES, Direction, Footprint, Generation, Gpu, fits
 from sim.kernel.launches import Launch
+from sim.scenario.dataclass import dataclass
 from sim.scenario.fields import key
 
 Dtype = Literal["float32", "float16", "bfloat16", "float8"]

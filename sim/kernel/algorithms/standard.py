@@ -28,13 +28,14 @@ FlashAttention's appendix E.6 measures 4 N² + 10 N d at every length (MB of 2^2
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from sim.kernel.algorithms.elementwise import stream
 from sim.kernel.algorithms.gemm import gemm_launches
 from sim.kernel.algorithms.problem import Algorithm, Gemm, Problem, Tile
 from sim.kernel.gpu import Direction, Efficiency, Gpu, Library
 from sim.kernel.launches import Launch
+from sim.scenario.dataclass import dataclass
 
 FLOAT32_BYTES = 4
 

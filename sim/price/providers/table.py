@@ -6,7 +6,6 @@ import csv
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from sim.price.priced import Priced
 from sim.price.providers.analytic import AnalyticTimes
 from sim.price.roofline import Floats
 from sim.price.step import Chunks, CompiledPrice
+from sim.scenario.dataclass import dataclass
 from sim.scenario.place import Place
 from sim.scenario.strict_yaml import load_yaml
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from pathlib import Path
 
+from sim.scenario.dataclass import dataclass
 from sim.scenario.place import Place
 from sim.serving.scenario import EngineConfig, Scenario
 from sim.serving.scheduler import Scheduler

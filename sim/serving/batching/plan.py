@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from sim.scenario.dataclass import dataclass
 from sim.serving.decoding import DecodeBatch
 from sim.serving.kv.allocator import KVAllocator
 from sim.serving.request import Request

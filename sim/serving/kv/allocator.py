@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
 from sim.price.memory import memory_plan
+from sim.scenario.dataclass import dataclass
 
 if TYPE_CHECKING:
     from sim.serving.recorder import BlockMapRecorder

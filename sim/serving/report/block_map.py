@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.arrays import PS_PER_S
 from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, in_runs, layout, percent
+from sim.scenario.dataclass import dataclass
 from sim.serving.records import CACHED, EVICTED, OWNED, SHARED, BlockMap, RunResult
 
 GRID_ROWS, GRID_COLUMNS = 200, 300

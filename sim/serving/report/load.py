@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from sim.report.figures import (
     sparkline,
     stacked_bars,
 )
+from sim.scenario.dataclass import dataclass
 from sim.serving.records import RunResult, SegmentColumns
 
 

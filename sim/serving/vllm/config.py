@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from sim.scenario.dataclass import dataclass
 
 POLICIES = ("fcfs", "priority")
 """vLLM's own; ``user``: a ``SchedulingPolicy`` is given to the scheduler."""

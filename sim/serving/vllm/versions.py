@@ -6,7 +6,7 @@ text-only decoder models; what no recording shows is named in ``sim.serving.vllm
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from sim.scenario.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

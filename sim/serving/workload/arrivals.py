@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +11,7 @@ from sim.arrays import PS_PER_S, Float64, Int64
 from sim.elementary import exp_of
 from sim.errors import ScenarioError
 from sim.rng import stream
+from sim.scenario.dataclass import dataclass
 from sim.scenario.distribution import Distribution, Keys
 from sim.scenario.fields import key
 

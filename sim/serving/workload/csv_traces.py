@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sim.arrays import Float64, Int64
 from sim.scenario.csv_files import CsvFile, TextFile, open_csv
+from sim.scenario.dataclass import dataclass
 from sim.serving.workload.trace_rows import (
     ARRIVAL,
     OUTPUT,

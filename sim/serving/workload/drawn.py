@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from sim.arrays import PS_PER_S, Int64
 from sim.errors import ScenarioError
 from sim.rng import stream
+from sim.scenario.dataclass import dataclass
 from sim.scenario.distribution import MAX_TOKENS, Distribution, DrawPlace, draw_tokens, draw_values
 from sim.serving.records import RequestTable
 from sim.serving.scenario import RequestClass, Workload

@@ -6,10 +6,11 @@ The checks of a scenario read ``SOURCES``; what makes requests is loaded when so
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sim.scenario.dataclass import dataclass
 from sim.scenario.file import has_drawn_values
 from sim.serving.scenario import Scenario, Workload
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from sim.arrays import Float64, Int64
 from sim.errors import ScenarioError, did_you_mean
 from sim.scenario.csv_files import TextFile
+from sim.scenario.dataclass import dataclass
 from sim.scenario.distribution import MAX_TOKENS
 
 ARRIVAL, PROMPT, OUTPUT = "arrival", "prompt_tokens", "output_tokens"

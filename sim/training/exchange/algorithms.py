@@ -7,11 +7,11 @@ reports ask its entry. What is simulated is its ``pattern``; a collective of the
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 from sim.arrays import to_ps
 from sim.price.collective import Fabric, hierarchical_all_reduce_s, nccl_cost, ring_step_s, tree_all_reduce_s
+from sim.scenario.dataclass import dataclass
 
 # free: no gradient takes any time; all_reduce: buckets, each when every worker's is ready; server: pushes and
 # pulls in turn; single_process: one thread per GPU of a node, through GPU 0.

@@ -6,7 +6,7 @@ The prices, NCCL's included, come from ``sim.price.collective``; the simulation 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +15,7 @@ from sim.arrays import Int64, to_ps
 from sim.hardware import Link
 from sim.model.counts import layer_matrices
 from sim.price.collective import NETWORK_HOP_S, Fabric, fabric_of, known_latency, nccl_cost
+from sim.scenario.dataclass import dataclass
 from sim.training.exchange.algorithms import EXCHANGES, Algorithm, Pattern
 from sim.training.exchange.sharded import ShardedTimes, sharded_times
 from sim.training.scenario import TrainingScenario, max_seq_len

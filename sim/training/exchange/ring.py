@@ -7,12 +7,12 @@ schedule ``ring_states`` really adds NumPy chunks, and ``ring_sends_ps`` times e
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.arrays import Int64
+from sim.scenario.dataclass import dataclass
 
 Chunk = npt.NDArray[np.float64]
 

@@ -7,13 +7,12 @@ last one: 3 Psi bytes past every GPU per micro-batch (arXiv 1910.02054, section 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from sim.arrays import PS_PER_S, Int64
 from sim.price.collective import Fabric, nccl_cost
+from sim.scenario.dataclass import dataclass
 from sim.training.step.time import WorkerStep
 
 Float64 = npt.NDArray[np.float64]

@@ -11,7 +11,7 @@ until it shows, and a BLAS, a SIMD level or a libm would each bring its own last
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from math import pi, sqrt
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from sim.elementary import exp_of, log_of, sin, sin_cos, tanh_of
 from sim.rng import stream
+from sim.scenario.dataclass import dataclass
 
 Vector = npt.NDArray[np.float64]
 Drawn = npt.NDArray[Any]  # normal noise, or the numbers of examples: each problem knows its own

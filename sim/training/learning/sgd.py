@@ -9,7 +9,6 @@ updates to target (statistical efficiency), reported apart. What this does not s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from sim.errors import InvariantError
 from sim.rng import stream
+from sim.scenario.dataclass import dataclass
 from sim.scenario.fields import key
 from sim.training.learning.problems import CHUNK, PROBLEMS, Drawn, Problem, Vector, folded
 

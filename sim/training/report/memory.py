@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from sim.report.figures import (
     Lane,
@@ -18,6 +17,7 @@ from sim.report.figures import (
     seconds_axis,
     sparkline,
 )
+from sim.scenario.dataclass import dataclass
 from sim.training.records import TrainingResult
 from sim.training.scenario import step_shape
 from sim.training.step.layer import LayerTimes, layer_times

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from sim.report.figures import (
     seconds_axis,
     stacked_bars,
 )
+from sim.scenario.dataclass import dataclass
 from sim.training.records import Outcome, TrainingResult
 from sim.training.scenario import ExchangeConfig
 from sim.training.schedule.failures import with_failures

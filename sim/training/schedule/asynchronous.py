@@ -8,12 +8,12 @@ ASP without exchange decides nothing at all: its updates are the workers' own su
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
 
 import numpy as np
 
 from sim.arrays import Int64
+from sim.scenario.dataclass import dataclass
 from sim.training.records import GradientColumns, Outcome, WorkerColumns
 from sim.training.schedule.failures import Mishaps
 from sim.training.schedule.job import Job

@@ -8,7 +8,6 @@ Not modelled: failures of servers and links, checkpoints written in the backgrou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from sim.arrays import PS_PER_S, Int64
 from sim.errors import ScenarioError
 from sim.rng import stream
+from sim.scenario.dataclass import dataclass
 from sim.training.records import FailureColumns
 from sim.training.scenario import Failures
 

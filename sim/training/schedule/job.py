@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from sim.arrays import PS_PER_S, Int64, to_ps
 from sim.hardware import HardwareProfile
+from sim.scenario.dataclass import dataclass
 from sim.training.exchange.prices import TENSOR_BYTES, Exchange, price_exchange
 from sim.training.packing import packed
 from sim.training.scenario import Failures, TrainingScenario, step_shape

@@ -8,11 +8,12 @@ moments. ``ring_sends_ps`` times one bucket; they follow each other.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from sim.arrays import Int64
+from sim.scenario.dataclass import dataclass
 from sim.training.exchange.prices import chunk_transfer_ps
 from sim.training.exchange.ring import chunk_of, num_ring_steps, ring_done_ps, ring_sends_ps
 from sim.training.exchange.sharded import sharded_step_ps

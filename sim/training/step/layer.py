@@ -8,7 +8,6 @@ them. Not modelled: overlap of kernels, the allocator, data loading.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -20,6 +19,7 @@ from sim.price.collective import fabric_of, nccl_cost
 from sim.price.figures import AskedLaw, Used, together
 from sim.price.law_times import NEVER_HOT, gemm_operator, law_s
 from sim.price.roofline import Operator, fractions, wave_utilisation
+from sim.scenario.dataclass import dataclass
 from sim.training.step.shape import PRECISIONS, StepShape, dequantise_bytes, fake_quantise_bytes
 
 # The fitted constants of training step times: four numbers, fitted once, by the mean absolute MFU error

@@ -7,13 +7,14 @@ CPU and NVMe offload, peak-time buffers of single kernels beyond cuBLAS's, CUDA 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from sim.errors import ScenarioError
 from sim.model.counts import num_parameters
 from sim.model.shape import ModelShape
 from sim.price.memory import GIB, NON_TORCH_BYTES, NON_TORCH_BYTES_OF_NCCL, MemoryLine
+from sim.scenario.dataclass import dataclass
 from sim.training.step.shape import StepShape, adapter_parameters, check_shape, frozen_weight_bytes
 
 # Activations that wait for the backward pass: bytes per transformer layer and for the head.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile
 from sim.model.counts import Matrix, check_tensor_parallel_size, layer_matrices, num_parameters
 from sim.model.shape import ModelShape
+from sim.scenario.dataclass import dataclass
 from sim.scenario.fields import key
 from sim.scenario.not_modelled import unknown_word
 

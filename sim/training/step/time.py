@@ -8,8 +8,6 @@ appendix B), attention not halved for causality.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sim.model.counts import layer_matrices, num_active_parameters, num_parameters
 from sim.price.collective import (
     NETWORK_HOP_S,
@@ -20,6 +18,7 @@ from sim.price.collective import (
     nccl_cost,
     send_s,
 )
+from sim.scenario.dataclass import dataclass
 from sim.training.step.layer import (
     OPTIMIZER_PASSES,
     OVERLAP_SLOWDOWN,
