@@ -153,9 +153,11 @@ class Recorder:
         )
 
     def segment_columns(self) -> SegmentColumns:
-        """Every jump of every replica, in the order in which they began."""
+        """Every jump of every replica, in the order in which they began; the rows are given up for them."""
         rows = np.frombuffer(self.segments, dtype=np.int64).reshape(-1, len(SEGMENT_FIELDS))
         columns = dict(zip(SEGMENT_FIELDS, np.ascontiguousarray(rows.T), strict=True))
+        del rows
+        self.segments = bytearray()
         tokens, wanted = columns.pop("tokens"), columns.pop("wanted")
         given_out, external = columns.pop("given_out"), columns.pop("external")
         return SegmentColumns(
@@ -166,7 +168,7 @@ class Recorder:
             kv_external=external,
             kv_grown_tokens_ps=self._grown(columns.pop("grown_tokens_ps")),
             **columns,
-            **self._draft_columns(),
+            **self._draft_columns(len(tokens)),
         )
 
     def _grown(self, column: Int64) -> Int64 | npt.NDArray[np.object_]:
@@ -177,12 +179,12 @@ class Recorder:
         whole[list(self.large_growth)] = list(self.large_growth.values())
         return whole
 
-    def _draft_columns(self) -> dict[str, Int64]:
+    def _draft_columns(self, num_segments: int) -> dict[str, Int64]:
         """Draft tokens by segment, where there were any."""
         if not self.drafts:
             return {}
         noted = as_int64(self.drafts).reshape(-1, 3)
-        columns = np.zeros((2, len(self.segments) // SEGMENT_BYTES), dtype=np.int64)
+        columns = np.zeros((2, num_segments), dtype=np.int64)
         columns[:, noted[:, 0]] = noted[:, 1:].T
         return {"num_draft_tokens": columns[0], "num_accepted_tokens": columns[1]}
 
