@@ -44,6 +44,7 @@ from sim.report.html import plotly_js, render_html, render_index
 from sim.report.markdown import render_markdown
 from sim.results.answer import Answer
 from sim.serving.records import SHARED, BlockMap
+from sim.serving.report import latency
 from sim.serving.report.block_map import (
     FREE,
     View,
@@ -190,6 +191,20 @@ def test_cdf_is_the_distribution(answer: Answer) -> None:
             below, within = (np.count_nonzero(ttft <= x + slack) / ttft.size for slack in (-1e-8, 1e-8))
             assert below - 1.01 / ttft.size <= share <= within + 1.01 / ttft.size
     assert "within the SLO" in picture.reading
+
+
+@pytest.mark.parametrize(
+    ("slowest_s", "is_logarithmic"), [(2.0, False), (3.9, False), (4.1, True), (70, True)]
+)
+def test_a_long_tail_does_not_press_the_curves_into_a_corner(
+    slowest_s: float, is_logarithmic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """99 % of the requests take 1 to 2 s: on a linear axis beyond 4 s they would share the left half."""
+    sample = np.append(np.linspace(1, 2, 999), slowest_s)
+    monkeypatch.setattr(latency, "pooled", lambda runs, metric: sample)
+    picture = cdf_picture({"a": []}, lanes(["a"]), "tpot_s", None)
+    assert picture is not None
+    assert (picture.layout["xaxis"].get("type") == "log") == is_logarithmic
 
 
 @pytest.mark.parametrize(("slo_s", "is_drawn"), [(0.5, True), (1e4, False)])

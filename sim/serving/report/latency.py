@@ -78,7 +78,11 @@ def cdf_picture(
     # Far beyond the slowest request, the SLO would push the curves into a corner: it is said instead.
     is_near = slo_s is not None and slo_s <= SLO_SHOWN_WITHIN * longest
     shown = layout(
-        _time_axis(list(quantiles.values()), metric),
+        _time_axis(
+            list(quantiles.values()),
+            metric,
+            bulk_s=max(float(np.quantile(sample, 0.99)) for sample in samples.values()),
+        ),
         axis("share of finished requests", range=[0, 1.01], tickformat=".0%"),
     )
     rows: list[Row] = [
@@ -121,19 +125,23 @@ def _shares(count: int) -> Float64:
     return np.linspace(0, 1, max(count, 2)) if count <= SHARES.size else SHARES
 
 
-def _time_axis(values: Sequence[Float64], title: str) -> dict[str, object]:
-    """Seconds: logarithmic where they span more than a factor of 30."""
+def _time_axis(values: Sequence[Float64], title: str, *, bulk_s: float | None = None) -> dict[str, object]:
+    """Seconds: logarithmic where they span more than a factor of 30.
+
+    Also where all but a few, those up to ``bulk_s``, would be pressed into the left half.
+    """
     # From the first hundredth: a few short ones would leave the left half of the picture empty.
     low = min(float(np.quantile(part, 0.01)) for part in values)
     high = max(float(part.max()) for part in values)
-    if low > 0 and high > 30 * low:
+    has_long_tail = bulk_s is not None and high > 2 * bulk_s
+    if low > 0 and (high > 30 * low or has_long_tail):
         shown = [math.log10(low / 1.1), math.log10(high * 1.1)]
         return axis(title, **log_ticks(low, high), range=shown)
     return seconds_axis(title, high)
 
 
 def _slo_mark(slo_s: float) -> dict[str, object]:
-    """A vertical line at the SLO, labelled above the plot."""
+    """A vertical line at the SLO; the picture's text says what it is."""
     line = {"color": "@limit", "width": 1.5, "dash": "dot"}
     return {
         "shapes": [
