@@ -153,12 +153,20 @@ def figures_caution(hardware: HardwareProfile, used: Used) -> Caution | None:
 
 
 def _assumes(hardware: HardwareProfile, used: Used, figures: Sequence[Figure]) -> str:
-    """What of it may decide: all but an elementwise curve where other kernels were asked for, too."""
+    """What of it may decide: not what the same chip lends with another memory or another socket, nor an
+    elementwise curve where other kernels were asked for, too."""
     asked = [*used.curves, *(one.law for one in used.laws)]
     has_others = any(not name.startswith("elementwise") for name in asked)
     borrowed = [one for one in figures if one.standing == "borrowed"]
     heavy = [one for one in borrowed if not (has_others and one.what.startswith("elementwise"))]
-    lenders = list(dict.fromkeys(one.whence for one in heavy))
+    lenders = [
+        one for one in dict.fromkeys(one.whence for one in heavy) if _chip(one) != _chip(hardware.name)
+    ]
     parts = [f"{hardware.name} reaches the efficiencies of {' and '.join(lenders)}"] if lenders else []
     parts += [one.what for one in figures if one.standing == "assumed"]
     return "; ".join(parts)
+
+
+def _chip(name: str) -> str:
+    """``a100`` of ``a100-sxm-80gb``."""
+    return name.partition("-")[0]

@@ -165,13 +165,15 @@ GEMM_TOO = ("gemm_compute", "elementwise_memory")
         ),
         ("mi250x", ("elementwise_memory",), "mi250x reaches the efficiencies of mi300x"),
         ("h100-sxm-80gb", GEMM_TOO, ""),
+        ("h100-sxm-80gb", ("elementwise_memory",), ""),
+        ("l4", ("elementwise_memory",), "l4 reaches the efficiencies of l40s"),
         ("a100-sxm-80gb", ("gemm_compute",), None),
     ],
 )
 def test_what_decides_of_it_is_what_the_answer_says(
     name: str, used: tuple[str, ...], assumes: str | None
 ) -> None:
-    """An elementwise curve decides where nothing else was asked for."""
+    """An elementwise curve decides where nothing else was asked for; what the same chip lends does not."""
     found = figures_caution(load_hardware(name), Used(curves=used))
     assert (found and found.assumes) == assumes
 
