@@ -98,6 +98,8 @@ def evaluate(point: Point) -> Row:
         row["cannot_run"] = worst.reason
     row |= {name: _mean(summaries, name) for name in summaries[0].metrics}
     row |= _threshold_row(point, summaries)
+    offered = [one.offered_per_s for one in summaries if one.offered_per_s is not None]
+    row["offered_per_s"] = sum(offered) / len(offered) if len(offered) == len(summaries) else None
     cautions = [caution for summary in summaries for caution in summary.warnings]
     row["assumes"] = "\n".join(dict.fromkeys(one.assumes for one in cautions if one.assumes))
     notes, warnings = [*dict.fromkeys(summaries[0].notes)], _warnings(summaries)

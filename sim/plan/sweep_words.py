@@ -281,12 +281,23 @@ def _none_words(sweep: Sweep, pick: Pick) -> str:
         return "left open, as too few requests carry the percentiles that the SLO states"
     if pick.nearest is None:
         return "none meets it"
-    nearest, row = choice_words(sweep, pick.nearest), sweep.rows[pick.nearest]
+    row = sweep.rows[pick.nearest]
+    nearest = f"{choice_words(sweep, pick.nearest)}{_served_words(row)}"
     head = "none meets it, the nearest is" if len(rows) > 1 else "missed by"
     if number(row["slo_ratio"]) <= 1 and row.get("goodput_fraction") is not None:
         share = _shown(sweep, "goodput_fraction", row["goodput_fraction"])
         return f"{head} {nearest}, where {share} come in time"
     return f"{head} {nearest}, {limit_words(sweep, pick.nearest)}"
+
+
+def _served_words(row: Row) -> str:
+    """Of a point whose queue outgrows it, how much it serves: that it is slow follows from it."""
+    if row["verdict"] not in ("BACKLOGGED", "OVERLOADED"):
+        return ""
+    served, offered = row.get("requests_per_s"), row.get("offered_per_s")
+    if served is None or offered is None:
+        return ", falling behind the load"
+    return f", serving {number(served):.3g} of the {number(offered):.3g} requests a second offered"
 
 
 def _goal_words(sweep: Sweep, found: Sequence[Pick]) -> str:

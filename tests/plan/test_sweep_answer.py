@@ -579,6 +579,17 @@ def test_thresholds_of_the_file_are_read_of_every_point(
     assert [(name, row["meets_thresholds"] is None) for name, row in found] == [("a", True), ("b", False)]
 
 
+def test_where_nothing_meets_the_slo_it_is_said_first_what_the_nearest_serves() -> None:
+    row = made_row(
+        meets_slo=False, slo_ratio=3.0, verdict="OVERLOADED", requests_per_s=3.98, offered_per_s=5.0
+    )
+    said = answer_words(made_sweep({"replicas": ["1"]}, [row]))
+    assert "missed by 1 GPU, serving 3.98 of the 5 requests a second offered, p99 TTFT" in said
+    unknown = answer_words(made_sweep({"replicas": ["1"]}, [row | {"offered_per_s": None}]))
+    assert "missed by 1 GPU, falling behind the load, p99 TTFT" in unknown
+    assert "offered" not in answer_words(made_sweep({"replicas": ["1"]}, [row | {"verdict": "STABLE"}]))
+
+
 def test_the_answer_says_what_the_winner_assumes() -> None:
     lent, cpu = "mi300x reaches the efficiencies of h100-sxm-80gb", "no CPU time between steps"
     rows = [made_row(usd_per_hour=1.0, assumes=f"{lent}\n{cpu}"), made_row(assumes=cpu)]
