@@ -116,43 +116,70 @@ def clock_hz(profile: HardwareProfile) -> float:
 
 
 _WARP = 32
-_MAX_REGISTERS_PER_THREAD = 255
+_MAX_REGISTERS_PER_THREAD = 255  # of every NVIDIA device since Kepler (CUDA C++ Programming Guide)
 _REGISTER_BYTES = 4
-# Addresses, loop counters, fragments in flight: registers of a thread beside the accumulators.
-_OTHER_REGISTERS = 48
+# Registers of a thread beside its accumulators: addresses, counters, fragments in flight. With 48 every tile
+# of FlashAttention 2 fits 255, and the ones that its authors call slow "because of register spilling" do not
+# (head size 64: 256 x 64 with 4 warps, 85 % slower than 128 x 128; flash_fwd_launch_template.h). Where warps
+# compute from SRAM and others load (FlashAttention 3) no fragments are held: with 32 all of tile_size.h (in
+# hopper/) fit what its kernels reserve, 240 a thread with two computing warpgroups, 160 with three.
+_OTHER_REGISTERS, _OTHER_REGISTERS_FED = 48, 32
+_PRODUCER_REGISTERS = 24  # a thread of the warps that only load keeps so many (flash_fwd_kernel_sm90.h)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
-    """What one thread block holds on its SM."""
+    """What one thread block holds on its SM; its accumulators lie in registers of the warps that compute.
+
+    ``producer_warps`` of them only load and hand their registers over. ``in_tensor_memory``: the accumulators
+    have a memory of their own (Blackwell), as large as the registers.
+    """
 
     sram_bytes: int
     warps: int
     accumulator_bytes: int = 0
+    producer_warps: int = 0
+    in_tensor_memory: bool = False
+
+    @property
+    def computing_threads(self) -> int:
+        """Threads that hold accumulators; none where every warp is needed to load."""
+        return max(0, self.warps - self.producer_warps) * _WARP
 
     @property
     def registers_per_thread(self) -> int:
-        """Accumulators spread over the threads, and the rest."""
-        threads = self.warps * _WARP
-        return -(-self.accumulator_bytes // (threads * _REGISTER_BYTES)) + _OTHER_REGISTERS
+        """Accumulators spread over the threads that compute, and the rest."""
+        other = _OTHER_REGISTERS_FED if self.producer_warps else _OTHER_REGISTERS
+        return -(-self.accumulator_bytes // (max(1, self.computing_threads) * _REGISTER_BYTES)) + other
+
+    @property
+    def registers(self) -> int:
+        """Of the whole block."""
+        per_thread = min(self.registers_per_thread, _MAX_REGISTERS_PER_THREAD)
+        return per_thread * self.computing_threads + _PRODUCER_REGISTERS * self.producer_warps * _WARP
+
+    @property
+    def spills(self) -> bool:
+        """Whether a thread cannot address its accumulators: they would go to memory at every step."""
+        return not self.in_tensor_memory and self.registers_per_thread > _MAX_REGISTERS_PER_THREAD
 
 
 def fits(gpu: Gpu, footprint: Footprint) -> bool:
-    """Whether an SM can hold one such block."""
+    """Whether an SM can hold one such block, nothing of it spilt."""
     return (
         footprint.sram_bytes <= gpu.sram_bytes_per_block
         and footprint.accumulator_bytes <= gpu.register_bytes
+        and footprint.computing_threads > 0
+        and not footprint.spills
         and min(_limits(gpu, footprint)) >= 1
     )
 
 
 def _limits(gpu: Gpu, footprint: Footprint) -> tuple[int, int, int, int]:
     """Blocks that SRAM, registers, warps and the SM's own limit allow."""
-    registers = min(footprint.registers_per_thread, _MAX_REGISTERS_PER_THREAD)
-    register_bytes = registers * footprint.warps * _WARP * _REGISTER_BYTES
     return (
         gpu.sram_bytes // max(1, footprint.sram_bytes),
-        gpu.register_bytes // register_bytes,
+        gpu.register_bytes // (footprint.registers * _REGISTER_BYTES),
         gpu.max_warps // footprint.warps,
         gpu.max_blocks,
     )
@@ -161,7 +188,8 @@ def _limits(gpu: Gpu, footprint: Footprint) -> tuple[int, int, int, int]:
 def blocks_per_sm(gpu: Gpu, footprint: Footprint, what: str) -> int:
     """Resident blocks of an SM: the tightest of SRAM, registers, warps and blocks.
 
-    Refused with the limit named: more SRAM than a block may have, accumulators beyond the register file.
+    Refused with the limit named: more SRAM than a block may have, accumulators beyond the register file or
+    beyond what a thread can address (spilling is not priced).
     """
     if footprint.sram_bytes > gpu.sram_bytes_per_block:
         raise ScenarioError(
@@ -179,14 +207,30 @@ def blocks_per_sm(gpu: Gpu, footprint: Footprint, what: str) -> int:
             allowed=f"at most {format_count(gpu.register_bytes)} bytes (register_file_bytes_per_sm)",
             hint="smaller block_m or block_n",
         )
+    if not footprint.computing_threads:
+        raise ScenarioError(
+            f"{what}: {footprint.producer_warps} warps of a block only load, and none is left to compute",
+            path="kernel.tile.num_warps",
+            given=footprint.warps,
+            allowed=f"at least {2 * footprint.producer_warps} warps",
+            hint=f"num_warps: {3 * footprint.producer_warps}",
+        )
+    if footprint.spills:
+        raise ScenarioError(
+            f"{what}: a thread cannot hold its part of the accumulators: they would spill to memory",
+            path="kernel.tile",
+            given=f"{footprint.registers_per_thread} registers a thread, with {footprint.warps} warps",
+            allowed=f"at most {_MAX_REGISTERS_PER_THREAD}",
+            hint="smaller block_m or block_n, or more num_warps: spilling is far slower, and not priced",
+        )
     limits = _limits(gpu, footprint)
     if min(limits) < 1:
         raise ScenarioError(
             f"{what}: a thread block of {footprint.warps} warps does not fit an SM of {gpu.profile.name}",
             path="kernel.tile.num_warps",
-            given=footprint.warps,
+            given=f"{footprint.warps} warps, {format_count(footprint.registers * _REGISTER_BYTES)} bytes",
             allowed=f"{gpu.max_warps} warps, {format_count(gpu.register_bytes)} bytes of registers",
-            hint="fewer warps",
+            hint="fewer warps, or a smaller tile",
         )
     return min(limits)
 

@@ -70,6 +70,7 @@ class Launch:
     from_hbm_bytes: float = 0.0
     repeats: int = 1  # so often one after another (the layers of a model); bytes and FLOPs are of all of them
     used: Used = NOTHING  # what its efficiency takes of the device's figures
+    tile: str = ""  # of an attention, in words: "128 x 64, 4 warps"
 
     @property
     def num_blocks(self) -> int:
@@ -126,6 +127,7 @@ class LaunchSpec:
     counted_once: frozenset[str] = frozenset()
     from_l2_fraction: float = 1.0
     memory_fraction: float = 1.0  # of streaming bandwidth that this kernel's access pattern reaches
+    tile: str = ""  # in words
     is_warm: bool = False  # the kernel before it has just written the inputs: L2 has them if all fit
 
 
@@ -161,6 +163,7 @@ def build_launch(gpu: Gpu, spec: LaunchSpec) -> Launch:
         writes=writes,
         from_hbm_bytes=from_hbm,
         used=spec.efficiency.used,
+        tile=spec.tile,
     )
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sim.kernel.operations import operation_of
-from sim.kernel.run import KernelResult, bound_ps, bytes_by_tensor
+from sim.kernel.algorithms.problem import Tile
+from sim.kernel.operations import operation_of, plan_of
+from sim.kernel.run import KernelResult, alone, bound_ps, bytes_by_tensor
 from sim.price.figures import figures_caution
 from sim.results.metric import Better, Metric, Swept
 from sim.results.summary import Summary
-from sim.results.verdict import Verdict
+from sim.results.verdict import Verdict, Word
 from sim.scenario.caution import Caution
-from sim.units import format_gb
+from sim.units import format_gb, format_s
 
 if TYPE_CHECKING:
     from sim.results.comparison import Comparison
@@ -133,8 +135,28 @@ def summarize_kernel(result: KernelResult, *, keep_thin_percentiles: bool = Fals
 def _cautions(result: KernelResult) -> tuple[Caution, ...]:
     """What the launches took that was not measured here; a copy over the host link takes nothing."""
     plan = result.plan
-    found = figures_caution(plan.gpu.profile, plan.used) if plan.launches else None
-    return () if found is None else (found,)
+    figures = figures_caution(plan.gpu.profile, plan.used) if plan.launches else None
+    return tuple(one for one in (figures, _tile_caution(result)) if one is not None)
+
+
+def _tile_caution(result: KernelResult) -> Caution | None:
+    """For an attention with another tile than its kernel's own, with which the efficiencies were fitted."""
+    work, plan = result.scenario.kernel, result.plan
+    if work.attention is None or work.tile == Tile():
+        return None
+    used = [launch.tile for launch in plan.launches if launch.tile]
+    own = plan_of(result.scenario.hardware, replace(work, tile=Tile())).launches
+    tiles = [launch.tile for launch in own if launch.tile]
+    if used == tiles:
+        return None
+    own_tiles = " and ".join(dict.fromkeys(tiles))
+    return Caution(
+        kind="tile_not_fitted",
+        observation=f"another tile than {work.attention.algorithm}'s own ({own_tiles})",
+        meaning="its efficiencies were fitted with that one; how often warps read K and V from SRAM and "
+        "wait for each other is not priced (8 warps of FlashAttention 2 measured 18 to 28 % slower than 4)",
+        remedy="time a tile that looks a third faster or less before you choose it",
+    )
 
 
 def operation(result: KernelResult) -> str:
@@ -148,22 +170,41 @@ def _out_of_memory(result: KernelResult) -> str:
     return f"out of memory: needs {needed}, the device has {there}"
 
 
+def bound_of(result: KernelResult) -> str:
+    """What held a kernel that ran back: compute, memory, latency, launches or the host link."""
+    shares = bound_ps(result)
+    whole = sum(shares.values())
+    if not shares or result.host_copy_ps > whole:
+        return "the host link"
+    launched = result.kernel_ps - sum(record.end_ps - record.start_ps for record in result.records)
+    return "launches" if launched > whole else max(shares, key=lambda name: shares[name])
+
+
 def _verdict(result: KernelResult) -> Verdict:
-    """What held the kernel back."""
+    """What held the kernel back, and how long its compute and its bytes would take by themselves."""
     if result.is_out_of_memory:
         return Verdict(word="OUT_OF_MEMORY", reason=_out_of_memory(result))
-    shares = bound_ps(result)
-    if not shares:
-        return Verdict(word="LINK_BOUND", reason="the host link carries it")
-    bound, spent = max(shares.items(), key=lambda item: item[1])
-    if result.host_copy_ps > sum(shares.values()):
-        return Verdict(word="LINK_BOUND", reason="the host link takes longer than the kernel")
-    launched = result.kernel_ps - sum(record.end_ps - record.start_ps for record in result.records)
-    if launched > sum(shares.values()):
+    bound, shares = bound_of(result), bound_ps(result)
+    if bound == "the host link":
+        longer = "takes longer than the kernel" if shares else "carries it"
+        return Verdict(word="LINK_BOUND", reason=f"the host link {longer}")
+    if bound == "launches":
         return Verdict(word="LAUNCH_BOUND", reason="launches take longer than the kernels themselves")
-    words = {"compute": "COMPUTE_BOUND", "memory": "MEMORY_BOUND", "latency": "LATENCY_BOUND"}
-    share = spent / max(1, sum(shares.values()))
-    return Verdict(word=words[bound], reason=f"{share:.0%} of block-time waits for {bound}")  # type: ignore[arg-type]
+    share, roofs = shares[bound] / max(1, sum(shares.values())), alone(result.plan)
+    parts = (
+        f"computing alone would take {format_s(roofs.compute_s)}, moving the bytes {format_s(roofs.memory_s)}"
+    )
+    whole = format_s(result.time_ps * 1e-12)
+    return Verdict(
+        word=_BOUND_WORDS[bound], reason=f"{share:.0%} of block-time waits for {bound}; of {whole} {parts}"
+    )
+
+
+_BOUND_WORDS: Mapping[str, Word] = {
+    "compute": "COMPUTE_BOUND",
+    "memory": "MEMORY_BOUND",
+    "latency": "LATENCY_BOUND",
+}
 
 
 def _metrics(result: KernelResult) -> dict[str, float | None]:

@@ -68,7 +68,7 @@ def rates(demands: Sequence[tuple[Running, int]], sm_share: float) -> list[Rate]
     fixed = [_fixed_s(running) for running, _ in demands]
     level = _memory_level(demands, fixed, sm_share)
     return [
-        _rate(running, fixed_s, _memory_s(running, level, sm_share))
+        _rate(running, fixed_s, _memory_s(running, level, sm_share), is_full=level < 1.0)
         for (running, _), fixed_s in zip(demands, fixed, strict=True)
     ]
 
@@ -114,10 +114,14 @@ def _memory_level(
     return low
 
 
-def _rate(running: Running, fixed: tuple[float, float], memory_s: float) -> Rate:
+def _rate(running: Running, fixed: tuple[float, float], memory_s: float, *, is_full: bool) -> Rate:
+    """Where the memory system is full (``is_full``), a block that loads and then computes waits for it,
+    however long it computes: a faster SM would only wait longer."""
     seconds = _iteration_s(running.cost, fixed, memory_s)
     terms = (fixed[0], memory_s, fixed[1])
     bound = BOUNDS[terms.index(max(terms))]
+    if is_full and running.cost.num_stages < 2 and running.cost.memory_s:
+        bound = "memory"
     return Rate(units_per_ps=max(1, round(UNIT / max(seconds * PS_PER_S, 1.0))), bound=bound)
 
 

@@ -14,7 +14,7 @@ from sim.kernel.device import GroupedDevice
 from sim.kernel.every_block import BlockByBlockDevice
 from sim.kernel.launches import Launch
 from sim.kernel.operations import Plan, plan_of, problem_of
-from sim.kernel.rates import PS_PER_S
+from sim.kernel.rates import PS_PER_S, compute_s
 from sim.kernel.records import LaunchRecord
 from sim.kernel.scenario import KernelScenario
 from sim.scenario.dataclass import dataclass
@@ -199,3 +199,27 @@ def bound_ps(result: KernelResult) -> Counter[str]:
             if record.block_ps:
                 total[bound] += spent * length // record.block_ps
     return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alone:
+    """How long a run would take if it had only to compute, or only to move its bytes: its two roofs.
+
+    Both as its kernels use the device: the tensor cores' share of the peak and the softmax that is not
+    hidden, the bandwidth that they stream at. Nothing waits, no SM is idle.
+    """
+
+    compute_s: float
+    memory_s: float
+
+
+def alone(plan: Plan) -> Alone:
+    """The sums over all blocks of all launches."""
+    computing = moving = 0.0
+    for launch in plan.launches:
+        for kind, count in launch.grid:
+            for phase in kind.phases:
+                times = count * phase.iterations * launch.repeats
+                computing += times * compute_s(phase.cost, 1)
+                moving += times * phase.cost.memory_s
+    return Alone(compute_s=computing / plan.gpu.sm_count, memory_s=moving)

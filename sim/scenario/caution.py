@@ -18,6 +18,7 @@ CautionKind = Literal[
     "kv_never_full",
     "block_map_truncated",
     "efficiency_not_measured",
+    "tile_not_fitted",
     "engine_profile_elsewhere",
     "near_capacity",
     "no_host_time",

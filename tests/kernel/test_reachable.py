@@ -89,5 +89,7 @@ def test_a_tile_is_cut_only_as_far_as_it_must_be_and_only_if_it_is_the_algorithm
     wider = TileSizes(block_m=cut.block_m, block_n=cut.block_n + 16, num_stages=1, num_warps=cut.num_warps)
     assert fits(gpu, flash1.footprint(problem, cut))
     assert not fits(gpu, flash1.footprint(problem, wider))
-    with pytest.raises(ScenarioError, match="max_sram_bytes_per_block"):
+    with pytest.raises(ScenarioError, match="they would spill to memory"):
         ends(H100, KernelWork(attention=given, tile=Tile(block_n=wider.block_n)))
+    with pytest.raises(ScenarioError, match="max_sram_bytes_per_block"):
+        ends(H100, KernelWork(attention=given, tile=Tile(block_n=own.block_n, num_warps=16)))

@@ -74,6 +74,7 @@ def launches_of(
         name=f"{problem.algorithm}",
         blocks=decode_blocks(problem, tile, num_splits),
         footprint=footprint,
+        tile=tile.words,
         dtype=problem.dtype,
         efficiency=efficiency,
         num_stages=tile.num_stages,

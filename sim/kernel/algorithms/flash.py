@@ -91,35 +91,53 @@ def _work(block: BlockSpec) -> tuple[object, ...]:
     return tuple(getattr(block, name) for name in BlockSpec.__slots__ if name not in ("name", "count"))
 
 
-def forward_footprint(problem: Problem, tile: TileSizes) -> Footprint:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarpRoles:
+    """Where a generation's accumulators lie, as ``Footprint`` has it."""
+
+    producer_warps: int = 0
+    in_tensor_memory: bool = False
+
+
+ALL_COMPUTE = WarpRoles()
+
+
+def forward_footprint(problem: Problem, tile: TileSizes, roles: WarpRoles = ALL_COMPUTE) -> Footprint:
     """Q's tile and the stages of K and V in SRAM; scores and O in registers."""
     row = problem.head_dim * problem.element_bytes
     return Footprint(
         sram_bytes=tile.block_m * row + 2 * tile.num_stages * tile.block_n * row,
         warps=tile.num_warps,
         accumulator_bytes=FLOAT32_BYTES * tile.block_m * (tile.block_n + problem.head_dim),
+        producer_warps=roles.producer_warps,
+        in_tensor_memory=roles.in_tensor_memory,
     )
 
 
-def backward_footprint(problem: Problem, tile: TileSizes) -> Footprint:
-    """K's and V's tile and the stages of Q and dO in SRAM; dK, dV and scores in registers."""
+def backward_footprint(problem: Problem, tile: TileSizes, roles: WarpRoles = ALL_COMPUTE) -> Footprint:
+    """K's and V's tile and the stages of Q and dO in SRAM; dK, dV, scores and dP in registers."""
     row = problem.head_dim * problem.element_bytes
-    accumulators = 2 * problem.head_dim + tile.block_m
+    accumulators = 2 * problem.head_dim + 2 * tile.block_m
     return Footprint(
         sram_bytes=2 * tile.block_n * row + (tile.num_stages + 1) * tile.block_m * row,
         warps=tile.num_warps,
         accumulator_bytes=FLOAT32_BYTES * tile.block_n * accumulators,
+        producer_warps=roles.producer_warps,
+        in_tensor_memory=roles.in_tensor_memory,
     )
 
 
-def forward(gpu: Gpu, problem: Problem, tile: TileSizes, efficiency: Efficiency) -> list[Launch]:
+def forward(
+    gpu: Gpu, problem: Problem, tile: TileSizes, efficiency: Efficiency, roles: WarpRoles = ALL_COMPUTE
+) -> list[Launch]:
     """The forward launch."""
     readers = tile_count(problem.seqlen, tile.block_m) * problem.group
     shared = Shared(size_bytes=problem.key_bytes * problem.kv_heads, readers=readers)
     spec = LaunchSpec(
         name=f"{problem.algorithm} forward",
         blocks=forward_blocks(problem, tile),
-        footprint=forward_footprint(problem, tile),
+        footprint=forward_footprint(problem, tile, roles),
+        tile=tile.words,
         dtype=problem.dtype,
         efficiency=efficiency,
         num_stages=tile.num_stages,
@@ -163,7 +181,9 @@ def backward_blocks(problem: Problem, tile: TileSizes) -> list[BlockSpec]:
     return merged(sorted(blocks, key=lambda block: -block.iterations))
 
 
-def backward(gpu: Gpu, problem: Problem, tile: TileSizes, efficiency: Efficiency) -> list[Launch]:
+def backward(
+    gpu: Gpu, problem: Problem, tile: TileSizes, efficiency: Efficiency, roles: WarpRoles = ALL_COMPUTE
+) -> list[Launch]:
     """delta = rowsum(dO ∘ O), the main kernel, and dQ's conversion from float32."""
     size = problem.element_bytes
     row = problem.head_dim * size
@@ -173,7 +193,8 @@ def backward(gpu: Gpu, problem: Problem, tile: TileSizes, efficiency: Efficiency
     spec = LaunchSpec(
         name=f"{problem.algorithm} backward",
         blocks=backward_blocks(problem, tile),
-        footprint=backward_footprint(problem, tile),
+        footprint=backward_footprint(problem, tile, roles),
+        tile=tile.words,
         dtype=problem.dtype,
         efficiency=efficiency,
         num_stages=tile.num_stages,
@@ -240,18 +261,19 @@ class FlashKernels:
     backward_tiles: HeadTable
     dense: Fitted
     paged: Fitted
+    roles: WarpRoles = ALL_COMPUTE
 
     def launches(self, gpu: Gpu, problem: Problem, tile: Tile, direction: Direction) -> list[Launch]:
         """The kernels of one direction, their tiles cut to fit; paged: the cache is written first."""
         efficiency = (self.paged if problem.is_paged else self.dense).on(gpu.profile, direction)
         if direction == "backward":
             sizes = tiles_of(self.backward_tiles, problem.head_dim, tile)
-            sizes = fitting(gpu, sizes, tile, partial(backward_footprint, problem))
-            return backward(gpu, problem, sizes, efficiency)
+            sizes = fitting(gpu, sizes, tile, partial(backward_footprint, problem, roles=self.roles))
+            return backward(gpu, problem, sizes, efficiency, self.roles)
         sizes = tiles_of(self.forward_tiles(gpu), problem.head_dim, tile)
-        sizes = fitting(gpu, sizes, tile, partial(forward_footprint, problem))
+        sizes = fitting(gpu, sizes, tile, partial(forward_footprint, problem, roles=self.roles))
         written = [cache_write(gpu, problem)] if problem.is_paged else []
-        return [*written, *forward(gpu, problem, sizes, efficiency)]
+        return [*written, *forward(gpu, problem, sizes, efficiency, self.roles)]
 
 
 # (block_m, block_n, num_stages, num_warps) by the largest head_dim they serve: the published kernels' sizes
@@ -388,12 +410,14 @@ _KERNELS_3 = FlashKernels(
     backward_tiles=_FLASH_3_BACKWARD,
     dense=FLASH_3,
     paged=FLASH_3_PAGED,
+    roles=WarpRoles(producer_warps=4),
 )
 _KERNELS_TRTLLM = FlashKernels(
     forward_tiles=lambda _: _FLASH_3_FORWARD,
     backward_tiles=_FLASH_3_BACKWARD,
     dense=TRTLLM,
     paged=TRTLLM_PAGED,
+    roles=WarpRoles(in_tensor_memory=True),
 )
 FLASH_ATTENTION_2 = Algorithm(
     # FlashAttention 2: a block per tile of queries

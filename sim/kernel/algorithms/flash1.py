@@ -4,8 +4,9 @@
 their queries are split over blocks, as the released kernel does. Accesses per head: K and V once,
 then for each of the ⌈N / B_c⌉ outer steps Q, and O, l and m read and written (the first step reads the zeros
 that were written before it). Causal: tiles above the diagonal are skipped.
-Backward keeps dK and dV of the step in registers (spills are not modelled) and two query tiles in SRAM;
-its recomputation reads O, dO, dQ, l and m.
+Backward keeps dK and dV of the step in registers beside the scores and two query tiles in SRAM (its sums
+would spill at the paper's tile: not modelled, unlike the forward pass's); its recomputation reads O, dO,
+dQ, l and m.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from sim.kernel.algorithms.problem import (
     overridden,
     tile_lengths,
 )
-from sim.kernel.gpu import FLASH_2_FIGURES, Direction, Efficiency, Fitted, Footprint, Gpu
+from sim.kernel.gpu import FLASH_2_FIGURES, Direction, Efficiency, Fitted, Footprint, Gpu, fits
 from sim.kernel.launches import BlockSpec, Bytes, Launch, LaunchSpec, Shared, build_launch
 
 # Rescaling the old O and adding the new: multiply, multiply, add, and two statistics per score row.
@@ -33,6 +34,7 @@ _RESCALE_OPS_PER_OUTPUT = 3
 _COLUMN_STEP = 16
 _MOST_SPLITS = 32
 _NEARLY = 0.9
+_WARPS = (8, 16, 32)
 
 
 def blocks(problem: Problem, tile: TileSizes, num_splits: int, *, is_backward: bool) -> list[BlockSpec]:
@@ -119,6 +121,7 @@ def launches_of(
         name=f"flash_attention_1 {'backward' if is_backward else 'forward'}",
         blocks=blocks(problem, tile, splits, is_backward=is_backward),
         footprint=footprint(problem, tile),
+        tile=tile.words,
         dtype=problem.dtype,
         efficiency=efficiency,
         num_stages=tile.num_stages,
@@ -139,18 +142,29 @@ def _splits(gpu: Gpu, problem: Problem, tile: TileSizes) -> int:
     return next(splits for splits, share in filled.items() if share >= enough)
 
 
-def tile_sizes(gpu: Gpu, problem: Problem, given: Tile) -> TileSizes:
+def tile_sizes(gpu: Gpu, problem: Problem, given: Tile, num_warps: int = 8) -> TileSizes:
     """⌈M / 4d⌉ columns and min(⌈M / 4d⌉, d) rows, M an SM's SRAM in elements (2205.14135, Algorithm 1)."""
     elements = gpu.profile.sram_bytes_per_sm // problem.element_bytes
     columns = ceil(elements / (4 * problem.head_dim))
     rows = min(columns, problem.head_dim)
-    return overridden((rows, columns, 1, 8), given)
+    return overridden((rows, columns, 1, num_warps), given)
+
+
+def own_tile(gpu: Gpu, problem: Problem) -> TileSizes:
+    """The paper's tile, cut to fit; with more warps where only their registers are too few for it.
+
+    That is where an SM has a larger SRAM than any device's, as a what-if may say.
+    """
+    held = partial(footprint, problem)
+    wider = (tile_sizes(gpu, problem, Tile(), warps) for warps in _WARPS)
+    whole = next((one for one in wider if fits(gpu, held(one))), tile_sizes(gpu, problem, Tile()))
+    return fitting(gpu, whole, Tile(), held)
 
 
 def launches(gpu: Gpu, problem: Problem, tile: Tile, direction: Direction) -> list[Launch]:
-    """The launch of one direction, its tile cut to fit."""
+    """The launch of one direction."""
     efficiency = GENERATION.on(gpu.profile, direction)
-    sizes = fitting(gpu, tile_sizes(gpu, problem, tile), tile, partial(footprint, problem))
+    sizes = own_tile(gpu, problem) if tile == Tile() else tile_sizes(gpu, problem, tile)
     return launches_of(gpu, problem, sizes, efficiency, is_backward=direction == "backward")
 
 

@@ -14,7 +14,7 @@ from sim.errors import ScenarioError
 from sim.kernel.algorithms.elementwise import stream
 from sim.kernel.algorithms.flash import FLOAT32_BYTES
 from sim.kernel.algorithms.problem import Gemm, Tile
-from sim.kernel.gpu import DTYPE_BYTES, Efficiency, Footprint, Gpu
+from sim.kernel.gpu import DTYPE_BYTES, Efficiency, Footprint, Gpu, fits
 from sim.kernel.launches import BlockSpec, Launch, LaunchSpec, Shared, build_launch, tile_count
 from sim.kernel.rates import compute_s
 from sim.scenario.dataclass import dataclass
@@ -79,7 +79,7 @@ def _choices(gpu: Gpu, given: Gemm, tile: Tile) -> list[GemmTile]:
                     num_splits=splits,
                 )
             )
-            if _footprint(given, one).sram_bytes <= gpu.sram_bytes_per_block:
+            if fits(gpu, _footprint(given, one)):
                 found.append(one)
     return found
 

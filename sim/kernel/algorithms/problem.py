@@ -173,6 +173,12 @@ class TileSizes:
     num_stages: int
     num_warps: int
 
+    @property
+    def words(self) -> str:
+        """ "128 x 64, 4 warps"; stages where loads and computation overlap."""
+        stages = f", {self.num_stages} stages" if self.num_stages > 1 else ""
+        return f"{self.block_m} x {self.block_n}, {self.num_warps} warps{stages}"
+
 
 HeadTable = Mapping[int, tuple[int, int, int, int]]  # by the largest head_dim: the fields of TileSizes
 LARGE_SRAM = 140 * 1024  # A100 and later data-centre devices; Ada and the smaller Ampere have 99 KiB

@@ -183,7 +183,8 @@ def _line(lane: Lane, xs: Sequence[float], ys: Sequence[float | None]) -> Trace:
 
 
 NOT_MODELLED = (
-    "Instruction issue, bank conflicts, register spills: the fitted efficiencies hold them.",
+    "Instruction issue, bank conflicts, warps' reads of SRAM: fitted efficiencies hold them, for their tile.",
+    "Register spills: a tile that would spill is refused (not FlashAttention 1's sums of dK and dV).",
     "Thread-block clusters, distributed shared memory, persistent kernels' hidden prologues.",
     "Which lines L2 keeps: shared tiles pass once if they fit, else once per group that runs together.",
     "Clock changes with power and temperature, ECC, other work on the device.",

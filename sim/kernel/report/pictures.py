@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from sim.kernel.launches import Launch
-from sim.kernel.metrics import KERNEL_METRICS
+from sim.kernel.metrics import KERNEL_METRICS, bound_of
 from sim.kernel.records import Tile
-from sim.kernel.run import KernelResult, bytes_by_tensor
+from sim.kernel.run import KernelResult, alone, bytes_by_tensor
 from sim.report.figures import (
     Lane,
     Picture,
@@ -61,26 +61,56 @@ def roofline_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
     high = max(intensity(run) for _, run in shown) * 4
     traces = [_roof(run, low, high, index) for index, run in enumerate(roofs.values())]
     rows: list[Row] = []
+    parts = []
     for lane, run in shown:
-        reached = run.plan.flops / (run.time_ps * 1e-12)
-        peak = run.scenario.hardware.peak_flops_per_s[run.plan.dtype]
-        roof = min(peak, intensity(run) * run.scenario.hardware.hbm_bytes_per_s)
-        rows.append((lane.name, intensity(run), reached, roof, reached / roof))
+        reached, allowed = run.plan.flops / (run.time_ps * 1e-12), _allowed(run)
+        rows.append(
+            (lane.name, intensity(run), reached, allowed["compute"], allowed["memory"], bound_of(run))
+        )
         traces.append(_dot(lane, intensity(run), reached))
-    parts = [f"{row[0]} reaches {digits(float(row[2] or 0) / 1e12)} TFLOP/s, "
-             f"{percent(float(row[4] or 0))} of its roof" for row in rows]  # fmt: skip
+        parts.append(
+            f"{lane.name} reaches {digits(reached / 1e12)} TFLOP/s, {_of_roofs(run, reached, allowed)}"
+        )
     return Picture(
         key="roofline",
         title="Roofline: what the device allows, and where the kernels stand",
-        reading="; ".join(parts) + ". Bytes are those that L2 does not serve.",
+        reading="; ".join(parts)
+        + ". Bytes are those that L2 does not serve. The line is the device's peak and full bandwidth; what "
+        "compute and memory allow is at the rates that these kernels reach.",
         traces=traces,
         layout=layout(
             axis("useful FLOPs per byte from HBM", **round_ticks(low, high)),
             axis("TFLOP/s", **round_ticks(*_ends(traces))),
         ),
-        header=("variant", "flops_per_byte", "achieved_flops_per_s", "roof_flops_per_s", "roof_fraction"),
+        header=(
+            "variant",
+            "flops_per_byte",
+            "achieved_flops_per_s",
+            "compute_allows_flops_per_s",
+            "memory_allows_flops_per_s",
+            "held_back_by",
+        ),
         rows=rows,
     )
+
+
+_RESOURCES = ("compute", "memory")
+
+
+def _allowed(run: KernelResult) -> dict[str, float]:
+    """FLOP/s if the kernels had nothing but to compute, or nothing but to move their bytes."""
+    roofs = alone(run.plan)
+    alone_s = dict(zip(_RESOURCES, (roofs.compute_s, roofs.memory_s), strict=True))
+    return {name: run.plan.flops / seconds for name, seconds in alone_s.items() if seconds}
+
+
+def _of_roofs(run: KernelResult, reached: float, allowed: Mapping[str, float]) -> str:
+    """Of the roof that the verdict names first; of neither where the verdict is another."""
+    bound = bound_of(run)
+    shares = {name: f"{percent(reached / rate)} of what {name} allows" for name, rate in allowed.items()}
+    order = sorted(shares, key=lambda name: name != bound)
+    said = " and ".join(shares[name] for name in order)
+    return said if bound in shares else f"{said} (held back by {bound})"
 
 
 def _ends(traces: Sequence[Trace]) -> tuple[float, float]:

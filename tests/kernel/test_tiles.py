@@ -1,0 +1,173 @@
+"""Which tile: a thread's registers decide as they do in the published kernels, and the answer says so."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from sim.errors import ScenarioError
+from sim.hardware import load_hardware
+from sim.kernel.algorithms.problem import Tile
+from sim.kernel.gpu import fits, gpu_of
+from sim.kernel.launches import Cost
+from sim.kernel.metrics import bound_of, summarize_kernel
+from sim.kernel.rates import Running, rates
+from sim.kernel.report.pictures import roofline_picture
+from sim.kernel.run import KernelResult, alone, run_kernel
+from sim.kernel.scenario import Attention, KernelScenario, KernelWork
+from sim.kinds.load import load_scenario
+from sim.kinds.run import run_scenario
+from sim.report.figures import lanes
+
+A100, H100 = load_hardware("a100-sxm-80gb"), load_hardware("h100-sxm-80gb")
+
+# (algorithm, device, head size, value type, rows, columns, warps) as the published kernels have them:
+# flash_fwd_launch_template.h of FlashAttention 2.7, hopper/tile_size.h of FlashAttention 3 (warps: four that
+# load and four for every 64 rows).
+PUBLISHED = (
+    ("flash_attention_2", "a100-sxm-80gb", 32, "float16", 128, 128, 4),
+    ("flash_attention_2", "a100-sxm-80gb", 64, "float16", 128, 128, 4),
+    ("flash_attention_2", "a100-sxm-80gb", 64, "float16", 64, 256, 4),
+    ("flash_attention_2", "a100-sxm-80gb", 96, "float16", 128, 64, 4),
+    ("flash_attention_2", "a100-sxm-80gb", 128, "float16", 128, 64, 4),
+    ("flash_attention_2", "a100-sxm-80gb", 128, "float16", 128, 128, 8),
+    ("flash_attention_2", "a100-sxm-80gb", 160, "float16", 128, 32, 4),
+    ("flash_attention_2", "a100-sxm-80gb", 192, "float16", 128, 64, 8),
+    ("flash_attention_2", "a100-sxm-80gb", 256, "float16", 128, 64, 8),
+    ("flash_attention_3", "h100-sxm-80gb", 64, "float16", 192, 128, 16),
+    ("flash_attention_3", "h100-sxm-80gb", 64, "float16", 192, 192, 16),
+    ("flash_attention_3", "h100-sxm-80gb", 96, "float16", 192, 144, 16),
+    ("flash_attention_3", "h100-sxm-80gb", 128, "float16", 128, 176, 12),
+    ("flash_attention_3", "h100-sxm-80gb", 192, "float16", 128, 112, 12),
+    ("flash_attention_3", "h100-sxm-80gb", 256, "float16", 128, 80, 12),
+    ("flash_attention_3", "h100-sxm-80gb", 128, "float8", 128, 224, 12),
+    ("flash_attention_3", "h100-sxm-80gb", 64, "float8", 192, 160, 16),
+    ("flash_attention_3", "h100-sxm-80gb", 256, "float8", 128, 128, 12),
+)
+
+
+def ran(device: str, attention: Attention, tile: Tile) -> KernelResult:
+    hardware = load_hardware(device)
+    return run_kernel(
+        KernelScenario(
+            schema_version=1,
+            question="?",
+            kind="kernel",
+            hardware=hardware,
+            kernel=KernelWork(attention=attention, tile=tile),
+        )
+    )
+
+
+def attention(algorithm: str, head_dim: int, dtype: str = "float16") -> Attention:
+    """As FlashAttention 2's figures have it: 16k tokens, a hidden size of 2,048."""
+    return Attention(
+        algorithm=algorithm,
+        batch=8,
+        num_heads=max(1, 2048 // head_dim),
+        head_dim=head_dim,
+        seqlen=2048,
+        dtype=dtype,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("case", PUBLISHED, ids=lambda case: "-".join(map(str, case[:1] + case[2:])))
+def test_every_published_tile_can_be_held(case: tuple[str, str, int, str, int, int, int]) -> None:
+    algorithm, device, head_dim, dtype, rows, columns, warps = case
+    tile = Tile(block_m=rows, block_n=columns, num_warps=warps)
+    assert ran(device, attention(algorithm, head_dim, dtype), tile).time_ps > 0
+
+
+@pytest.mark.parametrize(("head_dim", "rows", "columns"), [(64, 256, 64), (32, 256, 128)])
+def test_the_tiles_that_flash_attentions_authors_saw_spill_are_refused(
+    head_dim: int, rows: int, columns: int
+) -> None:
+    """85 % slower "because of register spilling", "very slow due to register spilling"."""
+    with pytest.raises(ScenarioError, match="they would spill to memory") as caught:
+        ran(
+            "a100-sxm-80gb",
+            attention("flash_attention_2", head_dim),
+            Tile(block_m=rows, block_n=columns, num_warps=4),
+        )
+    assert "at most 255" in str(caught.value)
+
+
+@pytest.mark.parametrize(("head_dim", "rows", "columns"), [(64, 128, 128), (128, 128, 64)])
+def test_the_fastest_tile_is_the_published_kernels_own(head_dim: int, rows: int, columns: int) -> None:
+    """Among tiles of powers of two with the four warps of FlashAttention 2, on A100."""
+    times = {}
+    for tile in product((64, 128, 256), (32, 64, 128, 256)):
+        given = Tile(block_m=tile[0], block_n=tile[1])
+        try:
+            times[tile] = ran("a100-sxm-80gb", attention("flash_attention_2", head_dim), given).time_ps
+        except ScenarioError:
+            continue
+    assert min(times, key=lambda tile: times[tile]) == (rows, columns)
+
+
+def test_a_kernel_whose_warps_only_load_has_nothing_to_compute_with() -> None:
+    with pytest.raises(ScenarioError, match="none is left to compute") as caught:
+        ran("h100-sxm-80gb", attention("flash_attention_3", 128), Tile(num_warps=4))
+    assert caught.value.path == "kernel.tile.num_warps"
+
+
+def test_a_larger_sram_gives_flash_attention_1_more_warps_not_a_spilling_tile() -> None:
+    found = run_scenario(load_scenario("kernel/sram_size"))
+    result = found.results["1_MB"][0]
+    assert result.plan.launches[0].tile == "64 x 2048, 32 warps"
+    assert found.results["192_KB"][0].plan.launches[0].tile == "64 x 384, 8 warps"
+
+
+def test_another_tile_than_the_kernels_own_is_warned_about_and_its_own_is_not() -> None:
+    one = attention("flash_attention_2", 128)
+
+    def kinds(tile: Tile) -> list[str]:
+        return [caution.kind for caution in summarize_kernel(ran("a100-sxm-80gb", one, tile)).warnings]
+
+    assert "tile_not_fitted" in kinds(Tile(block_m=128, block_n=128, num_warps=8))
+    assert kinds(Tile()) == kinds(Tile(block_m=128, block_n=64)) == []
+
+
+def test_blocks_on_a_full_memory_system_wait_for_memory_however_long_they_compute() -> None:
+    """With one stage a block loads, then computes: once HBM is full, faster tensor cores change nothing."""
+
+    def found(tensor_s: float, count: int) -> tuple[str, float]:
+        cost = Cost(tensor_s=tensor_s, memory_s=1e-8, num_stages=1)
+        rate = rates([(Running(cost, 1), count)], 1.0)[0]
+        return rate.bound, float(rate.units_per_ps)
+
+    slow, fast = found(1e-6, 200), found(0.5e-6, 200)
+    assert slow[0] == fast[0] == "memory"
+    assert fast[1] == pytest.approx(slow[1], rel=1e-3)
+    assert found(1e-6, 50)[0] == "compute"
+
+
+@pytest.mark.parametrize(
+    "name", ["block_size", "standard_vs_flash", "hbm3e", "int4_gemm", "wave_quantisation"]
+)
+def test_verdict_and_roofline_speak_of_the_same_roof(name: str) -> None:
+    """What holds a kernel back is the roof that it is closer to, and the picture names that one first."""
+    found = run_scenario(load_scenario(f"kernel/{name}"))
+    picture = roofline_picture(found.results, lanes(found.comparison.variants))
+    assert picture is not None
+    for variant, (result,) in found.results.items():
+        roofs, bound = alone(result.plan), bound_of(result)
+        word = found.summaries[variant][0].verdict.word
+        if word not in ("COMPUTE_BOUND", "MEMORY_BOUND"):
+            continue
+        assert word == f"{bound.upper()}_BOUND"
+        assert (roofs.compute_s > roofs.memory_s) == (bound == "compute")
+        assert max(roofs.compute_s, roofs.memory_s) <= result.time_ps * 1e-12
+        said = next(part for part in picture.reading.split("; ") if part.startswith(f"{variant} reaches"))
+        assert said.split(" of what ")[1].startswith(f"{bound} allows")
+
+
+def test_footprints_of_tensor_memory_hold_no_accumulators_in_registers() -> None:
+    """Blackwell's accumulators have a memory of their own: a thread's registers do not limit them."""
+    from sim.kernel.gpu import Footprint
+
+    one = Footprint(sram_bytes=1, warps=4, accumulator_bytes=200 * 1024, in_tensor_memory=True)
+    gpu = gpu_of(load_hardware("b200-sxm-180gb"))
+    assert fits(gpu, one)
+    assert not fits(gpu, Footprint(sram_bytes=1, warps=4, accumulator_bytes=200 * 1024))
