@@ -461,7 +461,7 @@ class Training(Kind["TrainingScenario", "TrainingResult"]):
         return build_report(answer)
 
     def trace_events(self, result: TrainingResult) -> Mapping[str, Any]:
-        from sim.training.trace import trace_events
+        from sim.training.tables import trace_events
 
         return trace_events(result)
 

@@ -38,6 +38,7 @@ LABELS: Mapping[str, str] = {
     "blocks_per_sm": "resident blocks per SM",
     "busy_fraction": "time in steps",
     "cancelled_fraction": "cancelled steps",
+    "checkpoint_interval_s": "time between checkpoints",
     "compute_bound_fraction": "bound by compute",
     "cost_per_million_output_tokens": "cost per million output tokens",
     "cost_per_million_tokens": "cost per million tokens",

@@ -26,6 +26,8 @@ CautionKind = Literal[
     "one_seed",
     "not_precise",
     "too_few_steps",
+    "bound_not_reached",
+    "stale_gradients",
     "loss_not_falling",
     "target_not_reached",
     "renamed",

@@ -8,26 +8,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sim.arrays import PS_PER_S
-from sim.price.collective import nccl_facts
-from sim.price.figures import Used, figures_caution, together
 from sim.results.metric import Better, Metric, Swept
 from sim.results.summary import Summary
 from sim.results.verdict import Verdict, Word
-from sim.scenario.caution import Caution
-from sim.training.exchange.algorithms import EXCHANGES
+from sim.training.cautions import cautions_of
 from sim.training.packing import Packed, packed
 from sim.training.records import TrainingResult
 from sim.training.scenario import (
     TrainingScenario,
-    draws,
     gpus_per_worker,
     num_gpus,
     step_shape,
     tokens_per_step,
 )
-from sim.training.schedule.job import devices, is_priced
+from sim.training.schedule.failures import checkpoint_interval_s
+from sim.training.schedule.job import devices
 from sim.training.schedule.scaling import efficient_workers
-from sim.training.step.layer import peak_of, used_by_step
+from sim.training.step.layer import peak_of
 from sim.training.step.time import model_flops_per_token
 from sim.training.sync import SYNC
 
@@ -83,33 +80,6 @@ LEARNING_METRICS = (
 )
 
 
-def learning_cautions(result: TrainingResult) -> list[Caution]:
-    """A loss that did not fall, a target that was not reached."""
-    learning, found = result.scenario.learning, result.learning
-    if learning is None or found is None:
-        return []
-    if not found.curve.has_learnt:
-        return [
-            Caution(
-                kind="loss_not_falling",
-                observation=f"the loss of {learning.problem} ended at or above its start",
-                meaning="under this schedule the learning rate is too high: the weights diverge",
-                remedy="lower learning.learning_rate, or set staleness_aware where gradients are stale",
-            )
-        ]
-    if learning.target_loss is None or found.time_to_target_s is not None:
-        return []
-    more = "learning.max_gradients" if found.is_cut else "training.num_steps"
-    return [
-        Caution(
-            kind="target_not_reached",
-            observation=f"learning.target_loss {learning.target_loss:g} was not reached",
-            meaning="there is no time to target to compare",
-            remedy=f"raise {more} or learning.target_loss, or change the learning rate",
-        )
-    ]
-
-
 def summarize(result: TrainingResult, *, keep_thin_percentiles: bool = False) -> Summary:
     """Every metric of the run; a number that cannot be had is None, with its reason in ``refused``."""
     numbers = {
@@ -138,7 +108,7 @@ def summarize(result: TrainingResult, *, keep_thin_percentiles: bool = False) ->
         refused={name: _reason(result, name) for name, value in metrics.items() if value is None},
         meets_slo=None,
         verdict=_verdict(metrics),
-        warnings=_cautions(result),
+        warnings=cautions_of(result),
         by_class={},
         whole_run={
             "num_updates": int(result.outcome.update_ps.size),
@@ -147,7 +117,7 @@ def summarize(result: TrainingResult, *, keep_thin_percentiles: bool = False) ->
             "num_failures": int(result.failures.time_ps.size),
             "num_checkpoints": result.num_checkpoints,
         },
-        window_s=(0.0, _training_s(result)),
+        window_s=(result.outcome.measured.begin_ps / PS_PER_S, result.outcome.measured.end_ps / PS_PER_S),
         notes=result.notes,
         kind="training",
     )
@@ -157,21 +127,32 @@ def _training_s(result: TrainingResult) -> float:
     return int(result.outcome.update_ps[-1]) / PS_PER_S
 
 
+def _measured_s(result: TrainingResult) -> float:
+    """What rates are divided by: the whole run, or what of it is steady."""
+    return (result.outcome.measured.end_ps - result.outcome.measured.begin_ps) / PS_PER_S
+
+
 def _times(result: TrainingResult) -> Numbers:
     """The split of a step, per finished step and worker."""
-    outcome, workers = result.outcome, result.outcome.workers
-    total_s = _training_s(result)
+    outcome, measured = result.outcome, result.outcome.measured
+    workers = measured.workers
     steps = max(1.0, float(workers.num_steps.sum(dtype=np.float64)))
     gaps = np.diff(outcome.update_ps, prepend=0) / PS_PER_S
+    if outcome.steady is not None:  # every gradient is an update then
+        gaps = gaps[measured.begin : measured.end]
 
     def mean_s(column: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> float:
         return float(column.sum(dtype=np.float64)) / steps / PS_PER_S
 
-    clean_ps = max(1, _clean_ps(result))
-    step_s = total_s / result.scenario.training.num_steps
+    clean_ps, job = max(1, _clean_ps(result)), result.scenario.training
+    step_s = _training_s(result) / job.num_steps
+    slowdown = clean_ps / outcome.ideal_ps if outcome.ideal_ps else None
+    if outcome.steady is not None:
+        step_s = _measured_s(result) * job.num_workers / steps
+        slowdown = slowdown and step_s * job.num_steps * PS_PER_S / outcome.ideal_ps
     exposed = mean_s(workers.exchange_ps)
     return {
-        "training_s": total_s,
+        "training_s": _training_s(result),
         "step_s": step_s,
         "p50_step_s": float(np.median(gaps)),
         "p99_step_s": float(np.percentile(gaps, 99)),
@@ -182,7 +163,7 @@ def _times(result: TrainingResult) -> Numbers:
         "comm_s": int(result.explain["exchange"]["comm_s"] * PS_PER_S) / PS_PER_S,
         "exposed_comm_s": exposed,
         "exposed_comm_fraction": exposed / step_s if step_s else None,
-        "slowdown": clean_ps / outcome.ideal_ps if outcome.ideal_ps else None,
+        "slowdown": slowdown,
         "data_stall_slowdown": clean_ps / outcome.no_stall_ps if outcome.no_stall_ps else None,
         "worst_worker_slowdown": max(outcome.slowdown_by_worker),
     }
@@ -197,12 +178,13 @@ def _clean_ps(result: TrainingResult) -> int:
 
 def _rates(result: TrainingResult) -> Numbers:
     scenario, outcome = result.scenario, result.outcome
-    total_s = _training_s(result) or 1e-12
-    gradients = float(outcome.workers.num_steps.sum(dtype=np.float64))
+    total_s = _measured_s(result) or 1e-12
+    gradients = float(outcome.measured.workers.num_steps.sum(dtype=np.float64))
     every = gradients + outcome.num_cancelled
+    updates = outcome.update_ps.size if outcome.steady is None else gradients
     numbers: Numbers = {
         "num_updates": float(outcome.update_ps.size),
-        "updates_per_s": outcome.update_ps.size / total_s,
+        "updates_per_s": updates / total_s,
         "gradients_per_s": gradients / total_s,
         "cancelled_fraction": outcome.num_cancelled / every if every else None,
     }
@@ -253,17 +235,18 @@ def _staleness(result: TrainingResult) -> Numbers:
 
 def _failures(result: TrainingResult) -> Numbers:
     """What failures and checkpoints took: of a synchronous job of everyone's time, else of one worker's."""
-    ledger = result.failures
+    ledger, failures = result.failures, result.scenario.failures
+    if failures is None:
+        return {}
+    num_workers = result.scenario.training.num_workers
     lost = float(ledger.lost_ps.sum() + ledger.restart_ps.sum()) + result.checkpoint_ps
-    if SYNC[result.scenario.sync.scheme].is_asynchronous:
-        lost /= result.scenario.training.num_workers
-    share = lost / max(1, int(result.outcome.update_ps[-1]))
-    if result.scenario.failures is None:
-        return {"num_failures": None, "lost_fraction": None, "ettr_fraction": None}
+    is_alone = SYNC[result.scenario.sync.scheme].is_asynchronous
+    share = lost / (num_workers if is_alone else 1) / max(1, int(result.outcome.update_ps[-1]))
     return {
         "num_failures": float(ledger.time_ps.size),
         "lost_fraction": share,
         "ettr_fraction": 1 - share,
+        "checkpoint_interval_s": None if is_alone else checkpoint_interval_s(failures, num_workers),
     }
 
 
@@ -282,53 +265,29 @@ def _scaling(result: TrainingResult) -> Numbers:
 
 
 _WORDS: tuple[tuple[Word, str, str], ...] = (
-    ("COMPUTE_BOUND", "compute_s", "computing"),
     ("EXCHANGE_BOUND", "exposed_comm_s", "exchange that nothing hides"),
     ("STRAGGLER_BOUND", "stall_s", "waiting for slower workers"),
     ("DATA_BOUND", "data_stall_s", "waiting for data"),
+    ("FAILURE_BOUND", "lost_s", "work done again, restarts, checkpoints"),
 )
+_HELD_BACK = 0.3  # of a step: so much of one cause is what to work on first, however long the computing takes
 
 
 def _verdict(metrics: Numbers) -> Verdict:
-    """Where most of a worker's step goes."""
-    shares = [(float(metrics[name] or 0.0), word, said) for word, name, said in _WORDS]
-    whole = sum(share for share, _, _ in shares) or 1.0
-    if (metrics.get("lost_fraction") or 0.0) > 0.5:
-        return Verdict(
-            word="FAILURE_BOUND", reason="most of the time is work done again, restarts, checkpoints"
-        )
-    _, word, _ = max(shares, key=lambda share: share[0])
-    reason = ", ".join(f"{share / whole:.0%} {said}" for share, _, said in shares if share / whole >= 0.005)
-    return Verdict(word=word, reason=f"of a worker's step: {reason}")
-
-
-def figure_cautions(result: TrainingResult) -> list[Caution]:
-    """One per device of the job whose figures were not all measured on it."""
-    scenario, job = result.scenario, result.scenario.training
-    is_nccl = EXCHANGES[scenario.exchange.algorithm].is_nccl and job.num_workers > 1
-    found = []
-    for hardware in {one.name: one for one in devices(scenario)}.values():
-        used = []
-        if is_priced(scenario):
-            used.append(used_by_step(step_shape(scenario, hardware)))
-        if is_nccl or (job.tensor_parallel_size > 1 and is_priced(scenario)):
-            used.append(Used(assumed=(nccl_facts(hardware.architecture).assumed,)))
-        found.append(figures_caution(hardware, together(used)))
-    return [caution for caution in found if caution is not None]
-
-
-def _cautions(result: TrainingResult) -> tuple[Caution, ...]:
-    found = figure_cautions(result)
-    if result.outcome.update_ps.size < 30 and draws(result.scenario):
-        found.append(
-            Caution(
-                kind="too_few_steps",
-                observation=f"{result.outcome.update_ps.size} updates",
-                meaning="the means depend on which step times were drawn",
-                remedy="raise training.num_steps",
-            )
-        )
-    return (*found, *learning_cautions(result))
+    """What holds a worker back: the largest cause that is not computing, where it takes enough of a step."""
+    lost_s = (metrics.get("lost_fraction") or 0.0) * (metrics["step_s"] or 0.0)
+    spent = {name: float(metrics[name] or 0.0) for name in ("compute_s", "exposed_comm_s", "stall_s")}
+    spent |= {"data_stall_s": float(metrics["data_stall_s"] or 0.0), "lost_s": lost_s}
+    whole = sum(spent.values()) or 1.0
+    word, name, _ = max(_WORDS, key=lambda one: spent[one[1]])
+    named = (("compute_s", "computing"), *((one, said) for _, one, said in _WORDS))
+    reason = ", ".join(
+        f"{spent[one] / whole:.0%} {said}" for one, said in named if spent[one] / whole >= 0.005
+    )
+    return Verdict(
+        word=word if spent[name] / whole >= _HELD_BACK else "COMPUTE_BOUND",
+        reason=f"of a worker's step: {reason}",
+    )
 
 
 def _reason(result: TrainingResult, name: str) -> str:
@@ -337,8 +296,9 @@ def _reason(result: TrainingResult, name: str) -> str:
         return learning
     if name == "p99_step_s":
         return "p99 needs 1,000 updates"
-    if name in ("num_failures", "lost_fraction", "ettr_fraction"):
-        return "the scenario has no failures"
+    if name in ("num_failures", "lost_fraction", "ettr_fraction", "checkpoint_interval_s"):
+        is_there = result.scenario.failures is not None
+        return "workers of such a job write no checkpoints" if is_there else "the scenario has no failures"
     if name == "padding_fraction":
         return "the scenario does not say how documents fill sequences"
     if name in ("efficient_workers", "scaling_efficiency"):
@@ -354,7 +314,7 @@ def _reason(result: TrainingResult, name: str) -> str:
 
 _ROWS: tuple[tuple[str, str, Better, str], ...] = (
     ("training_s", "s", "lower", "from the start to the last update, failures included"),
-    ("step_s", "s", "lower", "training_s / steps a worker"),
+    ("step_s", "s", "lower", "training_s / steps a worker; as all rates without SSP's start-up (window_s)"),
     ("p50_step_s", "s", "lower", "median time between two updates (K-async: between its updates)"),
     ("p99_step_s", "s", "lower", "99th percentile of the same"),
     ("max_step_s", "s", "lower", "largest of the same"),
@@ -362,7 +322,7 @@ _ROWS: tuple[tuple[str, str, Better, str], ...] = (
     ("updates_per_s", "updates/s", "neither", "updates / training_s"),
     ("gradients_per_s", "gradients/s", "higher", "gradients in these updates / training_s"),
     ("tokens_per_s", "tokens/s", "higher", "tokens of these gradients, padding included / training_s"),
-    ("useful_tokens_per_s", "tokens/s", "higher", "the same without padding"),
+    ("useful_tokens_per_s", "tokens/s", "higher", "the same without padding; stale gradients count in full"),
     ("tokens_per_s_per_gpu", "tokens/s", "higher", "tokens_per_s / GPUs"),
     ("mfu", "fraction", "higher", "model FLOPs of these tokens / peak of all GPUs over training_s"),
     ("compute_s", "s", "lower", "forward and backward of a step, mean over workers and steps"),
@@ -385,6 +345,7 @@ _ROWS: tuple[tuple[str, str, Better, str], ...] = (
     ("num_failures", "failures", "lower", "workers that died"),
     ("lost_fraction", "fraction", "lower", "training_s spent on work done again, restarts and checkpoints"),
     ("ettr_fraction", "fraction", "higher", "effective training time: 1 - lost_fraction"),
+    ("checkpoint_interval_s", "s", "neither", "training between two checkpoints, given or Young's"),
     ("efficient_workers", "workers", "higher", "up to which scaling.min_efficiency holds, of scaling's"),
     ("scaling_efficiency", "fraction", "higher", "rate per worker, scaling's most workers over its fewest"),
     ("padding_fraction", "fraction", "lower", "computed tokens that are padding"),
@@ -423,6 +384,7 @@ TABLE = (
     "cancelled_fraction",
     "num_failures",
     "ettr_fraction",
+    "checkpoint_interval_s",
     "efficient_workers",
     "scaling_efficiency",
     "mfu",
@@ -462,8 +424,9 @@ SWEPT = Swept(
 
 
 DECIDERS = (
+    ("staleness_steps", "cancelled_fraction", "checkpoint_interval_s"),
     ("peak_memory_bytes",),
-    ("useful_tokens_per_s", "tokens_per_s", "gradients_per_s"),
+    ("tokens_per_s", "useful_tokens_per_s", "gradients_per_s"),
     ("mfu",),
     ("step_s",),
 )
@@ -474,14 +437,16 @@ def headline(comparison: Comparison) -> str:
     """What answers: where SGD ran, time to target or else the final loss, never speed alone.
 
     Time to target needs a reference and one more variant that reached it with every seed. Without learning:
-    how far it scales, where that is asked; useful tokens a second; gradients a second where no run says how
-    many tokens a step has.
+    how far it scales, where that is asked; tokens a second, useful ones where some are padding; gradients a
+    second where no run says how many tokens a step has.
     """
     cells = comparison.cells
     timed = [name for name in comparison.variants if cells[name]["time_to_target_s"].mean is not None]
     if comparison.reference in timed and len(timed) >= min(2, len(comparison.variants)):
         return "time_to_target_s"
-    for name in ("final_loss", "efficient_workers", "useful_tokens_per_s", "tokens_per_s"):
+    pads = any(cells[variant]["padding_fraction"].mean is not None for variant in comparison.variants)
+    tokens = "useful_tokens_per_s" if pads else "tokens_per_s"
+    for name in ("final_loss", "efficient_workers", tokens):
         if all(cells[variant][name].mean is not None for variant in comparison.variants):
             return name
     return "gradients_per_s"

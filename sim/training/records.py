@@ -64,6 +64,21 @@ class WorkerColumns:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Steady:
+    """The part of a run under a staleness bound that has no start-up in it.
+
+    At first workers run ahead freely; from when the bound has first held one back they go at the pace that it
+    allows. From one step of the slowest worker to another, so that whole rounds are counted.
+    """
+
+    begin: int  # gradients before it
+    end: int  # gradients up to its end
+    begin_ps: int
+    end_ps: int
+    workers: WorkerColumns  # of the steps that ended inside it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RingSendColumns:
     """One entry per chunk on a link, of the first step of a ring that is simulated chunk by chunk."""
 
@@ -93,6 +108,15 @@ class Outcome:
     slowdown_by_worker: tuple[float, ...]  # as if all other workers took the mean time
     num_cancelled: int = 0
     ring_sends: RingSendColumns | None = None
+    steady: Steady | None = None  # None: the whole run is
+
+    @property
+    def measured(self) -> Steady:
+        """What rates and mean times are of: the run, or what of it is steady."""
+        if self.steady is not None:
+            return self.steady
+        size = int(self.workers.num_steps.sum())
+        return Steady(begin=0, end=size, begin_ps=0, end_ps=int(self.update_ps[-1]), workers=self.workers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,9 @@
-"""A training run's records as tables, for CSV and Parquet."""
+"""A training run's records as tables, for CSV and Parquet, and as a Chrome trace, for ui.perfetto.dev."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from sim.arrays import Column, Int64
 from sim.training.records import TrainingResult
 
 MAX_ROWS = 1_000_000
+PS_PER_US = 1_000_000
+WORKERS_PID = 1
+Event = dict[str, Any]
 
 
 def worker_columns(result: TrainingResult) -> list[Column]:
@@ -99,3 +103,67 @@ def _time(name: str, values: Int64) -> Column:
 
 def _count(name: str, values: Int64) -> Column:
     return Column(name=name, kind="count", values=values)
+
+
+def trace_events(result: TrainingResult) -> dict[str, Any]:
+    """The first worker-steps, a track per worker: waiting, computing, exchanging, and the failures."""
+    rows = result.timeline
+    names: list[Event] = [
+        {"ph": "M", "name": "process_name", "pid": WORKERS_PID, "args": {"name": "workers"}},
+        *(
+            {
+                "ph": "M",
+                "name": "thread_name",
+                "pid": WORKERS_PID,
+                "tid": worker,
+                "args": {"name": f"worker {worker}"},
+            }
+            for worker in range(int(rows.worker.max(initial=-1)) + 1)
+        ),
+    ]
+    events: list[Event] = []
+    for row in range(rows.worker.size):
+        moments = [
+            int(column[row])
+            for column in (rows.release_ps, rows.compute_start_ps, rows.compute_end_ps, rows.done_ps)
+        ]
+        what = ("pull or data loader", "cancelled" if rows.is_cancelled[row] else "compute", "exchange")
+        for name, begin, end in zip(what, moments, moments[1:], strict=False):
+            if end > begin:
+                events.append(_slice(name, int(rows.worker[row]), (begin, end), int(rows.step[row])))
+    last = max((int(moment) for moment in rows.done_ps), default=0)
+    for time, worker in zip(result.failures.time_ps.tolist(), result.failures.worker.tolist(), strict=True):
+        if time <= last:
+            events.append(
+                {
+                    "ph": "i",
+                    "s": "t",
+                    "name": "failure",
+                    "pid": WORKERS_PID,
+                    "tid": worker,
+                    "ts": time / PS_PER_US,
+                }
+            )
+    return {
+        "traceEvents": [*names, *events],
+        "displayTimeUnit": "ms",
+        "otherData": {
+            "question": result.scenario.question,
+            "variant": result.variant,
+            "seed": result.seed,
+            "note": f"the first {rows.worker.size} worker-steps",
+        },
+    }
+
+
+def _slice(name: str, worker: int, span: tuple[int, int], step: int) -> Event:
+    begin, end = span
+    return {
+        "ph": "X",
+        "name": name,
+        "pid": WORKERS_PID,
+        "tid": worker,
+        "ts": begin / PS_PER_US,
+        "dur": (end - begin) / PS_PER_US,
+        "args": {"step": step},
+    }

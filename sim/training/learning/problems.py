@@ -97,7 +97,7 @@ class NoisyQuadratic:
         return exact + self.noise * drawn if self.noise else exact
 
 
-def largest_stable_rate(delay: int) -> float:
+def largest_stable_rate(delay: float) -> float:
     """The η·h below which a fixed delay of ``delay`` updates converges: 2 sin(π / (2 (2τ + 1))).
 
     From the roots of z^(τ+1) - z^τ + η h on the unit circle; without delay it is gradient descent's 2.

@@ -97,11 +97,10 @@ def split_picture(results: Mapping[str, Sequence[TrainingResult]], lanes: Sequen
 
 
 def _split(runs: Sequence[TrainingResult]) -> dict[str, float]:
-    steps = sum(float(run.outcome.workers.num_steps.sum()) for run in runs) or 1.0
+    workers = [run.outcome.measured.workers for run in runs]
+    steps = sum(float(one.num_steps.sum()) for one in workers) or 1.0
     return {
-        part: sum(float(getattr(run.outcome.workers, name).sum(dtype=np.float64)) for run in runs)
-        / steps
-        / PS_PER_S
+        part: sum(float(getattr(one, name).sum(dtype=np.float64)) for one in workers) / steps / PS_PER_S
         for part, name, _ in PARTS
     }
 

@@ -8,13 +8,14 @@ ASP without exchange decides nothing at all: its updates are the workers' own su
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 from heapq import heapify, heappop, heappush, heapreplace
 
 import numpy as np
 
 from sim.arrays import Int64
+from sim.training.records import GradientColumns, Outcome, Steady, WorkerColumns
 from sim.scenario.dataclass import dataclass
-from sim.training.records import GradientColumns, Outcome, WorkerColumns
 from sim.training.schedule.failures import Mishaps
 from sim.training.schedule.job import Job
 from sim.training.sync import UNBOUNDED, StalenessBarrier
@@ -30,6 +31,15 @@ class Log:
     wait_ps: Int64  # by worker, in its finished steps
     gradients_per_update: int = 1
     mishaps: tuple[Mishaps, ...] = ()
+    rounds: tuple[Round, Round] | None = None  # the first and the last once the bound has held somebody back
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """The slowest worker has completed a step and others may go on: gradients so far, waits so far."""
+
+    num_gradients: int
+    waits: tuple[int, ...]
 
 
 def run_asynchronous(job: Job) -> tuple[Outcome, Log]:
@@ -79,6 +89,7 @@ def _bounded(job: Job) -> Log:
     times, workers, versions = array("q"), array("q"), array("q")
     version_of, done_at, released_at, waits = [0] * n, [0] * n, [0] * n, [0] * n
     inbound = 0
+    is_held, first, last = False, None, None
     heap = [computed_at(worker, 0) * n + worker for worker in range(n)]
     heapify(heap)
     for version in range(1, job.num_gradients + 1):
@@ -96,10 +107,16 @@ def _bounded(job: Job) -> Log:
             heapreplace(heap, computed_at(worker, done) * n + worker)
             continue
         heappop(heap)
+        if not released:
+            is_held = True
+        elif is_held:
+            last = Round(num_gradients=version, waits=tuple(waits))
+            first = first or last
         for one in released:
             version_of[one], released_at[one] = version, done
             heappush(heap, computed_at(one, done) * n + one)
-    return _log((times, workers, versions), waits, starts.mishaps)
+    log = _log((times, workers, versions), waits, starts.mishaps)
+    return replace(log, rounds=(first, last) if first and last else None)
 
 
 def _unbounded(job: Job) -> Log:
@@ -222,7 +239,7 @@ def outcome_of(job: Job, log: Log) -> Outcome:
     k = log.gradients_per_update
     update_ps = log.time_ps[k - 1 :: k]
     index = np.arange(log.time_ps.size, dtype=np.int64)
-    workers = _workers(job, log)
+    workers = _workers(job, log, (0, log.time_ps.size), log.wait_ps)
     steps = np.maximum(workers.num_steps, 1)
     step_ps = (workers.compute_ps + workers.data_stall_ps) / steps
     mean_ps = workers.compute_ps.sum(dtype=np.float64) / max(1, int(workers.num_steps.sum()))
@@ -237,30 +254,57 @@ def outcome_of(job: Job, log: Log) -> Outcome:
         ideal_ps=round(cycle_ps * job.num_steps),
         no_stall_ps=end_ps - round(float(workers.data_stall_ps.mean())),
         slowdown_by_worker=tuple((step_ps / max(mean_ps, 1.0)).tolist()),
+        steady=_steady(job, log),
     )
 
 
-def _workers(job: Job, log: Log) -> WorkerColumns:
-    """Sums over finished steps, drawn once more; what is left of the time until the last is exchange."""
+FEWEST_ROUNDS = 10  # of all workers: below, a run under a bound is too short to leave its start-up out
+
+
+def _steady(job: Job, log: Log) -> Steady | None:
+    """The run without its start-up, where enough of it is left."""
+    if log.rounds is None:
+        return None
+    first, last = log.rounds
+    if last.num_gradients - first.num_gradients < FEWEST_ROUNDS * job.num_workers:
+        return None
+    begin, end = first.num_gradients, last.num_gradients
+    waits = np.array(last.waits, dtype=np.int64) - np.array(first.waits, dtype=np.int64)
+    return Steady(
+        begin=begin,
+        end=end,
+        begin_ps=int(log.time_ps[begin - 1]),
+        end_ps=int(log.time_ps[end - 1]),
+        workers=_workers(job, log, (begin, end), waits),
+    )
+
+
+def _workers(job: Job, log: Log, span: tuple[int, int], waits: Int64) -> WorkerColumns:
+    """Sums over the steps that ended among these gradients, drawn once more; the rest is exchange."""
     n = job.num_workers
-    num_steps = np.bincount(log.worker, minlength=n)
+    begin, end = span
+    before = np.bincount(log.worker[:begin], minlength=n)
+    until_end = np.bincount(log.worker[:end], minlength=n)
     compute, stall = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
     for worker in range(n):
-        computes, waits = job.times.of_worker(worker)(int(num_steps[worker]))
-        compute[worker] = computes.sum()
-        stall[worker] = np.sum(waits)
-    until = np.zeros(n, dtype=np.int64)
-    until[log.worker] = log.time_ps  # the last entry of each worker stays
+        computes, stalls = job.times.of_worker(worker)(int(until_end[worker]))
+        compute[worker] = computes[before[worker] :].sum()
+        stall[worker] = np.sum(np.broadcast_to(stalls, computes.shape)[before[worker] :])
+    since, until = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
+    since[log.worker[:begin]] = log.time_ps[:begin]  # the last entry of each worker stays
+    until[log.worker[:end]] = log.time_ps[:end]
     lost = np.zeros(n, dtype=np.int64)
     for one in log.mishaps:
-        lost[one.worker] = sum(row[2] + row[3] for row in one.rows if row[0] < until[one.worker])
+        inside = (row for row in one.rows if since[one.worker] <= row[0] < until[one.worker])
+        lost[one.worker] = sum(row[2] + row[3] for row in inside)
+    num_steps = until_end - before
     updating = job.optimizer_ps * num_steps
     return WorkerColumns(
         num_steps=num_steps,
         compute_ps=compute,
         data_stall_ps=stall,
-        wait_ps=log.wait_ps,
-        exchange_ps=np.maximum(until - compute - stall - updating - lost - log.wait_ps, 0),
+        wait_ps=waits,
+        exchange_ps=np.maximum(until - since - compute - stall - updating - lost - waits, 0),
         optimizer_ps=updating,
         lost_ps=lost,
     )

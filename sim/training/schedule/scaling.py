@@ -111,7 +111,8 @@ def _point(scenario: TrainingScenario, seed: int, where: tuple[Path, str], check
     if refused:
         return ScalingPoint(num_workers=num_workers, refused=refused)
     outcome, _ = bounded_schedule(plan_job(scenario, seed, base_dir))
-    workers, total_s = outcome.workers, int(outcome.update_ps[-1]) / PS_PER_S
+    measured = outcome.measured
+    workers, total_s = measured.workers, (measured.end_ps - measured.begin_ps) / PS_PER_S
     gradients = float(workers.num_steps.sum())
     exposed, stall = (
         float(column.sum(dtype=np.float64)) / gradients / PS_PER_S

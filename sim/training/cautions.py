@@ -1,0 +1,132 @@
+"""What a reader of a training run is warned of: borrowed figures, few steps, stale gradients, a start-up."""
+
+from __future__ import annotations
+
+from math import ceil
+
+import numpy as np
+
+from sim.price.collective import nccl_facts
+from sim.price.figures import Used, figures_caution, together
+from sim.scenario.caution import Caution
+from sim.training.exchange.algorithms import EXCHANGES
+from sim.training.learning.problems import largest_stable_rate
+from sim.training.records import TrainingResult
+from sim.training.scenario import draws, step_shape
+from sim.training.schedule.job import devices, is_priced
+from sim.training.step.layer import used_by_step
+from sim.training.sync import SYNC, UNBOUNDED
+
+# How many times less learning rate stale gradients bear; half as much: a mean staleness of one update.
+_LEAST_THAT_MATTERS = 2 - 1e-9
+
+
+def cautions_of(result: TrainingResult) -> tuple[Caution, ...]:
+    """All that apply, figures first."""
+    return (
+        *_figures(result),
+        *_few_steps(result),
+        *_start_up(result),
+        *_stale_gradients(result),
+        *_learning(result),
+    )
+
+
+def _figures(result: TrainingResult) -> list[Caution]:
+    """One per device of the job whose figures were not all measured on it."""
+    scenario, job = result.scenario, result.scenario.training
+    is_nccl = EXCHANGES[scenario.exchange.algorithm].is_nccl and job.num_workers > 1
+    found = []
+    for hardware in {one.name: one for one in devices(scenario)}.values():
+        used = []
+        if is_priced(scenario):
+            used.append(used_by_step(step_shape(scenario, hardware)))
+        if is_nccl or (job.tensor_parallel_size > 1 and is_priced(scenario)):
+            used.append(Used(assumed=(nccl_facts(hardware.architecture).assumed,)))
+        found.append(figures_caution(hardware, together(used)))
+    return [caution for caution in found if caution is not None]
+
+
+def _few_steps(result: TrainingResult) -> list[Caution]:
+    updates = result.outcome.update_ps.size
+    if updates >= 30 or not draws(result.scenario):
+        return []
+    return [
+        Caution(
+            kind="too_few_steps",
+            observation=f"{updates} updates",
+            meaning="the means depend on which step times were drawn",
+            remedy="raise training.num_steps",
+        )
+    ]
+
+
+def _start_up(result: TrainingResult) -> list[Caution]:
+    """A staleness bound that did not act, or hardly: rates are those of workers that run ahead freely."""
+    scenario, outcome = result.scenario, result.outcome
+    scheme, job = SYNC[scenario.sync.scheme], scenario.training
+    bound = scheme.staleness_bound(scenario.sync)
+    is_bounded = scheme.is_asynchronous and not scheme.waits_for_update and bound < UNBOUNDED
+    if not is_bounded or job.num_workers == 1 or outcome.steady is not None or outcome.gradients is None:
+        return []
+    completed = np.bincount(outcome.gradients.worker, minlength=job.num_workers)
+    lead = max(1, int(completed.max() - completed.min()))
+    held = "held workers back only near the end of" if lead > bound else "held nobody back in"
+    # A lead grows in proportion to the steps where a worker stays slow, more slowly where steps only vary.
+    needed = 2 * ceil(job.num_steps * max(1.0, (bound + 1) / lead))
+    return [
+        Caution(
+            kind="bound_not_reached",
+            observation=f"the bound of {bound:,} steps {held} {job.num_steps:,} steps a worker",
+            meaning="the rates are of a start-up in which workers run ahead; under the bound they go at the "
+            "pace of one that stays slow",
+            remedy=f"training.num_steps: {needed:,} or more",
+        )
+    ]
+
+
+def _stale_gradients(result: TrainingResult) -> list[Caution]:
+    """Rates that count gradients as if they were fresh, where a loss is not simulated beside them."""
+    gradients = result.outcome.gradients
+    if gradients is None or not gradients.update.size or result.scenario.learning is not None:
+        return []
+    mean, largest = float(gradients.staleness.mean()), int(gradients.staleness.max())
+    times_less = largest_stable_rate(0) / largest_stable_rate(mean)
+    if times_less < _LEAST_THAT_MATTERS:
+        return []
+    return [
+        Caution(
+            kind="stale_gradients",
+            observation=f"gradients are {mean:.3g} updates old when used, at most {largest:,}",
+            meaning="tokens and gradients a second count them like fresh ones, but a step may be worth less: "
+            f"on a quadratic SGD bears 1/{times_less:.2g} of the learning rate that fresh gradients bear",
+            remedy="add learning: and compare time_to_target_s",
+        )
+    ]
+
+
+def _learning(result: TrainingResult) -> list[Caution]:
+    """A loss that did not fall, a target that was not reached."""
+    learning, found = result.scenario.learning, result.learning
+    if learning is None or found is None:
+        return []
+    if not found.curve.has_learnt:
+        return [
+            Caution(
+                kind="loss_not_falling",
+                observation=f"the loss of {learning.problem} ended at or above its start",
+                meaning="under this schedule the learning rate is too high: the weights diverge",
+                remedy="lower learning.learning_rate, or set staleness_aware where gradients are stale",
+            )
+        ]
+    if learning.target_loss is None or found.time_to_target_s is not None:
+        return []
+    more = "learning.max_gradients" if found.is_cut else "training.num_steps"
+    return [
+        Caution(
+            kind="target_not_reached",
+            observation=f"learning.target_loss {learning.target_loss:g} was not reached",
+            meaning="there is no time to target to compare",
+            remedy=f"raise {more} or learning.target_loss, or change the learning rate",
+        )
+    ]
