@@ -85,25 +85,28 @@ SWEPT = Swept(
         "kernel.attention.mask",
         "kernel.attention.dropout",
         "kernel.attention.page_tokens",
+        "kernel.attention.num_kv_heads",
         "kernel.gemm.dtype",
         "kernel.gemm.weight_bits",
         "kernel.norm.dtype",
         "kernel.norm.is_fused",
         "kernel.training_step.attention",
         "kernel.training_step.kernels",
+        "kernel.training_step.micro_batch_size",
+        "kernel.training_step.gradient_accumulation_steps",
     ),
+    compares_alike=True,
 )
 """How a sweep is read: the shape is what is asked for, how it is computed the choice."""
 
 
-KERNEL_DECIDERS = (("hbm_bytes",), ("peak_fraction",), ("extra_memory_bytes",))
+KERNEL_DECIDERS = (("hbm_bytes",), ("time_s",), ("peak_fraction",), ("extra_memory_bytes",))
 """What decides beside the headline: of each group the first that has a number."""
 
 
 def kernel_headline(comparison: Comparison) -> str:
-    """The metric that answers a kernel question: its time."""
-    del comparison
-    return "time_s"
+    """The metric that answers a kernel question: its time, unless the scenario asks for another."""
+    return comparison.summaries[comparison.reference][0].headline or "time_s"
 
 
 def summarize_kernel(result: KernelResult, *, keep_thin_percentiles: bool = False) -> Summary:
@@ -111,6 +114,7 @@ def summarize_kernel(result: KernelResult, *, keep_thin_percentiles: bool = Fals
     del keep_thin_percentiles  # one kernel, no percentiles
     metrics = {name: None for name in KERNEL_METRICS} | _metrics(result)
     reason = _out_of_memory(result) if result.is_out_of_memory else "nothing of the kind happened"
+    work = result.scenario.kernel
     return Summary(
         question=result.scenario.question,
         variant=result.variant,
@@ -129,6 +133,8 @@ def summarize_kernel(result: KernelResult, *, keep_thin_percentiles: bool = Fals
         window_s=(0.0, result.time_ps * 1e-12),
         notes=result.notes,
         kind="kernel",
+        headline=result.scenario.answer_by,
+        work=work.attention.algorithm if work.attention else "",
     )
 
 

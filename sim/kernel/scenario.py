@@ -88,4 +88,7 @@ class KernelScenario:
     hardware: HardwareProfile = key("a profile's name, a path to one, or one written out")
     kernel: KernelWork = key("what runs")
     model: ModelShape | None = key("training_step: the model, with plain MLPs", default=None)
+    answer_by: Literal["time_s", "memory_bytes", "hbm_bytes"] = key(
+        "the metric that answers the question", default="time_s"
+    )
     thresholds: tuple[Threshold, ...] = key("bounds that make exit code 1", default=())

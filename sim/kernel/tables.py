@@ -1,4 +1,4 @@
-"""A kernel run's records as tables: launches, traffic by tensor, SRAM fill, tiles."""
+"""A kernel run's records as tables (launches, traffic by tensor, SRAM fill, tiles), and as a Chrome trace."""
 
 from __future__ import annotations
 
@@ -83,3 +83,37 @@ KERNEL_TABLES: Mapping[str, Callable[[KernelResult], list[Column]]] = {
     "sram": sram_columns,
     "tiles": tile_columns,
 }
+
+
+_PS_PER_US = 1_000_000
+
+
+def kernel_trace_events(result: KernelResult) -> dict[str, object]:
+    """A track of launches, and one per SM with its tiles where the scenario says ``trace: true``."""
+    events: list[dict[str, object]] = [
+        {"ph": "M", "pid": 1, "tid": 0, "name": "process_name", "args": {"name": result.variant}}
+    ]
+    for launch, one in zip(result.plan.launches, result.records, strict=False):
+        events.append(_slice(launch.name, 0, one.start_ps, one.end_ps, {"blocks": launch.num_blocks}))
+        for tile in one.tiles:
+            label = f"{tile.phase} {tile.index}"
+            events.append(_slice(label, tile.sm + 1, tile.start_ps, tile.end_ps, {"block": tile.block}))
+    return {
+        "traceEvents": events,
+        "displayTimeUnit": "ns",
+        "otherData": {"question": result.scenario.question, "variant": result.variant},
+    }
+
+
+def _slice(
+    name: str, track: int, start_ps: int, end_ps: int, details: dict[str, object]
+) -> dict[str, object]:
+    return {
+        "ph": "X",
+        "pid": 1,
+        "tid": track,
+        "name": name,
+        "ts": start_ps / _PS_PER_US,
+        "dur": (end_ps - start_ps) / _PS_PER_US,
+        "args": details,
+    }

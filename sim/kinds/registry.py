@@ -365,7 +365,7 @@ class Kernel(Kind["KernelScenario", "KernelResult"]):
         return build_kernel_report(answer)
 
     def trace_events(self, result: KernelResult) -> Mapping[str, Any]:
-        from sim.kernel.trace import kernel_trace_events
+        from sim.kernel.tables import kernel_trace_events
 
         return kernel_trace_events(result)
 

@@ -9,17 +9,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sim.kinds.registry import KINDS, kind_of
 from sim.results.answer import Answer, AnyAnswer, AnyRun
 from sim.results.statistics import relative_half_width
 from sim.scenario.caution import Caution
 from sim.scenario.dataclass import dataclass
-from sim.scenario.file import AnyScenario, ScenarioFile
+from sim.scenario.file import AnyScenario, ScenarioFile, Variant, plain
+from sim.scenario.variants import flattened
 
 if TYPE_CHECKING:
-    from sim.results.comparison import ChosenLength, Comparison
+    from sim.results.comparison import ChosenLength, Comparison, Setting
     from sim.results.summary import Summary
 
 Progress = Callable[[int, int], None]
@@ -202,8 +203,59 @@ def _answer(
             compare(summaries, file.reference, draws=draws),
             changes=file.changes,
             thresholds=tuple(file.base.thresholds),
+            settings=settings_of(file),
         ),
     )
+
+
+def settings_of(file: ScenarioFile[AnyScenario]) -> dict[str, Setting]:
+    """In what the variants of a file differ; nothing for kinds whose variants all compete.
+
+    Another device is a choice where one looks for the best; where two ways and more are tried on two devices
+    and more, it is a circumstance: what does it do for each?
+    """
+    from sim.results.comparison import Setting
+
+    swept = kind_of(file.base).swept
+    if not swept.compares_alike:
+        return {}
+    values = {one.name: _values(one) for one in file.variants}
+    written = {key for one in file.variants for key in _written(one.differences)}
+    keys = [key for key in sorted(written) if len({found.get(key, "") for found in values.values()}) > 1]
+    asked = {key for key in keys if swept.is_asked(key)}
+    ways: dict[str, set[str]] = {}
+    for found in values.values():
+        rest = repr([found.get(key, "") for key in keys if key != "hardware"])
+        ways.setdefault(rest, set()).add(found.get("hardware", ""))
+    if sum(len(devices) > 1 for devices in ways.values()) > 1:
+        asked.add("hardware")
+    return {
+        name: Setting(
+            asked={key: found.get(key, "") for key in keys if key in asked},
+            chosen={key: found.get(key, "") for key in keys if key not in asked},
+            circumstances=frozenset(key for key in asked if key == "hardware" or swept.is_circumstance(key)),
+        )
+        for name, found in values.items()
+    }
+
+
+def _written(differences: Mapping[str, Any]) -> list[str]:
+    """The key paths of a variant's differences; a device is one key."""
+    whole = {name: "" if name in _WHOLE else value for name, value in differences.items()}
+    return list(flattened(whole))
+
+
+def _values(variant: Variant[AnyScenario]) -> dict[str, str]:
+    """All that a variant says, defaults too, as text."""
+    tree = plain(variant.scenario)
+    flat = {
+        key: str(value)
+        for key, value in flattened({k: v for k, v in tree.items() if k not in _WHOLE}).items()
+    }
+    return flat | {name: str(variant.differences.get(name, "")) for name in _WHOLE}
+
+
+_WHOLE = ("hardware", "model", "devices")
 
 
 def run_task(task: Task) -> tuple[AnyRun, Summary]:

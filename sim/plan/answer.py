@@ -9,7 +9,7 @@ is the largest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -47,14 +47,9 @@ class Pick:
 
 
 def is_load(key: str, kind: AnyKind) -> bool:
-    """Whether a key path says what is asked for; the longest listed path that covers it decides."""
+    """Whether a key path, of the file or of one of its variants, says what is asked for."""
     parts = key.split(".")
-    path = ".".join(parts[3:] if parts[:2] == ["compare", "variants"] else parts)
-
-    def covering(listed: Iterable[str]) -> int:
-        return max((len(one) for one in listed if f"{path}.".startswith((f"{one}.", f"{one}["))), default=0)
-
-    return covering(kind.swept.load_keys) > covering(kind.swept.choice_keys)
+    return kind.swept.is_asked(".".join(parts[3:] if parts[:2] == ["compare", "variants"] else parts))
 
 
 def load_of(point: Point) -> Load:

@@ -87,8 +87,11 @@ def compact_table(comparison: Comparison) -> Table:
     footnotes: dict[str, int] = {}
     names = deciding_metrics(comparison, best_variant(comparison))[:_COMPACT_METRICS]
     metrics = [comparison.kind.metrics[name] for name in names]
-    cells = [comparison.cells[variant] for variant in comparison.variants]
-    columns = [[_metric_cell(cell[metric.name], metric, footnotes) for cell in cells] for metric in metrics]
+    variants = comparison.variants
+    columns = [
+        [_metric_cell(_judged(comparison, one, metric.name), metric, footnotes) for one in variants]
+        for metric in metrics
+    ]
     for column in columns[1:]:  # ratios of the headline only: the folded table has all of them
         column[:] = [cell if cell.text in _NO_NUMBER else replace(cell, small="") for cell in column]
     header = [f"{metric.label}\n{metric.name}" for metric in metrics]
@@ -160,9 +163,15 @@ def _slo_rows(comparison: Comparison) -> list[tuple[Cell, ...]]:
 def _metric_row(comparison: Comparison, name: str, footnotes: dict[str, int]) -> tuple[Cell, ...]:
     metric = comparison.kind.metrics[name]
     cells = [
-        _metric_cell(comparison.cells[variant][name], metric, footnotes) for variant in comparison.variants
+        _metric_cell(_judged(comparison, variant, name), metric, footnotes) for variant in comparison.variants
     ]
     return (Cell(text=metric.label, small=name), *cells)
+
+
+def _judged(comparison: Comparison, variant: str, name: str) -> Compared:
+    """Better or worse only where a variant is asked for what the reference is."""
+    cell = comparison.cells[variant][name]
+    return replace(cell, is_better=None) if comparison.is_other(variant) else cell
 
 
 def _metric_cell(cell: Compared, metric: Metric, footnotes: dict[str, int]) -> Cell:

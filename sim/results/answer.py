@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from sim.elementary import log
-from sim.results.metric import Metric, format_metric
-from sim.results.statistics import Interval, mean_interval
+from sim.results.metric import format_metric
 from sim.results.verdict import SAID
+from sim.results.wording import (
+    differing,
+    edge,
+    label_of,
+    relation,
+    seeds_span,
+    thresholds_told,
+    value_of,
+    with_value,
+)
 from sim.scenario.dataclass import dataclass
 from sim.scenario.file import AnyScenario, ScenarioFile, ScenarioT_co
 
@@ -66,48 +75,12 @@ def table_metrics(comparison: Comparison) -> tuple[str, ...]:
     return (headline, *(name for name in rest if any(cells[v][name].mean for v in comparison.variants)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """How a sentence puts a ratio into words. ``is_speed``: it gives the inverse, how much faster."""
-
-    text: str  # of {times} and {other}
-    is_speed: bool = False
-
-
-CLAIMS: Mapping[str, Claim] = {
-    "goodput_requests_per_s": Claim(text="serves {times} the requests within the SLO that {other} does"),
-    "requests_per_s": Claim(text="serves {times} the requests of {other}"),
-    "tokens_per_s": Claim(text="trains on {times} the tokens of {other}"),
-    "useful_tokens_per_s": Claim(text="trains on {times} the useful tokens of {other}"),
-    "gradients_per_s": Claim(text="computes {times} the gradients of {other}"),
-    "efficient_workers": Claim(text="scales to {times} the workers of {other}"),
-    "time_s": Claim(text="is {times} as fast as {other}", is_speed=True),
-    "time_to_target_s": Claim(text="reaches the target loss {times} as fast as {other}", is_speed=True),
-}
-"""By headline; another one is "has {times} the p99 TTFT of {other}"."""
-
-
 def answer_line(comparison: Comparison) -> str:
     """The answer: who falls behind its load, the sentence, thresholds, what it assumes, how long it ran."""
     behind = _all_behind(comparison) if len(comparison.variants) > 1 else ""
     length = f"{comparison.length}." if comparison.length else ""
-    parts = (behind, _sentence(comparison), _thresholds(comparison), _assumed(comparison), length)
+    parts = (behind, _sentence(comparison), thresholds_told(comparison), _assumed(comparison), length)
     return " ".join(part for part in parts if part)
-
-
-def _thresholds(comparison: Comparison) -> str:
-    """The bounds of the file that are missed; of a single variant also those that are kept."""
-    from sim.results.comparison import check_thresholds
-
-    said = []
-    for one in check_thresholds(comparison, comparison.thresholds):
-        if one.is_met and len(comparison.variants) > 1:
-            continue
-        label, whose = _label(comparison, one.metric), f" of {one.variant}" * (len(comparison.variants) > 1)
-        value = "not known" if one.value is None else _value(comparison, one.value, one.metric)
-        word = "within" if one.is_met else "outside of"
-        said.append(f"{label[0].upper()}{label[1:]}{whose} is {value}, {word} its threshold ({one.bound}).")
-    return " ".join(said)
 
 
 def _behind(comparison: Comparison, name: str) -> tuple[float, float] | None:
@@ -187,29 +160,85 @@ def _assumed(comparison: Comparison) -> str:
 
 
 def _sentence(comparison: Comparison) -> str:
-    """One sentence with its interval: the best variant against the reference, by the headline metric.
-
-    Among several variants the reference counts: where it is the best, the sentence says so and by how much.
-    """
+    """The best variant against the reference, by the headline metric, where all are asked for the same."""
     metric = headline_metric(comparison)
-    reference, others = comparison.reference, comparison.variants[1:]
+    if len(comparison.variants) == 1:
+        return _alone(comparison, comparison.reference, metric)
+    parts = (part.removesuffix(".") for part in _across(comparison, metric))
+    return f"{_with_what(comparison)}{'; '.join(parts)}."
+
+
+def _with_what(comparison: Comparison) -> str:
+    """ "With flash_attention_1 on a100-sxm-40gb, ": what all variants have and none's name says."""
+    every = [run for runs in comparison.summaries.values() for run in runs]
+    work, devices = {run.work for run in every}, {run.hardware for run in every}
+    if (
+        len(work) > 1
+        or not all(work)
+        or any(name in variant for name in work for variant in comparison.variants)
+    ):
+        return ""
+    return f"With {work.pop()}{f' on {devices.pop()}' if len(devices) == 1 else ''}, "
+
+
+def _across(comparison: Comparison, metric: str) -> Iterator[str]:
+    """What may be said of variants that are not all asked for the same, a part of the sentence each."""
+    for index, part in enumerate(comparison.parts):
+        if part.is_strange:
+            verb = "is" if len(part.names) == 1 else "are"
+            states = [_verdict(comparison, name) for name in part.names if _is_trouble(comparison, name)]
+            why = f" ({part.asked})" if part.asked else ""
+            yield ", ".join([f"{', '.join(part.names)}{why} {verb} not compared", *states])
+        elif part.is_pair:
+            name, other = part.names
+            of = f" ({part.asked})" if part.asked else ""
+            state = f", {_verdict(comparison, name)}" if _is_trouble(comparison, name) else ""
+            yield f"{name}{of} {relation(comparison, name, metric, other)}{state}"
+        else:
+            found = _among(comparison, part.names, metric, is_first=not index)
+            yield f"at {part.asked}, {found}" if part.asked else found
+
+
+def told_pairs(comparison: Comparison) -> list[tuple[str, str]]:
+    """What the sentence compares with what, in its order."""
+    parts = [part for part in comparison.parts if not part.is_strange]
+    return [
+        (part.names[0], part.names[1]) if part.is_pair else _pair(comparison, part.names) for part in parts
+    ]
+
+
+def _pair(comparison: Comparison, names: Sequence[str]) -> tuple[str, str]:
+    """The best of some variants and the one that it is compared with, the first."""
+    return (names[1] if len(names) == 2 else _best(comparison, names), names[0])
+
+
+def _among(comparison: Comparison, names: Sequence[str], metric: str, *, is_first: bool = True) -> str:
+    """The best of variants that are asked for the same against the first of them.
+
+    Among several the first counts: where it is the best, the sentence says so and by how much. ``is_first``:
+    of the sentence's parts, the one that says most.
+    """
+    reference, others = names[0], names[1:]
     if not others:
         return _alone(comparison, reference, metric)
-    best = best_variant(comparison)
+    best, _ = _pair(comparison, names)
     if best == reference:
-        return _reference_leads(comparison, metric)
+        return _reference_leads(comparison, names, metric)
     cell, base = comparison.cells[best][metric], comparison.cells[reference][metric]
-    subject = best if len(others) == 1 else f"{best}, the best of {len(comparison.variants)},"
+    subject = best if len(others) == 1 else f"{best}, the best of {len(names)},"
     if cell.mean is None or base.mean is None:
-        return f"{subject} has no {_label(comparison, metric)} to compare: {cell.note or base.note}."
+        return f"{subject} has no {label_of(comparison, metric)} to compare: {cell.note or base.note}"
     told = metric
     if base.mean == 0 and cell.mean > 0:  # nothing to divide by: all that it serves, then
         known = (comparison.cells[name].get("requests_per_s") for name in (best, reference))
         told = "requests_per_s" if all(one and one.mean is not None for one in known) else metric
-    rest = f"{_companion(comparison, best, told)}{_state(comparison, (best, reference))}"
+    rest = _companion(comparison, best, told) if is_first else ""
+    rest += _state(comparison, (best, reference)) if is_first else ""
     if told != metric:
-        rest += f"; {reference} has no {_label(comparison, metric)}"
-    return f"{subject} {_relation(comparison, best, told)}{rest}."
+        rest += f"; {reference} has no {label_of(comparison, metric)}"
+    more = differing(comparison, best, reference) if is_first else ""
+    more += edge(comparison, best, names)
+    return f"{subject} {relation(comparison, best, told, reference)}{rest}{more}"
 
 
 def best_variant(comparison: Comparison) -> str:
@@ -217,75 +246,44 @@ def best_variant(comparison: Comparison) -> str:
 
     Of two the other one is told, better or worse than the reference.
     """
-    others = comparison.variants[1:]
-    return others[0] if len(others) == 1 else _best(comparison, comparison.variants)
+    if len(comparison.variants) == 1:
+        return comparison.reference
+    costs = costs_of_circumstances(comparison)
+    return _best(comparison, [name for name, _ in costs]) if costs else told_pairs(comparison)[0][0]
 
 
-def _reference_leads(comparison: Comparison, metric: str) -> str:
-    reference = comparison.reference
+def costs_of_circumstances(comparison: Comparison) -> list[tuple[str, str]]:
+    """Where the answer is what another circumstance costs each way of doing it: each with it and without."""
+    first = comparison.parts[0]
+    pairs = [(part.names[0], part.names[1]) for part in comparison.parts if part.is_pair]
+    return pairs if first.is_pair and len(pairs) > 1 else []
+
+
+def _reference_leads(comparison: Comparison, names: Sequence[str], metric: str) -> str:
+    reference = names[0]
     base = comparison.cells[reference][metric]
-    subject = f"{reference} is the best of {len(comparison.variants)}"
+    subject = f"{reference} is the best of {len(names)}"
     if base.mean is None:
-        return f"{subject}: no variant has a {_label(comparison, metric)}: {base.note}."
-    found = _with(comparison.kind.metrics[metric], base.mean).lstrip()
-    others = comparison.variants[1:]
-    alike = [name for name in others if comparison.cells[name][metric].is_significant is False]
+        return f"{subject}: no variant has a {label_of(comparison, metric)}: {base.note}"
+    found = with_value(comparison.kind.metrics[metric], base.mean).lstrip()
+    others = names[1:]
+    alike = [name for name in others if comparison.against(name, reference, metric).is_significant is False]
     others = tuple(name for name in others if name not in alike)
-    same = f", and {_number_of(alike)} not differ measurably from it" if alike else ""
+    same = f", and {_number_of_names(alike)} not differ measurably from it" if alike else ""
+    beyond = edge(comparison, reference, names)
     if not others:
-        return f"{subject} {found}{same}{_state(comparison, (reference, *alike))}."
+        return f"{subject} {found}{same}{_state(comparison, (reference, *alike))}{beyond}"
     # Where some are as good as the best, what the others lose says more than who comes next.
     told = _worst(comparison, others) if alike else _best(comparison, others)
-    state = _state(comparison, (reference, told))
+    state = f"{_state(comparison, (reference, told))}{beyond}"
     if comparison.cells[told][metric].mean is None:
-        return f"{subject} {found}{same}; no other has one{state}."
+        return f"{subject} {found}{same}; no other has one{state}"
     which = "the last" if alike else "the next"
-    return f"{subject} {found}{same}; {which}, {told}, {_relation(comparison, told, metric)}{state}."
+    return f"{subject} {found}{same}; {which}, {told}, {relation(comparison, told, metric, reference)}{state}"
 
 
-def _number_of(names: Sequence[str]) -> str:
+def _number_of_names(names: Sequence[str]) -> str:
     return f"{names[0]} does" if len(names) == 1 else f"{len(names)} others do"
-
-
-def _relation(comparison: Comparison, variant: str, metric: str) -> str:
-    """ "serves 2.26 × the requests of static (7.7 against 3.4 a second, 95 % 2.12 to 2.41)"."""
-    cell, base = comparison.cells[variant][metric], comparison.cells[comparison.reference][metric]
-    assert cell.mean is not None and base.mean is not None
-    label, other = _label(comparison, metric), comparison.reference
-    values = _values(comparison, (cell.mean, base.mean), metric)
-    if cell.is_significant is False:
-        return f"does not differ measurably from {other} in {label} ({values}{_span(comparison, cell.ratio)})"
-    if cell.ratio is None or cell.difference is None:
-        if cell.mean == base.mean:
-            return f"has the {label} of {other} ({_value(comparison, cell.mean, metric)})"
-        return f"has another {label} than {other} ({values}{_span(comparison, None)})"
-    if f"{cell.ratio.estimate:.3g}" == "1":
-        return f"hardly differs from {other} in {label} ({values}{_span(comparison, cell.ratio)})"
-    claim = CLAIMS.get(metric, Claim(text=f"has {{times}} the {label} of {{other}}"))
-    ratio = cell.ratio.inverse() if claim.is_speed else cell.ratio
-    said = claim.text.format(times=f"{ratio.estimate:.3g} ×", other=other)
-    return f"{said} ({values}{_span(comparison, ratio)})"
-
-
-def _values(comparison: Comparison, means: tuple[float, float], metric: str) -> str:
-    """ "7.73 against 3.42 a second"; with units where they may differ: "3.22 ms against 26.1 ms"."""
-    found = comparison.kind.metrics[metric]
-    if found.unit.endswith("/s") and found.unit not in ("FLOP/s", "bytes/s"):
-        first, second = (format_metric(mean, found, with_rate_unit=False) for mean in means)
-        return f"{first} against {second} a second"
-    return " against ".join(format_metric(mean, found) for mean in means)
-
-
-def _span(comparison: Comparison, ratio: Interval | None) -> str:
-    """The ratio's interval, or why it has none."""
-    if not comparison.draws:
-        return ""
-    if len(comparison.seeds) == 1:
-        return ", one seed, no interval"
-    if ratio is None or ratio.low is None or ratio.high is None:
-        return ""
-    low, high = f"{ratio.low:.3g}", f"{ratio.high:.3g}"
-    return f", 95 % {low} to {high}" if (low, high) != ("1", "1") else ""
 
 
 def _companion(comparison: Comparison, variant: str, headline: str) -> str:
@@ -294,20 +292,8 @@ def _companion(comparison: Comparison, variant: str, headline: str) -> str:
         value = comparison.cells[variant][name].mean
         found = comparison.kind.metrics[name]
         if value is not None and comparison.kind.metrics[headline].unit != found.unit:
-            return _with(found, value)
+            return with_value(found, value)
     return ""
-
-
-def _with(metric: Metric, value: float) -> str:
-    """ " with a p99 TTFT of 61 ms", " at 7.91 requests/s"."""
-    shown = format_metric(value, metric)
-    is_rate = metric.unit.endswith("/s") and metric.unit not in ("FLOP/s", "bytes/s")
-    return f" at {shown}" if is_rate else f" with {_a(metric.label)} of {shown}"
-
-
-def _a(label: str) -> str:
-    """With its article, as an abbreviation is spoken."""
-    return f"{'an' if label[0] in 'AEIOUaeio' or label.startswith(('HBM', 'MFU')) else 'a'} {label}"
 
 
 def _state(comparison: Comparison, names: Sequence[str]) -> str:
@@ -390,39 +376,21 @@ def _ranked(comparison: Comparison, names: Sequence[str]) -> list[str]:
 
 
 def _alone(comparison: Comparison, name: str, metric: str) -> str:
-    cell, label = comparison.cells[name][metric], _label(comparison, metric)
+    cell, label = comparison.cells[name][metric], label_of(comparison, metric)
     subject = f"{label[0].upper()}{label[1:]}"
     if cell.mean is None:
         return f"{subject} has no number: {cell.note}."
     companion, state = _companion(comparison, name, metric), _state(comparison, (name,))
-    said = f"{subject} is {_value(comparison, cell.mean, metric)}{_seeds_span(comparison, name, metric)}"
+    said = f"{subject} is {value_of(comparison, cell.mean, metric)}{seeds_span(comparison, name, metric)}"
     rates = _behind(comparison, name)
     if rates is None:
         return f"{said}{companion}{state}."
     phrase = _behind_phrase(comparison, name)
     served = f"Serves {_rate(rates[0])} of the {_rate(rates[1])} requests a second offered"
     if metric == "requests_per_s":
-        span = _seeds_span(comparison, name, metric)
+        span = seeds_span(comparison, name, metric)
         return f"{served}{span} and {phrase}{companion and f',{companion}'}{state}."
     return f"{served} and {phrase}. {said}{companion}{state}."
-
-
-def _seeds_span(comparison: Comparison, name: str, metric: str) -> str:
-    """The interval over the seeds, or that there is one seed."""
-    cell = comparison.cells[name][metric]
-    interval = mean_interval([value for value in cell.values if value is not None])
-    if interval.low is None or interval.high is None:
-        return " (one seed)" if comparison.draws else ""
-    low, high = (_value(comparison, max(0.0, x), metric) for x in (interval.low, interval.high))
-    return f" (95 % {low} to {high} over {len(cell.values)} seeds)"
-
-
-def _label(comparison: Comparison, metric: str) -> str:
-    return comparison.kind.metrics[metric].label
-
-
-def _value(comparison: Comparison, value: float, metric: str) -> str:
-    return format_metric(value, comparison.kind.metrics[metric])
 
 
 # the numbers that decide
@@ -449,21 +417,27 @@ def deciding_metrics(comparison: Comparison, variant: str) -> tuple[str, ...]:
 
 
 def deciding_numbers(comparison: Comparison) -> tuple[Number, ...]:
-    """The three numbers that decide, of the variant that the sentence is about."""
-    best = best_variant(comparison) if len(comparison.variants) > 1 else comparison.reference
-    numbers = []
-    for name in deciding_metrics(comparison, best)[:3]:
-        metric = comparison.kind.metrics[name]
-        cell, base = comparison.cells[best][name], comparison.cells[comparison.reference][name]
-        beside = (
-            ""
-            if best == comparison.reference
-            else f"{comparison.reference}: {format_metric(base.mean, metric)}"
-        )
-        numbers.append(
-            Number(label=metric.label, metric=name, value=format_metric(cell.mean, metric), beside=beside)
-        )
-    return tuple(numbers)
+    """The three numbers that decide, of the variant that the sentence is about.
+
+    Where the answer is one for each way of doing it: the headline of three of them, the best among these.
+    """
+    best, pairs = best_variant(comparison), costs_of_circumstances(comparison)
+    if pairs:
+        chosen = [*pairs[:2], *(pair for pair in pairs[2:] if pair[0] == best), *pairs[2:]][:3]
+        metric = headline_metric(comparison)
+        return tuple(_number_of(comparison, pair, metric, f", {pair[0]}") for pair in chosen)
+    other = comparison.reference
+    if len(comparison.variants) > 1:
+        other = next(like for name, like in told_pairs(comparison) if name == best)
+    names = deciding_metrics(comparison, best)[:3]
+    return tuple(_number_of(comparison, (best, other), name) for name in names)
+
+
+def _number_of(comparison: Comparison, pair: tuple[str, str], name: str, of: str = "") -> Number:
+    metric, (variant, other) = comparison.kind.metrics[name], pair
+    value, base = (comparison.cells[one][name].mean for one in pair)
+    beside = "" if variant == other else f"{other}: {format_metric(base, metric)}"
+    return Number(label=f"{metric.label}{of}", metric=name, value=format_metric(value, metric), beside=beside)
 
 
 def difference_line(comparison: Comparison) -> str:
@@ -474,9 +448,10 @@ def difference_line(comparison: Comparison) -> str:
     words = {name: comparison.verdicts(name) for name in comparison.variants}
     if len(words) < 2 or len(set(words.values())) > 1 or next(iter(words.values())) == "STABLE":
         return ""
+    alike = [name for name in comparison.variants[1:] if not comparison.is_other(name)]
     found = [
         (abs(log(cell.ratio.estimate)), name, variant)
-        for variant in comparison.variants[1:]
+        for variant in alike
         for name in table_metrics(comparison)
         if (cell := comparison.cells[variant][name]).ratio is not None and cell.mean
         if not _follows_headline(comparison, variant, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import field
 from typing import Any, Protocol
 
 from sim.errors import InvariantError, ScenarioError, did_you_mean
@@ -16,6 +17,7 @@ from sim.scenario.fields import Threshold
 from sim.scenario.file import asked
 
 _FULL = 0.95
+_SHORT = 24  # characters of a value that a sentence can hold
 
 
 def kv_never_full(allocators: Mapping[str, str], fullest: Mapping[str, float | None]) -> Caution | None:
@@ -96,6 +98,30 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """Where a variant differs from others, by key path: what it is asked for, and how it does that.
+
+    Only variants that are asked for the same compete. ``circumstances``: those of the ``asked`` keys that
+    leave the work as it is (a slow worker, another device).
+    """
+
+    asked: Mapping[str, str]
+    chosen: Mapping[str, str]
+    circumstances: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What is compared with what: variants that compete, the first of them the one that others are set
+    against; a pair of one and what it is set against; or variants that nothing is like (``is_strange``)."""
+
+    names: tuple[str, ...]
+    is_pair: bool = False
+    is_strange: bool = False
+    asked: str = ""  # other work that it is asked for: "m: 13952, n: 256"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """Every metric of every variant against ``reference``; the reference's own cells have no ratio."""
 
@@ -111,6 +137,82 @@ class Comparison:
     length: str = ""  # where ``precision`` chose it: how long the runs are, and what is known to how much
     changes: tuple[str, ...] = ()  # what was set in place of the file's
     thresholds: tuple[Threshold, ...] = ()  # the file's
+    settings: Mapping[str, Setting] = field(default_factory=dict)  # by variant; empty: all are asked the same
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All variants compete where they are asked for the same. Else, in this order:
+
+        Those that are asked for what the reference is. Under other circumstances each against itself, then
+        all that are under them against the one that does it as the reference does. Of other work these
+        alone, or, where one way alone is tried on it, each against itself. The reference's group is left out
+        where all of it is met again under other circumstances: what they cost is the question then.
+        """
+        first, *others = self._groups
+        found: list[Part] = []
+        is_left_out = len(first) == 1 and bool(others)
+        strange: list[Part] = []
+        for group in others:
+            is_befallen = self._is_befallen(group)
+            asked = "" if is_befallen else self._other_work(group)
+            likes = [(name, like) for name in group if (like := self._like(name, first))]
+            pairs = [Part(names=pair, is_pair=True, asked=asked) for pair in likes]
+            base = self._like(self.reference, group)
+            rivals = (base, *(name for name in group if name != base)) if base else ()
+            is_left_out |= is_befallen and all(self._like(name, group) for name in first)
+            if is_befallen or len(rivals) < 2:
+                found += pairs
+            if len(rivals) > 1:
+                found.append(Part(names=rivals, asked=asked))
+            elif not pairs:
+                strange.append(Part(names=group, is_strange=True, asked=asked))
+        ahead = [] if is_left_out and found else [Part(names=first)]
+        return (*ahead, *found, *strange)
+
+    @property
+    def asked_keys(self) -> list[str]:
+        """The last words of the key paths in which variants are asked for something else."""
+        return [key.rpartition(".")[2] for key in self.settings[self.reference].asked]
+
+    @property
+    def _groups(self) -> list[tuple[str, ...]]:
+        """The variants by what they are asked for, the reference's first."""
+        found: dict[str, list[str]] = {}
+        for name in self.variants:
+            setting = self.settings.get(name)
+            found.setdefault("" if setting is None else repr(sorted(setting.asked.items())), []).append(name)
+        return [tuple(names) for names in found.values()]
+
+    def _is_befallen(self, group: Sequence[str]) -> bool:
+        """Whether the group does the reference's work under other circumstances."""
+        mine, other = self.settings[self.reference], self.settings[group[0]]
+        return {key for key, value in other.asked.items() if value != mine.asked[key]} <= mine.circumstances
+
+    def _other_work(self, group: Sequence[str]) -> str:
+        """What the group is asked for and the reference is not, as a scenario has it."""
+        mine, other = self.settings[self.reference].asked, self.settings[group[0]].asked
+        words = {key.rpartition(".")[2]: value for key, value in other.items() if value != mine[key]}
+        shown = {key: value.lower() if value in ("True", "False") else value for key, value in words.items()}
+        return ", ".join(
+            f"{key}: {value}" if len(value) < _SHORT else f"another {key}" for key, value in shown.items()
+        )
+
+    def _like(self, name: str, group: Sequence[str]) -> str | None:
+        """The variant of a group that does it as this one does."""
+        chosen = self.settings[name].chosen
+        return next((one for one in group if self.settings[one].chosen == chosen), None)
+
+    def is_other(self, variant: str) -> bool:
+        """Whether a variant is asked for something else than the reference: neither better nor worse then."""
+        if not self.settings:
+            return False
+        return self.settings[variant].asked != self.settings[self.reference].asked
+
+    def against(self, variant: str, other: str, metric: str) -> Cell:
+        """The variant's metric against another one's than the reference."""
+        if other == self.reference:
+            return self.cells[variant][metric]
+        return _cell(self.kind.metrics[metric], self.summaries[variant], self.summaries[other])
 
     @property
     def asked(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from sim.scenario.dataclass import dataclass
@@ -37,7 +37,7 @@ LABELS: Mapping[str, str] = {
     "achieved_hbm_bytes_per_s": "achieved memory bandwidth",
     "blocks_per_sm": "resident blocks per SM",
     "busy_fraction": "time in steps",
-    "cancelled_fraction": "cancelled steps",
+    "cancelled_fraction": "share of cancelled steps",
     "checkpoint_interval_s": "time between checkpoints",
     "compute_bound_fraction": "bound by compute",
     "cost_per_million_output_tokens": "cost per million output tokens",
@@ -152,6 +152,22 @@ class Swept:
     against: Sequence[str]  # what cost is set against, unless the SLO limits a time
     load_keys: Sequence[str] = ("seeds",)
     choice_keys: Sequence[str] = ()
+    compares_alike: bool = (
+        False  # variants of a comparison, too, compete only where they are asked for the same
+    )
+    circumstances: Sequence[str] = ()  # of what is asked for: the same work, that something else befalls
+
+    def is_asked(self, key: str) -> bool:
+        """Whether a key path says what is asked for; the longest listed path that covers it decides."""
+        return _covering(self.load_keys, key) > _covering(self.choice_keys, key)
+
+    def is_circumstance(self, key: str) -> bool:
+        """Whether it says what befalls the work."""
+        return _covering(self.circumstances, key) > 0
+
+
+def _covering(listed: Iterable[str], key: str) -> int:
+    return max((len(one) for one in listed if f"{key}.".startswith((f"{one}.", f"{one}["))), default=0)
 
 
 def format_metric(value: float | None, metric: Metric, *, with_rate_unit: bool = True) -> str:

@@ -120,6 +120,8 @@ class Summary:
     slo: tuple[SloLine, ...] = ()
     offered_per_s: float | None = None  # requests that came a second; None where there is no such rate
     window: str = ""  # ``window_s`` in words: how long, and what was left out before it
+    headline: str = ""  # the metric that answers, where the scenario says so
+    work: str = ""  # by what the work is done, where an answer must say so: "flash_attention_1"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able and deterministic: floats to 9 significant digits, keys in a fixed order."""

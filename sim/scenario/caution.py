@@ -28,6 +28,7 @@ CautionKind = Literal[
     "too_few_steps",
     "bound_not_reached",
     "stale_gradients",
+    "scales_on",
     "loss_not_falling",
     "target_not_reached",
     "renamed",

@@ -14,9 +14,12 @@ from sim.training.learning.problems import largest_stable_rate
 from sim.training.records import TrainingResult
 from sim.training.scenario import draws, step_shape
 from sim.training.schedule.job import devices, is_priced
+from sim.training.schedule.scaling import efficient_workers
 from sim.training.step.layer import used_by_step
 from sim.training.sync import SYNC, UNBOUNDED
 
+# A worker that alone makes the job so much longer, or whose link does, is a straggler.
+STRAGGLES_FROM = 1.05
 # How many times less learning rate stale gradients bear; half as much: a mean staleness of one update.
 _LEAST_THAT_MATTERS = 2 - 1e-9
 
@@ -28,6 +31,7 @@ def cautions_of(result: TrainingResult) -> tuple[Caution, ...]:
         *_few_steps(result),
         *_start_up(result),
         *_stale_gradients(result),
+        *_scales_on(result),
         *_learning(result),
     )
 
@@ -71,8 +75,9 @@ def _start_up(result: TrainingResult) -> list[Caution]:
         return []
     completed = np.bincount(outcome.gradients.worker, minlength=job.num_workers)
     lead = max(1, int(completed.max() - completed.min()))
+    if lead <= bound and max(outcome.slowdown_by_worker) < STRAGGLES_FROM:
+        return []  # nobody stays slow: the bound is there for what a run of this length hardly meets
     held = "held workers back only near the end of" if lead > bound else "held nobody back in"
-    # A lead grows in proportion to the steps where a worker stays slow, more slowly where steps only vary.
     needed = 2 * ceil(job.num_steps * max(1.0, (bound + 1) / lead))
     return [
         Caution(
@@ -101,6 +106,22 @@ def _stale_gradients(result: TrainingResult) -> list[Caution]:
             meaning="tokens and gradients a second count them like fresh ones, but a step may be worth less: "
             f"on a quadratic SGD bears 1/{times_less:.2g} of the learning rate that fresh gradients bear",
             remedy="add learning: and compare time_to_target_s",
+        )
+    ]
+
+
+def _scales_on(result: TrainingResult) -> list[Caution]:
+    """A job that is efficient with as many workers as any that was tried: with how many more is not known."""
+    scaling = result.scenario.scaling
+    runs = [one.num_workers for one in result.scaling if not one.refused]
+    if scaling is None or not runs or efficient_workers(result.scaling, scaling.min_efficiency) != runs[-1]:
+        return []
+    return [
+        Caution(
+            kind="scales_on",
+            observation=f"still efficient with {runs[-1]:,} workers, the most that were tried",
+            meaning="efficient_workers and its ratio to others are at least what is said",
+            remedy="add larger numbers to scaling.num_workers",
         )
     ]
 

@@ -27,6 +27,7 @@ from sim.training.schedule.scaling import efficient_workers
 from sim.training.step.layer import peak_of
 from sim.training.step.time import model_flops_per_token
 from sim.training.sync import SYNC
+from sim.units import format_s
 
 if TYPE_CHECKING:
     from sim.results.comparison import Comparison
@@ -120,11 +121,21 @@ def summarize(result: TrainingResult, *, keep_thin_percentiles: bool = False) ->
         window_s=(result.outcome.measured.begin_ps / PS_PER_S, result.outcome.measured.end_ps / PS_PER_S),
         notes=result.notes,
         kind="training",
+        window=_window(result),
     )
 
 
 def _training_s(result: TrainingResult) -> float:
     return int(result.outcome.update_ps[-1]) / PS_PER_S
+
+
+def _window(result: TrainingResult) -> str:
+    """What rates and mean times are of, where that is not the whole run."""
+    steady = result.outcome.steady
+    if steady is None:
+        return ""
+    before = f"{format_s(steady.begin_ps / PS_PER_S)} of start-up"
+    return f"{format_s(_measured_s(result))}, after {before} (until the staleness bound held workers back)"
 
 
 def _measured_s(result: TrainingResult) -> float:
@@ -419,6 +430,9 @@ SWEPT = Swept(
         "learning",
         "scaling",
     ),
+    choice_keys=("compute.host_s", "learning.learning_rate", "learning.staleness_aware"),
+    compares_alike=True,
+    circumstances=("compute", "variation", "failures", "exchange.slow_links"),
 )
 """How a sweep is read."""
 

@@ -50,7 +50,7 @@ def run_training(
         failures=failures,
         num_checkpoints=checkpoints[0],
         checkpoint_ps=checkpoints[1],
-        notes=_notes(scenario, job, outcome),
+        notes=_notes(scenario, job),
         explain=_explain(scenario, job),
     )
     return replace(
@@ -93,7 +93,7 @@ def has_events(job: Job) -> bool:
     )
 
 
-def _notes(scenario: TrainingScenario, job: Job, outcome: Outcome) -> tuple[str, ...]:
+def _notes(scenario: TrainingScenario, job: Job) -> tuple[str, ...]:
     notes = list(scenario.model.notes) if scenario.model is not None else []
     if scenario.exchange.algorithm != "none":
         used = (scenario.hardware, *(group.hardware for group in scenario.devices))
@@ -104,11 +104,6 @@ def _notes(scenario: TrainingScenario, job: Job, outcome: Outcome) -> tuple[str,
             f"{scenario.sync.scheme} changes what is learnt, not only how fast: "
             "read staleness_steps beside every rate"
             + ("" if scenario.learning else "; a learning section shows what that does to a loss")
-        )
-    if outcome.steady is not None:
-        notes.append(
-            "rates and mean times are of the steps after the staleness bound first held a worker back "
-            "(window_s in summary.json): before, workers run ahead freely"
         )
     if is_priced(scenario) and (scenario.hardware.efficiency or scenario.hardware.kernels):
         notes.append("step times are priced from the profile's efficiency curves, not measured on this job")

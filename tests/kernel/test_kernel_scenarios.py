@@ -13,8 +13,7 @@ from sim.errors import ScenarioError
 from sim.kernel.gpu import gpu_of
 from sim.kernel.metrics import KERNEL_METRICS, summarize_kernel
 from sim.kernel.run import copy_ps, overlapped_ps
-from sim.kernel.tables import KERNEL_TABLES
-from sim.kernel.trace import kernel_trace_events
+from sim.kernel.tables import KERNEL_TABLES, kernel_trace_events
 from sim.kinds.load import load_scenario
 from sim.kinds.registry import report_of
 from sim.kinds.run import run_scenario

@@ -27,6 +27,7 @@ from sim.report.figures import (
     stacked_bars,
 )
 from sim.scenario.dataclass import dataclass
+from sim.training.cautions import STRAGGLES_FROM
 from sim.training.records import Outcome, TrainingResult
 from sim.training.scenario import ExchangeConfig
 from sim.training.schedule.failures import with_failures
@@ -68,10 +69,6 @@ SEEN_OF_TIMELINE = 1 / SCREEN_COLUMNS  # shorter is no pixel, and a name in the 
 
 
 KINDS = (("compute", "v0"), ("data loader or pull", "v4"), ("exchange", "v1"), ("waits", "waits"))
-
-
-# A worker that alone makes the job so much longer, or whose link does, is marked.
-STRAGGLES_FROM = 1.05
 
 
 def split_picture(results: Mapping[str, Sequence[TrainingResult]], lanes: Sequence[Lane]) -> Picture:

@@ -14,8 +14,8 @@ from heapq import heapify, heappop, heappush, heapreplace
 import numpy as np
 
 from sim.arrays import Int64
-from sim.training.records import GradientColumns, Outcome, Steady, WorkerColumns
 from sim.scenario.dataclass import dataclass
+from sim.training.records import GradientColumns, Outcome, Steady, WorkerColumns
 from sim.training.schedule.failures import Mishaps
 from sim.training.schedule.job import Job
 from sim.training.sync import UNBOUNDED, StalenessBarrier

@@ -1,0 +1,191 @@
+"""How a sentence puts numbers into words: a ratio as a claim, values beside each other, their interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from sim.results.metric import Metric, format_metric
+from sim.results.statistics import Interval, mean_interval
+from sim.scenario.dataclass import dataclass
+
+if TYPE_CHECKING:
+    from sim.results.comparison import Comparison
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """How a sentence puts a ratio into words.
+
+    ``slower``: of a time, where it is the longer one; the other is then told as how much faster it is.
+    """
+
+    text: str  # of {times} and {other}
+    slower: str = ""
+
+
+CLAIMS: Mapping[str, Claim] = {
+    "goodput_requests_per_s": Claim(text="serves {times} the requests within the SLO that {other} does"),
+    "requests_per_s": Claim(text="serves {times} the requests of {other}"),
+    "tokens_per_s": Claim(text="trains on {times} the tokens of {other}"),
+    "useful_tokens_per_s": Claim(text="trains on {times} the useful tokens of {other}"),
+    "gradients_per_s": Claim(text="computes {times} the gradients of {other}"),
+    "efficient_workers": Claim(text="scales to {times} the workers of {other}"),
+    "memory_bytes": Claim(text="needs {times} the memory of {other}"),
+    "hbm_bytes": Claim(text="moves {times} the bytes of {other}"),
+    "time_s": Claim(text="is {times} as fast as {other}", slower="takes {times} the time of {other}"),
+    "time_to_target_s": Claim(
+        text="reaches the target loss {times} as fast as {other}",
+        slower="takes {times} the time of {other} to the target loss",
+    ),
+}
+"""By headline; another one is "has {times} the p99 TTFT of {other}"."""
+
+
+def relation(comparison: Comparison, variant: str, metric: str, other: str) -> str:
+    """ "serves 2.26 × the requests of static (7.7 against 3.4 a second, 95 % 2.12 to 2.41)"."""
+    cell, base = comparison.against(variant, other, metric), comparison.cells[other][metric]
+    named = label_of(comparison, metric)
+    if cell.mean is None or base.mean is None:
+        return f"has no {named} to compare: {cell.note or base.note}"
+    values = _values(comparison, (cell.mean, base.mean), metric)
+    if cell.is_significant is False:
+        return f"does not differ measurably from {other} in {named} ({values}{_span(comparison, cell.ratio)})"
+    if cell.ratio is None or cell.difference is None:
+        if cell.mean == base.mean:
+            return f"has the {named} of {other} ({value_of(comparison, cell.mean, metric)})"
+        return f"has another {named} than {other} ({values}{_span(comparison, None)})"
+    if f"{cell.ratio.estimate:.3g}" == "1":
+        return f"hardly differs from {other} in {named} ({values}{_span(comparison, cell.ratio)})"
+    claim = CLAIMS.get(metric, Claim(text=f"has {{times}} the {named} of {{other}}"))
+    is_slower = bool(claim.slower) and cell.ratio.estimate > 1
+    ratio = cell.ratio.inverse() if claim.slower and not is_slower else cell.ratio
+    text = claim.slower if is_slower else claim.text
+    said = text.format(times=_times(ratio.estimate), other=other)
+    return f"{said} ({values}{_span(comparison, ratio)})"
+
+
+_SMALL = 0.1  # times that are easier to read as a part: "1/20 of the memory"
+
+
+def _times(ratio: float) -> str:
+    """ "2.26 ×", "1340 ×", "1/20.4 of"."""
+    factor = ratio if ratio >= _SMALL else 1 / ratio
+    shown = f"{factor:.0f}" if 100 <= factor < 1e6 else f"{factor:.3g}"
+    return f"{shown} ×" if ratio >= _SMALL else f"1/{shown} of"
+
+
+def _values(comparison: Comparison, means: tuple[float, float], metric: str) -> str:
+    """ "7.73 against 3.42 a second"; with units where they may differ: "3.22 ms against 26.1 ms"."""
+    found = comparison.kind.metrics[metric]
+    if found.unit.endswith("/s") and found.unit not in ("FLOP/s", "bytes/s"):
+        first, second = (format_metric(mean, found, with_rate_unit=False) for mean in means)
+        return f"{first} against {second} a second"
+    return " against ".join(format_metric(mean, found) for mean in means)
+
+
+def _span(comparison: Comparison, ratio: Interval | None) -> str:
+    """The ratio's interval, or why it has none."""
+    if not comparison.draws:
+        return ""
+    if len(comparison.seeds) == 1:
+        return ", one seed, no interval"
+    if ratio is None or ratio.low is None or ratio.high is None or ratio.low == ratio.high:
+        return ""
+    low, high = f"{ratio.low:.3g}", f"{ratio.high:.3g}"
+    return f", 95 % {low} to {high}" if (low, high) != ("1", "1") else ""
+
+
+def with_value(metric: Metric, value: float) -> str:
+    """ " with a p99 TTFT of 61 ms", " at 7.91 requests/s"."""
+    shown = format_metric(value, metric)
+    is_rate = metric.unit.endswith("/s") and metric.unit not in ("FLOP/s", "bytes/s")
+    return f" at {shown}" if is_rate else f" with {_a(metric.label)} of {shown}"
+
+
+def _a(label: str) -> str:
+    """With its article, as an abbreviation is spoken."""
+    return f"{'an' if label[0] in 'AEIOUaeio' or label.startswith(('HBM', 'MFU')) else 'a'} {label}"
+
+
+def seeds_span(comparison: Comparison, name: str, metric: str) -> str:
+    """The interval over the seeds, or that there is one seed."""
+    cell = comparison.cells[name][metric]
+    interval = mean_interval([value for value in cell.values if value is not None])
+    if interval.low is None or interval.high is None:
+        return " (one seed)" if comparison.draws else ""
+    low, high = (value_of(comparison, max(0.0, x), metric) for x in (interval.low, interval.high))
+    return f" (95 % {low} to {high} over {len(cell.values)} seeds)"
+
+
+def label_of(comparison: Comparison, metric: str) -> str:
+    return comparison.kind.metrics[metric].label
+
+
+def value_of(comparison: Comparison, value: float, metric: str) -> str:
+    return format_metric(value, comparison.kind.metrics[metric])
+
+
+def listed(words: Sequence[str]) -> str:
+    """ "m", "m and n", "m, n and k"."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def differing(comparison: Comparison, variant: str, other: str) -> str:
+    """In what two variants differ, where it is more than one thing."""
+    if not comparison.settings:
+        return ""
+    mine, base = (comparison.settings[name].chosen for name in (variant, other))
+    sections = [
+        key.partition(".")[0] if key.startswith(_ONE_CHOICE) else key
+        for key in mine
+        if mine[key] != base[key]
+    ]
+    words = [key.rpartition(".")[2] for key in dict.fromkeys(sections)]
+    return f"; they differ in {listed(words)}" if len(words) > 1 else ""
+
+
+_ONE_CHOICE = ("sync.", "exchange.")  # sections whose keys together make one choice
+
+
+def edge(comparison: Comparison, best: str, names: Sequence[str]) -> str:
+    """That the best is the largest, or the smallest, of the values tried: the best may lie beyond."""
+    if not comparison.settings:
+        return ""
+    chosen = {name: comparison.settings[name].chosen for name in names}
+    for key, value in chosen[best].items():
+        others = {k: v for k, v in chosen[best].items() if k != key}
+        row = {v[key] for v in chosen.values() if {k: w for k, w in v.items() if k != key} == others}
+        tried = sorted(number for text in row if (number := _number(text)) is not None)
+        mine = _number(value)
+        if len(tried) < _FEWEST_TRIED or mine not in (tried[0], tried[-1]) or mine <= 1:
+            continue
+        word = "smallest" if mine == tried[0] else "largest"
+        return f"; {mine:,.9g} is the {word} {key.rpartition('.')[2]} tried, the best may lie beyond"
+    return ""
+
+
+_FEWEST_TRIED = 3
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def thresholds_told(comparison: Comparison) -> str:
+    """The bounds of the file that are missed; of a single variant also those that are kept."""
+
+    from sim.results.comparison import check_thresholds
+
+    said = []
+    for one in check_thresholds(comparison, comparison.thresholds):
+        if one.is_met and len(comparison.variants) > 1:
+            continue
+        label, whose = label_of(comparison, one.metric), f" of {one.variant}" * (len(comparison.variants) > 1)
+        value = "not known" if one.value is None else value_of(comparison, one.value, one.metric)
+        word = "within" if one.is_met else "outside of"
+        said.append(f"{label[0].upper()}{label[1:]}{whose} is {value}, {word} its threshold ({one.bound}).")
+    return " ".join(said)
