@@ -227,7 +227,7 @@ def _among(comparison: Comparison, names: Sequence[str], metric: str, *, is_firs
     cell, base = comparison.cells[best][metric], comparison.cells[reference][metric]
     subject = best if len(others) == 1 else f"{best}, the best of {len(names)},"
     if cell.mean is None or base.mean is None:
-        return f"{subject} has no {label_of(comparison, metric)} to compare: {cell.note or base.note}"
+        return f"{subject} {relation(comparison, best, metric, reference)}"
     told = metric
     if base.mean == 0 and cell.mean > 0:  # nothing to divide by: all that it serves, then
         known = (comparison.cells[name].get("requests_per_s") for name in (best, reference))

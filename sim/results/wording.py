@@ -46,8 +46,10 @@ def relation(comparison: Comparison, variant: str, metric: str, other: str) -> s
     """ "serves 2.26 × the requests of static (7.7 against 3.4 a second, 95 % 2.12 to 2.41)"."""
     cell, base = comparison.against(variant, other, metric), comparison.cells[other][metric]
     named = label_of(comparison, metric)
-    if cell.mean is None or base.mean is None:
-        return f"has no {named} to compare: {cell.note or base.note}"
+    if cell.mean is None:
+        return f"has no {named} to compare: {cell.note}"
+    if base.mean is None:
+        return f"has a {named} of {value_of(comparison, cell.mean, metric)}, {other} none: {base.note}"
     values = _values(comparison, (cell.mean, base.mean), metric)
     if cell.is_significant is False:
         return f"does not differ measurably from {other} in {named} ({values}{_span(comparison, cell.ratio)})"

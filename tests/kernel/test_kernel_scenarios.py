@@ -36,7 +36,7 @@ def test_every_shipped_scenario_answers(path: Any) -> None:
         metrics = summaries[0].metrics
         assert set(metrics) == set(KERNEL_METRICS)
         if summaries[0].verdict.word == "OUT_OF_MEMORY":
-            assert variant == "standard_at_8k"  # the paper's own row on 40 GB
+            assert variant in ("standard_at_8k", "standard_32k")  # the first: the paper's own row on 40 GB
             continue
         assert metrics["time_s"], variant
         shares = [metrics[f"{bound}_bound_fraction"] or 0.0 for bound in ("compute", "memory", "latency")]

@@ -55,11 +55,12 @@ def curve_pictures(runs: Runs, lanes: Sequence[Lane], reference: str) -> list[Pi
     shown = [
         (lane, run) for lane, run in first_runs(runs, lanes) if run.scenario.kernel.attention is not None
     ]
+    shape = next((_shape(run) for lane, run in shown if lane.name == reference), None)
+    shown = [(lane, run) for lane, run in shown if _shape(run) == shape]
     algorithms = {_algorithm(run) for _, run in shown}
-    lengths = {run.scenario.kernel.attention.seqlen for _, run in shown if run.scenario.kernel.attention}
     pictures = []
     is_one_device = all(run.scenario.hardware == shown[0][1].scenario.hardware for _, run in shown)
-    if is_one_device and len(algorithms) > 1 and len(lengths) == 1 and lengths != {1}:
+    if is_one_device and len(algorithms) > 1 and shape is not None and shape[1] != 1:
         picture = _speedup(shown, reference)
         pictures += [picture] if picture else []
     followers = [(lane, run) for lane, run in shown if ALGORITHMS[_algorithm(run)].tiles_follow_sram]
@@ -71,6 +72,12 @@ def curve_pictures(runs: Runs, lanes: Sequence[Lane], reference: str) -> list[Pi
 def _algorithm(run: KernelResult) -> str:
     attention = run.scenario.kernel.attention
     return attention.algorithm if attention else ""
+
+
+def _shape(run: KernelResult) -> tuple[int, int] | None:
+    """(sequences, their length): variants of the reference's are drawn against the length."""
+    attention = run.scenario.kernel.attention
+    return (attention.batch, attention.seqlen) if attention else None
 
 
 def at_length(scenario: KernelScenario, length: int) -> KernelScenario:
