@@ -183,6 +183,7 @@ def _with_what(comparison: Comparison) -> str:
 
 def _across(comparison: Comparison, metric: str) -> Iterator[str]:
     """What may be said of variants that are not all asked for the same, a part of the sentence each."""
+    has_values = sum(part.is_pair for part in comparison.parts) <= _MOST_WITH_VALUES
     for index, part in enumerate(comparison.parts):
         if part.is_strange:
             verb = "is" if len(part.names) == 1 else "are"
@@ -193,10 +194,14 @@ def _across(comparison: Comparison, metric: str) -> Iterator[str]:
             name, other = part.names
             of = f" ({part.asked})" if part.asked else ""
             state = f", {_verdict(comparison, name)}" if _is_trouble(comparison, name) else ""
-            yield f"{name}{of} {relation(comparison, name, metric, other)}{state}"
+            said = relation(comparison, name, metric, other, with_values=has_values)
+            yield f"{name}{of} {said}{state}"
         else:
             found = _among(comparison, part.names, metric, is_first=not index)
             yield f"at {part.asked}, {found}" if part.asked else found
+
+
+_MOST_WITH_VALUES = 2  # pairs of one sentence; of more the large numbers and the table have the values
 
 
 def told_pairs(comparison: Comparison) -> list[tuple[str, str]]:

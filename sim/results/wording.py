@@ -42,7 +42,9 @@ CLAIMS: Mapping[str, Claim] = {
 """By headline; another one is "has {times} the p99 TTFT of {other}"."""
 
 
-def relation(comparison: Comparison, variant: str, metric: str, other: str) -> str:
+def relation(
+    comparison: Comparison, variant: str, metric: str, other: str, *, with_values: bool = True
+) -> str:
     """ "serves 2.26 × the requests of static (7.7 against 3.4 a second, 95 % 2.12 to 2.41)"."""
     cell, base = comparison.against(variant, other, metric), comparison.cells[other][metric]
     named = label_of(comparison, metric)
@@ -63,8 +65,10 @@ def relation(comparison: Comparison, variant: str, metric: str, other: str) -> s
     is_slower = bool(claim.slower) and cell.ratio.estimate > 1
     ratio = cell.ratio.inverse() if claim.slower and not is_slower else cell.ratio
     text = claim.slower if is_slower else claim.text
-    said = text.format(times=_times(ratio.estimate), other=other)
-    return f"{said} ({values}{_span(comparison, ratio)})"
+    said, span = text.format(times=_times(ratio.estimate), other=other), _span(comparison, ratio)
+    if with_values:
+        return f"{said} ({values}{span})"
+    return f"{said} ({span.removeprefix(', ')})" if span else said
 
 
 _SMALL = 0.1  # times that are easier to read as a part: "1/20 of the memory"
