@@ -52,19 +52,20 @@ def test_other_work_is_answered_for_itself() -> None:
 
 
 def test_fewer_tokens_are_no_speed(tmp_path: Path) -> None:
-    """Half of the work in 0.6 of the time is slower: it must not lead, and is told what it is asked for."""
+    """A quarter of the work in less time must not lead, and is told with what it is asked for."""
+    shape = {"algorithm": "standard", "batch": 4, "num_heads": 16, "seqlen": 2048, "dtype": "float16"}
     comparison = compared(
         tmp_path,
-        GEMM,
-        "whole",
-        whole={},
-        half={"kernel": {"gemm": {"m": 8}}},
-        packed={"kernel": {"gemm": {"weight_bits": 8}}},
+        {**GEMM, "kernel": {"attention": shape}},
+        "standard",
+        standard={},
+        shorter={"kernel": {"attention": {"seqlen": 1024}}},
+        flash={"kernel": {"attention": {"algorithm": "flash_attention_2"}}},
     )
     line = answer_line(comparison)
-    assert best_variant(comparison) == "packed"
-    assert line.startswith("packed is ")
-    assert "half (m: 8) " in line
+    assert best_variant(comparison) == "flash"
+    assert line.startswith("flash is ")
+    assert "; shorter (seqlen: 1024) is " in line
     assert "best of 3" not in line
 
 
