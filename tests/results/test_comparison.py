@@ -422,7 +422,7 @@ def test_variants_as_good_as_the_best_are_counted_and_the_worst_is_told() -> Non
     runs = {"a": run("a", 19.6, 19.8), "b": run("b", 19.7, 19.6), "c": run("c", 19.7, 19.5)}
     runs["d"] = [replace(one, meets_slo=False) for one in run("d", 0.3, 0.4)]
     said = answer_line(compare(runs, "a"))
-    rest = "and 2 others do not differ measurably from it; the last, d, serves 0.0176 ×"
+    rest = "and 2 others do not differ measurably from it; the last, d, serves 1/56.9 of"
     assert said.startswith(f"a is the best of 4 at 19.7 requests/s, {rest}")
     assert said.endswith("; all but d meet the SLO.")
     three = answer_line(compare({name: runs[name] for name in "abd"}, "a"))
