@@ -35,7 +35,7 @@ from sim.price.law_times import (
     gemm_s,
     law_s,
 )
-from sim.price.priced import PricedEngine
+from sim.price.priced import StepEngine
 from sim.price.roofline import Floats, Operator, wave_utilisation
 from sim.scenario.dataclass import dataclass
 
@@ -53,7 +53,7 @@ class Precision:
     kv_bytes: int
 
 
-def precision_of(model: ModelShape, engine: PricedEngine) -> Precision:
+def precision_of(model: ModelShape, engine: StepEngine) -> Precision:
     """What ``dtype``, ``kv_cache_dtype`` and ``quantization`` come to for this model."""
     dtype = served_dtype(model, engine.dtype)
     return Precision(

@@ -17,12 +17,12 @@ import numpy as np
 from sim.arrays import Int64, to_ps
 from sim.hardware.engine_profile import EngineOverheads
 from sim.price.operators import precision_of
-from sim.price.priced import Priced
+from sim.price.priced import PricedSteps
 from sim.price.roofline import Floats
 from sim.price.step import Chunks, CompiledPrice, Curve
 
 
-def needs_launched_price(scenario: Priced) -> bool:
+def needs_launched_price(scenario: PricedSteps) -> bool:
     """Whether host time is more than a sum per step and per sequence."""
     engine = scenario.engine
     overheads = engine.overheads
@@ -43,7 +43,7 @@ def padded_tokens(tokens: Floats, overheads: EngineOverheads) -> Floats:
     return padded
 
 
-def launch_s(tokens: int, scenario: Priced) -> float:
+def launch_s(tokens: int, scenario: PricedSteps) -> float:
     """The host's time to launch a step's kernels one by one; none for a step in a CUDA graph."""
     overheads = scenario.engine.overheads
     if tokens <= largest_graph(overheads):
@@ -56,7 +56,7 @@ def largest_graph(overheads: EngineOverheads) -> int:
     return max(overheads.cudagraph_capture_sizes, default=0)
 
 
-def decode_attention_fraction(scenario: Priced) -> float:
+def decode_attention_fraction(scenario: PricedSteps) -> float:
     """The engine's decode attention, as a fraction of the kernel price's speed."""
     is_fp8 = precision_of(scenario.model, scenario.engine).kv_bytes == 1
     overheads = scenario.engine.overheads
@@ -66,7 +66,7 @@ def decode_attention_fraction(scenario: Priced) -> float:
 class LaunchedPrice(CompiledPrice):
     """Kernel times as tables, under the host's time."""
 
-    def __init__(self, scenario: Priced, *measured: Any) -> None:
+    def __init__(self, scenario: PricedSteps, *measured: Any) -> None:
         super().__init__(scenario, *measured)
         self._scenario = scenario
         self._overheads = scenario.engine.overheads

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Literal
 
 import numpy as np
 
 from sim.arrays import to_ps
 from sim.hardware import HardwareProfile
+from sim.hardware.engine_profile import EngineOverheads
 from sim.model.shape import ModelShape, Stage, stages_of
 from sim.price.collective import Fabric, fabric_of, ring_all_gather_s, send_s
 from sim.price.operators import precision_of
-from sim.price.overheads import LaunchedPrice
-from sim.price.priced import Priced, PricedEngine
+from sim.price.overheads import LaunchedPrice, needs_launched_price
+from sim.price.priced import Priced, PricedSteps, StepEngine
 from sim.price.roofline import Floats
-from sim.price.step import Chunks, StepPrice
+from sim.price.step import Chunks, CompiledPrice, StepPrice
 from sim.scenario.dataclass import dataclass
 
 TENSORS_SENT = 2  # hidden states and residual
@@ -38,7 +40,7 @@ class Passage:
 class StagePrice(LaunchedPrice):
     """One stage's kernels and launches, without host time; lm_head only where tokens are sampled."""
 
-    def __init__(self, scenario: Priced, stage: Stage) -> None:
+    def __init__(self, scenario: PricedSteps, stage: Stage) -> None:
         overheads = replace(scenario.engine.overheads, step_s=0.0, per_sequence_s=0.0, per_prompt_token_s=0.0)
         engine = replace(scenario.engine, overheads=overheads)
         super().__init__(replace(scenario, model=stage.shape, engine=engine))
@@ -51,7 +53,7 @@ class StagePrice(LaunchedPrice):
 class PipelinePrice(LaunchedPrice):
     """The price of a batch by stages; as a ``StepPrice``, that of a batch alone in the pipeline."""
 
-    def __init__(self, scenario: Priced) -> None:
+    def __init__(self, scenario: PricedSteps) -> None:
         super().__init__(scenario)
         self.stages = stages_of(scenario.model, scenario.engine.pipeline_parallel_size)
         self._prices: list[StagePrice] = []
@@ -86,7 +88,7 @@ class PipelinePrice(LaunchedPrice):
 
 
 def stage_sends_s(
-    model: ModelShape, hardware: HardwareProfile, engine: PricedEngine, tokens: int
+    model: ModelShape, hardware: HardwareProfile, engine: StepEngine, tokens: int
 ) -> list[float]:
     """Seconds from each stage to the next: α + S/(t B), and the gathering of t shares inside the node.
 
@@ -105,7 +107,7 @@ def stage_sends_s(
     return sends
 
 
-def sent_bytes(model: ModelShape, engine: PricedEngine, tokens: int) -> int:
+def sent_bytes(model: ModelShape, engine: StepEngine, tokens: int) -> int:
     """Hidden states and residual of a batch, all ranks together."""
     width = precision_of(model, engine).activation_bytes
     return TENSORS_SENT * tokens * model.hidden_size * width
@@ -164,3 +166,56 @@ def cold(price: StepPrice, cold_start_ps: int) -> StepPrice:
     if isinstance(price, PipelinePrice):
         return price
     return ColdStart(price, cold_start_ps) if cold_start_ps else price
+
+
+NUM_SHARED = 8  # prices that are kept: variants of a scenario, neighbours in a sweep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedEngine:
+    """All that the price of a step may read of an engine."""
+
+    async_scheduling: bool
+    dtype: Literal["auto", "bfloat16", "float16", "float32"]
+    kv_cache_dtype: Literal["auto", "bfloat16", "float16", "fp8", "float32"]
+    quantization: Literal["none", "fp8", "int8", "int4"]
+    attention: Literal["flash", "standard"]
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    gpus_per_replica: int
+    overheads: EngineOverheads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedSteps:
+    """What the price of a step is made from, and nothing else: equal ones have one price."""
+
+    hardware: HardwareProfile
+    model: ModelShape
+    engine: AskedEngine
+
+
+_SHARED: list[tuple[AskedSteps, CompiledPrice]] = []  # the newest first
+
+
+def step_price(scenario: Priced) -> CompiledPrice:
+    """The price of a scenario's steps by laws; runs of one process that ask for the same share its tables.
+
+    Tables do not depend on the order of questions, and say nothing about the run that asked.
+    """
+    keys = {field.name: getattr(scenario.engine, field.name) for field in fields(AskedEngine)}
+    asked = AskedSteps(hardware=scenario.hardware, model=scenario.model, engine=AskedEngine(**keys))
+    found = next((one for one in _SHARED if one[0] == asked), None)
+    if found is None:
+        found = asked, _made(asked)
+    else:
+        _SHARED.remove(found)
+    _SHARED.insert(0, found)
+    del _SHARED[NUM_SHARED:]
+    return found[1]
+
+
+def _made(asked: AskedSteps) -> CompiledPrice:
+    if asked.engine.pipeline_parallel_size > 1:
+        return PipelinePrice(asked)
+    return LaunchedPrice(asked) if needs_launched_price(asked) else CompiledPrice(asked)

@@ -13,25 +13,13 @@ from sim.hardware.engine_profile import EngineOverheads
 from sim.model.shape import ModelShape
 
 
-class PricedEngine(Protocol):
-    """The keys of an engine that its price and its memory depend on; what they mean stands beside them."""
+class StepEngine(Protocol):
+    """The keys of an engine that the price of its steps depends on; what they mean stands beside them."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
-    def max_num_seqs(self) -> int: ...
-    @property
-    def max_num_batched_tokens(self) -> int: ...
-    @property
-    def max_model_len(self) -> int | None: ...
-    @property
     def async_scheduling(self) -> bool: ...
-    @property
-    def block_size(self) -> int: ...
-    @property
-    def gpu_memory_utilization(self) -> float: ...
-    @property
-    def num_gpu_blocks_override(self) -> int | None: ...
     @property
     def dtype(self) -> Literal["auto", "bfloat16", "float16", "float32"]: ...
     @property
@@ -48,8 +36,38 @@ class PricedEngine(Protocol):
     def gpus_per_replica(self) -> int: ...
     @property
     def overheads(self) -> EngineOverheads: ...
+
+
+class PricedEngine(StepEngine, Protocol):
+    """And those that its memory depends on."""
+
+    @property
+    def max_num_seqs(self) -> int: ...
+    @property
+    def max_num_batched_tokens(self) -> int: ...
+    @property
+    def max_model_len(self) -> int | None: ...
+    @property
+    def block_size(self) -> int: ...
+    @property
+    def gpu_memory_utilization(self) -> float: ...
+    @property
+    def num_gpu_blocks_override(self) -> int | None: ...
     @property
     def price_table(self) -> str | None: ...
+
+
+class PricedSteps(Protocol):
+    """A model on a device under those settings of an engine that its steps depend on."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def hardware(self) -> HardwareProfile: ...
+    @property
+    def model(self) -> ModelShape: ...
+    @property
+    def engine(self) -> StepEngine: ...
 
 
 class Priced(Protocol):

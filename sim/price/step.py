@@ -24,7 +24,7 @@ import numpy as np
 from sim.arrays import PS_PER_S, Int64, to_ps
 from sim.elementary import last_digits_free
 from sim.price.collective import latencies_filled_in
-from sim.price.priced import Priced
+from sim.price.priced import PricedSteps
 from sim.price.providers.analytic import AnalyticTimes
 from sim.price.roofline import Floats
 from sim.scenario.dataclass import dataclass
@@ -105,7 +105,7 @@ class KernelTimes(Protocol):
         ...
 
 
-def filled_in(scenario: Priced) -> tuple[str, ...]:
+def filled_in(scenario: PricedSteps) -> tuple[str, ...]:
     """What neither model nor profile knows, and what was taken in its place."""
     hardware = scenario.hardware
     found = list(scenario.model.notes)
@@ -120,7 +120,7 @@ def filled_in(scenario: Priced) -> tuple[str, ...]:
 class CompiledPrice:
     """Kernel times as tables."""
 
-    def __init__(self, scenario: Priced, times: KernelTimes | None = None) -> None:
+    def __init__(self, scenario: PricedSteps, times: KernelTimes | None = None) -> None:
         self.times: KernelTimes = times or AnalyticTimes(scenario)
         self._filled_in = filled_in(scenario)
         self._step_ps = to_ps(scenario.engine.overheads.step_s)

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from sim.arrays import PS_PER_S, Int64
 from sim.price.capacity import MeanRequest, Places, requests_per_s, waiting_elasticity
 from sim.price.figures import Used, figures_caution
-from sim.price.overheads import LaunchedPrice, needs_launched_price
+from sim.price.pipeline import step_price
 from sim.price.providers.analytic import AnalyticTimes
-from sim.price.step import CompiledPrice, StepPrice
+from sim.price.step import StepPrice
 from sim.results.statistics import student_t_quantile
 from sim.results.verdict import Verdict, Word
 from sim.scenario.caution import Caution
@@ -441,7 +441,7 @@ def load_of_capacity(result: RunResult) -> float | None:
         max_num_batched_tokens=engine.max_num_batched_tokens,
         kv_tokens=float(result.kv_budget_tokens),
     )
-    price = LaunchedPrice(scenario) if needs_launched_price(scenario) else CompiledPrice(scenario)
+    price = step_price(scenario)
     return offered_per_s / requests_per_s(price, mean, places) / scenario.replicas
 
 
@@ -459,7 +459,7 @@ def alone_ratios(result: RunResult, limits: Mapping[str, float]) -> dict[str, fl
     is_plain = is_priced and engine.pipeline_parallel_size == 1 and engine.speculative is None
     if not is_plain or not limits or not chosen.any():
         return {}
-    price = LaunchedPrice(scenario) if needs_launched_price(scenario) else CompiledPrice(scenario)
+    price = step_price(scenario)
     prompts, tokens = requests.prompt_tokens[chosen], requests.generated_tokens[chosen]
     computed = np.maximum(prompts - requests.cached_tokens[chosen], 1)
     first = _by_length(computed, lambda length: _alone_ps(price, length, engine.max_num_batched_tokens))

@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sim.arrays import PS_PER_S
-from sim.price.overheads import LaunchedPrice, needs_launched_price
-from sim.price.pipeline import PipelinePrice, cold
+from sim.price.pipeline import cold, step_price
 from sim.price.step import CompiledPrice, ServiceTimePrice
 from sim.rng import stream
 from sim.scenario.distribution import draw_values
@@ -106,6 +105,4 @@ def price_of(
         from sim.price.providers.table import table_price  # few runs need it
 
         return table_price(scenario, base_dir)
-    if engine.pipeline_parallel_size > 1:
-        return PipelinePrice(scenario)
-    return LaunchedPrice(scenario) if needs_launched_price(scenario) else CompiledPrice(scenario)
+    return step_price(scenario)

@@ -7,14 +7,14 @@ import numpy as np
 from sim.model.counts import layer_matrices
 from sim.price.figures import AskedLaw, Used, together, used_by_operators
 from sim.price.operators import StepCounter, precision_of
-from sim.price.priced import Priced
+from sim.price.priced import PricedSteps
 from sim.price.roofline import Floats, Operator, total_s
 
 
 class AnalyticTimes:
     """Seconds of a step's kernels as the model's shape and the device's profile give them."""
 
-    def __init__(self, scenario: Priced) -> None:
+    def __init__(self, scenario: PricedSteps) -> None:
         self._scenario = scenario
         model, engine, hardware = scenario.model, scenario.engine, scenario.hardware
         self.counter = StepCounter(
