@@ -327,7 +327,28 @@ def _best_words(sweep: Sweep, index: int | None, name: str) -> str:
     value = _shown(sweep, name, sweep.rows[index].get(name))
     is_one_price = len({row["usd_per_hour"] for row in sweep.rows}) == 1
     cost = "" if is_one_price else f", {cost_words(sweep.rows[index])}"
-    return f"{value} with {choice_words(sweep, index)}{cost}"
+    return f"{value} with {choice_words(sweep, index)}{cost}{_edge_words(sweep, index)}"
+
+
+def _edge_words(sweep: Sweep, index: int) -> str:
+    """That a point has the largest, or the smallest, value tried of an axis: the best may lie beyond."""
+    mine = sweep.points[index]
+    for key in choice_keys(sweep):
+        alike = [
+            point.swept[key]
+            for point in sweep.points
+            if point.variant == mine.variant
+            and all(point.swept[other] == mine.swept[other] for other in sweep.keys if other != key)
+        ]
+        tried = sorted(value for text in alike if (value := number_in(text)) is not None)
+        value = number_in(mine.swept[key])
+        if value is not None and len(tried) >= _FEWEST_TRIED and value in (tried[0], tried[-1]) and value > 1:
+            word = "smallest" if value == tried[0] else "largest"
+            return f", the {word} {key.rpartition('.')[2]} tried: the best may lie beyond"
+    return ""
+
+
+_FEWEST_TRIED = 3
 
 
 def _could_have_slo(sweep: Sweep) -> bool:

@@ -183,7 +183,6 @@ def _number(text: str) -> float | None:
 
 def thresholds_told(comparison: Comparison) -> str:
     """The bounds of the file that are missed; of a single variant also those that are kept."""
-
     from sim.results.comparison import check_thresholds
 
     said = []

@@ -411,6 +411,24 @@ def test_what_only_a_run_finds_is_a_row_too(replay: Path, capsys: pytest.Capture
 # --- which axis helps ---------------------------------------------------------------------------
 
 
+def test_a_best_at_the_edge_of_its_axis_says_so(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not where the next value was tried and is slower, or cannot be held by the registers."""
+
+    def answer(scenario: str, values: str) -> str:
+        over = ["--over", f"kernel.tile.block_n={values}", "--set", "compare=null", "--quiet"]
+        assert main(["sweep", scenario, *over, "--out", str(empty_folder / "out")]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "block_n = 512, the largest block_n tried: the best may lie beyond" in answer(
+        "kernel/block_size", "64,128,512"
+    )
+    inside = answer("kernel/flash_2_tiles", "32,64,128")
+    assert "with block_n = 64" in inside
+    assert "tried" not in inside
+
+
 def test_an_axis_that_cannot_help_is_named_with_what_one_prompt_takes(
     tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
