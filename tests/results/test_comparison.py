@@ -425,7 +425,7 @@ def test_variants_as_good_as_the_best_are_counted_and_the_worst_is_told() -> Non
     rest = "and 2 others do not differ measurably from it; the last, d, serves 1/56.9 of"
     assert said.startswith(f"a is the best of 4 at 19.7 requests/s, {rest}")
     assert said.endswith("; all but d meet the SLO.")
-    three = answer_line(compare({name: runs[name] for name in "abd"}, "a"))
+    three = answer_line(compare({name: runs[name] for name in ("a", "b", "d")}, "a"))
     assert "requests/s, and b does not differ measurably from it; the last, d, " in three
 
 
