@@ -60,6 +60,7 @@ QUANTITIES: Mapping[str, Quantity] = {
     "idle_w": Quantity(unit="w", low=0, high=1e5),
     "tdp_w": Quantity(unit="w", low=1, high=1e5),
     "usd_per_hour": Quantity(unit="usd", low=0, high=1e5),
+    "measured_over_simulated": Quantity(unit="fraction", low=0.01, high=100),
 }
 
 PEAK = Quantity(unit="flops_per_s", low=1e9, high=1e19)
@@ -255,7 +256,7 @@ def read_profile(given: Mapping[str, object], place: Place, base: HardwareProfil
     unknown: list[ScenarioError] = []
     with keeping(unknown):
         check_keys(given, KNOWN_KEYS, place, what="a hardware profile")
-    values: dict[str, Any] = {"notes": "", "efficiency": {}, "kernels": {}}
+    values: dict[str, Any] = {"notes": "", "efficiency": {}, "kernels": {}, "measured_over_simulated": None}
     reader = Reader(bare_source=None, sources={})
     if base is not None:
         values = {one.name: getattr(base, one.name) for one in fields(base)}

@@ -107,6 +107,8 @@ class HardwareProfile:
     kernels: Mapping[str, KernelFit] = field(default_factory=dict)  # by operator; before the curves
     sources: Mapping[str, str] = field(default_factory=dict)
     notes: str = ""
+    measured_over_simulated: float | None = None
+    """How many times as long measured runs took as simulated ones, the median of the validation board."""
 
 
 def curve_fraction(curve: EfficiencyCurve, size: float) -> float:

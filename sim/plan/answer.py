@@ -33,14 +33,16 @@ UNSETTLED = ("UNTESTED", "BACKLOGGED")  # verdicts that leave open whether a lon
 class Pick:
     """One load, and the choices for it as indices into the grid.
 
-    ``settled``: the cheapest whose queue was found not to grow, where that is not the winner. ``nearest``: of
-    those that ran, the one closest to the SLO; the winner where there is one.
+    ``settled``: the cheapest whose queue was found not to grow, where that is not the winner. ``measured``:
+    the best whose figures were measured on its device, where the winner's are borrowed or assumed.
+    ``nearest``: of those that ran, the one closest to the SLO; the winner where there is one.
     """
 
     load: Load
     indices: tuple[int, ...]
     winner: int | None
     settled: int | None
+    measured: int | None
     nearest: int | None
     front: tuple[int, ...]
     measure: str  # what the winner is cheapest in: usd_per_hour, or num_gpus where a price is missing
@@ -88,6 +90,7 @@ def _pick(sweep: Sweep, load: Load, indices: Sequence[int]) -> Pick:
         order = sorted(reaching(sweep, ran, name), key=lambda i: goal_rank(sweep, i, measure, name))
     winner = order[0] if order else None
     settled = next((i for i in order if rows[i]["verdict"] not in UNSETTLED), None)
+    measured = next((i for i in order if rows[i].get("rests_on_measured") is not False), None)
     rated = [i for i in ran if rows[i].get("slo_ratio") is not None]
     nearest = min(rated, key=lambda i: _distance(sweep, i), default=None)
     return Pick(
@@ -95,6 +98,7 @@ def _pick(sweep: Sweep, load: Load, indices: Sequence[int]) -> Pick:
         indices=tuple(indices),
         winner=winner,
         settled=None if settled == winner else settled,
+        measured=None if measured == winner else measured,
         nearest=nearest if winner is None else winner,
         front=front(sweep, indices),
         measure=measure,

@@ -101,6 +101,9 @@ def evaluate(point: Point) -> Row:
     offered = [one.offered_per_s for one in summaries if one.offered_per_s is not None]
     row["offered_per_s"] = sum(offered) / len(offered) if len(offered) == len(summaries) else None
     cautions = [caution for summary in summaries for caution in summary.warnings]
+    row["rests_on_measured"] = not any(
+        one.assumes for one in cautions if one.kind == "efficiency_not_measured"
+    )
     row["assumes"] = "\n".join(dict.fromkeys(one.assumes for one in cautions if one.assumes))
     notes, warnings = [*dict.fromkeys(summaries[0].notes)], _warnings(summaries)
     if length is not None:

@@ -234,6 +234,7 @@ def _pick_dict(sweep: Sweep, pick: Pick) -> dict[str, Any]:
         "cheapest_in": pick.measure,
         "is_settled": None if pick.winner is None else sweep.rows[pick.winner]["verdict"] == "STABLE",
         "cheapest_settled": pick.settled,
+        "best_on_measured_figures": pick.measured,
         "nearest": pick.nearest,
         "pareto_front": list(pick.front),
     }

@@ -264,6 +264,9 @@ def _winner_words(sweep: Sweep, pick: Pick) -> str:
     parts += ["" if pick.load else limit_words(sweep, pick.winner), _LEFT_OPEN.get(verdict, "")]
     if pick.settled is not None:
         parts.append(f"and the cheapest that is sure is {choice_words(sweep, pick.settled)}")
+    if pick.measured is not None:
+        best, cost = choice_words(sweep, pick.measured), cost_words(sweep.rows[pick.measured])
+        parts.append(f"and the cheapest on measured figures is {best} at {cost}")
     return ", ".join(part for part in parts if part)
 
 
@@ -305,7 +308,13 @@ def _goal_words(sweep: Sweep, found: Sequence[Pick]) -> str:
     first, *others = goals(sweep)
     why = "No SLO is stated, so nothing says what is fast enough. " if _could_have_slo(sweep) else ""
     parts = (
-        f"{load_words(pick.load)}: ".removeprefix(": ") + _best_words(sweep, pick.winner, first)
+        f"{load_words(pick.load)}: ".removeprefix(": ")
+        + _best_words(sweep, pick.winner, first)
+        + (
+            ""
+            if pick.measured is None
+            else f", on measured figures {_best_words(sweep, pick.measured, first)}"
+        )
         for pick in found
     )
     said = f"{why}{_best_of(sweep, first)}{': ' if len(found) == 1 else ', '}{'; '.join(parts)}."

@@ -19,6 +19,7 @@ from sim.scenario.caution import Caution
 from sim.scenario.dataclass import dataclass
 
 Standing = Literal["borrowed", "assumed", "extrapolated"]
+_SCALED = re.compile(r"fractions times ([\d.]*\d)")
 _LENDER = re.compile(r"borrowed from ([\w.-]+\w)")
 _GIVEN = "given in "  # the source of a number that a scenario changed in a shipped profile
 # What an efficiency is a fraction of, or was measured against: changed, it is the base's at another peak.
@@ -142,9 +143,10 @@ def figures_caution(hardware: HardwareProfile, used: Used) -> Caution | None:
     figures = weak_figures(hardware, used)
     if not figures:
         return None
+    lines = filter(None, [*figure_lines(figures), measured_words(hardware)])
     return Caution(
         kind="efficiency_not_measured",
-        observation=f"{hardware.name}: {'; '.join(figure_lines(figures))}",
+        observation=f"{hardware.name}: {'; '.join(lines)}",
         meaning="ratios between variants on this device hold better than seconds; ratios to other devices "
         "do not",
         remedy="calibrate this profile, or compare with one that is measured",
@@ -162,9 +164,29 @@ def _assumes(hardware: HardwareProfile, used: Used, figures: Sequence[Figure]) -
     lenders = [
         one for one in dict.fromkeys(one.whence for one in heavy) if _chip(one) != _chip(hardware.name)
     ]
-    parts = [f"{hardware.name} reaches the efficiencies of {' and '.join(lenders)}"] if lenders else []
+    lent = " and ".join(_lent(hardware, heavy, one) for one in lenders)
+    parts = [f"{hardware.name} reaches {lent}"] if lent else []
     parts += [one.what for one in figures if one.standing == "assumed"]
-    return "; ".join(parts)
+    known = measured_words(hardware) if parts else ""
+    return "; ".join(parts) + (f", though {known}" if known else "")
+
+
+def _lent(hardware: HardwareProfile, figures: Sequence[Figure], lender: str) -> str:
+    """``the efficiencies of l4 (gemm_compute: 0.6 of them)``: what is taken, and how much of it."""
+    names = [one.what for one in figures if one.whence == lender and one.what in hardware.efficiency]
+    scaled = {name: _SCALED.search(hardware.efficiency[name].source) for name in names}
+    parts = [f"{name}: {found.group(1)} of them" for name, found in scaled.items() if found]
+    return f"the efficiencies of {lender}" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def measured_words(hardware: HardwareProfile) -> str:
+    """How far measured runs on this device are from simulated ones, where the validation board knows."""
+    ratio = hardware.measured_over_simulated
+    if ratio is None:
+        return ""
+    took = f"{ratio:.2g} ×" if ratio >= 1 else f"{100 * ratio:.2g} %"
+    name = hardware.name.removesuffix(" (modified)")
+    return f"measured runs on {name} took about {took} as long as simulated (validation board)"
 
 
 def _chip(name: str) -> str:

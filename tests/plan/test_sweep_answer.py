@@ -624,6 +624,31 @@ def test_the_answer_says_what_the_winner_assumes() -> None:
     assert answer_words(nearest).endswith(f"Assumed: {lent}; {cpu}.")
 
 
+def test_a_winner_on_borrowed_figures_does_not_win_silently() -> None:
+    lent = made_row(usd_per_hour=1.0, rests_on_measured=False)
+    own = made_row(usd_per_hour=2.95, rests_on_measured=True)
+    axes = {"hardware": ["mi300x", "h100-sxm-80gb"]}
+    sweep = made_sweep(axes, [lent, own])
+    [pick] = picks(sweep)
+    assert (pick.winner, pick.measured) == (0, 1)
+    assert "and the cheapest on measured figures is 1 × h100-sxm-80gb at $2.95 an hour." in answer_words(
+        sweep
+    )
+    for rows in (
+        [lent, own | {"meets_slo": False}],
+        [lent | {"usd_per_hour": 9.0}, own],
+        [lent, own | {"rests_on_measured": False}],
+    ):
+        assert "measured figures" not in answer_words(made_sweep(axes, rows))
+
+
+def test_whether_a_point_rests_on_measured_figures_comes_from_its_run(tiny: Path) -> None:
+    points = sweep_points(str(tiny), ["hardware=h100-sxm-80gb,mi300x"])
+    rows = [evaluate(point) for point in points]
+    assert [row["rests_on_measured"] for row in rows] == [True, False]
+    assert "took about 2.3 × as long as simulated (validation board)" in str(rows[1]["assumes"])
+
+
 def test_the_picture_names_the_points_of_the_front(tiny: Path) -> None:
     rows = [
         made_row(usd_per_hour=cost, p99_ttft_s=time, num_gpus=1)
