@@ -22,6 +22,7 @@ from sim.results.comparison import check_thresholds
 from sim.results.metric import Metric, format_metric
 from sim.results.statistics import Interval
 from sim.results.summary import telling
+from sim.results.wording import says_nothing
 
 if TYPE_CHECKING:
     from sim.results.answer import AnyAnswer
@@ -206,6 +207,8 @@ def _ratio(cell: Compared, metric: Metric) -> str:
 
 def _times(ratio: Interval) -> str:
     """``2.31 × (2.20 to 2.42)``; small ratios as a division, which is easier to read than 0.0001 ×."""
+    if says_nothing(ratio):
+        return "ratio unknown with so few seeds"
     is_small = ratio.estimate < 0.1
 
     def shown(value: float) -> str:

@@ -22,6 +22,7 @@ from sim.results.answer import (
 from sim.results.comparison import Cell, Comparison, check_thresholds
 from sim.results.metric import Metric, format_metric
 from sim.results.statistics import Interval
+from sim.results.wording import says_nothing
 
 WIDTH = 100
 _BOLD, _RED, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[0m"
@@ -152,6 +153,8 @@ def _ratio_cell(cell: Cell) -> str:
 def _factor(ratio: Interval) -> str:
     if ratio.low is None or ratio.high is None or ratio.low == ratio.high:
         return _three_digits(ratio.estimate)
+    if says_nothing(ratio):
+        return "unknown, few seeds"
     return f"{_three_digits(ratio.estimate)} [{_three_digits(ratio.low)}, {_three_digits(ratio.high)}]"
 
 

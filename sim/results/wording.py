@@ -54,7 +54,12 @@ def relation(
         return f"has a {named} of {value_of(comparison, cell.mean, metric)}, {other} none: {base.note}"
     values = _values(comparison, (cell.mean, base.mean), metric)
     if cell.is_significant is False:
-        return f"does not differ measurably from {other} in {named} ({values}{_span(comparison, cell.ratio)})"
+        if says_nothing(cell.ratio):
+            said = f"may or may not differ from {other} in {named}: unknown with so few seeds ({values})"
+        else:
+            span = _span(comparison, cell.ratio)
+            said = f"does not differ measurably from {other} in {named} ({values}{span})"
+        return said
     if cell.ratio is None or cell.difference is None:
         if cell.mean == base.mean:
             return f"has the {named} of {other} ({value_of(comparison, cell.mean, metric)})"
@@ -98,8 +103,20 @@ def _span(comparison: Comparison, ratio: Interval | None) -> str:
         return ", one seed, no interval"
     if ratio is None or ratio.low is None or ratio.high is None or ratio.low == ratio.high:
         return ""
+    if says_nothing(ratio):
+        return ", by how much is unknown with so few seeds"
     low, high = f"{ratio.low:.3g}", f"{ratio.high:.3g}"
     return f", 95 % {low} to {high}" if (low, high) != ("1", "1") else ""
+
+
+_WIDEST = 100.0  # times from an interval's low end to its high one
+
+
+def says_nothing(ratio: Interval | None) -> bool:
+    """Whether a ratio's interval is so wide that its digits would be no answer, as of few seeds."""
+    if ratio is None or ratio.low is None or ratio.high is None:
+        return False
+    return ratio.high > _WIDEST * ratio.low
 
 
 def with_value(metric: Metric, value: float) -> str:

@@ -105,7 +105,9 @@ def _stale_gradients(result: TrainingResult) -> list[Caution]:
             observation=f"gradients are {mean:.3g} updates old when used, at most {largest:,}",
             meaning="tokens and gradients a second count them like fresh ones, but a step may be worth less: "
             f"on a quadratic SGD bears 1/{times_less:.2g} of the learning rate that fresh gradients bear",
-            remedy="add learning: and compare time_to_target_s",
+            remedy="add learning: with a target_loss, and in each variant the learning_rate that its scheme "
+            "bears (that of BSP, which averages gradients, is larger: see training/staleness_and_loss), and "
+            "compare time_to_target_s",
         )
     ]
 

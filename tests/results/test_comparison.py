@@ -17,6 +17,7 @@ from scipy import stats
 from sim.errors import InvariantError, ScenarioError
 from sim.kinds.registry import KINDS
 from sim.kinds.run import compare
+from sim.report.terminal import metric_table
 from sim.results.answer import (
     answer_line,
     best_variant,
@@ -482,6 +483,29 @@ def test_a_ratio_of_one_is_said_in_words() -> None:
     runs = {name: [summary(name, p99_ttft_s=x)] for name, x in (("a", 0.333), ("b", 0.3331), ("c", 0.338))}
     said = answer_line(compare(runs, "a"))
     assert "; the next, b, hardly differs from a in p99 TTFT (333 ms against 333 ms, one seed" in said
+
+
+@pytest.mark.parametrize(
+    ("values", "is_significant", "words"),
+    [
+        ((1.0, 40.0), False, "may or may not differ from a in p99 TTFT: unknown with so few seeds (20.5 s"),
+        ((1.0, 1.2), False, "does not differ measurably from a in p99 TTFT (1.10 s against 1.00 s, 95 %"),
+        ((1e5, 3e5), True, ", by how much is unknown with so few seeds"),
+    ],
+)
+def test_an_interval_over_a_factor_of_a_hundred_is_no_answer(
+    values: tuple[float, float], is_significant: bool, words: str
+) -> None:
+    runs = {"a": [summary("a", seed, p99_ttft_s=1.0) for seed in (1, 2)]}
+    runs["b"] = [summary("b", seed, p99_ttft_s=value) for seed, value in enumerate(values, 1)]
+    comparison = compare(runs, "a")
+    cell = comparison.cells["b"]["p99_ttft_s"]
+    assert cell.ratio is not None and cell.ratio.low is not None and cell.ratio.high is not None
+    said, is_wide = answer_line(comparison), cell.ratio.high > 100 * cell.ratio.low
+    assert words in said
+    assert ("95 %" in said) == (not is_wide)
+    assert ("unknown, few seeds" in metric_table(comparison)) == is_wide
+    assert cell.is_significant is is_significant
 
 
 def test_what_is_offered_is_what_is_stated_or_what_came_in_the_window() -> None:

@@ -120,6 +120,7 @@ def test_stale_gradients_are_warned_of_where_rates_count_them_in_full(tmp_path: 
     assert mean == pytest.approx(7, abs=0.3)  # n - 1
     times_less = largest_stable_rate(0) / largest_stable_rate(mean)
     assert f"1/{times_less:.2g} of the learning rate" in caution.meaning
+    assert "a target_loss, and in each variant the learning_rate that its scheme bears" in caution.remedy
     assert "stale_gradients" not in kinds(answer(tmp_path, {"scheme": "bsp"}))
 
 

@@ -16,7 +16,7 @@ from sim.kinds.registry import kind_of, report_of
 from sim.kinds.run import run_scenario
 from sim.report.html import render_html
 from sim.report.markdown import render_markdown
-from sim.results.answer import Answer
+from sim.results.answer import Answer, answer_line
 from sim.training.learning.problems import NoisyQuadratic, largest_stable_rate
 from sim.training.learning.sgd import learn, single_gradient_schedule
 from sim.training.report.learning import mean_curve
@@ -48,6 +48,17 @@ def path_of(folder: Path, changes: dict[str, Any]) -> Path:
 def answer_to(folder: Path, changes: dict[str, Any]) -> Answer:
     """The changed scenario, run."""
     return run_scenario(load_scenario(path_of(folder, changes)))
+
+
+def test_a_target_that_is_given_answers_even_where_the_reference_misses_it(tmp_path: Path) -> None:
+    """The rate of the reference is too small for its steps; how far it got instead is not what was asked."""
+    variants = {"small": {"learning": {"learning_rate": 0.001}}, "large": {}}
+    changes: dict[str, Any] = {"compare": {"reference": "small", "variants": variants}}
+    said = answer_line(answer_to(tmp_path, changes).comparison)
+    assert said.startswith("large has a time to the target loss of ")
+    assert ", small none: the run did not reach learning.target_loss 0.5" in said
+    missed = changes | {"learning": {"target_loss": 1e-6}}
+    assert "final loss" in answer_line(answer_to(tmp_path, missed).comparison)
 
 
 @pytest.mark.parametrize("num_workers", [2, 4, 8])
