@@ -212,7 +212,8 @@ def load_tree(
         _refuse_trace_of(_kind(tree, file), file)
         tree = with_trace(tree, str(_existing_trace(trace)))
     base_tree, compare = split_compare(tree, file)
-    warnings += check_reach(written, overrides, compare, _choices_of(written))
+    reached, unreached = check_reach(written, overrides, compare, _choices_of(written))
+    warnings += unreached
     base, why_not = _load_base(base_tree, compare, (file, overrides))
     if why_not is not None and refused is None:
         raise why_not
@@ -232,6 +233,7 @@ def load_tree(
         raw=tree,
         warnings=warnings,
         trace=trace,
+        reached=reached,
         overrides=tuple(override.text for override in overrides),
         variants=tuple(variants),
     )

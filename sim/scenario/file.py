@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import Field, field, fields, is_dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -110,11 +111,34 @@ class ScenarioFile(Generic[ScenarioT_co]):
     measured: tuple[MeasuredPoint, ...] = ()  # no part of the question
     warnings: tuple[Caution, ...] = ()  # of words that were renamed
     trace: str | None = None  # given in place of the scenario's
+    reached: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by override, where not all take it
 
     @property
     def changes(self) -> tuple[str, ...]:
         """What was asked otherwise than in the file."""
-        return changes_of(self.overrides, self.trace)
+        given = changes_of(self.overrides, self.trace)
+        told = [f"{text}{_where(self.reached[text])}" if text in self.reached else text for text in given]
+        same = [f"{one} is the same as {other}" for one, other in self._became_equal]
+        if told and same:
+            told[-1] += f", so that {' and '.join(same)}"
+        return tuple(told)
+
+    @property
+    def _became_equal(self) -> list[tuple[str, str]]:
+        """Variants that a change which did not reach all made into another one: their names then lie."""
+        taking = {name for names in self.reached.values() for name in names}
+        pairs = combinations(sorted(self.variants, key=lambda one: one.name not in taking), 2)
+        return (
+            [(one.name, other.name) for one, other in pairs if one.scenario == other.scenario]
+            if taking
+            else []
+        )
+
+
+def _where(names: Sequence[str]) -> str:
+    """Which variants a change reached."""
+    which = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+    return f" (in {which} only; the others set their own)"
 
 
 def asked(question: str, changes: Sequence[str]) -> str:

@@ -352,10 +352,10 @@ def split_compare(tree: Mapping[str, Any], file: str) -> tuple[dict[str, Any], C
 
 def check_reach(
     tree: Mapping[str, Any], overrides: Sequence[Override], compare: Compare, choices: Choices
-) -> tuple[Caution, ...]:
-    """A warning per override that some variants do not take; one that none takes is refused."""
+) -> tuple[dict[str, tuple[str, ...]], tuple[Caution, ...]]:
+    """Of each override that some variants do not take those that do, and a warning; none may reach nobody."""
     given = _with_all(tree, overrides, choices)
-    found = []
+    reached, cautions = {}, []
     for index, override in enumerate(overrides if compare.is_given else ()):
         try:
             without = _with_all(tree, [*overrides[:index], *overrides[index + 1 :]], choices)
@@ -365,8 +365,9 @@ def check_reach(
         if len(left) == len(compare.names):
             raise _reaches_none(override, compare)
         if left:
-            found.append(_reaches_some(override, left))
-    return tuple(found)
+            reached[override.text] = tuple(name for name in compare.names if name not in left)
+            cautions.append(_reaches_some(override, left))
+    return reached, tuple(cautions)
 
 
 def _with_all(tree: Mapping[str, Any], overrides: Sequence[Override], choices: Choices) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from loading_fixtures import GOOD, Load, changed, load, refusal, without_compare, workload_of
 
 from sim.kinds.load import load_scenario
@@ -195,3 +196,39 @@ def test_paths_in_a_scenario_are_relative_to_it(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "deep" / "chat.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
     assert load_scenario("deep/chat.yaml").base.hardware.hbm_bytes_per_s == 3e12
+
+
+def test_the_changed_line_says_which_variants_a_change_reached(tmp_path: Path) -> None:
+    """Two variants set their own number of columns: their names stay true, the others' do not."""
+    heads = {"algorithm": "flash_attention_2", "batch": 1, "num_heads": 8, "head_dim": 64}
+    attention = heads | {"seqlen": 512, "dtype": "float16"}
+    kernel = {"attention": attention, "tile": {"block_m": 64, "block_n": 64}}
+    made = {
+        "schema_version": 1,
+        "question": "?",
+        "kind": "kernel",
+        "hardware": "a100-sxm-80gb",
+        "kernel": kernel,
+        "compare": {
+            "reference": "64",
+            "variants": {
+                "64": {},
+                "32": {"kernel": {"tile": {"block_n": 32}}},
+                "128": {"kernel": {"tile": {"block_n": 128}}},
+                "causal": {"kernel": {"attention": {"causal": True}}},
+            },
+        },
+    }
+    path = tmp_path / "kernel.yaml"
+    path.write_text(yaml.safe_dump(made, sort_keys=False), encoding="utf-8")
+    some = "kernel.tile.block_n=128"
+    assert load_scenario(path, overrides=[some, "kernel.attention.seqlen=1024"]).changes == (
+        f"{some} (in 64 and causal only; the others set their own)",
+        "kernel.attention.seqlen=1024, so that 64 is the same as 128",
+    )
+    assert load_scenario(path, overrides=["kernel.tile.block_n=96"]).changes == (
+        "kernel.tile.block_n=96 (in 64 and causal only; the others set their own)",
+    )
+    assert load_scenario(path, overrides=["kernel.attention.seqlen=1024"]).changes == (
+        "kernel.attention.seqlen=1024",
+    )
