@@ -249,8 +249,8 @@ def render_page(sweep: Sweep, metrics: Sequence[str]) -> str:
 
 
 def render_twin(sweep: Sweep, metrics: Sequence[str]) -> str:
-    """The same as Markdown."""
-    return render_markdown(sweep_report(sweep, metrics), "sweep.html")
+    """What decides, as Markdown."""
+    return render_markdown(sweep_report(sweep, metrics), "sweep.html", "sweep.json")
 
 
 def sweep_report(sweep: Sweep, metrics: Sequence[str]) -> Report:
@@ -259,7 +259,7 @@ def sweep_report(sweep: Sweep, metrics: Sequence[str]) -> Report:
     pictures = sweep_pictures(sweep, metrics)
     told: Block = Bullets(items=tuple(warnings)) if warnings else Prose(text="No warning was raised.")
     helps = Section(title="Which axis helps", blocks=(Bullets(items=tuple(notes)),)) if notes else None
-    why = Section(title="Why", blocks=_how_to_read(sweep), pictures=pictures)
+    why = Section(title="Why", blocks=_how_to_read(sweep), pictures=pictures, only_on_page=True)
     first = what_decides_first((_load_section(sweep, metrics), helps), (why,), [one.key for one in pictures])
     then = (
         Section(title="Every point, the cheapest first", blocks=_point_tables(sweep, metrics)),

@@ -74,12 +74,16 @@ Block = Prose | Bullets | Facts | Code | Table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A heading, its blocks, then its pictures; ``is_folded`` shows the heading until it is opened."""
+    """A heading, its blocks, then its pictures; ``is_folded`` shows the heading until it is opened.
+
+    ``only_on_page``: its words explain its pictures or folded tables, and Markdown has neither.
+    """
 
     title: str
     blocks: Sequence[Block] = ()
     pictures: Sequence[Picture] = ()
     is_folded: bool = False
+    only_on_page: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

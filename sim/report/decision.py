@@ -225,7 +225,7 @@ def _times(ratio: Interval) -> str:
 def _notes(comparison: Comparison, footnotes: dict[str, int]) -> list[str]:
     seeds = len(comparison.seeds)
     means = f"Means over {seeds} seeds." if seeds > 1 else "One seed." if comparison.draws else ""
-    ratios = f"Below each: the ratio to {comparison.reference}"
+    ratios = f"With each: the ratio to {comparison.reference}"
     if len(comparison.variants) == 1:
         first = [means] if seeds > 1 else []
     elif seeds > 1:

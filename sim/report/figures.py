@@ -58,7 +58,7 @@ class Picture:
     """One figure of the report.
 
     ``reading`` says in a sentence what the numbers show; ``header`` and ``rows`` are those numbers (the
-    CSV); ``sketch`` is the figure in text, for Markdown. ``frames`` are plotly's, for a slider in the layout.
+    CSV); ``sketch`` is a figure that decides, in text, for Markdown. ``frames`` are plotly's, for a slider.
     """
 
     key: str

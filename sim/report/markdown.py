@@ -1,4 +1,7 @@
-"""The report's Markdown twin: the same content, its pictures in text, to paste into a pull request."""
+"""The report's Markdown twin, to paste into a design document: what decides, without HTML.
+
+What a page folds away (every metric, constants, the written-out scenario) stays there, and is pointed at.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,17 @@ from sim.report.blocks import Block, Bullets, Cell, Code, Facts, Figure, Prose, 
 from sim.report.figures import Picture
 
 
-def render_markdown(report: Report, page: str = "report.html") -> str:
-    """A report as Markdown: heading, answer, sections; ``page``: the file that has the pictures."""
+def render_markdown(report: Report, page: str = "report.html", numbers: str = "summary.json") -> str:
+    """A report as Markdown: heading, answer, sections; ``page`` and ``numbers``: the files with the rest."""
     badges = ", ".join(_text(badge.text) for badge in report.badges)
     parts = [f"# {_text(report.question)}", f"**{_text(report.answer)}**"]
     parts += ["\n".join(map(_figure, report.figures))] if report.figures else []
     parts += [badges] if badges else []
-    if any(section.pictures for section in report.sections):
-        parts.append(f"The pictures are in {page}; here each is a sketch and its reading.")
-    for section in report.sections:
-        parts.append(_section(section))
+    parts += [told for section in report.sections if (told := _section(section))]
+    parts.append(
+        f"{page} has the pictures, the long tables with their sources, and every setting; "
+        f"{numbers} has every number."
+    )
     return "\n\n".join(parts) + "\n"
 
 
@@ -27,15 +31,18 @@ def _figure(one: Figure) -> str:
 
 
 def _section(section: Section) -> str:
-    blocks = [_block(block) for block in section.blocks]
-    pictures = [_picture(picture) for picture in section.pictures]
-    return "\n\n".join([f"## {_text(section.title)}", *blocks, *pictures])
+    """Nothing where only folded tables and pictures without a sketch would stand under the heading."""
+    if section.only_on_page:
+        return ""
+    parts = [told for block in section.blocks if (told := _block(block))]
+    if not section.is_folded:
+        parts += [_picture(picture) for picture in section.pictures if picture.sketch]
+    return "\n\n".join([f"## {_text(section.title)}", *parts]) if parts else ""
 
 
 def _picture(picture: Picture) -> str:
     """Title, sketch, reading."""
-    sketch = f"{fenced(picture.sketch)}\n\n" if picture.sketch else ""
-    return f"### {_text(picture.title)}\n\n{sketch}{_text(picture.reading)}"
+    return f"### {_text(picture.title)}\n\n{fenced(picture.sketch)}\n\n{_text(picture.reading)}"
 
 
 def _block(block: Block) -> str:
@@ -47,21 +54,15 @@ def _block(block: Block) -> str:
         case Facts(rows=rows):
             return "\n".join(f"- **{_text(term)}:** {_text(meaning)}" for term, meaning in rows)
         case Code(text=text, summary=summary):
-            return _folded(fenced(text), summary)
+            return "" if summary else fenced(text)
         case Table(summary=summary):
-            return _folded(_table(block), summary)
-
-
-def _folded(inner: str, summary: str) -> str:
-    if not summary:
-        return inner
-    return f"<details><summary>{_text(summary)}</summary>\n\n{inner}\n\n</details>"
+            return "" if summary else _table(block)
 
 
 def _table(table: Table) -> str:
     align = ["---", *(["---" if table.is_text else "---:"] * (len(table.header) - 1))]
     lines = [_line([_head(*name.split("\n")) for name in table.header]), _line(align)]
-    lines += [_line([_cell(cell, is_head=not i) for i, cell in enumerate(row)]) for row in table.rows]
+    lines += [_line([_cell(cell) for cell in row]) for row in table.rows]
     notes = "\n\n".join(_text(note) for note in table.notes)
     return "\n".join(lines) + (f"\n\n{notes}" if notes else "")
 
@@ -70,10 +71,9 @@ def _line(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _cell(cell: Cell, *, is_head: bool) -> str:
-    if is_head or not cell.small:
-        return _head(cell.text, cell.small)
-    return f"{_text(cell.text)}<br>{_text(cell.small)}"
+def _cell(cell: Cell) -> str:
+    """A value, and in brackets what a page shows small below it: "2.14 ×, 1.99 to 2.3, better"."""
+    return _head(cell.text, re.sub(r" \(([^()]*)\)", r", \1", cell.small))
 
 
 def _head(text: str, small: str = "") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -167,12 +168,12 @@ def test_a_report_says_which_variant_has_which_host_time(
     )
     monkeypatch.chdir(tmp_path)
     assert main(["run", str(path), "--out", "out", "--jobs", "1"]) == 0
-    report = Path("out/report.md").read_text(encoding="utf-8")
-    said = [line for line in report.splitlines() if line.startswith("| engine.overheads.")]
-    assert [row.split(" |")[0] for row in said] == [
-        "| engine.overheads.frontend_s (hosted)",
-        "| engine.overheads.step_s (hosted)",
-        "| engine.overheads.cudagraph_capture_sizes (hosted)",
+    report = Path("out/report.html").read_text(encoding="utf-8").replace("<wbr>", "")
+    said = re.findall(r"<tr><th scope=\"row\">(engine\.overheads\..*?)</tr>", report)
+    assert [row.split("</th>")[0] for row in said] == [
+        "engine.overheads.frontend_s (hosted)",
+        "engine.overheads.step_s (hosted)",
+        "engine.overheads.cudagraph_capture_sizes (hosted)",
     ]
     assert all("bench, 2026-11" in row for row in said) and "3 sizes to 4" in said[2]
 

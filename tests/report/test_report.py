@@ -622,19 +622,10 @@ def test_index_links_every_report() -> None:
 # The Markdown twin
 
 
-def test_markdown_has_the_same_sections(answer: Answer) -> None:
+def test_markdown_has_the_sections_that_decide(answer: Answer) -> None:
     markdown = render_markdown(report_of(answer))
-    report = build_report(answer)
-    assert re.findall(r"^## (.*)$", markdown, flags=re.M) == [section.title for section in report.sections]
-    assert report.answer.split(":")[0] in markdown
-    for picture in report_pictures(answer):
-        assert picture.sketch.split("\n")[0] in markdown
-
-
-def test_markdown_tables_are_rectangular(answer: Answer) -> None:
-    fences = re.sub(r"^(`{3,})text\n.*?^\1$", "", render_markdown(report_of(answer)), flags=re.S | re.M)
-    tables = re.findall(r"(?:^\|.*\n)+", fences, flags=re.M)
-    assert len(tables) >= 3
-    for table in tables:
-        widths = {len(re.split(r"(?<!\\)\|", line)) for line in table.splitlines()}
-        assert len(widths) == 1, table
+    titles = re.findall(r"^## (.*)$", markdown, flags=re.M)
+    told = ("Decision table", "Warnings", "The question as understood", "What is not modelled", "Reproduce")
+    assert [title for title in titles if title in told] == list(told)
+    assert build_report(answer).answer.split(":")[0] in markdown
+    assert "## Why" not in markdown, "a section of pictures alone has nothing to show here"

@@ -128,7 +128,6 @@ def block_map_picture(result: RunResult, lane: Lane) -> Picture | None:
         layout=layout(axis("time (s)"), axis("KV address (tokens)")),
         header=("address_tokens", "size_tokens", "start_s", "end_s", "request", "state"),
         rows=_rows(block_map, view),
-        sketch=_sketch(grid, drawn),
         height_px=440,
     )
 
@@ -232,25 +231,6 @@ def _caching(block_map: BlockMap, view: View) -> str:
         f" Several requests share {shared} of the addresses; {cached} are free with cached content that a "
         f"request may still hit; {lost:,} such blocks were evicted, taken for other content."
     )
-
-
-def _sketch(grid: Grid, kinds: Grid, rows: int = 12, columns: int = 60) -> str:
-    """The map in letters: one per request, a dot where free, the highest address on top.
-
-    Shared is #, cached with no owner -, about to be evicted x.
-    """
-    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-    picked_rows = np.linspace(grid.shape[0] - 1, 0, rows).astype(int)
-    picked_columns = np.linspace(0, grid.shape[1] - 1, columns).astype(int)
-    chosen = np.ix_(picked_rows, picked_columns)
-
-    def mark(cell: int, kind: int) -> str:
-        if kind >= SHARED:
-            return "#-x"[kind - SHARED]
-        return "." if cell == FREE else letters[cell % 52]
-
-    pairs = zip(grid[chosen].tolist(), kinds[chosen].tolist(), strict=True)
-    return "\n".join("".join(map(mark, *pair)) for pair in pairs)
 
 
 def block_map_pictures(results: Mapping[str, Sequence[RunResult]], lanes: Sequence[Lane]) -> list[Picture]:

@@ -24,7 +24,6 @@ from sim.report.figures import (
     percent,
     seconds,
     seconds_axis,
-    sparkline,
     stacked_bars,
 )
 from sim.scenario.dataclass import dataclass
@@ -133,7 +132,6 @@ def _load_picture(load: Load, lane: Lane, seed: int, tops: tuple[float, float]) 
         layout=_layout(load, tops),
         header=("time_s", "num_running", "num_waiting", *(f"kv_{kind}_tokens" for kind in KINDS)),
         rows=rows,
-        sketch=_sketch(load, tops[0]),
         height_px=460 if load.capacity_tokens > 0 else 280,
     )
 
@@ -233,23 +231,6 @@ def _reading(load: Load, name: str) -> str:
     )
 
 
-def _sketch(load: Load, top: float) -> str:
-    """Running, waiting and KV in use as sparklines."""
-
-    def coarse(values: Float64) -> Float64:
-        return np.array([part.mean() for part in np.array_split(values, 60)])
-
-    used = sum((load.levels[kind] for kind in KINDS), np.zeros(load.time_s.size))
-    lines = [
-        f"running  {sparkline(coarse(load.levels['running']), top)}  of {digits(top)}",
-        f"waiting  {sparkline(coarse(load.levels['waiting']), top)}  of {digits(top)}",
-    ]
-    if load.capacity_tokens > 0:
-        line = sparkline(coarse(used), load.capacity_tokens)
-        lines.append(f"KV used  {line}  of {load.capacity_tokens:,} tokens")
-    return "\n".join(lines)
-
-
 def load_pictures(results: Mapping[str, Sequence[RunResult]], lanes: Sequence[Lane]) -> list[Picture]:
     """One per variant, first seed; time and sequences on one scale, but where that left half of it empty."""
     firsts = [(lane, results[lane.name][0]) for lane in lanes]
@@ -307,7 +288,6 @@ def operator_picture(results: Mapping[str, Sequence[RunResult]], lanes: Sequence
         layout=bars_layout(seconds_axis("per 1,000 output tokens", longest)),
         header=("operator", *(f"{lane.name} s per 1000 output tokens" for lane in lanes)),
         rows=rows,
-        sketch=_steps_sketch(spent),
         height_px=170 + 52 * len(lanes),
     )
 
@@ -339,16 +319,3 @@ def _steps_reading(every: Mapping[str, Mapping[str, float]]) -> str:
         shares = ", ".join(f"{percent(operators[op] / total)} {op}" for op in first)
         parts.append(f"{name}: {seconds(total)} per 1,000 output tokens ({shares})")
     return "; ".join(parts) + "."
-
-
-def _steps_sketch(spent: Mapping[str, Mapping[str, float]]) -> str:
-    """The operators in text, one line each."""
-    names = list(dict.fromkeys(op for one in spent.values() for op in one))
-    margin = max(len(op) for op in names)
-    head = f"{'s per 1,000 output tokens':{margin}}  " + "  ".join(f"{name:>12}" for name in spent)
-    lines = [
-        f"{op:{margin}}  "
-        + "  ".join(f"{digits(one.get(op, 0.0)):>{max(12, len(name))}}" for name, one in spent.items())
-        for op in names
-    ]
-    return "\n".join([head, *lines])

@@ -10,12 +10,10 @@ from sim.report.figures import (
     Row,
     Trace,
     axis,
-    digits,
     layout,
     percent,
     seconds,
     seconds_axis,
-    sparkline,
 )
 from sim.scenario.dataclass import dataclass
 from sim.training.records import TrainingResult
@@ -211,7 +209,6 @@ SEEN_FROM = 0.01
 OWN_SCALE_BELOW = 0.5
 # The device's size is drawn where the step fills at least this share of it.
 SHOW_LIMIT_FROM = 0.4
-SKETCH_COLUMNS = 60
 EXPLAINED = (
     "The fullest GPU through one micro-batch, the step's last, and the optimizer: forward layer by layer, "
     "then backward from the last layer to the first. The peak is the account's below, to the byte, and "
@@ -266,7 +263,6 @@ def _picture(drawn: tuple[StepShape, MemoryTimeline, Sequence[str]], index: int,
         ),
         header=header,
         rows=rows,
-        sketch=_sketch(timeline, top_bytes),
         height_px=430,
         # Two side by side: a legend of ten bands needs the width.
         group=f"memory-{index // 2}",
@@ -321,15 +317,3 @@ def _reading(shape: StepShape, timeline: MemoryTimeline, *, has_limit: bool) -> 
         f"{seconds(timeline.times_s[at])}, when the last layer goes back: {share} of the device, most of it "
         f"{parts}.{dotted}"
     )
-
-
-def _sketch(timeline: MemoryTimeline, top_bytes: int) -> str:
-    """The total as a line of blocks, evenly spread over time."""
-    import numpy as np
-
-    times = np.linspace(0, timeline.times_s[-1], SKETCH_COLUMNS)
-    totals = np.interp(times, timeline.times_s, timeline.totals_bytes)
-    peak = max(timeline.totals_bytes)
-    end = seconds(timeline.times_s[-1])
-    bars = sparkline(totals.tolist(), float(top_bytes))
-    return f"{bars}  peak {digits(peak / 1e9)} GB, {end} from left to right"

@@ -182,7 +182,7 @@ def build_report(answer: Answer[TrainingScenario, TrainingResult]) -> Report:
             Section(title="Why", pictures=[one for one in pictures if one is not None]),
             *_scaling(runs, shown),
             *_memory(runs, shown),
-            Section(title="Who is to blame", blocks=blame(answer)),
+            Section(title="Who is to blame", blocks=blame(answer), only_on_page=True),
             _trust(answer),
             Section(title="What is not modelled", blocks=(Bullets(items=NOT_MODELLED),)),
             Section(title="Reproduce", blocks=_reproduce(answer)),
@@ -205,7 +205,8 @@ def _memory(runs: Runs, shown: Sequence[Lane]) -> list[Section]:
     pictures = memory_pictures(runs, shown)
     if not pictures:
         return []
-    return [Section(title="What the memory holds when", blocks=(Prose(text=EXPLAINED),), pictures=pictures)]
+    told = (Prose(text=EXPLAINED),)
+    return [Section(title="What the memory holds when", blocks=told, pictures=pictures, only_on_page=True)]
 
 
 def _question(answer: Answer[TrainingScenario, TrainingResult]) -> Section:

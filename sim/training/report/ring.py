@@ -62,7 +62,6 @@ def _picture(run: TrainingResult, lane: Lane) -> Picture:
         layout=shown,
         header=("step", "phase", "gpu", "chunk", "sum_of_gpus"),
         rows=rows,
-        sketch=_sketch(frames, n),
         height_px=230 + 42 * n,
         frames=[_frame(frame, title, n) for frame, title in zip(frames, titles, strict=True)],
     )
@@ -202,17 +201,6 @@ def _reading(run: TrainingResult, lane: Lane, n: int) -> str:
         f"many of all-gather everyone has all. {lane.name}: each GPU sends 2(n-1)/n = {digits(share)} times "
         f"{digits(size_mib)} MiB, {seconds(float(exchange['comm_s']))} if all are ready at once.{drawn}"
     )
-
-
-def _sketch(frames: Sequence[RingFrame], n: int) -> str:
-    """After each phase: a row per GPU, a column per chunk."""
-    lines = []
-    for frame in (frames[0], frames[n // 2], frames[n - 1], frames[-1]):
-        lines.append(f"after step {frame.step} ({frame.phase})")
-        for rank, chunks in enumerate(frame.summed):
-            cells = [f"{_label(summed, chunk, n):>7}" for chunk, summed in enumerate(chunks)]
-            lines.append(f"  GPU {rank} {''.join(cells)}")
-    return "\n".join(lines)
 
 
 # When each chunk of a ring was on each link, in the first step of a run that timed every chunk.

@@ -179,4 +179,5 @@ compare:
         assert max(stacked) * 1e9 == pytest.approx(peak, abs=1)
         assert max(row[-1] for row in picture.rows) == peak  # type: ignore[type-var]
     assert 'id="plot-memory-1"' in render_html(report_of(answer))
-    assert "## What the memory holds when" in render_markdown(report_of(answer))
+    assert "What the memory holds when" in render_html(report_of(answer))
+    assert "What the memory holds when" not in render_markdown(report_of(answer))
