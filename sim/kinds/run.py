@@ -203,6 +203,7 @@ def _answer(
             compare(summaries, file.reference, draws=draws),
             changes=file.changes,
             thresholds=tuple(file.base.thresholds),
+            are_thresholds_given=any(text.startswith("thresholds") for text in file.overrides),
             settings=settings_of(file),
         ),
     )

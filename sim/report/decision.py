@@ -230,6 +230,10 @@ def _notes(comparison: Comparison, footnotes: dict[str, int]) -> list[str]:
         first = [means] if seeds > 1 else []
     elif seeds > 1:
         rule = "better or worse only where the interval excludes 1"
+        if any(comparison.is_other(name) for name in comparison.variants):
+            rule += (
+                f" and a variant is asked for what {comparison.reference} is, under the same circumstances"
+            )
         first = [f"{means} {ratios} with its 95 % interval, paired by seed; {rule}."]
     else:
         why = "without an interval" if comparison.draws else "exact: nothing is drawn"
@@ -280,7 +284,8 @@ def _threshold_table(answer: AnyAnswer) -> Table | None:
             )
         )
     changed = ("Written for the file as it stands, not for what was changed.",)
-    notes = changed if answer.comparison.changes else ()
+    comparison = answer.comparison
+    notes = changed if comparison.changes and not comparison.are_thresholds_given else ()
     return Table(header=("Threshold", "bound", "found", ""), rows=tuple(rows), notes=notes)
 
 

@@ -50,7 +50,8 @@ def render_answer(answer: AnyAnswer, *, tty: bool = False) -> str:
 
 def thresholds_title(comparison: Comparison) -> str:
     """What the bounds are of; after a change they may no longer fit the question."""
-    changed = "; written for the file as it stands, not for what was changed" if comparison.changes else ""
+    is_old = comparison.changes and not comparison.are_thresholds_given
+    changed = "; written for the file as it stands, not for what was changed" if is_old else ""
     return f"Thresholds (means over the seeds{changed})"
 
 

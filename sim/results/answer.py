@@ -237,7 +237,7 @@ def _among(comparison: Comparison, names: Sequence[str], metric: str, *, is_firs
     if base.mean == 0 and cell.mean > 0:  # nothing to divide by: all that it serves, then
         known = (comparison.cells[name].get("requests_per_s") for name in (best, reference))
         told = "requests_per_s" if all(one and one.mean is not None for one in known) else metric
-    rest = _companion(comparison, best, told) if is_first else ""
+    rest = _companion(comparison, best, told) if is_first or best == best_variant(comparison) else ""
     rest += _state(comparison, (best, reference)) if is_first else ""
     if told != metric:
         rest += f"; {reference} has no {label_of(comparison, metric)}"

@@ -11,7 +11,7 @@ from sim.errors import InvariantError, ScenarioError, did_you_mean
 from sim.results.metric import Metric
 from sim.results.statistics import Interval, mean_interval, ratio_interval
 from sim.results.summary import SloLine, Summary, rounded
-from sim.scenario.caution import Caution
+from sim.scenario.caution import Caution, ranged
 from sim.scenario.dataclass import dataclass
 from sim.scenario.fields import Threshold
 from sim.scenario.file import asked
@@ -137,6 +137,7 @@ class Comparison:
     length: str = ""  # where ``precision`` chose it: how long the runs are, and what is known to how much
     changes: tuple[str, ...] = ()  # what was set in place of the file's
     thresholds: tuple[Threshold, ...] = ()  # the file's
+    are_thresholds_given: bool = False  # with what was changed, so that they are of it
     settings: Mapping[str, Setting] = field(default_factory=dict)  # by variant; empty: all are asked the same
 
     @property
@@ -340,10 +341,14 @@ def _warnings(
             for caution in new:
                 shared.setdefault(caution, []).append(name)
     everyone = "all variants" if len(summaries) > 1 else ""
-    warnings = [
-        (everyone if len(names) == len(summaries) else ", ".join(names), caution)
-        for caution, names in shared.items()
-    ]
+    alike: dict[str, list[Caution]] = {}
+    for caution in shared:
+        alike.setdefault(caution.kind if caution.is_ranged else repr(caution), []).append(caution)
+    warnings = []
+    for cautions in alike.values():
+        names = [name for name in summaries if any(name in shared[one] for one in cautions)]
+        who = everyone if len(names) == len(summaries) else ", ".join(names)
+        warnings.append((who, ranged(cautions) if len(cautions) > 1 else cautions[0]))
     first = {name: found[0] for name, found in summaries.items()}
     full = kv_never_full(
         {name: summary.allocator for name, summary in first.items()},

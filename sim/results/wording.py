@@ -119,9 +119,14 @@ def says_nothing(ratio: Interval | None) -> bool:
     return ratio.high > _WIDEST * ratio.low
 
 
+_WITH = {"staleness_steps": " on gradients {} updates old"}
+
+
 def with_value(metric: Metric, value: float) -> str:
     """ " with a p99 TTFT of 61 ms", " at 7.91 requests/s"."""
     shown = format_metric(value, metric)
+    if metric.name in _WITH:
+        return _WITH[metric.name].format(shown)
     is_rate = metric.unit.endswith("/s") and metric.unit not in ("FLOP/s", "bytes/s")
     return f" at {shown}" if is_rate else f" with {_a(metric.label)} of {shown}"
 
@@ -199,13 +204,18 @@ def _number(text: str) -> float | None:
 
 
 def thresholds_told(comparison: Comparison) -> str:
-    """The bounds of the file that are missed; of a single variant also those that are kept."""
+    """The bounds of the file that are missed; of a single variant also those that are kept.
+
+    After a change the file's bounds may no longer fit the question, which is said in place of a miss.
+    """
     from sim.results.comparison import check_thresholds
 
     said = []
     for one in check_thresholds(comparison, comparison.thresholds):
         if one.is_met and len(comparison.variants) > 1:
             continue
+        if comparison.changes and not comparison.are_thresholds_given:
+            return "The file's thresholds are for it as it stands, not for what was changed."
         label, whose = label_of(comparison, one.metric), f" of {one.variant}" * (len(comparison.variants) > 1)
         value = "not known" if one.value is None else value_of(comparison, one.value, one.metric)
         word = "within" if one.is_met else "outside of"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from sim.scenario.dataclass import dataclass
@@ -41,6 +44,7 @@ CautionKind = Literal[
 class Caution:
     """One warning: the observation, its meaning, the remedy.
 
+    ``is_ranged``: variants share it though their numbers differ, which are then told as ranges.
     ``assumes``: a figure that may decide, in the words in which the answer itself says so ("Assumed: ...").
     """
 
@@ -49,6 +53,30 @@ class Caution:
     meaning: str
     remedy: str
     assumes: str = ""
+    is_ranged: bool = False
 
     def __str__(self) -> str:
         return f"{self.observation}: {self.meaning}; {self.remedy}"
+
+
+_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+
+
+def ranged(cautions: Sequence[Caution]) -> Caution:
+    """One for cautions of a kind that differ in their numbers: "32 to 62.9 updates old"."""
+
+    def told(texts: Sequence[str]) -> str:
+        columns = zip(*(_NUMBER.findall(text) for text in texts), strict=True)
+        spans = iter([sorted(column, key=lambda shown: float(shown.replace(",", ""))) for column in columns])
+
+        def span(_: re.Match[str]) -> str:
+            found = next(spans)
+            return found[0] if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
+
+        return _NUMBER.sub(span, texts[0])
+
+    return replace(
+        cautions[0],
+        observation=told([one.observation for one in cautions]),
+        meaning=told([one.meaning for one in cautions]),
+    )

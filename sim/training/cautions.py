@@ -11,7 +11,7 @@ from sim.price.figures import Used, figures_caution, together
 from sim.scenario.caution import Caution
 from sim.training.exchange.algorithms import EXCHANGES
 from sim.training.learning.problems import largest_stable_rate
-from sim.training.records import TrainingResult
+from sim.training.records import Steady, TrainingResult
 from sim.training.scenario import draws, step_shape
 from sim.training.schedule.job import devices, is_priced
 from sim.training.schedule.scaling import efficient_workers
@@ -20,6 +20,8 @@ from sim.training.sync import SYNC, UNBOUNDED
 
 # A worker that alone makes the job so much longer, or whose link does, is a straggler.
 STRAGGLES_FROM = 1.05
+# Of the slowest worker's steps, what the others may be faster by in what is measured of a run under a bound.
+_MOST_AHEAD = 0.02
 # How many times less learning rate stale gradients bear; half as much: a mean staleness of one update.
 _LEAST_THAT_MATTERS = 2 - 1e-9
 
@@ -71,8 +73,10 @@ def _start_up(result: TrainingResult) -> list[Caution]:
     scheme, job = SYNC[scenario.sync.scheme], scenario.training
     bound = scheme.staleness_bound(scenario.sync)
     is_bounded = scheme.is_asynchronous and not scheme.waits_for_update and bound < UNBOUNDED
-    if not is_bounded or job.num_workers == 1 or outcome.steady is not None or outcome.gradients is None:
+    if not is_bounded or job.num_workers == 1 or outcome.gradients is None:
         return []
+    if outcome.steady is not None:
+        return _start_up_left(result, outcome.steady)
     completed = np.bincount(outcome.gradients.worker, minlength=job.num_workers)
     lead = max(1, int(completed.max() - completed.min()))
     if lead <= bound and max(outcome.slowdown_by_worker) < STRAGGLES_FROM:
@@ -86,6 +90,25 @@ def _start_up(result: TrainingResult) -> list[Caution]:
             meaning="the rates are of a start-up in which workers run ahead; under the bound they go at the "
             "pace of one that stays slow",
             remedy=f"training.num_steps: {needed:,} or more",
+        )
+    ]
+
+
+def _start_up_left(result: TrainingResult, steady: Steady) -> list[Caution]:
+    """Where one stays slow all go at its pace in the end; in what is measured others may still go faster."""
+    steps, num_steps = steady.workers.num_steps, result.scenario.training.num_steps
+    rounds = int(steps.min())
+    ahead = float(steps.mean()) - rounds
+    if max(result.outcome.slowdown_by_worker) < STRAGGLES_FROM or ahead <= _MOST_AHEAD * rounds:
+        return []
+    needed = num_steps + ceil(ahead / _MOST_AHEAD) - rounds
+    return [
+        Caution(
+            kind="bound_not_reached",
+            observation=f"{num_steps:,} steps a worker are few for this bound: in what is measured workers "
+            f"still went {ahead / max(rounds, 1):.1%} faster than the slowest",
+            meaning="the rates have part of the start-up in them; in the end all go at the slowest's pace",
+            remedy=f"training.num_steps: {-(-needed // 100) * 100:,} or more",
         )
     ]
 
@@ -104,7 +127,8 @@ def _stale_gradients(result: TrainingResult) -> list[Caution]:
             kind="stale_gradients",
             observation=f"gradients are {mean:.3g} updates old when used, at most {largest:,}",
             meaning="tokens and gradients a second count them like fresh ones, but a step may be worth less: "
-            f"on a quadratic SGD bears 1/{times_less:.2g} of the learning rate that fresh gradients bear",
+            f"on a quadratic SGD bears a learning rate {times_less:.2g} times smaller than of fresh ones",
+            is_ranged=True,
             remedy="add learning: with a target_loss, and in each variant the learning_rate that its scheme "
             "bears (that of BSP, which averages gradients, is larger: see training/staleness_and_loss), and "
             "compare time_to_target_s",

@@ -349,7 +349,12 @@ _ROWS: tuple[tuple[str, str, Better, str], ...] = (
         "updates between reading the weights and using the gradient, mean",
     ),
     ("max_staleness_steps", "updates", "lower", "the largest of these"),
-    ("slowdown", "ratio", "lower", "training_s over that of workers that all take the mean compute time"),
+    (
+        "slowdown",
+        "ratio",
+        "lower",
+        "training_s over that of workers that all take the fleet's mean, a slow worker in it",
+    ),
     ("data_stall_slowdown", "ratio", "lower", "training_s over the same run without waiting for data"),
     ("worst_worker_slowdown", "ratio", "lower", "slowdown if only the worst worker were as it is"),
     ("cancelled_fraction", "fraction", "lower", "steps whose gradient no update took"),

@@ -87,18 +87,26 @@ def test_what_a_slow_gpu_costs_is_told_of_each_scheme() -> None:
     line = answer_line(comparison)
     for scheme in ("BSP", "SSP 3", "SSP 50", "ASP"):
         assert f"{scheme} trains on " in line
-        assert f" the tokens of {scheme} alike (" in line
+        assert f" the tokens of {scheme} healthy (" in line
     assert "ASP, the best of 4, trains on " in line
     assert " the tokens of BSP (" in line
-    ratio = comparison.against("ASP", "ASP alike", "tokens_per_s").ratio
+    assert line.endswith(" on gradients 62.8 updates old.")  # the one that leads, at that price
+    (warned,) = [one for one in comparison.warnings if one[1].kind == "stale_gradients"]
+    assert warned[0] == "SSP 3 healthy, SSP 50 healthy, ASP healthy, SSP 3, SSP 50, ASP"
+    assert "and a variant is asked for what BSP healthy is" in decision_table(comparison).notes[0]
+    ratio = comparison.against("ASP", "ASP healthy", "tokens_per_s").ratio
     assert ratio is not None
     assert ratio.estimate == pytest.approx(63.5 / 64, rel=2e-3)  # one worker of 64 at half speed
-    halved = comparison.against("SSP 3", "SSP 3 alike", "tokens_per_s").ratio
+    halved = comparison.against("SSP 3", "SSP 3 healthy", "tokens_per_s").ratio
     assert halved is not None
     assert halved.estimate == pytest.approx(0.5, rel=0.03)  # the slow one's pace
     numbers = deciding_numbers(comparison)
     assert [one.label.partition(", ")[2] for one in numbers] == ["BSP", "SSP 3", "ASP"]
-    assert [one.beside.partition(":")[0] for one in numbers] == ["BSP alike", "SSP 3 alike", "ASP alike"]
+    assert [one.beside.partition(":")[0] for one in numbers] == [
+        "BSP healthy",
+        "SSP 3 healthy",
+        "ASP healthy",
+    ]
 
 
 def test_without_a_healthy_fleet_of_its_own_a_scheme_is_set_against_the_others(tmp_path: Path) -> None:

@@ -477,6 +477,33 @@ def test_thresholds_are_part_of_the_answer_where_they_are_missed_or_nothing_is_c
     said = answer_line(replace(compare(runs, "a"), thresholds=both))
     assert said.endswith(" Mean queueing time of b is 4.00 s, outside of its threshold (min 2.8, max 3.6).")
     assert said.count("threshold") == 1
+    changed = replace(compare(runs, "a"), thresholds=both, changes=("replicas=3",))
+    told = " The file's thresholds are for it as it stands, not for what was changed."
+    assert answer_line(changed).endswith(told)
+    assert answer_line(replace(changed, are_thresholds_given=True)).endswith("(min 2.8, max 3.6).")
+    kept = replace(changed, thresholds=(both[0],))
+    assert "threshold" not in answer_line(kept)
+
+
+def test_a_warning_that_differs_only_in_its_numbers_is_one_with_their_range() -> None:
+    def stale(name: str, mean: str, most: str, *, is_ranged: bool = True) -> list[Summary]:
+        caution = Caution(
+            kind="stale_gradients",
+            observation=f"{mean} updates old, at most {most}",
+            meaning=f"1 step in 4, {most} of them",
+            remedy="none",
+            is_ranged=is_ranged,
+        )
+        return [replace(summary(name), warnings=(caution,))]
+
+    runs = {"bsp": [summary("bsp")], "ssp": stale("ssp", "32", "1,127"), "asp": stale("asp", "6.5", "99")}
+    lines = compare(runs, "bsp").warning_lines
+    assert (
+        lines[0]
+        == "ssp, asp: 6.5 to 32 updates old, at most 99 to 1,127: 1 step in 4, 99 to 1,127 of them; none"
+    )
+    apart = {name: stale(name, mean, "9", is_ranged=False) for name, mean in (("ssp", "32"), ("asp", "6.5"))}
+    assert [line.partition(":")[0] for line in compare(apart, "ssp").warning_lines[:2]] == ["ssp", "asp"]
 
 
 def test_a_ratio_of_one_is_said_in_words() -> None:

@@ -113,13 +113,29 @@ def kinds(found: Any) -> set[str]:
     return {one.kind for one in found.summaries["base"][0].warnings}
 
 
+def test_a_start_up_that_is_left_in_what_is_measured_is_warned_of(tmp_path: Path) -> None:
+    """A fifth slower, 50 steps of lead last 300: the fastest is held long before the others are."""
+    slow = {"distribution": "lognormal", "sigma": 0.3, "slow_workers": [{"worker": 0, "slowdown": 1.2}]}
+    scheme = {"scheme": "ssp", "staleness_bound": 50}
+    short = answer(tmp_path, scheme, training={"num_steps": 500}, variation=slow)
+    (caution,) = [one for one in short.summaries["base"][0].warnings if one.kind == "bound_not_reached"]
+    assert "part of the start-up" in caution.meaning
+    needed = int(caution.remedy.split()[1].replace(",", ""))
+    assert needed > 500
+    longer = answer(tmp_path, scheme, training={"num_steps": 8000}, variation=slow)
+    assert "bound_not_reached" not in kinds(longer)
+    steps = [one.results["base"][0].outcome.steady.workers.num_steps for one in (short, longer)]
+    ahead = [one.mean() / one.min() - 1 for one in steps]
+    assert ahead[0] > 0.02 > ahead[1]
+
+
 def test_stale_gradients_are_warned_of_where_rates_count_them_in_full(tmp_path: Path) -> None:
     stale = answer(tmp_path, {"scheme": "asp"})
     (caution,) = [one for one in stale.summaries["base"][0].warnings if one.kind == "stale_gradients"]
     mean = metrics(stale)["staleness_steps"]
     assert mean == pytest.approx(7, abs=0.3)  # n - 1
     times_less = largest_stable_rate(0) / largest_stable_rate(mean)
-    assert f"1/{times_less:.2g} of the learning rate" in caution.meaning
+    assert f"a learning rate {times_less:.2g} times smaller" in caution.meaning
     assert "a target_loss, and in each variant the learning_rate that its scheme bears" in caution.remedy
     assert "stale_gradients" not in kinds(answer(tmp_path, {"scheme": "bsp"}))
 

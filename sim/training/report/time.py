@@ -335,7 +335,8 @@ EXPLAINED = (
     "compute time in each step, links are healthy, batches are there and nobody dies (first seed). By "
     "operation: causes are taken out one after another, from the last column to the second, and each is "
     "charged with the difference that it makes; together they are the time. A part below 0 helped: step "
-    "times that differ spread the load on a server."
+    "times that differ spread the load on a server. A slow worker is in the fleet's mean: what it costs "
+    "against a healthy fleet a variant without it shows."
 )
 
 
@@ -363,13 +364,24 @@ def blame(answer: Answer[TrainingScenario, TrainingResult]) -> list[Block]:
         for name, parts in found.items()
     ]
     blocks: list[Block] = [
-        Prose(text=EXPLAINED + _cut(answer, found)),
+        Prose(text=EXPLAINED + _with_start_up(answer) + _cut(answer, found)),
         text_table(("variant", "S", "time", *(f"{one} s" for one in shown)), rows, "Time by operation"),
     ]
     workers = [(name, _workers(parts)) for name, parts in found.items() if parts.by_worker is not None]
     if any(said for _, said in workers):
         blocks += [Prose(text=BY_WORKER), text_table(("variant", "waited for"), workers, "Time by worker")]
     return blocks
+
+
+def _with_start_up(answer: Answer[TrainingScenario, TrainingResult]) -> str:
+    """That S is of the whole run where the metric of that name is not."""
+    names = [name for name, runs in answer.results.items() if runs[0].outcome.steady is not None]
+    if not names:
+        return ""
+    return (
+        f" S is of the whole run; the metric slowdown of {', '.join(names)} leaves out the start-up, in "
+        "which nobody is held back yet."
+    )
 
 
 def _cut(answer: Answer[TrainingScenario, TrainingResult], found: dict[str, Attribution]) -> str:
