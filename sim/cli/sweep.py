@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check every point, run what is missing, print the table and write it."""
+    from sim.plan.answer import judged_metrics
     from sim.plan.sweep import Sweep, check_metrics, settings_of, sweep_points
     from sim.scenario.file import asked, changes_of
     from sim.scenario.renamed import metric_name
@@ -70,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
         rows=tuple(rows),
         settings=settings,
     )
+    if not arguments.metric:  # first what the SLO speaks of, and by which percentile it was judged
+        metrics = tuple(dict.fromkeys((*judged_metrics(sweep), *metrics)))
     _write(sweep, metrics, out)
     _print(sweep, metrics, arguments, out)
     return FINE

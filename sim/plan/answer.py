@@ -9,12 +9,13 @@ is the largest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from sim.kinds.registry import kind_of
-from sim.plan.evaluate import Point, Row
+from sim.plan.evaluate import CANNOT_RUN, Point, Row
 from sim.plan.sweep import Sweep
 from sim.scenario.dataclass import dataclass
 from sim.scenario.variants import flattened
@@ -125,6 +126,20 @@ def can_run(row: Row) -> bool:
     return row.get("cannot_run") is None
 
 
+def reasons_of(sweep: Sweep) -> dict[str, list[int]]:
+    """Why points cannot run, each reason with its points."""
+    reasons: dict[str, list[int]] = {}
+    for index, row in enumerate(sweep.rows):
+        if not can_run(row):
+            reasons.setdefault(_reason(row), []).append(index)
+    return reasons
+
+
+def _reason(row: Row) -> str:
+    remedy = row.get("remedy")
+    return f"{row['cannot_run']}{f'; try {remedy}' if remedy else ''}"
+
+
 def may_win(row: Row) -> bool:
     """Whether a point's queue holds, and it keeps the thresholds of the file."""
     return row["verdict"] != "OVERLOADED" and row.get("meets_thresholds") is not False
@@ -211,6 +226,147 @@ def limit_of(sweep: Sweep, index: int, metric: str) -> float | None:
     return limits.get(metric, of_time.get(time) if closest == metric else None)
 
 
+def stated_as(sweep: Sweep, index: int, metric: str) -> str:
+    """The percentile of the SLO that a lower one stands for, as too few requests carry it; else nothing."""
+    scenario = sweep.points[index].scenario
+    limits, time = kind_of(scenario).slo_limits(scenario), metric.partition("_")[2]
+    same = (name for name in limits if name.partition("_")[2] == time)
+    return "" if metric in limits else next(same, "")
+
+
+@_once
+def judged_metrics(sweep: Sweep) -> tuple[str, ...]:
+    """The times that the SLO limits and some point has: as they are stated, then what stood for them."""
+    stated = [name for one in sweep.points for name in kind_of(one.scenario).slo_limits(one.scenario)]
+    found = [name for row in sweep.rows for name in str(row.get("slo_judged") or "").splitlines()]
+    known = dict.fromkeys([*stated, *found])
+    return tuple(name for name in known if any(row.get(name) is not None for row in sweep.rows))
+
+
+def judged_lower(sweep: Sweep) -> str:
+    """That a lower percentile than the stated one was judged, and at how many points."""
+    ran = [i for i, row in enumerate(sweep.rows) if can_run(row)]
+    stated = [stated_as(sweep, i, str(sweep.rows[i].get("slo_closest"))).partition("_")[0] for i in ran]
+    lower = [one for one in stated if one]
+    if not lower:
+        return ""
+    where = "" if len(lower) == len(ran) else f" at {len(lower)} of {len(ran)} points"
+    return f"Too few requests for a {lower[0]}{where}: the next lower percentile that they carry was judged."
+
+
+def line_of(sweep: Sweep, pick: Pick, key: str) -> list[int]:
+    """The points of a load that differ from its nearest in one key alone, by that key's value."""
+    assert pick.nearest is not None
+    near = sweep.points[pick.nearest]
+
+    def is_beside(point: Point) -> bool:
+        others = (one for one in point.swept if one != key)
+        return point.variant == near.variant and all(point.swept[one] == near.swept[one] for one in others)
+
+    line = [i for i in pick.indices if is_beside(sweep.points[i])]
+    line = [i for i in line if sweep.rows[i].get("slo_ratio") is not None]
+    return sorted(line, key=lambda i: by_size(sweep.points[i].swept[key]))
+
+
+def is_floored(sweep: Sweep, pick: Pick, key: str, line: Sequence[int]) -> bool:
+    """Whether one request alone misses all along a line, and more of its key promises no other.
+
+    What a request takes alone varies along it all the same: prefixes that are found in the cache depend on
+    who else is there. More replicas are no faster ones, whatever the cache finds; of another number more is
+    of use where the time falls up to the end at which the line comes nearest.
+    """
+    assert pick.nearest is not None
+    if not misses_alone(sweep, line):
+        return False
+    values = [sweep.points[i].swept[key] for i in line]
+    is_scale = all(number_in(value) is not None for value in values)
+    at, alone = line.index(pick.nearest), [number(sweep.rows[i]["alone_ratio"]) for i in line]
+    if key.rpartition(".")[2] == "replicas" or not is_scale or at not in (0, len(line) - 1):
+        return True
+    return alone[at] >= min(alone[1:] if at == 0 else alone[:-1]) * (1 - SAME)
+
+
+def misses_alone(sweep: Sweep, indices: Sequence[int]) -> bool:
+    """Whether with each of some points one request alone misses the SLO already."""
+    alone = [sweep.rows[i].get("alone_ratio") for i in indices]
+    return all(ratio is not None and number(ratio) > 1 for ratio in alone)
+
+
+def is_idle(sweep: Sweep, key: str) -> bool:
+    """Whether no metric of any point changes along an axis."""
+    by_rest: dict[tuple[object, ...], list[Row]] = {}
+    for point, row in zip(sweep.points, sweep.rows, strict=True):
+        rest = tuple((one, value) for one, value in point.swept.items() if one != key)
+        numbers = {name: value for name, value in row.items() if name not in ("warnings", "notes", "remedy")}
+        by_rest.setdefault((*rest, point.variant), []).append(numbers)
+    ran = [rows for rows in by_rest.values() if rows[0]["verdict"] != CANNOT_RUN]
+    return bool(ran) and all(row == rows[0] for rows in by_rest.values() for row in rows)
+
+
+def end_of(sweep: Sweep, index: int, key: str) -> str:
+    """Whether a point has the ``smallest`` or the ``largest`` number tried of an axis; else nothing."""
+    mine = sweep.points[index]
+    alike = [
+        point.swept[key]
+        for point in sweep.points
+        if point.variant == mine.variant
+        and all(point.swept[other] == mine.swept[other] for other in sweep.keys if other != key)
+    ]
+    tried = sorted(value for text in alike if (value := number_in(text)) is not None)
+    value = number_in(mine.swept[key])
+    if value is None or len(tried) < _FEWEST_TRIED or value not in (tried[0], tried[-1]) or value <= 1:
+        return ""
+    return "smallest" if value == tried[0] else "largest"
+
+
+_FEWEST_TRIED = 3
+
+
+def played(sweep: Sweep) -> str:
+    """The load that all points share: the trace, which part of it was played, how many came a second."""
+    from sim.serving.workload.recorded import PLAYED, READ
+
+    ran = [row for row in sweep.rows if can_run(row)]
+    said: list[str] = []
+    notes = {tuple(str(row.get("notes") or "").splitlines()) for row in ran}
+    read = {
+        note.removeprefix(READ).partition(": ")[0] for one in notes for note in one if note.startswith(READ)
+    }
+    parts = {_part(one, PLAYED) for one in notes}
+    if len(read) == 1:
+        said.append(PurePath(read.pop()).name)
+        said += [parts.pop() or "all of it"] if len(parts) == 1 else []
+    rates = [number(row["offered_per_s"]) for row in ran if row.get("offered_per_s") is not None]
+    if rates and len(picks(sweep)) == 1 and max(rates) <= min(rates) * _ONE_RATE:
+        said.append(f"{sum(rates) / len(rates):.3g} requests a second")
+    return f"Load: {', '.join(said)}." if said else ""
+
+
+def _part(notes: Sequence[str], played: str) -> str:
+    part = next((note.removeprefix(played) for note in notes if note.startswith(played)), "")
+    return part.partition(";")[0]
+
+
+_ONE_RATE = 1.05  # windows differ a little; clients that wait for answers come as fast as those are
+
+
+SAME = 0.02  # a difference below this is none: seeds and simulation are not more exact
+
+
+@_once
+def least_of_devices(sweep: Sweep) -> Mapping[str, int | None]:
+    """By device the point with the fewest GPUs that meets the SLO, where one load and devices are asked."""
+    found = picks(sweep)
+    if len(found) != 1 or "hardware" not in choice_keys(sweep) or not has_slo(sweep):
+        return {}
+    able = [i for i in found[0].indices if sweep.rows[i]["meets_slo"] is True and may_win(sweep.rows[i])]
+    least: dict[str, int | None] = {}
+    for device in dict.fromkeys(point.swept["hardware"] for point in sweep.points):
+        own = [i for i in able if sweep.points[i].swept["hardware"] == device]
+        least[device] = min(own, key=lambda i: _rank(sweep, i, "num_gpus"), default=None)
+    return least
+
+
 # --- the front ----------------------------------------------------------------------------------
 
 
@@ -219,7 +375,7 @@ def front_metric(sweep: Sweep) -> str:
     """What cost is set against: the first time that the SLO limits, else what is looked for."""
     scenario = sweep.points[0].scenario
     kind, rows = kind_of(scenario), [row for row in sweep.rows if can_run(row)]
-    names = [*kind.slo_limits(scenario), *kind.swept.against]
+    names = [*judged_metrics(sweep), *kind.slo_limits(scenario), *kind.swept.against]
     return max(names, key=lambda name: sum(row.get(name) is not None for row in rows))
 
 

@@ -91,7 +91,7 @@ def evaluate(point: Point) -> Row:
         "verdict": worst.word,
         "verdict_reason": worst.reason,
         **_costs(point),
-        **_closest("slo", [kind.slo_ratios(scenario, summary) for summary in summaries]),
+        **_judged([kind.slo_ratios(scenario, summary) for summary in summaries], summaries),
         **_closest("alone", [alone]),
     }
     if worst.word == "OUT_OF_MEMORY":
@@ -162,6 +162,17 @@ def _closest(what: str, ratios: Sequence[Mapping[str, float]]) -> Row:
     pairs = [(ratio, name) for one in ratios for name, ratio in one.items()]
     ratio, name = max(pairs, key=lambda pair: pair[0], default=(None, None))
     return {f"{what}_ratio": ratio, f"{what}_closest": name}
+
+
+def _judged(ratios: Sequence[Mapping[str, float]], summaries: Sequence[Summary]) -> Row:
+    """How close the SLO came, with what the seed that came closest found, and which metrics it judged."""
+    closest = _closest("slo", ratios)
+    name = str(closest["slo_closest"])
+    pairs = zip(ratios, summaries, strict=True)
+    found = [(one[name], run.metrics.get(name)) for one, run in pairs if name in one]
+    worst = max(found, key=lambda pair: pair[0])[1] if found else None
+    known = (one for found in ratios for one in found if one in summaries[0].metrics)
+    return {**closest, "slo_value": worst, "slo_judged": "\n".join(dict.fromkeys(known))}
 
 
 def _warnings(summaries: Sequence[Summary]) -> list[str]:

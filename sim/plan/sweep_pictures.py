@@ -8,7 +8,7 @@ from math import cos, log10, radians, sin
 from typing import Any
 
 from sim.kinds.registry import kind_of
-from sim.plan.answer import Pick, can_run, front_metric, is_load, limit_of, measure_of, number_in, picks
+from sim.plan.answer import Pick, can_run, front_metric, is_load, judged_metrics, measure_of, number_in, picks
 from sim.plan.evaluate import Row as PointRow
 from sim.plan.sweep import Sweep
 from sim.plan.sweep_words import choice_words, load_words, plain_name, point_words, short_key
@@ -48,13 +48,9 @@ def _limits(sweep: Sweep) -> dict[str, float]:
     stated = [kind_of(one.scenario).slo_limits(one.scenario) for one in sweep.points]
     if any(one != stated[0] for one in stated):
         return {}
-    found = dict(stated[0])
-    for index, row in enumerate(sweep.rows):
-        name = row.get("slo_closest")
-        limit = limit_of(sweep, index, name) if isinstance(name, str) else None
-        if isinstance(name, str) and limit is not None:
-            found.setdefault(name, limit)
-    return found
+    of_time = {name.partition("_")[2]: limit for name, limit in stated[0].items()}
+    found = {name: of_time.get(name.partition("_")[2]) for name in judged_metrics(sweep)}
+    return dict(stated[0]) | {name: limit for name, limit in found.items() if limit is not None}
 
 
 def _metric(sweep: Sweep, name: str) -> Metric:

@@ -12,7 +12,7 @@ from rich.table import Table as Grid
 
 from sim.hardware import HardwareProfile
 from sim.kinds.registry import kind_of
-from sim.plan.answer import UNSETTLED, Pick, by_cost, can_run, has_slo, limit_of, picks
+from sim.plan.answer import UNSETTLED, Pick, by_cost, can_run, has_slo, limit_of, picks, reasons_of
 from sim.plan.evaluate import CANNOT_RUN, Row, Value, warnings_of
 from sim.plan.sweep import Sweep
 from sim.plan.sweep_pictures import sweep_pictures
@@ -20,6 +20,7 @@ from sim.plan.sweep_words import (
     answer_words,
     axis_notes,
     choice_words,
+    closest_words,
     cost_words,
     kept_word,
     load_words,
@@ -79,7 +80,7 @@ def render_table(sweep: Sweep, metrics: Sequence[str], *, are_asked: bool = Fals
     The winner of a load is marked with **, others that meet the SLO with *. Of the kind's own columns as many
     are shown as have room; those that were asked for go on below. Why points cannot run stands under it.
     """
-    order, marks, reasons = by_cost(sweep), _marks(sweep), _reasons(sweep)
+    order, marks, reasons = by_cost(sweep), _marks(sweep), reasons_of(sweep)
     fixed = list(_fixed_columns(sweep, order, marks, reasons))
     rest = [[plain_name(name), *(shown(sweep, name, sweep.rows[i]) for i in order)] for name in metrics]
     rest = [column for column in rest if len(set(column[1:])) > 1 or are_asked]
@@ -165,20 +166,6 @@ def _marks(sweep: Sweep) -> dict[int, str]:
     """``**`` of each load's winner, ``*`` of the others that meet the SLO."""
     marks = {i: "*" for i, row in enumerate(sweep.rows) if row["meets_slo"] is True}
     return marks | {pick.winner: "**" for pick in picks(sweep) if pick.winner is not None}
-
-
-def _reasons(sweep: Sweep) -> dict[str, list[int]]:
-    """Why points cannot run, each reason with its points."""
-    reasons: dict[str, list[int]] = {}
-    for index, row in enumerate(sweep.rows):
-        if not can_run(row):
-            reasons.setdefault(_reason(row), []).append(index)
-    return reasons
-
-
-def _reason(row: Row) -> str:
-    remedy = row.get("remedy")
-    return f"{row['cannot_run']}{f'; try {remedy}' if remedy else ''}"
 
 
 def _reason_lines(sweep: Sweep, reasons: Mapping[str, list[int]]) -> list[str]:
@@ -311,6 +298,10 @@ def _figures(sweep: Sweep) -> Iterator[Figure]:
     for name in [name for name in names if row.get(name) is not None][:2]:
         limit = limit_of(sweep, index, name)
         beside = f"at most {format_metric(limit, metrics[name])}" if limit is not None else ""
+        told = closest_words(sweep, index) if name == closest else ""
+        beside += (
+            f"; {told}" if " worst " in told else ""
+        )  # the figure is a mean, the SLO holds for each seed
         yield Figure(value=shown(sweep, name, row), label=plain_name(name), key=name, beside=beside)
 
 
@@ -336,7 +327,7 @@ def _load_section(sweep: Sweep, metrics: Sequence[str]) -> Section | None:
         else:
             row = sweep.rows[best]
             cells += [_choice_cell(sweep, pick, best), Cell(text=_price(row))]
-            cells += [_limit_cell(row)] if is_slo else []
+            cells += [_limit_cell(sweep, best)] if is_slo else []
             cells += [Cell(text=shown(sweep, name, row)) for name in names]
         rows.append(tuple(cells))
     table = Table(header=tuple(header), rows=tuple(rows))
@@ -370,19 +361,25 @@ def _price(row: Row) -> str:
     )
 
 
-def _limit_cell(row: Row) -> Cell:
+def _limit_cell(sweep: Sweep, index: int) -> Cell:
+    row = sweep.rows[index]
     if row.get("slo_ratio") is None:
         return Cell(text="–")
-    name = row.get("slo_closest")
     tone: Tone = "good" if row["meets_slo"] is True else "bad" if row["meets_slo"] is False else "plain"
-    return Cell(text=_share(row), small=plain_name(str(name)), tone=tone)
+    return Cell(text=_share(row), small=closest_words(sweep, index).partition(" (")[0], tone=tone)
 
 
 def _how_to_read(sweep: Sweep) -> tuple[Block, ...]:
     """What the numbers are means of, and what marks and gaps mean."""
     seeds = len(sweep.points[0].scenario.seeds)
     draws = any(kind_of(one.scenario).draws(one.scenario) for one in sweep.points)
-    means = [f"Means over {seeds} seeds."] if seeds > 1 else ["One seed."] if draws else []
+    means = (
+        [f"Means over {seeds} seeds; the worst one is held against the SLO's limit."]
+        if seeds > 1
+        else ["One seed."]
+        if draws
+        else []
+    )
     if has_slo(sweep):
         means.append("Full marks meet the SLO with every seed, hollow ones do not.")
     means.append("A gap is a point that cannot run, or a percentile that too few requests could carry.")
@@ -411,7 +408,7 @@ def _point_tables(sweep: Sweep, metrics: Sequence[str]) -> list[Block]:
                 summary="More numbers of each point",
             )
         )
-    if reasons := _reasons(sweep):
+    if reasons := reasons_of(sweep):
         told = [(shared_words(sweep, found), *_why_not(sweep.rows[found[0]])) for found in reasons.values()]
         blocks += [Prose(text="These cannot run:"), text_table(("points", "why", "try"), told)]
     return blocks
@@ -433,7 +430,7 @@ def _numbers(sweep: Sweep, ran: Sequence[int], names: Sequence[str], more: Seque
         cells = [Cell(text=point_words(sweep, i))]
         cells += [_meets_cell(row) if is_slo else Cell(text=str(row["verdict"]), small=missed_word(row))]
         cells += [Cell(text=str(row["num_gpus"])), Cell(text=_price(row), small=standing)]
-        cells += [_limit_cell(row)] if is_slo else []
+        cells += [_limit_cell(sweep, i)] if is_slo else []
         rows.append((*cells, *(Cell(text=shown(sweep, name, row)) for name in names)))
     return Table(header=tuple(header), rows=tuple(rows), notes=tuple(more))
 

@@ -8,23 +8,32 @@ from pathlib import PurePath
 
 from sim.kinds.registry import kind_of
 from sim.plan.answer import (
+    SAME,
     Load,
     Pick,
-    by_size,
     can_run,
     choice_keys,
+    end_of,
     goal_rank,
     goals,
     has_slo,
+    is_floored,
+    is_idle,
     is_load,
+    judged_lower,
+    least_of_devices,
     limit_of,
+    line_of,
+    misses_alone,
     number,
     number_in,
     picks,
+    played,
     reaching,
     sign,
+    stated_as,
 )
-from sim.plan.evaluate import CANNOT_RUN, Point, Row, Value, warnings_of
+from sim.plan.evaluate import CANNOT_RUN, Row, Value, warnings_of
 from sim.plan.sweep import Sweep
 from sim.results.comparison import one_seed
 from sim.results.metric import format_metric, label_of
@@ -34,7 +43,6 @@ _LEFT_OPEN = {
     "UNTESTED": "but the run is too short to tell whether its queue grows",
     "BACKLOGGED": "but its queue grew, and a longer run may miss",
 }
-_SAME = 0.02  # a difference below this is none: seeds and simulation are not more exact
 
 
 def _times(text: str) -> str:
@@ -132,17 +140,23 @@ def cost_words(row: Row) -> str:
 
 def limit_words(sweep: Sweep, index: int) -> str:
     """How close to its limit a point comes, by the statistic that comes closest."""
-    row = sweep.rows[index]
-    ratio, name = row.get("slo_ratio"), row.get("slo_closest")
+    ratio, name = sweep.rows[index].get("slo_ratio"), sweep.rows[index].get("slo_closest")
     if ratio is None or not isinstance(name, str):
         return ""
-    value = row.get(name)
-    found = (
-        f"{plain_name(name)} {_shown(sweep, name, value)}, "
-        if value is not None
-        else f"{plain_name(name)} at "
-    )
-    return f"{found}{ratio_words(number(ratio))} its limit"
+    found = closest_words(sweep, index)
+    joined = f"{found}, " if found != plain_name(name) else f"{found} at "
+    return f"{joined}{ratio_words(number(ratio))} its limit"
+
+
+def closest_words(sweep: Sweep, index: int) -> str:
+    """What comes closest to its limit: of the worst seed, which the SLO judges, and by which percentile."""
+    row = sweep.rows[index]
+    name, seeds = str(row.get("slo_closest")), len(sweep.points[index].scenario.seeds)
+    value, stated = row.get("slo_value", row.get(name)), stated_as(sweep, index, name)
+    found = f"{plain_name(name)} {_shown(sweep, name, value)}" if value is not None else plain_name(name)
+    worst = f" in the worst of {seeds} seeds" if value is not None and seeds > 1 else ""
+    fewer = f" (too few requests for a {stated.partition('_')[0]})" if stated else ""
+    return f"{found}{worst}{fewer}"
 
 
 def _shown(sweep: Sweep, name: str, value: Value) -> str:
@@ -173,7 +187,27 @@ def answer_words(sweep: Sweep) -> str:
     said = _slo_words(sweep, found) if has_slo(sweep) else _goal_words(sweep, found)
     refused = sum(not can_run(row) for row in sweep.rows)
     tail = f"{refused} of {len(sweep.rows)} points cannot run." if refused else ""
-    return " ".join(part for part in (said, _missed_words(sweep), tail, _assumed_words(sweep, found)) if part)
+    lower = "" if "(too few requests" in said else judged_lower(sweep)
+    parts = (said, lower, _least_words(sweep), _missed_words(sweep), tail, played(sweep))
+    return " ".join(part for part in (*parts, _assumed_words(sweep, found)) if part)
+
+
+def _least_words(sweep: Sweep) -> str:
+    """The fewest GPUs of each device that meet the SLO."""
+    least = least_of_devices(sweep)
+    if not any(index is not None for index in least.values()):
+        return ""
+    told = [
+        f"{sweep.rows[i]['num_gpus']} × {device}{_price_beside(sweep.rows[i])}"
+        if i is not None
+        else f"no number tried of {device}"
+        for device, i in least.items()
+    ]
+    return f"The fewest of each that meet it: {', '.join(told)}."
+
+
+def _price_beside(row: Row) -> str:
+    return "" if row["usd_per_hour"] is None else f" (${number(row['usd_per_hour']):,.2f})"
 
 
 def _missed_words(sweep: Sweep) -> str:
@@ -285,12 +319,21 @@ def _none_words(sweep: Sweep, pick: Pick) -> str:
     if pick.nearest is None:
         return "none meets it"
     row = sweep.rows[pick.nearest]
-    nearest = f"{choice_words(sweep, pick.nearest)}{_served_words(row)}"
-    head = "none meets it, the nearest is" if len(rows) > 1 else "missed by"
+    choice = choice_words(sweep, pick.nearest)
+    nearest = f"none meets it, the nearest is {choice}" if len(rows) > 1 else f"{choice} {_miss(choice)} it"
+    nearest += _served_words(row)
     if number(row["slo_ratio"]) <= 1 and row.get("goodput_fraction") is not None:
         share = _shown(sweep, "goodput_fraction", row["goodput_fraction"])
-        return f"{head} {nearest}, where {share} come in time"
-    return f"{head} {nearest}, {limit_words(sweep, pick.nearest)}"
+        return f"{nearest}, where {share} come in time"
+    ran = [i for i in pick.indices if can_run(sweep.rows[i])]
+    floor = _floor_words(sweep, ran) if misses_alone(sweep, ran) else ""
+    return f"{nearest}, {limit_words(sweep, pick.nearest)}{floor and f'; {floor}'}"
+
+
+def _miss(choice: str) -> str:
+    """The verb of ``1 GPU`` or of ``2 GPUs``."""
+    count = choice.split(" ")[0]
+    return "miss" if count.isdigit() and count != "1" else "misses"
 
 
 def _served_words(row: Row) -> str:
@@ -341,23 +384,10 @@ def _best_words(sweep: Sweep, index: int | None, name: str) -> str:
 
 def _edge_words(sweep: Sweep, index: int) -> str:
     """That a point has the largest, or the smallest, value tried of an axis: the best may lie beyond."""
-    mine = sweep.points[index]
     for key in choice_keys(sweep):
-        alike = [
-            point.swept[key]
-            for point in sweep.points
-            if point.variant == mine.variant
-            and all(point.swept[other] == mine.swept[other] for other in sweep.keys if other != key)
-        ]
-        tried = sorted(value for text in alike if (value := number_in(text)) is not None)
-        value = number_in(mine.swept[key])
-        if value is not None and len(tried) >= _FEWEST_TRIED and value in (tried[0], tried[-1]) and value > 1:
-            word = "smallest" if value == tried[0] else "largest"
-            return f", the {word} {key.rpartition('.')[2]} tried: the best may lie beyond"
+        if end := end_of(sweep, index, key):
+            return f", the {end} {short_key(key)} tried: the best may lie beyond"
     return ""
-
-
-_FEWEST_TRIED = 3
 
 
 def _could_have_slo(sweep: Sweep) -> bool:
@@ -377,33 +407,20 @@ def _notes_of(sweep: Sweep, pick: Pick) -> list[str]:
     """A sentence per axis; those that one floor makes useless share theirs."""
     if pick.nearest is None or not has_slo(sweep):
         return []
-    lines = {key: line for key in choice_keys(sweep) if len(line := _line(sweep, pick, key)) > 1}
+    lines = {key: line for key in choice_keys(sweep) if len(line := line_of(sweep, pick, key)) > 1}
     where = f" {load_words(pick.load)}" if pick.load else ""
-    floors: dict[str, list[str]] = {}
-    for key, line in lines.items():
-        floors.setdefault(_floor_words(sweep, line), []).append(short_key(key))
-    free = floors.pop("", [])
-    useless = [f"{_listed(names)} cannot help{where}: {floor}." for floor, names in floors.items()]
-    rest = [_axis_note(sweep, pick, key, line) for key, line in lines.items() if short_key(key) in free]
-    return [*useless, *rest]
+    useless = [key for key, line in lines.items() if is_floored(sweep, pick, key, line)]
+    floor = (
+        _floor_words(sweep, list(dict.fromkeys(i for key in useless for i in lines[key]))) if useless else ""
+    )
+    if not floor:
+        return [_axis_note(sweep, pick, key, line) for key, line in lines.items()]
+    rest = [_axis_note(sweep, pick, key, line) for key, line in lines.items() if key not in useless]
+    return [f"{_listed([short_key(key) for key in useless])} cannot help{where}: {floor}.", *rest]
 
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _line(sweep: Sweep, pick: Pick, key: str) -> list[int]:
-    """The points of a load that differ from its nearest in one key alone, by that key's value."""
-    assert pick.nearest is not None
-    near = sweep.points[pick.nearest]
-
-    def is_beside(point: Point) -> bool:
-        others = (one for one in point.swept if one != key)
-        return point.variant == near.variant and all(point.swept[one] == near.swept[one] for one in others)
-
-    line = [i for i in pick.indices if is_beside(sweep.points[i])]
-    line = [i for i in line if sweep.rows[i].get("slo_ratio") is not None]
-    return sorted(line, key=lambda i: by_size(sweep.points[i].swept[key]))
 
 
 def _axis_note(sweep: Sweep, pick: Pick, key: str, line: Sequence[int]) -> str:
@@ -413,33 +430,31 @@ def _axis_note(sweep: Sweep, pick: Pick, key: str, line: Sequence[int]) -> str:
     values = [sweep.points[i].swept[key] for i in line]
     at, name = line.index(pick.nearest), short_key(key)
     where = f" {load_words(pick.load)}" if pick.load else ""
-    if max(ratios) < min(ratios) * (1 + _SAME):
+    if max(ratios) < min(ratios) * (1 + SAME):
         stays = limit_words(sweep, pick.nearest)
         return f"{name} does not help{where}: with all its values {stays} or hardly more."
     is_scale = all(number_in(value) is not None for value in values)
     best = limit_words(sweep, pick.nearest)
-    if is_scale and at == len(line) - 1 and ratios[-1] < ratios[-2] * (1 - _SAME):
+    if is_scale and at == len(line) - 1 and ratios[-1] < ratios[-2] * (1 - SAME):
         return f"{name} is too short{where}: every value up to {values[-1]} misses ({best} there); raise it."
-    if is_scale and at == 0 and ratios[0] < ratios[1] * (1 - _SAME):
+    if is_scale and at == 0 and ratios[0] < ratios[1] * (1 - SAME):
         return f"{name} is too short{where}: every value down to {values[0]} misses ({best} there); lower it."
     return f"{name} alone does not do it{where}: {values[at]} comes nearest ({best})."
 
 
-def _floor_words(sweep: Sweep, line: Sequence[int]) -> str:
-    """That one request alone misses, along a line where that time does not change; else nothing."""
-    alone = [sweep.rows[i].get("alone_ratio") for i in line]
-    names = {sweep.rows[i].get("alone_closest") for i in line}
-    known = [number(ratio) for ratio in alone if ratio is not None]
-    if len(known) < len(line) or len(names) > 1 or min(known) <= 1 or max(known) > min(known) * (1 + _SAME):
-        return ""
-    name = str(names.pop())
-    limit = next((one for i in line if (one := limit_of(sweep, i, name)) is not None), None)
+def _floor_words(sweep: Sweep, indices: Sequence[int]) -> str:
+    """What one request alone takes at least with any of some points, all of which it misses with."""
+    best = min(indices, key=lambda i: number(sweep.rows[i]["alone_ratio"]))
+    ratios = [number(sweep.rows[i]["alone_ratio"]) for i in indices]
+    name = str(sweep.rows[best]["alone_closest"])
+    limit = limit_of(sweep, best, name)
     if limit is None:
         return ""
-    time, most = _shown(sweep, name, known[0] * limit), _shown(sweep, name, limit)
+    time, most = _shown(sweep, name, ratios[indices.index(best)] * limit), _shown(sweep, name, limit)
+    least = "at least " if max(ratios) > min(ratios) * (1 + SAME) else ""
     named = {"tpot_s": "a token of one request alone", "e2e_s": "one request alone"}
     what = named.get(name.partition("_")[2], "one prompt alone")
-    return f"{what} takes {time} on an idle engine, longer than {most} ({plain_name(name)})"
+    return f"{what} takes {least}{time} on an idle engine, longer than {most} ({plain_name(name)})"
 
 
 def _idle_axes(sweep: Sweep) -> list[str]:
@@ -447,18 +462,8 @@ def _idle_axes(sweep: Sweep) -> list[str]:
     return [
         f"{short_key(key)} changes nothing: every metric is the same with all its values."
         for key in choice_keys(sweep)
-        if _is_idle(sweep, key)
+        if is_idle(sweep, key)
     ]
-
-
-def _is_idle(sweep: Sweep, key: str) -> bool:
-    by_rest: dict[tuple[object, ...], list[Row]] = {}
-    for point, row in zip(sweep.points, sweep.rows, strict=True):
-        rest = tuple((one, value) for one, value in point.swept.items() if one != key)
-        numbers = {name: value for name, value in row.items() if name not in ("warnings", "notes", "remedy")}
-        by_rest.setdefault((*rest, point.variant), []).append(numbers)
-    ran = [rows for rows in by_rest.values() if rows[0]["verdict"] != CANNOT_RUN]
-    return bool(ran) and all(row == rows[0] for rows in by_rest.values() for row in rows)
 
 
 # --- warnings -----------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ from sim.serving.workload.trace_rows import ARRIVAL, RawTrace, checked_lengths, 
 
 PS_PER_UNIT = {"s": PS_PER_S, "ms": 1_000_000_000, "us": 1_000_000, "ns": 1_000}
 
+READ, PLAYED = "Read from ", "Played of it: "  # how the notes on a trace begin
+
 
 SLOWEST_PER_S, FASTEST_PER_S = 0.02, 1000.0
 
@@ -56,7 +58,7 @@ def _as_read(raw: RawTrace, unit: str, why: str, span_s: float) -> str:
     assert raw.times is not None
     count = len(raw.times)
     rate = f", {(count - 1) / span_s:.3g} requests/s" if span_s > 0 else ", all at once"
-    return f"Read from {raw.file.name}: {count:,} requests over {span_s:,.6g} s{rate}; {why.format(unit)}."
+    return f"{READ}{raw.file.name}: {count:,} requests over {span_s:,.6g} s{rate}; {why.format(unit)}."
 
 
 def _refuse_absurd_span(raw: RawTrace, times: Float64 | Int64, unit: str, span_s: float) -> None:
@@ -304,7 +306,7 @@ def _part_note(num_played: int, num_there: int, arrival_ps: Int64) -> tuple[str,
     if num_played >= num_there:
         return ()
     span_s = max(0, int(arrival_ps[-1])) / PS_PER_S if num_played else 0.0
-    played = f"Played of it: the first {num_played:,} of {num_there:,} requests, over {span_s:,.6g} s"
+    played = f"{PLAYED}the first {num_played:,} of {num_there:,} requests, over {span_s:,.6g} s"
     return (f"{played}; the rest may come faster or be longer.",)
 
 
