@@ -12,6 +12,7 @@ from sim.results.wording import (
     differing,
     edge,
     label_of,
+    near,
     relation,
     seeds_span,
     thresholds_told,
@@ -242,6 +243,7 @@ def _among(comparison: Comparison, names: Sequence[str], metric: str, *, is_firs
     if told != metric:
         rest += f"; {reference} has no {label_of(comparison, metric)}"
     more = differing(comparison, best, reference) if is_first else ""
+    more += near(comparison, best, [name for name in others if name != best], metric)
     more += edge(comparison, best, names)
     return f"{subject} {relation(comparison, best, told, reference)}{rest}{more}"
 

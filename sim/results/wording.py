@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import TYPE_CHECKING
 
 from sim.results.metric import Metric, format_metric
@@ -174,6 +175,29 @@ def differing(comparison: Comparison, variant: str, other: str) -> str:
 
 
 _ONE_CHOICE = ("sync.", "exchange.")  # sections whose keys together make one choice
+
+
+_NEAR = 0.04
+
+
+def near(comparison: Comparison, best: str, others: Sequence[str], metric: str) -> str:
+    """Which others are so close behind the best that it hardly matters which one is taken.
+
+    Where numbers are drawn a distance so short may be chance: the intervals are there for that.
+    """
+    if comparison.draws:
+        return ""
+    leads = comparison.cells[best][metric].mean
+    means = {name: comparison.cells[name][metric].mean for name in others}
+    behind = {name: max(mean / leads, leads / mean) - 1 for name, mean in means.items() if mean and leads}
+    close = [name for name, share in behind.items() if share <= _NEAR]
+    if not close:
+        return ""
+    most = max(behind[name] for name in close)
+    if not most:
+        return f"; {listed(close)} {'does' if len(close) == 1 else 'do'} as well"
+    verb = "is" if len(close) == 1 else "are"
+    return f"; {listed(close)} {verb} within {max(1, ceil(1000 * most)) / 10:g} %"
 
 
 def edge(comparison: Comparison, best: str, names: Sequence[str]) -> str:

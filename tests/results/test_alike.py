@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +206,15 @@ def test_a_scenario_may_ask_for_memory_in_place_of_time() -> None:
     assert "needs 1/26.2 of the memory of standard (0.68 GB against 17.7 GB)" in answer_line(comparison)
     assert "standard_at_8k (seqlen: 8192) needs 3.94 × the memory of standard" in answer_line(comparison)
     assert deciding_numbers(comparison)[0].metric == "memory_bytes"
+
+
+def test_others_within_a_few_per_cent_of_the_best_are_named() -> None:
+    """512 columns lead by so little that 256, of half the shared memory, do as well."""
+    comparison = shipped("kernel/block_size")
+    ratio = comparison.against("256_columns", "512_columns", "time_s").ratio
+    assert ratio is not None and 1.03 < ratio.estimate < 1.04
+    assert f"; 256_columns is within {math.ceil(1000 * (ratio.estimate - 1)) / 10:g} %; " in answer_line(
+        comparison
+    )
+    shorter = shipped("kernel/block_size", "compare.variants.256_columns=null")
+    assert "within" not in answer_line(shorter)
