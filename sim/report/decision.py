@@ -238,7 +238,17 @@ def _notes(comparison: Comparison, footnotes: dict[str, int]) -> list[str]:
     else:
         why = "without an interval" if comparison.draws else "exact: nothing is drawn"
         first = [f"{means} {ratios}, {why}.".lstrip()]
-    return [*first, *_footnotes(footnotes)]
+    return [*first, *_windows_note(comparison), *_footnotes(footnotes)]
+
+
+def _windows_note(comparison: Comparison) -> list[str]:
+    """Why a goodput may stand above the requests per second, where one does."""
+    names = ("goodput_requests_per_s", "requests_per_s")
+    for cells in comparison.cells.values():
+        good, served = (cells[name].mean if name in cells else None for name in names)
+        if good is not None and served is not None and good > served:
+            return ["Goodput counts who arrived in the window, requests per second who finished in it."]
+    return []
 
 
 def _slo_table(comparison: Comparison) -> Table | None:

@@ -28,6 +28,7 @@ WIDTH = 100
 _BOLD, _RED, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[0m"
 _LEAST_COMPACT = 3  # with so many variants they are the rows of one table
 _COMPACT_METRICS = 4
+_LEAST_FACTOR = 0.001  # smaller ones are easier to read as a division, 1/8,450
 _LONGEST_UNBROKEN = 40  # characters of a variant's name; longer ones go on in the next line
 
 
@@ -99,7 +100,7 @@ def metric_table(comparison: Comparison) -> str:
     table.add_column(reference, justify="right", overflow="fold")
     for name in others:
         table.add_column(name, justify="right", overflow="fold")
-        table.add_column(f"x {reference} [95 %]", justify="right", overflow="fold")
+        table.add_column(_ratio_head(comparison), justify="right", overflow="fold")
     for name in table_metrics(comparison):
         metric = comparison.kind.metrics[name]
         cells = [_value(comparison.cells[reference][name].mean, metric)]
@@ -120,7 +121,7 @@ def compact_table(comparison: Comparison) -> str:
     for name in metrics:
         table.add_column(comparison.kind.metrics[name].label, justify="right", overflow="fold")
         if name == headline:
-            table.add_column(f"x {comparison.reference} [95 %]", justify="right", overflow="fold")
+            table.add_column(_ratio_head(comparison), justify="right", overflow="fold")
     for variant in comparison.variants:
         row = [variant]
         for name in metrics:
@@ -143,6 +144,11 @@ def _value(mean: float | None, metric: Metric) -> str:
     return format_metric(mean, metric, with_rate_unit=False)
 
 
+def _ratio_head(comparison: Comparison) -> str:
+    """One seed has no interval to announce."""
+    return f"x {comparison.reference}{' [95 %]' if len(comparison.seeds) > 1 else ''}"
+
+
 def _ratio_cell(cell: Cell) -> str:
     """ "3.1 [2.95, 3.26] *"; where there is no ratio, whether the difference is significant."""
     mark = " *" if cell.is_significant else ""
@@ -160,6 +166,8 @@ def _factor(ratio: Interval) -> str:
 
 
 def _three_digits(factor: float) -> str:
+    if 0 < factor < _LEAST_FACTOR:
+        return f"1/{1 / factor:,.0f}"
     return f"{factor:.0f}" if 100 <= factor < 1e6 else f"{factor:.3g}"
 
 

@@ -234,10 +234,7 @@ def _among(comparison: Comparison, names: Sequence[str], metric: str, *, is_firs
     subject = best if len(others) == 1 else f"{best}, the best of {len(names)},"
     if cell.mean is None or base.mean is None:
         return f"{subject} {relation(comparison, best, metric, reference)}"
-    told = metric
-    if base.mean == 0 and cell.mean > 0:  # nothing to divide by: all that it serves, then
-        known = (comparison.cells[name].get("requests_per_s") for name in (best, reference))
-        told = "requests_per_s" if all(one and one.mean is not None for one in known) else metric
+    told = _told_metric(comparison, best, reference)
     rest = _companion(comparison, best, told) if is_first or best == best_variant(comparison) else ""
     rest += _state(comparison, (best, reference)) if is_first else ""
     if told != metric:
@@ -246,6 +243,19 @@ def _among(comparison: Comparison, names: Sequence[str], metric: str, *, is_firs
     more += near(comparison, best, [name for name in others if name != best], metric)
     more += edge(comparison, best, names)
     return f"{subject} {relation(comparison, best, told, reference)}{rest}{more}"
+
+
+def _told_metric(comparison: Comparison, best: str, reference: str) -> str:
+    """The headline; all requests served where the reference has none of it: there is nothing to divide by.
+
+    Sentence and numbers tell the same one: goodput counts who arrived in the window, requests a second who
+    finished in it, so that side by side the goodput may be the larger.
+    """
+    metric = headline_metric(comparison)
+    cell, base = comparison.cells[best][metric], comparison.cells[reference][metric]
+    known = (comparison.cells[name].get("requests_per_s") for name in (best, reference))
+    is_told = base.mean == 0 and (cell.mean or 0.0) > 0
+    return "requests_per_s" if is_told and all(one and one.mean is not None for one in known) else metric
 
 
 def best_variant(comparison: Comparison) -> str:
@@ -436,8 +446,8 @@ def deciding_numbers(comparison: Comparison) -> tuple[Number, ...]:
     other = comparison.reference
     if len(comparison.variants) > 1:
         other = next(like for name, like in told_pairs(comparison) if name == best)
-    names = deciding_metrics(comparison, best)[:3]
-    return tuple(_number_of(comparison, (best, other), name) for name in names)
+    names = dict.fromkeys((_told_metric(comparison, best, other), *deciding_metrics(comparison, best)[1:]))
+    return tuple(_number_of(comparison, (best, other), name) for name in list(names)[:3])
 
 
 def _number_of(comparison: Comparison, pair: tuple[str, str], name: str, of: str = "") -> Number:

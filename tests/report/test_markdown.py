@@ -58,6 +58,7 @@ def test_a_shipped_report_pastes_as_it_stands(name: str) -> None:
     for title in ("Decision table", "Warnings", "What is not modelled", "Reproduce"):
         assert f"\n## {title}\n" in text
     assert f"gpuyard run {name}\n" in text
+    assert ("Goodput counts who arrived" in text) == (name == "serving/static_vs_continuous")
     assert "report.html has the pictures" in text and "summary.json has every number" in text
 
 

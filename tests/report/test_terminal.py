@@ -10,8 +10,9 @@ from fake_results import queue_result, replace, scenario
 from sim.kinds.run import compare
 from sim.report.blocks import Table
 from sim.report.decision import decision_section
-from sim.report.terminal import WIDTH, render_answer, render_comparison
+from sim.report.terminal import WIDTH, _factor, render_answer, render_comparison
 from sim.results.comparison import Comparison
+from sim.results.statistics import Interval
 from sim.results.summary import Summary
 from sim.scenario.fields import Threshold
 from sim.serving.scenario import Slo
@@ -68,7 +69,7 @@ def test_the_parts_in_their_order() -> None:
     parts = [
         "Is it fast?",
         "continuous hardly differs",
-        "  1.00 requests/s  goodput",
+        "  1.00 requests/s  requests per second",
         "| metric",
         "* the 95 %",
         "static: STABLE",
@@ -88,6 +89,16 @@ def test_a_table_pastes_into_a_spreadsheet() -> None:
     assert ["", "goodput", "goodput_requests_per_s", "0.00", "1.00", "*", ""] in cells
 
 
+def test_a_ratio_too_small_to_read_is_a_division_and_one_seed_announces_no_interval() -> None:
+    assert _factor(Interval(estimate=0.000118, low=0.000108, high=0.000129)) == "1/8,475 [1/9,259, 1/7,752]"
+    assert _factor(Interval(estimate=0.0241, low=0.0217, high=0.0268)) == "0.0241 [0.0217, 0.0268]"
+    found = comparison()
+    assert "x static [95 %]" in render_comparison(found)
+    one = {name: runs[:1] for name, runs in found.summaries.items()}
+    alone = render_comparison(compare(one, found.reference))
+    assert "x static " in alone and "[95 %]" not in alone
+
+
 def test_three_and_more_variants_are_the_rows_of_one_table_with_whole_names() -> None:
     text = render_comparison(comparison(5))
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line]
@@ -99,7 +110,9 @@ def test_three_and_more_variants_are_the_rows_of_one_table_with_whole_names() ->
 
 
 def test_the_numbers_that_decide_stand_under_the_sentence() -> None:
-    assert "  1.00 requests/s  goodput" in render_comparison(comparison())
+    shown = render_comparison(comparison())
+    assert "  1.00 requests/s  requests per second" in shown
+    assert "requests/s  goodput" not in shown, "the sentence tells what is served: static has no goodput"
 
 
 def test_thresholds_of_a_changed_question_say_that_they_may_not_fit() -> None:
