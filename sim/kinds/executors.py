@@ -6,12 +6,13 @@ Everything goes through ``concurrent.futures.Executor``; another place to run is
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from sim.errors import ScenarioError
 from sim.scenario.dataclass import dataclass
@@ -35,9 +36,14 @@ class SerialExecutor(Executor):
         return future
 
 
-def _end_quietly_on_interrupt() -> None:
-    """Ctrl-C reaches every process of a terminal; a worker then ends without a traceback."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def _end_quietly_on_interrupt(is_interrupted: Any) -> None:
+    """Ctrl-C reaches every process of a terminal; a worker then says so and ends without a traceback."""
+
+    def end(*_: object) -> None:
+        is_interrupted.value = True
+        os._exit(128 + signal.SIGINT)
+
+    signal.signal(signal.SIGINT, end)
 
 
 def _dask_executor(address: str) -> Executor:
@@ -62,15 +68,20 @@ def _dask_executor(address: str) -> Executor:
 @contextmanager
 def _here(jobs: int, address: str) -> Iterator[Executor]:
     """``jobs`` processes; one job stays in this process."""
-    executor: Executor
     if jobs <= 1:
-        executor = SerialExecutor()
-    else:
-        from concurrent.futures import ProcessPoolExecutor  # loads multiprocessing
+        yield SerialExecutor()
+        return
+    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor  # loads multiprocessing
+    from multiprocessing import RawValue
 
-        executor = ProcessPoolExecutor(jobs, initializer=_end_quietly_on_interrupt)
+    is_interrupted = RawValue("b", False)
+    executor = ProcessPoolExecutor(jobs, initializer=_end_quietly_on_interrupt, initargs=(is_interrupted,))
     try:
         yield executor
+    except BrokenProcessPool as error:
+        if is_interrupted.value:  # a worker was faster to end than this process to hear of it
+            raise KeyboardInterrupt from error
+        raise
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
