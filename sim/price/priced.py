@@ -70,14 +70,8 @@ class PricedSteps(Protocol):
     def engine(self) -> StepEngine: ...
 
 
-class Priced(Protocol):
-    """A model on a device under an engine's settings."""
+class Priced(PricedSteps, Protocol):
+    """And under all settings that its memory depends on."""
 
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-
-    @property
-    def hardware(self) -> HardwareProfile: ...
-    @property
-    def model(self) -> ModelShape: ...
     @property
     def engine(self) -> PricedEngine: ...

@@ -8,7 +8,7 @@ import pytest
 
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware
-from sim.kernel.algorithms.problem import Tile
+from sim.kernel.algorithms.problem import Dtype, Tile
 from sim.kernel.gpu import fits, gpu_of
 from sim.kernel.launches import Cost
 from sim.kernel.metrics import bound_of, summarize_kernel
@@ -60,7 +60,7 @@ def ran(device: str, attention: Attention, tile: Tile) -> KernelResult:
     )
 
 
-def attention(algorithm: str, head_dim: int, dtype: str = "float16") -> Attention:
+def attention(algorithm: str, head_dim: int, dtype: Dtype = "float16") -> Attention:
     """As FlashAttention 2's figures have it: 16k tokens, a hidden size of 2,048."""
     return Attention(
         algorithm=algorithm,
@@ -68,12 +68,12 @@ def attention(algorithm: str, head_dim: int, dtype: str = "float16") -> Attentio
         num_heads=max(1, 2048 // head_dim),
         head_dim=head_dim,
         seqlen=2048,
-        dtype=dtype,  # type: ignore[arg-type]
+        dtype=dtype,
     )
 
 
 @pytest.mark.parametrize("case", PUBLISHED, ids=lambda case: "-".join(map(str, case[:1] + case[2:])))
-def test_every_published_tile_can_be_held(case: tuple[str, str, int, str, int, int, int]) -> None:
+def test_every_published_tile_can_be_held(case: tuple[str, str, int, Dtype, int, int, int]) -> None:
     algorithm, device, head_dim, dtype, rows, columns, warps = case
     tile = Tile(block_m=rows, block_n=columns, num_warps=warps)
     assert ran(device, attention(algorithm, head_dim, dtype), tile).time_ps > 0
