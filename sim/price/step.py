@@ -32,9 +32,11 @@ from sim.scenario.dataclass import dataclass
 BREAKPOINTS_PER_OCTAVE = 4
 MAX_CONTEXT_TOKENS = 1 << 40
 CHUNK_GROUP = 32
+DECODE_GROUP = 16
 LONG_BITS = 41  # 2.2 s
 KEPT_BITS = 34
 CHUNK_BREAKPOINTS = 70  # the first ones, for prompt chunks: up to 2**21 cached tokens
+FEW_CHUNK_BREAKPOINTS = 50  # up to 2**16, until more are asked for
 
 TILE_ROWS = 64  # query rows of a decode kernel's tile (FlashAttention: 64 to 128)
 
@@ -131,6 +133,8 @@ class CompiledPrice:
         self._linear: list[int] = []
         self._head: list[int] = []
         self._curves: dict[int, Curve] = {}
+        self._decode_groups: dict[int, Int64] = {}
+        self._num_chunk_breakpoints = FEW_CHUNK_BREAKPOINTS
         self._chunk_curves: dict[int, Curve] = {}
         self._chunk_groups: dict[int, Int64] = {}
         self._fresh_chunks: list[int] = []
@@ -143,23 +147,24 @@ class CompiledPrice:
     def step_ps(self, num_decode: int, context_tokens: int, chunks: Chunks, drafts: int = 0) -> int:
         """One step; see ``StepPrice``. Drafts are computed, and sampled at, like any other position."""
         tokens = sampling = num_decode + drafts
-        time_ps = 0
+        time_ps = self._step_ps + self._sequence_ps * (num_decode + len(chunks))
         fresh = self._fresh_chunks
-        for chunk in chunks:
-            queries, cached = chunk[0], chunk[1]
+        for queries, cached, samples, _ in chunks:
             tokens += queries
-            sampling += chunk[2]
+            sampling += samples
             time_ps += (
                 fresh[queries] if cached == 0 and queries < len(fresh) else self.chunk_ps(queries, cached)
             )
-        time_ps += self._linear[tokens] if tokens < len(self._linear) else self.linear_ps(tokens)
-        time_ps += self._head[sampling] if sampling < len(self._head) else self.head_ps(sampling)
+        try:
+            time_ps += self._linear[tokens] + self._head[sampling]
+        except IndexError:  # the tables are too short yet
+            time_ps += self.linear_ps(tokens) + self.head_ps(sampling)
         if num_decode:
             curve = self._curves.get(num_decode) or self._curve(num_decode)
             piece = bisect_right(self._grid, context_tokens) - 1
             attention = curve.values_ps[piece] + curve.slopes_ps[piece] * (context_tokens - self._grid[piece])
             time_ps += self.verifying_ps(attention, num_decode, drafts) if drafts else attention
-        return time_ps + self._step_ps + self._sequence_ps * (num_decode + len(chunks))
+        return time_ps
 
     def verifying_ps(self, attention_ps: int, num_decode: int, drafts: int) -> int:
         """Decode attention with drafts: KV is read once, for as many query rows as a tile has.
@@ -228,6 +233,10 @@ class CompiledPrice:
             if queries >= len(self._fresh_chunks):
                 self._fresh_chunks = table(self._fresh_chunk_s, table_size(queries))
             return self._fresh_chunks[queries]
+        few = self._num_chunk_breakpoints
+        if few < CHUNK_BREAKPOINTS and cached >= self._grid[few - 1]:
+            self._num_chunk_breakpoints = CHUNK_BREAKPOINTS  # the first pieces of a curve stay as they are
+            self._chunk_curves, self._chunk_groups = {}, {}
         curve = self._chunk_curves.get(queries) or self._chunk_curve(queries)
         return curve.at(self._grid, cached)
 
@@ -245,10 +254,20 @@ class CompiledPrice:
         return self.times.chunk_s(queries, np.zeros_like(queries))
 
     def _curve(self, num_decode: int) -> Curve:
-        context = np.array(self._grid, dtype=np.float64)
-        values = whole_ps(self.times.decode_s, np.full_like(context, num_decode), context)
-        curve = self._curves[num_decode] = curve_of(self._grid, values, self.constant_ps(num_decode))
+        first = num_decode - num_decode % DECODE_GROUP
+        values = self._decode_groups.get(first)
+        if values is None:
+            values = self._decode_groups[first] = self._decode_group(first)
+        constant = self.constant_ps(num_decode)
+        curve = self._curves[num_decode] = curve_of(self._grid, values[num_decode - first], constant)
         return curve
+
+    def _decode_group(self, first: int) -> Int64:
+        """Picoseconds of ``DECODE_GROUP`` numbers of decodes (rows) at the breakpoints; most are asked for."""
+        counts = np.arange(first, first + DECODE_GROUP, dtype=np.float64)
+        context = np.array(self._grid, dtype=np.float64)
+        sizes = np.repeat(counts, len(context)), np.tile(context, len(counts))
+        return whole_ps(self.times.decode_s, *sizes).reshape(len(counts), len(context))
 
     def _chunk_curve(self, queries: int) -> Curve:
         first = queries - queries % CHUNK_GROUP
@@ -261,7 +280,7 @@ class CompiledPrice:
     def _chunk_group(self, first: int) -> Int64:
         """Picoseconds of ``CHUNK_GROUP`` sizes of chunks (rows) at the breakpoints; most are asked for."""
         queries = np.arange(first, first + CHUNK_GROUP, dtype=np.float64)
-        cached = np.array(self._grid[:CHUNK_BREAKPOINTS], dtype=np.float64)
+        cached = np.array(self._grid[: self._num_chunk_breakpoints], dtype=np.float64)
         sizes = np.repeat(queries, len(cached)), np.tile(cached, len(queries))
         values = whole_ps(self.times.chunk_s, *sizes).reshape(len(queries), len(cached))
         if queries[-1] <= LARGEST_TABLE:  # nothing cached: the price that a whole prompt has

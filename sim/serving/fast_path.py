@@ -104,13 +104,14 @@ class FastPath(ABC):
                     if steps > size:
                         held_ps, taken = sum_blocks(counts, done % size, first, growth, steps)
                     else:
-                        held_ps, taken, time_ps = 0, 0, first + growth
                         last = (at := (done + 1) % size) + steps - 1
                         needs = counts[at:last] if last <= size else counts[at:] + counts[: last - size]
+                        taken = taken_sum = sum_of_sums = 0  # small numbers: times are multiplied at the end
                         for need in needs:
                             taken += need
-                            held_ps += taken * time_ps
-                            time_ps += growth
+                            taken_sum += taken
+                            sum_of_sums += taken_sum
+                        held_ps = taken_sum * (first + steps * growth) - growth * sum_of_sums
                     grown = held_ps * size
                     if grown > MAX_GROWN:
                         grown = recorder.keep(grown)
