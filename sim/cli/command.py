@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -110,6 +111,10 @@ def _parsers(verb: str | None) -> tuple[Parser, dict[str, Parser]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    if argv is None:
+        # Nothing here multiplies matrices of floats, and NumPy's BLAS would start a thread for every core,
+        # each of which spins for a while: 0.09 CPU seconds of every command on two cores.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     given = list(sys.argv[1:] if argv is None else argv)
     return exit_code_of("gpuyard", lambda: _dispatch(given))
 
