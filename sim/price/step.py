@@ -263,7 +263,7 @@ class CompiledPrice:
         return curve
 
     def _decode_group(self, first: int) -> Int64:
-        """Picoseconds of ``DECODE_GROUP`` numbers of decodes (rows) at the breakpoints; most are asked for."""
+        """Picoseconds of ``DECODE_GROUP`` batch sizes (rows) at the breakpoints; most are asked for."""
         counts = np.arange(first, first + DECODE_GROUP, dtype=np.float64)
         context = np.array(self._grid, dtype=np.float64)
         sizes = np.repeat(counts, len(context)), np.tile(context, len(counts))
