@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class ScenarioError(Exception):
@@ -32,6 +36,19 @@ class ScenarioError(Exception):
         self.others = tuple(others)
         super().__init__(problem)
 
+    def told(self, **changes: Any) -> Self:
+        """The same error with some of its parts told otherwise: another file, another path."""
+        parts = {
+            "file": self.file,
+            "path": self.path,
+            "given": self.given,
+            "allowed": self.allowed,
+            "hint": self.hint,
+            "others": self.others,
+            **changes,
+        }
+        return type(self)(parts.pop("problem", self.problem), **parts)
+
     def __str__(self) -> str:
         where = ": ".join(part for part in (self.file, self.path) if part)
         lines = [f"{where}: {self.problem}" if where else self.problem]
@@ -47,6 +64,13 @@ class ScenarioError(Exception):
 
 class NoSuchFile(ScenarioError):
     """A scenario names a file that is not there: a mistake, whatever else its values say."""
+
+
+class CannotRun(ScenarioError):
+    """A scenario without a mistake whose device cannot do it: too little memory, no such units or kernel.
+
+    Of one variant among several that is an answer, and the others are run.
+    """
 
 
 def told_together(

@@ -172,4 +172,5 @@ def _check_scenario(content: dict[str, Any], path: Path) -> str:
     for caution in file.warnings:
         print(f"warning {path}: {caution}", file=sys.stderr)
     names = ", ".join(variant.name for variant in file.variants)
-    return f"scenario, {len(file.base.seeds)} seeds x {len(file.variants)} variants ({names})"
+    refused = "".join(f"; {one.name} cannot run: {one.refusal}" for one in file.refused)
+    return f"scenario, {len(file.base.seeds)} seeds x {len(file.variants)} variants ({names}){refused}"

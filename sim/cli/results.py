@@ -82,10 +82,14 @@ def write_text(path: str, text: str) -> None:
 
 
 def metric_rows(answer: AnyAnswer) -> list[dict[str, Any]]:
-    """A row per variant and seed: verdict, SLO, every metric and the run's own warnings."""
-    from sim.results.summary import warning_cell
+    """A row per variant and seed: verdict, SLO, every metric and the run's own warnings.
 
-    return [
+    A variant that cannot run has one, with the reason.
+    """
+    from sim.results.summary import warning_cell
+    from sim.scenario.file import CANNOT_RUN
+
+    rows: list[dict[str, Any]] = [
         {
             "variant": summary.variant,
             "seed": summary.seed,
@@ -96,4 +100,8 @@ def metric_rows(answer: AnyAnswer) -> list[dict[str, Any]]:
         }
         for summaries in answer.summaries.values()
         for summary in summaries
+    ]
+    refused = answer.comparison.refused.items()
+    return rows + [
+        {"variant": name, "verdict": CANNOT_RUN, "cannot_run": why.reason} for name, why in refused
     ]

@@ -103,7 +103,7 @@ def _rows(points: Sequence[Point], arguments: argparse.Namespace, out: Path) -> 
 
 def refuse_if_none_ran(points: Sequence[Point], rows: Sequence[Row]) -> None:
     """Raises the reasons where not one point gave numbers: there is no answer, and nothing to write."""
-    from sim.plan.evaluate import CANNOT_RUN
+    from sim.scenario.file import CANNOT_RUN
 
     if any(row["verdict"] != CANNOT_RUN for row in rows):
         return

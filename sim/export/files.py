@@ -173,6 +173,11 @@ def summary_json(summaries: Mapping[str, Sequence[Summary]], *, comparison: Comp
     }
     if comparison is not None and comparison.length:
         content["length"] = comparison.length
+    if comparison is not None and comparison.refused:
+        content["cannot_run"] = [
+            {"variant": name, "reason": why.reason, "remedy": why.remedy}
+            for name, why in comparison.refused.items()
+        ]
     if comparison is not None and len(comparison.variants) > 1:
         content["comparison"] = comparison.to_dict()
     elif comparison is not None:  # nothing to compare, and warnings of the whole all the same

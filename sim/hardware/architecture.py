@@ -124,11 +124,11 @@ def check_runs_on(
     if runs_on(kernel, profile):
         return
     where = f"{profile.architecture}, compute capability {profile.compute_capability}"
-    raise place.error(
+    raise place.cannot_run(
         f"this kernel does not exist for {profile.name} ({where})",
         given=given,
         allowed=", ".join(name for name, one in names.items() if runs_on(one, profile)),
-        hint=f"it runs on {', '.join(ATTENTION_KERNELS[kernel].architectures)}; hardware: one of these",
+        hint=f"hardware of {', '.join(ATTENTION_KERNELS[kernel].architectures)}, on which it runs",
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 from sim.errors import ScenarioError
 from sim.hardware.architecture import check_runs_on
 from sim.kernel.algorithms import ALGORITHMS, training_algorithms
-from sim.kernel.operations import Plan, operation_of, plan_of
+from sim.kernel.operations import Plan, host_copy_bytes, host_link_of, operation_of, plan_of
 from sim.kernel.scenario import Attention, KernelScenario
 from sim.scenario.place import Place
 
@@ -21,6 +21,8 @@ def check_kernel(scenario: KernelScenario, *, file: str) -> None:
     _check_kernel_exists(scenario, Place(file=file))
     try:
         plan = plan_of(scenario.hardware, scenario.kernel, scenario.model)
+        if host_copy_bytes(scenario.kernel):
+            host_link_of(scenario.hardware)
     except ScenarioError as error:
         raise _in_file(error, file) from None
     for refused in (*_unused(scenario), *_impossible(scenario, plan)):
@@ -43,14 +45,7 @@ def _check_kernel_exists(scenario: KernelScenario, place: Place) -> None:
 
 
 def _in_file(error: ScenarioError, file: str) -> ScenarioError:
-    return ScenarioError(
-        error.problem,
-        file=error.file or file,
-        path=error.path,
-        given=error.given,
-        allowed=error.allowed,
-        hint=error.hint,
-    )
+    return error.told(file=error.file or file)
 
 
 def _impossible(scenario: KernelScenario, plan: Plan) -> Iterator[ScenarioError]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import field, replace
 from typing import Literal, Protocol
 
-from sim.errors import ScenarioError
+from sim.errors import CannotRun, ScenarioError
 from sim.hardware import HardwareProfile
 from sim.hardware.architecture import Chosen, by_architecture, by_chip, sm_facts
 from sim.hardware.laws.registry import LAWS
@@ -68,7 +68,7 @@ class Gpu:
         """Dense peak of one SM."""
         peak = self.profile.peak_flops_per_s.get(dtype)
         if peak is None:
-            raise ScenarioError(
+            raise CannotRun(
                 f"{self.profile.name} has no {dtype} rate",
                 path="kernel",
                 given=dtype,
@@ -192,7 +192,7 @@ def blocks_per_sm(gpu: Gpu, footprint: Footprint, what: str) -> int:
     beyond what a thread can address (spilling is not priced).
     """
     if footprint.sram_bytes > gpu.sram_bytes_per_block:
-        raise ScenarioError(
+        raise CannotRun(
             f"{what}: a tile needs more SRAM than a thread block may have on {gpu.profile.name}",
             path="kernel.tile",
             given=f"{format_count(footprint.sram_bytes)} bytes",
@@ -200,7 +200,7 @@ def blocks_per_sm(gpu: Gpu, footprint: Footprint, what: str) -> int:
             hint="smaller block_m, block_n or num_stages",
         )
     if footprint.accumulator_bytes > gpu.register_bytes:
-        raise ScenarioError(
+        raise CannotRun(
             f"{what}: the accumulators do not fit the register file of {gpu.profile.name}",
             path="kernel.tile",
             given=f"{format_count(footprint.accumulator_bytes)} bytes",
@@ -208,7 +208,7 @@ def blocks_per_sm(gpu: Gpu, footprint: Footprint, what: str) -> int:
             hint="smaller block_m or block_n",
         )
     if not footprint.computing_threads:
-        raise ScenarioError(
+        raise CannotRun(
             f"{what}: {footprint.producer_warps} warps of a block only load, and none is left to compute",
             path="kernel.tile.num_warps",
             given=footprint.warps,
@@ -216,7 +216,7 @@ def blocks_per_sm(gpu: Gpu, footprint: Footprint, what: str) -> int:
             hint=f"num_warps: {3 * footprint.producer_warps}",
         )
     if footprint.spills:
-        raise ScenarioError(
+        raise CannotRun(
             f"{what}: a thread cannot hold its part of the accumulators: they would spill to memory",
             path="kernel.tile",
             given=f"{footprint.registers_per_thread} registers a thread, with {footprint.warps} warps",
@@ -225,7 +225,7 @@ def blocks_per_sm(gpu: Gpu, footprint: Footprint, what: str) -> int:
         )
     limits = _limits(gpu, footprint)
     if min(limits) < 1:
-        raise ScenarioError(
+        raise CannotRun(
             f"{what}: a thread block of {footprint.warps} warps does not fit an SM of {gpu.profile.name}",
             path="kernel.tile.num_warps",
             given=f"{footprint.warps} warps, {format_count(footprint.registers * _REGISTER_BYTES)} bytes",

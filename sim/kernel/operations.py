@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 
-from sim.errors import ScenarioError
-from sim.hardware import HardwareProfile
+from sim.errors import CannotRun, ScenarioError
+from sim.hardware import HardwareProfile, Link
 from sim.kernel.algorithms import ALGORITHMS
 from sim.kernel.algorithms.elementwise import copy_launches, norm_launches
 from sim.kernel.algorithms.gemm import gemm_launches
@@ -65,6 +65,27 @@ def operation_of(work: KernelWork) -> Operation:
             allowed=f"exactly one of {', '.join(OPERATIONS)}",
         )
     return OPERATIONS[given[0]]
+
+
+def host_copy_bytes(work: KernelWork) -> float:
+    """Bytes that cross the host link."""
+    if work.copy is not None and work.copy.source != work.copy.target:
+        return work.copy.size_bytes
+    if work.kv_location == "dram" and work.attention is not None:
+        problem = problem_of(work.attention)
+        return 2.0 * problem.key_bytes * problem.kv_heads
+    return 0.0
+
+
+def host_link_of(hardware: HardwareProfile) -> Link:
+    """The link to the host; refused where the profile has none."""
+    if hardware.host_link is None:
+        raise CannotRun(
+            f"{hardware.name} has no known host link",
+            path="hardware.host_link",
+            allowed="{bytes_per_s: 63 GB/s, latency_s: 10 us}",
+        )
+    return hardware.host_link
 
 
 def plan_of(hardware: HardwareProfile, work: KernelWork, model: ModelShape | None = None) -> Plan:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from simpy import Environment, Event, Resource
 
-from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile
 from sim.kernel.device import GroupedDevice
 from sim.kernel.every_block import BlockByBlockDevice
 from sim.kernel.launches import Launch
-from sim.kernel.operations import Plan, plan_of, problem_of
+from sim.kernel.operations import Plan, host_copy_bytes, host_link_of, plan_of
 from sim.kernel.rates import PS_PER_S, compute_s
 from sim.kernel.records import LaunchRecord
 from sim.kernel.scenario import KernelScenario
@@ -53,13 +52,7 @@ NUM_CHUNKS = 8
 
 def copy_ps(profile: HardwareProfile, size_bytes: float) -> int:
     """One pinned copy over the host link. Not modelled: pageable memory, which is slower."""
-    link = profile.host_link
-    if link is None:
-        raise ScenarioError(
-            f"{profile.name} has no known host link",
-            path="hardware.host_link",
-            allowed="{bytes_per_s: 63 GB/s, latency_s: 10 us}",
-        )
+    link = host_link_of(profile)
     return round(((link.latency_s or 0.0) + size_bytes / link.bytes_per_s) * PS_PER_S)
 
 
@@ -139,7 +132,7 @@ def run_kernel(
         return result
     records = tuple(run_launches(plan.launches, plan.gpu.sm_count, trace=work.trace))
     kernel_ps = records[-1].end_ps if records else 0
-    copied = host_copy_bytes(scenario)
+    copied = host_copy_bytes(work)
     host_ps = copy_ps(scenario.hardware, copied) if copied else 0
     time_ps = overlapped_ps(host_ps, kernel_ps) if host_ps and kernel_ps else host_ps + kernel_ps
     return KernelResult(
@@ -162,17 +155,6 @@ def _notes(scenario: KernelScenario, copied_bytes: float) -> tuple[str, ...]:
     if copied_bytes and hardware.host_link is not None and hardware.host_link.latency_s is None:
         found.append(f"hardware.host_link.latency_s of {hardware.name} is unknown: 0 is taken")
     return tuple(found)
-
-
-def host_copy_bytes(scenario: KernelScenario) -> float:
-    """Bytes that cross the host link."""
-    work = scenario.kernel
-    if work.copy is not None and work.copy.source != work.copy.target:
-        return work.copy.size_bytes
-    if work.kv_location == "dram" and work.attention is not None:
-        problem = problem_of(work.attention)
-        return 2.0 * problem.key_bytes * problem.kv_heads
-    return 0.0
 
 
 def num_gpus(scenario: KernelScenario) -> int:

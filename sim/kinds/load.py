@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.errors import NoSuchFile, ScenarioError, closest, did_you_mean, nearest, told_together
+from sim.errors import CannotRun, NoSuchFile, ScenarioError, closest, did_you_mean, nearest, told_together
 from sim.kinds.registry import KINDS, unknown_kind
 from sim.scenario.build import UnknownKeys, build, keeping
 from sim.scenario.fields import SCHEMA_VERSION, Threshold
-from sim.scenario.file import AnyScenario, ScenarioFile, Variant
+from sim.scenario.file import AnyScenario, Refusal, ScenarioFile, Variant
 from sim.scenario.place import Place
 from sim.scenario.renamed import rename_metrics, rename_override, rename_tree
 from sim.scenario.strict_yaml import load_yaml
@@ -148,6 +148,9 @@ def load_scenario(
 ) -> ScenarioFile[AnyScenario]:
     """The scenario at ``path`` (or the shipped one of that name), every variant of it checked.
 
+    A variant that its device cannot do is set aside with its reason (``refused``) where the reference can
+    run; every mistake is a ScenarioError.
+
     ``overrides`` are ``--set`` arguments, laid over the file before its variants. ``trace`` is a
     trace's file, relative to the current folder; all paths inside the file are relative to it.
     """
@@ -175,7 +178,15 @@ def load_measured_tree(
     tree: dict[str, Any], file: str, *, overrides: Sequence[Override] = (), trace: str | None = None
 ) -> ScenarioFile[AnyScenario]:
     """The scenario that the whole mapping of ``file`` holds, with the values measured of it."""
-    loaded = load_tree(tree, file, overrides=overrides, trace=trace)
+    refused: Refused = {}
+    whole = load_tree(tree, file, overrides=overrides, trace=trace, refused=refused, refusable=CannotRun)
+    if whole.reference in refused:
+        raise refused[whole.reference]
+    loaded = replace(
+        whole,
+        variants=tuple(one for one in whole.variants if one.refusal is None),
+        refused=tuple(one for one in whole.variants if one.refusal is not None),
+    )
     if MEASURED in tree:
         from sim.scenario.measured import check_measured
 
@@ -193,11 +204,12 @@ def load_tree(
     overrides: Sequence[Override] = (),
     trace: str | None = None,
     refused: Refused | None = None,
+    refusable: type[ScenarioError] = ScenarioError,
 ) -> ScenarioFile[AnyScenario]:
     """The scenario that the mapping of ``file`` holds: a file read once may be loaded many times.
 
     The ``measured:`` list is not part of the question and is left out. ``refused`` takes what the checks of a
-    variant refuse, in place of an error.
+    variant refuse, in place of an error, where it is ``refusable``.
     """
     _check_version(tree, file)
     written = {name: value for name, value in tree.items() if name != MEASURED}
@@ -215,16 +227,17 @@ def load_tree(
     reached, unreached = check_reach(written, overrides, compare, _choices_of(written))
     warnings += unreached
     base, why_not = _load_base(base_tree, compare, (file, overrides))
-    if why_not is not None and refused is None:
+    if why_not is not None and (refused is None or not isinstance(why_not, refusable)):
         raise why_not
     variants = []
     for name in compare.names:
         variant, why = _load_variant(name, (base, base_tree), compare, (file, overrides))
         why = why if variant.differences else why_not
-        if why is not None and refused is None:
-            raise why
-        if why is not None and refused is not None:
+        if why is not None:
+            if refused is None or not isinstance(why, refusable):
+                raise why
             refused[name] = why
+            variant = replace(variant, refusal=Refusal.of(why, name))
         variants.append(variant)
     return ScenarioFile(
         path=file,

@@ -205,6 +205,7 @@ def _answer(
             thresholds=tuple(file.base.thresholds),
             are_thresholds_given=any(text.startswith("thresholds") for text in file.overrides),
             settings=settings_of(file),
+            refused={one.name: one.refusal for one in file.refused if one.refusal is not None},
         ),
     )
 

@@ -15,9 +15,10 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from sim.kinds.registry import kind_of
-from sim.plan.evaluate import CANNOT_RUN, Point, Row
+from sim.plan.evaluate import Point, Row
 from sim.plan.sweep import Sweep
 from sim.scenario.dataclass import dataclass
+from sim.scenario.file import CANNOT_RUN, Refusal
 from sim.scenario.variants import flattened
 
 if TYPE_CHECKING:
@@ -136,8 +137,7 @@ def reasons_of(sweep: Sweep) -> dict[str, list[int]]:
 
 
 def _reason(row: Row) -> str:
-    remedy = row.get("remedy")
-    return f"{row['cannot_run']}{f'; try {remedy}' if remedy else ''}"
+    return str(Refusal(reason=str(row["cannot_run"]), remedy=str(row.get("remedy") or "")))
 
 
 def may_win(row: Row) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim.errors import ScenarioError
 from sim.scenario.dataclass import dataclass
+from sim.scenario.file import CANNOT_RUN, Refusal
 from sim.version import __version__
 
 if TYPE_CHECKING:
@@ -27,27 +28,6 @@ Row = dict[str, Value]
 
 
 VERDICTS = ("STABLE", "UNTESTED", "BACKLOGGED", "OVERLOADED")  # the worst of the seeds is the row's
-CANNOT_RUN = "CANNOT_RUN"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """Why a point cannot run, and what to try instead."""
-
-    reason: str
-    remedy: str = ""
-
-    @classmethod
-    def of(cls, error: ScenarioError) -> Refusal:
-        """The error on one line, without the file: the point says what was set."""
-        what = " ".join(error.problem.split())
-        bound = f" (given {error.given}, allowed {error.allowed})" if _is_telling(error) else ""
-        return cls(reason=f"{error.path}: {what}{bound}" if error.path else what, remedy=error.hint)
-
-
-def _is_telling(error: ScenarioError) -> bool:
-    """Whether what was given is a size against a bound: a list of words would only be long."""
-    return error.allowed.startswith("at most") and error.given is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +64,7 @@ def evaluate(point: Point) -> Row:
             lambda found: compare({point.variant: found[0]}, point.variant),
         )
     except ScenarioError as error:
-        return refused_row(replace(point, refusal=Refusal.of(error)))
+        return refused_row(replace(point, refusal=Refusal.of(error, point.variant)))
     worst = max((one.verdict for one in summaries), key=lambda verdict: _badness(verdict.word))
     row: Row = {
         "meets_slo": _all_meet(summaries),

@@ -18,7 +18,6 @@ from sim.kinds.executors import map_as_completed
 from sim.kinds.load import load_point
 from sim.plan.evaluate import (
     Point,
-    Refusal,
     Row,
     Value,
     evaluate,
@@ -151,7 +150,7 @@ def sweep_points(
                 base_dir=base_dir,
                 warnings=file.warnings,
                 differences=variant.differences,
-                refusal=Refusal.of(refused[variant.name]) if variant.name in refused else None,
+                refusal=variant.refusal,
             )
             for variant in file.variants
         ]
@@ -196,14 +195,7 @@ def _copies(key: str, values: Sequence[str], variant: str, num_variants: int) ->
 def _at(swept: Mapping[str, str], variant: str, error: ScenarioError) -> ScenarioError:
     """Why a point cannot run, with the point in the place of the file."""
     where = ", ".join(f"{key} = {value}" for key, value in swept.items())
-    return ScenarioError(
-        error.problem,
-        file=f"{where} ({variant})" if variant != "base" else where,
-        path=error.path,
-        given=error.given,
-        allowed=error.allowed,
-        hint=error.hint,
-    )
+    return error.told(file=f"{where} ({variant})" if variant != "base" else where, others=())
 
 
 def settings_of(

@@ -13,7 +13,7 @@ from rich.table import Table as Grid
 from sim.hardware import HardwareProfile
 from sim.kinds.registry import kind_of
 from sim.plan.answer import UNSETTLED, Pick, by_cost, can_run, has_slo, limit_of, picks, reasons_of
-from sim.plan.evaluate import CANNOT_RUN, Row, Value, warnings_of
+from sim.plan.evaluate import Row, Value, warnings_of
 from sim.plan.sweep import Sweep
 from sim.plan.sweep_pictures import sweep_pictures
 from sim.plan.sweep_words import (
@@ -52,6 +52,7 @@ from sim.report.html import render_html
 from sim.report.markdown import render_markdown
 from sim.report.terminal import WIDTH, drawn
 from sim.results.metric import format_metric
+from sim.scenario.file import CANNOT_RUN
 from sim.serving.report.content import sourced
 from sim.version import __version__
 

@@ -33,10 +33,11 @@ from sim.plan.answer import (
     sign,
     stated_as,
 )
-from sim.plan.evaluate import CANNOT_RUN, Row, Value, warnings_of
+from sim.plan.evaluate import Row, Value, warnings_of
 from sim.plan.sweep import Sweep
 from sim.results.comparison import one_seed
 from sim.results.metric import format_metric, label_of
+from sim.scenario.file import CANNOT_RUN
 
 _NUMBER = re.compile(r"\b\d[\d.,]*\b")
 _LEFT_OPEN = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil, floor, log2
 from typing import Literal
 
-from sim.errors import ScenarioError
+from sim.errors import CannotRun
 from sim.hardware import HardwareProfile, Link
 from sim.hardware.architecture import Chosen, by_architecture
 from sim.scenario.dataclass import dataclass
@@ -75,7 +75,7 @@ class Fabric:
     def _link(self, field: str) -> Link:
         link: Link | None = getattr(self, field)
         if link is None:
-            raise ScenarioError(
+            raise CannotRun(
                 f"GPUs cannot exchange anything: the profile's {field} is unknown",
                 path=f"hardware.{field}",
                 allowed="bytes_per_s and latency_s per GPU and direction",

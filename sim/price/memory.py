@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from sim.errors import ScenarioError
+from sim.errors import CannotRun, ScenarioError
 from sim.model.counts import (
     DTYPE_BYTES,
     check_tensor_parallel_size,
@@ -351,7 +351,7 @@ def _no_room(
         tries.insert(0, f"gpu_memory_utilization: 0.9 (it takes more than {share:.2f})")
     if larger:
         tries.append(f"tensor_parallel_size: {larger}")
-    return ScenarioError(
+    return CannotRun(
         "the model leaves no room for KV cache\n"
         f"  {hardware.hbm_bytes / 1e9:.1f} GB x gpu_memory_utilization {engine.gpu_memory_utilization:.2f} = "
         f"{usable / 1e9:.1f} GB; weights of {model.name} in {kind}"
@@ -364,7 +364,7 @@ def _no_room(
 
 def _block_too_large(engine: PricedEngine, block_bytes: int, left_bytes: int) -> ScenarioError:
     largest = left_bytes * engine.block_size // block_bytes
-    return ScenarioError(
+    return CannotRun(
         f"no block fits into what is left for KV cache: {engine.block_size:,} tokens are "
         f"{block_bytes / 1e9:.2f} GB, {left_bytes / 1e9:.2f} GB are left",
         path="engine.block_size",

@@ -23,11 +23,13 @@ from sim.results.metric import Metric, format_metric
 from sim.results.statistics import Interval
 from sim.results.summary import telling
 from sim.results.wording import says_nothing
+from sim.scenario.file import CANNOT_RUN
 
 if TYPE_CHECKING:
     from sim.results.answer import AnyAnswer
     from sim.results.comparison import Comparison
     from sim.scenario.fields import Threshold
+    from sim.scenario.file import Refusal
 
 # Shown even where refused: a missing p99 must be seen to be missing.
 WANTED = (
@@ -59,10 +61,11 @@ def report_with(answer: AnyAnswer, sections: Sequence[Section]) -> Report:
     words = {name: comparison.verdicts(name) for name in comparison.variants}
     said = difference_line(comparison)
     badges = [Cell(text=f"{name}: {word}", tone=TONES.get(word, "plain")) for name, word in words.items()]
+    refused = [Cell(text=f"{name}: {CANNOT_RUN}", tone="bad") for name in comparison.refused]
     return Report(
         question=comparison.asked,
         answer=answer_line(comparison),
-        badges=(Cell(text=said),) if said else tuple(badges),
+        badges=(*((Cell(text=said),) if said else badges), *refused),
         figures=tuple(
             Figure(value=one.value, label=one.label, key=one.metric, beside=one.beside)
             for one in deciding_numbers(comparison)
@@ -75,7 +78,7 @@ def decision_section(answer: AnyAnswer) -> Section:
     """The table, then the thresholds."""
     comparison = answer.comparison
     blocks: list[Block] = []
-    if len(comparison.variants) >= LEAST_COMPACT:
+    if len(comparison.all_variants) >= LEAST_COMPACT:
         blocks += [compact_table(comparison), decision_table(comparison, summary="Every metric")]
     else:
         blocks.append(decision_table(comparison))
@@ -104,6 +107,10 @@ def compact_table(comparison: Comparison) -> Table:
         (Cell(text=_column(comparison, variant)), *(column[index] for column in columns))
         for index, variant in enumerate(comparison.variants)
     ]
+    rows += [
+        (Cell(text=name), _refused(why, footnotes), *(Cell(text="–") for _ in columns[1:]))
+        for name, why in comparison.refused.items()
+    ]
     return Table(header=("variant", *header), rows=tuple(rows), notes=tuple(_notes(comparison, footnotes)))
 
 
@@ -113,8 +120,11 @@ def decision_table(comparison: Comparison, *, summary: str = "") -> Table:
     footnotes: dict[str, int] = {}
     rows = [_verdict_row(comparison), *_slo_rows(comparison)]
     rows += [_metric_row(comparison, name, footnotes) for name in names]
+    refused = [_refused(why, footnotes) for why in comparison.refused.values()]
+    for index, row in enumerate(rows):
+        rows[index] = (*row, *(Cell(text="–") if index else cell for cell in refused))
     return Table(
-        header=("", *(_column(comparison, name) for name in comparison.variants)),
+        header=("", *(_column(comparison, name) for name in comparison.all_variants)),
         rows=tuple(rows),
         notes=tuple(_notes(comparison, footnotes)),
         summary=summary,
@@ -136,7 +146,7 @@ def decision_metrics(comparison: Comparison) -> list[str]:
 def _column(comparison: Comparison, variant: str) -> str:
     return (
         f"{variant} (reference)"
-        if variant == comparison.reference and len(comparison.variants) > 1
+        if variant == comparison.reference and len(comparison.all_variants) > 1
         else variant
     )
 
@@ -346,6 +356,11 @@ def _class_cell(comparison: Comparison, place: tuple[str, str, str], footnotes: 
         return Cell(text=format_metric(sum(known) / len(known), comparison.kind.metrics[metric]))
     reason = next((part.refused[metric] for part in parts if metric in part.refused), "")
     return _missing(reason, footnotes) if reason else Cell(text="–")
+
+
+def _refused(why: Refusal, footnotes: dict[str, int]) -> Cell:
+    """In the place of a variant's verdict, or of its first number."""
+    return replace(_missing(str(why), footnotes), text="cannot run", tone="bad")
 
 
 def _missing(reason: str, footnotes: dict[str, int]) -> Cell:

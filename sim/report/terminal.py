@@ -23,12 +23,14 @@ from sim.results.comparison import Cell, Comparison, check_thresholds
 from sim.results.metric import Metric, format_metric
 from sim.results.statistics import Interval
 from sim.results.wording import says_nothing
+from sim.scenario.file import CANNOT_RUN
 
 WIDTH = 100
 _BOLD, _RED, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[0m"
 _LEAST_COMPACT = 3  # with so many variants they are the rows of one table
 _COMPACT_METRICS = 4
 _LEAST_FACTOR = 0.001  # smaller ones are easier to read as a division, 1/8,450
+_CANNOT_RUN = "cannot run"
 _LONGEST_UNBROKEN = 40  # characters of a variant's name; longer ones go on in the next line
 
 
@@ -71,7 +73,9 @@ def render_comparison(comparison: Comparison, *, tty: bool = False) -> str:
     parts = [
         f"{_wrapped(comparison.asked)}\n{_paint(_wrapped(answer_line(comparison)), _BOLD, tty)}\n",
         _numbers(comparison),
-        compact_table(comparison) if len(comparison.variants) >= _LEAST_COMPACT else metric_table(comparison),
+        compact_table(comparison)
+        if len(comparison.all_variants) >= _LEAST_COMPACT
+        else metric_table(comparison),
         _verdicts(comparison),
     ]
     if comparison.warnings:
@@ -101,12 +105,15 @@ def metric_table(comparison: Comparison) -> str:
     for name in others:
         table.add_column(name, justify="right", overflow="fold")
         table.add_column(_ratio_head(comparison), justify="right", overflow="fold")
+    for name in comparison.refused:
+        table.add_column(name, justify="right", overflow="fold")
     for name in table_metrics(comparison):
         metric = comparison.kind.metrics[name]
         cells = [_value(comparison.cells[reference][name].mean, metric)]
         for other in others:
             cell = comparison.cells[other][name]
             cells += [_value(cell.mean, metric), _ratio_cell(cell)]
+        cells += [_CANNOT_RUN for _ in comparison.refused]
         table.add_row(metric.label, name, *cells)
     return drawn(table)
 
@@ -116,7 +123,7 @@ def compact_table(comparison: Comparison) -> str:
     headline = headline_metric(comparison)
     metrics = deciding_metrics(comparison, best_variant(comparison))[:_COMPACT_METRICS]
     table = Table(box=box.MARKDOWN)
-    is_short = max(map(len, comparison.variants)) <= _LONGEST_UNBROKEN
+    is_short = max(map(len, comparison.all_variants)) <= _LONGEST_UNBROKEN
     table.add_column("variant", overflow="fold", no_wrap=is_short)
     for name in metrics:
         table.add_column(comparison.kind.metrics[name].label, justify="right", overflow="fold")
@@ -129,6 +136,8 @@ def compact_table(comparison: Comparison) -> str:
             row.append(_value(cell.mean, comparison.kind.metrics[name]))
             row += [_ratio_cell(cell)] if name == headline else []
         table.add_row(*row)
+    for variant in comparison.refused:
+        table.add_row(variant, _CANNOT_RUN)
     keys = f"({', '.join(metrics)}; report.html and summary.json have every metric)"
     return f"{drawn(table)}{_wrapped(keys)}\n"
 
@@ -183,6 +192,7 @@ def _verdicts(comparison: Comparison) -> str:
             lines.append(_wrapped(f"  measured: {summaries[0].window}"))
         of_worst = "" if len(summaries) == 1 else " (worst seed)"
         lines += [_wrapped(f"  {worst}{of_worst}") for worst, _ in comparison.slo_found(name)]
+    lines += [_wrapped(f"{name}: {CANNOT_RUN} ({why})") for name, why in comparison.refused.items()]
     note = ""
     if len(comparison.variants) > 1 and len(comparison.seeds) > 1:
         note = f"* the 95 % interval over {len(comparison.seeds)} seeds, paired by seed, excludes 1\n\n"

@@ -13,6 +13,7 @@ from sim.results.wording import (
     edge,
     label_of,
     near,
+    refused_told,
     relation,
     seeds_span,
     thresholds_told,
@@ -77,10 +78,11 @@ def table_metrics(comparison: Comparison) -> tuple[str, ...]:
 
 
 def answer_line(comparison: Comparison) -> str:
-    """The answer: who falls behind its load, the sentence, thresholds, what it assumes, how long it ran."""
+    """The answer: who falls behind, the sentence, who cannot run, thresholds, what it assumes, its length."""
     behind = _all_behind(comparison) if len(comparison.variants) > 1 else ""
     length = f"{comparison.length}." if comparison.length else ""
-    parts = (behind, _sentence(comparison), thresholds_told(comparison), _assumed(comparison), length)
+    said = (behind, _sentence(comparison), refused_told(comparison), thresholds_told(comparison))
+    parts = (*said, _assumed(comparison), length)
     return " ".join(part for part in parts if part)
 
 
@@ -394,7 +396,8 @@ def _ranked(comparison: Comparison, names: Sequence[str]) -> list[str]:
 
 def _alone(comparison: Comparison, name: str, metric: str) -> str:
     cell, label = comparison.cells[name][metric], label_of(comparison, metric)
-    subject = f"{label[0].upper()}{label[1:]}"
+    whose = f" of {name}" if comparison.refused else ""
+    subject = f"{label[0].upper()}{label[1:]}{whose}"
     if cell.mean is None:
         return f"{subject} has no number: {cell.note}."
     companion, state = _companion(comparison, name, metric), _state(comparison, (name,))

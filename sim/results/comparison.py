@@ -14,7 +14,7 @@ from sim.results.summary import SloLine, Summary, rounded
 from sim.scenario.caution import Caution, ranged
 from sim.scenario.dataclass import dataclass
 from sim.scenario.fields import Threshold
-from sim.scenario.file import asked
+from sim.scenario.file import Refusal, asked
 
 _FULL = 0.95
 _SHORT = 24  # characters of a value that a sentence can hold
@@ -139,6 +139,12 @@ class Comparison:
     thresholds: tuple[Threshold, ...] = ()  # the file's
     are_thresholds_given: bool = False  # with what was changed, so that they are of it
     settings: Mapping[str, Setting] = field(default_factory=dict)  # by variant; empty: all are asked the same
+    refused: Mapping[str, Refusal] = field(default_factory=dict)  # variants of the file that cannot run
+
+    @property
+    def all_variants(self) -> tuple[str, ...]:
+        """The variants of the file, those that cannot run last."""
+        return (*self.variants, *self.refused)
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -388,11 +394,9 @@ class ThresholdOutcome:
 def check_thresholds(comparison: Comparison, thresholds: Sequence[Threshold]) -> list[ThresholdOutcome]:
     """Each threshold's outcome, in the order given; a wrong metric or variant is a ScenarioError."""
     known = comparison.cells[comparison.reference]
-    check_threshold_names(thresholds, comparison.variants, known)
-    return [
-        _outcome(comparison, threshold, _variant_of(threshold, comparison.variants))
-        for threshold in thresholds
-    ]
+    variants = comparison.all_variants
+    check_threshold_names(thresholds, variants, known)
+    return [_outcome(comparison, threshold, _variant_of(threshold, variants)) for threshold in thresholds]
 
 
 def check_threshold_names(
@@ -426,19 +430,20 @@ def _variant_of(threshold: Threshold, variants: Sequence[str]) -> str:
 
 
 def _outcome(comparison: Comparison, threshold: Threshold, variant: str) -> ThresholdOutcome:
-    cell = comparison.cells[variant][threshold.metric]
+    is_refused = variant in comparison.refused
+    mean = None if is_refused else comparison.cells[variant][threshold.metric].mean
     limits = (("min", threshold.min), ("max", threshold.max))
     bound = ", ".join(f"{word} {limit:g}" for word, limit in limits if limit is not None)
     unit = comparison.kind.metrics[threshold.metric].unit
-    if cell.mean is None:
-        is_met, reason = False, f"there is no number: {cell.note}"
+    if is_refused:
+        is_met, reason = False, f"it cannot run: {comparison.refused[variant].reason}"
+    elif mean is None:
+        note = comparison.cells[variant][threshold.metric].note
+        is_met, reason = False, f"there is no number: {note}"
     else:
-        above = threshold.max is not None and cell.mean > threshold.max
-        below = threshold.min is not None and cell.mean < threshold.min
-        is_met, reason = (
-            not (above or below),
-            f"{cell.mean:.6g} {unit}",
-        )
+        above = threshold.max is not None and mean > threshold.max
+        below = threshold.min is not None and mean < threshold.min
+        is_met, reason = not (above or below), f"{mean:.6g} {unit}"
     return ThresholdOutcome(
-        metric=threshold.metric, variant=variant, bound=bound, value=cell.mean, is_met=is_met, reason=reason
+        metric=threshold.metric, variant=variant, bound=bound, value=mean, is_met=is_met, reason=reason
     )

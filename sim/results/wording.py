@@ -227,6 +227,14 @@ def _number(text: str) -> float | None:
         return None
 
 
+def refused_told(comparison: Comparison) -> str:
+    """Which variants cannot run, in a sentence for each reason."""
+    names: dict[str, list[str]] = {}
+    for name, refusal in comparison.refused.items():
+        names.setdefault(refusal.short or refusal.reason, []).append(name)
+    return " ".join(f"{listed(found)} cannot run: {why}." for why, found in names.items())
+
+
 def thresholds_told(comparison: Comparison) -> str:
     """The bounds of the file that are missed; of a single variant also those that are kept.
 
@@ -236,11 +244,14 @@ def thresholds_told(comparison: Comparison) -> str:
 
     said = []
     for one in check_thresholds(comparison, comparison.thresholds):
-        if one.is_met and len(comparison.variants) > 1:
+        if one.is_met and len(comparison.all_variants) > 1:
             continue
         if comparison.changes and not comparison.are_thresholds_given:
             return "The file's thresholds are for it as it stands, not for what was changed."
-        label, whose = label_of(comparison, one.metric), f" of {one.variant}" * (len(comparison.variants) > 1)
+        label, whose = (
+            label_of(comparison, one.metric),
+            f" of {one.variant}" * (len(comparison.all_variants) > 1),
+        )
         value = "not known" if one.value is None else value_of(comparison, one.value, one.metric)
         word = "within" if one.is_met else "outside of"
         said.append(f"{label[0].upper()}{label[1:]}{whose} is {value}, {word} its threshold ({one.bound}).")

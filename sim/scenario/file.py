@@ -13,6 +13,7 @@ from sim.scenario.distribution import Distribution
 from sim.scenario.fields import Threshold, key
 
 if TYPE_CHECKING:
+    from sim.errors import ScenarioError
     from sim.scenario.caution import Caution
     from sim.scenario.place import Place
     from sim.scenario.variants import Override
@@ -89,6 +90,40 @@ class MeasuredPoint:
     place: Place
 
 
+CANNOT_RUN = "CANNOT_RUN"
+"""In the place of a verdict."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why a variant, or a point of a sweep, cannot run, and what to try instead."""
+
+    reason: str
+    remedy: str = ""
+    short: str = ""  # the reason as a sentence has it: without key path and sizes
+
+    @classmethod
+    def of(cls, error: ScenarioError, variant: str) -> Refusal:
+        """The error on one line, without file and variant: who prints it says which one it is."""
+        problem = error.problem.removesuffix(f" (in variant {variant})")
+        what = "; ".join(" ".join(line.split()) for line in problem.splitlines())
+        bound = f" (given {error.given}, allowed {error.allowed})" if _is_telling(error) else ""
+        path = error.path.removeprefix(f"compare.variants.{variant}.")
+        return cls(
+            reason=f"{path}: {what}{bound}" if path else what,
+            remedy=error.hint,
+            short=problem.partition("\n")[0],
+        )
+
+    def __str__(self) -> str:
+        return f"{self.reason}{f'; try {self.remedy}' if self.remedy else ''}"
+
+
+def _is_telling(error: ScenarioError) -> bool:
+    """Whether what was given is a size against a bound: a list of words would only be long."""
+    return error.allowed.startswith("at most") and error.given is not None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant(Generic[ScenarioT_co]):
     """One named set of differences from the file, already applied and checked."""
@@ -96,6 +131,7 @@ class Variant(Generic[ScenarioT_co]):
     name: str
     differences: Mapping[str, Any]
     scenario: ScenarioT_co
+    refusal: Refusal | None = None  # it was read without a fault, and cannot run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,13 +141,14 @@ class ScenarioFile(Generic[ScenarioT_co]):
     path: str
     base: ScenarioT_co
     reference: str
-    variants: tuple[Variant[ScenarioT_co], ...]
+    variants: tuple[Variant[ScenarioT_co], ...]  # but for those that cannot run
     raw: Mapping[str, Any]
     overrides: tuple[str, ...] = ()
     measured: tuple[MeasuredPoint, ...] = ()  # no part of the question
     warnings: tuple[Caution, ...] = ()  # of words that were renamed
     trace: str | None = None  # given in place of the scenario's
     reached: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by override, where not all take it
+    refused: tuple[Variant[ScenarioT_co], ...] = ()  # those that cannot run
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -166,7 +203,7 @@ def to_raw(file: ScenarioFile[AnyScenario]) -> dict[str, Any]:
         else:
             tree[one.name] = plain(getattr(file.base, one.name))
     if "compare" in file.raw:
-        variants = {variant.name: plain(variant.differences) for variant in file.variants}
+        variants = {one.name: plain(one.differences) for one in (*file.variants, *file.refused)}
         tree["compare"] = {"reference": file.reference, "variants": variants}
     return {name: value for name, value in tree.items() if value not in ({}, [])}
 

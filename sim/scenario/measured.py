@@ -53,7 +53,7 @@ def check_measured(
 ) -> list[MeasuredPoint]:
     """The points of a loaded scenario's ``measured:`` list, their metrics and variants known to exist."""
     points = measured_points(given, file.path, metrics)
-    variants = tuple(variant.name for variant in file.variants)
+    variants = tuple(variant.name for variant in (*file.variants, *file.refused))
     for point in points:
         for value in point.values:
             for name, word in ((value.variant, "variant"), (value.over, "over")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from sim.errors import ScenarioError
+from sim.errors import CannotRun, ScenarioError
 from sim.scenario.dataclass import dataclass
 
 
@@ -36,6 +36,12 @@ class Place:
         """A ScenarioError about this place, to be raised."""
         return ScenarioError(problem, file=self.file, path=self.path, given=given, allowed=allowed, hint=hint)
 
+    def cannot_run(
+        self, problem: str, *, given: object = None, allowed: str = "", hint: str = ""
+    ) -> CannotRun:
+        """The same of what is no mistake: the device cannot do it."""
+        return CannotRun(problem, file=self.file, path=self.path, given=given, allowed=allowed, hint=hint)
+
 
 def no_effect(place: Place, name: str, value: object, needed: str) -> ScenarioError:
     """The error of a field that changes nothing without ``needed``."""
@@ -49,11 +55,4 @@ def placed(place: Place, check: Callable[[], object]) -> None:
     try:
         check()
     except ScenarioError as error:
-        raise ScenarioError(
-            error.problem,
-            file=place.file,
-            path=error.path or place.path,
-            given=error.given,
-            allowed=error.allowed,
-            hint=error.hint,
-        ) from None
+        raise error.told(file=place.file, path=error.path or place.path, others=()) from None

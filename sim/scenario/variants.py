@@ -466,15 +466,7 @@ def blame(
         problem = f"{problem} (in variant {variant})"
     if any(_begins(_steps(path), override.steps) for override in overrides):
         where = "--set"
-    return type(error)(
-        problem,
-        file=where,
-        path=path,
-        given=error.given,
-        allowed=error.allowed,
-        hint=error.hint,
-        others=others,
-    )
+    return error.told(problem=problem, file=where, path=path, others=others)
 
 
 def _steps(path: str) -> tuple[str | int, ...]:

@@ -74,7 +74,6 @@ def test_two_runs_are_the_same_bytes() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("kernel.tile.block_n=1024", "max_sram_bytes_per_block"),
         ("kernel.attention.num_kv_heads=3", "a divisor of num_heads"),
         ("kernel.attention.dtype=float8", "no float8 rate"),
         ("kernel.gemm={m: 1, n: 1, k: 1}", "exactly one of"),
@@ -90,6 +89,13 @@ def test_what_does_not_go_together_is_refused(override: str, words: str) -> None
     with pytest.raises(ScenarioError) as refused:
         load_scenario("kernel/speedup_by_length", overrides=[override])
     assert words in str(refused.value)
+
+
+def test_a_tile_that_one_variant_cannot_have_sets_it_aside() -> None:
+    file = load_scenario("kernel/speedup_by_length", overrides=["kernel.tile.block_n=1024"])
+    assert {one.scenario.kernel.attention.algorithm for one in file.variants} == {"standard"}
+    assert all(one.scenario.kernel.attention.algorithm != "standard" for one in file.refused)
+    assert all("max_sram_bytes_per_block" in str(one.refusal) for one in file.refused)
 
 
 def test_out_of_memory_is_an_answer_not_an_error() -> None:

@@ -164,7 +164,7 @@ def test_keys_of_a_left_kind_go_with_it(load: Load) -> None:
 
 
 def test_an_error_of_one_variant_names_it(load: Load) -> None:
-    text = changed("continuous: {}", "continuous: {model: llama-3.1-70b}")
+    text = changed("continuous: {}", "continuous: {model: gpt2}")
     assert "(in variant continuous)" in str(refusal(load, text))
     text = changed("continuous: {}", "continuous: {engine: {max_num_batched_tokens: 9}}")
     assert refusal(load, text).path == "compare.variants.continuous.engine.max_num_batched_tokens"

@@ -287,7 +287,7 @@ def _check_tensor_parallel(scenario: Scenario, place: Place) -> None:
     except ScenarioError as error:
         raise there.error(error.problem, given=size, allowed=error.allowed, hint=error.hint) from None
     if size > 1 and hardware.intra_node is None and hardware.host_link is None:
-        raise there.error(
+        raise there.cannot_run(
             f"no link between GPUs is known for {hardware.name}",
             given=size,
             allowed="1",
@@ -307,7 +307,7 @@ def _check_pipeline(scenario: Scenario, place: Place) -> None:
     fits = engine.gpus_per_replica <= (hardware.gpus_per_node or engine.gpus_per_replica)
     field = "intra_node" if fits else "inter_node"
     if stages > 1 and getattr(hardware, field) is None:
-        raise there.error(
+        raise there.cannot_run(
             f"no {field} link between GPUs is known for {hardware.name}, over which stages would send",
             given=stages,
             allowed="1",
@@ -325,7 +325,7 @@ def _check_peak(scenario: Scenario, place: Place) -> None:
     dtype = served_dtype(scenario.model, engine.dtype)
     if dtype not in peaks:
         origin = f"the dtype of {scenario.model.name}" if engine.dtype == "auto" else "engine.dtype"
-        raise place.child("dtype").error(
+        raise place.child("dtype").cannot_run(
             f"{hardware.name} has no peak rate for {dtype} ({origin})",
             given=engine.dtype,
             allowed=", ".join(name for name in ("bfloat16", "float16", "float32") if name in peaks),
@@ -334,7 +334,7 @@ def _check_peak(scenario: Scenario, place: Place) -> None:
         )
     quantized = PEAK_OF_QUANTIZATION.get(served_quantization(scenario.model, engine.quantization), dtype)
     if quantized not in peaks:
-        raise place.child("quantization").error(
+        raise place.child("quantization").cannot_run(
             f"{hardware.name} has no peak rate for {quantized}",
             given=engine.quantization,
             allowed=", ".join(
@@ -391,18 +391,11 @@ def check_kv_fits(scenario: Scenario, top: Place) -> None:
     try:
         plan = memory_plan(scenario.model, scenario.hardware, engine)
     except ScenarioError as error:
-        raise ScenarioError(
-            error.problem,
-            file=error.file or top.file,
-            path=error.path or place.path,
-            given=error.given,
-            allowed=error.allowed,
-            hint=error.hint,
-        ) from None
+        raise error.told(file=error.file or top.file, path=error.path or place.path) from None
     length = max_model_len(scenario)
     reserves_whole = engine.kv_allocator == "contiguous" and engine.kv_reservation == "max"
     if engine.use_kv_cache and reserves_whole and plan.kv_budget_tokens < length:
-        raise place.child("max_model_len").error(
+        raise place.child("max_model_len").cannot_run(
             f"a reservation of max_model_len {length:,} tokens is above the {plan.kv_budget_tokens:,} tokens "
             f"({format_gb(plan.kv_budget_bytes)}) that the KV cache can hold",
             given=engine.max_model_len,

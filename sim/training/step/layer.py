@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from sim.errors import ScenarioError
+from sim.errors import CannotRun
 from sim.hardware.architecture import Chosen, by_architecture
 from sim.model.counts import Matrix, layer_matrices
 from sim.price.collective import fabric_of, nccl_cost
@@ -214,7 +214,7 @@ def peak_of(shape: StepShape) -> str:
     """The key of ``peak_flops_per_s``; refused where the device has no such units."""
     peak = shape.precision.peak
     if peak not in shape.hardware.peak_flops_per_s:
-        raise ScenarioError(
+        raise CannotRun(
             f"{shape.hardware.name} has no {peak} rate",
             path="training.precision",
             given=shape.precision_name,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from sim.errors import ScenarioError
+from sim.errors import CannotRun, ScenarioError
 from sim.model.counts import num_parameters
 from sim.model.shape import ModelShape
 from sim.price.memory import GIB, NON_TORCH_BYTES, NON_TORCH_BYTES_OF_NCCL, MemoryLine
@@ -285,7 +285,7 @@ def check_fits(shape: StepShape, *, file: str = "") -> TrainingMemory:
     shown = "; ".join(
         f"{line.label} {line.num_bytes / 1e9:.1f} GB" for line in memory.lines if line.num_bytes >= 5e7
     )
-    raise ScenarioError(
+    raise CannotRun(
         f"{shape.model.name} does not fit: {memory.peak_memory_bytes / 1e9:.1f} GB are needed on each "
         f"{shape.hardware.name}, {memory.hbm_bytes / 1e9:.1f} GB are there\n  {shown}",
         file=file,
