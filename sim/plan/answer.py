@@ -127,6 +127,17 @@ def can_run(row: Row) -> bool:
     return row.get("cannot_run") is None
 
 
+def kept_word(row: Row) -> str:
+    """Whether a point keeps the thresholds of the file."""
+    met = row.get("meets_thresholds")
+    return "-" if met is None else "met" if met else "missed"
+
+
+def missed_word(row: Row) -> str:
+    """The same beside a verdict, where it does not."""
+    return "misses a threshold" if row.get("meets_thresholds") is False else ""
+
+
 def reasons_of(sweep: Sweep) -> dict[str, list[int]]:
     """Why points cannot run, each reason with its points."""
     reasons: dict[str, list[int]] = {}

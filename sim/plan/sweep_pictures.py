@@ -8,11 +8,22 @@ from math import cos, log10, radians, sin
 from typing import Any
 
 from sim.kinds.registry import kind_of
-from sim.plan.answer import Pick, can_run, front_metric, is_load, judged_metrics, measure_of, number_in, picks
+from sim.plan.answer import (
+    Pick,
+    can_run,
+    front_metric,
+    has_slo,
+    is_load,
+    judged_metrics,
+    measure_of,
+    number_in,
+    picks,
+)
 from sim.plan.evaluate import Row as PointRow
 from sim.plan.sweep import Sweep
 from sim.plan.sweep_words import choice_words, load_words, plain_name, point_words, short_key
 from sim.price.memory import memory_plan
+from sim.report.blocks import Block, Prose
 from sim.report.figures import Lane, Picture, Row, Trace, axis, lanes, layout, log_ticks, plain
 from sim.results.metric import Metric, format_metric
 from sim.serving.scenario import Scenario
@@ -372,3 +383,20 @@ def _reading(sweep: Sweep, metric: str) -> str:
 def _value(row: PointRow, name: str) -> float | None:
     value = row.get(name)
     return None if value is None or isinstance(value, str) else float(value)
+
+
+def how_to_read(sweep: Sweep) -> tuple[Block, ...]:
+    """What the numbers are means of, and what marks and gaps mean."""
+    seeds = len(sweep.points[0].scenario.seeds)
+    draws = any(kind_of(one.scenario).draws(one.scenario) for one in sweep.points)
+    means = (
+        [f"Means over {seeds} seeds; the worst one is held against the SLO's limit."]
+        if seeds > 1
+        else ["One seed."]
+        if draws
+        else []
+    )
+    if has_slo(sweep):
+        means.append("Full marks meet the SLO with every seed, hollow ones do not.")
+    means.append("A gap is a point that cannot run, or a percentile that too few requests could carry.")
+    return (Prose(text=" ".join(means)),)

@@ -12,19 +12,29 @@ from rich.table import Table as Grid
 
 from sim.hardware import HardwareProfile
 from sim.kinds.registry import kind_of
-from sim.plan.answer import UNSETTLED, Pick, by_cost, can_run, has_slo, limit_of, picks, reasons_of
+from sim.plan.answer import (
+    UNSETTLED,
+    Pick,
+    by_cost,
+    can_run,
+    has_slo,
+    kept_word,
+    limit_of,
+    missed_word,
+    picks,
+    reasons_of,
+)
 from sim.plan.evaluate import Row, Value, warnings_of
 from sim.plan.sweep import Sweep
-from sim.plan.sweep_pictures import sweep_pictures
+from sim.plan.sweep_pictures import how_to_read, sweep_pictures
 from sim.plan.sweep_words import (
+    answer_parts,
     answer_words,
     axis_notes,
     choice_words,
     closest_words,
     cost_words,
-    kept_word,
     load_words,
-    missed_word,
     plain_name,
     point_words,
     ratio_words,
@@ -247,7 +257,7 @@ def sweep_report(sweep: Sweep, metrics: Sequence[str]) -> Report:
     pictures = sweep_pictures(sweep, metrics)
     told: Block = Bullets(items=tuple(warnings)) if warnings else Prose(text="No warning was raised.")
     helps = Section(title="Which axis helps", blocks=(Bullets(items=tuple(notes)),)) if notes else None
-    why = Section(title="Why", blocks=_how_to_read(sweep), pictures=pictures, only_on_page=True)
+    why = Section(title="Why", blocks=how_to_read(sweep), pictures=pictures, only_on_page=True)
     first = what_decides_first((_load_section(sweep, metrics), helps), (why,), [one.key for one in pictures])
     then = (
         Section(title="Every point, the cheapest first", blocks=_point_tables(sweep, metrics)),
@@ -259,9 +269,11 @@ def sweep_report(sweep: Sweep, metrics: Sequence[str]) -> Report:
         _limits(sweep),
         Section(title="Reproduce", blocks=(Code(text=sweep.command), Prose(text=f"gpuyard {__version__}"))),
     )
+    said, basis = answer_parts(sweep)
     return Report(
         question=sweep.question,
-        answer=answer_words(sweep),
+        answer=said,
+        basis=basis,
         badges=tuple(_badges(sweep)),
         figures=tuple(_figures(sweep)),
         sections=[*first, *what_decides_first(then, folded, ())],
@@ -368,23 +380,6 @@ def _limit_cell(sweep: Sweep, index: int) -> Cell:
         return Cell(text="–")
     tone: Tone = "good" if row["meets_slo"] is True else "bad" if row["meets_slo"] is False else "plain"
     return Cell(text=_share(row), small=closest_words(sweep, index).partition(" (")[0], tone=tone)
-
-
-def _how_to_read(sweep: Sweep) -> tuple[Block, ...]:
-    """What the numbers are means of, and what marks and gaps mean."""
-    seeds = len(sweep.points[0].scenario.seeds)
-    draws = any(kind_of(one.scenario).draws(one.scenario) for one in sweep.points)
-    means = (
-        [f"Means over {seeds} seeds; the worst one is held against the SLO's limit."]
-        if seeds > 1
-        else ["One seed."]
-        if draws
-        else []
-    )
-    if has_slo(sweep):
-        means.append("Full marks meet the SLO with every seed, hollow ones do not.")
-    means.append("A gap is a point that cannot run, or a percentile that too few requests could carry.")
-    return (Prose(text=" ".join(means)),)
 
 
 IN_TABLE = 3  # metrics beside the fixed columns: as many as a page is wide

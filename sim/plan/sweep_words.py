@@ -183,14 +183,23 @@ def plain_name(name: str) -> str:
 
 
 def answer_words(sweep: Sweep) -> str:
-    """The answer: for every load the cheapest choice that meets the SLO, or what comes nearest."""
+    """The answer, and what it rests on."""
+    return " ".join(part for part in answer_parts(sweep) if part)
+
+
+def answer_parts(sweep: Sweep) -> tuple[str, str]:
+    """For every load the cheapest choice that meets the SLO, or what comes nearest; what was played, assumed.
+
+    A page has the second in small print under the numbers.
+    """
     found = picks(sweep)
     said = _slo_words(sweep, found) if has_slo(sweep) else _goal_words(sweep, found)
     refused = sum(not can_run(row) for row in sweep.rows)
     tail = f"{refused} of {len(sweep.rows)} points cannot run." if refused else ""
     lower = "" if "(too few requests" in said else judged_lower(sweep)
-    parts = (said, lower, _least_words(sweep), _missed_words(sweep), tail, played(sweep))
-    return " ".join(part for part in (*parts, _assumed_words(sweep, found)) if part)
+    parts = (said, lower, _least_words(sweep), _missed_words(sweep), tail)
+    basis = (played(sweep), _assumed_words(sweep, found))
+    return " ".join(filter(None, parts)), " ".join(filter(None, basis))
 
 
 def _least_words(sweep: Sweep) -> str:
@@ -219,17 +228,6 @@ def _missed_words(sweep: Sweep) -> str:
     points = f"{len(missed)} of {sum(map(can_run, sweep.rows))} points"
     first = f"{setting_words(sweep, missed[0])}: {sweep.rows[missed[0]]['missed']}"
     return f"{points} miss a threshold of the scenario, as {first}."
-
-
-def kept_word(row: Row) -> str:
-    """Whether a point keeps the thresholds of the file."""
-    met = row.get("meets_thresholds")
-    return "-" if met is None else "met" if met else "missed"
-
-
-def missed_word(row: Row) -> str:
-    """The same beside a verdict, where it does not."""
-    return "misses a threshold" if row.get("meets_thresholds") is False else ""
 
 
 def _assumed_words(sweep: Sweep, found: Sequence[Pick]) -> str:

@@ -98,13 +98,17 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The whole: the question, the answer in one line, a badge per variant, large numbers, the sections."""
+    """The whole: the question, the answer in one line, a badge per variant, large numbers, the sections.
+
+    ``basis``: what the answer assumes and was played, in small print under its numbers.
+    """
 
     question: str
     answer: str
     badges: tuple[Cell, ...]
     sections: Sequence[Section]
     figures: tuple[Figure, ...] = ()
+    basis: str = ""
 
 
 def what_decides_first(

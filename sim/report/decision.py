@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sim.elementary import log
 from sim.report.blocks import Block, Bullets, Cell, Figure, Prose, Report, Section, Table, Tone
 from sim.report.figures import digits
 from sim.results.answer import (
-    answer_line,
+    answer_basis,
+    answer_itself,
     best_variant,
     deciding_metrics,
     deciding_numbers,
-    difference_line,
     headline_metric,
     table_metrics,
 )
@@ -52,26 +53,45 @@ LEAST_COMPACT = 3
 _COMPACT_METRICS = 5
 _LEAST_THAT_MATTERS = 1.01
 _NO_NUMBER = ("–", "refused")
-TONES: dict[str, Tone] = {"STABLE": "good", "OVERLOADED": "bad", "BACKLOGGED": "bad"}
+TONES: dict[str, Tone] = {"STABLE": "good", "OVERLOADED": "bad", "BACKLOGGED": "bad", CANNOT_RUN: "bad"}
 
 
 def report_with(answer: AnyAnswer, sections: Sequence[Section]) -> Report:
     """The report of an answer of whatever kind: question, sentence, large numbers, verdicts, its sections."""
     comparison = answer.comparison
-    words = {name: comparison.verdicts(name) for name in comparison.variants}
     said = difference_line(comparison)
-    badges = [Cell(text=f"{name}: {word}", tone=TONES.get(word, "plain")) for name, word in words.items()]
-    refused = [Cell(text=f"{name}: {CANNOT_RUN}", tone="bad") for name in comparison.refused]
+    words = {} if said else {name: comparison.verdicts(name) for name in comparison.variants}
+    badges = _badges({**words, **dict.fromkeys(comparison.refused, CANNOT_RUN)})
     return Report(
         question=comparison.asked,
-        answer=answer_line(comparison),
-        badges=(*((Cell(text=said),) if said else badges), *refused),
+        answer=answer_itself(comparison),
+        basis=answer_basis(comparison),
+        badges=(*((Cell(text=said),) if said else ()), *badges),
         figures=tuple(
             Figure(value=one.value, label=one.label, key=one.metric, beside=one.beside)
             for one in deciding_numbers(comparison)
         ),
         sections=sections,
     )
+
+
+def _badges(words: Mapping[str, str]) -> list[Cell]:
+    """A badge per variant; of more than two, one per verdict with whom it is of, or of how many."""
+    whose: dict[str, list[str]] = {}
+    for name, word in words.items():
+        whose.setdefault(word, []).append(name)
+    if len(words) < LEAST_COMPACT:
+        told = list(words.items())
+    else:
+        most = _NAMES_OF_A_BADGE
+        told = [
+            (", ".join(names) if len(names) <= most else f"{len(names)} of {len(words)}", word)
+            for word, names in whose.items()
+        ]
+    return [Cell(text=f"{who}: {word}", tone=TONES.get(word, "plain")) for who, word in told]
+
+
+_NAMES_OF_A_BADGE = 3
 
 
 def decision_section(answer: AnyAnswer) -> Section:
@@ -371,3 +391,38 @@ def _missing(reason: str, footnotes: dict[str, int]) -> Cell:
 
 def _footnotes(footnotes: dict[str, int]) -> list[str]:
     return [f"Note {number}: {reason}." for reason, number in footnotes.items()]
+
+
+def difference_line(comparison: Comparison) -> str:
+    """What variants differ in beside the headline, where one verdict for all says nothing of it.
+
+    Metrics that differ as the headline does (a step's time beside tokens per second) add nothing.
+    """
+    words = {name: comparison.verdicts(name) for name in comparison.variants}
+    if len(words) < 2 or len(set(words.values())) > 1 or next(iter(words.values())) == "STABLE":
+        return ""
+    alike = [name for name in comparison.variants[1:] if not comparison.is_other(name)]
+    found = [
+        (abs(log(cell.ratio.estimate)), name, variant)
+        for variant in alike
+        for name in table_metrics(comparison)
+        if (cell := comparison.cells[variant][name]).ratio is not None and cell.mean
+        if not _follows_headline(comparison, variant, name)
+    ]
+    if not found or max(found)[0] < log(1.01):
+        return f"all are {next(iter(words.values()))}"
+    _, name, variant = max(found)
+    mean, base = (comparison.cells[which][name].mean for which in (variant, comparison.reference))
+    metric = comparison.kind.metrics[name]
+    shown = (
+        f"{format_metric(mean, metric)} in {variant}, {format_metric(base, metric)} in {comparison.reference}"
+    )
+    return f"all are {next(iter(words.values()))}; they differ most in {metric.label} ({name}): {shown}"
+
+
+def _follows_headline(comparison: Comparison, variant: str, name: str) -> bool:
+    cells = comparison.cells[variant]
+    ratio, headline = cells[name].ratio, cells[headline_metric(comparison)].ratio
+    if ratio is None or headline is None:
+        return False
+    return abs(abs(log(ratio.estimate)) - abs(log(headline.estimate))) < 0.005

@@ -186,11 +186,12 @@ def _plotly_licence() -> str:
 def report_html(report: Report) -> str:
     """The body: the question, the answer, the sections."""
     badges = "".join(f'<li class="{badge.tone}">{escape(badge.text)}</li>' for badge in report.badges)
+    basis = f'<p class="basis">{escape(report.basis)}</p>' if report.basis else ""
     return "\n".join(
         [
             f"<h1>{escape(report.question)}</h1>",
             f'<section class="answer"><p>{escape(report.answer)}</p>',
-            f"{_figures(report)}<ul>{badges}</ul></section>",
+            f"{_figures(report)}<ul>{badges}</ul>{basis}</section>",
             *(section_html(section) for section in report.sections),
         ]
     )

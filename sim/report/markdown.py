@@ -13,8 +13,8 @@ from sim.report.figures import Picture
 
 def render_markdown(report: Report, page: str = "report.html", numbers: str = "summary.json") -> str:
     """A report as Markdown: heading, answer, sections; ``page`` and ``numbers``: the files with the rest."""
-    badges = ", ".join(_text(badge.text) for badge in report.badges)
-    parts = [f"# {_text(report.question)}", f"**{_text(report.answer)}**"]
+    badges = "; ".join(_text(badge.text) for badge in report.badges)
+    parts = [f"# {_text(report.question)}", f"**{_text(report.answer)}** {_text(report.basis)}".rstrip()]
     parts += ["\n".join(map(_figure, report.figures))] if report.figures else []
     parts += [badges] if badges else []
     parts += [told for section in report.sections if (told := _section(section))]

@@ -9,13 +9,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from sim.report.decision import difference_line
 from sim.results.answer import (
     AnyAnswer,
     answer_line,
     best_variant,
     deciding_metrics,
     deciding_numbers,
-    difference_line,
     headline_metric,
     table_metrics,
 )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from sim.elementary import log
 from sim.results.metric import format_metric
 from sim.results.verdict import SAID
 from sim.results.wording import (
+    assumed_told,
     differing,
     edge,
+    kept,
     label_of,
     near,
     refused_told,
@@ -78,12 +79,22 @@ def table_metrics(comparison: Comparison) -> tuple[str, ...]:
 
 
 def answer_line(comparison: Comparison) -> str:
-    """The answer: who falls behind, the sentence, who cannot run, thresholds, what it assumes, its length."""
+    """The answer, and what it rests on."""
+    return " ".join(part for part in (answer_itself(comparison), answer_basis(comparison)) if part)
+
+
+def answer_itself(comparison: Comparison) -> str:
+    """Who falls behind its load, the sentence, who cannot run, thresholds."""
     behind = _all_behind(comparison) if len(comparison.variants) > 1 else ""
-    length = f"{comparison.length}." if comparison.length else ""
-    said = (behind, _sentence(comparison), refused_told(comparison), thresholds_told(comparison))
-    parts = (*said, _assumed(comparison), length)
+    parts = (behind, _sentence(comparison), refused_told(comparison), thresholds_told(comparison))
     return " ".join(part for part in parts if part)
+
+
+def answer_basis(comparison: Comparison) -> str:
+    """What the answer assumes, and how long it ran; a page has it in small print under the numbers."""
+    names = list(dict.fromkeys((comparison.reference, best_variant(comparison))))
+    length = f"{comparison.length}." if comparison.length else ""
+    return " ".join(part for part in (assumed_told(comparison, names), length) if part)
 
 
 def _behind(comparison: Comparison, name: str) -> tuple[float, float] | None:
@@ -147,28 +158,20 @@ def _all_behind(comparison: Comparison) -> str:
     return f"{said}: {shared}."
 
 
-def _assumed(comparison: Comparison) -> str:
-    """Figures that may decide and that nobody measured here, of the variants that the sentence names."""
-    names = list(dict.fromkeys((comparison.reference, best_variant(comparison))))
-    whose: dict[str, list[str]] = {}
-    for name in names:
-        for run in comparison.summaries[name]:
-            for text in (caution.assumes for caution in run.warnings if caution.assumes):
-                if name not in whose.setdefault(text, []):
-                    whose[text].append(name)
-    parts = [
-        text if len(found) == len(names) else f"{text} ({', '.join(found)})" for text, found in whose.items()
-    ]
-    return f"Assumed: {'; '.join(parts)}." if parts else ""
-
-
 def _sentence(comparison: Comparison) -> str:
     """The best variant against the reference, by the headline metric, where all are asked for the same."""
     metric = headline_metric(comparison)
     if len(comparison.variants) == 1:
         return _alone(comparison, comparison.reference, metric)
-    parts = (part.removesuffix(".") for part in _across(comparison, metric))
-    return f"{_with_what(comparison)}{'; '.join(parts)}."
+    said = _with_what(comparison)
+    for index, (text, is_new_sentence) in enumerate(_across(comparison, metric)):
+        part = text.removesuffix(".")
+        starts = f"{part[0].upper()}{part[1:]}" if part.startswith(_AT) else part
+        said += part if not index else f". {starts}" if is_new_sentence else f"; {part}"
+    return f"{said}."
+
+
+_AT = "at "
 
 
 def _with_what(comparison: Comparison) -> str:
@@ -184,27 +187,34 @@ def _with_what(comparison: Comparison) -> str:
     return f"With {work.pop()}{f' on {devices.pop()}' if len(devices) == 1 else ''}, "
 
 
-def _across(comparison: Comparison, metric: str) -> Iterator[str]:
-    """What may be said of variants that are not all asked for the same, a part of the sentence each."""
-    has_values = sum(part.is_pair for part in comparison.parts) <= _MOST_WITH_VALUES
+def _across(comparison: Comparison, metric: str) -> Iterator[tuple[str, bool]]:
+    """What may be said of variants that are not all asked for the same, and what begins a sentence of it."""
+    costs = _costs_of_circumstances(comparison)
+    short = "" if any(_is_trouble(comparison, name) for name, _ in costs) else kept(comparison, costs, metric)
+    if short:
+        yield short, False
+    num_pairs = sum(part.is_pair for part in comparison.parts)
+    num_asked = sum(bool(part.asked) and not part.is_pair for part in comparison.parts)
     for index, part in enumerate(comparison.parts):
         if part.is_strange:
             verb = "is" if len(part.names) == 1 else "are"
             states = [_verdict(comparison, name) for name in part.names if _is_trouble(comparison, name)]
             why = f" ({part.asked})" if part.asked else ""
-            yield ", ".join([f"{', '.join(part.names)}{why} {verb} not compared", *states])
-        elif part.is_pair:
+            yield ", ".join([f"{', '.join(part.names)}{why} {verb} not compared", *states]), False
+        elif part.is_pair and not (short and part.names in costs):
             name, other = part.names
             of = f" ({part.asked})" if part.asked else ""
             state = f", {_verdict(comparison, name)}" if _is_trouble(comparison, name) else ""
+            has_values = num_pairs <= _MOST_WITH_VALUES
             said = relation(comparison, name, metric, other, with_values=has_values)
-            yield f"{name}{of} {said}{state}"
-        else:
-            found = _among(comparison, part.names, metric, is_first=not index)
-            yield f"at {part.asked}, {found}" if part.asked else found
+            yield f"{name}{of} {said}{state}", False
+        elif not part.is_pair:
+            has_values = not part.asked or num_asked < _MOST_WITH_VALUES
+            found = _among(comparison, part.names, metric, is_first=not index, with_values=has_values)
+            yield (f"{_AT}{part.asked}, {found}" if part.asked else found), True
 
 
-_MOST_WITH_VALUES = 2  # pairs of one sentence; of more the large numbers and the table have the values
+_MOST_WITH_VALUES = 2  # pairs of one answer; of more the large numbers and the table have the values
 
 
 def told_pairs(comparison: Comparison) -> list[tuple[str, str]]:
@@ -220,7 +230,9 @@ def _pair(comparison: Comparison, names: Sequence[str]) -> tuple[str, str]:
     return (names[1] if len(names) == 2 else _best(comparison, names), names[0])
 
 
-def _among(comparison: Comparison, names: Sequence[str], metric: str, *, is_first: bool = True) -> str:
+def _among(
+    comparison: Comparison, names: Sequence[str], metric: str, *, is_first: bool, with_values: bool
+) -> str:
     """The best of variants that are asked for the same against the first of them.
 
     Among several the first counts: where it is the best, the sentence says so and by how much. ``is_first``:
@@ -244,7 +256,8 @@ def _among(comparison: Comparison, names: Sequence[str], metric: str, *, is_firs
     more = differing(comparison, best, reference) if is_first else ""
     more += near(comparison, best, [name for name in others if name != best], metric)
     more += edge(comparison, best, names)
-    return f"{subject} {relation(comparison, best, told, reference)}{rest}{more}"
+    said = relation(comparison, best, told, reference, with_values=with_values)
+    return f"{subject} {said}{rest}{more}"
 
 
 def _told_metric(comparison: Comparison, best: str, reference: str) -> str:
@@ -267,15 +280,15 @@ def best_variant(comparison: Comparison) -> str:
     """
     if len(comparison.variants) == 1:
         return comparison.reference
-    costs = costs_of_circumstances(comparison)
+    costs = _costs_of_circumstances(comparison)
     return _best(comparison, [name for name, _ in costs]) if costs else told_pairs(comparison)[0][0]
 
 
-def costs_of_circumstances(comparison: Comparison) -> list[tuple[str, str]]:
+def _costs_of_circumstances(comparison: Comparison) -> list[tuple[str, str]]:
     """Where the answer is what another circumstance costs each way of doing it: each with it and without."""
     first = comparison.parts[0]
-    pairs = [(part.names[0], part.names[1]) for part in comparison.parts if part.is_pair]
-    return pairs if first.is_pair and len(pairs) > 1 else []
+    costs = [part for part in comparison.parts if part.is_pair and not part.asked]
+    return [(part.names[0], part.names[1]) for part in costs] if first in costs and len(costs) > 1 else []
 
 
 def _reference_leads(comparison: Comparison, names: Sequence[str], metric: str) -> str:
@@ -437,18 +450,18 @@ def deciding_metrics(comparison: Comparison, variant: str) -> tuple[str, ...]:
 
 
 def deciding_numbers(comparison: Comparison) -> tuple[Number, ...]:
-    """The three numbers that decide, of the variant that the sentence is about.
+    """The three numbers that decide: of the variant that the sentence is about, or of those it compares.
 
-    Where the answer is one for each way of doing it: the headline of three of them, the best among these.
+    Where it compares several with what each is like, the headline of three of them, the best among these.
     """
-    best, pairs = best_variant(comparison), costs_of_circumstances(comparison)
-    if pairs:
+    best, pairs = best_variant(comparison), told_pairs(comparison)
+    if len(pairs) > 1:
+        pairs = _costs_of_circumstances(comparison) or pairs
         chosen = [*pairs[:2], *(pair for pair in pairs[2:] if pair[0] == best), *pairs[2:]][:3]
-        metric = headline_metric(comparison)
-        return tuple(_number_of(comparison, pair, metric, f", {pair[0]}") for pair in chosen)
-    other = comparison.reference
-    if len(comparison.variants) > 1:
-        other = next(like for name, like in told_pairs(comparison) if name == best)
+        return tuple(
+            _number_of(comparison, pair, _told_metric(comparison, *pair), f", {pair[0]}") for pair in chosen
+        )
+    other = next((like for name, like in pairs if name == best), comparison.reference)
     names = dict.fromkeys((_told_metric(comparison, best, other), *deciding_metrics(comparison, best)[1:]))
     return tuple(_number_of(comparison, (best, other), name) for name in list(names)[:3])
 
@@ -458,38 +471,3 @@ def _number_of(comparison: Comparison, pair: tuple[str, str], name: str, of: str
     value, base = (comparison.cells[one][name].mean for one in pair)
     beside = "" if variant == other else f"{other}: {format_metric(base, metric)}"
     return Number(label=f"{metric.label}{of}", metric=name, value=format_metric(value, metric), beside=beside)
-
-
-def difference_line(comparison: Comparison) -> str:
-    """What variants differ in beside the headline, where one verdict for all says nothing of it.
-
-    Metrics that differ as the headline does (a step's time beside tokens per second) add nothing.
-    """
-    words = {name: comparison.verdicts(name) for name in comparison.variants}
-    if len(words) < 2 or len(set(words.values())) > 1 or next(iter(words.values())) == "STABLE":
-        return ""
-    alike = [name for name in comparison.variants[1:] if not comparison.is_other(name)]
-    found = [
-        (abs(log(cell.ratio.estimate)), name, variant)
-        for variant in alike
-        for name in table_metrics(comparison)
-        if (cell := comparison.cells[variant][name]).ratio is not None and cell.mean
-        if not _follows_headline(comparison, variant, name)
-    ]
-    if not found or max(found)[0] < log(1.01):
-        return f"all are {next(iter(words.values()))}"
-    _, name, variant = max(found)
-    mean, base = (comparison.cells[which][name].mean for which in (variant, comparison.reference))
-    metric = comparison.kind.metrics[name]
-    shown = (
-        f"{format_metric(mean, metric)} in {variant}, {format_metric(base, metric)} in {comparison.reference}"
-    )
-    return f"all are {next(iter(words.values()))}; they differ most in {metric.label} ({name}): {shown}"
-
-
-def _follows_headline(comparison: Comparison, variant: str, name: str) -> bool:
-    cells = comparison.cells[variant]
-    ratio, headline = cells[name].ratio, cells[headline_metric(comparison)].ratio
-    if ratio is None or headline is None:
-        return False
-    return abs(abs(log(ratio.estimate)) - abs(log(headline.estimate))) < 0.005

@@ -120,6 +120,11 @@ class Part:
     is_strange: bool = False
     asked: str = ""  # other work that it is asked for: "m: 13952, n: 256"
 
+    @property
+    def rival(self) -> str:
+        """Of two, the one that is set against the other."""
+        return self.names[0] if self.is_pair else self.names[1]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
@@ -153,7 +158,8 @@ class Comparison:
         Those that are asked for what the reference is. Under other circumstances each against itself, then
         all that are under them against the one that does it as the reference does. Of other work these
         alone, or, where one way alone is tried on it, each against itself. The reference's group is left out
-        where all of it is met again under other circumstances: what they cost is the question then.
+        where all of it is met again under other circumstances: what they cost is the question then. Where it
+        is a pair of which the other one loses, it is one pair more: all are in the order of the file.
         """
         first, *others = self._groups
         found: list[Part] = []
@@ -174,7 +180,18 @@ class Comparison:
             elif not pairs:
                 strange.append(Part(names=group, is_strange=True, asked=asked))
         ahead = [] if is_left_out and found else [Part(names=first)]
+        if ahead and all(part.is_pair for part in found) and self._only_loses(first):
+            found = sorted([*ahead, *found], key=lambda part: self.variants.index(part.rival))
+            ahead = []
         return (*ahead, *found, *strange)
+
+    def _only_loses(self, group: Sequence[str]) -> bool:
+        """Whether a group is the reference and one that is worse."""
+        metric = self.kind.metrics[self.kind.headline(self)]
+        first, *others = (self.cells[name][metric.name].mean for name in group)
+        if len(others) != 1 or first is None or others[0] is None:
+            return False
+        return others[0] > first if metric.better == "lower" else others[0] < first
 
     @property
     def asked_keys(self) -> list[str]:

@@ -77,6 +77,49 @@ def relation(
     return f"{said} ({span.removeprefix(', ')})" if span else said
 
 
+def kept(comparison: Comparison, pairs: Sequence[tuple[str, str]], metric: str) -> str:
+    """ "BSP keeps 64 % of the tokens per second of BSP healthy, and ASP keeps 99 % of theirs".
+
+    What other circumstances leave of a rate, of three ways and more in one sentence; nothing where some lose
+    none, or not for sure.
+    """
+    cells = [comparison.against(name, other, metric) for name, other in pairs]
+    ratios = [cell.ratio for cell in cells if cell.ratio and cell.is_significant is not False]
+    is_loss = all(ratio.estimate < 1 and not says_nothing(ratio) for ratio in ratios)
+    is_rate = comparison.kind.metrics[metric].better == "higher"
+    if len(ratios) < max(_FEWEST_TOGETHER, len(pairs)) or not is_loss or not is_rate:
+        return ""
+    left: dict[str, list[tuple[str, str]]] = {}
+    for pair, ratio in zip(pairs, ratios, strict=True):
+        left.setdefault(_share(ratio.estimate), []).append(pair)
+    (share, first), *others = left.items()
+    names, healthy = (listed([pair[at] for pair in first]) for at in (0, 1))
+    told = [f"{names} {_keep(first)} {share} of the {label_of(comparison, metric)} of {healthy}"]
+    told += [f"{listed([name for name, _ in found])} {_keep(found)} {share}" for share, found in others]
+    theirs = " of theirs" if others else ""
+    return f"{listed(told)}{theirs}{_widest(comparison, ratios)}"
+
+
+_FEWEST_TOGETHER = 3
+
+
+def _keep(variants: Sequence[object]) -> str:
+    return "keeps" if len(variants) == 1 else "keep"
+
+
+def _share(ratio: float) -> str:
+    percent = 100 * ratio
+    return f"{percent:.3g} %" if percent >= 99 else f"{percent:.2g} %"
+
+
+def _widest(comparison: Comparison, ratios: Sequence[Interval]) -> str:
+    """How far the intervals reach, as a part of each ratio."""
+    if not comparison.draws or len(comparison.seeds) == 1:
+        return " (one seed, no interval)" if comparison.draws else ""
+    ends = [end / one.estimate - 1 for one in ratios for end in (one.low, one.high) if end is not None]
+    return f" (95 % intervals within {100 * max(map(abs, ends)):.1g} % of each)"
+
+
 _SMALL = 0.1  # times that are easier to read as a part: "1/20 of the memory"
 
 
@@ -107,7 +150,7 @@ def _span(comparison: Comparison, ratio: Interval | None) -> str:
     if says_nothing(ratio):
         return ", by how much is unknown with so few seeds"
     low, high = f"{ratio.low:.3g}", f"{ratio.high:.3g}"
-    return f", 95 % {low} to {high}" if (low, high) != ("1", "1") else ""
+    return f", 95 % {low} to {high}" if low != high else ""  # else it is the ratio, to all its digits
 
 
 _WIDEST = 100.0  # times from an interval's low end to its high one
@@ -225,6 +268,20 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
+
+
+def assumed_told(comparison: Comparison, names: Sequence[str]) -> str:
+    """Figures that may decide and that nobody measured here, of the variants that the sentence names."""
+    whose: dict[str, list[str]] = {}
+    for name in names:
+        for run in comparison.summaries[name]:
+            for text in (caution.assumes for caution in run.warnings if caution.assumes):
+                if name not in whose.setdefault(text, []):
+                    whose[text].append(name)
+    parts = [
+        text if len(found) == len(names) else f"{text} ({', '.join(found)})" for text, found in whose.items()
+    ]
+    return f"Assumed: {'; '.join(parts)}." if parts else ""
 
 
 def refused_told(comparison: Comparison) -> str:

@@ -63,6 +63,9 @@ def test_nothing_complains_and_nothing_leaves(page: Page) -> None:
 def test_the_answer_can_be_read(page: Page, answer: Answer) -> None:
     shown = page.value("document.querySelector('.answer p').innerText")
     assert shown == build_report(answer).answer
+    basis = page.value("document.querySelector('.answer .basis').innerText")
+    assert basis == build_report(answer).basis
+    assert basis.startswith("Assumed: ")
     assert shown.startswith("continuous ")
     top = page.value("document.querySelector('.answer').getBoundingClientRect().top + window.scrollY")
     assert top < 300

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from sim.kinds.load import load_scenario
+from sim.kinds.registry import report_of
 from sim.kinds.run import run_scenario, settings_of
 from sim.report.decision import decision_table
 from sim.results.answer import answer_line, best_variant, deciding_numbers
@@ -48,8 +50,29 @@ def test_other_work_is_answered_for_itself() -> None:
         ("bf16_2048_rows", "int4_2048_rows"),
     ]
     assert line.startswith("int4_16_rows is 2.82 × as fast as bf16_16_rows (")
-    assert "at m: 2048, int4_2048_rows takes 1.15 × the time of bf16_2048_rows (" in line
+    assert ". At m: 2048, int4_2048_rows takes 1.15 × the time of bf16_2048_rows (" in line
+    numbers = deciding_numbers(comparison)  # of both that the answer compares
+    assert [one.label for one in numbers] == ["time, int4_16_rows", "time, int4_2048_rows"]
     assert "best of" not in line
+
+
+def test_a_rival_that_only_loses_is_one_of_the_pairs(tmp_path: Path) -> None:
+    """What one tile more costs was asked first; split-K, which nobody should take, does not lead."""
+    tile = {"block_m": 128, "block_n": 256, "block_k": 32, "num_stages": 3, "num_warps": 8}
+    base = {**GEMM, "kernel": {"gemm": {"m": 1152, "n": 3072, "k": 4096}, "tile": tile}}
+    more = {"kernel": {"gemm": {"m": 13952, "n": 256}}}
+    split = {"kernel": {"tile": {"num_splits": 2}}}
+    comparison = compared(tmp_path, base, "108", **{"108": {}, "109": more, "split": split})
+    assert names(comparison) == [("109", "108"), ("108", "split")]
+    assert answer_line(comparison).startswith("109 (m: 13952, n: 256) takes 1.97 × the time of 108 (")
+    numbers = deciding_numbers(comparison)
+    assert [(one.label, one.metric) for one in numbers] == [
+        ("time, 109", "time_s"),
+        ("time, split", "time_s"),
+    ]
+    faster = {"kernel": {"gemm": {"weight_bits": 4}}}
+    wins = compared(tmp_path, GEMM, "bf16", bf16={}, longer={"kernel": {"gemm": {"m": 64}}}, int4=faster)
+    assert names(wins) == [("bf16", "int4"), ("longer", "bf16")]
 
 
 def test_fewer_tokens_are_no_speed(tmp_path: Path) -> None:
@@ -86,9 +109,20 @@ def test_what_a_slow_gpu_costs_is_told_of_each_scheme() -> None:
     """Each scheme with the slow GPU against itself without; BSP without is never set against ASP with it."""
     comparison = shipped("training/one_slow_gpu", "training.num_steps=200", "seeds=[1,2]", "thresholds=[]")
     line = answer_line(comparison)
-    for scheme in ("BSP", "SSP 3", "SSP 50", "ASP"):
-        assert f"{scheme} trains on " in line
-        assert f" the tokens of {scheme} healthy (" in line
+    kept = {
+        scheme: comparison.against(scheme, f"{scheme} healthy", "tokens_per_s").ratio
+        for scheme in ("BSP", "SSP 3", "SSP 50", "ASP")
+    }
+    said, _, then = line.partition(". ")
+    shown = re.findall(r"([A-Z]+(?: \d+)?) keeps ([\d.]+) %", said)
+    assert [name for name, _ in shown] == list(kept)
+    for name, share in shown:
+        ratio = kept[name]
+        assert ratio is not None
+        assert float(share) == pytest.approx(100 * ratio.estimate, abs=0.5)
+        assert " of the tokens per second of BSP healthy, " in said
+    assert said.endswith(" % of each)")
+    assert then.startswith("ASP, the best of 4, trains on ")
     assert "ASP, the best of 4, trains on " in line
     assert " the tokens of BSP (" in line
     assert line.endswith(" on gradients 62.8 updates old.")  # the one that leads, at that price
@@ -108,6 +142,13 @@ def test_what_a_slow_gpu_costs_is_told_of_each_scheme() -> None:
         "SSP 3 healthy",
         "ASP healthy",
     ]
+
+
+def test_many_variants_share_the_badge_of_their_verdict() -> None:
+    changes = ["training.num_steps=200", "seeds=[1]", "thresholds=[]"]
+    answer = run_scenario(load_scenario("training/one_slow_gpu", overrides=changes))
+    shown = [badge.text for badge in report_of(answer).badges]
+    assert shown == ["5 of 8: COMPUTE_BOUND", "BSP, SSP 3, SSP 50: STRAGGLER_BOUND"]
 
 
 def test_without_a_healthy_fleet_of_its_own_a_scheme_is_set_against_the_others(tmp_path: Path) -> None:
@@ -131,7 +172,7 @@ def test_without_a_healthy_fleet_of_its_own_a_scheme_is_set_against_the_others(t
     assert names(comparison) == [("BSP", "all alike"), ("BSP", "ASP")]
     line = answer_line(comparison)
     assert line.startswith("BSP trains on 0.5 × the tokens of all alike (4,000 against 8,000 a second)")
-    assert "; ASP trains on 1.88 × the tokens of BSP (7,500 against 4,000 a second)" in line
+    assert ". ASP trains on 1.88 × the tokens of BSP (7,500 against 4,000 a second)" in line
     assert comparison.is_other("ASP")
     judged = [cell.small for row in decision_table(comparison).rows for cell in row[1:]]
     assert not any("better" in text or "worse" in text for text in judged)

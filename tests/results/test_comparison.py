@@ -17,12 +17,12 @@ from scipy import stats
 from sim.errors import InvariantError, ScenarioError
 from sim.kinds.registry import KINDS
 from sim.kinds.run import compare
+from sim.report.decision import difference_line
 from sim.report.terminal import metric_table
 from sim.results.answer import (
     answer_line,
     best_variant,
     deciding_numbers,
-    difference_line,
     headline_metric,
     table_metrics,
 )
