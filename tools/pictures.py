@@ -38,7 +38,7 @@ class Drawn:
     key: str
 
 
-# By the name of their page under docs/techniques. No figure of a report shows what checkpoints cost yet.
+# By the name of their page under docs/techniques.
 PICTURES: Mapping[str, Drawn] = {
     "paged_kv": Drawn("serving/paged_vs_contiguous_opt13b", "kv_budget"),
     "continuous_batching": Drawn("serving/static_vs_continuous", "ttft_by_arrival"),
@@ -60,6 +60,7 @@ PICTURES: Mapping[str, Drawn] = {
     "staleness": Drawn("training/staleness_and_loss", "loss-seconds"),
     "local_sgd": Drawn("training/local_sgd", "loss-seconds"),
     "activation_checkpointing": Drawn("training/checkpointing_batch", "memory-0"),
+    "checkpoints": Drawn("training/checkpoint_interval", "lost-time"),
     "sequence_packing": Drawn("training/sequence_packing", "step-split"),
     "zero": Drawn("training/zero_stages", "memory-0"),
     "lora": Drawn("training/lora_qlora", "memory-0"),

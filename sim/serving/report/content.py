@@ -34,10 +34,11 @@ from sim.report.terminal import run_notes
 from sim.results.answer import headline_metric
 from sim.results.metric import format_metric
 from sim.scenario.file import ScenarioFile, plain, scenario_word
+from sim.scenario.variants import flattened
 from sim.serving.metrics import METRICS
 from sim.serving.records import RunResult
 from sim.serving.report.block_map import block_map_pictures
-from sim.serving.report.latency import arrival_picture, cdf_picture, kv_picture
+from sim.serving.report.latency import arrival_picture, cdf_picture, hits_picture, kv_picture
 from sim.serving.report.load import has_kv, load_pictures, operator_picture
 from sim.serving.scenario import EngineConfig, Scenario, Slo
 from sim.units import (
@@ -425,7 +426,7 @@ def build_report(answer: Answer[Scenario, RunResult]) -> Report:
             Section(title="What is not modelled", blocks=(Bullets(items=NOT_MODELLED),)),
             Section(title="Reproduce", blocks=_reproduce(answer)),
         ),
-        _deciding(headline_metric(answer.comparison)),
+        (*_deciding_by_order(answer), *_deciding(headline_metric(answer.comparison))),
     )
     return report_with(answer, sections)
 
@@ -439,6 +440,15 @@ def _deciding(headline: str) -> tuple[str, ...]:
     return (*own, "ttft_by_arrival", *times)
 
 
+_ORDER = ("engine.policy", "routing")  # who is served first, and where
+
+
+def _deciding_by_order(answer: Answer[Scenario, RunResult]) -> tuple[str, ...]:
+    """Of variants that differ in nothing but the order in which they serve what may be cached."""
+    keys = {key for one in answer.file.variants for key in flattened(one.differences)}
+    return ("hits-and-ttft",) if keys and keys <= {*_ORDER} else ()
+
+
 def report_pictures(answer: Answer[Scenario, RunResult]) -> list[Picture]:
     """All pictures, in the order in which they are read; what has nothing to show is left out."""
     shown = lanes(answer.comparison.variants)
@@ -447,6 +457,7 @@ def report_pictures(answer: Answer[Scenario, RunResult]) -> list[Picture]:
     pictures = [
         *(cdf_picture(answer.results, shown, metric, bound) for metric, bound in bounds.items()),
         arrival_picture(answer.results, shown),
+        hits_picture(answer.comparison, shown),
         *load_pictures(answer.results, shown),
         *_kv_pictures(answer, shown),
         operator_picture(answer.results, shown),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,9 @@ from sim.report.figures import (
 from sim.serving.record_statistics import request_times
 from sim.serving.records import FINISHED, RequestColumns, RunResult
 from sim.serving.usage import KV_KINDS
+
+if TYPE_CHECKING:
+    from sim.results.comparison import Comparison
 
 # Every hundredth, and finer where the tail is; p50, p90, p95, p99 and p99.9 are among them.
 SHARES = np.concatenate([np.linspace(0, 0.98, 98, endpoint=False), np.linspace(0.98, 1, 41)])
@@ -100,6 +104,54 @@ def cdf_picture(
         rows=rows,
         sketch=cdf_sketch(named, metric),
     )
+
+
+_FIRST_TOKEN = ("p99_ttft_s", "p90_ttft_s", "p50_ttft_s")
+
+
+def hits_picture(comparison: Comparison, lanes: Sequence[Lane]) -> Picture | None:
+    """What each variant finds in its prefix cache, beside what that leaves to wait; None without hits."""
+    cells = {lane.name: comparison.cells[lane.name] for lane in lanes}
+    hits = [cell["prefix_hit_fraction"].mean for cell in cells.values()]
+    known = [key for key in _FIRST_TOKEN if all(cell[key].mean is not None for cell in cells.values())]
+    if len(lanes) < 2 or not any(hits) or not known:
+        return None
+    metric = comparison.kind.metrics[known[0]]
+    times = [cell[metric.name].mean or 0.0 for cell in cells.values()]
+    found = [hit or 0.0 for hit in hits]
+    pairs = list(zip(lanes, found, times, strict=True))
+    written = {"showticklabels": False, "ticks": ""}  # every bar carries its value
+    shown = bars_layout(axis("prefix hits", range=[0, 1], domain=[0, 0.47], **written))
+    waits = axis(metric.label, range=[0, 1.25 * max(times)], domain=[0.53, 1], anchor="y", **written)
+    return Picture(
+        key="hits-and-ttft",
+        title=f"Prefix hits and {metric.label}",
+        reading="; ".join(f"{lane.name}: {percent(hit)} cached, {seconds(time)}" for lane, hit, time in pairs)
+        + ".",
+        traces=[
+            _bars(lanes, (found, [percent(hit) for hit in found]), "v0", "x"),
+            _bars(lanes, (times, [seconds(time) for time in times]), "v1", "x2"),
+        ],
+        layout=shown | {"xaxis2": waits, "showlegend": False},
+        header=("variant", "prefix_hit_fraction", metric.name),
+        rows=[(lane.name, hit, time) for lane, hit, time in pairs],
+        height_px=150 + 44 * len(lanes),
+    )
+
+
+def _bars(lanes: Sequence[Lane], values: tuple[Sequence[float], Sequence[str]], ink: str, axis: str) -> Trace:
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "xaxis": axis,
+        "y": [lane.label for lane in lanes],
+        "x": list(values[0]),
+        "text": list(values[1]),
+        "textposition": "auto",
+        "cliponaxis": False,
+        "marker": {"color": f"@{ink}"},
+        "hovertemplate": "%{y}: %{text}<extra></extra>",
+    }
 
 
 def _thinned(samples: Mapping[str, Float64]) -> str:

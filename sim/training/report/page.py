@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from sim.elementary import log
 from sim.report.blocks import (
     Block,
     Bullets,
@@ -18,14 +19,29 @@ from sim.report.blocks import (
     what_decides_first,
 )
 from sim.report.decision import decision_section, report_with, warning_section
-from sim.report.figures import Lane, Picture, Row, Trace, axis, digits, lanes, layout, percent
+from sim.report.figures import (
+    DASHES,
+    Lane,
+    Picture,
+    Row,
+    Trace,
+    axis,
+    bars_layout,
+    digits,
+    lanes,
+    layout,
+    percent,
+    plain,
+    stacked_bars,
+)
 from sim.report.terminal import run_notes
 from sim.training.records import ScalingPoint, TrainingResult
 from sim.training.report.learning import learning_section
 from sim.training.report.memory import EXPLAINED, memory_pictures
 from sim.training.report.ring import link_pictures, ring_picture
-from sim.training.report.time import blame, split_picture, timeline_pictures
+from sim.training.report.time import blame, is_stopped, lost_ps, split_picture, timeline_pictures
 from sim.training.scenario import max_seq_len, tokens_per_step
+from sim.training.schedule.failures import checkpoint_interval_s
 from sim.training.schedule.scaling import efficient_workers
 from sim.units import format_gb, format_s
 from sim.version import __version__
@@ -169,6 +185,7 @@ def build_report(answer: Answer[TrainingScenario, TrainingResult]) -> Report:
     runs = answer.results
     shown = lanes(answer.comparison.variants)
     pictures = [
+        lost_picture(runs, shown),
         split_picture(runs, shown),
         *timeline_pictures(runs, shown),
         ring_picture(runs, shown),
@@ -187,9 +204,120 @@ def build_report(answer: Answer[TrainingScenario, TrainingResult]) -> Report:
             Section(title="What is not modelled", blocks=(Bullets(items=NOT_MODELLED),)),
             Section(title="Reproduce", blocks=_reproduce(answer)),
         ),
-        ("loss-seconds", "scaling-rate", "step-split"),
+        ("loss-seconds", "scaling-rate", *(("lost-time",) if decides_by_loss(runs) else ()), "step-split"),
     )
     return report_with(answer, sections)
+
+
+LOST_INKS = {"checkpoints": "v4", "work done again": "v1", "restarts": "v7"}
+FEWEST_INTERVALS = 3
+LEAST_LOSS = 0.01  # of the time
+
+
+def _shares_of_time(runs: Sequence[TrainingResult]) -> dict[str, float]:
+    """The parts of a job's time, useful and lost, mean over the seeds."""
+    found: dict[str, float] = {"useful": 1.0, **dict.fromkeys(LOST_INKS, 0.0)}
+    for run in runs:
+        workers = 1 if is_stopped(run) else len(run.outcome.slowdown_by_worker)
+        whole = float(run.outcome.update_ps[-1]) * workers * len(runs) or 1.0
+        for part, lost in lost_ps(run).items():
+            found[part] += lost / whole
+            found["useful"] -= lost / whole
+    return found
+
+
+def decides_by_loss(results: Mapping[str, Sequence[TrainingResult]]) -> bool:
+    """Whether variants differ in what failures and checkpoints take: then a picture must show that."""
+    useful = [_shares_of_time(runs)["useful"] for runs in results.values()]
+    return max(useful) - min(useful) >= LEAST_LOSS
+
+
+def lost_picture(results: Mapping[str, Sequence[TrainingResult]], lanes: Sequence[Lane]) -> Picture | None:
+    """The job's time, useful and lost: against the time between checkpoints where three were tried."""
+    if all(runs[0].scenario.failures is None for runs in results.values()):
+        return None
+    shares = {lane.name: _shares_of_time(results[lane.name]) for lane in lanes}
+    best = max(shares, key=lambda name: shares[name]["useful"])
+    intervals = {lane.name: _interval_s(results[lane.name][0]) for lane in lanes}
+    tried = {name: interval for name, interval in intervals.items() if interval is not None}
+    is_line = len(tried) == len(lanes) and len(set(tried.values())) >= FEWEST_INTERVALS
+    traces, drawn = _by_interval(shares, tried, best) if is_line else _loss_bars(shares, lanes)
+    at = f", with {format_s(tried[best])} between checkpoints" if best in tried else ""
+    rest = "; ".join(f"{name}: {percent(1 - parts['useful'])} lost" for name, parts in shares.items())
+    return Picture(
+        key="lost-time",
+        title="The job's time: useful, and lost to failures and checkpoints",
+        reading=f"{best} has the most useful time, {percent(shares[best]['useful'])}{at}. {rest}.",
+        traces=traces,
+        layout=drawn,
+        header=("variant", "s between checkpoints", *shares[best]),
+        rows=[(name, intervals[name], *parts.values()) for name, parts in shares.items()],
+        height_px=400 if is_line else 170 + 52 * len(lanes),
+    )
+
+
+def _interval_s(run: TrainingResult) -> float | None:
+    failures = run.scenario.failures
+    if failures is None or not is_stopped(run):
+        return None
+    return checkpoint_interval_s(failures, run.scenario.training.num_workers)
+
+
+def _by_interval(
+    shares: Mapping[str, Mapping[str, float]], intervals: Mapping[str, float], best: str
+) -> tuple[list[Trace], dict[str, Any]]:
+    """A line per part against the interval, and a dotted one where the useful time is largest."""
+    order = sorted(intervals, key=lambda name: intervals[name])
+    xs = [intervals[name] for name in order]
+    inks = {"useful": "v0", **LOST_INKS}
+    traces: list[Trace] = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": part,
+            "x": xs,
+            "y": [shares[name][part] for name in order],
+            "text": [plain(name) for name in order],
+            "hovertemplate": f"%{{text}}: %{{y:.1%}} {part}<extra></extra>",
+            "line": {"color": f"@{ink}", "dash": DASHES[index], "width": 3 if part == "useful" else 2},
+            "marker": {"color": f"@{ink}", "size": 8},
+        }
+        for index, (part, ink) in enumerate(inks.items())
+        if any(shares[name][part] for name in order)
+    ]
+    at = log(intervals[best]) / log(10)  # where a note stands on a logarithmic axis
+    mark = {
+        "type": "line",
+        "xref": "x",
+        "yref": "paper",
+        "x0": intervals[best],
+        "x1": intervals[best],
+        "y0": 0,
+        "y1": 1,
+    }
+    dotted = {**mark, "line": {"color": "@limit", "width": 1.5, "dash": "dot"}}
+    said = {
+        "x": at,
+        "y": 0.5,
+        "yref": "paper",
+        "xanchor": "left",
+        "showarrow": False,
+        "text": f" most useful: {plain(best)}",
+        "font": {"color": "@limit", "size": 12},
+    }
+    ticks = {"tickvals": xs, "ticktext": [format_s(value) for value in xs]}
+    across = axis("between checkpoints", type="log", **ticks)
+    up = axis("share of the job's time", rangemode="tozero", tickformat=".0%")
+    return traces, layout(across, up, shapes=[dotted], annotations=[said])
+
+
+def _loss_bars(
+    shares: Mapping[str, Mapping[str, float]], lanes: Sequence[Lane]
+) -> tuple[list[Trace], dict[str, Any]]:
+    inks = {"useful": "v0", **LOST_INKS}
+    parts = {part: (ink, [shares[lane.name][part] for lane in lanes]) for part, ink in inks.items()}
+    drawn = bars_layout(axis("share of the job's time", tickformat=".0%"))
+    return stacked_bars(parts, [lane.label for lane in lanes], ""), drawn
 
 
 def _scaling(runs: Runs, shown: Sequence[Lane]) -> list[Section]:

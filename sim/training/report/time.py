@@ -34,6 +34,7 @@ from sim.training.schedule.failures import with_failures
 from sim.training.schedule.find import schedule
 from sim.training.schedule.job import Job, plan_job
 from sim.training.schedule.times import AlikeTimes
+from sim.training.sync import SYNC
 from sim.units import format_s
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ PARTS = (
 )
 
 
+STANDS = "failures, checkpoints"  # while a failure or a checkpoint stops the whole job
+
+
 MAX_TIMELINE_WORKERS = 16
 
 
@@ -74,9 +78,12 @@ KINDS = (("compute", "v0"), ("data loader or pull", "v4"), ("exchange", "v1"), (
 def split_picture(results: Mapping[str, Sequence[TrainingResult]], lanes: Sequence[Lane]) -> Picture:
     """Stacked bars: seconds of one worker's step, by what it does, mean over workers, steps and seeds."""
     spent = {lane.name: _split(results[lane.name]) for lane in lanes}
-    parts = {part: (ink, [spent[lane.name][part] for lane in lanes]) for part, _, ink in PARTS}
+    inks = [(part, ink) for part, _, ink in PARTS] + [(STANDS, "v3")]
+    parts = {part: (ink, [spent[lane.name][part] for lane in lanes]) for part, ink in inks}
     longest = max(sum(one.values()) for one in spent.values())
-    rows: list[Row] = [(part, *(spent[lane.name][part] for lane in lanes)) for part, _, _ in PARTS]
+    rows: list[Row] = [
+        (part, *values) for part, (_, values) in parts.items() if part != STANDS or any(values)
+    ]
     return Picture(
         key="step-split",
         title="Where a worker's step goes",
@@ -86,8 +93,9 @@ def split_picture(results: Mapping[str, Sequence[TrainingResult]], lanes: Sequen
         header=("part", *(f"{lane.name} s per step" for lane in lanes)),
         rows=rows,
         sketch="\n".join(
-            f"{part:18} " + "  ".join(f"{digits(value):>10}" for value in values)
+            f"{part:24} " + "  ".join(f"{digits(value):>10}" for value in values)
             for part, (_, values) in parts.items()
+            if part != STANDS or any(values)
         ),
         height_px=170 + 52 * len(lanes),
     )
@@ -96,9 +104,28 @@ def split_picture(results: Mapping[str, Sequence[TrainingResult]], lanes: Sequen
 def _split(runs: Sequence[TrainingResult]) -> dict[str, float]:
     workers = [run.outcome.measured.workers for run in runs]
     steps = sum(float(one.num_steps.sum()) for one in workers) or 1.0
-    return {
+    spent = {
         part: sum(float(getattr(one, name).sum(dtype=np.float64)) for one in workers) / steps / PS_PER_S
         for part, name, _ in PARTS
+    }
+    stood = sum(
+        sum(lost_ps(run).values()) * len(run.outcome.slowdown_by_worker) for run in runs if is_stopped(run)
+    )
+    return spent | {STANDS: stood / steps / PS_PER_S}
+
+
+def is_stopped(run: TrainingResult) -> bool:
+    """Whether a failure stops the whole job; else it is in the time that its worker lost."""
+    return not SYNC[run.scenario.sync.scheme].is_asynchronous
+
+
+def lost_ps(run: TrainingResult) -> dict[str, float]:
+    """What failures and checkpoints took, by what it was: of the job's time, or of all its workers'."""
+    ledger = run.failures
+    return {
+        "checkpoints": float(run.checkpoint_ps),
+        "work done again": float(ledger.lost_ps.sum()),
+        "restarts": float(ledger.restart_ps.sum()),
     }
 
 
