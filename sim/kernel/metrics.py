@@ -24,7 +24,7 @@ _ROWS: tuple[tuple[str, str, Better, str], ...] = (
     ("time_s", "s", "lower", "first launch to the last block's end, host copies included"),
     ("achieved_flops_per_s", "FLOP/s", "higher", "useful FLOPs / time_s; causal attention counts half"),
     ("peak_fraction", "fraction", "higher", "achieved_flops_per_s / the dtype's dense peak"),
-    ("hbm_bytes", "bytes", "lower", "bytes that kernels load from and store to device memory"),
+    ("hbm_bytes", "bytes", "lower", "what kernels load from and store to device memory, also what L2 serves"),
     ("hbm_read_bytes", "bytes", "lower", "of these, loaded"),
     ("hbm_write_bytes", "bytes", "lower", "of these, stored"),
     ("hbm_after_l2_bytes", "bytes", "lower", "of all tile loads and stores, what L2 does not serve"),

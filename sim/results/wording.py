@@ -33,7 +33,7 @@ CLAIMS: Mapping[str, Claim] = {
     "gradients_per_s": Claim(text="computes {times} the gradients of {other}"),
     "efficient_workers": Claim(text="scales to {times} the workers of {other}"),
     "memory_bytes": Claim(text="needs {times} the memory of {other}"),
-    "hbm_bytes": Claim(text="moves {times} the bytes of {other}"),
+    "hbm_bytes": Claim(text="loads and stores {times} the bytes of {other}"),
     "time_s": Claim(text="is {times} as fast as {other}", slower="takes {times} the time of {other}"),
     "time_to_target_s": Claim(
         text="reaches the target loss {times} as fast as {other}",

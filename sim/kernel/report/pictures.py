@@ -159,12 +159,17 @@ def traffic_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture:
     ]
     sums = {name: sum(map(sum, tensors.values())) for name, tensors in moved.items()}
     metric = KERNEL_METRICS["hbm_bytes"]
-    said = "; ".join(f"{name} moves {format_metric(size, metric)}" for name, size in sums.items())
-    shown = bars_layout(axis("to and from device memory", tickformat="~s", ticksuffix="B"))
+    said = "; ".join(f"{name} loads and stores {format_metric(size, metric)}" for name, size in sums.items())
+    behind = {
+        lane.name: sum(launch.from_hbm_bytes for launch in run.plan.launches)
+        for lane, run in first_runs(runs, lanes)
+    }
+    told = "; ".join(f"{name} {format_metric(size, metric)}" for name, size in behind.items())
+    shown = bars_layout(axis("loaded and stored by kernels", tickformat="~s", ticksuffix="B"))
     return Picture(
         key="hbm_traffic",
-        title="HBM traffic by tensor",
-        reading=said + ".",
+        title="HBM traffic by tensor, before L2",
+        reading=f"{said}. What L2 serves is in these; HBM itself moves: {told}.",
         traces=traces,
         layout=shown,
         header=("variant", "tensor", "read_bytes", "write_bytes"),
