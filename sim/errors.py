@@ -78,12 +78,15 @@ def told_together(
 ) -> ScenarioError:
     """One error that tells several, each once; a list of what is allowed that is repeated is told once."""
     told: dict[tuple[str, str, str], ScenarioError] = {}
-    lists: set[str] = set()
+    lists: set[tuple[str, str]] = set()
     for error in (one for given in errors for one in (given, *given.others)):
         key = (error.file, error.path, error.problem)
         if key not in told:
-            allowed = "" if error.allowed in lists else error.allowed
-            lists.add(error.allowed)
+            # Of a long list (``some_of``) each has its own beginning: what it is of, and its length, tell it.
+            others = error.allowed.partition(_AND)[2]
+            of = (error.path.rpartition(".")[0], others) if others else ("", error.allowed)
+            allowed = "" if of in lists else error.allowed
+            lists.add(of)
             told[key] = kind(
                 error.problem,
                 file=error.file,
@@ -126,6 +129,20 @@ def closest(word: object, options: Iterable[str], *, cutoff: float = NEAR) -> st
         if _asks_for_the_same(given, option)
     ]
     return by_folded[near[0]] if near else None
+
+
+MANY_WORDS, WORDS_SHOWN = 16, 5
+_AND = ", and "
+
+
+def some_of(given: object, options: Iterable[object], where: str) -> str:
+    """All that is allowed; of a long list what reads most like ``given``, and ``where`` the others are."""
+    words = [str(option) for option in options]
+    if len(words) <= MANY_WORDS:
+        return ", ".join(words)
+    word = _folded(str(given)[:100])
+    near = sorted(words, key=lambda one: -_ratio(word, _folded(one)))[:WORDS_SHOWN]
+    return f"{', '.join(near)}{_AND}{len(words) - WORDS_SHOWN} others ({where})"
 
 
 def nearest(path: str, options: Iterable[str]) -> list[str]:

@@ -217,6 +217,8 @@ def example(unit: str | None) -> str:
 
 
 LARGEST_COUNT = 1e15  # a larger count is a slip
+LARGEST_BARE_S = {"ttft_s": 60.0, "tpot_s": 10.0, "itl_s": 10.0, "e2e_s": 3600.0}
+"""By the end of a time's name: a larger number without a unit is most likely milliseconds."""
 
 
 def number_hint(text: str, unit: str | None) -> str:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import sim
+from sim.errors import MANY_WORDS, WORDS_SHOWN
 from sim.kinds.registry import KINDS
 from sim.kinds.schema import scenario_schema
+from sim.results.verdict import SAID
 from tools.docs_columns import COLUMNS
 from tools.gallery import CHECKOUT, all_committed, index_markdown
 
@@ -91,7 +93,10 @@ def _one(option: Schema) -> str:
         name = option["$ref"].rsplit("/", 1)[-1]
         return "a mapping of differences" if name.endswith("Variant") else f"[a mapping](#{name.lower()})"
     if "enum" in option:
-        return " · ".join(f"`{_plain(word)}`" for word in option["enum"])
+        words = option["enum"]
+        shown = words if len(words) <= MANY_WORDS else words[:WORDS_SHOWN]
+        left = f" · {len(words) - len(shown)} others" if len(words) > len(shown) else ""
+        return " · ".join(f"`{_plain(word)}`" for word in shown) + left
     if "const" in option:
         return f"`{_plain(option['const'])}`"
     kinds = option.get("type", "anything")
@@ -147,6 +152,15 @@ def metrics_page() -> str:
         for metric in one.metrics.values():
             name = f"**`{metric.name}`**" if metric.name in table else f"`{metric.name}`"
             lines.append(f"| {name} | {metric.unit} | {metric.better} | {_cell(metric.meaning)} |")
+    lines += [
+        "",
+        "## Verdicts",
+        "",
+        "The word that a run ends with (`verdict`), in words, and when it is said.",
+        "",
+    ]
+    lines += ["| verdict | in words | when |", "| --- | --- | --- |"]
+    lines += [f"| `{word}` | {said.phrase} | {_cell(said.when)} |" for word, said in SAID.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from sim.cli.exits import exit_code_of
-from sim.errors import ScenarioError, did_you_mean, told_together
+from sim.errors import ScenarioError, did_you_mean, some_of, told_together
 from sim.version import __version__
 
 VERBS = {
@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
                 f"no such {what}{did_you_mean(given, options)}",
                 path="" if where == "VERB" else where,
                 given=given,
-                allowed=", ".join(options),
+                allowed=some_of(given, options, f"`{help_of}` prints all"),
                 hint=help_of,
             )
         wrong = re.fullmatch(r"invalid (\w+) value: (.+)", problem)
@@ -77,7 +77,7 @@ class Parser(argparse.ArgumentParser):
                 ScenarioError(
                     f"no such option{did_you_mean(word, options)}",
                     path=f"{verb} {word}",
-                    allowed=", ".join(one for one in options if one.startswith("--")),
+                    allowed=some_of(word, (one for one in options if one.startswith("--")), f"`{help_of}`"),
                     hint=help_of,
                 )
                 for word in unknown

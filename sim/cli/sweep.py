@@ -147,8 +147,8 @@ def _write(sweep: Sweep, metrics: tuple[str, ...], out: Path) -> None:
 
 
 def _print(sweep: Sweep, metrics: tuple[str, ...], arguments: argparse.Namespace, out: Path) -> None:
+    from sim.plan.sweep import sweep_warnings
     from sim.plan.sweep_report import render_answer, render_table
-    from sim.plan.sweep_words import sweep_warnings
 
     if not arguments.quiet:
         print(render_table(sweep, metrics, are_asked=bool(arguments.metric)))

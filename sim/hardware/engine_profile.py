@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sim.errors import ScenarioError, did_you_mean, told_together
+from sim.errors import ScenarioError, did_you_mean, some_of, told_together
 from sim.hardware.load import check_keys, read_source
 from sim.scenario.build import UnknownKeys, build, field_hints, keeping
 from sim.scenario.dataclass import dataclass
@@ -139,7 +139,7 @@ def with_profile(engine: Mapping[str, Any], *, file: str) -> Mapping[str, Any]:
 
 def _find(given: object, place: Place, *, above: tuple[Path, ...]) -> EngineProfile:
     names = engine_profile_names()
-    allowed = ", ".join(names) + ", or a path to a .yaml file"
+    allowed = some_of(given, names, "`gpuyard list` prints all") + ", or a path to a .yaml file"
     if not isinstance(given, str):
         raise place.error("expected an engine profile", given=given, allowed=allowed)
     if given in names:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from sim.errors import ScenarioError, told_together
+from sim.errors import ScenarioError, some_of, told_together
 from sim.hardware.profile import (
     CURVE_SIZE_UNITS,
     DTYPES,
@@ -27,6 +27,7 @@ from sim.scenario.strict_yaml import load_yaml
 from sim.units import QuantityError, parse_quantity
 
 UNKNOWN = "unknown"
+_NAMES, _KEYS = "`gpuyard list` prints all", "`gpuyard show NAME` prints a profile's"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +100,9 @@ def check_keys(given: object, allowed: tuple[str, ...], place: Place, *, what: s
     if not isinstance(given, Mapping):
         raise place.error(f"expected {what}", given=given, allowed=f"a mapping of {', '.join(allowed)}")
     unknown = [
-        place.child(str(name)).error(unknown_word("field", name, allowed), allowed=", ".join(allowed))
-        for name in given
-        if name not in allowed
+        place.child(str(key)).error(unknown_word("field", key, allowed), allowed=some_of(key, allowed, _KEYS))
+        for key in given
+        if key not in allowed
     ]
     if unknown:
         raise told_together(unknown, UnknownKeys)
@@ -365,8 +366,9 @@ def shipped_profile(name: str) -> HardwareProfile:
 
 def lender_kernels(name: str, place: Place) -> Mapping[str, KernelFit]:
     """The kernel constants of a shipped profile that others borrow from."""
-    if name not in shipped_names():
-        raise place.error("no such shipped profile", given=name, allowed=", ".join(shipped_names()))
+    names = shipped_names()
+    if name not in names:
+        raise place.error("no such shipped profile", given=name, allowed=some_of(name, names, _NAMES))
     return shipped_profile(name).kernels
 
 
@@ -394,7 +396,7 @@ def find_profile(given: str, place: Place, *, above: tuple[Path, ...] = ()) -> H
     raise place.error(
         "no such hardware profile" + (f"; did you mean {' or '.join(near)}?" if near else ""),
         given=given,
-        allowed=", ".join(names) + ", or a path to a .yaml file",
+        allowed=some_of(given, names, _NAMES) + ", or a path to a .yaml file",
         hint=near[0] if near else "a card without a profile: {base: NAME, ...} with its own numbers",
     )
 

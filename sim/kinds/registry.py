@@ -114,10 +114,6 @@ class Kind(ABC, Generic[S, R]):
         """The times that an SLO limits, by metric, and their limits."""
         return {}
 
-    def slo_ratios(self, scenario: S, summary: Summary) -> Mapping[str, float]:
-        """What was found over its limit, for everything that an SLO limits."""
-        return {}
-
     def alone_ratios(self, result: R, summary: Summary) -> Mapping[str, float]:
         """The same of one request alone on an idle engine: no number of engines can be faster."""
         return {}
@@ -153,7 +149,8 @@ class Serving(Kind["Scenario", "RunResult"]):
 
     @property
     def scenario(self) -> type[Scenario]:
-        import sim.serving.batching.registry  # noqa: F401  it announces the choices of the engine's fields
+        import sim.serving.batching.registry  # they announce the choices of the scenario's fields
+        import sim.serving.metrics  # noqa: F401
         from sim.serving.scenario import Scenario
 
         return Scenario
@@ -239,11 +236,6 @@ class Serving(Kind["Scenario", "RunResult"]):
 
     def slo_limits(self, scenario: Scenario) -> Mapping[str, float]:
         return scenario.slo.time_limits
-
-    def slo_ratios(self, scenario: Scenario, summary: Summary) -> Mapping[str, float]:
-        from sim.serving.summary import slo_ratios
-
-        return slo_ratios(scenario, summary)
 
     def alone_ratios(self, result: RunResult, summary: Summary) -> Mapping[str, float]:
         from sim.serving.judgement import alone_ratios

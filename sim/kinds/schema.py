@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
+from sim.errors import MANY_WORDS
 from sim.hardware import HardwareProfile
 from sim.kinds.registry import KINDS
 from sim.model.shape import ModelShape
@@ -215,9 +216,9 @@ def _doc(one: Field[Any]) -> JsonSchema:
 
 
 def _meanings(one: Field[Any]) -> str:
-    """What each choice means, where the entries of the dict that names them say so."""
+    """What each choice means, where the entries of the dict that names them say so, and are few."""
     choices = one.metadata["choices"]() if "choices" in one.metadata else None
-    if not isinstance(choices, Mapping):
+    if not isinstance(choices, Mapping) or len(choices) > MANY_WORDS:
         return ""
     said = [f"{name}: {entry.meaning}" for name, entry in choices.items() if hasattr(entry, "meaning")]
     return f" ({'; '.join(said)})" if said else ""

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sim.errors import ScenarioError
+from sim.errors import ScenarioError, some_of
 from sim.model.families import FAMILIES, LARGEST, ConfigReader, listed_layers, num_layers
 from sim.model.shape import MambaShape, MlaShape, ModelShape, MoeShape
 from sim.scenario.not_modelled import not_modelled
@@ -287,7 +287,9 @@ def _refuse_unused(c: ConfigReader, must_use: Iterable[str]) -> None:
                 str(asked) if asked else "not a key that this model uses",
                 file=c.file,
                 path=f"{c.path}.{key}",
-                allowed=", ".join(sorted(c.used - {"text_config", "model_type"})),
+                allowed=some_of(
+                    key, sorted(c.used - {"text_config", "model_type"}), "a shipped model has all"
+                ),
                 hint=f"did you mean {close[0]}?" if close and not asked else "",
             )
 

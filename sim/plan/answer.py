@@ -2,15 +2,16 @@
 
 What is asked for (rates, lengths, the model, the SLO: ``load_keys`` of the kind) is answered each for itself;
 all other keys are choices, and choices compete. A choice wins when it meets the SLO and the file's thresholds
-and its queue does not outgrow it (OVERLOADED), at the lowest price; among equals the one whose queue was
-tested, then the one with the larger headroom: the smallest ratio of what was found to its limit, whichever
-is the largest.
+and its queue neither outgrows it (OVERLOADED) nor loses its clients (ABANDONED), at the lowest price; among
+equals the one whose queue was tested, then the one with the larger headroom: the smallest ratio of what was
+found to its limit, whichever is the largest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ _once = lru_cache(maxsize=2)  # of the sweep that is told just now
 Load = tuple[tuple[str, str], ...]
 """What is asked for: key and value, as they were written."""
 
+OUTGROWN = ("OVERLOADED", "ABANDONED")  # by the load: none of them wins
 UNSETTLED = ("UNTESTED", "BACKLOGGED")  # verdicts that leave open whether a longer run meets the SLO
 
 
@@ -110,7 +112,7 @@ def _pick(sweep: Sweep, load: Load, indices: Sequence[int]) -> Pick:
 def _distance(sweep: Sweep, index: int) -> tuple[object, ...]:
     """How far a point is from its SLO; an overloaded one would be farther off in a longer run."""
     row = sweep.rows[index]
-    return (row["verdict"] == "OVERLOADED", number(row["slo_ratio"]), _setting_order(sweep.points[index]))
+    return (row["verdict"] in OUTGROWN, number(row["slo_ratio"]), _setting_order(sweep.points[index]))
 
 
 def _named(sweep: Sweep, load: Load, indices: Sequence[int]) -> Load:
@@ -152,8 +154,8 @@ def _reason(row: Row) -> str:
 
 
 def may_win(row: Row) -> bool:
-    """Whether a point's queue holds, and it keeps the thresholds of the file."""
-    return row["verdict"] != "OVERLOADED" and row.get("meets_thresholds") is not False
+    """Whether a point's queue holds without losing its clients, and it keeps the thresholds of the file."""
+    return row["verdict"] not in OUTGROWN and row.get("meets_thresholds") is not False
 
 
 def measure_of(rows: Sequence[Row]) -> str:
@@ -184,11 +186,21 @@ def reaching(sweep: Sweep, indices: Sequence[int], name: str) -> list[int]:
 
 @_once
 def goals(sweep: Sweep) -> tuple[str, ...]:
-    """What is looked for where no SLO decides: metrics that every point has; the first names the winner."""
+    """What is looked for where no SLO decides: metrics that every point has; the first names the winner.
+
+    What the scenario answers by comes first.
+    """
     kind = kind_of(sweep.points[0].scenario)
     ran = [row for row in sweep.rows if can_run(row)]
-    known = [name for name in kind.swept.goals if all(row.get(name) is not None for row in ran)]
+    wanted = dict.fromkeys([*asked_for(sweep), *kind.swept.goals])
+    known = [name for name in wanted if all(row.get(name) is not None for row in ran)]
     return tuple(known) or tuple(kind.swept.goals[-1:])
+
+
+def asked_for(sweep: Sweep) -> list[str]:
+    """The metric that the scenario names as its answer (``answer_by``), if it does."""
+    named = getattr(sweep.points[0].scenario, "answer_by", None)
+    return [named] if named else []
 
 
 def sign(sweep: Sweep, name: str) -> float:
@@ -394,7 +406,7 @@ def front(sweep: Sweep, indices: Sequence[int]) -> tuple[int, ...]:
     """The Pareto front of some points: none other costs no more and is no worse, and less or better."""
     rows, name = sweep.rows, front_metric(sweep)
     towards = sign(sweep, name)
-    able = [i for i in indices if can_run(rows[i]) and rows[i]["verdict"] != "OVERLOADED"]
+    able = [i for i in indices if can_run(rows[i]) and rows[i]["verdict"] not in OUTGROWN]
     able = [i for i in able if rows[i].get(name) is not None]
     measure = measure_of([rows[i] for i in able])
     at = {i: (number(rows[i][measure]), towards * number(rows[i][name])) for i in able}
@@ -406,6 +418,31 @@ def front(sweep: Sweep, indices: Sequence[int]) -> tuple[int, ...]:
             kept += [i for i in able if at[i] == (cost, best)]
             best_of_cheaper = best
     return tuple(sorted(kept))
+
+
+def decisive(sweep: Sweep, most: int) -> tuple[int, ...]:
+    """At most so many points that ran, in the order of ``by_cost``: those that decide, of every load as many.
+
+    Of a load first its winner or what comes nearest, then by turns what else meets the SLO from the cheapest,
+    its front, and the nearest of the rest.
+    """
+    order = [i for i in by_cost(sweep) if sweep.rows[i]["verdict"] != CANNOT_RUN]
+    place = {index: at for at, index in enumerate(order)}
+    ranked: list[list[int]] = []
+    for pick in picks(sweep):
+        own = sorted((i for i in pick.indices if i in place), key=lambda i: place[i])
+        meeting = [i for i in own if sweep.rows[i]["meets_slo"] is True]
+        known = [i for i in own if sweep.rows[i].get("slo_ratio") is not None]
+        misses = sorted((i for i in known if i not in meeting), key=lambda i: _distance(sweep, i))
+        first = [i for i in (pick.winner, pick.nearest) if i in place]
+        ranked.append(list(dict.fromkeys([*first, *_by_turns([meeting, pick.front, misses]), *own])))
+    return tuple(sorted(islice(_by_turns(ranked), most), key=lambda i: place[i]))
+
+
+def _by_turns(lists: Sequence[Sequence[int]]) -> Iterator[int]:
+    """The first of each list, then the second of each."""
+    for turn in range(max(map(len, lists), default=0)):
+        yield from (one[turn] for one in lists if turn < len(one))
 
 
 @_once

@@ -27,7 +27,8 @@ Value = str | float | bool | None
 Row = dict[str, Value]
 
 
-VERDICTS = ("STABLE", "UNTESTED", "BACKLOGGED", "OVERLOADED")  # the worst of the seeds is the row's
+# The worst of the seeds is the row's.
+VERDICTS = ("STABLE", "ALL_AT_ONCE", "UNTESTED", "ABANDONED", "BACKLOGGED", "OVERLOADED")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +52,9 @@ def evaluate(point: Point) -> Row:
     can only be found out by running (a trace that cannot be read, a policy that breaks a law, a kernel whose
     memory does not suffice) is the row's ``cannot_run``.
     """
-    from sim.kinds.registry import kind_of
     from sim.kinds.run import compare, until_precise
 
-    scenario, kind = point.scenario, kind_of(point.scenario)
+    scenario = point.scenario
     if point.refusal is not None:
         return refused_row(point)
     try:
@@ -71,7 +71,7 @@ def evaluate(point: Point) -> Row:
         "verdict": worst.word,
         "verdict_reason": worst.reason,
         **_costs(point),
-        **_judged([kind.slo_ratios(scenario, summary) for summary in summaries], summaries),
+        **_judged(summaries),
         **_closest("alone", [alone]),
     }
     if worst.word == "OUT_OF_MEMORY":
@@ -144,8 +144,9 @@ def _closest(what: str, ratios: Sequence[Mapping[str, float]]) -> Row:
     return {f"{what}_ratio": ratio, f"{what}_closest": name}
 
 
-def _judged(ratios: Sequence[Mapping[str, float]], summaries: Sequence[Summary]) -> Row:
+def _judged(summaries: Sequence[Summary]) -> Row:
     """How close the SLO came, with what the seed that came closest found, and which metrics it judged."""
+    ratios = [{one.name: one.ratio for one in run.limited_times} for run in summaries]
     closest = _closest("slo", ratios)
     name = str(closest["slo_closest"])
     pairs = zip(ratios, summaries, strict=True)

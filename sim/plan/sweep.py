@@ -16,6 +16,7 @@ from typing import Any
 from sim.errors import ScenarioError, told_together
 from sim.kinds.executors import map_as_completed
 from sim.kinds.load import load_point
+from sim.kinds.registry import kind_of
 from sim.plan.evaluate import (
     Point,
     Row,
@@ -25,11 +26,16 @@ from sim.plan.evaluate import (
     refused_row,
     warnings_of,
 )
+from sim.results.comparison import one_seed
 from sim.scenario.dataclass import dataclass
+from sim.scenario.file import CANNOT_RUN
 from sim.scenario.renamed import metric_name
 from sim.scenario.variants import flattened, has_path, parse_override
 
 _NUMBER = r"-?\d+(?:\.\d+)?"
+
+
+_NUMBER_IN_TEXT = re.compile(r"\b\d[\d.,]*\b")
 
 
 _RANGE = re.compile(rf"({_NUMBER}):({_NUMBER})(?::({_NUMBER}))?")
@@ -298,3 +304,41 @@ def check_metrics(names: Sequence[str], kind: str = "serving") -> tuple[str, ...
         if name not in known:
             raise ScenarioError(f"unknown metric{did_you_mean(name, known)}", path="--metric", given=name)
     return asked or tuple(KINDS[kind].swept.columns)
+
+
+def setting_words(sweep: Sweep, index: int) -> str:
+    """Which point: all that was swept, and the variant where there are several."""
+    point = sweep.points[index]
+    said = ", ".join(f"{key} = {value}" for key, value in point.swept.items())
+    return f"{said} ({point.variant})" if sweep.has_variants else said
+
+
+# --- warnings -----------------------------------------------------------------------------------
+
+
+def sweep_warnings(sweep: Sweep) -> list[str]:
+    """What the points' files and runs are warned of: each once, with how many points it concerns."""
+    files = dict.fromkeys(str(caution) for point in sweep.points for caution in point.warnings)
+    alike: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for index, row in enumerate(sweep.rows):
+        for kind, text in warnings_of(row):
+            alike.setdefault((kind, _NUMBER_IN_TEXT.sub("#", text)), []).append((index, text))
+    lines = [*files, *(_warning_line(sweep, found) for found in alike.values())]
+    scenario = sweep.points[0].scenario
+    if len(scenario.seeds) == 1 and any(kind_of(one.scenario).draws(one.scenario) for one in sweep.points):
+        lines.append(str(one_seed()))
+    return lines
+
+
+def _warning_line(sweep: Sweep, found: Sequence[tuple[int, str]]) -> str:
+    """A warning in the words of the first point; others may word it by their own numbers."""
+    points = dict.fromkeys(index for index, _ in found)
+    texts = list(dict.fromkeys(text for _, text in found))
+    whole = sum(row.get("verdict") != CANNOT_RUN for row in sweep.rows)
+    who = "every point" if len(points) == whole else f"{len(points)} of {whole} points"
+    first = setting_words(sweep, found[0][0])
+    if len(points) == 1:
+        who = first
+    elif len(texts) > 1:
+        who += f", first at {first}"
+    return f"{who}: {texts[0]}"

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-from rich import box
-from rich.table import Table as Grid
 
 from sim.hardware import HardwareProfile
 from sim.kinds.registry import kind_of
@@ -17,6 +15,7 @@ from sim.plan.answer import (
     Pick,
     by_cost,
     can_run,
+    decisive,
     has_slo,
     kept_word,
     limit_of,
@@ -25,7 +24,7 @@ from sim.plan.answer import (
     reasons_of,
 )
 from sim.plan.evaluate import Row, Value, warnings_of
-from sim.plan.sweep import Sweep
+from sim.plan.sweep import Sweep, sweep_warnings
 from sim.plan.sweep_pictures import how_to_read, sweep_pictures
 from sim.plan.sweep_words import (
     answer_parts,
@@ -41,7 +40,7 @@ from sim.plan.sweep_words import (
     shared_words,
     short_key,
     short_value,
-    sweep_warnings,
+    verdict_words,
 )
 from sim.report.blocks import (
     Block,
@@ -60,7 +59,7 @@ from sim.report.blocks import (
 )
 from sim.report.html import render_html
 from sim.report.markdown import render_markdown
-from sim.report.terminal import WIDTH, drawn
+from sim.report.terminal import WIDTH, drawn_columns, fitted
 from sim.results.metric import format_metric
 from sim.scenario.file import CANNOT_RUN
 from sim.serving.report.content import sourced
@@ -69,8 +68,8 @@ from sim.version import __version__
 if TYPE_CHECKING:
     from sim.report.blocks import Tone
 
-ROWS_SHOWN = 500
-LEAST_HEADER_WIDTH, HEADER_WIDTH = 8, 12
+ROWS_SHOWN = 500  # on the page, folded
+ROWS_OPEN = 40  # and in the Markdown, which is to be pasted
 
 
 def shown(sweep: Sweep, name: str, row: Row) -> str:
@@ -95,9 +94,9 @@ def render_table(sweep: Sweep, metrics: Sequence[str], *, are_asked: bool = Fals
     fixed = list(_fixed_columns(sweep, order, marks, reasons))
     rest = [[plain_name(name), *(shown(sweep, name, sweep.rows[i]) for i in order)] for name in metrics]
     rest = [column for column in rest if len(set(column[1:])) > 1 or are_asked]
-    tables = list(_fitted(fixed, rest)) if are_asked else list(_fitted(fixed, rest))[:1]
+    tables = list(fitted(fixed, rest)) if are_asked else list(fitted(fixed, rest))[:1]
     more = "" if are_asked else _left_out(rest, tables[0][1])
-    lines = ["\n\n".join(_drawn(columns) for columns, _ in tables), *([more] if more else [])]
+    lines = ["\n\n".join(drawn_columns(columns) for columns, _ in tables), *([more] if more else [])]
     return "\n".join([*lines, *_reason_lines(sweep, reasons)])
 
 
@@ -129,43 +128,7 @@ def _share(row: Row) -> str:
 
 
 def _verdict(row: Row, number: int | None) -> str:
-    word = str(row["verdict"]).replace("_", " ").lower() if row["verdict"] == CANNOT_RUN else row["verdict"]
-    return f"{word}{f' [{number}]' if number else ''}"
-
-
-def _fitted(fixed: Sequence[list[str]], rest: Sequence[list[str]]) -> Iterator[tuple[list[list[str]], int]]:
-    """(columns, how many of ``rest`` are in it) of tables that fit; the fixed columns are in each."""
-    left = list(rest)
-    while left or not len(rest):
-        columns, taken = list(fixed), 0
-        while left and (not taken or _width([*columns, left[0]]) <= WIDTH):
-            columns.append(left.pop(0))
-            taken += 1
-        yield columns, taken
-        if not rest:
-            return
-
-
-def _head(column: Sequence[str]) -> list[str]:
-    """The name of a column, in lines about as wide as its cells."""
-    cells = max(map(len, column[1:]), default=0)
-    width = min(max(cells, LEAST_HEADER_WIDTH), HEADER_WIDTH)
-    return textwrap.wrap(column[0], width, break_long_words=False, break_on_hyphens=False) or [""]
-
-
-def _width(columns: Sequence[Sequence[str]]) -> int:
-    """Of the table that ``_drawn`` draws: a line and two spaces to each column, and the last line."""
-    widths = (max(len(line) for line in (*_head(column), *column[1:])) for column in columns)
-    return sum(width + 3 for width in widths) + 1
-
-
-def _drawn(columns: Sequence[Sequence[str]]) -> str:
-    table = Grid(box=box.MARKDOWN)
-    for column in columns:
-        table.add_column("\n".join(_head(column)), justify="right", overflow="fold")
-    for cells in zip(*(column[1:] for column in columns), strict=True):
-        table.add_row(*cells)
-    return drawn(table).rstrip("\n")
+    return f"{verdict_words(row)}{f' [{number}]' if number else ''}"
 
 
 def _left_out(rest: Sequence[Sequence[str]], num_shown: int) -> str:
@@ -260,7 +223,7 @@ def sweep_report(sweep: Sweep, metrics: Sequence[str]) -> Report:
     why = Section(title="Why", blocks=how_to_read(sweep), pictures=pictures, only_on_page=True)
     first = what_decides_first((_load_section(sweep, metrics), helps), (why,), [one.key for one in pictures])
     then = (
-        Section(title="Every point, the cheapest first", blocks=_point_tables(sweep, metrics)),
+        Section(title=_points_title(sweep), blocks=_point_tables(sweep, metrics)),
         Section(title="Warnings", blocks=(told,)),
     )
     folded = (
@@ -331,8 +294,8 @@ def _load_section(sweep: Sweep, metrics: Sequence[str]) -> Section | None:
         *(["of the SLO's limit"] if is_slo else []),
         *_headed(names),
     ]
-    rows = []
-    for pick in found:
+    rows, told = [], _telling_loads(sweep, found)
+    for pick in told:
         best = pick.winner if pick.winner is not None else pick.nearest
         cells = [Cell(text=load_words(pick.load))]
         if best is None:
@@ -343,8 +306,24 @@ def _load_section(sweep: Sweep, metrics: Sequence[str]) -> Section | None:
             cells += [_limit_cell(sweep, best)] if is_slo else []
             cells += [Cell(text=shown(sweep, name, row)) for name in names]
         rows.append(tuple(cells))
-    table = Table(header=tuple(header), rows=tuple(rows))
+    left = len(found) - len(told)
+    notes = (f"Where the answer changes; {left} more loads are in sweep.csv.",) if left else ()
+    table = Table(header=tuple(header), rows=tuple(rows), notes=notes)
     return Section(title="Load by load", blocks=(table,))
+
+
+def _telling_loads(sweep: Sweep, found: Sequence[Pick]) -> list[Pick]:
+    """All loads, or of many those beside which the choice is another one."""
+    if len(found) <= ROWS_OPEN:
+        return list(found)
+    words = [choice_words(sweep, pick.winner) if pick.winner is not None else "" for pick in found]
+    last = len(found) - 1
+    kept = [
+        pick
+        for at, pick in enumerate(found)
+        if at in (0, last) or words[at] != words[at - 1] or words[at] != words[at + 1]
+    ]
+    return kept[:ROWS_OPEN]
 
 
 def _choice_cell(sweep: Sweep, pick: Pick, best: int) -> Cell:
@@ -355,7 +334,7 @@ def _choice_cell(sweep: Sweep, pick: Pick, best: int) -> Cell:
     if sweep.rows[best]["verdict"] not in UNSETTLED:
         return Cell(text=word)
     sure = f"; surely {choice_words(sweep, pick.settled)}" if pick.settled is not None else ""
-    return Cell(text=word, small=f"{sweep.rows[best]['verdict']}{sure}")
+    return Cell(text=word, small=f"{verdict_words(sweep.rows[best])}{sure}")
 
 
 def _headed(names: Sequence[str]) -> list[str]:
@@ -385,13 +364,27 @@ def _limit_cell(sweep: Sweep, index: int) -> Cell:
 IN_TABLE = 3  # metrics beside the fixed columns: as many as a page is wide
 
 
+def _points_title(sweep: Sweep) -> str:
+    which = "Every point" if sum(map(can_run, sweep.rows)) <= ROWS_OPEN else "The points that decide"
+    return f"{which}, the cheapest first"
+
+
 def _point_tables(sweep: Sweep, metrics: Sequence[str]) -> list[Block]:
-    """Those that ran, with their numbers, then those that cannot, with their reasons."""
-    names, order = _told(sweep, metrics), by_cost(sweep)
-    ran = [i for i in order if sweep.rows[i]["verdict"] != CANNOT_RUN]
-    left = len(ran) - ROWS_SHOWN
-    more = (f"{left:,} more are in sweep.csv.",) if left > 0 else ()
-    blocks: list[Block] = [_numbers(sweep, ran[:ROWS_SHOWN], names[:IN_TABLE], more)]
+    """Those that ran, with their numbers, then those that cannot, with their reasons.
+
+    Of many points the decisive ones stand open, so that the Markdown can be pasted; a page folds the others.
+    """
+    names = _told(sweep, metrics)
+    ran = [i for i in by_cost(sweep) if sweep.rows[i]["verdict"] != CANNOT_RUN]
+    open_ones = decisive(sweep, ROWS_OPEN)
+    left = len(ran) - len(open_ones)
+    more = (f"The {len(open_ones)} points that decide; {left:,} more are in sweep.csv.",) if left else ()
+    blocks: list[Block] = [_numbers(sweep, open_ones, names[:IN_TABLE], more)]
+    if more:
+        left = len(ran) - ROWS_SHOWN
+        beyond = (f"{left:,} more are in sweep.csv.",) if left > 0 else ()
+        every = _numbers(sweep, ran[:ROWS_SHOWN], names[:IN_TABLE], beyond)
+        blocks.append(replace(every, summary="Every point"))
     if names[IN_TABLE:]:
         rest = [
             [point_words(sweep, i), *(shown(sweep, name, sweep.rows[i]) for name in names[IN_TABLE:])]
@@ -424,7 +417,7 @@ def _numbers(sweep: Sweep, ran: Sequence[int], names: Sequence[str], more: Seque
     for i in ran:
         row, standing = sweep.rows[i], _standing(marks.get(i, ""), i in on_front, is_slo)
         cells = [Cell(text=point_words(sweep, i))]
-        cells += [_meets_cell(row) if is_slo else Cell(text=str(row["verdict"]), small=missed_word(row))]
+        cells += [_meets_cell(row) if is_slo else Cell(text=verdict_words(row), small=missed_word(row))]
         cells += [Cell(text=str(row["num_gpus"])), Cell(text=_price(row), small=standing)]
         cells += [_limit_cell(sweep, i)] if is_slo else []
         rows.append((*cells, *(Cell(text=shown(sweep, name, row)) for name in names)))
@@ -446,7 +439,7 @@ def _meets_cell(row: Row) -> Cell:
 
 def _beside(row: Row) -> str:
     """What else decides: a queue that does not hold, a threshold of the file that is missed."""
-    verdict = "" if row["verdict"] == "STABLE" else str(row["verdict"])
+    verdict = "" if row["verdict"] in ("STABLE", "ALL_AT_ONCE") else verdict_words(row)
     return ", ".join(word for word in (verdict, missed_word(row)) if word)
 
 

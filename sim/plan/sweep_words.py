@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 
@@ -11,6 +10,7 @@ from sim.plan.answer import (
     SAME,
     Load,
     Pick,
+    asked_for,
     can_run,
     choice_keys,
     end_of,
@@ -33,13 +33,12 @@ from sim.plan.answer import (
     sign,
     stated_as,
 )
-from sim.plan.evaluate import Row, Value, warnings_of
-from sim.plan.sweep import Sweep
-from sim.results.comparison import one_seed
+from sim.plan.evaluate import Row, Value
+from sim.plan.sweep import Sweep, setting_words
 from sim.results.metric import format_metric, label_of
-from sim.scenario.file import CANNOT_RUN
+from sim.results.verdict import SAID
+from sim.results.wording import ONE_SEED_LEAVES_OPEN, is_near_limit
 
-_NUMBER = re.compile(r"\b\d[\d.,]*\b")
 _LEFT_OPEN = {
     "UNTESTED": "but the run is too short to tell whether its queue grows",
     "BACKLOGGED": "but its queue grew, and a longer run may miss",
@@ -90,13 +89,6 @@ def choice_words(sweep: Sweep, index: int) -> str:
 def short_key(key: str) -> str:
     """The last name of a key path."""
     return key.rpartition(".")[2]
-
-
-def setting_words(sweep: Sweep, index: int) -> str:
-    """Which point: all that was swept, and the variant where there are several."""
-    point = sweep.points[index]
-    said = ", ".join(f"{key} = {value}" for key, value in point.swept.items())
-    return f"{said} ({point.variant})" if sweep.has_variants else said
 
 
 def shared_words(sweep: Sweep, indices: Sequence[int]) -> str:
@@ -197,9 +189,22 @@ def answer_parts(sweep: Sweep) -> tuple[str, str]:
     refused = sum(not can_run(row) for row in sweep.rows)
     tail = f"{refused} of {len(sweep.rows)} points cannot run." if refused else ""
     lower = "" if "(too few requests" in said else judged_lower(sweep)
-    parts = (said, lower, _least_words(sweep), _missed_words(sweep), tail)
+    parts = (said, _one_seed_words(sweep, found), lower, _least_words(sweep), _missed_words(sweep), tail)
     basis = (played(sweep), _assumed_words(sweep, found))
     return " ".join(filter(None, parts)), " ".join(filter(None, basis))
+
+
+def _one_seed_words(sweep: Sweep, found: Sequence[Pick]) -> str:
+    """Where what wins, or comes nearest, was run once and lies where another seed may turn the verdict."""
+    told = [pick.nearest if pick.winner is None else pick.winner for pick in found]
+    points = [(sweep.points[i].scenario, sweep.rows[i].get("slo_ratio")) for i in told if i is not None]
+    is_open = any(
+        len(one.seeds) == 1 and kind_of(one).draws(one) and is_near_limit(None if x is None else number(x))
+        for one, x in points
+    )
+    if not is_open:
+        return ""
+    return f"One seed does not decide that: {ONE_SEED_LEAVES_OPEN}; run it with --set seeds=[1,2,3,4,5]."
 
 
 def _least_words(sweep: Sweep) -> str:
@@ -228,6 +233,12 @@ def _missed_words(sweep: Sweep) -> str:
     points = f"{len(missed)} of {sum(map(can_run, sweep.rows))} points"
     first = f"{setting_words(sweep, missed[0])}: {sweep.rows[missed[0]]['missed']}"
     return f"{points} miss a threshold of the scenario, as {first}."
+
+
+def verdict_words(row: Row) -> str:
+    """What held the point back, or whether its queue held, in a few plain words; the CSV has the key."""
+    word = str(row["verdict"])
+    return next((one.short for key, one in SAID.items() if key == word), word.replace("_", " ").lower())
 
 
 def _assumed_words(sweep: Sweep, found: Sequence[Pick]) -> str:
@@ -277,7 +288,20 @@ def _by_load(found: Sequence[Pick], words: Callable[[Pick], str]) -> str:
     loads: dict[str, list[str]] = {}
     for pick in found:
         loads.setdefault(words(pick), []).append(load_words(pick.load))
-    return "; ".join(f"{_listed(names)}: {answer}" for answer, names in loads.items())
+    told = [f"{_listed_loads(names)}: {answer}" for answer, names in loads.items()]
+    left = sum(len(names) for names in list(loads.values())[_ANSWERS_TOLD:])
+    more = [f"{left} more loads are in sweep.csv"] if left else []
+    return "; ".join([*told[:_ANSWERS_TOLD], *more])
+
+
+_ANSWERS_TOLD = 12
+_LOADS_TOLD = 6  # of one answer; of more the first and the last
+
+
+def _listed_loads(names: Sequence[str]) -> str:
+    if len(names) <= _LOADS_TOLD:
+        return _listed(names)
+    return f"{names[0]} to {names[-1]} ({len(names)} loads)"
 
 
 def _unpriced(sweep: Sweep) -> str:
@@ -348,7 +372,8 @@ def _served_words(row: Row) -> str:
 def _goal_words(sweep: Sweep, found: Sequence[Pick]) -> str:
     """The best of each load; of one load also the best by the other things that are looked for."""
     first, *others = goals(sweep)
-    why = "No SLO is stated, so nothing says what is fast enough. " if _could_have_slo(sweep) else ""
+    is_open = _could_have_slo(sweep) and not asked_for(sweep)
+    why = "No SLO is stated, so nothing says what is fast enough. " if is_open else ""
     parts = (
         f"{load_words(pick.load)}: ".removeprefix(": ")
         + _best_words(sweep, pick.winner, first)
@@ -463,34 +488,3 @@ def _idle_axes(sweep: Sweep) -> list[str]:
         for key in choice_keys(sweep)
         if is_idle(sweep, key)
     ]
-
-
-# --- warnings -----------------------------------------------------------------------------------
-
-
-def sweep_warnings(sweep: Sweep) -> list[str]:
-    """What the points' files and runs are warned of: each once, with how many points it concerns."""
-    files = dict.fromkeys(str(caution) for point in sweep.points for caution in point.warnings)
-    alike: dict[tuple[str, str], list[tuple[int, str]]] = {}
-    for index, row in enumerate(sweep.rows):
-        for kind, text in warnings_of(row):
-            alike.setdefault((kind, _NUMBER.sub("#", text)), []).append((index, text))
-    lines = [*files, *(_warning_line(sweep, found) for found in alike.values())]
-    scenario = sweep.points[0].scenario
-    if len(scenario.seeds) == 1 and any(kind_of(one.scenario).draws(one.scenario) for one in sweep.points):
-        lines.append(str(one_seed()))
-    return lines
-
-
-def _warning_line(sweep: Sweep, found: Sequence[tuple[int, str]]) -> str:
-    """A warning in the words of the first point; others may word it by their own numbers."""
-    points = dict.fromkeys(index for index, _ in found)
-    texts = list(dict.fromkeys(text for _, text in found))
-    whole = sum(row.get("verdict") != CANNOT_RUN for row in sweep.rows)
-    who = "every point" if len(points) == whole else f"{len(points)} of {whole} points"
-    first = setting_words(sweep, found[0][0])
-    if len(points) == 1:
-        who = first
-    elif len(texts) > 1:
-        who += f", first at {first}"
-    return f"{who}: {texts[0]}"

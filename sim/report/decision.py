@@ -53,15 +53,21 @@ LEAST_COMPACT = 3
 _COMPACT_METRICS = 5
 _LEAST_THAT_MATTERS = 1.01
 _NO_NUMBER = ("–", "refused")
-TONES: dict[str, Tone] = {"STABLE": "good", "OVERLOADED": "bad", "BACKLOGGED": "bad", CANNOT_RUN: "bad"}
+TONES: dict[str, Tone] = {
+    "STABLE": "good",
+    "OVERLOADED": "bad",
+    "BACKLOGGED": "bad",
+    "ABANDONED": "bad",
+    CANNOT_RUN: "bad",
+}
 
 
 def report_with(answer: AnyAnswer, sections: Sequence[Section]) -> Report:
     """The report of an answer of whatever kind: question, sentence, large numbers, verdicts, its sections."""
     comparison = answer.comparison
     said = difference_line(comparison)
-    words = {} if said else {name: comparison.verdicts(name) for name in comparison.variants}
-    badges = _badges({**words, **dict.fromkeys(comparison.refused, CANNOT_RUN)})
+    words = {} if said else {name: _badge_word(comparison, name) for name in comparison.variants}
+    badges = _badges({**words, **dict.fromkeys(comparison.refused, ("cannot run", CANNOT_RUN))})
     return Report(
         question=comparison.asked,
         answer=answer_itself(comparison),
@@ -75,9 +81,13 @@ def report_with(answer: AnyAnswer, sections: Sequence[Section]) -> Report:
     )
 
 
-def _badges(words: Mapping[str, str]) -> list[Cell]:
+def _badge_word(comparison: Comparison, name: str) -> tuple[str, str]:
+    return comparison.short(name), comparison.verdicts(name)
+
+
+def _badges(words: Mapping[str, tuple[str, str]]) -> list[Cell]:
     """A badge per variant; of more than two, one per verdict with whom it is of, or of how many."""
-    whose: dict[str, list[str]] = {}
+    whose: dict[tuple[str, str], list[str]] = {}
     for name, word in words.items():
         whose.setdefault(word, []).append(name)
     if len(words) < LEAST_COMPACT:
@@ -88,7 +98,9 @@ def _badges(words: Mapping[str, str]) -> list[Cell]:
             (", ".join(names) if len(names) <= most else f"{len(names)} of {len(words)}", word)
             for word, names in whose.items()
         ]
-    return [Cell(text=f"{who}: {word}", tone=TONES.get(word, "plain")) for who, word in told]
+    return [
+        Cell(text=f"{who}: {short} ({word})", tone=TONES.get(word, "plain")) for who, (short, word) in told
+    ]
 
 
 _NAMES_OF_A_BADGE = 3
@@ -172,10 +184,14 @@ def _column(comparison: Comparison, variant: str) -> str:
 
 
 def _verdict_row(comparison: Comparison) -> tuple[Cell, ...]:
-    words = [comparison.verdicts(name) for name in comparison.variants]
+    words = {name: comparison.verdicts(name) for name in comparison.variants}
     kind = comparison.summaries[comparison.reference][0].kind
     head = "queue" if kind == "serving" else "what holds it back"
-    return (Cell(text=head), *(Cell(text=word, tone=TONES.get(word, "plain")) for word in words))
+    cells = [
+        Cell(text=comparison.short(name), small=word, tone=TONES.get(word, "plain"))
+        for name, word in words.items()
+    ]
+    return (Cell(text=head), *cells)
 
 
 def _slo_rows(comparison: Comparison) -> list[tuple[Cell, ...]]:
@@ -401,6 +417,8 @@ def difference_line(comparison: Comparison) -> str:
     words = {name: comparison.verdicts(name) for name in comparison.variants}
     if len(words) < 2 or len(set(words.values())) > 1 or next(iter(words.values())) == "STABLE":
         return ""
+    first = comparison.reference
+    alone = f"all alike: {comparison.short(first)} ({words[first]})"
     alike = [name for name in comparison.variants[1:] if not comparison.is_other(name)]
     found = [
         (abs(log(cell.ratio.estimate)), name, variant)
@@ -410,14 +428,14 @@ def difference_line(comparison: Comparison) -> str:
         if not _follows_headline(comparison, variant, name)
     ]
     if not found or max(found)[0] < log(1.01):
-        return f"all are {next(iter(words.values()))}"
+        return alone
     _, name, variant = max(found)
     mean, base = (comparison.cells[which][name].mean for which in (variant, comparison.reference))
     metric = comparison.kind.metrics[name]
     shown = (
         f"{format_metric(mean, metric)} in {variant}, {format_metric(base, metric)} in {comparison.reference}"
     )
-    return f"all are {next(iter(words.values()))}; they differ most in {metric.label} ({name}): {shown}"
+    return f"{alone}; they differ most in {metric.label} ({name}): {shown}"
 
 
 def _follows_headline(comparison: Comparison, variant: str, name: str) -> bool:

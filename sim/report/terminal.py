@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterator, Sequence
 from io import StringIO
 
 from rich import box
@@ -26,6 +27,7 @@ from sim.results.wording import says_nothing
 from sim.scenario.file import CANNOT_RUN
 
 WIDTH = 100
+LEAST_HEADER_WIDTH, HEADER_WIDTH = 8, 12
 _BOLD, _RED, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[0m"
 _LEAST_COMPACT = 3  # with so many variants they are the rows of one table
 _COMPACT_METRICS = 4
@@ -149,6 +151,41 @@ def drawn(table: Table) -> str:
     return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").splitlines()) + "\n"
 
 
+def fitted(fixed: Sequence[list[str]], rest: Sequence[list[str]]) -> Iterator[tuple[list[list[str]], int]]:
+    """(columns, how many of ``rest`` are in it) of tables that fit; the fixed columns are in each."""
+    left = list(rest)
+    while left or not len(rest):
+        columns, taken = list(fixed), 0
+        while left and (not taken or _width([*columns, left[0]]) <= WIDTH):
+            columns.append(left.pop(0))
+            taken += 1
+        yield columns, taken
+        if not rest:
+            return
+
+
+def _head(column: Sequence[str]) -> list[str]:
+    """The name of a column, in lines about as wide as its cells."""
+    cells = max(map(len, column[1:]), default=0)
+    width = min(max(cells, LEAST_HEADER_WIDTH), HEADER_WIDTH)
+    return textwrap.wrap(column[0], width, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def _width(columns: Sequence[Sequence[str]]) -> int:
+    """Of the table that ``drawn_columns`` draws: a line and two spaces to each column, and the last line."""
+    widths = (max(len(line) for line in (*_head(column), *column[1:])) for column in columns)
+    return sum(width + 3 for width in widths) + 1
+
+
+def drawn_columns(columns: Sequence[Sequence[str]]) -> str:
+    table = Table(box=box.MARKDOWN)
+    for column in columns:
+        table.add_column("\n".join(_head(column)), justify="right", overflow="fold")
+    for cells in zip(*(column[1:] for column in columns), strict=True):
+        table.add_row(*cells)
+    return drawn(table).rstrip("\n")
+
+
 def _value(mean: float | None, metric: Metric) -> str:
     return format_metric(mean, metric, with_rate_unit=False)
 
@@ -186,17 +223,26 @@ def _verdicts(comparison: Comparison) -> str:
     for name in comparison.variants:
         summaries = comparison.summaries[name]
         met = [summary.meets_slo for summary in summaries if summary.meets_slo is not None]
-        slo = f"; meets its SLO in {sum(met)} of {len(met)} runs" if met else ""
-        lines.append(_wrapped(f"{name}: {comparison.verdicts(name)} ({summaries[0].verdict.reason}){slo}"))
+        slo = f"; {_slo_kept(met)}" if met else ""
+        lines.append(_wrapped(f"{name} {comparison.said(name)}: {summaries[0].verdict.reason}{slo}"))
         if summaries[0].window:
             lines.append(_wrapped(f"  measured: {summaries[0].window}"))
         of_worst = "" if len(summaries) == 1 else " (worst seed)"
         lines += [_wrapped(f"  {worst}{of_worst}") for worst, _ in comparison.slo_found(name)]
-    lines += [_wrapped(f"{name}: {CANNOT_RUN} ({why})") for name, why in comparison.refused.items()]
+    lines += [
+        _wrapped(f"{name} cannot run ({CANNOT_RUN}): {why}") for name, why in comparison.refused.items()
+    ]
     note = ""
     if len(comparison.variants) > 1 and len(comparison.seeds) > 1:
         note = f"* the 95 % interval over {len(comparison.seeds)} seeds, paired by seed, excludes 1\n\n"
     return note + "\n".join(lines) + "\n"
+
+
+def _slo_kept(met: Sequence[bool]) -> str:
+    """By each seed; of one alone it is not counted."""
+    if len(met) == 1:
+        return "meets its SLO" if met[0] else "misses its SLO"
+    return f"meets its SLO in {sum(met)} of {len(met)} runs"
 
 
 def _wrapped(text: str, bullet: str = "") -> str:

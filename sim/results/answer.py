@@ -9,14 +9,17 @@ from sim.results.metric import format_metric
 from sim.results.verdict import SAID
 from sim.results.wording import (
     assumed_told,
+    classes_told,
     differing,
     edge,
     kept,
     label_of,
+    limits_told,
     near,
     refused_told,
     relation,
     seeds_span,
+    slo_told,
     thresholds_told,
     value_of,
     with_value,
@@ -84,9 +87,10 @@ def answer_line(comparison: Comparison) -> str:
 
 
 def answer_itself(comparison: Comparison) -> str:
-    """Who falls behind its load, the sentence, who cannot run, thresholds."""
+    """Who falls behind its load, the sentence, who cannot run, the limits of the SLO, thresholds."""
     behind = _all_behind(comparison) if len(comparison.variants) > 1 else ""
-    parts = (behind, _sentence(comparison), refused_told(comparison), thresholds_told(comparison))
+    said = (behind, _sentence(comparison), refused_told(comparison))
+    parts = (*said, limits_told(comparison, best_variant(comparison)), thresholds_told(comparison))
     return " ".join(part for part in parts if part)
 
 
@@ -115,10 +119,10 @@ _FALLS_BEHIND = {"BACKLOGGED", "OVERLOADED"}
 _MANY = 0.05  # of the requests
 
 
-def _lost(comparison: Comparison, name: str) -> float:
+def _lost(comparison: Comparison, name: str, ways: Sequence[str] = ("num_refused", "num_aborted")) -> float:
     """The share of the requests that were refused or given up, which keeps a queue short."""
     cells = comparison.cells[name]
-    lost = sum(cells[one].mean or 0.0 for one in ("num_refused", "num_aborted") if one in cells)
+    lost = sum(cells[one].mean or 0.0 for one in ways if one in cells)
     offered = cells["num_offered"].mean if "num_offered" in cells else None
     return lost / offered if offered else 0.0
 
@@ -126,7 +130,13 @@ def _lost(comparison: Comparison, name: str) -> float:
 def _behind_phrase(comparison: Comparison, name: str) -> str:
     """What is said of one that falls behind: its verdict, or how much it loses instead of a growing queue."""
     said = _verdict(comparison, name).removeprefix(f"{name} ").removeprefix("it ")
-    return said or f"loses {100 * _lost(comparison, name):.2g} % of them"
+    return _given_up(comparison, name) or said or f"loses {100 * _lost(comparison, name):.2g} % of them"
+
+
+def _given_up(comparison: Comparison, name: str) -> str:
+    """How many clients leave a variant, where they are many."""
+    share = _lost(comparison, name, ("num_aborted",))
+    return f"loses {100 * share:.2g} % of its clients, who give up" if share >= _MANY else ""
 
 
 def _all_behind(comparison: Comparison) -> str:
@@ -155,7 +165,8 @@ def _all_behind(comparison: Comparison) -> str:
     if num_variants > 2:
         who = f"all {num_variants}" if len(rates) == num_variants else f"{len(rates)} of {num_variants}"
         shared = f"{who}{shared.removeprefix('both')}"
-    return f"{said}: {shared}."
+    left = [f"; {name} {share}" for name in told if (share := _given_up(comparison, name))]
+    return f"{said}: {shared}{''.join(left)}."
 
 
 def _sentence(comparison: Comparison) -> str:
@@ -331,60 +342,29 @@ def _companion(comparison: Comparison, variant: str, headline: str) -> str:
 def _state(comparison: Comparison, names: Sequence[str]) -> str:
     """What the verdicts and the SLO add to the sentence: trouble, and where the variants differ."""
     left = [name for name in names if _behind(comparison, name) is None]  # the others were told first
-    left = [name for name in left if not comparison.summaries[name][0].verdict.is_by_construction]
+    left = [name for name in left if comparison.summaries[name][0].verdict.word != "ALL_AT_ONCE"]
     words = {name: comparison.verdicts(name) for name in left}
     is_telling = len(set(words.values())) > 1 or any(_is_trouble(comparison, name) for name in left)
     parts = [said for name in left if is_telling and (said := _verdict(comparison, name))]
     if len(left) == 2 and len(set(words.values())) == 1 and words[left[0]] in SAID:
         shared = SAID[comparison.summaries[left[0]][0].verdict.word].both
         parts = [shared] if shared else parts
-    parts += [said for said in (_slo(comparison), *(_classes(comparison, name) for name in names)) if said]
+    parts += [
+        said for said in (slo_told(comparison), *(classes_told(comparison, name) for name in names)) if said
+    ]
     return "".join(f"{'; ' if index == 0 else ', '}{part}" for index, part in enumerate(parts))
 
 
-def _slo(comparison: Comparison) -> str:
-    """Who meets the SLO, of all variants: a sentence about two of them must not deny it of a third."""
-    found = {name: {run.meets_slo for run in comparison.summaries[name]} for name in comparison.variants}
-    if not any(hits - {None} for hits in found.values()):
-        return ""
-    hits = {name: found[name] - {None} == {True} for name in comparison.variants}
-    meeting, missing = ([name for name in hits if hits[name] is wanted] for wanted in (True, False))
-    if len(hits) == 1:
-        return f"the SLO is {'met' if meeting else 'missed'}"
-    if not meeting or not missing:
-        who = "both" if len(hits) == 2 else f"all {len(hits)}"
-        return f"{who} {'meet' if meeting else 'miss'} the SLO"
-    if len(meeting) == 1:
-        return f"only {meeting[0]} meets the SLO"
-    who = f"all but {missing[0]}" if len(missing) == 1 else f"{len(meeting)} of {len(hits)}"
-    return f"{who} meet the SLO"
-
-
-def _classes(comparison: Comparison, name: str) -> str:
-    """The classes of a workload that miss an SLO of their own."""
-    runs = comparison.summaries[name]
-    missed = {one: None for run in runs for one, part in run.by_class.items() if part.meets_slo is False}
-    where = f" in {name}" if len(comparison.variants) > 1 else ""
-    if not missed or len(runs[0].by_class) < 2:
-        return ""
-    return f"{' and '.join(missed)} {'misses its' if len(missed) == 1 else 'miss their'} SLO{where}"
-
-
 def _is_trouble(comparison: Comparison, name: str) -> bool:
-    return any(
-        SAID[run.verdict.word].is_trouble and not run.verdict.is_by_construction
-        for run in comparison.summaries[name]
-    )
+    return any(SAID[run.verdict.word].is_trouble for run in comparison.summaries[name])
 
 
 def _verdict(comparison: Comparison, name: str) -> str:
     """ "static is overloaded", "static is overloaded in 2 of 5 seeds"; nothing of a queue that keeps up."""
-    words = [run.verdict.word for run in comparison.summaries[name]]
-    worst = next((word for word in words if SAID[word].is_trouble), words[0])
-    if worst == "STABLE":
+    said, _, words = comparison.said(name).rpartition(" (")
+    if words in ("STABLE)", "ALL_AT_ONCE)"):
         return ""
-    seeds = "" if words.count(worst) == len(words) else f" in {words.count(worst)} of {len(words)} seeds"
-    return f"{'it' if len(comparison.variants) == 1 else name} {SAID[worst].phrase}{seeds}"
+    return f"{'it' if len(comparison.variants) == 1 else name} {said}"
 
 
 def _worst(comparison: Comparison, names: Sequence[str]) -> str:

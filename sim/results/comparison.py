@@ -11,6 +11,7 @@ from sim.errors import InvariantError, ScenarioError, did_you_mean
 from sim.results.metric import Metric
 from sim.results.statistics import Interval, mean_interval, ratio_interval
 from sim.results.summary import SloLine, Summary, rounded
+from sim.results.verdict import SAID, Word
 from sim.scenario.caution import Caution, ranged
 from sim.scenario.dataclass import dataclass
 from sim.scenario.fields import Threshold
@@ -258,6 +259,23 @@ class Comparison:
         words = [summary.verdict.word for summary in self.summaries[variant]]
         counts = {word: words.count(word) for word in words}
         return words[0] if len(counts) == 1 else ", ".join(f"{n} {word}" for word, n in counts.items())
+
+    def said(self, variant: str) -> str:
+        """As a sentence goes on: "falls behind its load in 1 of 5 seeds (4 STABLE, 1 BACKLOGGED)"."""
+        word, seeds = self._worst_word(variant)
+        return f"{SAID[word].phrase}{seeds} ({self.verdicts(variant)})"
+
+    def short(self, variant: str) -> str:
+        """As a cell of a table has it, where the word itself stands small below."""
+        word, seeds = self._worst_word(variant)
+        return f"{SAID[word].short}{seeds}"
+
+    def _worst_word(self, variant: str) -> tuple[Word, str]:
+        """The word of trouble that some seed has, else of the first; and in how many, where not in all."""
+        words = [summary.verdict.word for summary in self.summaries[variant]]
+        worst = next((word for word in words if SAID[word].is_trouble), words[0])
+        count = words.count(worst)
+        return worst, "" if count == len(words) else f" in {count} of {len(words)} seeds"
 
     def slo_found(self, variant: str) -> list[tuple[SloLine, int]]:
         """What the SLO asks of the variant: the line of its worst seed, and how many of the seeds meet it."""

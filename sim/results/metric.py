@@ -82,7 +82,7 @@ LABELS: Mapping[str, str] = {
     "p50_step_s": "p50 time per step",
     "p99_step_s": "p99 time per step",
     "peak_fraction": "share of the peak FLOP/s",
-    "prefix_hit_fraction": "prompt tokens found in the cache",
+    "prefix_hit_fraction": "prefix cache hit rate",
     "recompute_fraction": "recompute tax",
     "recompute_s": "recompute time",
     "requests_per_s": "requests per second",

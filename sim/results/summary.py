@@ -56,6 +56,33 @@ class SloLine:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitedTime:
+    """A statistic of a time and what the SLO allows it. ``of``: the class whose own SLO it is."""
+
+    metric: str
+    value: float
+    limit: float
+    of: str = ""
+
+    @property
+    def name(self) -> str:
+        """As the rows of a sweep have it: ``p99_ttft_s``, ``p99_ttft_s of chat``."""
+        return f"{self.metric} of {self.of}" if self.of else self.metric
+
+    @property
+    def ratio(self) -> float:
+        """What was found over its limit: the largest of them binds."""
+        return self.value / self.limit
+
+    @property
+    def in_words(self) -> str:
+        """ "45.9 of 50 ms": the unit once where both have it."""
+        found, limit = telling(self.value, self.limit, is_time=True)
+        number, _, unit = found.partition(" ")
+        return f"{number if unit == limit.partition(' ')[2] else found} of {limit}"
+
+
 def telling(value: float | None, limit: float, *, is_time: bool) -> tuple[str, str]:
     """(value, limit) in words, with as many digits as set them apart."""
 
@@ -118,6 +145,7 @@ class Summary:
     notes: tuple[str, ...]
     kind: str = "serving"
     slo: tuple[SloLine, ...] = ()
+    limited_times: tuple[LimitedTime, ...] = ()  # every time that an SLO limits, of each class too
     offered_per_s: float | None = None  # requests that came a second; None where there is no such rate
     window: str = ""  # ``window_s`` in words: how long, and what was left out before it
     headline: str = ""  # the metric that answers, where the scenario says so

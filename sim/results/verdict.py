@@ -16,6 +16,8 @@ Word = Literal[
     "STABLE",
     "BACKLOGGED",
     "OVERLOADED",
+    "ABANDONED",
+    "ALL_AT_ONCE",
     "UNTESTED",
     # A kernel's: what held it back, and "COMPUTE_BOUND".
     "MEMORY_BOUND",
@@ -34,14 +36,15 @@ class Verdict:
     reason: str
     growth: float | None = None
     t_statistic: float | None = None
-    is_by_construction: bool = False  # how the load was asked for makes it so, whatever serves it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """How a sentence has a word: "static {phrase}"."""
+    """How a sentence has a word: "static {phrase}"; how a table has it, in a few words; when it is said."""
 
     phrase: str
+    short: str
+    when: str
     both: str = ""  # where two share it; none: neither is worth a word then
 
     @property
@@ -51,21 +54,88 @@ class Said:
 
 
 SAID: Mapping[Word, Said] = {
-    "STABLE": Said(phrase="keeps up with its load"),
-    "BACKLOGGED": Said(phrase="falls behind its load", both="both fall behind their load"),
-    "OVERLOADED": Said(phrase="is overloaded", both="both are overloaded"),
+    "STABLE": Said(
+        phrase="keeps up with its load",
+        short="keeps up",
+        when="the queue does not grow over the arrivals, or cannot (closed loop)",
+    ),
+    "BACKLOGGED": Said(
+        phrase="falls behind its load",
+        short="falls behind",
+        both="both fall behind their load",
+        when="the queue grew while requests came, and all was done within as long again",
+    ),
+    "OVERLOADED": Said(
+        phrase="is overloaded",
+        short="overloaded",
+        both="both are overloaded",
+        when="the queue grew while requests came, and took longer than that to work off, or never was",
+    ),
+    "ABANDONED": Said(
+        phrase="loses clients that give up waiting",
+        short="clients give up",
+        both="both lose clients that give up waiting",
+        when="the queue did not grow, and at least 5 % of the clients gave up before their answer",
+    ),
+    # How fast it was done is the answer then: a queue there is whatever serves it.
+    "ALL_AT_ONCE": Said(
+        phrase="got all requests at once",
+        short="all at once",
+        when="all requests came together, so that there is a queue whatever serves them",
+    ),
     "UNTESTED": Said(
         phrase="ran too briefly to tell whether its queue is stable",
+        short="too short to tell",
         both="both ran too briefly to tell whether their queues are stable",
+        when="fewer than 80 arrivals; or the number in the system still grows; or half of the requests "
+        "waited for more than a tenth of the time in which they came",
     ),
-    "COMPUTE_BOUND": Said(phrase="is bound by compute"),
-    "EXCHANGE_BOUND": Said(phrase="is bound by the exchange"),
-    "STRAGGLER_BOUND": Said(phrase="waits for stragglers"),
-    "DATA_BOUND": Said(phrase="waits for data"),
-    "FAILURE_BOUND": Said(phrase="is held back by failures and checkpoints"),
-    "MEMORY_BOUND": Said(phrase="is bound by memory bandwidth"),
-    "LATENCY_BOUND": Said(phrase="is bound by memory latency"),
-    "LAUNCH_BOUND": Said(phrase="is bound by kernel launches"),
-    "LINK_BOUND": Said(phrase="is bound by the host link"),
-    "OUT_OF_MEMORY": Said(phrase="does not fit into memory", both="neither fits into memory"),
+    "COMPUTE_BOUND": Said(
+        phrase="is bound by compute",
+        short="bound by compute",
+        when="training: nothing else takes three tenths of a step; "
+        "a kernel: most of what its blocks wait for is computing",
+    ),
+    "EXCHANGE_BOUND": Said(
+        phrase="is bound by the exchange",
+        short="bound by the exchange",
+        when="exchange that nothing hides takes at least three tenths of a step, more than any other waiting",
+    ),
+    "STRAGGLER_BOUND": Said(
+        phrase="waits for stragglers",
+        short="waits for stragglers",
+        when="the same of waiting for slower workers",
+    ),
+    "DATA_BOUND": Said(phrase="waits for data", short="waits for data", when="the same of waiting for data"),
+    "FAILURE_BOUND": Said(
+        phrase="is held back by failures and checkpoints",
+        short="failures and checkpoints",
+        when="the same of work done again, restarts and checkpoints",
+    ),
+    "MEMORY_BOUND": Said(
+        phrase="is bound by memory bandwidth",
+        short="bound by memory bandwidth",
+        when="most of what a kernel's blocks wait for is the memory system",
+    ),
+    "LATENCY_BOUND": Said(
+        phrase="is bound by memory latency",
+        short="bound by memory latency",
+        when="most of what a kernel's blocks wait for is single loads",
+    ),
+    "LAUNCH_BOUND": Said(
+        phrase="is bound by kernel launches",
+        short="bound by kernel launches",
+        when="launches take longer than the kernels themselves",
+    ),
+    "LINK_BOUND": Said(
+        phrase="is bound by the host link",
+        short="bound by the host link",
+        when="the host link takes longer than the kernels",
+    ),
+    "OUT_OF_MEMORY": Said(
+        phrase="does not fit into memory",
+        short="does not fit",
+        both="neither fits into memory",
+        when="the device's memory does not hold it",
+    ),
 }

@@ -8,15 +8,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from functools import cache
+from math import inf
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from sim.errors import ScenarioError, told_together
+from sim.errors import ScenarioError, some_of, told_together
 from sim.scenario.distribution import Distribution
 from sim.scenario.fields import Threshold
 from sim.scenario.not_modelled import asked_by, meant, not_modelled, unknown_word
 from sim.scenario.place import Place
 from sim.scenario.scalars import SCALARS, check_bounds
-from sim.units import example, unit_of_name
+from sim.units import LARGEST_BARE_S, example, unit_of_name
 
 T = TypeVar("T")
 
@@ -157,6 +158,9 @@ def takes_number(cls: object) -> bool:
     return cls is Distribution
 
 
+_SCHEMA = "`gpuyard schema` prints all"
+
+
 def unit_in(cls: object, name: str, around: str | None) -> str | None:
     """The unit of field ``name`` of ``cls``, whose surroundings give the unit ``around``."""
     if name in _NUMBERS_IN_CONTEXT.get(getattr(cls, "__name__", ""), ()):
@@ -170,7 +174,7 @@ def _build(cls: Any, value: object, place: Place) -> Any:
     if takes_number(cls) and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         value = {"distribution": "fixed", "value": value}
     if not isinstance(value, Mapping):
-        keys = ", ".join(field_hints(cls))
+        keys = some_of(value, field_hints(cls), _SCHEMA)
         also = f", or {example(place.unit)} for a fixed value" if takes_number(cls) else ""
         raise place.error(
             "expected a mapping of keys to values",
@@ -183,10 +187,25 @@ def _build(cls: Any, value: object, place: Place) -> Any:
     for name, (one, hint) in known.items():
         if name in value:
             there = replace(place.child(name), unit=unit_in(cls, name, around))
+            _refuse_bare(value[name], str(value.get("metric", "")) if cls is Threshold else name, there)
             given[name] = _value(one.metadata, hint, value[name], there)
         elif one.default is MISSING and one.default_factory is MISSING:
             raise _missing_key(one, hint, place)
     return cls(**given)
+
+
+def _refuse_bare(value: object, name: str, place: Place) -> None:
+    """A limit of 500 is 500 s, and most likely meant as milliseconds: so large a one must state its unit."""
+    end = "_".join(name.rsplit("_", 2)[-2:])
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    if place.unit == "s" and LARGEST_BARE_S.get(end, inf) < value < inf:
+        raise place.error(
+            f"a number without a unit is in seconds, and {value:g} s is long for it",
+            given=value,
+            allowed=f"a number up to {LARGEST_BARE_S[end]:g}, or a string with a unit",
+            hint=f"'{value:g} ms', or '{value:g} s' if it is meant so",
+        )
 
 
 def _value(metadata: Mapping[str, Any], hint: Any, value: object, place: Place) -> Any:
@@ -196,7 +215,7 @@ def _value(metadata: Mapping[str, Any], hint: Any, value: object, place: Place) 
     words, or_path = tuple(metadata["choices"]()), "or_path" in metadata
     also = ", PATH:NAME" if or_path else ""
     if value is None:
-        raise place.error("is empty", allowed=", ".join(words) + also, hint=_LEAVE_OUT)
+        raise place.error("is empty", allowed=some_of("", words, _SCHEMA) + also, hint=_LEAVE_OUT)
     if or_path and isinstance(value, str) and ":" in value:
         return convert(hint, value, place)
     return _choice(words, value, place, also)
@@ -207,7 +226,7 @@ def _unknown_key(cls: Any, name: object, value: object, place: Place) -> Scenari
     if asked := asked_by(value, str(name)):
         return there.error(str(asked))
     word = SYNONYMS.get(str(name).lower().replace("-", "_"), "")
-    allowed = ", ".join(known)
+    allowed = some_of(name, known, _SCHEMA)
     if word in known:
         return there.error(
             f"unknown field; did you mean {word}?", allowed=allowed, hint=place.child(word).path
@@ -287,7 +306,7 @@ def _choice(choices: tuple[Any, ...], value: object, place: Place, also: str = "
     for choice in choices:
         if choice == value and type(choice) is type(value):
             return choice
-    allowed = ", ".join(str(choice) for choice in choices) + also
+    allowed = some_of(value, choices, _SCHEMA) + also
     if isinstance(value, bool):
         problem = (
             f"YAML reads no, off, false as false and yes, on, true as true; here it is {str(value).lower()}"
@@ -328,9 +347,9 @@ def _entries(kind: Any, value: object, place: Place) -> dict[str, Any]:
 
 def _wanted(hint: object) -> str:
     if get_origin(hint) is Literal:
-        return ", ".join(str(choice) for choice in get_args(hint))
+        return some_of("", get_args(hint), _SCHEMA)
     if is_dataclass(hint) and isinstance(hint, type):
-        return f"a mapping with keys of {', '.join(field_hints(hint))}"
+        return f"a mapping with keys of {some_of('', field_hints(hint), _SCHEMA)}"
     words: dict[object, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     return words.get(hint, "a list" if get_origin(hint) is tuple else "a mapping")
 

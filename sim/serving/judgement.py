@@ -15,8 +15,9 @@ from sim.price.pipeline import step_price
 from sim.price.providers.analytic import AnalyticTimes
 from sim.price.step import StepPrice
 from sim.results.statistics import student_t_quantile
-from sim.results.verdict import Verdict, Word
+from sim.results.verdict import Verdict
 from sim.scenario.caution import Caution
+from sim.serving.record_statistics import num_in_system_at_arrival, num_waiting_at_arrival
 from sim.serving.records import ABORTED, FINISHED, UNFINISHED, RequestColumns, RunResult
 from sim.serving.scenario import Scenario
 
@@ -52,37 +53,46 @@ def judge(result: RunResult) -> Verdict:
     OVERLOADED: it grew, and not. UNTESTED: fewer than 80 arrivals, or too short to tell: what is in the
     system (running requests too) still grows by the same test, or half of the requests wait for more than a
     tenth of the time in which they come.
+    ABANDONED: it did not grow, and at least one in twenty clients gave up: that may be what keeps it short.
+    ALL_AT_ONCE: the requests came together, so that a queue there is whatever serves them.
 
-    Not seen: overload below 2 %, a queue that grew and shrank again while requests still came,
-    clients whose time-outs keep the queue short (they count as aborted), and a load within a few
-    percent of capacity in a short run. Under a closed loop no queue can grow.
+    Not seen: overload below 2 %, a queue that grew and shrank again while requests still came, and a load
+    within a few percent of capacity in a short run. Under a closed loop no queue can grow.
     """
     workload, requests = result.scenario.workload, result.requests
-    if workload.arrivals is not None and workload.arrivals.is_closed_loop:
-        return Verdict(word="STABLE", reason="closed loop: clients wait for answers, so no queue can grow")
     ids = np.flatnonzero(requests.is_measured & (requests.arrival_ps >= 0))
+    left = _abandoned(requests, ids)
+    if workload.arrivals is not None and workload.arrivals.is_closed_loop:
+        stable = Verdict(word="STABLE", reason="closed loop: clients wait for answers, so no queue can grow")
+        return left or stable
     if ids.size == 0:
         return Verdict(word="UNTESTED", reason="no request arrived in the measured time")
     ids = ids[np.argsort(requests.arrival_ps[ids], kind="stable")]
     span_ps = int(requests.arrival_ps[ids[-1]] - requests.arrival_ps[ids[0]])
     if span_ps == 0 and ids.size > 1:
-        word: Word = "OVERLOADED" if (requests.status[ids] == UNFINISHED).any() else "BACKLOGGED"
-        reason = "all requests came at once: a queue by construction"
-        return Verdict(word=word, reason=reason, is_by_construction=True)
+        reason = "there is a queue whatever serves them"
+        return left or Verdict(word="ALL_AT_ONCE", reason=reason)
     if ids.size < _NUM_BATCHES * _LEAST_PER_BATCH:
         needed = _NUM_BATCHES * _LEAST_PER_BATCH
         return Verdict(word="UNTESTED", reason=f"{ids.size} arrivals: a trend needs {needed}")
     growth, t_statistic = trend(num_waiting_at_arrival(requests, ids))
     if is_growing(growth, t_statistic, ids.size):
         return _word_for(growth, t_statistic, _drain_spans(requests, ids, span_ps))
+    if left is not None:
+        return left
     reason = _why_too_short(requests, ids, span_ps)
     if reason:
-        return Verdict(word="UNTESTED", reason=f"too short to tell: {reason}")
-    reason = "the queue has no upward trend over the arrivals"
-    gave_up = float((requests.status[ids] == ABORTED).mean())
-    if gave_up >= _MANY:
-        reason += f", as {gave_up:.0%} of the clients gave up"
+        return Verdict(word="UNTESTED", reason=reason)
+    reason = "the queue does not grow while requests come"
     return Verdict(word="STABLE", reason=reason, growth=growth, t_statistic=_finite(t_statistic))
+
+
+def _abandoned(requests: RequestColumns, ids: Int64) -> Verdict | None:
+    """Where many clients left: a queue that they keep short by leaving is not one that keeps up."""
+    share = float((requests.status[ids] == ABORTED).mean()) if ids.size else 0.0
+    if share < _MANY:
+        return None
+    return Verdict(word="ABANDONED", reason=f"{100 * share:.2g} % of the clients gave up before their answer")
 
 
 def _why_too_short(requests: RequestColumns, ids: Int64, span_ps: int) -> str:
@@ -93,36 +103,13 @@ def _why_too_short(requests: RequestColumns, ids: Int64, span_ps: int) -> str:
     """
     growth, t_statistic = trend(num_in_system_at_arrival(requests, ids))
     if is_growing(growth, t_statistic, ids.size):
-        stayed = f"of 100 arrivals {growth * 100:.2g} stayed in the system"
+        stayed = f"of 100 requests that came {growth * 100:.2g} stayed in the system"
         return f"{stayed}, so the offered load may be above capacity"
     waits = (requests.first_scheduled_ps - requests.arrival_ps)[ids][requests.first_scheduled_ps[ids] >= 0]
     if waits.size and np.median(waits) > _LONG_WAIT * span_ps:
         share = float(np.median(waits)) / span_ps
         return f"half of the requests waited for more than {share:.0%} of the time in which they came"
     return ""
-
-
-def num_in_system_at_arrival(requests: RequestColumns, ids: Int64) -> Int64:
-    """How many requests wait or run when each of ``ids`` (in order of arrival) comes."""
-    arrived = np.sort(requests.arrival_ps[requests.arrival_ps >= 0])
-    left = np.sort(requests.finish_ps[(requests.finish_ps >= 0) & (requests.arrival_ps >= 0)])
-    moments = requests.arrival_ps[ids]
-    present: Int64 = np.searchsorted(arrived, moments) - np.searchsorted(left, moments, side="right")
-    return present
-
-
-def num_waiting_at_arrival(requests: RequestColumns, ids: Int64) -> Int64:
-    """How many requests wait when each of ``ids`` (in order of arrival) comes; warm-up ones count too.
-
-    A request waits until it is first scheduled, or leaves unserved; one preempted later does not count.
-    """
-    arrived = np.sort(requests.arrival_ps[requests.arrival_ps >= 0])
-    scheduled, finish = requests.first_scheduled_ps, requests.finish_ps
-    left = np.where(scheduled >= 0, scheduled, finish)
-    left = np.sort(left[(left >= 0) & (requests.arrival_ps >= 0)])
-    moments = requests.arrival_ps[ids]
-    waiting: Int64 = np.searchsorted(arrived, moments) - np.searchsorted(left, moments)
-    return waiting
 
 
 def trend(series: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> tuple[float, float]:
@@ -149,18 +136,26 @@ def _finite(t_statistic: float) -> float | None:
 
 def _word_for(growth: float, t_statistic: float, drain_spans: float | None) -> Verdict:
     """BACKLOGGED or OVERLOADED, for a queue that grew."""
-    gained = f"of 100 arrivals {growth * 100:.2g} stayed waiting"
+    gained = f"of 100 requests that came {growth * 100:.2g} stayed waiting"
     if drain_spans is not None and drain_spans <= 1:
-        reason = f"{gained}; all was done {drain_spans:.2g} arrival spans after the last arrival"
+        worked_off = f"working off the queue took {drain_spans:.2g} of the time in which they came"
+        reason = f"{gained}; {worked_off}"
         return Verdict(word="BACKLOGGED", reason=reason, growth=growth, t_statistic=_finite(t_statistic))
-    after = "some requests never ended" if drain_spans is None else "the rest took longer than the arrivals"
+    after = (
+        "some requests never ended"
+        if drain_spans is None
+        else "working off the queue took longer than they took to come"
+    )
     return Verdict(
         word="OVERLOADED", reason=f"{gained}; {after}", growth=growth, t_statistic=_finite(t_statistic)
     )
 
 
 def _drain_spans(requests: RequestColumns, ids: Int64, span_ps: int) -> float | None:
-    """Time from the last arrival to the last end, in arrival spans; None if something never ended."""
+    """Time from the last arrival to the last end, as a share of the time in which requests came.
+
+    None if something never ended.
+    """
     if (requests.status[ids] == UNFINISHED).any():
         return None
     return int(requests.finish_ps[ids].max() - requests.arrival_ps[ids].max()) / span_ps
@@ -211,7 +206,7 @@ def _too_few(metrics: Mapping[str, float | None]) -> Caution | None:
 
 
 def _queue(verdict: Verdict) -> Caution | None:
-    if verdict.word == "STABLE":
+    if verdict.word in ("STABLE", "ABANDONED"):  # clients that give up have a warning of their own
         return None
     if verdict.word == "UNTESTED":
         return Caution(
@@ -220,7 +215,7 @@ def _queue(verdict: Verdict) -> Caution | None:
             meaning="the load may be above capacity without anyone noticing",
             remedy="raise workload.num_requests",
         )
-    if verdict.is_by_construction:
+    if verdict.word == "ALL_AT_ONCE":
         return Caution(
             kind="queue_grows",
             observation="all requests came at once",
@@ -229,7 +224,7 @@ def _queue(verdict: Verdict) -> Caution | None:
         )
     return Caution(
         kind="queue_grows",
-        observation=f"the queue grew ({verdict.word})",
+        observation="the queue grew while requests came",
         meaning="load above capacity: queue_s, ttft_s and e2e_s grow with the length of the run",
         remedy="lower arrivals.requests_per_s or add replicas; at this load compare requests_per_s only",
     )
@@ -318,9 +313,9 @@ def _block_map(result: RunResult) -> Caution | None:
         return None
     return Caution(
         kind="block_map_truncated",
-        observation="the block map covers only the first part of the run",
-        meaning="the picture does not show how memory looked later; metrics cover the whole run",
-        remedy="lower workload.num_requests for a complete picture",
+        observation="the picture of who holds which KV memory covers only the first part of the run",
+        meaning="it does not show how memory looked later; metrics cover the whole run",
+        remedy="lower workload.num_requests to see all of it",
     )
 
 
@@ -394,7 +389,9 @@ def _near_capacity(result: RunResult, verdict: Verdict) -> Caution | None:
     load = load_of_capacity(result)
     if load is None or load < _STEEP or verdict.word in ("OVERLOADED", "BACKLOGGED"):
         return None
-    if load >= 1:
+    if verdict.word == "ABANDONED" and load >= 1:
+        steep = "only clients that give up keep the queue from growing"
+    elif load >= 1:
         steep = "there is no steady state above it: a longer run would have longer latencies"
     else:
         percent = waiting_elasticity(load)

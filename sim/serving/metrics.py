@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sim.results.metric import PERCENTILES, Better, Metric, Swept
 from sim.scenario.dataclass import dataclass
+from sim.serving.scenario import METRIC_NAMES
 from sim.serving.workload.arrivals import ARRIVAL_PROCESSES
 
 if TYPE_CHECKING:
@@ -211,6 +212,9 @@ METRICS: dict[str, RunMetric] = {
 }
 
 
+METRIC_NAMES.are(METRICS, keys_of=lambda name: frozenset())
+
+
 SERVING_TABLE = (
     "goodput_requests_per_s",
     "goodput_fraction",
@@ -282,19 +286,24 @@ SERVING_DECIDERS = (
 _HEADLINE_TIMES = ("p99_ttft_s", "p90_ttft_s", "p50_ttft_s", "mean_ttft_s", "mean_e2e_s")
 
 
-def serving_headline(comparison: Comparison) -> str:
-    """The metric that answers a serving question.
+_NOT_KEPT_UP = ("BACKLOGGED", "OVERLOADED", "ABANDONED", "ALL_AT_ONCE")
 
-    With an SLO that not every run meets, and some request does: ``goodput_requests_per_s``. Else, where the
-    SLO is missed, the queue grows in some run, or the load follows the answers (closed loop, all at once):
-    ``requests_per_s``.
+
+def serving_headline(comparison: Comparison) -> str:
+    """The metric that answers a serving question: what the scenario names in ``answer_by``.
+
+    Without it, with an SLO that not every run meets, and some request does: ``goodput_requests_per_s``. Else,
+    where the SLO is missed, the load is not kept up with in some run, or follows the answers (closed loop,
+    all at once): ``requests_per_s``.
     Else a time to the first token: p99, or the highest percentile that no run refuses.
     """
     runs = [summary for found in comparison.summaries.values() for summary in found]
+    if runs[0].headline:
+        return runs[0].headline
     misses = any(summary.meets_slo is False for summary in runs)
     if misses and any(summary.metrics["goodput_requests_per_s"] != 0 for summary in runs):
         return "goodput_requests_per_s"
-    saturated = misses or any(summary.verdict.word in ("BACKLOGGED", "OVERLOADED") for summary in runs)
+    saturated = misses or any(summary.verdict.word in _NOT_KEPT_UP for summary in runs)
     if saturated or any(_follows_answers(summary.arrivals) for summary in runs):
         return "requests_per_s"
     known = (name for name in _HEADLINE_TIMES if all(summary.metrics[name] is not None for summary in runs))
@@ -324,7 +333,7 @@ def sought(comparison: Comparison, variant: str) -> tuple[str, ...]:
     The times of a queue that grows belong to the length of the run: there it is the rate alone.
     """
     words = {summary.verdict.word for summary in comparison.summaries[variant]}
-    if words & {"BACKLOGGED", "OVERLOADED"}:
+    if words & set(_NOT_KEPT_UP):
         return ("requests_per_s",)
     return tuple(dict.fromkeys(("requests_per_s", "mean_e2e_s", serving_headline(comparison))))
 

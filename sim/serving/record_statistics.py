@@ -93,6 +93,29 @@ def met_bounds(requests: RequestColumns, slos: tuple[Slo, ...]) -> Mapping[str, 
     return met
 
 
+def num_in_system_at_arrival(requests: RequestColumns, ids: Int64) -> Int64:
+    """How many requests wait or run when each of ``ids`` (in order of arrival) comes."""
+    arrived = np.sort(requests.arrival_ps[requests.arrival_ps >= 0])
+    left = np.sort(requests.finish_ps[(requests.finish_ps >= 0) & (requests.arrival_ps >= 0)])
+    moments = requests.arrival_ps[ids]
+    present: Int64 = np.searchsorted(arrived, moments) - np.searchsorted(left, moments, side="right")
+    return present
+
+
+def num_waiting_at_arrival(requests: RequestColumns, ids: Int64) -> Int64:
+    """How many requests wait when each of ``ids`` (in order of arrival) comes; warm-up ones count too.
+
+    A request waits until it is first scheduled, or leaves unserved; one preempted later does not count.
+    """
+    arrived = np.sort(requests.arrival_ps[requests.arrival_ps >= 0])
+    scheduled, finish = requests.first_scheduled_ps, requests.finish_ps
+    left = np.where(scheduled >= 0, scheduled, finish)
+    left = np.sort(left[(left >= 0) & (requests.arrival_ps >= 0)])
+    moments = requests.arrival_ps[ids]
+    waiting: Int64 = np.searchsorted(arrived, moments) - np.searchsorted(left, moments)
+    return waiting
+
+
 def token_gaps(result: RunResult) -> ArithmeticRuns:
     """Every gap between consecutive tokens, as a weighted sample, without a list of tokens.
 
@@ -302,8 +325,11 @@ def money_and_power(result: RunResult, known: Mapping[str, float | None]) -> Num
     """Cost and energy per output token from ``output_tokens_per_s`` and ``busy_fraction``.
 
     All GPUs are paid for, busy or not. Energy is a bound: a GPU draws TDP whenever a step runs,
-    which memory-bound decoding does not reach; host, network and cooling are left out.
+    which memory-bound decoding does not reach; host, network and cooling are left out. A plain queue
+    (``service_time``) has no tokens whose price would mean something.
     """
+    if result.scenario.engine.service_time is not None:
+        return {"cost_per_million_output_tokens": None, "energy_j_per_token": None}
     hardware = result.scenario.hardware
     gpus = num_gpus(result.scenario)
     rate, busy = known["output_tokens_per_s"], known["busy_fraction"]

@@ -90,7 +90,7 @@ def notes_of(scenario: Scenario, recorder: Recorder, engines: Sequence[Engine]) 
     notes += [f"{count} requests refused: {reason}" for reason, count in sorted(recorder.refusals.items())]
     why = engines[0].scheduler.why_stepwise()
     if why and scenario.engine.stepping == "skip":
-        notes.append(f"every step was simulated by itself: steps cannot be skipped {why}")
+        notes.append(f"{why} every step is simulated by itself: that takes longer and changes no result")
     if scenario.model.moe and scenario.engine.tensor_parallel_size > 1:
         notes.append(f"{scenario.model.name} is a mixture of experts; {not_modelled('expert_parallel')}")
     return tuple(notes)

@@ -236,7 +236,7 @@ class Speculative:
     acceptance_rate: float = key("chance that a draft is right if those before it are", ge=0, le=1)
 
 
-BATCHING_NAMES, KV_ALLOCATOR_NAMES = Announced(), Announced()
+BATCHING_NAMES, KV_ALLOCATOR_NAMES, METRIC_NAMES = Announced(), Announced(), Announced()
 ENGINE_CHOICES = {"batching": BATCHING_NAMES, "kv_allocator": KV_ALLOCATOR_NAMES}
 """Fields of ``engine`` whose choices understand keys of their own."""
 
@@ -437,6 +437,12 @@ class Scenario:
     replicas: int = key("identical engines behind a router", default=1, ge=1, le=10_000)
     routing: str = key("who gets a request", default="round_robin", choices=_routings)
     slo: Slo = key("bounds that an answer must meet", default=Slo())
+    answer_by: str | None = key(
+        "the metric that answers the question; default: a time to the first token, or what is served where "
+        "the load is not kept up with",
+        default=None,
+        choices=METRIC_NAMES,
+    )
     thresholds: tuple[Threshold, ...] = key("bounds that make exit code 1", default=())
     precision: float | None = key(
         "chooses the length: num_requests doubles, 6 times at most, until the 95 % interval over the seeds "

@@ -8,7 +8,7 @@ import numpy as np
 
 from sim.arrays import PS_PER_S, Bools
 from sim.results.statistics import LEAST_SAMPLES_BEYOND, Spread, is_thin, spread, spread_of_runs
-from sim.results.summary import ClassSummary, SloLine, Summary
+from sim.results.summary import ClassSummary, LimitedTime, SloLine, Summary
 from sim.serving.judgement import judge, run_cautions
 from sim.serving.metrics import METRICS, REQUEST_TIMES, ServingMetric
 from sim.serving.record_statistics import (
@@ -59,6 +59,7 @@ def summarize(result: RunResult, *, keep_thin_percentiles: bool = False) -> Summ
         refused=_reasons(result, metrics, thin),
         meets_slo=_all_meet_slo(result, metrics, by_class),
         slo=_slo_lines(result.scenario.slo, metrics),
+        limited_times=_limited_times(result, metrics, by_class),
         verdict=verdict,
         warnings=run_cautions(
             result, metrics=metrics, verdict=verdict, thin=tuple(thin), are_thin_given=keep_thin_percentiles
@@ -69,6 +70,7 @@ def summarize(result: RunResult, *, keep_thin_percentiles: bool = False) -> Summ
         offered_per_s=_offered_per_s(result),
         window=result.window_said,
         notes=result.notes,
+        headline=result.scenario.answer_by or "",
     )
 
 
@@ -260,13 +262,19 @@ def _reason(name: str, result: RunResult) -> str:
         return "no such bound in the SLO"
     if name.startswith(("kv_", "max_kv_")) and result.kv_budget_tokens <= 0:
         return "there is no KV budget"
-    if name == "cost_per_million_output_tokens" and result.scenario.hardware.usd_per_hour is None:
-        return "the profile has no price"
-    if name == "energy_j_per_token" and None in (
-        result.scenario.hardware.idle_w,
-        result.scenario.hardware.tdp_w,
-    ):
+    if name in ("cost_per_million_output_tokens", "energy_j_per_token"):
+        return _why_no_price(result.scenario, name)
+    return "nothing of the kind happened in the measured time"
+
+
+def _why_no_price(scenario: Scenario, name: str) -> str:
+    if scenario.engine.service_time is not None:
+        return "a drawn service time has no tokens to price"
+    hardware = scenario.hardware
+    if name == "energy_j_per_token" and None in (hardware.idle_w, hardware.tdp_w):
         return "the profile lacks idle_w or tdp_w"
+    if name == "cost_per_million_output_tokens" and hardware.usd_per_hour is None:
+        return "the profile has no price"
     return "nothing of the kind happened in the measured time"
 
 
@@ -315,19 +323,23 @@ def _all_meet_slo(
     return False if False in found else None if None in found else True
 
 
-def slo_ratios(scenario: Scenario, summary: Summary) -> dict[str, float]:
-    """Every limited time over its limit: of all requests, and of each class with an SLO of its own."""
-    found = _ratios(scenario.slo, summary.metrics)
-    for name, one in (scenario.workload.classes or {}).items():
-        if one.slo is not None and name in summary.by_class:
-            ratios = _ratios(one.slo, summary.by_class[name].metrics)
-            found |= {f"{metric} of {name}": ratio for metric, ratio in ratios.items()}
-    return found
+def _limited_times(
+    result: RunResult, metrics: Mapping[str, float | None], by_class: Mapping[str, ClassSummary]
+) -> tuple[LimitedTime, ...]:
+    """Every limited time that has a value: of all requests, and of each class with an SLO of its own."""
+    found = _limits_of(result.scenario.slo, metrics)
+    for name, one in (result.scenario.workload.classes or {}).items():
+        if one.slo is not None and name in by_class:
+            found += _limits_of(one.slo, by_class[name].metrics, name)
+    return tuple(found)
 
 
-def _ratios(slo: Slo, numbers: Mapping[str, float | None]) -> dict[str, float]:
-    limits = slo.known_limits(numbers)
-    return {name: value / limits[name] for name in limits if (value := numbers[name]) is not None}
+def _limits_of(slo: Slo, numbers: Mapping[str, float | None], of: str = "") -> list[LimitedTime]:
+    return [
+        LimitedTime(metric=metric, value=value, limit=limit, of=of)
+        for metric, limit in slo.known_limits(numbers).items()
+        if (value := numbers[metric]) is not None
+    ]
 
 
 def _whole_run(result: RunResult) -> dict[str, int]:

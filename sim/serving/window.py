@@ -30,6 +30,7 @@ LEAST_ARRIVALS = 100
 LEAST_COMPLETIONS = 100
 BATCH = 5
 PS_PER_US = 10**6
+_HOW_FOUND = "found as the start without which the mean is known best (MSER-5)"
 _OF_WINDOW = "rates, cost and averages over time"
 PARTS = 1000  # a share is taken in so many parts, as an integer: sums are then the same everywhere
 
@@ -38,7 +39,7 @@ PARTS = 1000  # a share is taken in so many parts, as an integer: sums are then 
 class Window:
     """``is_whole``: there is no such window, and the whole run is taken; ``note`` says why.
 
-    ``warm_up`` is what ends where it begins, in words: "stated", "found by MSER-5"; empty without one.
+    ``warm_up`` is what ends where it begins, in words: "stated", "found"; empty without one.
     """
 
     begin_ps: int
@@ -105,9 +106,9 @@ def _warm_up_end(requests: RequestColumns, workload: Workload, measured: Bools) 
     if found is None:
         found = _cut(*completion_gaps(requests))
         if found is None:
-            why = "MSER-5 finds no end of the warm-up: the run is not stationary"
+            why = "no end of the warm-up was found: the run does not settle"
             return 0, f"from the first arrival ({why})", ""
-    return found, "from the end of the warm-up, found by MSER-5", "found by MSER-5"
+    return found, f"from the end of the warm-up, {_HOW_FOUND}", "found, not stated"
 
 
 def _cut(series: Int64, times_ps: Int64) -> int | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sim.errors import did_you_mean
+from sim.errors import did_you_mean, some_of
 from sim.scenario.build import build
 from sim.scenario.dataclass import dataclass
 from sim.scenario.fields import key
@@ -58,7 +58,9 @@ def check_groups(board: BoardFile, known: Iterable[str], folder: Path) -> None:
         if name not in names:
             place = Place(file=str(folder / BOARD_FILE), path="groups").child(name)
             raise place.error(
-                f"no case is of this group{did_you_mean(name, names)}", given=name, allowed=", ".join(names)
+                f"no case is of this group{did_you_mean(name, names)}",
+                given=name,
+                allowed=some_of(name, names, "board.yaml has all"),
             )
 
 

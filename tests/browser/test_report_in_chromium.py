@@ -71,7 +71,9 @@ def test_the_answer_can_be_read(page: Page, answer: Answer) -> None:
     assert top < 300
     badges = page.value("[...document.querySelectorAll('.answer li')].map(badge => badge.innerText)")
     comparison = answer.comparison
-    assert badges == [f"{name}: {comparison.verdicts(name)}" for name in comparison.variants]
+    assert badges == [
+        f"{name}: {comparison.short(name)} ({comparison.verdicts(name)})" for name in comparison.variants
+    ]
 
 
 def test_the_question_is_text_and_no_script(page: Page, answer: Answer) -> None:

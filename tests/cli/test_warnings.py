@@ -12,8 +12,7 @@ import pytest
 from sim.cli.command import main
 from sim.kinds.load import load_scenario
 from sim.kinds.run import run_scenario
-from sim.plan.sweep import Sweep, sweep_points
-from sim.plan.sweep_report import sweep_warnings
+from sim.plan.sweep import Sweep, sweep_points, sweep_warnings
 from sim.scenario.caution import Caution
 
 SERVING = """\

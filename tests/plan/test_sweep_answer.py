@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -18,11 +19,11 @@ from hypothesis import strategies as st
 from sim.cli.command import main
 from sim.kinds.load import load_scenario
 from sim.kinds.registry import KINDS
-from sim.plan.answer import by_cost, front_metric, is_load, picks
+from sim.plan.answer import by_cost, decisive, front_metric, is_load, picks
 from sim.plan.evaluate import Point, Row, evaluate
 from sim.plan.sweep import Sweep, sweep_points
 from sim.plan.sweep_pictures import sweep_pictures
-from sim.plan.sweep_report import render_page, render_table
+from sim.plan.sweep_report import ROWS_OPEN, render_page, render_table, render_twin
 from sim.plan.sweep_words import answer_words, axis_notes, plain_name, ratio_words
 from sim.results.metric import Swept
 
@@ -791,3 +792,88 @@ def test_the_page_says_what_was_held_fixed_what_to_trust_and_how_to_repeat_it(ti
     assert "The dotted line is the SLO, at most 500 ms." in page
     fixed = twin[twin.index("What was held fixed") : twin.index("How far to trust")]
     assert "replicas: 1" not in fixed
+
+
+@pytest.mark.parametrize(
+    ("kind", "ratio", "is_open"),
+    [("serving/host_time", 0.9, True), ("serving/host_time", 0.5, False), ("", 0.9, False)],
+)
+def test_a_winner_near_its_limit_is_not_decided_by_one_seed(kind: str, ratio: float, is_open: bool) -> None:
+    """Of drawn requests; a trace has no other seed."""
+    sweep = made_sweep(
+        {"replicas": ["1", "2"]}, [made_row(slo_ratio=ratio), made_row(usd_per_hour=4.0)], kind
+    )
+    one = replace(sweep.points[0].scenario, seeds=(1,))
+    sweep = replace(sweep, points=tuple(replace(point, scenario=one) for point in sweep.points))
+    assert ("One seed does not decide that" in answer_words(sweep)) is is_open
+
+
+MANY = {RATE: [str(rate) for rate in range(1, 6)], "replicas": [str(number) for number in range(1, 101)]}
+
+
+def many_points() -> Sweep:
+    """Five loads of a hundred choices: the n-th load is carried from 10 n replicas on, at a price each."""
+    rows = [
+        made_row(
+            meets_slo=replicas >= 10 * load,
+            slo_ratio=10 * load / replicas,
+            p99_ttft_s=5 * load / replicas,
+            num_gpus=replicas,
+            usd_per_hour=2.0 * replicas,
+        )
+        for load, replicas in product(range(1, 6), range(1, 101))
+    ]
+    return made_sweep(MANY, rows)
+
+
+def test_of_many_points_the_decisive_ones_are_pasted_and_the_page_folds_the_rest() -> None:
+    sweep = many_points()
+    twin, page = render_twin(sweep, ["p99_ttft_s"]), render_page(sweep, ["p99_ttft_s"])
+    points = [line for line in twin.splitlines() if re.match(r"\| at \d requests/s, replicas", line)]
+    assert len(points) == ROWS_OPEN
+    assert "The 40 points that decide; 460 more are in sweep.csv." in twin
+    for load in range(1, 6):
+        told = [row for row in points if row.startswith(f"| at {load} requests/s")]
+        assert len(told) == ROWS_OPEN // 5
+        assert any(f"replicas = {10 * load} " in row and "cheapest" in row for row in told)
+    assert "Every point" in page and "replicas = 77" in page and "replicas = 77" not in twin
+    few = replace(sweep, points=sweep.points[:8], rows=sweep.rows[:8])
+    assert "Every point, the cheapest first" in render_twin(few, ["p99_ttft_s"])
+
+
+def test_the_decisive_points_are_the_winner_what_meets_the_front_and_the_nearest_misses() -> None:
+    sweep = many_points()
+    first = set(picks(sweep)[0].indices)
+
+    def told(of: Sweep) -> set[int]:
+        return {int(of.points[i].swept["replicas"]) for i in decisive(of, ROWS_OPEN) if i in first}
+
+    # The winner; the next that meet; the front, which is the whole line (dearer is faster); nearest misses.
+    assert told(sweep) == {10, 11, 12, 1, 2, 3, 9, 8}
+    flat = replace(sweep, rows=tuple({**row, "p99_ttft_s": 1.0} for row in sweep.rows))
+    assert told(flat) == {10, 11, 12, 13, 1, 9, 8, 7}
+    missed = replace(flat, rows=tuple({**row, "meets_slo": False} for row in flat.rows))
+    assert told(missed) == {1, *range(94, 101)}  # the nearest to the limit
+
+
+def test_many_loads_with_one_answer_are_told_by_their_first_and_last() -> None:
+    rates = [str(rate) for rate in range(1, 301)]
+    rows = [made_row(num_gpus=1 + rate // 200) for rate in range(1, 301)]
+    sweep = made_sweep({RATE: rates}, rows)
+    said = answer_words(sweep)
+    assert "at 1 requests/s to at 199 requests/s (199 loads): 1 GPU" in said
+    assert len(said) < 1000
+    twin = render_twin(sweep, ["p99_ttft_s"])
+    assert "Where the answer changes; 296 more loads are in sweep.csv." in twin
+    assert len(twin.splitlines()) < 120
+
+
+def test_requests_that_come_all_at_once_have_no_verdict_on_their_queue(tiny: Path, tmp_path: Path) -> None:
+    text = tiny.read_text().replace("{process: poisson, requests_per_s: 20}", "{process: all_at_once}")
+    tiny.write_text(text.replace("slo: {ttft_s: 500 ms}\n", ""))
+    out = tmp_path / "out"
+    assert main(["sweep", str(tiny), "--over", "engine.max_num_seqs=2,4", "--out", str(out), "--quiet"]) == 0
+    twin = (out / "sweep.md").read_text()
+    assert "BACKLOGGED" not in twin and twin.count("| all at once |") == 2
+    rows = list(csv.DictReader((out / "sweep.csv").open()))
+    assert {row["verdict"] for row in rows} == {"ALL_AT_ONCE"}

@@ -326,7 +326,8 @@ def test_page_says_what_was_asked_and_what_came_out(answer: Answer, page: str) -
     for words in expected:
         assert words in text, words
     for variant in answer.comparison.variants:
-        assert f"{variant}: {answer.comparison.verdicts(variant)}" in text
+        found = answer.comparison
+        assert f"{variant}: {found.short(variant)} ({found.verdicts(variant)})" in text
 
 
 def test_refused_percentiles_say_why(page: str) -> None:

@@ -148,7 +148,10 @@ def test_many_variants_share_the_badge_of_their_verdict() -> None:
     changes = ["training.num_steps=200", "seeds=[1]", "thresholds=[]"]
     answer = run_scenario(load_scenario("training/one_slow_gpu", overrides=changes))
     shown = [badge.text for badge in report_of(answer).badges]
-    assert shown == ["5 of 8: COMPUTE_BOUND", "BSP, SSP 3, SSP 50: STRAGGLER_BOUND"]
+    assert shown == [
+        "5 of 8: bound by compute (COMPUTE_BOUND)",
+        "BSP, SSP 3, SSP 50: waits for stragglers (STRAGGLER_BOUND)",
+    ]
 
 
 def test_without_a_healthy_fleet_of_its_own_a_scheme_is_set_against_the_others(tmp_path: Path) -> None:

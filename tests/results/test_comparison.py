@@ -333,12 +333,12 @@ def test_one_word_for_all_says_what_differs_instead() -> None:
 
     comparison = compare({"a": [run("a", 1.0, 4e10)], "b": [run("b", 2.0, 6e10)]}, "a")
     assert difference_line(comparison) == (
-        "all are COMPUTE_BOUND; they differ most in peak memory (peak_memory_bytes): "
+        "all alike: bound by compute (COMPUTE_BOUND); they differ most in peak memory (peak_memory_bytes): "
         "60.0 GB in b, 40.0 GB in a"
     )
     assert "bound" not in answer_line(comparison)
     same = compare({"a": [run("a", 1.0, 4e10)], "b": [run("b", 2.0, 4e10)]}, "a")
-    assert difference_line(same) == "all are COMPUTE_BOUND"
+    assert difference_line(same) == "all alike: bound by compute (COMPUTE_BOUND)"
 
 
 def test_trouble_that_two_share_is_told_once_and_without_goodput_the_requests_answer() -> None:
@@ -394,17 +394,18 @@ def test_requests_that_are_given_up_are_not_served_though_no_queue_grows() -> No
         return [replace(summary(name, **numbers), offered_per_s=5.0)]
 
     alone = answer_line(compare({"base": run("base", 1.3, 73.0)}, "base"))
-    assert alone.startswith(
-        "Serves 1.3 of the 5 requests a second offered and loses 73 % of them. P99 TTFT is"
-    )
+    gone = "loses 73 % of its clients, who give up."
+    assert alone.startswith(f"Serves 1.3 of the 5 requests a second offered and {gone} P99 TTFT is")
     few = answer_line(compare({"base": run("base", 4.9, 4.0)}, "base"))
     assert few.startswith("P99 TTFT is")
     both = answer_line(compare({"a": behind("a", 2.4)[:1], "b": run("b", 1.3, 73.0)}, "a"))
-    assert both.startswith("a serves 2.4 and b 1.3 of the 5 requests a second offered: both fall behind")
+    assert both.startswith(
+        f"a serves 2.4 and b 1.3 of the 5 requests a second offered: both fall behind their load; b {gone}"
+    )
 
 
 def test_a_queue_by_construction_is_no_verdict_on_who_serves_it() -> None:
-    word = Verdict(word="BACKLOGGED", reason="all came at once", is_by_construction=True)
+    word = Verdict(word="ALL_AT_ONCE", reason="a queue by construction")
     runs = {
         name: [replace(summary(name, requests_per_s=rate), verdict=word, arrivals="all_at_once")]
         for name, rate in (("a", 2.0), ("b", 3.0))

@@ -93,13 +93,13 @@ def test_every_view_of_a_run_has_it_with_its_reason(
     assert main(["run", path, "--jobs", "1", *files]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     reason = "kernel.tile: flash_attention_2 forward: a thread cannot hold its part of the accumulators"
-    assert f"256_x_128: CANNOT_RUN ({reason}" in printed
+    assert f"256_x_128 cannot run (CANNOT_RUN): {reason}" in printed
     assert "try smaller block_m or block_n" in printed
     assert "| cannot run |" in printed
     for name in ("report.html", "report.md"):
         view = (out / name).read_text(encoding="utf-8")
         assert reason in view
-        assert "256_x_128: CANNOT_RUN" in view.replace("\\_", "_")
+        assert "256_x_128: cannot run (CANNOT_RUN)" in view.replace("\\_", "_")
         assert "cannot run" in view
     for name in ("summary.json", "again.json"):
         (told,) = json.loads((out / name).read_text(encoding="utf-8"))["cannot_run"]

@@ -42,9 +42,9 @@ from sim.results.statistics import (
 from sim.results.summary import Summary
 from sim.rng import stream
 from sim.scenario.distribution import Distribution
-from sim.serving.judgement import judge, num_waiting_at_arrival
+from sim.serving.judgement import judge
 from sim.serving.metrics import METRICS, REQUEST_TIMES
-from sim.serving.record_statistics import token_gaps
+from sim.serving.record_statistics import num_waiting_at_arrival, token_gaps
 from sim.serving.scenario import RequestClass, Slo, Speculative, Workload
 from sim.serving.summary import summarize
 from sim.serving.workload.arrivals import Arrivals
@@ -171,7 +171,7 @@ def test_clients_that_give_up_are_named_where_they_keep_the_queue_short() -> Non
         for i in range(200)
     ]  # fmt: skip
     verdict = judge(fake_result(rows))
-    assert verdict.word == "STABLE" and verdict.reason.endswith(", as 25% of the clients gave up")
+    assert verdict.word == "ABANDONED" and verdict.reason == "25 % of the clients gave up before their answer"
     served = judge(fake_result([{**row, "status": "finished"} for row in rows]))
     assert "gave up" not in served.reason
 
@@ -454,7 +454,7 @@ def test_verdict_of_loads_without_an_offered_rate() -> None:
     closed = scenario(workload=Workload(arrivals=Arrivals(process="closed_loop", concurrency=4)))
     assert judge(queue_result(arrival, wait, service, scenario=closed)).word == "STABLE"
     together = np.zeros(100)
-    assert judge(queue_result(together, np.arange(100.0), np.ones(100))).word == "BACKLOGGED"
+    assert judge(queue_result(together, np.arange(100.0), np.ones(100))).word == "ALL_AT_ONCE"
     assert judge(queue_result(arrival[:50], wait[:50], service[:50])).word == "UNTESTED"
     assert judge(fake_result([])).word == "UNTESTED"
 

@@ -18,6 +18,7 @@ from sim.kinds.load import load_scenario
 from sim.kinds.registry import KINDS
 from sim.kinds.run import run_one
 from sim.kinds.schema import scenario_schema
+from sim.results.verdict import SAID
 from tools.docs import CHECKOUT, PART
 from tools.docs_columns import COLUMNS
 from tools.docs_reference import GENERATED, api_page, columns_page, metrics_page, scenario_page
@@ -63,7 +64,7 @@ def test_every_metric_is_on_its_page(kind: str) -> None:
     page = metrics_page()
     for metric in KINDS[kind].metrics.values():
         assert f"`{metric.name}`" in page, metric.name
-    assert metrics_page().count("\n## ") == len(KINDS)
+    assert metrics_page().count("\n## ") == len(KINDS) + 1  # and the verdicts
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -129,3 +130,14 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         tmp_path / "techniques" / "paged_kv.html"
     ).read_text(encoding="utf-8")
     assert "overrides" in api  # a parameter of load_scenario: docstrings and signatures were found
+
+
+def test_every_verdict_is_explained_and_a_long_list_of_values_is_cut() -> None:
+    page = metrics_page()
+    assert all(f"| `{word}` | {said.phrase} | {said.when} |" in page for word, said in SAID.items())
+    [row] = [
+        line
+        for line in scenario_page().splitlines()
+        if line.startswith("| `answer_by` |") and "others" in line
+    ]
+    assert len(row) < 400

@@ -13,6 +13,7 @@ import pytest
 from sim.errors import ScenarioError
 from sim.serving.scenario import Trace, Workload
 from sim.serving.workload.sources import draw_requests
+from sim.serving.workload.trace_formats import load_raw
 
 HEADER = "arrived_at,num_prefill_tokens,num_decode_tokens"
 
@@ -286,3 +287,34 @@ def test_random_damage_is_read_or_refused_but_never_a_traceback(
             assert len(table.arrival_ps) == len(table.prompt_tokens) >= 1
             assert table.prompt_tokens.min() >= 1 and table.output_tokens.min() >= 1
     assert refused > 30
+
+
+AZURE_ROWS = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,10,5\n"
+MOONCAKE_ROW = '{"timestamp": 0, "input_length": 10, "output_length": 5, "hash_ids": [0]}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "found"),
+    [
+        (MOONCAKE_ROW, "azure", "mooncake"),
+        (MOONCAKE_ROW, "burstgpt", "mooncake"),
+        (MOONCAKE_ROW, "csv", "mooncake"),
+        (AZURE_ROWS, "mooncake", "azure"),
+        (AZURE_ROWS, "burstgpt", "azure"),
+        (AZURE_ROWS, "jsonl", "azure"),
+        ("at,prompt_tokens,output_tokens\n0,1,2\n", "azure", "csv"),
+        ('{"arrival_time": 0, "prompt_tokens": 3, "output_tokens": 4}\n', "azure", "jsonl"),
+    ],
+)
+def test_the_hint_names_the_format_that_a_file_has(tmp_path: Path, text: str, given: str, found: str) -> None:
+    (tmp_path / "trace.txt").write_text(text)
+    with pytest.raises(ScenarioError) as told:
+        load_raw(Trace(path="trace.txt", format=given), tmp_path)
+    assert told.value.hint == f"workload.trace.format: {found}, whose layout this file has; or auto"
+
+
+def test_a_mistake_inside_a_file_of_the_right_format_keeps_its_own_hint(tmp_path: Path) -> None:
+    (tmp_path / "trace.txt").write_text(MOONCAKE_ROW + '{"timestamp": 1}\n')
+    with pytest.raises(ScenarioError) as told:
+        load_raw(Trace(path="trace.txt", format="mooncake"), tmp_path)
+    assert "whose layout this file has" not in told.value.hint
