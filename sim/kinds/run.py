@@ -224,7 +224,9 @@ def settings_of(file: ScenarioFile[AnyScenario]) -> dict[str, Setting]:
     values = {one.name: _values(one) for one in file.variants}
     written = {key for one in file.variants for key in _written(one.differences)}
     keys = [key for key in sorted(written) if len({found.get(key, "") for found in values.values()}) > 1]
-    asked = {key for key in keys if swept.is_asked(key)}
+    asked = {key for key in keys if swept.is_compared(key)}
+    if swept.is_told_apart_only and not asked:
+        return {}
     ways: dict[str, set[str]] = {}
     for found in values.values():
         rest = repr([found.get(key, "") for key in keys if key != "hardware"])
@@ -244,7 +246,14 @@ def settings_of(file: ScenarioFile[AnyScenario]) -> dict[str, Setting]:
 def _written(differences: Mapping[str, Any]) -> list[str]:
     """The key paths of a variant's differences; a device is one key."""
     whole = {name: "" if name in _WHOLE else value for name, value in differences.items()}
-    return list(flattened(whole))
+    return [*flattened(whole), *flattened({"model": _changed(differences.get("model"))})]
+
+
+def _changed(model: object) -> Mapping[str, Any]:
+    """In what a variant's model differs from the one that it names as its base."""
+    if not isinstance(model, Mapping) or "base" not in model:
+        return {}
+    return {key: value for key, value in model.items() if key != "base"}
 
 
 def _values(variant: Variant[AnyScenario]) -> dict[str, str]:
@@ -254,7 +263,18 @@ def _values(variant: Variant[AnyScenario]) -> dict[str, str]:
         key: str(value)
         for key, value in flattened({k: v for k, v in tree.items() if k not in _WHOLE}).items()
     }
-    return flat | {name: str(variant.differences.get(name, "")) for name in _WHOLE}
+    flat |= {name: str(variant.differences.get(name, "")) for name in _WHOLE}
+    model = variant.differences.get("model")
+    if changed := _changed(model):
+        flat |= {key: str(value) for key, value in flattened({"model": changed}).items()}
+    return flat | {"model": _base_of(model, getattr(variant.scenario, "model", None))}
+
+
+def _base_of(given: object, model: object) -> str:
+    """The model by the name that a file gives it, whatever is changed in it."""
+    if isinstance(given, Mapping) and "base" in given:
+        return str(given["base"])
+    return str(given or getattr(model, "name", ""))
 
 
 _WHOLE = ("hardware", "model", "devices")

@@ -28,7 +28,7 @@ from sim.scenario.dataclass import dataclass
 from sim.scenario.file import AnyScenario, ScenarioFile, ScenarioT_co
 
 if TYPE_CHECKING:  # a run by itself needs neither
-    from sim.results.comparison import Comparison
+    from sim.results.comparison import Comparison, Part
     from sim.results.summary import Summary
 
 
@@ -204,6 +204,7 @@ def _across(comparison: Comparison, metric: str) -> Iterator[tuple[str, bool]]:
     short = "" if any(_is_trouble(comparison, name) for name, _ in costs) else kept(comparison, costs, metric)
     if short:
         yield short, False
+    loads = _of_other_loads(comparison)
     num_pairs = sum(part.is_pair for part in comparison.parts)
     num_asked = sum(bool(part.asked) and not part.is_pair for part in comparison.parts)
     for index, part in enumerate(comparison.parts):
@@ -212,6 +213,9 @@ def _across(comparison: Comparison, metric: str) -> Iterator[tuple[str, bool]]:
             states = [_verdict(comparison, name) for name in part.names if _is_trouble(comparison, name)]
             why = f" ({part.asked})" if part.asked else ""
             yield ", ".join([f"{', '.join(part.names)}{why} {verb} not compared", *states]), False
+        elif part in loads:
+            if part == loads[0]:
+                yield _each_load(comparison, loads, metric), True
         elif part.is_pair and not (short and part.names in costs):
             name, other = part.names
             of = f" ({part.asked})" if part.asked else ""
@@ -223,6 +227,27 @@ def _across(comparison: Comparison, metric: str) -> Iterator[tuple[str, bool]]:
             has_values = not part.asked or num_asked < _MOST_WITH_VALUES
             found = _among(comparison, part.names, metric, is_first=not index, with_values=has_values)
             yield (f"{_AT}{part.asked}, {found}" if part.asked else found), True
+
+
+def _of_other_loads(comparison: Comparison) -> list[Part]:
+    """Requests served under another load or by another model: rates that follow what is asked for."""
+    is_serving = comparison.summaries[comparison.reference][0].kind == "serving"
+    return [part for part in comparison.parts if is_serving and part.is_pair and part.asked]
+
+
+def _each_load(comparison: Comparison, loads: Sequence[Part], metric: str) -> str:
+    """ "goodput: today 8.35 requests/s with a p99 TTFT of 210 ms, doubled (requests_per_s: 16) 15.7 ..."."""
+    asked = {comparison.reference: "", **{part.names[0]: f" ({part.asked})" for part in loads}}
+    told = []
+    for name, work in asked.items():
+        cell = comparison.cells[name][metric]
+        value = "no number" if cell.mean is None else value_of(comparison, cell.mean, metric)
+        state = f", {_verdict(comparison, name)}" if _is_trouble(comparison, name) else ""
+        told.append(f"{name}{work} {value}{_companion(comparison, name, metric)}{state}")
+    label = label_of(comparison, metric)
+    said = f"{label[0].upper()}{label[1:]}: {', '.join(told)}"
+    rest = [part for part in (_slo(comparison), *(_classes(comparison, name) for name in asked)) if part]
+    return "; ".join([said, ", ".join(rest)] if rest else [said])
 
 
 _MOST_WITH_VALUES = 2  # pairs of one answer; of more the large numbers and the table have the values

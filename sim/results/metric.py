@@ -156,10 +156,19 @@ class Swept:
         False  # variants of a comparison, too, compete only where they are asked for the same
     )
     circumstances: Sequence[str] = ()  # of what is asked for: the same work, that something else befalls
+    compared_keys: Sequence[str] = ()  # where a comparison asks by other keys than a sweep: these, ...
+    competing_keys: Sequence[str] = ()  # ... but for those that stay choices
+    is_told_apart_only: bool = False  # where all are asked for the same, nothing is said of choices
 
     def is_asked(self, key: str) -> bool:
         """Whether a key path says what is asked for; the longest listed path that covers it decides."""
         return _covering(self.load_keys, key) > _covering(self.choice_keys, key)
+
+    def is_compared(self, key: str) -> bool:
+        """The same between the variants of a comparison."""
+        if not self.compared_keys:
+            return self.is_asked(key)
+        return _covering(self.compared_keys, key) > _covering(self.competing_keys, key)
 
     def is_circumstance(self, key: str) -> bool:
         """Whether it says what befalls the work."""

@@ -270,6 +270,10 @@ SWEPT = Swept(
         "engine.overheads",
         "engine.speculative.acceptance_rate",
     ),
+    compares_alike=True,
+    compared_keys=("model", "workload", "slo"),
+    competing_keys=("model.num_key_value_heads", "workload.timeout_s"),
+    is_told_apart_only=True,
 )
 """How a sweep is read."""
 

@@ -262,3 +262,64 @@ def test_others_within_a_few_per_cent_of_the_best_are_named() -> None:
     )
     shorter = shipped("kernel/block_size", "compare.variants.256_columns=null")
     assert "within" not in answer_line(shorter)
+
+
+SERVING: dict[str, Any] = {
+    "schema_version": 1,
+    "question": "?",
+    "kind": "serving",
+    "hardware": "h100-sxm-80gb",
+    "model": "llama-3.1-8b",
+    "workload": {
+        "num_requests": 150,
+        "arrivals": {"process": "poisson", "requests_per_s": 4},
+        "prompt_tokens": {"distribution": "fixed", "value": 128},
+        "output_tokens": {"distribution": "fixed", "value": 16},
+    },
+    "engine": {"max_model_len": 1024, "max_num_seqs": 32},
+    "slo": {"ttft_s": 0.5, "tpot_s": 0.1},
+}
+TWICE = {"workload": {"arrivals": {"process": "poisson", "requests_per_s": 8}}}
+
+
+def test_another_load_is_no_speed_up(tmp_path: Path) -> None:
+    """Twice the requests are served because twice as many come: both rates are told, and no ratio."""
+    comparison = compared(tmp_path, SERVING, "today", today={}, doubled=TWICE)
+    line = answer_line(comparison)
+    assert names(comparison) == [("doubled", "today")]
+    assert re.match(r"P\d\d TTFT: today [\d.]+ ms .*, doubled \(requests_per_s: 8.0\) [\d.]+ ms ", line)
+    assert " × " not in line
+    assert "both meet the SLO" in line
+    assert best_variant(comparison) == "doubled"
+    cells = [cell for row in decision_table(comparison).rows for cell in row]
+    assert not any(cell.small.endswith(("better", "worse")) for cell in cells)
+
+
+def test_another_model_is_other_work_and_its_heads_are_a_choice(tmp_path: Path) -> None:
+    smaller = compared(tmp_path, SERVING, "8b", **{"8b": {}, "1b": {"model": "llama-3.2-1b"}})
+    assert "1b (model: llama-3.2-1b) " in answer_line(smaller)
+    heads = {"model": {"base": "llama-3.1-8b", "num_key_value_heads": 32}}
+    assert names(compared(tmp_path, SERVING, "gqa", gqa={}, mha=heads)) == [("gqa", "mha")]
+    layers = {"model": {"base": "llama-3.1-8b", "num_hidden_layers": 16}}
+    halved = answer_line(compared(tmp_path, SERVING, "whole", whole={}, half=layers))
+    assert "half (num_hidden_layers: 16) " in halved
+
+
+def test_ways_of_serving_compete_at_each_load(tmp_path: Path) -> None:
+    """Two limits at two loads: each limit against the other at its load, never across."""
+    small = {"engine": {"max_num_seqs": 1}}
+    variants = {"wide": {}, "narrow": small, "wide_8": TWICE, "narrow_8": {**small, **TWICE}}
+    comparison = compared(tmp_path, SERVING, "wide", **variants)
+    assert names(comparison) == [("wide", "narrow"), ("wide_8", "narrow_8")]
+    line = answer_line(comparison)
+    assert "narrow " in line
+    assert "At requests_per_s: 8.0, narrow_8 " in line
+
+
+def test_where_all_serve_the_same_nothing_changes(tmp_path: Path) -> None:
+    """Patience is the clients', the load is the same; and no list of settings joins the sentence."""
+    path = tmp_path / "scenario.yaml"
+    ways = {"patient": {}, "gives_up": {"workload": {"timeout_s": 20}, "engine": {"max_num_seqs": 16}}}
+    whole = {**SERVING, "compare": {"reference": "patient", "variants": ways}}
+    path.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
+    assert settings_of(load_scenario(path)) == {}
