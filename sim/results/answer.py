@@ -246,7 +246,9 @@ def _each_load(comparison: Comparison, loads: Sequence[Part], metric: str) -> st
         told.append(f"{name}{work} {value}{_companion(comparison, name, metric)}{state}")
     label = label_of(comparison, metric)
     said = f"{label[0].upper()}{label[1:]}: {', '.join(told)}"
-    rest = [part for part in (_slo(comparison), *(_classes(comparison, name) for name in asked)) if part]
+    rest = [
+        part for part in (slo_told(comparison), *(classes_told(comparison, name) for name in asked)) if part
+    ]
     return "; ".join([said, ", ".join(rest)] if rest else [said])
 
 
