@@ -191,8 +191,8 @@ class Workload:
     )
     duration_s: float | None = key("stop offering requests after this time", default=None, gt=0)
     warmup_requests: int | None = key(
-        "the first so many requests are simulated but not measured; without it and warmup_s MSER-5 finds how "
-        "many, except for a trace",
+        "the first so many requests are simulated but not measured; without it and warmup_s the end of the "
+        "start-up is found (by MSER-5), except for a trace",
         default=None,
         ge=0,
     )
