@@ -204,7 +204,8 @@ def _one_seed_words(sweep: Sweep, found: Sequence[Pick]) -> str:
     )
     if not is_open:
         return ""
-    return f"One seed does not decide that: {ONE_SEED_LEAVES_OPEN}; run it with --set seeds=[1,2,3,4,5]."
+    more = "run it with --set seeds=[1,2,3,4,5]"
+    return f"One seed does not decide whether it is met: {ONE_SEED_LEAVES_OPEN}; {more}."
 
 
 def _least_words(sweep: Sweep) -> str:
@@ -335,6 +336,8 @@ def _none_words(sweep: Sweep, pick: Pick) -> str:
     within = [row for row in rows if row["meets_slo"] is True]
     if within and all(row.get("meets_thresholds") is False for row in within):
         return "those within the SLO miss a threshold of the scenario"
+    if any(row["verdict"] == "ABANDONED" for row in within):
+        return "those within the limits are so because clients give up waiting"
     if within:
         return "those within the limits are overloaded, and would miss them in a longer run"
     if all(row["meets_slo"] is None for row in rows):

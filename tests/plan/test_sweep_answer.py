@@ -805,7 +805,7 @@ def test_a_winner_near_its_limit_is_not_decided_by_one_seed(kind: str, ratio: fl
     )
     one = replace(sweep.points[0].scenario, seeds=(1,))
     sweep = replace(sweep, points=tuple(replace(point, scenario=one) for point in sweep.points))
-    assert ("One seed does not decide that" in answer_words(sweep)) is is_open
+    assert ("One seed does not decide whether it is met" in answer_words(sweep)) is is_open
 
 
 MANY = {RATE: [str(rate) for rate in range(1, 6)], "replicas": [str(number) for number in range(1, 101)]}
@@ -877,3 +877,13 @@ def test_requests_that_come_all_at_once_have_no_verdict_on_their_queue(tiny: Pat
     assert "BACKLOGGED" not in twin and twin.count("| all at once |") == 2
     rows = list(csv.DictReader((out / "sweep.csv").open()))
     assert {row["verdict"] for row in rows} == {"ALL_AT_ONCE"}
+
+
+def test_clients_that_give_up_do_not_win_a_sweep() -> None:
+    """Of those that stay the percentiles are good: that is no way to meet an SLO."""
+    rows = [made_row(verdict="ABANDONED"), made_row(usd_per_hour=4.0)]
+    sweep = made_sweep({"replicas": ["1", "2"]}, rows)
+    assert picks(sweep)[0].winner == 1
+    alone = made_sweep({"replicas": ["1"]}, rows[:1])
+    assert picks(alone)[0].winner is None
+    assert "those within the limits are so because clients give up waiting" in answer_words(alone)
