@@ -207,7 +207,7 @@ def program_digest() -> str:
 
 def _files_read(point: Point) -> list[Path]:
     """The trace, the empirical lengths and the policy that the scenario points at."""
-    from sim.serving.user_policy import policy_path
+    from sim.scenario.place import code_path
 
     names: list[str] = []
     _collect_paths(asdict(point.scenario), names)
@@ -215,7 +215,7 @@ def _files_read(point: Point) -> list[Path]:
     files = [Path(point.base_dir) / name for name in names]
     for given in (engine.batching, engine.policy) if engine else ():
         if ":" in given:
-            files.append(policy_path(given, Path(point.base_dir)))
+            files.append(code_path(given, Path(point.base_dir)))
     return files
 
 

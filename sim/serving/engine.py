@@ -21,7 +21,6 @@ from sim.price.step import ServiceTimePrice
 from sim.serving.decoding import steps_until
 from sim.serving.drafts import Drafts
 from sim.serving.fast_path import FastPath
-from sim.serving.in_flight import InFlight
 from sim.serving.request import NEVER, Request
 from sim.serving.scheduler import NOBODY, Step
 
@@ -30,10 +29,8 @@ from sim.serving.scheduler import NOBODY, Step
 class Engine(FastPath):
     """Drives one scheduler with arrivals, prices and the clock."""
 
-    in_flight: InFlight[Step]
     schedules_ahead: bool = False
-    """The next step was scheduled before this one is over: a request that comes meanwhile waits one step
-    more.
+    """The next step was scheduled before this one is over: who comes meanwhile waits one step more.
 
     Only that wait is modelled: what is planned, and when memory is free again, are those of the synchronous
     engine. Asynchronous scheduling (``in_flight`` of length 2) plays the whole queue.

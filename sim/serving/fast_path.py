@@ -14,18 +14,20 @@ from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from typing import Any
 
 from sim.price.step import StepPrice
 from sim.serving.clock import Clock
 from sim.serving.decoding import steps_until
+from sim.serving.in_flight import InFlight
 from sim.serving.recorder import MAX_GROWN, Recorder, pack_segment
 from sim.serving.records import FINISHED
 from sim.serving.request import NEVER, Request, Status
-from sim.serving.scheduler import Chunk, Scheduler, Step, is_decode
+from sim.serving.scheduler import Scheduler, Step, is_decode
 from sim.serving.usage import sum_blocks
 from sim.serving.workload.feed import Feed
 
-NO_CHUNKS: list[Chunk] = []
+NOTHING: list[Any] = []
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -38,12 +40,13 @@ class FastPath(ABC):
     recorder: Recorder
     scheduler: Scheduler
     price: StepPrice
+    in_flight: InFlight[Step]
     is_common: bool = False  # clients wait, and the scheduler lends what it needs
     is_only_engine: bool = True
     inbox: list[Request] = field(default_factory=list)  # came during a step: not seen by the scheduler
     step: Step | None = None  # under way
     is_lent: bool = False
-    _suspended: tuple[list[Chunk], tuple[int, ...]] | None = None  # a step is under way: its numbers
+    _suspended: tuple[Any, ...] | None = None  # a step is under way: its numbers, and what is planned
     _step: Step = field(default_factory=Step)  # the step under way of this loop, always the same object
 
     @abstractmethod
@@ -59,12 +62,28 @@ class FastPath(ABC):
     def idle(self) -> None: ...
 
     def run(self, now: int) -> bool:
-        """From here on until the engine idles or waits for an event; False: the scheduler has to plan."""
-        scheduler = self.scheduler
+        """From here on until the engine idles or waits for an event; False: the scheduler has to plan.
+
+        With asynchronous scheduling (``ahead`` 1) the step that runs is the one before the newest plan. The
+        plan counts on its tokens; the requests that end with it keep their places and blocks till it is over.
+        ``before`` is the newest plan's prompts, ``queued`` its numbers: time if it has prompts, decodes and
+        their context, prompts and their tokens, KV levels, and whether these count requests that end before.
+        """
+        scheduler, ahead, before = self.scheduler, self.in_flight.length - 1, NOTHING
+        queued: tuple[Any, ...] | None = None
         if not self.is_lent:
-            if not scheduler.lend():
+            newest = self.in_flight.take()
+            lent = scheduler.lend(newest)
+            if lent is None:
+                self.in_flight.put(newest)
                 return False
-            self.is_lent = True
+            self.is_lent, before = True, lent
+            if newest is not None and newest.num_requests:
+                asked = newest.num_decode, newest.context_tokens
+                price_ps = self.price.step_ps(*asked, newest.chunks) if lent else None
+                queued = (
+                    price_ps, *asked, newest.num_prefill, newest.prefill_tokens, *newest.levels[:3], True,
+                )  # fmt: skip
         feed, recorder, price, batch = self.feed, self.recorder, self.price, scheduler.batch
         waiting, running, prefilling = scheduler.waiting, scheduler.running, scheduler.prefilling
         assert isinstance(waiting, deque)
@@ -82,29 +101,28 @@ class FastPath(ABC):
         generated_tokens, status = recorder.generated_tokens, recorder.status
         step_ps, decode_run, extend_rows = price.step_ps, price.decode_run, recorder.segments.extend
         done, count, context, free = batch.step, batch.num_decoding, batch.num_context_tokens, scheduler.free
-        num_admissions = scheduler.num_admissions
-        partial = next(iter(prefilling.values()), None)
-        is_only, peek, own, work = self.is_only_engine, self.env.peek, self._step, NO_CHUNKS
+        num_admissions, partial = scheduler.num_admissions, next(iter(prefilling.values()), None)
+        is_only, peek, own, ended = self.is_only_engine, self.env.peek, self._step, NOTHING
         started = steps = first = growth = num_decode = shown_context = num_prefill = prefill_tokens = 0
         held = wanted = used = 0
         if self._suspended is None:
             unfilled = sum([one.target - one.num_computed_tokens for one in prefilling.values()])
         else:
-            assert self.step is not None
-            work, (
-                unfilled, started, first, growth, num_decode, shown_context, num_prefill, prefill_tokens,
-                held, wanted, used,
+            (
+                before, queued, ended, unfilled, started, first, growth, num_decode, shown_context,
+                num_prefill, prefill_tokens, held, wanted, used,
             ) = self._suspended  # fmt: skip
-            steps, self.step, self._suspended = self.step.num_steps, None, None
+            steps, self.step, self._suspended = self._step.num_steps, None, None
         while True:
-            # What ran is over: ``count`` sequences decoded ``steps`` times, or once beside ``work``.
+            # What ran is over: ``count`` sequences decoded ``steps`` times, or once beside prompts.
             if steps:
                 grown = 0
                 if steps > 1:
+                    begun = done - ahead
                     if steps > size:
-                        held_ps, taken = sum_blocks(counts, done % size, first, growth, steps)
+                        held_ps, taken = sum_blocks(counts, begun % size, first, growth, steps)
                     else:
-                        last = (at := (done + 1) % size) + steps - 1
+                        last = (at := (begun + 1) % size) + steps - 1
                         needs = counts[at:last] if last <= size else counts[at:] + counts[: last - size]
                         taken = taken_sum = sum_of_sums = 0  # small numbers: times are multiplied at the end
                         for need in needs:
@@ -116,64 +134,68 @@ class FastPath(ABC):
                     if grown > MAX_GROWN:
                         grown = recorder.keep(grown)
                     free -= taken
+                    if ahead:  # the first of these blocks were taken with the plan, those of the next are due
+                        free += counts[done % size] - counts[(done + steps - 1) % size]
+                        done += steps - 1
+                        context += count * (steps - 1)
+                        used_then = (num_blocks - free) * size
+                        queued = None, count, context, 0, 0, context, context, used_then, False
                 extend_rows(pack_segment(
                     index, started, steps, first, growth, num_decode, shown_context, num_prefill,
                     prefill_tokens, len(running), len(waiting), 0, held, wanted, used, 0, grown,
                 ))  # fmt: skip
+            # What the newest plan makes is known: who decodes from now on, and who ends.
+            over, ended, then = ended, NOTHING, now
+            if ahead:
+                steps, then = (1, now + (queued[0] or 0)) if queued else (0, now)
+            if steps:
                 if count:
                     done += steps
                     context += count * steps
                     if end_steps[0] < done:
-                        for request in ends.pop(heappop(end_steps)):
-                            tokens = request.end_tokens
-                            free += (tokens - 2) // size + 1
+                        ended = ends.pop(heappop(end_steps))
+                        count -= len(ended)
+                        for request in ended:
                             counts[request.phase] -= 1
-                            count -= 1
-                            context -= tokens
-                            del running[request.order]
-                            row = request.id
-                            finish_ps[row] = now
-                            generated_tokens[row] = tokens - request.num_prompt_tokens
-                            status[row] = FINISHED
-                            request.is_ended = True
-                            if has_triggers:
-                                feed.on_end(request, now)
-                if work:
+                            context -= request.end_tokens
+                if before:
                     partial = None
-                    for queries, cached, samples, request in work:
+                    for queries, cached, samples, request in before:
                         unfilled -= queries
-                        computed = request.num_computed_tokens = cached + queries
+                        request.num_computed_tokens = cached + queries
                         if not samples:
                             partial = request
                             continue
                         request.num_tokens = tokens = request.num_tokens + 1
-                        row = request.id
-                        if first_token_ps[row] < 0:
-                            first_token_ps[row] = now
+                        if first_token_ps[request.id] < 0:
+                            first_token_ps[request.id] = then
+                        request.settled_step = done
                         left = request.end_tokens - tokens
-                        if left:
-                            request.settled_step = done
-                            request.end_step = end_step = done + left - 1
-                            ending = ends.get(end_step)
-                            if ending is None:
-                                ends[end_step] = [request]
-                                heappush(end_steps, end_step)
-                            else:
-                                ending.append(request)
-                            request.phase = phase = (done + 1 - tokens) % size
-                            counts[phase] += 1
-                            count += 1
-                            context += tokens
+                        if not left:
+                            ended = [*ended, request]
                             continue
-                        free += (computed - 1) // size + 1
-                        del running[request.order]
-                        finish_ps[row] = now
-                        generated_tokens[row] = tokens - request.num_prompt_tokens
-                        status[row] = FINISHED
-                        request.is_ended = True
-                        if has_triggers:
-                            feed.on_end(request, now)
-                    work = NO_CHUNKS
+                        request.end_step = end_step = done + left - 1
+                        ending = ends.get(end_step)
+                        if ending is None:
+                            ends[end_step] = [request]
+                            heappush(end_steps, end_step)
+                        else:
+                            ending.append(request)
+                        request.phase = phase = (done + 1 - tokens) % size
+                        counts[phase] += 1
+                        count += 1
+                        context += tokens
+            for request in over if ahead else ended:
+                tokens = request.end_tokens
+                free += (tokens - 2) // size + 1
+                del running[request.order]
+                row = request.id
+                finish_ps[row] = now
+                generated_tokens[row] = tokens - request.num_prompt_tokens
+                status[row] = FINISHED
+                request.is_ended = True
+                if has_triggers:
+                    feed.on_end(request, now)
             # Who has come.
             if feed.next_ps <= now or inbox:
                 for request in inbox:
@@ -200,8 +222,7 @@ class FastPath(ABC):
             if need + more > free or (budget <= 0 and (budget < 0 or partial is not None)):
                 break  # somebody has to be preempted, or to wait: the scheduler plans it
             free -= need
-            is_refused = False
-            prefill_tokens = num_prefill = 0
+            work, is_refused, num_prefill, prefill_tokens = NOTHING, False, 0, 0
             if waiting or partial is not None:
                 work = []
                 if partial is not None:
@@ -241,9 +262,9 @@ class FastPath(ABC):
                     work.append((queries, 0, queries == tokens, head))
                     budget -= queries
                     prefill_tokens += queries
-            elif not count:
+            if not (work or count or queued):
                 break
-            num_decode, shown_context = count, context
+            num_decode, shown_context, price_ps = count, context, None
             if work:
                 priced = work
                 if partial is not None:
@@ -254,24 +275,45 @@ class FastPath(ABC):
                         prefill_tokens -= 1
                         priced = work[1:]
                 num_prefill = len(priced)
-                steps, growth = 1, 0
-                first = step_ps(num_decode, shown_context, priced)
-                end = now + first
-            elif not count:
-                break
+                price_ps = step_ps(num_decode, shown_context, priced)
+            used = (num_blocks - free) * size
+            held = context + (partial.num_computed_tokens if partial is not None else 0)
+            if takes_all:
+                wanted = held + unfilled
             else:
-                first, growth, steps = decode_run(count, context)
-                until_end = end_steps[0] - done + 1
-                if until_end < steps:
-                    steps = until_end
-                if is_refused and not gates_all:  # a shorter chunk of it may fit soon
+                wanted = held = held + sum([chunk[0] for chunk in work])
+            before, stands = (
+                work,
+                not (work or (is_refused and not gates_all)),
+            )  # a shorter chunk may fit soon
+            if ahead:
+                held += sum([request.end_tokens - 1 for request in ended])
+                numbers = num_decode, shown_context, num_prefill, prefill_tokens, held, held, used
+                planned = (price_ps, *numbers, bool(ended)) if work or count else None
+                if queued is None:
+                    queued, steps = planned, 0
+                    continue
+                stands = stands and not ended and queued[0] is None and not queued[8]
+                price_ps, num_decode, shown_context, num_prefill, prefill_tokens, held, wanted, used = queued[
+                    :8
+                ]
+                queued = planned
+            started, steps, growth = now, 1, 0
+            if price_ps is not None:
+                first = price_ps
+                end = now + first
+            else:
+                first, growth, steps = decode_run(num_decode, shown_context)
+                if not stands:
                     steps = 1
+                elif end_steps[0] - done < steps:
+                    steps = end_steps[0] - done + 1
                 if steps == 1:
                     end = now + first
                 else:
                     if count * (steps // size + 1) > free:
-                        batch.step, batch.num_decoding = done, count
-                        steps = min(steps, batch.steps_that_stand(free + need))
+                        batch.step, batch.num_decoding = done + 1, count
+                        steps = min(steps, 1 + batch.steps_that_stand(free))
                     limit = feed.next_ps
                     is_full = waiting or len(running) >= max_running
                     if is_full and not must_see_all:
@@ -280,17 +322,10 @@ class FastPath(ABC):
                     if end > limit:
                         steps = steps_until(first, growth, limit - now, steps)
                         end = now + steps * first + growth * (steps * (steps - 1) // 2)
-            started = now
-            used = (num_blocks - free) * size
-            held = context + (partial.num_computed_tokens if partial is not None else 0)
-            if takes_all:
-                wanted = held + unfilled
-            else:
-                wanted = held = held + sum([chunk[0] for chunk in work])
             if not is_only and end >= peek():
-                self._suspended = work, (
-                    unfilled, started, first, growth, num_decode, shown_context, num_prefill,
-                    prefill_tokens, held, wanted, used,
+                self._suspended = (
+                    before, queued, ended, unfilled, started, first, growth, num_decode, shown_context,
+                    num_prefill, prefill_tokens, held, wanted, used,
                 )  # fmt: skip
                 own.num_steps, own.started_ps, own.first_ps, own.growth_ps = steps, started, first, growth
                 self.wait_for(own, end)
@@ -304,7 +339,7 @@ class FastPath(ABC):
         if self._suspended is not None:
             return True
         self.is_lent = False
-        scheduler.take_back()
+        self.in_flight.put(scheduler.take_back(queued and (then if before else -1, *queued[1:]), before))
         if now == self.env.now_ps and scheduler.num_unfinished:
             return False
         if scheduler.num_unfinished:

@@ -48,6 +48,15 @@ class InFlight(Generic[Planned]):
                 return planned, None
         return planned, self._queue.popleft() if self._queue else None
 
+    def take(self) -> Planned | None:
+        """The step that was planned last and is not over, for somebody else to go on with."""
+        return self._queue.pop() if self._queue else None
+
+    def put(self, step: Planned | None) -> None:
+        """The same, back again."""
+        if step is not None:
+            self._queue.append(step)
+
     def note_finished(self, is_somebody: bool) -> None:
         """A step is over, and requests ended with it.
 

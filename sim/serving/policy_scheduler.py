@@ -9,7 +9,7 @@ is planned by itself: the reference.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sim.arrays import to_ps
 from sim.errors import InvariantError, ScenarioError
@@ -23,7 +23,7 @@ from sim.serving.kv.allocator import KVAllocator, KVSettings
 from sim.serving.kv.paged import PagedKV
 from sim.serving.request import Request, Status
 from sim.serving.scenario import max_model_len
-from sim.serving.scheduler import NOBODY, Scheduler, Step
+from sim.serving.scheduler import NOBODY, Chunk, Scheduler, Step
 from sim.serving.usage import sum_blocks
 
 
@@ -126,11 +126,11 @@ class PolicyScheduler(Scheduler):
             return ""
         return "with a policy that does not say for how long its decisions stand"
 
-    def lend(self) -> bool:
+    def lend(self, planned: Step | None) -> list[Chunk] | None:
         self.free = self.kv.free
-        return True
+        return []
 
-    def take_back(self) -> None:
+    def take_back(self, shown: object, chunks: Sequence[Chunk]) -> None:
         self.kv.free = self.free
         self._check_free()
 

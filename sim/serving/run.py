@@ -87,10 +87,10 @@ def replicas_of(
 
 def is_common(scenario: Scenario, table: RequestTable) -> bool:
     """Whether clients wait at one queue each, and steps may be skipped: what the fast path is for."""
-    engine = scenario.engine
-    is_shared = scenario.replicas > 1 and scenario.routing == "shared_queue"
+    engine, is_shared = scenario.engine, scenario.replicas > 1 and scenario.routing == "shared_queue"
     is_plain = engine.service_time is None and table.timeout_ps is None and not is_shared
-    return is_plain and engine.stepping == "skip" and not engine.overheads.schedules_ahead
+    is_one_late = engine.overheads.schedules_ahead and not engine.async_scheduling
+    return is_plain and engine.stepping == "skip" and not is_one_late
 
 
 def price_of(

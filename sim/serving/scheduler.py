@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from sim.errors import InvariantError, ScenarioError
 from sim.serving.decoding import DecodeBatch
@@ -176,10 +176,10 @@ class Scheduler(ABC):
     gates_whole_prompt = False  # admission asks that the whole prompt would fit
     cuts_answers = False  # an answer that would pass max_model_len is cut short, not refused
 
-    def lend(self) -> bool:
-        """Sets ``free`` and hands everything over; False: not now."""
+    def lend(self, planned: Step | None) -> list[Chunk] | None:
+        """Sets ``free`` and hands everything over; the prompts of a step that is not over. None: not now."""
         raise NotImplementedError
 
-    def take_back(self) -> None:
-        """Everything is its own again, the requests as they stand."""
+    def take_back(self, shown: tuple[Any, ...] | None, chunks: Sequence[Chunk]) -> Step | None:
+        """Everything is its own again, the requests as they stand; returns the step that ``shown`` is of."""
         raise NotImplementedError

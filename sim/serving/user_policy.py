@@ -7,25 +7,13 @@
 
 from __future__ import annotations
 
-import runpy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
-from sim.errors import InvariantError, ScenarioError
-from sim.scenario.dataclass import dataclass
+from sim.scenario.place import UserCode
 from sim.serving.batching.plan import KVView, Limits, Policy, StepPlan
 from sim.serving.request import Request
 from sim.serving.vllm.user_policy import CacheView, SchedulingPolicy
-
-Answer = TypeVar("Answer")
-
-
-def policy_path(given: str, base_dir: Path) -> Path:
-    """The file of ``./file.py:name``: beside the scenario, else from the current folder."""
-    file = given.rpartition(":")[0]
-    beside = base_dir / file
-    return beside if beside.is_file() else Path(file)
 
 
 def load_policy(given: str, base_dir: Path) -> Policy:
@@ -74,47 +62,3 @@ class CheckedPolicy(SchedulingPolicy):
         if not any(chosen is request for request in running):
             raise self._code.error(f"victim() returned {chosen!r}", "one of the running requests")
         return chosen
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UserCode:
-    """What ``engine.KEY: ./file.py:name`` names. An error inside it names the line of the user's file."""
-
-    key: str
-    given: str
-
-    def load(self, base_dir: Path) -> Any:
-        """Runs the file; the object of that name."""
-        path, name = policy_path(self.given, base_dir), self.given.rpartition(":")[2]
-        if not path.is_file():
-            raise self.error("no such policy file", "./file.py:name")
-        found = self.call(lambda: runpy.run_path(str(path), run_name=f"gpuyard_policy_{path.stem}"))
-        if name not in found:
-            raise self.error("the file has no such name", "./file.py:name")
-        return found[name]
-
-    def call(self, call: Callable[[], Answer]) -> Answer:
-        """What ``call``, which runs the user's code, returns."""
-        try:
-            return call()
-        except (ScenarioError, InvariantError):
-            raise
-        except Exception as error:  # whatever the user's file raises is about the user's file
-            import traceback
-
-            file = Path(self.given.rpartition(":")[0]).name
-            frames = traceback.extract_tb(error.__traceback__)
-            lines = [frame.lineno for frame in frames if Path(frame.filename).name == file]
-            where = f" in line {lines[-1]}" if lines else ""
-            raise ScenarioError(
-                f"the policy failed{where}: {type(error).__name__}: {error}",
-                path=f"engine.{self.key}",
-                given=self.given,
-                hint="put the policy right",
-            ) from error
-
-    def error(self, problem: str, allowed: str) -> ScenarioError:
-        """A policy that is not there, or an answer that is none."""
-        return ScenarioError(
-            f"a user's policy: {problem}", path=f"engine.{self.key}", given=self.given, allowed=allowed
-        )

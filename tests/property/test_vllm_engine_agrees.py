@@ -117,15 +117,18 @@ def test_skipping_is_exact(table: RequestTable, engine: dict[str, Any], replicas
     assert (skipped.requests.generated_tokens[finished] == wanted[finished]).all()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(table=st.one_of(workloads(), shared_workloads()), engine=vllm_engines())
-def test_the_common_case_is_exact(table: RequestTable, engine: dict[str, Any]) -> None:
-    """First come, first served on one replica, without time-outs or a map: the fast path."""
-    engine |= {"policy": "fcfs", "long_prefill_token_threshold": 0, "async_scheduling": False}
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(table=workloads(), engine=vllm_engines(), is_async=st.booleans(), replicas=st.sampled_from([1, 1, 2]))
+def test_the_common_case_is_exact(
+    table: RequestTable, engine: dict[str, Any], is_async: bool, replicas: int
+) -> None:
+    """First come, first served, without time-outs or a map: the fast path."""
+    engine |= {"policy": "fcfs", "long_prefill_token_threshold": 0, "async_scheduling": is_async}
     engine |= {"speculative": None}
     plain = replace(table, timeout_ps=None)
-    skipped = run(plain, engine, "skip", has_block_map=False)
-    assert_same(skipped, run(plain, engine, "every_step", has_block_map=False))
+    fields = {"replicas": replicas, "routing": "least_loaded"}
+    skipped = run(plain, engine, "skip", has_block_map=False, **fields)
+    assert_same(skipped, run(plain, engine, "every_step", has_block_map=False, **fields))
 
 
 def test_a_step_grows_once_though_its_admission_is_refused() -> None:

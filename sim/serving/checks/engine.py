@@ -132,9 +132,9 @@ def _check_policy(given: str, known: Sequence[str], place: Place, base_dir: Path
             hint=meant(given, known) or known[1],
         )
     from sim.scenario.csv_files import check_file
-    from sim.serving.user_policy import policy_path
+    from sim.scenario.place import code_path
 
-    file = policy_path(given, base_dir)
+    file = code_path(given, base_dir)
     if not file.is_file():
         check_file(path, place, base_dir)
     names = _names_in(file, place)

@@ -9,11 +9,13 @@ Host time is part of a step's price; that asynchronous scheduling hides some of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from typing import Any
 
 from sim.errors import InvariantError
 from sim.serving.request import Request, Status
-from sim.serving.scheduler import NOBODY, Step, is_decode
+from sim.serving.scheduler import NOBODY, Chunk, Step, is_decode
 from sim.serving.usage import sum_blocks
 from sim.serving.vllm.config import SchedulerConfig
 from sim.serving.vllm.kv import blocks_for
@@ -22,6 +24,8 @@ from sim.serving.vllm.state import PreemptionWatch, State
 from sim.serving.vllm.steady import SteadyDecode
 from sim.serving.vllm.user_policy import SchedulingPolicy
 from sim.serving.vllm_block_map import VllmBlockMapRecorder
+
+ASYNC = "with async_scheduling"
 
 
 class Scheduler(State):
@@ -56,7 +60,8 @@ class Scheduler(State):
             limits.num_speculative_tokens > 0 and self.profile.registers_drafted_blocks_in_update
         )
         # What the fast path borrows.
-        self.can_lend = self.is_steady and are_alone and block_map is None and not self._is_order_open
+        is_lockstep = steady and _why_unsteady(limits) in ("", ASYNC)
+        self.can_lend = is_lockstep and are_alone and not self._is_order_open
         self.pool, self.prefilling, self.max_running = self.kv.pool, self.batch.prefilling, limits.max_running
         self.block_size, self.num_blocks = limits.block_size, self.pool.num_blocks
         self.capacity_tokens, self.watermark = self.num_blocks * self.block_size, self.kv.watermark_blocks
@@ -253,45 +258,79 @@ class Scheduler(State):
 
     # lent to the fast path
 
-    def lend(self) -> bool:
+    def lend(self, planned: Step | None) -> list[Chunk] | None:
         """Blocks are only counted from here on: which is whose matters to nobody.
 
-        Not while a request that was preempted may find its own blocks in the prefix cache.
+        Not while a map is drawn, or somebody preempted may find its own blocks in the prefix cache; and with
+        asynchronous scheduling not while somebody has no part in the planned step, or blocks will lack soon.
         """
-        newest = next(reversed(self.running), None)
-        may_hit = self.limits.enable_prefix_caching and self.num_preempted_alive
-        if may_hit or any(order != newest for order in self.prefilling):
-            return False
+        running, chosen, chunks = self.running, dict[Request, int](), list[Chunk]()
+        newest, half_done = next(reversed(running), None), list(self.prefilling.values())
+        preempted = takewhile(lambda one: one.num_preemptions, self.waiting)
+        has_map = self.block_map is not None and not self.block_map.is_truncated
+        may_hit = self.num_preempted_alive and self.limits.enable_prefix_caching
+        if has_map or may_hit or any(one.num_stale_tokens for one in preempted):
+            return None
+        if self.limits.async_scheduling and running:
+            is_short = 2 * len(running) > self.pool.num_free * self.block_size  # within about two steps
+            if is_short or not isinstance(planned, Plan) or len(planned.chosen) != len(running):
+                return None
+            chosen, half_done = planned.chosen, planned.partial
+        if any(one.order != newest for one in half_done):
+            return None
+        for request, tokens in chosen.items():
+            cached = request.num_computed_tokens - tokens
+            if tokens == 1 and request.num_prompt_tokens < request.num_tokens == cached + 1:
+                request.num_computed_tokens = cached
+                self.batch.join(request)
+            else:
+                chunks.append((tokens, cached, not request.is_prefill_chunk, request))
         self.free = self.pool.num_free
-        for request in self.running.values():
+        for request in running.values():
             request.reserved = len(request.blocks)
             self.pool.retire(request.blocks, 0)
             request.blocks = []
         for phase in self.batch.members:
             phase.clear()
-        return True
+        return chunks
 
-    def take_back(self) -> None:
+    def take_back(self, shown: tuple[Any, ...] | None, chunks: Sequence[Chunk]) -> Plan | None:
         """Every running request gets blocks again, as many as it had."""
-        batch, size = self.batch, self.block_size
+        batch, size, plan, prompts = self.batch, self.block_size, None, {chunk[3] for chunk in chunks}
         batch.is_stuck = False
+        if shown is not None:
+            plan = Plan(
+                budget=0, done_ps=shown[0], num_decode=shown[1], context_tokens=shown[2],
+                num_prefill=shown[3], prefill_tokens=shown[4], levels=(*shown[5:8], 0),
+                chunks=[chunk for chunk in chunks if not is_decode(*chunk[:2])],
+            )  # fmt: skip
         for request in self.running.values():
             computed = request.num_computed_tokens
             request.is_prefill_chunk = request.order in self.prefilling
             if not request.is_prefill_chunk:
                 computed += batch.step - request.settled_step
                 batch.members[request.phase][request.order] = request
-            request.blocks = self.pool.take(-(-computed // size))
-            request.num_hit_blocks = 0
-            request.num_registered_blocks = computed // size if self.limits.enable_prefix_caching else 0
+            request.blocks, request.num_hit_blocks = self.pool.take(-(-computed // size)), 0
+            num_known = computed - (plan is not None and request not in prompts)
+            request.num_registered_blocks = num_known // size if self.limits.enable_prefix_caching else 0
+        if plan is not None:  # its tokens are computed, and not known yet
+            plan.partial = list(self.prefilling.values())
+            plan.emitting = [one for one in self.running.values() if not one.is_prefill_chunk]
+            for request in plan.emitting:
+                request.num_tokens = request.num_computed_tokens + batch.step - request.settled_step
+                request.num_computed_tokens = request.num_tokens
+                request.num_placeholders, request.end_step = 1, -1
+            batch.clear()
+            self.prefilling.clear()
         if self.pool.num_free != self.free:
             raise InvariantError(f"{self.free} KV blocks are free by count, {self.pool.num_free} in the pool")
+        return plan
 
 
 def _why_unsteady(limits: SchedulerConfig) -> str:
     """Why decoding requests do not advance by one known token per step, or nothing."""
-    if limits.async_scheduling:
-        return "with async_scheduling"
     if limits.num_speculative_tokens > 0:
         return "with speculative drafts"
-    return "with prefill_schedule_interval" if limits.prefill_schedule_interval > 1 else ""
+    if limits.prefill_schedule_interval > 1:
+        return "with prefill_schedule_interval"
+    return ASYNC if limits.async_scheduling else ""
