@@ -145,9 +145,10 @@ class FastPath(ABC):
                     prefill_tokens, len(running), len(waiting), 0, held, wanted, used, 0, grown,
                 ))  # fmt: skip
             # What the newest plan makes is known: who decodes from now on, and who ends.
-            over, ended, then = ended, NOTHING, now
+            then = now
             if ahead:
-                steps, then = (1, now + (queued[0] or 0)) if queued else (0, now)
+                over, steps, then = ended, *((1, now + (queued[0] or 0)) if queued else (0, now))
+            ended = NOTHING
             if steps:
                 if count:
                     done += steps
@@ -167,8 +168,9 @@ class FastPath(ABC):
                             partial = request
                             continue
                         request.num_tokens = tokens = request.num_tokens + 1
-                        if first_token_ps[request.id] < 0:
-                            first_token_ps[request.id] = then
+                        row = request.id
+                        if first_token_ps[row] < 0:
+                            first_token_ps[row] = then
                         request.settled_step = done
                         left = request.end_tokens - tokens
                         if not left:
@@ -222,7 +224,8 @@ class FastPath(ABC):
             if need + more > free or (budget <= 0 and (budget < 0 or partial is not None)):
                 break  # somebody has to be preempted, or to wait: the scheduler plans it
             free -= need
-            work, is_refused, num_prefill, prefill_tokens = NOTHING, False, 0, 0
+            work, is_refused = NOTHING, False
+            num_prefill = prefill_tokens = 0
             if waiting or partial is not None:
                 work = []
                 if partial is not None:
@@ -282,10 +285,7 @@ class FastPath(ABC):
                 wanted = held + unfilled
             else:
                 wanted = held = held + sum([chunk[0] for chunk in work])
-            before, stands = (
-                work,
-                not (work or (is_refused and not gates_all)),
-            )  # a shorter chunk may fit soon
+            before = work
             if ahead:
                 held += sum([request.end_tokens - 1 for request in ended])
                 numbers = num_decode, shown_context, num_prefill, prefill_tokens, held, held, used
@@ -293,21 +293,21 @@ class FastPath(ABC):
                 if queued is None:
                     queued, steps = planned, 0
                     continue
-                stands = stands and not ended and queued[0] is None and not queued[8]
+                is_refused = bool((is_refused and not gates_all) or work or ended or queued[8] or queued[0])
                 price_ps, num_decode, shown_context, num_prefill, prefill_tokens, held, wanted, used = queued[
                     :8
                 ]
                 queued = planned
-            started, steps, growth = now, 1, 0
+            started = now
             if price_ps is not None:
-                first = price_ps
-                end = now + first
+                first, end = price_ps, now + price_ps
+                steps, growth = 1, 0
             else:
                 first, growth, steps = decode_run(num_decode, shown_context)
-                if not stands:
+                if is_refused and (ahead or not gates_all):  # a shorter chunk of it may fit soon
                     steps = 1
-                elif end_steps[0] - done < steps:
-                    steps = end_steps[0] - done + 1
+                elif (left := end_steps[0] - done) < steps:
+                    steps = left + 1
                 if steps == 1:
                     end = now + first
                 else:
