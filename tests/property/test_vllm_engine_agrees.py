@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from property.test_conservation import assert_no_overlap
@@ -16,6 +17,7 @@ from random_runs import run, workloads
 from sim.hardware.engine_profile import EngineOverheads
 from sim.serving.records import FINISHED, SHARED, RequestTable, RunResult
 from sim.serving.scenario import Speculative
+from sim.serving.vllm_block_map import VllmBlockMapRecorder
 
 SHIPPED = Path(__file__).parents[2] / "scenarios" / "serving" / "policies" / "cache_aware.py"
 OWN_POLICIES = [f"{SHIPPED}:CacheAware", f"{SHIPPED}:CheapestVictim"]
@@ -129,6 +131,36 @@ def test_the_common_case_is_exact(
     fields = {"replicas": replicas, "routing": "least_loaded"}
     skipped = run(plain, engine, "skip", has_block_map=False, **fields)
     assert_same(skipped, run(plain, engine, "every_step", has_block_map=False, **fields))
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("num_blocks", [2_000, 260])
+def test_many_requests_skip_and_agree(
+    is_async: bool, num_blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plenty of blocks, and so few that the fast path gives back and takes over hundreds of times.
+
+    With a map that is full after 40 rectangles, too: from there on steps are skipped as without one.
+    """
+    rng = np.random.default_rng(num_blocks)
+    table = RequestTable(
+        arrival_ps=np.sort(rng.integers(0, 6 * 10**12, 400)),
+        prompt_tokens=rng.integers(1, 200, 400),
+        output_tokens=rng.integers(1, 80, 400),
+    )
+    engine: dict[str, Any] = {"batching": "vllm", "async_scheduling": is_async, "max_num_seqs": 32}
+    engine |= {"max_model_len": 512, "max_num_batched_tokens": 160, "num_gpu_blocks_override": num_blocks}
+    engine |= {"block_size": 4, "enable_prefix_caching": False, "scheduler_reserve_full_isl": False}
+    stepped = run(table, engine, "every_step", has_block_map=False)
+    skipped = run(table, engine, "skip", has_block_map=False)
+    assert_same(skipped, stepped)
+    assert (stepped.requests.num_preemptions.sum() > 0) == (num_blocks == 260)
+    assert skipped.segments.num_steps.max() > 1 and skipped.notes == stepped.notes
+    monkeypatch.setattr(VllmBlockMapRecorder.__init__, "__defaults__", (40,))
+    drawn, stepped = run(table, engine, "skip"), run(table, engine, "every_step")
+    assert_same(drawn, stepped)
+    assert drawn.block_map is not None and drawn.block_map.is_truncated
+    assert drawn.segments.num_steps.max() > 1
 
 
 def test_a_step_grows_once_though_its_admission_is_refused() -> None:
