@@ -90,6 +90,14 @@ BENCHMARKS = {
             hardware="h100-sxm-80gb",
             others=NORMAL_OTHERS,
         ),
+        Benchmark(  # what a scenario gets that says nothing of its engine
+            name="normal_512_256_default",
+            file=NORMAL_FILE,
+            engine={"batching": "vllm"},
+            model="llama-3.1-8b",
+            hardware="h100-sxm-80gb",
+            others=NORMAL_OTHERS,
+        ),
         Benchmark(
             name="vidur_fixed_512_128",
             file="trace_fixed512_128_qps6.45_n20000.csv.gz",
