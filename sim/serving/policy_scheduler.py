@@ -84,7 +84,7 @@ class PolicyScheduler(Scheduler):
         self._made: set[Request] = set()
         self._num_steps = 0
         if entry.policy is continuous and self.is_counted and isinstance(kv, PagedKV):
-            self.can_lend = not has_map and not self.limits.is_prefill_first
+            self.can_lend = not self.limits.is_prefill_first
             self.block_size, self.num_blocks, self.watermark = kv.block_size, kv.total, kv.watermark
             self.max_running = self.limits.max_num_seqs
 
@@ -127,7 +127,9 @@ class PolicyScheduler(Scheduler):
         return "with a policy that does not say for how long its decisions stand"
 
     def lend(self, planned: Step | None) -> list[Chunk] | None:
-        self.free = self.kv.free
+        if self.block_map is not None and not self.block_map.is_truncated:
+            return None
+        self.free, self.batch.members = self.kv.free, None  # which block is whose matters to nobody now
         return []
 
     def take_back(self, shown: object, chunks: Sequence[Chunk]) -> None:
@@ -136,9 +138,7 @@ class PolicyScheduler(Scheduler):
 
     def _check_free(self) -> None:
         if self.kv.free < 0:
-            raise InvariantError(
-                f"{-self.kv.free} KV units more in use than there are, {len(self.running)} run"
-            )
+            raise InvariantError(f"{-self.kv.free} KV units more in use than there are: {self.running}")
 
     # a step is planned
 

@@ -208,8 +208,13 @@ class BlockMapRecorder:
 
     def take(self, address: int, size: int, request: int, now_ps: int) -> None:
         """``size`` tokens from ``address`` on now belong to ``request``."""
-        if len(self.rows) >= self.limit:
+        if self.is_truncated:
+            return
+        if len(self.rows) >= self.limit:  # from here on nobody follows the blocks
             self.is_truncated = True
+            for row in self._open.values():
+                self.rows[row][3] = now_ps
+            self._open.clear()
             return
         self._open[address] = len(self.rows)
         self.rows.append([address, size, now_ps, -1, request])

@@ -24,7 +24,9 @@ LONG_JUMP_STEPS = 1024  # beyond, products of the closed form may pass 64 bits: 
 
 
 class BlockMapSource(Protocol):
-    """Records a replica's KV memory while a run goes on."""
+    """Records a replica's KV memory while a run goes on, up to a number of rectangles."""
+
+    is_truncated: bool  # there were more: it follows nothing any longer
 
     def block_map(self, capacity_tokens: int, block_size: int, end_ps: int) -> BlockMap:
         """The rectangles; those still open end at ``end_ps``."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from random_runs import engines, run, workloads
 
 from sim.hardware.engine_profile import EngineOverheads
 from sim.serving.record_statistics import engine_metrics
+from sim.serving.recorder import BlockMapRecorder
 from sim.serving.records import FINISHED, REFUSED, RequestTable, RunResult
 from sim.serving.request import NEVER
 from sim.serving.usage import kv_usage
@@ -123,3 +125,25 @@ def test_an_end_on_one_replica_is_too_late_for_a_step_that_began_just_then_on_an
     stepped = run(table, engine, "every_step", **fields)
     assert 312_340_000_000 in (stepped.requests.first_scheduled_ps).tolist()
     assert_same(run(table, engine, "skip", has_block_map=False, **fields), stepped)
+
+
+@pytest.mark.parametrize("num_blocks", [2_000, 130])
+def test_a_full_map_is_followed_no_longer(num_blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The map ends with its 40th rectangle, on both ways alike, and the run goes on as without one."""
+    monkeypatch.setattr(BlockMapRecorder.__init__, "__defaults__", (40,))
+    rng = np.random.default_rng(num_blocks)
+    table = RequestTable(
+        arrival_ps=np.sort(rng.integers(0, 6 * 10**12, 400)),
+        prompt_tokens=rng.integers(1, 200, 400),
+        output_tokens=rng.integers(1, 80, 400),
+    )
+    engine: dict[str, Any] = {"batching": "continuous", "max_num_seqs": 32, "max_model_len": 512}
+    engine |= {"max_num_batched_tokens": 160, "num_gpu_blocks_override": num_blocks, "block_size": 4}
+    skipped, stepped = run(table, engine, "skip"), run(table, engine, "every_step")
+    assert_same(skipped, stepped)
+    without = run(table, engine, "skip", has_block_map=False)
+    assert_same(without, stepped)
+    assert (stepped.requests.num_preemptions.sum() > 0) == (num_blocks == 130)
+    assert skipped.block_map is not None and skipped.block_map.is_truncated
+    assert len(skipped.block_map.start_ps) == 40
+    assert len(skipped.segments.num_steps) < 1.2 * len(without.segments.num_steps)

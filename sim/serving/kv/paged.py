@@ -1,7 +1,7 @@
 """Paged KV: blocks of ``block_size`` tokens on demand (vLLM, 2309.06180).
 
-The free list is a stack: a block freed last is given out first. Physical ids are kept only where a
-block map is asked for (``block_map`` given); no decision depends on them.
+The free list is a stack: a block freed last is given out first. Physical ids are kept only while a
+block map is drawn (``block_map`` given, and not full); no decision depends on them.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class PagedKV:
         """Gives it more blocks; the caller has checked ``free``."""
         self.free -= num_units
         request.reserved += num_units
-        if self.block_map is not None:
+        if self.block_map is not None and not self.block_map.is_truncated:
             for _ in range(num_units):
                 block = self._stack.pop()
                 request.blocks.append(block)
@@ -79,7 +79,7 @@ class PagedKV:
         if self.free > self.total:
             raise InvariantError(f"KV blocks given back twice: {request!r}, {self.free} free of {self.total}")
         request.reserved = 0
-        if self.block_map is not None:
+        if self.block_map is not None and not self.block_map.is_truncated:
             while request.blocks:
                 block = request.blocks.pop()
                 self._stack.append(block)
