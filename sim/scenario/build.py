@@ -34,6 +34,7 @@ SYNONYMS = {
     "device": "hardware",
     "rate": "requests_per_s",
     "qps": "requests_per_s",
+    "rps": "requests_per_s",
     "request_rate": "requests_per_s",
     "page_size": "block_size",
     "allocator": "kv_allocator",
@@ -323,7 +324,8 @@ def _choice(choices: tuple[Any, ...], value: object, place: Place, also: str = "
 
 def _items(kinds: tuple[Any, ...], value: object, place: Place) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
-        raise place.error("expected a list", given=value, allowed="a list: [...]", hint=f"[{_short(value)}]")
+        hint = "[1, 2, 3, 4, 5] for five runs" if place.name == "seeds" else f"[{_short(value)}]"
+        raise place.error("expected a list", given=value, allowed="a list: [...]", hint=hint)
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         return tuple(convert(kinds[0], item, place.item(index)) for index, item in enumerate(value))
     if len(value) != len(kinds):

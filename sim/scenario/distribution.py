@@ -43,7 +43,7 @@ class Distribution:
     column: str | None = key("empirical: the CSV column", default=None)
 
 
-MAX_TOKENS = 10_000_000
+MAX_TOKENS, MAX_SIGMA = 10_000_000, 5.0  # (of the logarithm: one in six is 148 times the median, or more)
 """More tokens than this in one prompt or answer is taken for a mistake (a byte count, a wrong column)."""
 
 
@@ -462,6 +462,13 @@ def check_distribution(given: Distribution, place: Place, base_dir: Path, *, lea
             f"stddev {given.stddev:g} and sigma {given.sigma:g} both give the spread",
             allowed="stddev (of the value) or sigma (of its logarithm)",
             hint="keep one of them",
+        )
+    if given.sigma is not None and given.sigma > MAX_SIGMA:
+        raise place.child("sigma").error(
+            "the spread of the logarithm: this one covers many orders of magnitude",
+            given=given.sigma,
+            allowed=f"0 to {MAX_SIGMA:g}",
+            hint=f"stddev: {given.sigma:g}, if that is the spread of the value itself",
         )
     _check_range(given, place, least)
     check = DISTRIBUTIONS[given.distribution].check

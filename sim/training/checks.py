@@ -196,16 +196,19 @@ def check_variation(variation: StepVariation, num_workers: int, place: Place) ->
             f"min {variation.min:g} is above max {variation.max:g}", given=variation.min, allowed="min <= max"
         )
     for index, one in enumerate(variation.slow_workers):
+        there = place.child("slow_workers").item(index)
         if one.worker >= num_workers:
-            raise (
-                place.child("slow_workers")
-                .item(index)
-                .child("worker")
-                .error(
-                    f"there is no worker {one.worker}: they are 0 to {num_workers - 1}",
-                    given=one.worker,
-                    allowed=f"0 to {num_workers - 1}",
-                )
+            raise there.child("worker").error(
+                f"there is no worker {one.worker}: they are 0 to {num_workers - 1}",
+                given=one.worker,
+                allowed=f"0 to {num_workers - 1}",
+            )
+        if one.slowdown < 1:
+            raise there.child("slowdown").error(
+                f"its compute time, times {one.slowdown:g}, is a worker that is faster than the others",
+                given=one.slowdown,
+                allowed="1 or more",
+                hint=f"slowdown: {1 / one.slowdown:g} is {one.slowdown:.0%} of the speed; faster: devices",
             )
     base_dir = Path(place.file).parent
     if variation.data_loader is not None:

@@ -25,6 +25,12 @@ __all__ = ["load"]
         ),
         (GOOD + "max_num_seqs: 3\n", "max_num_seqs", ["unknown field", "try: engine.max_num_seqs"]),
         (
+            changed("poisson, requests_per_s: 8", "poisson, rps: 8"),
+            "workload.arrivals.rps",
+            ["did you mean requests_per_s?"],
+        ),
+        (changed("seeds: [1, 2, 3]", "seeds: 5"), "seeds", ["expected a list", "[1, 2, 3, 4, 5]"]),
+        (
             changed("batching: continuous", "batching: continous"),
             "engine.batching",
             ["did you mean continuous?"],
@@ -128,6 +134,11 @@ _DRAWN = "  prompt_tokens: 512\n  output_tokens: 256\n"
             changed("max_model_len: 8192", "max_model_len: 200000"),
             "engine.max_model_len",
             ["200,000", "131,072"],
+        ),
+        (
+            changed("lognormal, mean: 512,", "lognormal, mean: 512, sigma: 80,"),
+            "workload.prompt_tokens.sigma",
+            ["0 to 5", "stddev: 80"],
         ),
         (
             with_keys("engine", "  kv_reservation: pow2"),

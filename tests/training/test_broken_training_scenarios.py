@@ -149,6 +149,11 @@ TOGETHER: list[tuple[dict[str, Any], str, str]] = [
         "training.num_steps",
         "10 steps of about",
     ),
+    (
+        {"variation": {"slow_workers": [{"worker": 0, "slowdown": 0.5}]}},
+        "variation.slow_workers[0].slowdown",
+        "slowdown: 2 is 50% of the speed",
+    ),
     ({"failures": {"mtbf_s": 1e-6, "interval_s": 1}}, "failures.mtbf_s", "does not get on"),
     (
         {"failures": {"mtbf_s": 0.001}, "sync": {"scheme": "asp"}, "exchange": {"algorithm": "none"}},
