@@ -302,13 +302,14 @@ def _slo_table(comparison: Comparison) -> Table | None:
     rows = []
     for name in comparison.variants:
         num_seeds = len(comparison.summaries[name])
+        of = f" of {name}" if len(comparison.variants) > 1 else ""
         for worst, met in comparison.slo_found(name):
             found, limit = telling(worst.value, worst.limit, is_time=worst.is_most)
             missed = "✗ missed" if num_seeds == 1 else f"✗ {met} of {num_seeds} seeds"
             word = "✓ met" if met == num_seeds else missed
             rows.append(
                 (
-                    Cell(text=worst.metric if worst.is_most else worst.of, small=name),
+                    Cell(text=f"{worst.metric if worst.is_most else worst.of}{of}"),
                     Cell(text=f"{'at most' if worst.is_most else 'at least'} {limit}"),
                     Cell(text=found, small="" if num_seeds == 1 else "in the worst seed"),
                     Cell(text=word, tone="good" if met == num_seeds else "bad"),
