@@ -33,7 +33,7 @@ MAX_PICTURES = 4
 SIDE_BY_SIDE = 4  # lines: a longer legend needs the whole width
 MAX_TICKS = 12
 NAME_TILT = 35  # degrees
-NAME_PX = 11  # names of points closer together than this would lie over one another
+NAME_PX = 16  # names of points closer together than this would lie over one another
 PLOT_PX = (500, 300)  # how large a picture is, about
 BLOCKS = "engine.num_gpu_blocks_override"
 WIDE = 10.0
@@ -154,7 +154,7 @@ def _front_line(sweep: Sweep, lane: Lane, indices: Sequence[int], axes: tuple[st
 def _names(
     sweep: Sweep, found: Sequence[Pick], axes: tuple[str, str], *, is_log: bool
 ) -> list[dict[str, Any]]:
-    """What was chosen, beside the points of the fronts: the winners first, then those that have room."""
+    """What was chosen, beside the winners, then beside the ends of each front where there is room."""
     at = {
         i: (_at(sweep, i, axes[0]), log10(_at(sweep, i, axes[1])) if is_log else _at(sweep, i, axes[1]))
         for pick in found
@@ -162,9 +162,10 @@ def _names(
         if _value(sweep.rows[i], axes[1]) is not None
     }
     winners = [pick.winner for pick in found if pick.winner is not None]
-    fronts = sorted((i for pick in found for i in pick.front), key=lambda i: at[i])
+    fronts = [sorted(pick.front, key=lambda i: at[i]) for pick in found if pick.front]
     kept: list[int] = []
-    for i in dict.fromkeys([*(one for one in winners if one in fronts), *fronts]):
+    ends = [i for points in fronts for i in (points[0], points[-1])]
+    for i in dict.fromkeys([*(one for one in winners if one in at), *ends]):
         if all(_px_between(at[i], at[other], list(at.values())) >= NAME_PX for other in kept):
             kept.append(i)
     return [

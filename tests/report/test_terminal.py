@@ -154,6 +154,6 @@ def test_the_slo_is_told_with_what_was_found_in_the_worst_seed() -> None:
     assert table.header == ("SLO", "asked", "found", "", "decides")
     found = [[cell.text for cell in row] for row in table.rows]
     assert found == [
-        ["ttft_s", "at least 99 %", "0 %", "✗ 0 of 3 seeds", "yes"],
-        ["ttft_s", "at least 99 %", "100 %", "✓ met", "yes"],
+        ["ttft_s of static", "at least 99 %", "0 %", "✗ 0 of 3 seeds", "yes"],
+        ["ttft_s of continuous", "at least 99 %", "100 %", "✓ met", "yes"],
     ]
