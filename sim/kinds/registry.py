@@ -238,7 +238,7 @@ class Serving(Kind["Scenario", "RunResult"]):
         return scenario.slo.time_limits
 
     def alone_ratios(self, result: RunResult, summary: Summary) -> Mapping[str, float]:
-        from sim.serving.judgement import alone_ratios
+        from sim.serving.record_statistics import alone_ratios
 
         return alone_ratios(result, result.scenario.slo.known_limits(summary.metrics))
 

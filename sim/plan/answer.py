@@ -29,6 +29,7 @@ _once = lru_cache(maxsize=2)  # of the sweep that is told just now
 Load = tuple[tuple[str, str], ...]
 """What is asked for: key and value, as they were written."""
 
+HELD = ("STABLE", "QUEUES_IN_BURSTS")  # a longer run would say the same
 OUTGROWN = ("OVERLOADED", "ABANDONED")  # by the load: none of them wins
 UNSETTLED = ("UNTESTED", "BACKLOGGED")  # verdicts that leave open whether a longer run meets the SLO
 

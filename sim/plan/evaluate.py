@@ -28,7 +28,15 @@ Row = dict[str, Value]
 
 
 # The worst of the seeds is the row's.
-VERDICTS = ("STABLE", "ALL_AT_ONCE", "UNTESTED", "ABANDONED", "BACKLOGGED", "OVERLOADED")
+VERDICTS = (
+    "STABLE",
+    "QUEUES_IN_BURSTS",
+    "ALL_AT_ONCE",
+    "UNTESTED",
+    "ABANDONED",
+    "BACKLOGGED",
+    "OVERLOADED",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

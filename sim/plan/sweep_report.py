@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sim.hardware import HardwareProfile
 from sim.kinds.registry import kind_of
 from sim.plan.answer import (
+    HELD,
     UNSETTLED,
     Pick,
     by_cost,
@@ -193,7 +194,7 @@ def _pick_dict(sweep: Sweep, pick: Pick) -> dict[str, Any]:
         "load": dict(pick.load),
         "winner": pick.winner,
         "cheapest_in": pick.measure,
-        "is_settled": None if pick.winner is None else sweep.rows[pick.winner]["verdict"] == "STABLE",
+        "is_settled": None if pick.winner is None else sweep.rows[pick.winner]["verdict"] in HELD,
         "cheapest_settled": pick.settled,
         "best_on_measured_figures": pick.measured,
         "nearest": pick.nearest,

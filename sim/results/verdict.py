@@ -14,6 +14,7 @@ Word = Literal[
     "DATA_BOUND",
     "FAILURE_BOUND",
     "STABLE",
+    "QUEUES_IN_BURSTS",
     "BACKLOGGED",
     "OVERLOADED",
     "ABANDONED",
@@ -59,17 +60,25 @@ SAID: Mapping[Word, Said] = {
         short="keeps up",
         when="the queue does not grow over the arrivals, or cannot (closed loop)",
     ),
+    "QUEUES_IN_BURSTS": Said(
+        phrase="serves its average load, but queues in bursts",
+        short="queues in bursts",
+        both="both serve their average load, but queue in bursts",
+        when="the queue did not grow, but one in a hundred requests waited for more than ten times the SLO's "
+        "limit of the first token",
+    ),
     "BACKLOGGED": Said(
         phrase="falls behind its load",
         short="falls behind",
         both="both fall behind their load",
-        when="the queue grew while requests came, and all was done within as long again",
+        when="the queue grew while requests came, or many waited at a load above capacity, and all was done "
+        "within as long again",
     ),
     "OVERLOADED": Said(
         phrase="is overloaded",
         short="overloaded",
         both="both are overloaded",
-        when="the queue grew while requests came, and took longer than that to work off, or never was",
+        when="the same, and it took longer than that to work off, or never was",
     ),
     "ABANDONED": Said(
         phrase="loses clients that give up waiting",
@@ -88,7 +97,7 @@ SAID: Mapping[Word, Said] = {
         short="too short to tell",
         both="both ran too briefly to tell whether their queues are stable",
         when="fewer than 80 arrivals; or the number in the system still grows; or half of the requests "
-        "waited for more than a tenth of the time in which they came",
+        "waited for more than a tenth of the time in which they came; or few wait at a load above capacity",
     ),
     "COMPUTE_BOUND": Said(
         phrase="is bound by compute",

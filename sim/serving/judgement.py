@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,11 @@ from sim.price.capacity import MeanRequest, Places, requests_per_s, waiting_elas
 from sim.price.figures import Used, figures_caution
 from sim.price.pipeline import step_price
 from sim.price.providers.analytic import AnalyticTimes
-from sim.price.step import StepPrice
 from sim.results.statistics import student_t_quantile
-from sim.results.verdict import Verdict
+from sim.results.verdict import Verdict, Word
 from sim.scenario.caution import Caution
 from sim.serving.record_statistics import num_in_system_at_arrival, num_waiting_at_arrival
-from sim.serving.records import ABORTED, FINISHED, UNFINISHED, RequestColumns, RunResult
+from sim.serving.records import ABORTED, UNFINISHED, RequestColumns, RunResult
 from sim.serving.scenario import Scenario
 
 _NUM_BATCHES = 8
@@ -34,6 +33,9 @@ _LONG_WAIT = 0.1  # of the time from the first arrival to the last
 
 
 _MANY = 0.05  # of the requests: so many clients that give up keep a queue short
+
+
+_FAR_ABOVE = 10  # times the SLO's limit of the first token, spent waiting
 
 
 _LEAST_GROWTH = 0.02  # requests that stay waiting per request that arrives
@@ -53,6 +55,10 @@ def judge(result: RunResult) -> Verdict:
     OVERLOADED: it grew, and not. UNTESTED: fewer than 80 arrivals, or too short to tell: what is in the
     system (running requests too) still grows by the same test, or half of the requests wait for more than a
     tenth of the time in which they come.
+    BACKLOGGED or OVERLOADED too: the load is at or above the capacity that is computed, and on average more
+    than 2 sqrt(n) requests wait; UNTESTED: so few wait at such a load that the run does not show it.
+    QUEUES_IN_BURSTS: it does not grow, and one in a hundred requests waits for more than ten
+    times what the SLO gives the first token: no burst of drawn arrivals that an SLO allows for.
     ABANDONED: it did not grow, and at least one in twenty clients gave up: that may be what keeps it short.
     ALL_AT_ONCE: the requests came together, so that a queue there is whatever serves them.
 
@@ -75,16 +81,40 @@ def judge(result: RunResult) -> Verdict:
     if ids.size < _NUM_BATCHES * _LEAST_PER_BATCH:
         needed = _NUM_BATCHES * _LEAST_PER_BATCH
         return Verdict(word="UNTESTED", reason=f"{ids.size} arrivals: a trend needs {needed}")
-    growth, t_statistic = trend(num_waiting_at_arrival(requests, ids))
+    return _of_the_queue(result, ids, span_ps, left)
+
+
+def _of_the_queue(result: RunResult, ids: Int64, span_ps: int, left: Verdict | None) -> Verdict:
+    """The verdict where there are enough arrivals, in their order, to look for a trend."""
+    requests = result.requests
+    waiting = num_waiting_at_arrival(requests, ids)
+    growth, t_statistic = trend(waiting)
+    seen = growth, _finite(t_statistic), _drain_spans(requests, ids, span_ps)
     if is_growing(growth, t_statistic, ids.size):
-        return _word_for(growth, t_statistic, _drain_spans(requests, ids, span_ps))
+        return _word_for(f"of 100 requests that came {growth * 100:.2g} stayed waiting", *seen)
     if left is not None:
         return left
-    reason = _why_too_short(requests, ids, span_ps)
-    if reason:
-        return Verdict(word="UNTESTED", reason=reason)
+    load = load_of_capacity(result) or 0.0
+    served = f"the load is about {100 * load:.0f} % of what the engines can serve"
+    if load >= 1 and waiting.mean() > 2 * math.sqrt(ids.size):
+        return _word_for(served, *seen)
+    few = f"{served}, though few requests wait yet" if load >= 1 else ""
+    if too_short := _why_too_short(requests, ids, span_ps) or few:
+        return Verdict(word="UNTESTED", reason=too_short)
+    word, reason = _steady(result, ids)
+    return Verdict(word=word, reason=reason, growth=growth, t_statistic=seen[1])
+
+
+def _steady(result: RunResult, ids: Int64) -> tuple[Word, str]:
+    """The word, and why, of a queue without a trend that is not too long for its load."""
+    requests, limit = result.requests, result.scenario.slo.bounds.get("ttft", math.inf)
+    begun = ids[requests.first_scheduled_ps[ids] >= 0]
+    waits_ps = (requests.first_scheduled_ps - requests.arrival_ps)[begun]
+    long_s = float(np.percentile(waits_ps, 99)) / PS_PER_S if begun.size else 0.0
     reason = "the queue does not grow while requests come"
-    return Verdict(word="STABLE", reason=reason, growth=growth, t_statistic=_finite(t_statistic))
+    if long_s <= _FAR_ABOVE * limit:
+        return "STABLE", reason
+    return "QUEUES_IN_BURSTS", f"{reason}, but one request in 100 waits for {long_s:,.3g} s or more"
 
 
 def _abandoned(requests: RequestColumns, ids: Int64) -> Verdict | None:
@@ -134,21 +164,15 @@ def _finite(t_statistic: float) -> float | None:
     return t_statistic if np.isfinite(t_statistic) else None
 
 
-def _word_for(growth: float, t_statistic: float, drain_spans: float | None) -> Verdict:
-    """BACKLOGGED or OVERLOADED, for a queue that grew."""
-    gained = f"of 100 requests that came {growth * 100:.2g} stayed waiting"
-    if drain_spans is not None and drain_spans <= 1:
-        worked_off = f"working off the queue took {drain_spans:.2g} of the time in which they came"
-        reason = f"{gained}; {worked_off}"
-        return Verdict(word="BACKLOGGED", reason=reason, growth=growth, t_statistic=_finite(t_statistic))
-    after = (
-        "some requests never ended"
-        if drain_spans is None
-        else "working off the queue took longer than they took to come"
-    )
-    return Verdict(
-        word="OVERLOADED", reason=f"{gained}; {after}", growth=growth, t_statistic=_finite(t_statistic)
-    )
+def _word_for(why: str, growth: float, t_statistic: float | None, drain_spans: float | None) -> Verdict:
+    """BACKLOGGED or OVERLOADED, for a queue that grew, or a load above capacity that keeps many waiting."""
+    word: Word = "BACKLOGGED" if drain_spans is not None and drain_spans <= 1 else "OVERLOADED"
+    after = "working off the queue took longer than they took to come"
+    if drain_spans is None:
+        after = "some requests never ended"
+    elif drain_spans <= 1:
+        after = f"working off the queue took {drain_spans:.2g} of the time in which they came"
+    return Verdict(word=word, reason=f"{why}; {after}", growth=growth, t_statistic=t_statistic)
 
 
 def _drain_spans(requests: RequestColumns, ids: Int64, span_ps: int) -> float | None:
@@ -206,7 +230,11 @@ def _too_few(metrics: Mapping[str, float | None]) -> Caution | None:
 
 
 def _queue(verdict: Verdict) -> Caution | None:
-    if verdict.word in ("STABLE", "ABANDONED"):  # clients that give up have a warning of their own
+    if verdict.word in (
+        "STABLE",
+        "QUEUES_IN_BURSTS",
+        "ABANDONED",
+    ):  # clients that give up have a warning of their own
         return None
     if verdict.word == "UNTESTED":
         return Caution(
@@ -238,7 +266,7 @@ def _drain(result: RunResult, verdict: Verdict) -> Caution | None:
     follows_answers = arrivals is not None and not arrivals.is_drawn
     if result.has_window or follows_answers or not came_ps.size or end <= begin:
         return None
-    if verdict.word != "STABLE":
+    if verdict.word not in ("STABLE", "QUEUES_IN_BURSTS"):
         return None
     share = (end - int(came_ps.max())) / (end - begin)
     if share < _LONG_DRAIN:
@@ -440,51 +468,6 @@ def load_of_capacity(result: RunResult) -> float | None:
     )
     price = step_price(scenario)
     return offered_per_s / requests_per_s(price, mean, places) / scenario.replicas
-
-
-def alone_ratios(result: RunResult, limits: Mapping[str, float]) -> dict[str, float]:
-    """What the requests would take one by one on an idle engine, by the same statistics, over ``limits``.
-
-    With others there none of them is faster, so that no number of engines helps where this is above 1. Only
-    kernels and host times per step are counted, and every token at the context of the first: what is found
-    lies above. Not known for a plain queue, measured tables, several stages and drafts.
-    """
-    scenario, requests = result.scenario, result.requests
-    engine = scenario.engine
-    is_priced = engine.service_time is None and engine.price_table is None
-    chosen = requests.is_measured & (requests.status == FINISHED)
-    is_plain = is_priced and engine.pipeline_parallel_size == 1 and engine.speculative is None
-    if not is_plain or not limits or not chosen.any():
-        return {}
-    price = step_price(scenario)
-    prompts, tokens = requests.prompt_tokens[chosen], requests.generated_tokens[chosen]
-    computed = np.maximum(prompts - requests.cached_tokens[chosen], 1)
-    first = _by_length(computed, lambda length: _alone_ps(price, length, engine.max_num_batched_tokens))
-    each = _by_length(prompts, lambda length: price.step_ps(1, length, []))
-    alone = {"ttft_s": first, "tpot_s": each[tokens > 1], "e2e_s": first + (tokens - 1) * each}
-    found = {}
-    for metric, limit in limits.items():
-        statistic, _, time = metric.partition("_")
-        if time in alone and alone[time].size:
-            values = alone[time]
-            value = values.mean() if statistic == "mean" else np.percentile(values, int(statistic[1:]))
-            found[metric] = float(value) / PS_PER_S / limit
-    return found
-
-
-def _by_length(lengths: Int64, price_ps: Callable[[int], int]) -> Int64:
-    """The price of each request by its length, asked once a length."""
-    kinds, which = np.unique(lengths, return_inverse=True)
-    prices: Int64 = np.array([price_ps(int(length)) for length in kinds], dtype=np.int64)[which]
-    return prices
-
-
-def _alone_ps(price: StepPrice, tokens: int, budget: int) -> int:
-    """The first token of a prompt that has the engine to itself, in pieces where the budget asks for them."""
-    starts = range(0, tokens, budget)
-    return sum(
-        price.step_ps(0, 0, [(min(budget, tokens - at), at, at + budget >= tokens, None)]) for at in starts
-    )
 
 
 def is_estimated(scenario: Scenario) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.arrays import PS_PER_S, Bools, Int64
+from sim.price.pipeline import step_price
+from sim.price.step import StepPrice
 from sim.results.statistics import ArithmeticRuns
 from sim.scenario.dataclass import dataclass
 from sim.serving.front_end import FrontEnd
@@ -340,3 +342,48 @@ def money_and_power(result: RunResult, known: Mapping[str, float | None]) -> Num
     if rate and busy is not None and hardware.idle_w is not None and hardware.tdp_w is not None:
         energy = (hardware.idle_w + (hardware.tdp_w - hardware.idle_w) * busy) * gpus / rate
     return {"cost_per_million_output_tokens": cost, "energy_j_per_token": energy}
+
+
+def alone_ratios(result: RunResult, limits: Mapping[str, float]) -> dict[str, float]:
+    """What the requests would take one by one on an idle engine, by the same statistics, over ``limits``.
+
+    With others there none of them is faster, so that no number of engines helps where this is above 1. Only
+    kernels and host times per step are counted, and every token at the context of the first: what is found
+    lies above. Not known for a plain queue, measured tables, several stages and drafts.
+    """
+    scenario, requests = result.scenario, result.requests
+    engine = scenario.engine
+    is_priced = engine.service_time is None and engine.price_table is None
+    chosen = requests.is_measured & (requests.status == FINISHED)
+    is_plain = is_priced and engine.pipeline_parallel_size == 1 and engine.speculative is None
+    if not is_plain or not limits or not chosen.any():
+        return {}
+    price = step_price(scenario)
+    prompts, tokens = requests.prompt_tokens[chosen], requests.generated_tokens[chosen]
+    computed = np.maximum(prompts - requests.cached_tokens[chosen], 1)
+    first = _by_length(computed, lambda length: _alone_ps(price, length, engine.max_num_batched_tokens))
+    each = _by_length(prompts, lambda length: price.step_ps(1, length, []))
+    alone = {"ttft_s": first, "tpot_s": each[tokens > 1], "e2e_s": first + (tokens - 1) * each}
+    found = {}
+    for metric, limit in limits.items():
+        statistic, _, time = metric.partition("_")
+        if time in alone and alone[time].size:
+            values = alone[time]
+            value = values.mean() if statistic == "mean" else np.percentile(values, int(statistic[1:]))
+            found[metric] = float(value) / PS_PER_S / limit
+    return found
+
+
+def _by_length(lengths: Int64, price_ps: Callable[[int], int]) -> Int64:
+    """The price of each request by its length, asked once a length."""
+    kinds, which = np.unique(lengths, return_inverse=True)
+    prices: Int64 = np.array([price_ps(int(length)) for length in kinds], dtype=np.int64)[which]
+    return prices
+
+
+def _alone_ps(price: StepPrice, tokens: int, budget: int) -> int:
+    """The first token of a prompt that has the engine to itself, in pieces where the budget asks for them."""
+    starts = range(0, tokens, budget)
+    return sum(
+        price.step_ps(0, 0, [(min(budget, tokens - at), at, at + budget >= tokens, None)]) for at in starts
+    )

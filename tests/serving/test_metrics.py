@@ -438,6 +438,39 @@ def test_a_run_that_stops_with_a_queue_is_overloaded() -> None:
     assert verdict.growth == pytest.approx(0.5, rel=0.01)
 
 
+def test_bursts_far_above_the_slo_are_told() -> None:
+    """Every 100th second 40 requests at once, worked off within the next 80: the average load is carried."""
+    num = 2000
+    arrival, wait = np.arange(num) // 40 * 100.0, np.arange(num) % 40 * 2.0
+    loose, tight = (scenario(slo=Slo(p99_ttft_s=limit)) for limit in (20.0, 0.5))
+    unsaid, fine, bursts = (
+        judge(queue_result(arrival, wait, np.full(num, 2.0), scenario=one))
+        for one in (scenario(), loose, tight)
+    )
+    assert [unsaid.word, fine.word, bursts.word] == ["STABLE", "STABLE", "QUEUES_IN_BURSTS"]
+    assert bursts.reason.endswith("one request in 100 waits for 78 s or more")
+
+
+@pytest.mark.parametrize(
+    ("load", "shared_wait_s", "word"),
+    [(0.9, 60.0, "STABLE"), (1.05, 60.0, "BACKLOGGED"), (1.05, 300.0, "BACKLOGGED"), (1.05, 0.0, "UNTESTED")],
+)
+def test_a_load_above_the_capacity_that_is_computed_is_never_stable(
+    load: float, shared_wait_s: float, word: str
+) -> None:
+    """The queue is long from the start, so that the line through it is flat."""
+    num = 4000
+    engine = plain_engine(service_time=Distribution(distribution="fixed", value=load), max_num_seqs=1)
+    wait = shared_wait_s * (1 + 0.2 * np.cos(np.arange(num)))
+    result = queue_result(
+        np.arange(num) * 0.25, wait, np.full(num, 0.25), scenario=scenario(engine=engine),
+        busy_ps=ps(load * num * 0.25),
+    )  # fmt: skip
+    verdict = judge(result)
+    assert verdict.word == word
+    assert ("105 % of what the engines can serve" in verdict.reason) is (load > 1)
+
+
 def test_the_queue_that_an_arrival_meets() -> None:
     """Arrivals at 0, 1, 2, 3 s, served at 0, 2.5, never (it gives up at 3.5) and 4 s."""
     rows = [
