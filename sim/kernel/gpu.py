@@ -32,7 +32,7 @@ MEMORY_LATENCY_S = 0.6e-6
 # Bytes that one SM can draw from L2 in a clock: 64 (same paper).
 _SM_BYTES_PER_CLOCK = 64
 # Where no L2 bandwidth is known: A100 measures 2.7 times its HBM, H200 2.0 times.
-_L2_OVER_HBM = 2.5
+L2_OVER_HBM = 2.5
 _HBM_FRACTION = 0.92  # where the profile has no curve of streaming kernels
 
 
@@ -49,7 +49,7 @@ class Gpu:
     exponentials_per_s: float
     lanes_per_s: float
     hbm_bytes_per_s: float  # what streaming kernels reach
-    l2_bytes_per_s: float
+    l2_bytes_per_s: float  # where the profile has none, what ``L2_OVER_HBM`` assumes
     l2_bytes: int
     multicast_fraction: float  # L2 loads over SRAM fills of a GEMM's operands
     used: Used = NOTHING  # its streaming rate, and the SM where no table has its compute capability
@@ -84,6 +84,11 @@ class Gpu:
         l2_s = from_l2_fraction / self.l2_bytes_per_s
         return size_bytes * max(from_hbm_fraction / self.hbm_bytes_per_s, l2_s)
 
+    def is_limited_by_l2(self, from_hbm_fraction: float, from_l2_fraction: float = 1.0) -> bool:
+        """Whether L2 is the slower of the two, for bytes as ``memory_s`` has them."""
+        l2_s = from_l2_fraction / self.l2_bytes_per_s
+        return from_hbm_fraction / self.hbm_bytes_per_s < l2_s
+
 
 def gpu_of(profile: HardwareProfile) -> Gpu:
     """The profile, read for one SM."""
@@ -103,7 +108,7 @@ def gpu_of(profile: HardwareProfile) -> Gpu:
         exponentials_per_s=_EXPONENTIALS_PER_CLOCK * clock,
         lanes_per_s=facts.value.lanes * clock,
         hbm_bytes_per_s=profile.hbm_bytes_per_s * reached,
-        l2_bytes_per_s=profile.l2_bytes_per_s or _L2_OVER_HBM * profile.hbm_bytes_per_s,
+        l2_bytes_per_s=profile.l2_bytes_per_s or L2_OVER_HBM * profile.hbm_bytes_per_s,
         l2_bytes=profile.l2_bytes or 0,
         multicast_fraction=facts.value.multicast_fraction,
         used=Used(curves=("elementwise_memory",), assumed=(facts.assumed,)),

@@ -68,6 +68,7 @@ class Launch:
     reads: Mapping[str, int] = field(default_factory=dict)
     writes: Mapping[str, int] = field(default_factory=dict)
     from_hbm_bytes: float = 0.0
+    is_limited_by_l2: bool = False  # its bytes take longer through L2 than those of them that HBM moves
     repeats: int = 1  # so often one after another (the layers of a model); bytes and FLOPs are of all of them
     used: Used = NOTHING  # what its efficiency takes of the device's figures
     tile: str = ""  # of an attention, in words: "128 x 64, 4 warps"
@@ -76,6 +77,11 @@ class Launch:
     def num_blocks(self) -> int:
         """Thread blocks in the grid, of one time."""
         return sum(count for _, count in self.grid)
+
+    @property
+    def loads_ahead(self) -> bool:
+        """Whether the next tile is loaded while one is computed."""
+        return any(phase.cost.num_stages > 1 for kind, _ in self.grid for phase in kind.phases)
 
 
 def repeated(launch: Launch, repeats: int, name: str) -> Launch:
@@ -162,6 +168,7 @@ def build_launch(gpu: Gpu, spec: LaunchSpec) -> Launch:
         reads=reads,
         writes=writes,
         from_hbm_bytes=from_hbm,
+        is_limited_by_l2=gpu.is_limited_by_l2(miss, spec.from_l2_fraction),
         used=spec.efficiency.used,
         tile=spec.tile,
     )

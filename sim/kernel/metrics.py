@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sim.kernel.algorithms.problem import Tile
+from sim.kernel.gpu import L2_OVER_HBM
 from sim.kernel.operations import operation_of, plan_of
-from sim.kernel.run import KernelResult, alone, bound_ps, bytes_by_tensor
+from sim.kernel.run import KernelResult, alone, bound_ps, bytes_by_tensor, l2_share
 from sim.price.figures import figures_caution
 from sim.results.metric import Better, Metric, Swept
 from sim.results.summary import Summary
@@ -100,7 +101,12 @@ SWEPT = Swept(
 """How a sweep is read: the shape is what is asked for, how it is computed the choice."""
 
 
-KERNEL_DECIDERS = (("hbm_bytes",), ("time_s",), ("peak_fraction",), ("extra_memory_bytes",))
+_L2_ASSUMED = f"{L2_OVER_HBM} x HBM"
+_MOSTLY = 0.5
+_WORTH_A_WORD = 0.05  # of the whole
+
+
+KERNEL_DECIDERS = (("hbm_after_l2_bytes",), ("time_s",), ("peak_fraction",), ("extra_memory_bytes",))
 """What decides beside the headline: of each group the first that has a number."""
 
 
@@ -142,7 +148,31 @@ def _cautions(result: KernelResult) -> tuple[Caution, ...]:
     """What the launches took that was not measured here; a copy over the host link takes nothing."""
     plan = result.plan
     figures = figures_caution(plan.gpu.profile, plan.used) if plan.launches else None
-    return tuple(one for one in (figures, _tile_caution(result)) if one is not None)
+    found = (figures, _l2_caution(result), _tile_caution(result))
+    return tuple(one for one in found if one is not None)
+
+
+def _assumes_l2(result: KernelResult) -> bool:
+    return result.plan.gpu.profile.l2_bytes_per_s is None
+
+
+def _l2_caution(result: KernelResult) -> Caution | None:
+    """Where L2's rate is assumed and holds the kernel back, or half of its time is loads that add to it."""
+    if not result.records or not _assumes_l2(result):
+        return None
+    adds = any(launch.is_limited_by_l2 and not launch.loads_ahead for launch in result.plan.launches)
+    is_much = alone(result.plan).l2_s >= _MOSTLY * result.kernel_ps * 1e-12
+    if bound_of(result) != "L2" and not (adds and is_much):
+        return None
+    name = result.plan.gpu.profile.name
+    return Caution(
+        kind="l2_rate_assumed",
+        observation=f"L2 moves most bytes, and its rate on {name} is assumed ({_L2_ASSUMED})",
+        meaning="measured devices have 2 to 6 times (H200 2, A100 2.7, L40S 6); times and which tile is best "
+        "may hang on it",
+        remedy="state a measured rate: hardware: {base: ..., l2_bytes_per_s: ...}",
+        assumes=f"the L2 rate of {name} is {_L2_ASSUMED} bandwidth",
+    )
 
 
 def _tile_caution(result: KernelResult) -> Caution | None:
@@ -177,13 +207,16 @@ def _out_of_memory(result: KernelResult) -> str:
 
 
 def bound_of(result: KernelResult) -> str:
-    """What held a kernel that ran back: compute, memory, latency, launches or the host link."""
+    """What held a kernel that ran back: compute, memory (HBM), L2, latency, launches or the host link."""
     shares = bound_ps(result)
     whole = sum(shares.values())
     if not shares or result.host_copy_ps > whole:
         return "the host link"
     launched = result.kernel_ps - sum(record.end_ps - record.start_ps for record in result.records)
-    return "launches" if launched > whole else max(shares, key=lambda name: shares[name])
+    if launched > whole:
+        return "launches"
+    most = max(shares, key=lambda name: shares[name])
+    return "L2" if most == "memory" and l2_share(result) > _MOSTLY else most
 
 
 def _verdict(result: KernelResult) -> Verdict:
@@ -196,19 +229,37 @@ def _verdict(result: KernelResult) -> Verdict:
         return Verdict(word="LINK_BOUND", reason=f"the host link {longer}")
     if bound == "launches":
         return Verdict(word="LAUNCH_BOUND", reason="launches take longer than the kernels themselves")
-    share, roofs = shares[bound] / max(1, sum(shares.values())), alone(result.plan)
-    parts = (
-        f"computing alone would take {format_s(roofs.compute_s)}, moving the bytes {format_s(roofs.memory_s)}"
-    )
-    whole = format_s(result.time_ps * 1e-12)
+    share = shares["memory" if bound == "L2" else bound] / max(1, sum(shares.values()))
+    rate = f" (its rate is assumed: {_L2_ASSUMED})" if bound == "L2" and _assumes_l2(result) else ""
     return Verdict(
-        word=_BOUND_WORDS[bound], reason=f"{share:.0%} of block-time waits for {bound}; of {whole} {parts}"
+        word=_BOUND_WORDS[bound],
+        reason=f"{share:.0%} of block-time waits for {bound}{rate}; {_parts(result, bound)}",
     )
+
+
+def _parts(result: KernelResult, bound: str) -> str:
+    """How long the run would take with only one thing to do, and what the rest of its time is."""
+    roofs, time_s = alone(result.plan), result.time_ps * 1e-12
+    computing = format_s(roofs.compute_s)
+    if roofs.vector_s > _WORTH_A_WORD * roofs.compute_s:
+        computing += f" ({format_s(roofs.vector_s)} of it softmax or other vector work that nothing hides)"
+    moving = format_s(roofs.memory_s)
+    if bound == "L2":
+        behind = sum(launch.from_hbm_bytes for launch in result.plan.launches)
+        moving += f" ({format_s(roofs.l2_s)} of it through L2; HBM moves {format_gb(behind)})"
+    parts = f"of {format_s(time_s)} computing alone would take {computing}, moving the bytes {moving}"
+    rest = time_s - max(roofs.compute_s, roofs.memory_s)
+    if rest <= _WORTH_A_WORD * time_s:
+        return parts
+    hides = "loads" if roofs.compute_s > roofs.memory_s else "computing"
+    waits = f"{hides} and latency that nothing hides, SMs without a block, launches"
+    return f"{parts}; the other {format_s(rest)} are {waits}"
 
 
 _BOUND_WORDS: Mapping[str, Word] = {
     "compute": "COMPUTE_BOUND",
     "memory": "MEMORY_BOUND",
+    "L2": "L2_BOUND",
     "latency": "LATENCY_BOUND",
 }
 

@@ -183,25 +183,43 @@ def bound_ps(result: KernelResult) -> Counter[str]:
     return total
 
 
+def l2_share(result: KernelResult) -> float:
+    """Of the block-time that waits for memory, what waits in launches that L2 limits, not HBM."""
+    waits = {True: 0.0, False: 0.0}
+    for launch, record in zip(result.plan.launches, result.records, strict=True):
+        if record.block_ps:
+            spent = record.bound_ps["memory"] * (record.end_ps - record.start_ps) / record.block_ps
+            waits[launch.is_limited_by_l2] += spent
+    return waits[True] / (sum(waits.values()) or 1.0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alone:
     """How long a run would take if it had only to compute, or only to move its bytes: its two roofs.
 
     Both as its kernels use the device: the tensor cores' share of the peak and the softmax that is not
-    hidden, the bandwidth that they stream at. Nothing waits, no SM is idle.
+    hidden, the bandwidth that they stream at. Nothing waits, no SM is idle. ``vector_s`` of ``compute_s`` is
+    what the tensor cores wait for. ``l2_s`` of ``memory_s`` is of the launches that L2 limits, not HBM.
     """
 
     compute_s: float
     memory_s: float
+    vector_s: float = 0.0
+    l2_s: float = 0.0
 
 
 def alone(plan: Plan) -> Alone:
     """The sums over all blocks of all launches."""
-    computing = moving = 0.0
+    computing = tensor = moving = through_l2 = 0.0
     for launch in plan.launches:
         for kind, count in launch.grid:
             for phase in kind.phases:
                 times = count * phase.iterations * launch.repeats
                 computing += times * compute_s(phase.cost, 1)
+                tensor += times * phase.cost.tensor_s
                 moving += times * phase.cost.memory_s
-    return Alone(compute_s=computing / plan.gpu.sm_count, memory_s=moving)
+                through_l2 += times * phase.cost.memory_s if launch.is_limited_by_l2 else 0.0
+    sms = plan.gpu.sm_count
+    return Alone(
+        compute_s=computing / sms, memory_s=moving, vector_s=(computing - tensor) / sms, l2_s=through_l2
+    )

@@ -22,6 +22,7 @@ Word = Literal[
     "UNTESTED",
     # A kernel's: what held it back, and "COMPUTE_BOUND".
     "MEMORY_BOUND",
+    "L2_BOUND",
     "LATENCY_BOUND",
     "LAUNCH_BOUND",
     "LINK_BOUND",
@@ -124,7 +125,12 @@ SAID: Mapping[Word, Said] = {
     "MEMORY_BOUND": Said(
         phrase="is bound by memory bandwidth",
         short="bound by memory bandwidth",
-        when="most of what a kernel's blocks wait for is the memory system",
+        when="most of what a kernel's blocks wait for is the memory system, and HBM limits it",
+    ),
+    "L2_BOUND": Said(
+        phrase="is bound by L2 bandwidth",
+        short="bound by L2 bandwidth",
+        when="the same where L2 limits it: tiles are loaded again and again, and HBM moves few of the bytes",
     ),
     "LATENCY_BOUND": Said(
         phrase="is bound by memory latency",

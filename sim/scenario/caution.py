@@ -21,6 +21,7 @@ CautionKind = Literal[
     "kv_never_full",
     "block_map_truncated",
     "efficiency_not_measured",
+    "l2_rate_assumed",
     "tile_not_fitted",
     "engine_profile_elsewhere",
     "near_capacity",

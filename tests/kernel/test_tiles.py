@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
 
 from sim.errors import ScenarioError
 from sim.hardware import load_hardware
-from sim.kernel.algorithms.problem import Dtype, Tile
+from sim.kernel.algorithms.problem import Copy, Dtype, Tile
 from sim.kernel.gpu import fits, gpu_of
 from sim.kernel.launches import Cost
 from sim.kernel.metrics import bound_of, summarize_kernel
@@ -19,6 +20,8 @@ from sim.kernel.scenario import Attention, KernelScenario, KernelWork
 from sim.kinds.load import load_scenario
 from sim.kinds.run import run_scenario
 from sim.report.figures import lanes
+from sim.results.answer import deciding_numbers
+from sim.units import format_s
 
 A100, H100 = load_hardware("a100-sxm-80gb"), load_hardware("h100-sxm-80gb")
 
@@ -171,3 +174,71 @@ def test_footprints_of_tensor_memory_hold_no_accumulators_in_registers() -> None
     gpu = gpu_of(load_hardware("b200-sxm-180gb"))
     assert fits(gpu, one)
     assert not fits(gpu, Footprint(sram_bytes=1, warps=4, accumulator_bytes=200 * 1024))
+
+
+def long_rows(hardware: object, **tile: int) -> KernelResult:
+    """FlashAttention 2 over 16k tokens: every tile of queries loads all of K and V, which L2 holds."""
+    one = replace(attention("flash_attention_2", 128), seqlen=16384)
+    work = KernelWork(attention=one, tile=Tile(**tile))
+    device = load_hardware(hardware)
+    return run_kernel(
+        KernelScenario(schema_version=1, question="?", kind="kernel", hardware=device, kernel=work)
+    )
+
+
+def test_a_kernel_that_waits_for_l2_is_not_said_to_wait_for_hbm_and_an_assumed_rate_is_told() -> None:
+    """HBM moves a fiftieth of the bytes; L2's rate on an L4 is nobody's measurement."""
+    result = long_rows("l4", block_m=64, block_n=64, num_warps=4)
+    found = summarize_kernel(result)
+    assert found.verdict.word == "L2_BOUND"
+    assert "waits for L2 (its rate is assumed: 2.5 x HBM)" in found.verdict.reason
+    assert found.verdict.reason.endswith("of it through L2; HBM moves 2.2 GB)")
+    (told,) = [one for one in found.warnings if one.kind == "l2_rate_assumed"]
+    assert told.assumes == "the L2 rate of l4 is 2.5 x HBM bandwidth"
+    metrics = found.metrics
+    assert (metrics["hbm_after_l2_bytes"] or 0) < (metrics["hbm_bytes"] or 0) / 50
+    picture = roofline_picture({"base": [result]}, lanes(["base"]))
+    assert picture is not None
+    assert "100 % of what L2 allows" in picture.reading
+    assert "of what memory allows" not in picture.reading
+    assert [trace["name"] for trace in picture.traces if trace["name"].startswith("L2 allows")]
+
+
+def test_a_stated_l2_rate_is_not_assumed_and_a_fast_one_leaves_the_kernel_to_compute() -> None:
+    tile = {"block_m": 64, "block_n": 64, "num_warps": 4}
+    slow = summarize_kernel(long_rows({"base": "l4", "l2_bytes_per_s": "750 GB/s"}, **tile))
+    assert slow.verdict.word == "L2_BOUND"
+    assert "assumed" not in slow.verdict.reason
+    fast = summarize_kernel(long_rows({"base": "l4", "l2_bytes_per_s": "1.8 TB/s"}, **tile))
+    assert fast.verdict.word == "COMPUTE_BOUND"
+    assert "l2_rate_assumed" not in [one.kind for one in (*slow.warnings, *fast.warnings)]
+
+
+def test_a_kernel_that_streams_from_hbm_is_bound_by_memory_and_assumes_nothing_of_l2() -> None:
+    copy = KernelWork(copy=Copy(size_bytes=1e9))
+    result = run_kernel(
+        KernelScenario(
+            schema_version=1, question="?", kind="kernel", hardware=load_hardware("l4"), kernel=copy
+        )
+    )
+    found = summarize_kernel(result)
+    assert found.verdict.word == "MEMORY_BOUND"
+    assert "l2_rate_assumed" not in [one.kind for one in found.warnings]
+
+
+def test_the_parts_of_a_verdict_add_up_to_the_time() -> None:
+    """Computing, of which softmax, then what is left: no third of the time is without a name."""
+    result = ran("a100-sxm-80gb", attention("flash_attention_2", 128), Tile())
+    roofs, reason = alone(result.plan), summarize_kernel(result).verdict.reason
+    rest = result.time_ps * 1e-12 - roofs.compute_s
+    assert f"the other {format_s(rest)} are loads and latency that nothing hides" in reason
+    assert 0 < roofs.vector_s < roofs.compute_s
+    assert f"({format_s(roofs.vector_s)} of it softmax" in reason
+
+
+def test_the_headline_says_what_hbm_moves() -> None:
+    """What L2 serves is no HBM traffic: pasted into a document, the number is taken for the memory's."""
+    found = run_scenario(load_scenario("kernel/flash_2_tiles"))
+    metrics = [number.metric for number in deciding_numbers(found.comparison)]
+    assert "hbm_after_l2_bytes" in metrics
+    assert "hbm_bytes" not in metrics

@@ -194,7 +194,8 @@ NOT_MODELLED = (
     "Register spills: a tile that would spill is refused (not FlashAttention 1's sums of dK and dV).",
     "Thread-block clusters, distributed shared memory, persistent kernels' hidden prologues.",
     "Which lines L2 keeps: shared tiles pass once if they fit, else once per group that runs together. HBM "
-    "traffic before L2 (hbm_bytes) has every load, also what L2 serves; behind L2 is what HBM moves.",
+    "traffic (hbm_after_l2_bytes) is what HBM moves; loads and stores before L2 (hbm_bytes) are what kernels "
+    "ask for, also what L2 serves.",
     "Clock changes with power and temperature, ECC, other work on the device.",
     "DRAM pages, refresh, reads turning to writes: streaming reaches one measured share of the peak.",
     "Host time between launches beyond a fixed gap; concurrent streams, except host copies in chunks.",

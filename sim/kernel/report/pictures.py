@@ -60,6 +60,7 @@ def roofline_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
     low = min(intensity(run) for _, run in shown) / 4
     high = max(intensity(run) for _, run in shown) * 4
     traces = [_roof(run, low, high, index) for index, run in enumerate(roofs.values())]
+    traces += _l2_roofs(shown, low, high)
     rows: list[Row] = []
     parts = []
     for lane, run in shown:
@@ -76,7 +77,8 @@ def roofline_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
         title="Roofline: what the device allows, and where the kernels stand",
         reading="; ".join(parts)
         + ". Bytes are those that L2 does not serve. The line is the device's peak and full bandwidth; what "
-        "compute and memory allow is at the rates that these kernels reach.",
+        "compute allows, and memory (or L2, where most of it waits for that), is at the rates that these "
+        "kernels reach.",
         traces=traces,
         layout=layout(
             axis("useful FLOPs per byte from HBM", **round_ticks(low, high)),
@@ -101,13 +103,19 @@ def _allowed(run: KernelResult) -> dict[str, float]:
     """FLOP/s if the kernels had nothing but to compute, or nothing but to move their bytes."""
     roofs = alone(run.plan)
     alone_s = dict(zip(_RESOURCES, (roofs.compute_s, roofs.memory_s), strict=True))
+    if bound_of(run) == "L2":  # memory's time is L2's then: what HBM allows is the line's
+        alone_s["L2"] = roofs.memory_s
     return {name: run.plan.flops / seconds for name, seconds in alone_s.items() if seconds}
 
 
 def _of_roofs(run: KernelResult, reached: float, allowed: Mapping[str, float]) -> str:
     """Of the roof that the verdict names first; of neither where the verdict is another."""
     bound = bound_of(run)
-    shares = {name: f"{percent(reached / rate)} of what {name} allows" for name, rate in allowed.items()}
+    shares = {
+        name: f"{percent(reached / rate)} of what {name} allows"
+        for name, rate in allowed.items()
+        if not (name == "memory" and "L2" in allowed)
+    }
     order = sorted(shares, key=lambda name: name != bound)
     said = " and ".join(shares[name] for name in order)
     return said if bound in shares else f"{said} (held back by {bound})"
@@ -133,6 +141,25 @@ def _roof(run: KernelResult, low: float, high: float, index: int) -> Trace:
     }
 
 
+def _l2_roofs(shown: Sequence[tuple[Lane, KernelResult]], low: float, high: float) -> list[Trace]:
+    """What L2 allows the kernels that it holds back, whatever HBM would: a level line for each height."""
+    levels: dict[float, list[Lane]] = {}
+    for lane, run in shown:
+        if level := _allowed(run).get("L2"):
+            levels.setdefault(float(f"{level / 1e12:.2g}"), []).append(lane)
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": f"L2 allows: {', '.join(lane.label for lane in of)}",
+            "x": [low, high],
+            "y": [level, level],
+            "line": {"color": of[0].color, "dash": "dot"},
+        }
+        for level, of in levels.items()
+    ]
+
+
 def _dot(lane: Lane, x: float, y: float) -> Trace:
     return {
         "type": "scatter",
@@ -145,7 +172,7 @@ def _dot(lane: Lane, x: float, y: float) -> Trace:
 
 
 def traffic_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture:
-    """HBM bytes by tensor, a bar per variant."""
+    """Bytes that kernels load and store by tensor, a bar per variant."""
     moved = {lane.name: bytes_by_tensor(run) for lane, run in first_runs(runs, lanes)}
     amounts = {name: {one: float(sum(pair)) for one, pair in found.items()} for name, found in moved.items()}
     tensors_shown = _by_share(amounts)
@@ -168,7 +195,7 @@ def traffic_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture:
     shown = bars_layout(axis("loaded and stored by kernels", tickformat="~s", ticksuffix="B"))
     return Picture(
         key="hbm_traffic",
-        title="HBM traffic by tensor, before L2",
+        title="Loads and stores by tensor, before L2",
         reading=f"{said}. What L2 serves is in these; HBM itself moves: {told}.",
         traces=traces,
         layout=shown,
