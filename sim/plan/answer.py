@@ -391,6 +391,18 @@ def least_of_devices(sweep: Sweep) -> Mapping[str, int | None]:
     return least
 
 
+def unable_devices(sweep: Sweep) -> Mapping[str, str]:
+    """Devices of an axis with which no point can run, each with why its first cannot."""
+    rows: dict[str, list[Row]] = {}
+    for point, row in zip(sweep.points, sweep.rows, strict=True):
+        rows.setdefault(point.swept.get("hardware", ""), []).append(row)
+    return {
+        device: str(own[0]["cannot_run"])
+        for device, own in rows.items()
+        if device and not any(map(can_run, own))
+    }
+
+
 # --- the front ----------------------------------------------------------------------------------
 
 

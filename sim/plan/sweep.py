@@ -313,6 +313,19 @@ def setting_words(sweep: Sweep, index: int) -> str:
     return f"{said} ({point.variant})" if sweep.has_variants else said
 
 
+def shared_words(sweep: Sweep, indices: Sequence[int]) -> str:
+    """Some points by what they have in common, ``hardware = t4 (12 points)``, else the first of them."""
+    first = setting_words(sweep, indices[0])
+    if len(indices) == 1:
+        return first
+    points = [sweep.points[i] for i in indices]
+    swept = points[0].swept.items()
+    same = [f"{key} = {value}" for key, value in swept if all(one.swept[key] == value for one in points)]
+    if sweep.has_variants and len({one.variant for one in points}) == 1:
+        same.append(points[0].variant)
+    return f"{', '.join(same)} ({len(points)} points)" if same else f"{first} and {len(points) - 1} more"
+
+
 # --- warnings -----------------------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ from sim.plan.answer import (
     reasons_of,
 )
 from sim.plan.evaluate import Row, Value, warnings_of
-from sim.plan.sweep import Sweep, sweep_warnings
+from sim.plan.sweep import Sweep, shared_words, sweep_warnings
 from sim.plan.sweep_pictures import how_to_read, sweep_pictures
 from sim.plan.sweep_words import (
     answer_parts,
@@ -37,8 +37,6 @@ from sim.plan.sweep_words import (
     load_words,
     plain_name,
     point_words,
-    ratio_words,
-    shared_words,
     short_key,
     short_value,
     verdict_words,
@@ -62,6 +60,7 @@ from sim.report.html import render_html
 from sim.report.markdown import render_markdown
 from sim.report.terminal import WIDTH, drawn_columns, fitted
 from sim.results.metric import format_metric
+from sim.results.wording import ratio_words
 from sim.scenario.file import CANNOT_RUN
 from sim.serving.report.content import sourced
 from sim.version import __version__

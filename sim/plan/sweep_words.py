@@ -32,12 +32,13 @@ from sim.plan.answer import (
     reaching,
     sign,
     stated_as,
+    unable_devices,
 )
 from sim.plan.evaluate import Row, Value
-from sim.plan.sweep import Sweep, setting_words
+from sim.plan.sweep import Sweep, setting_words, shared_words
 from sim.results.metric import format_metric, label_of
 from sim.results.verdict import SAID
-from sim.results.wording import ONE_SEED_LEAVES_OPEN, is_near_limit
+from sim.results.wording import ONE_SEED_LEAVES_OPEN, is_near_limit, listed, ratio_words
 
 _LEFT_OPEN = {
     "UNTESTED": "but the run is too short to tell whether its queue grows",
@@ -91,21 +92,8 @@ def short_key(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def shared_words(sweep: Sweep, indices: Sequence[int]) -> str:
-    """Some points by what they have in common, ``hardware = t4 (12 points)``, else the first of them."""
-    first = setting_words(sweep, indices[0])
-    if len(indices) == 1:
-        return first
-    points = [sweep.points[i] for i in indices]
-    swept = points[0].swept.items()
-    same = [f"{key} = {value}" for key, value in swept if all(one.swept[key] == value for one in points)]
-    if sweep.has_variants and len({one.variant for one in points}) == 1:
-        same.append(points[0].variant)
-    return f"{', '.join(same)} ({len(points)} points)" if same else f"{first} and {len(points) - 1} more"
-
-
 def point_words(sweep: Sweep, index: int) -> str:
-    """The same in few words, for a table: ``at 40 requests/s, l40s, replicas = 4``."""
+    """A point in few words, for a table: ``at 40 requests/s, l40s, replicas = 4``."""
     point, kind = sweep.points[index], kind_of(sweep.points[index].scenario)
     parts = [
         load_words(((key, value),)) if is_load(key, kind) else _choice_word(key, value)
@@ -157,17 +145,6 @@ def _shown(sweep: Sweep, name: str, value: Value) -> str:
     return format_metric(None if value is None else number(value), metric)
 
 
-def ratio_words(ratio: float) -> str:
-    """``62 % of``, ``2.4 ×``; with as many digits as show on which side of 1 it lies."""
-    if ratio >= 100:
-        return f"{ratio:,.0f} ×"
-    if ratio <= 1:
-        texts = (f"{100 * ratio:.{count}g} % of" for count in range(2, 16))
-        return next((text for text in texts if text not in ("1e+02 % of", "100 % of")), "100 % of")
-    texts = (f"{ratio:.{count}g} ×" for count in range(2, 16))
-    return next((text for text in texts if text != "1 ×"), "1 ×")
-
-
 def plain_name(name: str) -> str:
     """``p99 TTFT`` of ``p99_ttft_s``; of a class of the workload, ``p99 TTFT of chat``."""
     metric, of, whose = name.partition(" of ")
@@ -187,7 +164,11 @@ def answer_parts(sweep: Sweep) -> tuple[str, str]:
     found = picks(sweep)
     said = _slo_words(sweep, found) if has_slo(sweep) else _goal_words(sweep, found)
     refused = sum(not can_run(row) for row in sweep.rows)
-    tail = f"{refused} of {len(sweep.rows)} points cannot run." if refused else ""
+    reasons: dict[str, list[str]] = {}
+    for device, why in unable_devices(sweep).items():
+        reasons.setdefault(why.replace(device, "it"), []).append(device)
+    unable = "".join(f"; none can on {listed(names)}: {why}" for why, names in reasons.items())
+    tail = f"{refused} of {len(sweep.rows)} points cannot run{unable}." if refused else ""
     lower = "" if "(too few requests" in said else judged_lower(sweep)
     parts = (said, _one_seed_words(sweep, found), lower, _least_words(sweep), _missed_words(sweep), tail)
     basis = (played(sweep), _assumed_words(sweep, found))
@@ -218,6 +199,7 @@ def _least_words(sweep: Sweep) -> str:
         if i is not None
         else f"no number tried of {device}"
         for device, i in least.items()
+        if device not in unable_devices(sweep)
     ]
     return f"The fewest of each that meet it: {', '.join(told)}."
 
@@ -301,7 +283,7 @@ _LOADS_TOLD = 6  # of one answer; of more the first and the last
 
 def _listed_loads(names: Sequence[str]) -> str:
     if len(names) <= _LOADS_TOLD:
-        return _listed(names)
+        return listed(names)
     return f"{names[0]} to {names[-1]} ({len(names)} loads)"
 
 
@@ -437,17 +419,30 @@ def _notes_of(sweep: Sweep, pick: Pick) -> list[str]:
     lines = {key: line for key in choice_keys(sweep) if len(line := line_of(sweep, pick, key)) > 1}
     where = f" {load_words(pick.load)}" if pick.load else ""
     useless = [key for key, line in lines.items() if is_floored(sweep, pick, key, line)]
-    floor = (
-        _floor_words(sweep, list(dict.fromkeys(i for key in useless for i in lines[key]))) if useless else ""
-    )
+    points = list(dict.fromkeys(i for key in useless for i in lines[key]))
+    floor = _floor_words(sweep, points) if points else ""
     if not floor:
         return [_axis_note(sweep, pick, key, line) for key, line in lines.items()]
-    rest = [_axis_note(sweep, pick, key, line) for key, line in lines.items() if key not in useless]
-    return [f"{_listed([short_key(key) for key in useless])} cannot help{where}: {floor}.", *rest]
+    notes = [_axis_note(sweep, pick, key, line) for key, line in lines.items() if key not in useless]
+    tried = {key: said for key in useless if (said := _tried_words(sweep, key, lines[key]))}
+    beyond = [key for key in useless if key not in tried and not (tried and key == "replicas")]
+    if beyond:
+        notes.insert(0, f"{listed([short_key(key) for key in beyond])} cannot help{where}: {floor}.")
+    for key, said in tried.items():
+        others = "other GPUs" if key == "hardware" else "other values"
+        notes.insert(0, f"{said} can meet it{where}: {floor}; {others} were not tried.")
+    return notes
 
 
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _tried_words(sweep: Sweep, key: str, line: Sequence[int]) -> str:
+    """Of an axis of choices, with which one request alone takes another time: others may be fast enough."""
+    values = [sweep.points[i].swept[key] for i in line]
+    alone = [number(sweep.rows[i]["alone_ratio"]) for i in line]
+    is_scale = all(number_in(value) is not None for value in values)
+    if is_scale or (key != "hardware" and max(alone) < min(alone) * (1 + SAME)):
+        return ""
+    named = f"{', '.join(values[:-1])} or {values[-1]}"
+    return f"no number of replicas on {named}" if key == "hardware" else f"none of {short_key(key)} {named}"
 
 
 def _axis_note(sweep: Sweep, pick: Pick, key: str, line: Sequence[int]) -> str:
@@ -472,16 +467,24 @@ def _axis_note(sweep: Sweep, pick: Pick, key: str, line: Sequence[int]) -> str:
 def _floor_words(sweep: Sweep, indices: Sequence[int]) -> str:
     """What one request alone takes at least with any of some points, all of which it misses with."""
     best = min(indices, key=lambda i: number(sweep.rows[i]["alone_ratio"]))
-    ratios = [number(sweep.rows[i]["alone_ratio"]) for i in indices]
     name = str(sweep.rows[best]["alone_closest"])
     limit = limit_of(sweep, best, name)
     if limit is None:
         return ""
-    time, most = _shown(sweep, name, ratios[indices.index(best)] * limit), _shown(sweep, name, limit)
-    least = "at least " if max(ratios) > min(ratios) * (1 + SAME) else ""
+    least: dict[str, float] = {}  # by device, the best ratio of each: its points may differ in other keys
+    for i in sorted(indices, key=lambda i: -number(sweep.rows[i]["alone_ratio"])):
+        if sweep.rows[i]["alone_closest"] == name:
+            least[sweep.points[i].swept.get("hardware", "")] = number(sweep.rows[i]["alone_ratio"])
+    ratios = [number(sweep.rows[i]["alone_ratio"]) for i in indices]
+    told = [f"{_shown(sweep, name, ratio * limit)} on {device}" for device, ratio in least.items()]
+    if 1 < len(least) <= _LOADS_TOLD:
+        time = f"{listed(told)}, idle"
+    else:
+        at_least = "at least " if max(ratios) > min(ratios) * (1 + SAME) else ""
+        time = f"{at_least}{_shown(sweep, name, min(ratios) * limit)} on an idle engine"
     named = {"tpot_s": "a token of one request alone", "e2e_s": "one request alone"}
     what = named.get(name.partition("_")[2], "one prompt alone")
-    return f"{what} takes {least}{time} on an idle engine, longer than {most} ({plain_name(name)})"
+    return f"{what} takes {time}, longer than {_shown(sweep, name, limit)} ({plain_name(name)})"
 
 
 def _idle_axes(sweep: Sweep) -> list[str]:

@@ -203,6 +203,17 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
+def ratio_words(ratio: float) -> str:
+    """``62 % of``, ``2.4 ×``; with as many digits as show on which side of 1 it lies."""
+    if ratio >= 100:
+        return f"{ratio:,.0f} ×"
+    if ratio <= 1:
+        texts = (f"{100 * ratio:.{count}g} % of" for count in range(2, 16))
+        return next((text for text in texts if text not in ("1e+02 % of", "100 % of")), "100 % of")
+    texts = (f"{ratio:.{count}g} ×" for count in range(2, 16))
+    return next((text for text in texts if text != "1 ×"), "1 ×")
+
+
 def differing(comparison: Comparison, variant: str, other: str) -> str:
     """In what two variants differ, where it is more than one thing."""
     if not comparison.settings:

@@ -308,7 +308,7 @@ def test_what_cannot_run_is_a_row_with_its_reason_in_every_format(
         in printed
     )
     assert "1 × h100-sxm-80gb" in printed
-    assert "1 of 2 points cannot run." in printed
+    assert "1 of 2 points cannot run; none can on a100-sxm-80gb: engine.quantization: it has no" in printed
     rows = list(csv.DictReader(Path("out/sweep.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["verdict"] == "CANNOT_RUN" for row in rows] == [False, True]
     assert [row["cannot_run"] for row in rows] == ["", f"engine.quantization: {reason}"]
@@ -709,7 +709,9 @@ def test_a_percentile_that_too_few_requests_carry_is_not_replaced_silently(
         ("replicas", ("2", "4", "8"), (3.98, 3.5, 3.98), False),
         ("replicas", ("2", "4"), (3.98, 3.5), False),
         ("replicas", ("2", "4", "8"), (3.98, 0.9, 3.98), True),
-        ("hardware", ("a100-sxm-80gb", "h100-sxm-80gb"), (13.3, 3.9), False),
+        ("hardware", ("a100-sxm-80gb", "h100-sxm-80gb"), (13.3, 3.9), True),  # others may
+        ("engine.profile", ("vllm-0.5", "vllm-0.12"), (3.3, 2.9), True),
+        ("engine.profile", ("vllm-0.5", "vllm-0.12"), (3.3, 3.3), False),
         ("engine.tensor_parallel_size", ("1", "2"), (3.0, 1.7), True),
         ("engine.tensor_parallel_size", ("1", "2"), (1.7, 1.7), False),
     ],
@@ -730,6 +732,32 @@ def test_an_axis_helps_only_where_one_prompt_alone_is_not_too_slow(
     assert ("cannot help" in note) is not helps
     least = "one prompt alone takes " in answer_words(sweep)
     assert least is all(ratio > 1 for ratio in alone)
+
+
+def test_of_devices_only_those_that_were_tried_cannot_help() -> None:
+    """Sought: 500 ms (p99 TTFT)."""
+    rows = [
+        made_row(
+            meets_slo=False, slo_ratio=1.5 + ratio / count, alone_ratio=ratio, alone_closest="p99_ttft_s",
+            p99_ttft_s=1.0,
+        )
+        for ratio in (1.14, 1.02)
+        for count in (8, 12)
+    ]  # fmt: skip
+    sweep = made_sweep({"hardware": ["l40s", "a100-sxm-80gb"], "replicas": ["8", "12"]}, rows)
+    [note] = axis_notes(sweep)
+    assert note.startswith("no number of replicas on ")
+    assert "on l40s and " in note and "on a100-sxm-80gb, idle, longer than " in note
+    assert note.endswith("; other GPUs were not tried.")
+
+
+def test_a_device_that_cannot_run_is_named_with_the_reason() -> None:
+    why = "engine.dtype: v100-sxm2-16gb has no peak rate for bfloat16"
+    rows = [made_row(num_gpus=1), made_row(cannot_run=why, meets_slo=None, verdict="CANNOT_RUN")]
+    answer = answer_words(made_sweep({"hardware": ["a100-sxm-80gb", "v100-sxm2-16gb"]}, rows))
+    reason = "engine.dtype: it has no peak rate for bfloat16"
+    assert f"1 of 2 points cannot run; none can on v100-sxm2-16gb: {reason}." in answer
+    assert "no number tried" not in answer
 
 
 def test_each_devices_least_count_and_the_load_stand_in_the_answer() -> None:
