@@ -7,9 +7,9 @@ from itertools import product
 
 import pytest
 
-from sim.errors import ScenarioError
+from sim.errors import CannotRun, ScenarioError
 from sim.hardware import load_hardware
-from sim.kernel.algorithms.problem import Copy, Dtype, Tile
+from sim.kernel.algorithms.problem import Copy, Dtype, Gemm, Tile
 from sim.kernel.gpu import fits, gpu_of
 from sim.kernel.launches import Cost
 from sim.kernel.metrics import bound_of, summarize_kernel
@@ -242,3 +242,71 @@ def test_the_headline_says_what_hbm_moves() -> None:
     metrics = [number.metric for number in deciding_numbers(found.comparison)]
     assert "hbm_after_l2_bytes" in metrics
     assert "hbm_bytes" not in metrics
+
+
+@pytest.mark.parametrize(
+    ("device", "algorithm", "tile", "allowed"),
+    [
+        ("a100-sxm-80gb", "flash_attention_2", Tile(block_m=100), "block_m a multiple of 64"),
+        ("a100-sxm-80gb", "flash_attention_2", Tile(block_m=64, num_warps=8), "block_m a multiple of 128"),
+        ("a100-sxm-80gb", "flash_attention_2", Tile(block_n=40), "block_n of 16"),
+        ("h100-sxm-80gb", "flash_attention_3", Tile(block_m=96), "block_m a multiple of 128"),
+        ("h100-sxm-80gb", "flash_attention_3", Tile(block_n=72), "block_n of 16"),
+    ],
+)
+def test_a_tile_that_the_kernels_warps_cannot_be_laid_over_is_refused(
+    device: str, algorithm: str, tile: Tile, allowed: str
+) -> None:
+    with pytest.raises(CannotRun, match="its warps cannot be laid over this tile") as caught:
+        ran(device, attention(algorithm, 128), tile)
+    assert caught.value.path == "kernel.tile"
+    assert allowed in str(caught.value)
+    assert "the kernel's own is 128 x" in str(caught.value)
+
+
+def test_an_fp8_tile_of_keys_is_summed_32_at_a_time() -> None:
+    with pytest.raises(CannotRun, match="block_n of 32"):
+        ran("h100-sxm-80gb", attention("flash_attention_3", 128, "float8"), Tile(block_n=112))
+    assert ran("h100-sxm-80gb", attention("flash_attention_3", 128), Tile(block_n=112)).time_ps > 0
+
+
+@pytest.mark.parametrize(
+    ("device", "algorithm", "head_dim", "tile"),
+    [
+        ("a100-sxm-80gb", "flash_attention_2", 64, Tile(block_m=128, block_n=128, num_warps=8)),
+        ("a100-sxm-80gb", "flash_attention_2", 128, Tile(block_m=64, block_n=128, num_warps=8)),
+        ("a100-sxm-80gb", "flash_attention_2", 256, Tile(block_m=64, block_n=64, num_warps=8)),
+        ("a100-sxm-80gb", "flash_attention_2", 256, Tile(block_m=32, block_n=64, num_warps=8)),
+        ("h100-sxm-80gb", "flash_attention_3", 128, Tile(block_m=80, block_n=128, num_warps=12)),
+        ("h100-sxm-80gb", "flash_attention_3", 192, Tile(block_m=64, block_n=96, num_warps=12)),
+        ("h100-sxm-80gb", "flash_attention_3", 256, Tile(block_m=64, block_n=80, num_warps=12)),
+    ],
+)
+def test_published_backward_tiles_can_be_laid_out_and_odd_ones_cannot(
+    device: str, algorithm: str, head_dim: int, tile: Tile
+) -> None:
+    """flash_bwd_launch_template.h of both: rows and columns change places there."""
+    one = replace(attention(algorithm, head_dim), direction="backward")
+    try:
+        assert ran(device, one, tile).time_ps > 0
+    except CannotRun as refused:
+        assert "laid over" not in str(refused)  # SRAM and registers are another matter
+    for odd in (replace(tile, block_m=(tile.block_m or 0) + 8), replace(tile, block_n=40)):
+        with pytest.raises(CannotRun, match="its warps cannot be laid over this tile"):
+            ran(device, one, odd)
+
+
+def test_float32_knows_no_tensor_core_and_a_products_tile_is_of_eights() -> None:
+    plain = Tile(block_m=60, block_n=30, num_warps=8)
+    assert ran("a100-sxm-80gb", attention("flash_attention_2", 128, "float32"), plain).time_ps > 0
+
+    def product_with(block_m: int) -> int:
+        work = KernelWork(gemm=Gemm(m=512, n=512, k=512), tile=Tile(block_m=block_m, block_n=64))
+        one = KernelScenario(schema_version=1, question="?", kind="kernel", hardware=A100, kernel=work)
+        return run_kernel(one).time_ps
+
+    assert product_with(24) > 0
+    with pytest.raises(CannotRun, match="a multiple of 8") as caught:
+        product_with(100)
+    assert caught.value.path == "kernel.tile.block_m"
+    assert "block_m: 104" in str(caught.value)

@@ -202,7 +202,8 @@ def test_where_all_are_asked_for_the_same_all_compete(name: str) -> None:
 def test_the_answer_names_the_algorithm_and_device_that_all_share() -> None:
     line = answer_line(shipped("kernel/block_size"))
     assert line.startswith("With flash_attention_1 on a100-sxm-40gb, 512_columns, the best of 5, is ")
-    second = ("kernel.attention.algorithm=flash_attention_2", "kernel.tile.num_warps=8")
+    rows = ("kernel.tile.block_m=128", "kernel.tile.num_warps=8")  # 16 for each warp
+    second = ("kernel.attention.algorithm=flash_attention_2", *rows)
     changed = answer_line(shipped("kernel/block_size", *second))
     assert changed.startswith("With flash_attention_2 on ")
 

@@ -14,13 +14,18 @@ from functools import partial
 from sim.kernel.algorithms.elementwise import stream
 from sim.kernel.algorithms.problem import (
     LARGE_SRAM,
+    LOADING_WARPS,
     STATISTIC_BYTES,
     Algorithm,
     HeadTable,
+    Layout,
     Problem,
     Tile,
     TileSizes,
+    check_layout,
     fitting,
+    layout_of_warpgroups,
+    layout_of_warps,
     tile_lengths,
     tiles_of,
 )
@@ -255,22 +260,30 @@ def extra_bytes(problem: Problem, launches: Sequence[Launch], direction: str) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlashKernels:
-    """One generation's tiles and efficiencies; ``launches`` is what an ``Algorithm`` names."""
+    """One generation's tiles and efficiencies; ``launches`` is what an ``Algorithm`` names.
+
+    ``layout``: what the kernel's warps ask of a tile that a scenario states; none where no source says it.
+    """
 
     forward_tiles: Callable[[Gpu], HeadTable]
     backward_tiles: HeadTable
     dense: Fitted
     paged: Fitted
     roles: WarpRoles = ALL_COMPUTE
+    layout: Layout | None = None
 
     def launches(self, gpu: Gpu, problem: Problem, tile: Tile, direction: Direction) -> list[Launch]:
         """The kernels of one direction, their tiles cut to fit; paged: the cache is written first."""
         efficiency = (self.paged if problem.is_paged else self.dense).on(gpu.profile, direction)
         if direction == "backward":
             sizes = tiles_of(self.backward_tiles, problem.head_dim, tile)
+            own = tiles_of(self.backward_tiles, problem.head_dim, Tile())
+            check_layout(self.layout, problem, sizes, own, direction)
             sizes = fitting(gpu, sizes, tile, partial(backward_footprint, problem, roles=self.roles))
             return backward(gpu, problem, sizes, efficiency, self.roles)
         sizes = tiles_of(self.forward_tiles(gpu), problem.head_dim, tile)
+        own = tiles_of(self.forward_tiles(gpu), problem.head_dim, Tile())
+        check_layout(self.layout, problem, sizes, own, direction)
         sizes = fitting(gpu, sizes, tile, partial(forward_footprint, problem, roles=self.roles))
         written = [cache_write(gpu, problem)] if problem.is_paged else []
         return [*written, *forward(gpu, problem, sizes, efficiency, self.roles)]
@@ -403,14 +416,19 @@ def _flash_2_forward(gpu: Gpu) -> HeadTable:
 
 
 _KERNELS_2 = FlashKernels(
-    forward_tiles=_flash_2_forward, backward_tiles=_FLASH_2_BACKWARD, dense=FLASH_2, paged=FLASH_2_PAGED
+    forward_tiles=_flash_2_forward,
+    backward_tiles=_FLASH_2_BACKWARD,
+    dense=FLASH_2,
+    paged=FLASH_2_PAGED,
+    layout=layout_of_warps,
 )
 _KERNELS_3 = FlashKernels(
     forward_tiles=lambda _: _FLASH_3_FORWARD,
     backward_tiles=_FLASH_3_BACKWARD,
     dense=FLASH_3,
     paged=FLASH_3_PAGED,
-    roles=WarpRoles(producer_warps=4),
+    roles=WarpRoles(producer_warps=LOADING_WARPS),
+    layout=layout_of_warpgroups,
 )
 _KERNELS_TRTLLM = FlashKernels(
     forward_tiles=lambda _: _FLASH_3_FORWARD,

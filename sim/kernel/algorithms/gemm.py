@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sim.errors import ScenarioError
+from sim.errors import CannotRun, ScenarioError
 from sim.kernel.algorithms.elementwise import stream
 from sim.kernel.algorithms.flash import FLOAT32_BYTES
 from sim.kernel.algorithms.problem import Gemm, Tile
@@ -22,6 +22,7 @@ from sim.scenario.dataclass import dataclass
 # FP32 instructions per dequantized weight and use: unpack, convert, scale (two weights an instruction).
 _DEQUANTIZE_OPS = 1.5
 _CANDIDATES = ((128, 256), (128, 128), (64, 256), (64, 128), (64, 64), (16, 128), (16, 64))
+_ATOM = 8
 _SPLITS = (1, 2, 4, 8)
 
 
@@ -42,11 +43,27 @@ def gemm_launches(
 ) -> list[Launch]:
     """The product's launches with the given tile, or with the fastest one."""
     if tile.block_m or tile.block_n or tile.num_splits:
+        _check_atoms(gpu, given, tile)
         return _launches(gpu, efficiency, given, _given_tile(tile), names)
     return min(
         (_launches(gpu, efficiency, given, one, names) for one in _choices(gpu, given, tile)),
         key=lambda launches: _estimate_s(gpu, launches),
     )
+
+
+def _check_atoms(gpu: Gpu, given: Gemm, tile: Tile) -> None:
+    """Every product of NVIDIA's tensor cores has a multiple of 8 rows and 8 columns (PTX ISA: mma, wgmma)."""
+    if given.dtype == "float32" or gpu.profile.compute_capability is None:
+        return
+    for name, size in (("block_m", tile.block_m), ("block_n", tile.block_n)):
+        if size and size % _ATOM:
+            raise CannotRun(
+                "the tensor cores cannot be laid over this tile",
+                path=f"kernel.tile.{name}",
+                given=size,
+                allowed=f"a multiple of {_ATOM}",
+                hint=f"{name}: {-(-size // _ATOM) * _ATOM}",
+            )
 
 
 def _given_tile(tile: Tile) -> GemmTile:

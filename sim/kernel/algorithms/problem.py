@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, Protocol
 
+from sim.errors import CannotRun
 from sim.kernel.gpu import DTYPE_BYTES, Direction, Footprint, Generation, Gpu, fits
 from sim.kernel.launches import Launch
 from sim.scenario.dataclass import dataclass
@@ -224,6 +225,73 @@ def _smaller(sizes: TileSizes) -> Iterator[TileSizes]:
             for columns in range((sizes.block_n - 1) // _STEP * _STEP, 0, -_STEP):
                 yield replace(sizes, num_stages=num_stages, block_m=rows, block_n=columns)
             rows //= 2
+
+
+# What one step of a warp's tensor core products covers, rows and summed columns (mma.m16n8k16; PTX ISA), and
+# the rows of a warpgroup's (wgmma.m64nNk16).
+_ATOM, _WARPGROUP_ROWS = 16, 64
+LOADING_WARPS = 4  # FlashAttention 3: a warpgroup
+
+
+def layout_of_warps(tile: TileSizes, problem: Problem, *, is_backward: bool) -> str:
+    """FlashAttention 2: what its layout asks for where the tile breaks it (kernel_traits.h of its csrc).
+
+    Forward the warps lie below each other, 16 rows each; backward in any grid, each 16 x 16 scores.
+    """
+    del problem
+    if not is_backward:
+        step = _ATOM * tile.num_warps
+        if tile.block_m % step or tile.block_n % _ATOM:
+            return f"block_m a multiple of {step} (16 rows for each warp), block_n of {_ATOM}"
+        return ""
+    grids = [down for down in range(1, tile.num_warps + 1) if tile.num_warps % down == 0]
+    if any(
+        tile.block_m % (_ATOM * down) == 0 and tile.block_n % (_ATOM * tile.num_warps // down) == 0
+        for down in grids
+    ):
+        return ""
+    return f"a grid of {tile.num_warps} warps with a multiple of 16 rows and 16 columns each"
+
+
+def layout_of_warpgroups(tile: TileSizes, problem: Problem, *, is_backward: bool) -> str:
+    """FlashAttention 3: the same (hopper/mainloop_fwd_sm90_tma_gmma_ws.hpp: warpgroups of 64 rows below each
+    other). Its backward pass may swap rows and columns, so that either are a warpgroup's."""
+    rows, columns = tile.block_m, tile.block_n
+    if is_backward:
+        fits_either = rows % _WARPGROUP_ROWS == 0 or columns % _WARPGROUP_ROWS == 0
+        if fits_either and rows % _ATOM == 0 and columns % _ATOM == 0:
+            return ""
+        return f"multiples of {_ATOM}, one of them of {_WARPGROUP_ROWS} (a warpgroup's rows)"
+    computing = tile.num_warps - LOADING_WARPS
+    step = max(_WARPGROUP_ROWS, _ATOM * computing)
+    summed = _ATOM * 2 // problem.element_bytes  # 32 bytes of a row of P
+    if rows % step or columns % summed:
+        return f"block_m a multiple of {step} (64 rows for each warpgroup that computes), block_n of {summed}"
+    return ""
+
+
+class Layout(Protocol):
+    """What the kernel's warps ask for, in words, where a tile breaks it; otherwise nothing."""
+
+    def __call__(self, tile: TileSizes, problem: Problem, *, is_backward: bool) -> str:
+        """The words."""
+
+
+def check_layout(
+    layout: Layout | None, problem: Problem, sizes: TileSizes, own: TileSizes, direction: Direction
+) -> None:
+    """Refuses a stated tile that its warps cannot be laid over; float32 runs on no tensor core."""
+    is_own = replace(sizes, num_stages=own.num_stages) == own
+    if layout is None or is_own or problem.dtype == "float32":
+        return
+    if allowed := layout(sizes, problem, is_backward=direction == "backward"):
+        raise CannotRun(
+            f"{problem.algorithm} {direction}: its warps cannot be laid over this tile",
+            path="kernel.tile",
+            given=sizes.words,
+            allowed=allowed,
+            hint=f"the kernel's own is {own.words}",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
