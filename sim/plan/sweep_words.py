@@ -414,8 +414,8 @@ def axis_notes(sweep: Sweep) -> list[str]:
 
 def _notes_of(sweep: Sweep, pick: Pick) -> list[str]:
     """A sentence per axis; those that one floor makes useless share theirs."""
-    if pick.nearest is None or not has_slo(sweep):
-        return []
+    if pick.nearest is None or not has_slo(sweep) or sweep.rows[pick.nearest]["meets_slo"] is None:
+        return []  # where it is open whether the nearest misses at all, nothing is known to be too short
     lines = {key: line for key in choice_keys(sweep) if len(line := line_of(sweep, pick, key)) > 1}
     where = f" {load_words(pick.load)}" if pick.load else ""
     useless = [key for key, line in lines.items() if is_floored(sweep, pick, key, line)]

@@ -143,6 +143,11 @@ def is_thin(num_samples: int, percent: int) -> bool:
     return num_samples * (100 - percent) < 100 * LEAST_SAMPLES_BEYOND
 
 
+def samples_needed(percent: int) -> int:
+    """From how many samples ten lie beyond the percentile."""
+    return -(-100 * LEAST_SAMPLES_BEYOND // (100 - percent))
+
+
 def spread(times_ps: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> Spread | None:
     """The spread of plain samples in picoseconds; None without any."""
     if times_ps.size == 0:

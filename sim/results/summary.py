@@ -98,6 +98,16 @@ def telling(value: float | None, limit: float, *, is_time: bool) -> tuple[str, s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenTime:
+    """A percentile that an SLO asks and that too few requests carry; named as a ``LimitedTime`` is."""
+
+    metric: str
+    num_finished: int
+    num_needed: int
+    of: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClassSummary:
     """The same metrics for one class of a mixture; the engine's own belong to all classes together."""
 
@@ -146,6 +156,7 @@ class Summary:
     kind: str = "serving"
     slo: tuple[SloLine, ...] = ()
     limited_times: tuple[LimitedTime, ...] = ()  # every time that an SLO limits, of each class too
+    open_times: tuple[OpenTime, ...] = ()  # of those that it asks, the ones without a value
     offered_per_s: float | None = None  # requests that came a second; None where there is no such rate
     window: str = ""  # ``window_s`` in words: how long, and what was left out before it
     headline: str = ""  # the metric that answers, where the scenario says so

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import ceil
+from math import ceil, inf
 from typing import TYPE_CHECKING
 
 from sim.results.metric import Metric, format_metric
@@ -12,6 +12,7 @@ from sim.scenario.dataclass import dataclass
 
 if TYPE_CHECKING:
     from sim.results.comparison import Comparison
+    from sim.results.summary import OpenTime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,8 +346,9 @@ its excursions are too few.
 def limits_told(comparison: Comparison, variant: str) -> str:
     """The limit of the SLO that binds in the variant of the sentence, and whether one seed decides."""
     times = [one for run in comparison.summaries[variant] for one in run.limited_times]
+    not_known = _open_told(comparison, variant)
     if not times:
-        return ""
+        return not_known
     closest = max(times, key=lambda one: one.ratio)
     missed = {one.name for one in times if one.ratio > 1}
     is_alone, num_seeds = len(comparison.all_variants) == 1, len(comparison.seeds)
@@ -359,7 +361,28 @@ def limits_told(comparison: Comparison, variant: str) -> str:
     seeds = f" in the worst of {num_seeds} seeds" if num_seeds > 1 else ""
     said = f"{subject} is {name}, {closest.in_words}{seeds}."
     share = "" if missed else _share_missed(comparison, variant)
-    return " ".join(filter(None, (said, share, _one_seed_told(comparison))))
+    return " ".join(filter(None, (said, not_known, share, _one_seed_told(comparison))))
+
+
+def _open_told(comparison: Comparison, variant: str) -> str:
+    """The percentiles that the SLO asks and that too few requests carry, where it is not missed anyway."""
+    runs = [run for run in comparison.summaries[variant] if run.meets_slo is not False]
+    groups: dict[tuple[int, int], list[str]] = {}
+    for one in min((run.open_times for run in runs), key=_fewest, default=()):
+        name = f"{label_of(comparison, one.metric)}{f' of {one.of}' if one.of else ''}"
+        groups.setdefault((one.num_finished, one.num_needed), []).append(name)
+    return " ".join(_not_known(names, num, needed) for (num, needed), names in groups.items())
+
+
+def _fewest(times: Sequence[OpenTime]) -> float:
+    """A run's rank: the one with the fewest requests carries least; one that carries all comes last."""
+    return min((one.num_finished for one in times), default=inf)
+
+
+def _not_known(names: Sequence[str], num: int, needed: int) -> str:
+    said, is_one = listed(names), len(names) == 1
+    verb, who = ("is", "it needs") if is_one else ("are", "they need")
+    return f"{said[0].upper()}{said[1:]} {verb} not known from {num:,} requests ({who} {needed:,})."
 
 
 def _share_missed(comparison: Comparison, variant: str) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from sim.arrays import PS_PER_S, Bools
-from sim.results.statistics import LEAST_SAMPLES_BEYOND, Spread, is_thin, spread, spread_of_runs
-from sim.results.summary import ClassSummary, LimitedTime, SloLine, Summary
+from sim.results.statistics import Spread, is_thin, samples_needed, spread, spread_of_runs
+from sim.results.summary import ClassSummary, LimitedTime, OpenTime, SloLine, Summary
 from sim.serving.judgement import judge, run_cautions
 from sim.serving.metrics import METRICS, REQUEST_TIMES, ServingMetric
 from sim.serving.record_statistics import (
@@ -60,6 +60,7 @@ def summarize(result: RunResult, *, keep_thin_percentiles: bool = False) -> Summ
         meets_slo=_all_meet_slo(result, metrics, by_class),
         slo=_slo_lines(result.scenario.slo, metrics),
         limited_times=_limited_times(result, metrics, by_class),
+        open_times=_open_times(result, metrics, by_class),
         verdict=verdict,
         warnings=run_cautions(
             result, metrics=metrics, verdict=verdict, thin=tuple(thin), are_thin_given=keep_thin_percentiles
@@ -137,7 +138,7 @@ def _fill_times(
         numbers.update({f"mean_{name}": sample.mean, f"max_{name}": sample.max, f"std_{name}": sample.std})
         for percent, value in sample.percentiles.items():
             if is_thin(sample.num_samples, percent):
-                needed = 100 * LEAST_SAMPLES_BEYOND // (100 - percent)
+                needed = samples_needed(percent)
                 thin[f"p{percent}_{name}"] = f"{sample.num_samples} samples; p{percent} needs {needed}"
             if keep_thin or not is_thin(sample.num_samples, percent):
                 numbers[f"p{percent}_{name}"] = value
@@ -340,6 +341,29 @@ def _limits_of(slo: Slo, numbers: Mapping[str, float | None], of: str = "") -> l
         for metric, limit in slo.known_limits(numbers).items()
         if (value := numbers[metric]) is not None
     ]
+
+
+def _open_times(
+    result: RunResult, metrics: Mapping[str, float | None], by_class: Mapping[str, ClassSummary]
+) -> tuple[OpenTime, ...]:
+    """Every percentile of a request's time that an SLO asks and that too few requests carry."""
+    asked = [(result.scenario.slo, metrics, "")]
+    classes = result.scenario.workload.classes or {}
+    asked += [
+        (one.slo, by_class[name].metrics, name)
+        for name, one in classes.items()
+        if one.slo is not None and name in by_class
+    ]
+    found = []
+    for slo, numbers, of in asked:
+        num = int(numbers["num_finished"] or 0)
+        for metric in slo.time_limits:
+            statistic, _, time = metric.partition("_")
+            is_of_requests = statistic != "mean" and time != "itl_s"  # gaps between tokens are many more
+            if numbers.get(metric) is None and is_of_requests and num and is_thin(num, int(statistic[1:])):
+                needed = samples_needed(int(statistic[1:]))
+                found.append(OpenTime(metric=metric, num_finished=num, num_needed=needed, of=of))
+    return tuple(found)
 
 
 def _whole_run(result: RunResult) -> dict[str, int]:

@@ -751,6 +751,13 @@ def test_of_devices_only_those_that_were_tried_cannot_help() -> None:
     assert note.endswith("; other GPUs were not tried.")
 
 
+def test_an_axis_is_not_too_short_where_it_is_open_whether_anything_misses() -> None:
+    rows = [made_row(meets_slo=None, slo_ratio=ratio, p99_ttft_s=None) for ratio in (0.14, 0.1)]
+    sweep = made_sweep({"replicas": ["1", "2"]}, rows)
+    assert axis_notes(sweep) == []
+    assert "too few requests carry the percentiles" in answer_words(sweep)
+
+
 def test_a_device_that_cannot_run_is_named_with_the_reason() -> None:
     why = "engine.dtype: v100-sxm2-16gb has no peak rate for bfloat16"
     rows = [made_row(num_gpus=1), made_row(cannot_run=why, meets_slo=None, verdict="CANNOT_RUN")]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from fake_results import fake_result, scenario
+from fake_results import fake_result, queue_result, scenario
 
 from sim.kinds.run import compare
 from sim.results.answer import answer_line
@@ -39,6 +40,30 @@ def test_the_largest_share_of_its_limit_binds() -> None:
     said = told(run(("p99_ttft_s", 0.3, 1.0), ("p99_tpot_s", 0.0259, 0.05)))
     assert "The tightest limit is p99 TPOT, 25.9 of 50 ms." in said
     assert OPEN not in said  # half of it: no seed overturns that
+
+
+@pytest.mark.parametrize(
+    ("num", "slo", "said"),
+    [
+        (150, Slo(p99_ttft_s=1.0, p50_tpot_s=1.0),
+         "P99 TTFT is not known from 150 requests (it needs 1,000)."),
+        (150, Slo(ttft_s=1.0, e2e_s=9.0),
+         "P99 TTFT and p99 end-to-end time are not known from 150 requests (they need 1,000)."),
+        (50, Slo(p90_ttft_s=1.0, p99_ttft_s=2.0),
+         "P90 TTFT is not known from 50 requests (it needs 100). P99 TTFT is not known from 50 requests (it"),
+        (150, Slo(p90_ttft_s=1.0, mean_ttft_s=1.0), ""),
+        (1000, Slo(p99_ttft_s=1.0), ""),
+        (150, Slo(p99_ttft_s=1.0, p50_ttft_s=0.001), ""),  # missed, whatever the other is
+    ],
+)  # fmt: skip
+def test_a_percentile_that_too_few_requests_carry_is_said_not_to_be_known(
+    num: int, slo: Slo, said: str
+) -> None:
+    arrival = np.arange(num) * 1.0
+    result = queue_result(arrival, np.zeros(num), np.full(num, 0.25), scenario=scenario(slo=slo))
+    answer = told(summarize(result))
+    assert ("not known from" in answer) is bool(said)
+    assert said in answer
 
 
 def test_units_that_differ_are_both_told() -> None:
