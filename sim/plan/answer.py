@@ -378,12 +378,11 @@ SAME = 0.02  # a difference below this is none: seeds and simulation are not mor
 
 
 @_once
-def least_of_devices(sweep: Sweep) -> Mapping[str, int | None]:
-    """By device the point with the fewest GPUs that meets the SLO, where one load and devices are asked."""
-    found = picks(sweep)
-    if len(found) != 1 or "hardware" not in choice_keys(sweep) or not has_slo(sweep):
+def least_of_devices(sweep: Sweep, pick: Pick) -> Mapping[str, int | None]:
+    """By device the point with the fewest GPUs that meets the SLO at a load, where devices are asked."""
+    if "hardware" not in choice_keys(sweep) or not has_slo(sweep):
         return {}
-    able = [i for i in found[0].indices if sweep.rows[i]["meets_slo"] is True and may_win(sweep.rows[i])]
+    able = [i for i in pick.indices if sweep.rows[i]["meets_slo"] is True and may_win(sweep.rows[i])]
     least: dict[str, int | None] = {}
     for device in dict.fromkeys(point.swept["hardware"] for point in sweep.points):
         own = [i for i in able if sweep.points[i].swept["hardware"] == device]

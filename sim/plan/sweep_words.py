@@ -170,7 +170,8 @@ def answer_parts(sweep: Sweep) -> tuple[str, str]:
     unable = "".join(f"; none can on {listed(names)}: {why}" for why, names in reasons.items())
     tail = f"{refused} of {len(sweep.rows)} points cannot run{unable}." if refused else ""
     lower = "" if "(too few requests" in said else judged_lower(sweep)
-    parts = (said, _one_seed_words(sweep, found), lower, _least_words(sweep), _missed_words(sweep), tail)
+    least, missed = _least_words(sweep, found), _missed_words(sweep)
+    parts = (said, _one_seed_words(sweep, found), lower, least, missed, tail)
     basis = (played(sweep), _assumed_words(sweep, found))
     return " ".join(filter(None, parts)), " ".join(filter(None, basis))
 
@@ -189,23 +190,24 @@ def _one_seed_words(sweep: Sweep, found: Sequence[Pick]) -> str:
     return f"One seed does not decide whether it is met: {ONE_SEED_LEAVES_OPEN}; {more}."
 
 
-def _least_words(sweep: Sweep) -> str:
-    """The fewest GPUs of each device that meet the SLO."""
-    least = least_of_devices(sweep)
-    if not any(index is not None for index in least.values()):
+def _least_words(sweep: Sweep, found: Sequence[Pick]) -> str:
+    """The fewest GPUs of each device that meet the SLO, at each of a few loads at which any does."""
+    won = [pick for pick in found if pick.winner is not None and least_of_devices(sweep, pick)]
+    if not won or len(found) > _LOADS_TOLD:
         return ""
-    told = [
-        f"{sweep.rows[i]['num_gpus']} × {device}{_price_beside(sweep.rows[i])}"
-        if i is not None
-        else f"no number tried of {device}"
-        for device, i in least.items()
-        if device not in unable_devices(sweep)
-    ]
-    return f"The fewest of each that meet it: {', '.join(told)}."
+    several = ", " if len(found) > 1 else ""
+    return f"The fewest of each that meet it{several}{_by_load(won, lambda pick: _least_at(sweep, pick))}."
 
 
-def _price_beside(row: Row) -> str:
-    return "" if row["usd_per_hour"] is None else f" (${number(row['usd_per_hour']):,.2f})"
+def _least_at(sweep: Sweep, pick: Pick) -> str:
+    unable, told = unable_devices(sweep), []
+    for device, i in least_of_devices(sweep, pick).items():
+        if device in unable:
+            continue
+        row = {} if i is None else sweep.rows[i]
+        price = f" (${number(cost):,.2f})" if (cost := row.get("usd_per_hour")) is not None else ""
+        told.append(f"{row['num_gpus']} × {device}{price}" if row else f"no number tried of {device}")
+    return ", ".join(told)
 
 
 def _missed_words(sweep: Sweep) -> str:
