@@ -201,7 +201,12 @@ def test_a_kernel_that_waits_for_l2_is_not_said_to_wait_for_hbm_and_an_assumed_r
     assert picture is not None
     assert "100 % of what L2 allows" in picture.reading
     assert "of what memory allows" not in picture.reading
-    assert [trace["name"] for trace in picture.traces if trace["name"].startswith("L2 allows")]
+    assert "L2 allows (assumed rate): base" in [trace["name"] for trace in picture.traces]
+    quick = long_rows("l4", block_m=128, block_n=64, num_warps=4)
+    other = roofline_picture({"base": [quick]}, lanes(["base"]))
+    assert other is not None
+    assert "of what compute allows and 60 % of what L2 allows" in other.reading
+    assert not [trace["name"] for trace in other.traces if trace["name"].startswith("L2 allows")]
 
 
 def test_a_stated_l2_rate_is_not_assumed_and_a_fast_one_leaves_the_kernel_to_compute() -> None:

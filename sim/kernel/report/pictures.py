@@ -77,7 +77,7 @@ def roofline_picture(runs: Runs, lanes: Sequence[Lane]) -> Picture | None:
         title="Roofline: what the device allows, and where the kernels stand",
         reading="; ".join(parts)
         + ". Bytes are those that L2 does not serve. The line is the device's peak and full bandwidth; what "
-        "compute allows, and memory (or L2, where most of it waits for that), is at the rates that these "
+        "compute allows, and memory (or L2, where that is the slower part of it), is at the rates that these "
         "kernels reach.",
         traces=traces,
         layout=layout(
@@ -103,7 +103,8 @@ def _allowed(run: KernelResult) -> dict[str, float]:
     """FLOP/s if the kernels had nothing but to compute, or nothing but to move their bytes."""
     roofs = alone(run.plan)
     alone_s = dict(zip(_RESOURCES, (roofs.compute_s, roofs.memory_s), strict=True))
-    if bound_of(run) == "L2":  # memory's time is L2's then: what HBM allows is the line's
+    bound, is_mostly_l2 = bound_of(run), roofs.l2_s > roofs.memory_s / 2
+    if bound == "L2" or (bound != "memory" and is_mostly_l2):  # what HBM allows is the line's then
         alone_s["L2"] = roofs.memory_s
     return {name: run.plan.flops / seconds for name, seconds in alone_s.items() if seconds}
 
@@ -143,20 +144,22 @@ def _roof(run: KernelResult, low: float, high: float, index: int) -> Trace:
 
 def _l2_roofs(shown: Sequence[tuple[Lane, KernelResult]], low: float, high: float) -> list[Trace]:
     """What L2 allows the kernels that it holds back, whatever HBM would: a level line for each height."""
-    levels: dict[float, list[Lane]] = {}
+    levels: dict[tuple[float, str], list[Lane]] = {}
     for lane, run in shown:
-        if level := _allowed(run).get("L2"):
-            levels.setdefault(float(f"{level / 1e12:.2g}"), []).append(lane)
+        level = _allowed(run).get("L2")
+        if level and bound_of(run) == "L2":
+            word = "" if run.scenario.hardware.l2_bytes_per_s else " (assumed rate)"
+            levels.setdefault((float(f"{level / 1e12:.3g}"), word), []).append(lane)
     return [
         {
             "type": "scatter",
             "mode": "lines",
-            "name": f"L2 allows: {', '.join(lane.label for lane in of)}",
+            "name": f"L2 allows{word}: {', '.join(lane.label for lane in of)}",
             "x": [low, high],
             "y": [level, level],
             "line": {"color": of[0].color, "dash": "dot"},
         }
-        for level, of in levels.items()
+        for (level, word), of in levels.items()
     ]
 
 
