@@ -35,6 +35,9 @@ _LONG_WAIT = 0.1  # of the time from the first arrival to the last
 _MANY = 0.05  # of the requests: so many clients that give up keep a queue short
 
 
+_STAYED = "stayed waiting"  # how a verdict tells a trend
+
+
 _FAR_ABOVE = 10  # times the SLO's limit of the first token, spent waiting
 
 
@@ -91,7 +94,7 @@ def _of_the_queue(result: RunResult, ids: Int64, span_ps: int, left: Verdict | N
     growth, t_statistic = trend(waiting)
     seen = growth, _finite(t_statistic), _drain_spans(requests, ids, span_ps)
     if is_growing(growth, t_statistic, ids.size):
-        return _word_for(f"of 100 requests that came {growth * 100:.2g} stayed waiting", *seen)
+        return _word_for(f"of 100 requests that came {growth * 100:.2g} {_STAYED}", *seen)
     if left is not None:
         return left
     load = load_of_capacity(result) or 0.0
@@ -252,7 +255,7 @@ def _queue(verdict: Verdict) -> Caution | None:
         )
     return Caution(
         kind="queue_grows",
-        observation="the queue grew while requests came",
+        observation=f"{'the queue grew' if _STAYED in verdict.reason else 'many waited'} while requests came",
         meaning="load above capacity: queue_s, ttft_s and e2e_s grow with the length of the run",
         remedy="lower arrivals.requests_per_s or add replicas; at this load compare requests_per_s only",
     )

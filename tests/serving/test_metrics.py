@@ -469,6 +469,8 @@ def test_a_load_above_the_capacity_that_is_computed_is_never_stable(
     verdict = judge(result)
     assert verdict.word == word
     assert ("105 % of what the engines can serve" in verdict.reason) is (load > 1)
+    said = {one.observation for one in summarize(result).warnings if one.kind == "queue_grows"}
+    assert said == ({"many waited while requests came"} if word == "BACKLOGGED" else set())
 
 
 def test_the_queue_that_an_arrival_meets() -> None:
