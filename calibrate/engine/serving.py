@@ -21,7 +21,6 @@ from sim.arrays import PS_PER_S
 from sim.serving.batching.continuous import continuous
 from sim.serving.batching.plan import KVView, Limits, Policy, StepPlan
 from sim.serving.kv.paged import PagedKV
-from sim.serving.recorder import BlockMapRecorder
 from sim.serving.request import Request
 from sim.serving.scheduler import Step
 
@@ -99,7 +98,7 @@ class RealEngine:
         self.device = pool.device
         # The recorder makes the pool hand out block numbers; of its own rows none are kept.
         blocks = num_gpu_blocks_override or pool.shape[0]
-        self.kv = PagedKV(blocks, pool.shape[1], block_map=BlockMapRecorder(0, 0))
+        self.kv = PagedKV(blocks, pool.shape[1], keeps_ids=True)
         self.waiting: deque[Request] = deque()
         self.running: dict[Request, None] = {}
         self.tokens: dict[Request, list[int]] = {}

@@ -1,7 +1,8 @@
 """Paged KV: blocks of ``block_size`` tokens on demand (vLLM, 2309.06180).
 
 The free list is a stack: a block freed last is given out first. Physical ids are kept only while a
-block map is drawn (``block_map`` given, and not full); no decision depends on them.
+block map is drawn (``block_map`` given, and not full), and for a real engine (``keeps_ids``); no decision
+depends on them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ class PagedKV:
     is_paged = True
 
     def __init__(
-        self, total: int, block_size: int, watermark: int = 0, block_map: BlockMapRecorder | None = None
+        self,
+        total: int,
+        block_size: int,
+        watermark: int = 0,
+        block_map: BlockMapRecorder | None = None,
+        *,
+        keeps_ids: bool = False,
     ) -> None:
         self.total = total
         self.free = total
@@ -32,7 +39,8 @@ class PagedKV:
         self.capacity_tokens = total * block_size
         self.watermark = watermark
         self.block_map = block_map
-        self._stack = list(range(total - 1, -1, -1)) if block_map is not None else []
+        self._keeps_ids = keeps_ids
+        self._stack = list(range(total - 1, -1, -1)) if self._has_ids() else []
 
     @classmethod
     def of(cls, settings: KVSettings) -> PagedKV:
@@ -63,11 +71,12 @@ class PagedKV:
         """Gives it more blocks; the caller has checked ``free``."""
         self.free -= num_units
         request.reserved += num_units
-        if self.block_map is not None and not self.block_map.is_truncated:
+        if self._has_ids():
             for _ in range(num_units):
                 block = self._stack.pop()
                 request.blocks.append(block)
-                self.block_map.take(block * self.block_size, self.block_size, request.id, now_ps)
+                if self.block_map is not None:
+                    self.block_map.take(block * self.block_size, self.block_size, request.id, now_ps)
 
     def settle(self, request: Request) -> None:
         """Counts its blocks anew: those that its computed tokens fill."""
@@ -79,11 +88,15 @@ class PagedKV:
         if self.free > self.total:
             raise InvariantError(f"KV blocks given back twice: {request!r}, {self.free} free of {self.total}")
         request.reserved = 0
-        if self.block_map is not None and not self.block_map.is_truncated:
+        if self._has_ids():
             while request.blocks:
                 block = request.blocks.pop()
                 self._stack.append(block)
-                self.block_map.give(block * self.block_size, now_ps)
+                if self.block_map is not None:
+                    self.block_map.give(block * self.block_size, now_ps)
+
+    def _has_ids(self) -> bool:
+        return self._keeps_ids or (self.block_map is not None and not self.block_map.is_truncated)
 
     def used_tokens(self) -> int:
         """Tokens' worth of blocks in use."""
