@@ -149,8 +149,8 @@ class Serving(Kind["Scenario", "RunResult"]):
 
     @property
     def scenario(self) -> type[Scenario]:
-        import sim.serving.batching.registry  # they announce the choices of the scenario's fields
-        import sim.serving.metrics  # noqa: F401
+        import sim.serving.batching.registry
+        import sim.serving.metrics  # noqa: F401  both announce the choices of the scenario's fields
         from sim.serving.scenario import Scenario
 
         return Scenario

@@ -11,9 +11,12 @@ from fake_results import fake_result, queue_result, scenario
 from sim.kinds.run import compare
 from sim.results.answer import answer_line
 from sim.results.summary import LimitedTime, SloLine, Summary
+from sim.scenario.distribution import Distribution
 from sim.serving.scenario import RequestClass, Slo, Workload
 from sim.serving.summary import summarize
 from sim.serving.workload.arrivals import Arrivals
+
+ONE = Distribution(distribution="fixed", value=1)
 
 PLAIN = summarize(fake_result([], scenario=scenario(slo=Slo(ttft_s=1.0))))
 OPEN = "One seed does not decide whether"
@@ -115,7 +118,7 @@ def test_a_share_that_misses_though_every_limit_is_kept_is_told() -> None:
 def test_the_limits_of_a_run_are_those_of_its_slo_and_of_its_classes() -> None:
     """A class's own limit may be the one that binds."""
     classes = {
-        name: RequestClass(share=1.0, prompt_tokens=None, output_tokens=None, slo=slo)  # type: ignore[arg-type]
+        name: RequestClass(share=1.0, prompt_tokens=ONE, output_tokens=ONE, slo=slo)
         for name, slo in (("chat", Slo(p50_ttft_s=2.0)), ("batch", None))
     }
     workload = Workload(arrivals=Arrivals(process="poisson", requests_per_s=1.0), classes=classes)
