@@ -16,9 +16,10 @@ from sim.price.providers.analytic import AnalyticTimes
 from sim.results.statistics import student_t_quantile
 from sim.results.verdict import Verdict, Word
 from sim.scenario.caution import Caution
-from sim.serving.record_statistics import num_in_system_at_arrival, num_waiting_at_arrival
+from sim.serving.record_statistics import num_waiting_at_arrival
 from sim.serving.records import ABORTED, UNFINISHED, RequestColumns, RunResult
 from sim.serving.scenario import Scenario
+from sim.serving.window import num_in_system
 
 _NUM_BATCHES = 8
 
@@ -134,7 +135,7 @@ def _why_too_short(requests: RequestColumns, ids: Int64, span_ps: int) -> str:
     Above capacity the requests that run grow in number first, and the queue only when all places are taken.
     And where requests wait for a good part of the time in which they come, the queue is that of its start.
     """
-    growth, t_statistic = trend(num_in_system_at_arrival(requests, ids))
+    growth, t_statistic = trend(num_in_system(requests, requests.arrival_ps[ids]))
     if is_growing(growth, t_statistic, ids.size):
         stayed = f"of 100 requests that came {growth * 100:.2g} stayed in the system"
         return f"{stayed}, so the offered load may be above capacity"

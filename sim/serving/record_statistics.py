@@ -95,15 +95,6 @@ def met_bounds(requests: RequestColumns, slos: tuple[Slo, ...]) -> Mapping[str, 
     return met
 
 
-def num_in_system_at_arrival(requests: RequestColumns, ids: Int64) -> Int64:
-    """How many requests wait or run when each of ``ids`` (in order of arrival) comes."""
-    arrived = np.sort(requests.arrival_ps[requests.arrival_ps >= 0])
-    left = np.sort(requests.finish_ps[(requests.finish_ps >= 0) & (requests.arrival_ps >= 0)])
-    moments = requests.arrival_ps[ids]
-    present: Int64 = np.searchsorted(arrived, moments) - np.searchsorted(left, moments, side="right")
-    return present
-
-
 def num_waiting_at_arrival(requests: RequestColumns, ids: Int64) -> Int64:
     """How many requests wait when each of ``ids`` (in order of arrival) comes; warm-up ones count too.
 

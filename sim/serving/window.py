@@ -136,10 +136,16 @@ def mser5(series: Int64) -> int | None:
 
 def in_system_at_arrivals(requests: RequestColumns, measured: Bools) -> tuple[Int64, Int64]:
     """(requests in the system when each measured one arrives, when that is), in order of arrival."""
+    moments = np.sort(requests.arrival_ps[measured])
+    return num_in_system(requests, moments), moments
+
+
+def num_in_system(requests: RequestColumns, moments_ps: Int64) -> Int64:
+    """How many requests wait or run at each of these moments, who arrives just then left out."""
     arrived = np.sort(requests.arrival_ps[requests.arrival_ps >= 0])
     left = np.sort(requests.finish_ps[(requests.finish_ps >= 0) & (requests.arrival_ps >= 0)])
-    moments = np.sort(requests.arrival_ps[measured])
-    return np.searchsorted(arrived, moments) - np.searchsorted(left, moments, side="right"), moments
+    present: Int64 = np.searchsorted(arrived, moments_ps) - np.searchsorted(left, moments_ps, side="right")
+    return present
 
 
 def completion_gaps(requests: RequestColumns) -> tuple[Int64, Int64]:
