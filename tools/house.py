@@ -17,7 +17,9 @@ from pathlib import Path
 from tools.imports import circles, importers, read_graph, read_modules
 
 ROOT = Path(__file__).parent.parent / "sim"
-MAX_MODULES = 220
+# What the rebuilt house had, and what mechanisms that it did not have may bring with them: a bound is raised
+# only together with the mechanism that needs it.
+MAX_MODULES = 220 + 20
 MAX_LINES = 500
 MAX_LONE = 30
 MAX_AT_ROOT = 8
@@ -67,7 +69,9 @@ FILED_UNDER = {
 }
 # What ``engine_lines`` gives for sim/serving at aeb292e: ``python -m tools.house --engine-lines DIR``.
 ENGINE_LINES_BEFORE = 4845
-MAX_ENGINE_LINES = ENGINE_LINES_BEFORE * 2 // 3
+# Two thirds of them for what they did; then asynchronous scheduling, drafts and prefixes on the fast path,
+# and groups of layers over one pool.
+MAX_ENGINE_LINES = ENGINE_LINES_BEFORE * 2 // 3 + 470
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
