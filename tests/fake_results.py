@@ -11,7 +11,8 @@ from plain_engine import plain_engine
 
 from sim.arrays import PS_PER_S
 from sim.hardware import CURVE_SIZE_UNITS, EfficiencyCurve, HardwareProfile
-from sim.model.shape import ModelShape
+from sim.model.mixers import AttentionShape
+from sim.model.shape import LayerShape, MlpShape, ModelShape
 from sim.serving.records import (
     ABORTED,
     FINISHED,
@@ -41,10 +42,12 @@ HARDWARE = HardwareProfile(
 )  # fmt: skip
 
 MODEL = ModelShape(
-    name="tiny", architecture="llama", hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-    num_attention_heads=4, num_key_value_heads=2, head_dim=16, vocab_size=100, max_position_embeddings=1024,
-    dtype="bfloat16", tie_word_embeddings=True, mlp_matrices=3, attention_bias=False, mlp_bias=False,
-    layer_types=("full_attention",) * 2, sliding_window=None, learned_positions=0, norm="rmsnorm",
+    name="tiny", architecture="llama", hidden_size=64, intermediate_size=128, vocab_size=100,
+    max_position_embeddings=1024, dtype="bfloat16", tie_word_embeddings=True, pattern=(0, 0),
+    kinds=(LayerShape(
+        mixers=(AttentionShape(num_heads=4, num_kv_heads=2, head_dim=16, v_head_dim=16),),
+        mlps=(MlpShape(intermediate_size=128),),
+    ),),
 )  # fmt: skip
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from plain_engine import plain_engine
 
 from sim.hardware import HardwareProfile
-from sim.model.shape import ModelShape
+from sim.model.mixers import AttentionShape
+from sim.model.shape import LayerShape, MlpShape, ModelShape
 from sim.rng import stream
 from sim.scenario.distribution import Distribution
 from sim.scenario.fields import Threshold
@@ -181,12 +182,12 @@ def toy_hardware() -> HardwareProfile:
 
 def toy_model() -> ModelShape:
     """An invented model."""
+    attention = AttentionShape(num_heads=4, num_kv_heads=4, head_dim=64, v_head_dim=64)
+    layer = LayerShape(mixers=(attention,), mlps=(MlpShape(intermediate_size=1024),))
     return ModelShape(
         name="toy-model", architecture="llama", hidden_size=256, intermediate_size=1024,
-        num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4, head_dim=64, vocab_size=1000,
-        max_position_embeddings=512, dtype="bfloat16", tie_word_embeddings=False, mlp_matrices=3,
-        attention_bias=False, mlp_bias=False, layer_types=("full_attention",) * 4, sliding_window=None,
-        learned_positions=0, norm="rmsnorm",
+        vocab_size=1000, max_position_embeddings=512, dtype="bfloat16", tie_word_embeddings=False,
+        kinds=(layer,), pattern=(0,) * 4,
     )  # fmt: skip
 
 

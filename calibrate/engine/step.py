@@ -12,7 +12,8 @@ from calibrate.engine.llama import Batch, Layer, Llama, random_llama
 from kernels import paged_decode_attention, rms_norm, rope_cache, silu_mul
 from kernels.launch import cdiv
 from sim.model.config import load_model
-from sim.model.shape import ModelShape
+from sim.model.mixers import AttentionShape
+from sim.model.shape import LayerShape, MlpShape, ModelShape
 
 BLOCK_SIZE = 16
 CHECKED_SEQUENCES = 2
@@ -43,15 +44,16 @@ def cut_down(shape: ModelShape, num_layers: int, width: int) -> ModelShape:
     """The same proportions with fewer layers and a narrower hidden size: for the interpreter."""
     if not width:
         return shape
+    layer = LayerShape(
+        mixers=(AttentionShape(num_heads=4, num_kv_heads=2, head_dim=16, v_head_dim=16),),
+        mlps=(MlpShape(intermediate_size=2 * width),),
+    )
     return replace(
         shape,
-        num_hidden_layers=num_layers,
-        layer_types=shape.layer_types[:num_layers],
+        kinds=(layer,),
+        pattern=(0,) * num_layers,
         hidden_size=width,
         intermediate_size=2 * width,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
         vocab_size=2 * width,
     )
 

@@ -21,7 +21,8 @@ from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile, load_hardware
 from sim.hardware.laws.device import Floats
 from sim.model.config import load_model
-from sim.model.counts import kv_heads_per_gpu, layer_matrices
+from sim.model.counts import kv_heads_per_gpu
+from sim.model.matrices import layer_matrices
 from sim.model.shape import ModelShape
 from sim.price.providers.analytic import AnalyticTimes
 from sim.price.providers.table import SHAPE_KEYS

@@ -17,7 +17,8 @@ from calibrate.fit.timings import chosen_rows, graph_start_s, kernel_s, who_meas
 from calibrate.importing.table_writing import Measured, Row
 from sim.errors import ScenarioError
 from sim.model.config import load_model
-from sim.model.counts import kv_heads_per_gpu, layer_matrices
+from sim.model.counts import kv_heads_per_gpu
+from sim.model.matrices import layer_matrices
 from sim.model.shape import ModelShape
 from sim.price.providers.table import SHAPE_KEYS
 

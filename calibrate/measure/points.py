@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from kernels import KERNELS
 from sim.model.config import load_model
-from sim.model.counts import layer_matrices
+from sim.model.matrices import layer_matrices
 
 Size = Mapping[str, int]
 MAX_STEP_TOKENS = 800_000  # batch × context of a decode step: 105 GB of KV cache for Llama-3.1-8B

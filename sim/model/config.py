@@ -10,7 +10,8 @@ from typing import Any
 
 from sim.errors import ScenarioError, some_of
 from sim.model.families import FAMILIES, LARGEST, ConfigReader, listed_layers, num_layers
-from sim.model.shape import MambaShape, MlaShape, ModelShape, MoeShape
+from sim.model.mixers import AttentionShape, MambaShape, Mixer, MlaShape
+from sim.model.shape import LayerShape, MlpShape, ModelShape, MoeShape, kinds_of
 from sim.scenario.not_modelled import not_modelled
 from sim.scenario.shipped import data_dir
 
@@ -41,33 +42,37 @@ def mixture_of_experts(c: ConfigReader, found: Mapping[str, Any]) -> Fields:
             moe_intermediate_size=inner,
             num_shared_experts=shared or int(width > 0),
             shared_expert_intermediate_size=width,
-            num_dense_layers=_num_dense_layers(c, found["num_hidden_layers"]),
             router_bias=found.get("router_bias", False),
             shared_expert_gate=c.has("shared_expert_intermediate_size"),
-        )
+            num_matrices=found["mlp_matrices"],
+            bias=found.get("mlp_bias", False),
+        ),
+        "dense_layers": _dense_layers(c, found["num_hidden_layers"]),
     }
 
 
-def _num_dense_layers(c: ConfigReader, layers: int) -> int:
+def _dense_layers(c: ConfigReader, layers: int) -> frozenset[int]:
     """Layers without experts: the first ones, all but every n-th, or those listed."""
     first = c.count("first_k_dense_replace", default=0, least=0)
     if c.value("expert_layer_period") is not None:  # Jamba
         period, offset = c.count("expert_layer_period"), c.count("expert_layer_offset", default=0, least=0)
-        return sum(i % period != offset for i in range(layers))
+        return frozenset(i for i in range(layers) if i % period != offset)
     step = c.count("decoder_sparse_step", "moe_layer_freq", "interleave_moe_layer_step", default=1)
     listed = c.value("mlp_only_layers") or []
     if not isinstance(listed, list) or not all(type(i) is int and 0 <= i < layers for i in listed):
         raise c.refuse("not a list of layers", "mlp_only_layers", given=listed, allowed=f"0 to {layers - 1}")
     at = 0 if c.has("moe_layer_freq") else 1  # DeepSeek counts from layer 0, Qwen from 1
-    return sum(i < first or (i + at) % step != 0 or i in listed for i in range(layers))
+    return frozenset(i for i in range(layers) if i < first or (i + at) % step != 0 or i in listed)
 
 
-def latent_attention(c: ConfigReader) -> Fields:
+def latent_attention(c: ConfigReader, found: Mapping[str, Any]) -> Fields:
     """The ``mla`` field, where the config has a ``kv_lora_rank``."""
     if c.value("kv_lora_rank") is None:
         return {}
     return {
         "mla": MlaShape(
+            num_heads=found["num_attention_heads"],
+            output_bias=found.get("attention_output_bias", False),
             kv_lora_rank=c.count("kv_lora_rank", most=10_000_000),
             qk_rope_head_dim=c.count("qk_rope_head_dim", most=1_000_000),
             qk_nope_head_dim=c.count("qk_nope_head_dim", most=1_000_000),
@@ -87,7 +92,8 @@ def mamba_mixer(c: ConfigReader, found: Mapping[str, Any]) -> Fields:
         "mamba": MambaShape(
             d_state=c.count("mamba_d_state", default=16, most=1_000_000),
             d_conv=c.count("mamba_d_conv", default=4, most=1_000_000),
-            expand=c.count("mamba_expand", default=2, most=1_000),
+            inner_size=c.count("mamba_expand", default=2, most=1_000) * found["hidden_size"],
+            norms=True,
             dt_rank=computed if rank in (None, "auto") else c.count("mamba_dt_rank", most=1_000_000),
             conv_bias=c.flag("mamba_conv_bias", True),
             proj_bias=c.flag("mamba_proj_bias", False),
@@ -136,9 +142,11 @@ def shape_from_config(
     family = FAMILIES.get(architecture)
     found: dict[str, Any] = family(c) if family else _generic(c)
     found = _common(c, found) | found
-    found |= mixture_of_experts(c, found) | latent_attention(c) | mamba_mixer(c, found)
+    found |= mixture_of_experts(c, found) | latent_attention(c, found) | mamba_mixer(c, found)
     _check(c, found)
     _refuse_unused(c, must_use)
+    kinds, pattern = kinds_of(_layers(found))
+    found |= {"kinds": kinds, "pattern": pattern}
     known = {field.name for field in fields(ModelShape)}
     found = {key: value for key, value in found.items() if key in known}
     about = about or {}
@@ -150,6 +158,39 @@ def shape_from_config(
         published_parameters=about.get("published_parameters"),
         published_parameters_source=about.get("published_parameters_source", ""),
         **found,
+    )
+
+
+def _layers(found: Mapping[str, Any]) -> Iterable[LayerShape]:
+    moe, dense = found.get("moe"), found.get("dense_layers", ())
+    mlp = MlpShape(
+        intermediate_size=found["intermediate_size"],
+        num_matrices=found["mlp_matrices"],
+        bias=found.get("mlp_bias", False),
+    )
+    for index, kind in enumerate(found["layer_types"]):
+        mixer = _mixer(found, kind)
+        mlps = (mlp,) if moe is None or index in dense else (moe,)
+        yield LayerShape(mixers=(mixer,), mlps=mlps, norms=found.get("norms_per_layer", 2))
+
+
+def _mixer(found: Mapping[str, Any], kind: str) -> Mixer:
+    if kind == "mamba":
+        mamba: MambaShape = found["mamba"]
+        return mamba
+    if "mla" in found:
+        mla: MlaShape = found["mla"]
+        return mla
+    return AttentionShape(
+        num_heads=found["num_attention_heads"],
+        num_kv_heads=found["num_key_value_heads"],
+        head_dim=found["head_dim"],
+        v_head_dim=found["head_dim"],
+        window=found["sliding_window"] if kind == "sliding_attention" else None,
+        bias=found["attention_bias"],
+        output_bias=found.get("attention_output_bias", False),
+        sinks=found.get("attention_sinks", False),
+        qk_norm=found.get("qk_norm", "none"),
     )
 
 

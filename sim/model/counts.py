@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from math import prod
 
 from sim.errors import ScenarioError
-from sim.model.shape import Dtype, DtypeChoice, MlaShape, ModelShape, Quantization, Stage
-from sim.scenario.dataclass import dataclass
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Matrix:
-    """One projection y[n] = W[n, k] x[k], the same in ``layers`` layers; n and k are per GPU.
-
-    ``kind``: column splits n, row splits k and ends in an all-reduce, replicated is whole on every
-    GPU. With experts, each of ``num_experts`` has its own W and a token visits ``experts_per_token``.
-    """
-
-    name: str
-    n: int
-    k: int
-    layers: int
-    kind: Literal["column", "row", "replicated"]
-    num_experts: int = 1
-    experts_per_token: int = 1
+from sim.model.matrices import Matrix, groups_of_gpu, kv_heads_of_gpu, layer_matrices, share
+from sim.model.mixers import (
+    AttentionShape,
+    DeltaShape,
+    LinearAttentionShape,
+    Mamba2Shape,
+    MambaShape,
+    Mixer,
+    MlaShape,
+    ShortConvShape,
+    StateMixer,
+)
+from sim.model.shape import (
+    Dtype,
+    DtypeChoice,
+    LayerShape,
+    Mlp,
+    MlpShape,
+    ModelShape,
+    Quantization,
+    Stage,
+)
 
 
 def check_tensor_parallel_size(m: ModelShape, tensor_parallel_size: int) -> None:
@@ -49,108 +52,8 @@ def check_tensor_parallel_size(m: ModelShape, tensor_parallel_size: int) -> None
 
 
 def kv_heads_per_gpu(m: ModelShape, tensor_parallel_size: int) -> int:
-    """KV heads on one GPU: split over the group, at least one each (then they are replicated)."""
-    return max(1, _share(m.num_key_value_heads, tensor_parallel_size))
-
-
-def layer_matrices(m: ModelShape, tensor_parallel_size: int = 1) -> tuple[Matrix, ...]:
-    """Every matrix that a token is multiplied with, in the order of the forward pass, per GPU.
-
-    Fused as vLLM fuses them (q, k and v in one; gate and up in one). The token embedding is a
-    lookup and not listed; lm_head is, tied or not. Splits are Megatron's (arXiv:1909.08053, section 3);
-    vLLM's padding of the vocabulary to a multiple of 64 is not modelled.
-    """
-    tp = tensor_parallel_size
-    lm_head = Matrix(name="lm_head", n=_share(m.vocab_size, tp), k=m.hidden_size, layers=1, kind="column")
-    mixers = (*_attention_matrices(m, tp), *_mamba_matrices(m, tp))
-    return (*mixers, *_mlp_matrices(m, tp), *_expert_matrices(m, tp), lm_head)
-
-
-def _share(size: int, tensor_parallel_size: int) -> int:
-    return -(-size // tensor_parallel_size)
-
-
-def _attention_matrices(m: ModelShape, tp: int) -> tuple[Matrix, ...]:
-    layers = m.num_attention_layers
-    if layers == 0:
-        return ()
-    if m.mla is not None:
-        return _latent_attention_matrices(m, m.mla, tp)
-    heads = _share(m.num_attention_heads, tp)
-    qkv = (heads + 2 * kv_heads_per_gpu(m, tp)) * m.head_dim
-    return (
-        Matrix(name="qkv_proj", n=qkv, k=m.hidden_size, layers=layers, kind="column"),
-        Matrix(name="o_proj", n=m.hidden_size, k=heads * m.head_dim, layers=layers, kind="row"),
-    )
-
-
-def _latent_attention_matrices(m: ModelShape, mla: MlaShape, tp: int) -> tuple[Matrix, ...]:
-    """DeepSeek-V2's projections (arXiv:2405.04434, section 2.1): the compressions are on every GPU."""
-    layers, heads = m.num_attention_layers, _share(m.num_attention_heads, tp)
-    q = heads * (mla.qk_nope_head_dim + mla.qk_rope_head_dim)
-    kv_a = mla.kv_lora_rank + mla.qk_rope_head_dim
-    kv_b = heads * (mla.qk_nope_head_dim + mla.v_head_dim)
-    queries: tuple[Matrix, ...]
-    if mla.q_lora_rank is None:
-        queries = (Matrix(name="q_proj", n=q, k=m.hidden_size, layers=layers, kind="column"),)
-    else:
-        rank = mla.q_lora_rank
-        queries = (
-            Matrix(name="q_a_proj", n=rank, k=m.hidden_size, layers=layers, kind="replicated"),
-            Matrix(name="q_b_proj", n=q, k=rank, layers=layers, kind="column"),
-        )
-    return (
-        *queries,
-        Matrix(name="kv_a_proj", n=kv_a, k=m.hidden_size, layers=layers, kind="replicated"),
-        Matrix(name="kv_b_proj", n=kv_b, k=mla.kv_lora_rank, layers=layers, kind="column"),
-        Matrix(name="o_proj", n=m.hidden_size, k=heads * mla.v_head_dim, layers=layers, kind="row"),
-    )
-
-
-def _mamba_matrices(m: ModelShape, tp: int) -> tuple[Matrix, ...]:
-    layers = m.layer_types.count("mamba")
-    if m.mamba is None or layers == 0:
-        return ()
-    inner, states = _share(m.mamba.expand * m.hidden_size, tp), m.mamba.dt_rank + 2 * m.mamba.d_state
-    return (
-        Matrix(name="in_proj", n=2 * inner, k=m.hidden_size, layers=layers, kind="column"),
-        Matrix(name="x_proj", n=states, k=inner, layers=layers, kind="row"),
-        Matrix(name="dt_proj", n=inner, k=m.mamba.dt_rank, layers=layers, kind="column"),
-        Matrix(name="out_proj", n=m.hidden_size, k=inner, layers=layers, kind="row"),
-    )
-
-
-def _mlp_matrices(m: ModelShape, tp: int) -> tuple[Matrix, ...]:
-    layers = m.num_dense_mlp_layers
-    if layers == 0:
-        return ()
-    inner = _share(m.intermediate_size, tp)
-    name = "gate_up_proj" if m.mlp_matrices == 3 else "up_proj"
-    return (
-        Matrix(name=name, n=(m.mlp_matrices - 1) * inner, k=m.hidden_size, layers=layers, kind="column"),
-        Matrix(name="down_proj", n=m.hidden_size, k=inner, layers=layers, kind="row"),
-    )
-
-
-def _expert_matrices(m: ModelShape, tp: int) -> tuple[Matrix, ...]:
-    """Router, routed experts and shared experts; tensor parallelism splits inside every expert."""
-    if m.moe is None or m.num_moe_layers == 0:
-        return ()
-    layers, moe, hidden, ups = m.num_moe_layers, m.moe, m.hidden_size, m.mlp_matrices - 1
-    inner, shared = _share(moe.moe_intermediate_size, tp), _share(moe.shared_expert_intermediate_size, tp)
-    routed = {"layers": layers, "num_experts": moe.num_experts, "experts_per_token": moe.num_experts_per_tok}
-    matrices = (
-        Matrix(name="router", n=moe.num_experts, k=hidden, layers=layers, kind="replicated"),
-        Matrix(name="moe_gate_up", n=ups * inner, k=hidden, kind="column", **routed),
-        Matrix(name="moe_down", n=hidden, k=inner, kind="row", **routed),
-    )
-    if shared == 0:
-        return matrices
-    return (
-        *matrices,
-        Matrix(name="shared_gate_up", n=ups * shared, k=hidden, layers=layers, kind="column"),
-        Matrix(name="shared_down", n=hidden, k=shared, layers=layers, kind="row"),
-    )
+    """KV heads on one GPU of the model's (first full) attention."""
+    return kv_heads_of_gpu(m.num_key_value_heads, tensor_parallel_size)
 
 
 def num_parameters(m: ModelShape) -> int:
@@ -176,50 +79,67 @@ def num_active_parameters(m: ModelShape) -> int:
 
 
 def embedding_parameters(m: ModelShape) -> int:
-    """Token embedding and learned positions; the lm_head is a matrix."""
-    return (m.vocab_size + m.learned_positions) * m.hidden_size
+    """Token embedding, learned positions and other tables; the lm_head is a matrix."""
+    return (m.vocab_size + m.learned_positions) * m.hidden_size + m.other_embedding_parameters
 
 
 def vector_parameters(m: ModelShape) -> int:
-    """Everything that is not a matrix: norms, biases, attention sinks, Mamba's vectors."""
-    per_norm = m.hidden_size * (2 if m.norm == "layernorm" else 1)
-    norms = (m.norms_per_layer * m.num_hidden_layers + 1 + m.embedding_norm) * per_norm
-    return norms + _attention_vectors(m) + _mamba_vectors(m) + _mlp_vectors(m) + m.lm_head_bias * m.vocab_size
+    """Everything that is not a matrix: norms, biases, attention sinks, convolutions, recurrent vectors."""
+    per_norm = m.hidden_size * {"layernorm": 2, "none": 0}.get(m.norm, 1)
+    total = (1 + m.embedding_norm) * per_norm + m.lm_head_bias * m.vocab_size
+    for kind, count in m.counted_kinds():
+        per_layer = kind.norms * per_norm + kind.vectors
+        per_layer += sum(_mixer_vectors(mixer, m.hidden_size) for mixer in kind.mixers)
+        per_layer += sum(_mlp_vectors(mlp, m.hidden_size) for mlp in kind.mlps)
+        total += count * per_layer
+    return total
 
 
 def _parameters_of(matrix: Matrix) -> int:
     return matrix.n * matrix.k * matrix.layers * matrix.num_experts
 
 
-def _attention_vectors(m: ModelShape) -> int:
-    heads, kv_heads = m.num_attention_heads, m.num_key_value_heads
-    per_layer = m.attention_output_bias * m.hidden_size + m.attention_sinks * heads
-    if m.mla is not None:
-        per_layer += m.mla.kv_lora_rank + (m.mla.q_lora_rank or 0)
-        return per_layer * m.num_attention_layers
-    per_layer += m.attention_bias * (heads + 2 * kv_heads) * m.head_dim
-    per_layer += {"none": 0, "per_head": 2, "full": heads + kv_heads}[m.qk_norm] * m.head_dim
-    return per_layer * m.num_attention_layers
+def _mixer_vectors(mixer: Mixer, hidden: int) -> int:
+    if isinstance(mixer, AttentionShape):
+        return _attention_vectors(mixer, hidden)
+    if isinstance(mixer, MlaShape):
+        indexer = 2 * mixer.indexer.head_dim if mixer.indexer and mixer.indexer.own else 0
+        return mixer.kv_lora_rank + (mixer.q_lora_rank or 0) + mixer.output_bias * hidden + indexer
+    if isinstance(mixer, MambaShape):
+        inner = mixer.inner_size
+        # Convolution, A, D and the step's bias.
+        entries = inner * (mixer.d_conv + mixer.conv_bias + mixer.d_state + 1 + 1)
+        entries += mixer.norms * (mixer.dt_rank + 2 * mixer.d_state)
+        return entries + mixer.proj_bias * (2 * inner + hidden)
+    if isinstance(mixer, Mamba2Shape):
+        convolved = mixer.inner_size + 2 * mixer.num_groups * mixer.d_state
+        entries = convolved * (mixer.d_conv + mixer.conv_bias) + 3 * mixer.num_heads
+        entries += mixer.gated_norm * mixer.inner_size
+        return entries + mixer.proj_bias * (mixer.inner_size + convolved + mixer.num_heads + hidden)
+    if isinstance(mixer, DeltaShape):
+        steps = mixer.key_size if mixer.forgets_by_entry else mixer.num_value_heads
+        entries = (2 * mixer.key_size + mixer.value_size) * mixer.d_conv
+        return entries + steps + mixer.num_value_heads + mixer.value_head_dim
+    if isinstance(mixer, LinearAttentionShape):
+        norms = mixer.output_norm * mixer.num_heads * mixer.head_dim
+        return norms + mixer.qk_norm * 2 * mixer.head_dim
+    return mixer.inner_size * mixer.d_conv + mixer.bias * (4 * mixer.inner_size + hidden)
 
 
-def _mamba_vectors(m: ModelShape) -> int:
-    """Convolution, A, D, the step's bias, and Jamba's norms of dt, B and C."""
-    if m.mamba is None:
-        return 0
-    mamba, inner = m.mamba, m.mamba.expand * m.hidden_size
-    per_layer = inner * (mamba.d_conv + mamba.conv_bias + mamba.d_state + 1 + 1)
-    per_layer += mamba.dt_rank + 2 * mamba.d_state + mamba.proj_bias * (2 * inner + m.hidden_size)
-    return per_layer * m.layer_types.count("mamba")
+def _attention_vectors(a: AttentionShape, hidden: int) -> int:
+    has_kv = a.kv_source is None
+    kv_heads = a.num_kv_heads if has_kv else 0
+    biased = a.num_heads * a.head_dim + kv_heads * (a.head_dim + (0 if a.value_is_key else a.v_head_dim))
+    normed = {"none": 0, "per_head": 1 + has_kv, "full": a.num_heads + kv_heads}[a.qk_norm] * a.head_dim
+    return a.output_bias * hidden + a.sinks * a.num_heads + a.bias * biased + normed
 
 
-def _mlp_vectors(m: ModelShape) -> int:
-    ups = m.mlp_matrices - 1
-    vectors = m.mlp_bias * (ups * m.intermediate_size + m.hidden_size) * m.num_dense_mlp_layers
-    if m.moe is None:
-        return vectors
-    per_layer = m.mlp_bias * m.moe.num_experts * (ups * m.moe.moe_intermediate_size + m.hidden_size)
-    per_layer += m.moe.router_bias * m.moe.num_experts + m.moe.shared_expert_gate * m.hidden_size
-    return vectors + per_layer * m.num_moe_layers
+def _mlp_vectors(mlp: Mlp, hidden: int) -> int:
+    ups = mlp.num_matrices - 1
+    if isinstance(mlp, MlpShape):
+        return mlp.bias * (ups * mlp.intermediate_size + hidden)
+    biases = mlp.bias * mlp.num_experts * (ups * mlp.moe_intermediate_size + hidden)
+    return biases + mlp.router_bias * mlp.num_experts + mlp.shared_expert_gate * hidden
 
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1}
@@ -250,35 +170,90 @@ def kv_dtype_bytes(m: ModelShape, kv_cache_dtype: str = "auto", dtype: DtypeChoi
 
 
 def kv_bytes_per_token(m: ModelShape, dtype_bytes: int, tensor_parallel_size: int = 1) -> int:
-    """KV bytes that one more token takes on one GPU, before any sliding window is full.
+    """KV bytes that one more token takes on one GPU, before any window is full.
 
     Attention layers x (K and V) x KV heads x head_dim x bytes; with latent attention (MLA), layers x
-    (kv_lora_rank + qk_rope_head_dim) x bytes, whole on every GPU. KV heads are split over the tensor
-    parallel group and repeated where there are more GPUs than heads.
+    (kv_lora_rank + qk_rope_head_dim) x bytes, whole on every GPU, and the keys of a sparse indexer. KV heads
+    are split over the tensor parallel group and repeated where there are more GPUs than heads.
     """
-    return m.num_attention_layers * _kv_bytes_per_layer(m, dtype_bytes, tensor_parallel_size)
+    tp = tensor_parallel_size
+    return sum(count * layer_kv_bytes(kind, dtype_bytes, tp) for kind, count in m.counted_kinds())
 
 
 def kv_bytes_for_request(
     m: ModelShape, num_tokens: int, dtype_bytes: int, tensor_parallel_size: int = 1
 ) -> int:
-    """KV bytes of a sequence of ``num_tokens`` on one GPU: sliding layers stop at their window.
+    """KV bytes of a sequence of ``num_tokens`` on one GPU: windows and chunks keep no more than their size.
 
     Recurrent states (``state_bytes_per_request``) are not KV and not in it.
     """
-    per_layer = _kv_bytes_per_layer(m, dtype_bytes, tensor_parallel_size)
-    sliding = m.num_sliding_layers
-    kept = num_tokens if m.sliding_window is None else min(num_tokens, m.sliding_window)
-    return per_layer * ((m.num_attention_layers - sliding) * num_tokens + sliding * kept)
+    total = 0
+    for kind, count in m.counted_kinds():
+        reach = kind.attention.reach if kind.attention is not None else None
+        kept = num_tokens if reach is None else min(num_tokens, reach)
+        total += count * layer_kv_bytes(kind, dtype_bytes, tensor_parallel_size) * kept
+    return total
 
 
-def state_bytes_per_request(m: ModelShape, dtype_bytes: int, tensor_parallel_size: int = 1) -> int:
-    """Bytes of the recurrent state of a sequence's Mamba layers on one GPU, whatever its length."""
-    if m.mamba is None:
-        return 0
-    inner = -(-m.mamba.expand * m.hidden_size // tensor_parallel_size)
-    entries = inner * (m.mamba.d_state + m.mamba.d_conv - 1)
-    return m.layer_types.count("mamba") * entries * dtype_bytes
+# One key of DeepSeek's sparse indexer, as vLLM holds it: an FP8 byte an entry and a float32 scale.
+INDEXER_SCALE_BYTES = 4
+
+
+def layer_kv_bytes(kind: LayerShape, dtype_bytes: int, tensor_parallel_size: int = 1) -> int:
+    """KV bytes of one token in one layer on one GPU; 0 where it keeps none of its own."""
+    total, a, mla = 0, kind.attention, kind.mla
+    if a is not None and a.kv_source is None:
+        heads = kv_heads_of_gpu(a.num_kv_heads, tensor_parallel_size)
+        total += heads * (a.head_dim + a.v_head_dim) * dtype_bytes
+    if mla is not None:
+        total += mla.latent_size * dtype_bytes
+        if mla.indexer is not None and mla.indexer.own:
+            total += mla.indexer.head_dim + INDEXER_SCALE_BYTES
+    return total
+
+
+def state_bytes_per_request(m: ModelShape, dtype: DtypeChoice = "auto", tensor_parallel_size: int = 1) -> int:
+    """Bytes of a sequence's recurrent states on one GPU, all layers, whatever its length; without padding."""
+    tp = tensor_parallel_size
+    return sum(
+        count * layer_state_bytes(kind.state, served_dtype(m, dtype), tp)
+        for kind, count in m.counted_kinds()
+        if kind.state is not None
+    )
+
+
+def layer_state_bytes(mixer: StateMixer, dtype: Dtype, tensor_parallel_size: int = 1) -> int:
+    """Bytes of one layer's state of one sequence on one GPU, as vLLM shapes it (``state_shapes``)."""
+    return sum(
+        prod(shape) * DTYPE_BYTES[kind] for shape, kind in state_shapes(mixer, dtype, tensor_parallel_size)
+    )
+
+
+def state_shapes(
+    mixer: StateMixer, dtype: Dtype, tensor_parallel_size: int = 1
+) -> tuple[tuple[tuple[int, ...], Dtype], ...]:
+    """Each tensor that one layer keeps for a sequence on one GPU, with its type: convolution, then state.
+
+    The last inputs of a convolution stay in the model's type, the recurrent state in its own
+    (``mamba_ssm_cache_dtype`` and its like). Shapes are vLLM 0.33's.
+    """
+    tp, kept = tensor_parallel_size, dtype if mixer.state_dtype == "auto" else mixer.state_dtype
+    if isinstance(mixer, LinearAttentionShape):
+        return (((share(mixer.num_heads, tp), mixer.head_dim, mixer.head_dim), kept),)
+    if isinstance(mixer, ShortConvShape):
+        return (((mixer.d_conv - 1, share(mixer.inner_size, tp)), dtype),)
+    if isinstance(mixer, MambaShape):
+        inner = share(mixer.inner_size, tp)
+        return ((mixer.d_conv - 1, inner), dtype), ((inner, mixer.d_state), kept)
+    if isinstance(mixer, Mamba2Shape):
+        # Groups that do not divide are repeated until each GPU has one.
+        groups = groups_of_gpu(mixer.num_groups, tp)
+        convolved = share(mixer.inner_size, tp) + 2 * groups * mixer.d_state
+        state = (share(mixer.num_heads, tp), mixer.head_dim, mixer.d_state)
+        return ((mixer.d_conv - 1, convolved), dtype), (state, kept)
+    convolved = share(2 * mixer.key_size + mixer.value_size, tp)
+    state = (share(mixer.num_value_heads, tp), mixer.value_head_dim, mixer.key_head_dim)
+    return ((mixer.d_conv - 1, convolved), dtype), (state, kept)
 
 
 def weight_bytes(
@@ -314,9 +289,3 @@ def bits_per_weight(matrix: Matrix, quantization: Quantization, dtype_bytes: int
     """Bits that one weight takes: lm_head and router are never quantised, mxfp4 only experts."""
     whole = matrix.name in ("lm_head", "router") or (quantization == "mxfp4" and matrix.num_experts == 1)
     return 8.0 * dtype_bytes if quantization == "none" or whole else BITS_PER_WEIGHT[quantization]
-
-
-def _kv_bytes_per_layer(m: ModelShape, dtype_bytes: int, tensor_parallel_size: int) -> int:
-    if m.mla is not None:
-        return (m.mla.kv_lora_rank + m.mla.qk_rope_head_dim) * dtype_bytes
-    return 2 * kv_heads_per_gpu(m, tensor_parallel_size) * m.head_dim * dtype_bytes

@@ -1,15 +1,24 @@
-"""A model's shape, and its cut into the stages of a pipeline."""
+"""A model's shape, layer by layer, and its cut into the stages of a pipeline.
+
+A layer is what mixes tokens in it (none, one, or two side by side) and the MLPs behind. Equal layers are one
+``LayerShape``: ``ModelShape.kinds`` has each once, ``pattern`` says which of them every layer is.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Literal
 
 from sim.errors import ScenarioError
+from sim.model.mixers import (
+    AttentionShape,
+    MambaShape,
+    Mixer,
+    MlaShape,
+    StateMixer,
+)
 from sim.scenario.dataclass import dataclass
-
-LayerType = Literal["full_attention", "sliding_attention", "linear_attention", "mamba"]
-
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 
@@ -21,6 +30,15 @@ Quantization = Literal["none", "fp8", "int8", "int4", "mxfp4"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MlpShape:
+    """A plain MLP; ``num_matrices`` is 3 where it is gated (SwiGLU), else 2."""
+
+    intermediate_size: int
+    num_matrices: int = 3
+    bias: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MoeShape:
     """Mixture of experts."""
 
@@ -29,32 +47,69 @@ class MoeShape:
     moe_intermediate_size: int
     num_shared_experts: int = 0
     shared_expert_intermediate_size: int = 0  # all shared experts together
-    num_dense_layers: int = 0  # layers with a plain MLP (first_k_dense_replace and its like)
     router_bias: bool = False
     shared_expert_gate: bool = False  # Qwen2-MoE: one more vector of hidden_size per layer
+    num_matrices: int = 3
+    bias: bool = False
+    latent_size: int | None = None  # Nemotron 3: routed experts work on a narrower vector
+
+
+Mlp = MlpShape | MoeShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MlaShape:
-    """Multi-head latent attention: K and V are rebuilt from one compressed vector."""
+class LayerShape:
+    """One layer: token mixers (two of them work side by side, or one after the other) and MLPs.
 
-    kv_lora_rank: int
-    qk_rope_head_dim: int
-    qk_nope_head_dim: int
-    v_head_dim: int
-    q_lora_rank: int | None
+    No mixer: a layer that is an MLP alone; no MLP: one that is a mixer alone (Nemotron-H has both).
+    """
+
+    mixers: tuple[Mixer, ...]
+    mlps: tuple[Mlp, ...]
+    norms: int = 2  # of hidden_size
+    vectors: int = 0  # entries of what is neither a norm nor in a mixer or an MLP
+
+    @property
+    def attention(self) -> AttentionShape | None:
+        """Its attention over K and V of every head, if it has one."""
+        return next((one for one in self.mixers if isinstance(one, AttentionShape)), None)
+
+    @property
+    def mla(self) -> MlaShape | None:
+        """Its latent attention, if it has one."""
+        return next((one for one in self.mixers if isinstance(one, MlaShape)), None)
+
+    @property
+    def state(self) -> StateMixer | None:
+        """Its recurrent mixer, which keeps a state of fixed size for each sequence."""
+        return next((one for one in self.mixers if isinstance(one, StateMixer)), None)
+
+    @property
+    def moe(self) -> MoeShape | None:
+        """Its experts, if it has them."""
+        return next((one for one in self.mlps if isinstance(one, MoeShape)), None)
+
+    @property
+    def mlp(self) -> MlpShape | None:
+        """Its plain MLP, if it has one."""
+        return next((one for one in self.mlps if isinstance(one, MlpShape)), None)
+
+    @property
+    def layer_type(self) -> str:
+        """What mixes tokens here, in the words of a config's ``layer_types``."""
+        return "+".join(one.layer_type for one in self.mixers) or "none"
+
+    @property
+    def keeps_kv(self) -> bool:
+        """Whether it has K and V of its own: shared ones are the source layer's."""
+        return self.mla is not None or (self.attention is not None and self.attention.kv_source is None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MambaShape:
-    """A Mamba-1 mixer (Jamba): a state of fixed size per sequence in place of KV."""
-
-    d_state: int
-    d_conv: int
-    expand: int
-    dt_rank: int
-    conv_bias: bool = True
-    proj_bias: bool = False
+def kinds_of(layers: Iterable[LayerShape]) -> tuple[tuple[LayerShape, ...], tuple[int, ...]]:
+    """``kinds`` and ``pattern`` of these layers, in their order."""
+    places: dict[LayerShape, int] = {}
+    pattern = tuple(places.setdefault(layer, len(places)) for layer in layers)
+    return tuple(places), pattern
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,31 +119,18 @@ class ModelShape:
     name: str
     architecture: str  # model_type of the config
     hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
+    intermediate_size: int  # the config's own word: a layer's MLP says how wide it is
     vocab_size: int
     max_position_embeddings: int
     dtype: Dtype
     tie_word_embeddings: bool
-    mlp_matrices: int  # 3 for gated (SwiGLU), 2 for plain
-    attention_bias: bool  # of q, k and v
-    mlp_bias: bool
-    layer_types: tuple[LayerType, ...]  # one per layer
-    sliding_window: int | None
-    learned_positions: int  # rows of a learned position table; 0 with rotary or ALiBi
-    norm: Literal["rmsnorm", "layernorm"]
-    attention_output_bias: bool = False
-    attention_sinks: bool = False  # gpt-oss: one learned logit per head and layer
-    qk_norm: Literal["none", "per_head", "full"] = "none"  # per_head: head_dim weights; full: all heads
-    norms_per_layer: int = 2
+    kinds: tuple[LayerShape, ...]  # each kind of layer once
+    pattern: tuple[int, ...]  # one entry per layer: its place in kinds
+    learned_positions: int = 0  # rows of a learned position table; 0 with rotary or ALiBi
+    norm: Literal["rmsnorm", "layernorm", "bias_free_layernorm", "none"] = "rmsnorm"
     embedding_norm: bool = False
+    other_embedding_parameters: int = 0  # tables beside the token embedding (Gemma 3n's of each layer)
     lm_head_bias: bool = False
-    moe: MoeShape | None = None
-    mla: MlaShape | None = None
-    mamba: MambaShape | None = None
     checkpoint_quantization: Quantization = "none"  # the published weights' own (quantization_config)
     notes: tuple[str, ...] = ()  # what was assumed, for the reader
     source: str = ""
@@ -96,24 +138,105 @@ class ModelShape:
     published_parameters_source: str = ""
 
     @property
+    def num_hidden_layers(self) -> int:
+        """Layers, whatever is in them."""
+        return len(self.pattern)
+
+    @property
+    def layers(self) -> tuple[LayerShape, ...]:
+        """One per layer, from the first to the last."""
+        return tuple(self.kinds[place] for place in self.pattern)
+
+    def counted_kinds(self) -> Iterator[tuple[LayerShape, int]]:
+        """Each kind of layer, and how many layers are of it."""
+        return ((kind, self.pattern.count(place)) for place, kind in enumerate(self.kinds))
+
+    @property
+    def layer_types(self) -> tuple[str, ...]:
+        """One per layer: what mixes tokens in it."""
+        types = [kind.layer_type for kind in self.kinds]
+        return tuple(types[place] for place in self.pattern)
+
+    @property
+    def attention(self) -> AttentionShape | None:
+        """The attention of its full layers, else of its first layer with attention; None: latent or none."""
+        found = [kind.attention for kind in self.kinds if kind.attention is not None]
+        return next((one for one in found if one.reach is None), found[0] if found else None)
+
+    @property
+    def mla(self) -> MlaShape | None:
+        """Its latent attention, if it has one."""
+        return next((kind.mla for kind in self.kinds if kind.mla is not None), None)
+
+    @property
+    def mamba(self) -> MambaShape | None:
+        """Its Mamba-1 mixer, if it has one."""
+        return next((kind.state for kind in self.kinds if isinstance(kind.state, MambaShape)), None)
+
+    @property
+    def moe(self) -> MoeShape | None:
+        """The experts of its first layer that has some."""
+        return next((kind.moe for kind in self.kinds if kind.moe is not None), None)
+
+    @property
+    def has_state(self) -> bool:
+        """Whether some layer keeps a recurrent state for each sequence."""
+        return any(kind.state is not None for kind in self.kinds)
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Query heads of its (first full) attention; 0 without attention."""
+        return self.mla.num_heads if self.mla else self.attention.num_heads if self.attention else 0
+
+    @property
+    def num_key_value_heads(self) -> int:
+        """K and V heads of the same layer; with latent attention as many as there are query heads."""
+        return self.mla.num_heads if self.mla else self.attention.num_kv_heads if self.attention else 0
+
+    @property
+    def head_dim(self) -> int:
+        """Entries of a head of the same layer; of a rebuilt key with latent attention."""
+        return self.mla.qk_head_dim if self.mla else self.attention.head_dim if self.attention else 0
+
+    @property
+    def sliding_window(self) -> int | None:
+        """The window of its first layer that has one."""
+        found = (kind.attention.window for kind in self.kinds if kind.attention is not None)
+        return next((window for window in found if window is not None), None)
+
+    @property
+    def norms_per_layer(self) -> int:
+        """Norms of hidden_size in its first layer."""
+        return self.kinds[0].norms if self.kinds else 0
+
+    @property
+    def mlp_matrices(self) -> int:
+        """3 for a gated MLP (SwiGLU), 2 for a plain one, as in the first layer that has an MLP."""
+        return next((mlp.num_matrices for kind in self.kinds for mlp in kind.mlps), 3)
+
+    @property
     def num_attention_layers(self) -> int:
-        """Layers that keep K and V, full or sliding."""
-        return sum(kind in ("full_attention", "sliding_attention") for kind in self.layer_types)
+        """Layers that keep K and V, full, windowed or latent."""
+        return sum(count for kind, count in self.counted_kinds() if kind.keeps_kv)
 
     @property
     def num_sliding_layers(self) -> int:
         """Layers whose KV ends at the sliding window."""
-        return self.layer_types.count("sliding_attention")
+        return sum(
+            count
+            for kind, count in self.counted_kinds()
+            if kind.keeps_kv and kind.attention is not None and kind.attention.window is not None
+        )
 
     @property
     def num_moe_layers(self) -> int:
         """Layers with experts."""
-        return self.num_hidden_layers - self.moe.num_dense_layers if self.moe else 0
+        return sum(count for kind, count in self.counted_kinds() if kind.moe is not None)
 
     @property
     def num_dense_mlp_layers(self) -> int:
         """Layers with a plain MLP."""
-        return self.num_hidden_layers - self.num_moe_layers
+        return sum(count for kind, count in self.counted_kinds() if kind.mlp is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,14 +277,10 @@ def stages_of(m: ModelShape, num_stages: int) -> tuple[Stage, ...]:
     check_pipeline_parallel_size(m, num_stages)
     if num_stages == 1:
         return (Stage(shape=m, index=0, num_stages=1),)
-    stages, first = [], 0
+    stages, first, layers = [], 0, m.layers
     for index, count in enumerate(layers_of_stages(m.num_hidden_layers, num_stages)):
-        shape = replace(
-            m,
-            num_hidden_layers=count,
-            layer_types=m.layer_types[first : first + count],
-            moe=_experts_of(m, first, count),
-        )
+        kinds, pattern = kinds_of(layers[first : first + count])
+        shape = replace(m, kinds=kinds, pattern=pattern)
         stages.append(Stage(shape=shape, index=index, num_stages=num_stages))
         first += count
     return tuple(stages)
@@ -176,10 +295,3 @@ def check_pipeline_parallel_size(m: ModelShape, num_stages: int) -> None:
             given=num_stages,
             allowed=f"1 to {m.num_hidden_layers}",
         )
-
-
-def _experts_of(m: ModelShape, first: int, count: int) -> MoeShape | None:
-    """Dense layers are taken to be the first ones, as in DeepSeek's models."""
-    if m.moe is None:
-        return None
-    return replace(m.moe, num_dense_layers=min(max(m.moe.num_dense_layers - first, 0), count))

@@ -13,7 +13,7 @@ from sim.hardware.laws.attention import loaded_by_prefill
 from sim.hardware.laws.device import Constants, Device, Floats
 from sim.hardware.laws.gemm import loaded_by_experts, loaded_bytes
 from sim.hardware.laws.registry import LAWS, OPERATORS
-from sim.model.counts import Matrix, layer_matrices
+from sim.model.matrices import Matrix, layer_matrices
 from sim.price.figures import (
     AskedLaw,
     Used,

@@ -10,7 +10,7 @@ from sim.hardware import HardwareProfile
 from sim.hardware.laws.device import Device, Floats
 from sim.hardware.laws.gemm import experts_hit
 from sim.hardware.laws.registry import LAWS, OPERATORS
-from sim.model.counts import Matrix
+from sim.model.matrices import Matrix
 
 Widths = tuple[float, float]  # bits of a weight, bytes of an activation as the kernel reads them
 NEVER_HOT = 1e9  # weight copies in rotation: in a model the other layers pass through L2 in between

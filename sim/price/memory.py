@@ -13,13 +13,13 @@ from sim.model.counts import (
     kv_bytes_per_token,
     kv_dtype_bytes,
     kv_heads_per_gpu,
-    layer_matrices,
     num_parameters,
     served_dtype,
     served_quantization,
     state_bytes_per_request,
     weight_bytes,
 )
+from sim.model.matrices import layer_matrices
 from sim.model.shape import ModelShape, Stage, stages_of
 from sim.scenario.dataclass import dataclass
 
@@ -309,7 +309,7 @@ def _full_request_bytes(model: ModelShape, engine: PricedEngine, length: int) ->
     """KV of a request of ``length`` tokens, rounded up to whole blocks, plus its recurrent states."""
     tp, rounded = engine.tensor_parallel_size, -(-length // engine.block_size) * engine.block_size
     kv = kv_bytes_for_request(model, rounded, _kv_entry_bytes(model, engine), tp)
-    return kv + state_bytes_per_request(model, DTYPE_BYTES[served_dtype(model, engine.dtype)], tp)
+    return kv + state_bytes_per_request(model, engine.dtype, tp)
 
 
 def _notes(stage: Stage, engine: PricedEngine) -> tuple[str, ...]:

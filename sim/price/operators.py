@@ -15,15 +15,14 @@ from sim.hardware import HardwareProfile, Link
 from sim.hardware.laws.gemm import experts_hit
 from sim.model.counts import (
     DTYPE_BYTES,
-    Matrix,
     bits_per_weight,
     kv_bytes_per_token,
     kv_dtype_bytes,
     kv_heads_per_gpu,
-    layer_matrices,
     served_dtype,
     served_quantization,
 )
+from sim.model.matrices import Matrix, layer_matrices
 from sim.model.shape import ModelShape, Quantization
 from sim.price.law_times import (
     NEVER_HOT,
@@ -175,8 +174,7 @@ class StepCounter:
     def _window_share(self, context: Floats) -> Floats:
         """Share of a full attention's work, averaged over the layers: windows cut it short."""
         window = self.model.sliding_window
-        kinds = self.model.layer_types
-        num_windowed = sum(kind == "sliding_attention" for kind in kinds)
+        num_windowed = self.model.num_sliding_layers
         if not window or not num_windowed:
             return np.ones_like(context)
         cut = np.minimum(1.0, window / np.maximum(context, 1.0))

@@ -15,7 +15,7 @@ from sim.kernel.operations import plan_of
 from sim.kernel.run import run_launches
 from sim.kernel.scenario import Attention, KernelWork
 from sim.kinds.load import load_scenario
-from sim.model.counts import layer_matrices
+from sim.model.matrices import layer_matrices
 from sim.price.step import CompiledPrice
 from sim.serving.scenario import Scenario
 

@@ -18,7 +18,7 @@ from kernels import standard_attention as standard
 from kernels.launch import Counts, next_power_of_2
 from sim.hardware import load_hardware
 from sim.model.config import load_model
-from sim.model.counts import layer_matrices
+from sim.model.matrices import layer_matrices
 from sim.price.operators import Precision, StepCounter
 from sim.price.roofline import Operator
 

@@ -15,12 +15,12 @@ from sim.model.counts import (
     check_tensor_parallel_size,
     kv_bytes_for_request,
     kv_bytes_per_token,
-    layer_matrices,
     num_active_parameters,
     num_parameters,
     state_bytes_per_request,
     weight_bytes,
 )
+from sim.model.matrices import layer_matrices
 from sim.model.shape import ModelShape
 
 NAMES = model_names()
@@ -138,8 +138,8 @@ def test_kv_of_a_request_stops_at_the_window() -> None:
 def test_a_jamba_sequence_has_kv_in_four_layers_and_a_state_in_28() -> None:
     jamba = load_model(UNSHIPPED["jamba-v0.1"][0])
     assert kv_bytes_per_token(jamba, 2) == 2 * 4 * 8 * 128 * 2
-    assert state_bytes_per_request(jamba, 2) == 28 * 8192 * (16 + 3) * 2
-    assert state_bytes_per_request(load_model("llama-3.1-8b"), 2) == 0
+    assert state_bytes_per_request(jamba) == 28 * 8192 * (16 + 3) * 2
+    assert state_bytes_per_request(load_model("llama-3.1-8b")) == 0
 
 
 def test_dense_layers_of_a_mixture_come_first() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.model.counts import layer_matrices
+from sim.model.matrices import layer_matrices
 from sim.price.figures import AskedLaw, Used, together, used_by_operators
 from sim.price.operators import StepCounter, precision_of
 from sim.price.priced import PricedSteps

@@ -13,7 +13,7 @@ import numpy as np
 
 from sim.arrays import Int64, to_ps
 from sim.hardware import Link
-from sim.model.counts import layer_matrices
+from sim.model.matrices import layer_matrices
 from sim.price.collective import NETWORK_HOP_S, Fabric, fabric_of, known_latency, nccl_cost
 from sim.scenario.dataclass import dataclass
 from sim.training.exchange.algorithms import EXCHANGES, Algorithm, Pattern

@@ -14,7 +14,7 @@ import numpy as np
 
 from sim.errors import CannotRun
 from sim.hardware.architecture import Chosen, by_architecture
-from sim.model.counts import Matrix, layer_matrices
+from sim.model.matrices import Matrix, layer_matrices
 from sim.price.collective import fabric_of, nccl_cost
 from sim.price.figures import AskedLaw, Used, together
 from sim.price.law_times import NEVER_HOT, gemm_operator, law_s

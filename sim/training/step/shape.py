@@ -7,7 +7,8 @@ from typing import Literal
 
 from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile
-from sim.model.counts import Matrix, check_tensor_parallel_size, layer_matrices, num_parameters
+from sim.model.counts import check_tensor_parallel_size, num_parameters
+from sim.model.matrices import Matrix, layer_matrices
 from sim.model.shape import ModelShape
 from sim.scenario.dataclass import dataclass
 from sim.scenario.fields import key
@@ -278,7 +279,7 @@ def check_shape(shape: StepShape) -> None:
             given=f"{split.pipeline_parallel_size} x virtual_pipeline_size {split.virtual_pipeline_size}",
             allowed=f"at most {layers} stages in all",
         )
-    if shape.model.mla is not None or shape.model.mamba is not None:
+    if shape.model.mla is not None or shape.model.has_state:
         raise ScenarioError(
             f"training of {shape.model.name} is not modelled: latent attention or Mamba layers",
             path="model",

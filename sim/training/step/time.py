@@ -8,7 +8,8 @@ appendix B), attention not halved for causality.
 
 from __future__ import annotations
 
-from sim.model.counts import layer_matrices, num_active_parameters, num_parameters
+from sim.model.counts import num_active_parameters, num_parameters
+from sim.model.matrices import layer_matrices
 from sim.price.collective import (
     NETWORK_HOP_S,
     Collective,
