@@ -10,7 +10,7 @@ which must agree on every timestamp.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from simpy.events import Event
@@ -40,7 +40,6 @@ class Engine(FastPath):
     stations: Stations | None = None
     is_shared_queue: bool = False
     on_requeue: Callable[[Engine], None] | None = None  # a shared queue got a request back
-    deadlines: list[tuple[int, int, Request]] = field(default_factory=list)
     scheduled_ps: int = 0  # when the next step was scheduled: later arrivals are not in it
     pending: Event | None = None  # the one event that the engine waits for
     must_plan: bool = False
@@ -120,9 +119,9 @@ class Engine(FastPath):
             made = max(self.scheduler.abort(request, now) - late, 0)
         if self.drafts:
             self.drafts.forget(request)
-        self._leave(request, made)
+        self.leave(request, made)
 
-    def _leave(self, request: Request, num_delivered: int) -> None:
+    def leave(self, request: Request, num_delivered: int) -> None:
         self.recorder.abort(request, 0 if self.returns_at_end else num_delivered)
         self.feed.on_end(request, request.deadline_ps)
 
@@ -171,7 +170,7 @@ class Engine(FastPath):
             self.begin(now)
         held = scheduler.hold_until_ps(now)
         if held:
-            self.wake_at(min(held, feed.next_ps, self._next_deadline()))
+            self.wake_at(min(held, feed.next_ps, self.next_deadline()))
             return
         step = self._planned(now)
         if step is None:
@@ -211,11 +210,11 @@ class Engine(FastPath):
         if is_awaited or (self.schedules_ahead and self.inbox):
             step.num_steps = 1
         is_closed = not feed.must_see_all and not self.scheduler.is_open()
-        limit = min(NEVER if is_closed else feed.next_ps, self._next_deadline())
+        limit = min(NEVER if is_closed else feed.next_ps, self.next_deadline())
         if step.end_ps > limit:
             step.num_steps = steps_until(step.first_ps, step.growth_ps, limit - now, step.num_steps)
 
-    def _next_deadline(self) -> int:
+    def next_deadline(self) -> int:
         deadlines = self.deadlines
         while deadlines and deadlines[0][2].is_ended:
             heappop(deadlines)
@@ -295,7 +294,7 @@ class Engine(FastPath):
             if request.is_ended:
                 continue
             if request.deadline_ps < now:  # the client left during the step that made the last token
-                self._leave(request, request.num_output_tokens - self.scheduler.num_just_made(request))
+                self.leave(request, request.num_output_tokens - self.scheduler.num_just_made(request))
                 continue
             if self.returns_at_end:
                 self.recorder.first_token_ps[request.id] = now

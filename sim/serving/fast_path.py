@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 from sim.price.step import StepPrice
@@ -44,6 +44,7 @@ class FastPath(ABC):
     is_common: bool = False  # clients wait, and the scheduler lends what it needs
     is_only_engine: bool = True
     inbox: list[Request] = field(default_factory=list)  # came during a step: not seen by the scheduler
+    deadlines: list[tuple[int, int, Request]] = field(default_factory=list)  # a heap; some have ended
     step: Step | None = None  # under way
     is_lent: bool = False
     _suspended: tuple[Any, ...] | None = None  # a step is under way: its numbers, and what is planned
@@ -60,6 +61,24 @@ class FastPath(ABC):
 
     @abstractmethod
     def idle(self) -> None: ...
+
+    @abstractmethod
+    def leave(self, request: Request, num_delivered: int) -> None: ...
+
+    @abstractmethod
+    def next_deadline(self) -> int: ...
+
+    def _withdraw(self, request: Request, done: int) -> int:
+        """A decoding request stops before its end; its tokens, with that of the step under way."""
+        batch, end_step = self.scheduler.batch, request.end_step
+        ending = batch.ends[end_step]
+        ending.remove(request)
+        if not ending:
+            del batch.ends[end_step]
+            batch.end_steps.remove(end_step)
+            heapify(batch.end_steps)
+        batch.counts[request.phase] -= 1
+        return request.end_tokens - (end_step - done + 1)
 
     def run(self, now: int) -> bool:
         """From here on until the engine idles or waits for an event; False: the scheduler has to plan.
@@ -96,6 +115,7 @@ class FastPath(ABC):
         max_tokens, longest = limits.max_num_batched_tokens, limits.max_model_len
         most_tokens, index, is_running = num_blocks * size + 1, self.index, Status.RUNNING
         must_see_all, has_triggers, inbox = feed.must_see_all, feed.has_triggers, self.inbox
+        deadlines, is_ranked, has_left = self.deadlines, scheduler.is_ranked, False
         arrival_ps, first_scheduled_ps = recorder.arrival_ps, recorder.first_scheduled_ps
         first_token_ps, finish_ps, replica = recorder.first_token_ps, recorder.finish_ps, recorder.replica
         generated_tokens, status = recorder.generated_tokens, recorder.status
@@ -169,7 +189,7 @@ class FastPath(ABC):
                             continue
                         request.num_tokens = tokens = request.num_tokens + 1
                         row = request.id
-                        if first_token_ps[row] < 0:
+                        if first_token_ps[row] < 0 and request.deadline_ps >= then:
                             first_token_ps[row] = then
                         request.settled_step = done
                         left = request.end_tokens - tokens
@@ -191,6 +211,9 @@ class FastPath(ABC):
                 tokens = request.end_tokens
                 free += (tokens - 2) // size + 1
                 del running[request.order]
+                if request.deadline_ps < now:  # the client left during the step that made the last token
+                    self.leave(request, tokens - request.num_prompt_tokens - 1)
+                    continue
                 row = request.id
                 finish_ps[row] = now
                 generated_tokens[row] = tokens - request.num_prompt_tokens
@@ -198,12 +221,42 @@ class FastPath(ABC):
                 request.is_ended = True
                 if has_triggers:
                     feed.on_end(request, now)
-            # Who has come.
-            if feed.next_ps <= now or inbox:
+            # Who has come, and whose client has left.
+            if feed.next_ps <= now or inbox or (deadlines and deadlines[0][0] <= now):
                 for request in inbox:
                     scheduler.add(request)
                 inbox.clear()
-                while feed.next_ps <= now:
+                while True:
+                    due = deadlines[0][0] if deadlines else NEVER
+                    if feed.next_ps > (due if due < now else now):
+                        if due > now:
+                            break
+                        request = heappop(deadlines)[2]
+                        if request.is_ended:
+                            continue
+                        has_left, is_late = True, due < now  # late: not even the last step's token came
+                        made = request.num_tokens - request.num_prompt_tokens
+                        if request.status is not is_running:
+                            waiting.remove(request)
+                        else:
+                            del running[request.order]
+                            if request is partial:
+                                free += request.reserved
+                                unfilled -= request.target - request.num_computed_tokens
+                                partial = None
+                            else:
+                                if request in ended:
+                                    ended.remove(request)
+                                    tokens = request.end_tokens
+                                else:
+                                    tokens = self._withdraw(request, done)
+                                    count -= 1
+                                    context -= tokens
+                                free += (tokens - 2) // size + 1
+                                is_late = is_late and not (ahead and request.settled_step == done)
+                                made = max(tokens - request.num_prompt_tokens - ahead - is_late, 0)
+                        self.leave(request, made)
+                        continue
                     request = feed.take()
                     end_tokens = request.end_tokens
                     if end_tokens > longest and cuts and request.num_prompt_tokens < longest:
@@ -214,7 +267,12 @@ class FastPath(ABC):
                     row = request.id
                     arrival_ps[row] = request.arrival
                     replica[row] = index
-                    waiting.append(request)
+                    if request.deadline_ps < NEVER:
+                        heappush(deadlines, (request.deadline_ps, row, request))
+                    if is_ranked:
+                        scheduler.queue(request)
+                    else:
+                        waiting.append(request)
             # What is next.
             need = counts[done % size] if count else 0
             budget, more = max_tokens - count, 0
@@ -293,7 +351,8 @@ class FastPath(ABC):
                 if queued is None:
                     queued, steps = planned, 0
                     continue
-                is_refused = bool((is_refused and not gates_all) or work or ended or queued[8] or queued[0])
+                is_single = work or ended or has_left or queued[8] or queued[0]
+                is_refused, has_left = bool((is_refused and not gates_all) or is_single), False
                 price_ps, num_decode, shown_context, num_prefill, prefill_tokens, held, wanted, used = queued[
                     :8
                 ]
@@ -315,14 +374,16 @@ class FastPath(ABC):
                         batch.step, batch.num_decoding = done + 1, count
                         steps = min(steps, 1 + batch.steps_that_stand(free))
                     limit = feed.next_ps
-                    is_full = waiting or len(running) >= max_running
+                    is_full = (waiting and not is_ranked) or len(running) >= max_running
                     if is_full and not must_see_all:
                         limit = NEVER
+                    if deadlines:
+                        limit = min(limit, self.next_deadline())
                     end = now + steps * first + growth * (steps * (steps - 1) // 2)
                     if end > limit:
                         steps = steps_until(first, growth, limit - now, steps)
                         end = now + steps * first + growth * (steps * (steps - 1) // 2)
-            if not is_only and end >= peek():
+            if not is_only and (end >= peek() or (deadlines and deadlines[0][0] <= end)):
                 self._suspended = (
                     before, queued, ended, unfilled, started, first, growth, num_decode, shown_context,
                     num_prefill, prefill_tokens, held, wanted, used,

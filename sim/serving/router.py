@@ -118,5 +118,6 @@ def is_open(engine: Engine) -> bool:
     """Whether a request that comes now could be admitted at the next step."""
     scheduler = engine.scheduler
     if engine.is_lent:
-        return not scheduler.waiting and len(scheduler.running) < scheduler.max_running
+        is_first = scheduler.is_ranked or not scheduler.waiting
+        return is_first and len(scheduler.running) < scheduler.max_running
     return scheduler.is_open()

@@ -88,7 +88,7 @@ def replicas_of(
 def is_common(scenario: Scenario, table: RequestTable) -> bool:
     """Whether clients wait at one queue each, and steps may be skipped: what the fast path is for."""
     engine, is_shared = scenario.engine, scenario.replicas > 1 and scenario.routing == "shared_queue"
-    is_plain = engine.service_time is None and table.timeout_ps is None and not is_shared
+    is_plain = engine.service_time is None and not is_shared
     is_one_late = engine.overheads.schedules_ahead and not engine.async_scheduling
     return is_plain and engine.stepping == "skip" and not is_one_late
 

@@ -175,9 +175,14 @@ class Scheduler(ABC):
     takes_whole_prompt = False  # at admission; else blocks are taken chunk by chunk
     gates_whole_prompt = False  # admission asks that the whole prompt would fit
     cuts_answers = False  # an answer that would pass max_model_len is cut short, not refused
+    is_ranked = False  # a newcomer may go ahead of others in the queue
 
     def lend(self, planned: Step | None) -> list[Chunk] | None:
         """Sets ``free`` and hands everything over; the prompts of a step that is not over. None: not now."""
+        raise NotImplementedError
+
+    def queue(self, request: Request) -> None:
+        """Where the queue is ranked: puts a newcomer where it belongs."""
         raise NotImplementedError
 
     def take_back(self, shown: tuple[Any, ...] | None, chunks: Sequence[Chunk]) -> Step | None:

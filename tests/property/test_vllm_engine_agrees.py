@@ -120,17 +120,19 @@ def test_skipping_is_exact(table: RequestTable, engine: dict[str, Any], replicas
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(table=workloads(), engine=vllm_engines(), is_async=st.booleans(), replicas=st.sampled_from([1, 1, 2]))
+@given(data=st.data(), table=workloads(), engine=vllm_engines(), is_async=st.booleans())
 def test_the_common_case_is_exact(
-    table: RequestTable, engine: dict[str, Any], is_async: bool, replicas: int
+    data: st.DataObject, table: RequestTable, engine: dict[str, Any], is_async: bool
 ) -> None:
-    """First come, first served, without time-outs or a map: the fast path."""
-    engine |= {"policy": "fcfs", "long_prefill_token_threshold": 0, "async_scheduling": is_async}
-    engine |= {"speculative": None}
-    plain = replace(table, timeout_ps=None)
-    fields = {"replicas": replicas, "routing": "least_loaded"}
-    skipped = run(plain, engine, "skip", has_block_map=False, **fields)
-    assert_same(skipped, run(plain, engine, "every_step", has_block_map=False, **fields))
+    """By arrival or by priority, with clients that wait or leave, without a map: the fast path."""
+    engine |= {"policy": data.draw(st.sampled_from(["fcfs", "priority"])), "async_scheduling": is_async}
+    engine |= {"speculative": None, "long_prefill_token_threshold": 0}
+    count = len(table.arrival_ps)
+    ranks = data.draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
+    ranked = replace(table, priority=np.array(ranks))
+    fields = {"replicas": data.draw(st.sampled_from([1, 1, 2])), "routing": "least_loaded"}
+    skipped = run(ranked, engine, "skip", has_block_map=False, **fields)
+    assert_same(skipped, run(ranked, engine, "every_step", has_block_map=False, **fields))
 
 
 @pytest.mark.parametrize("is_async", [False, True])

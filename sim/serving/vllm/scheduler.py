@@ -9,7 +9,7 @@ Host time is part of a step's price; that asynchronous scheduling hides some of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -61,7 +61,9 @@ class Scheduler(State):
         )
         # What the fast path borrows.
         is_lockstep = steady and _why_unsteady(limits) in ("", ASYNC)
-        self.can_lend = is_lockstep and are_alone and not self._is_order_open
+        self.is_ranked = limits.policy == "priority"
+        has_rule = limits.policy == "user" or limits.long_prefill_token_threshold > 0
+        self.can_lend = is_lockstep and are_alone and not has_rule
         self.pool, self.prefilling, self.max_running = self.kv.pool, self.batch.prefilling, limits.max_running
         self.block_size, self.num_blocks = limits.block_size, self.pool.num_blocks
         self.capacity_tokens, self.watermark = self.num_blocks * self.block_size, self.kv.watermark_blocks
@@ -266,10 +268,12 @@ class Scheduler(State):
         """
         running, chosen, chunks = self.running, dict[Request, int](), list[Chunk]()
         newest, half_done = next(reversed(running), None), list(self.prefilling.values())
-        preempted = takewhile(lambda one: one.num_preemptions, self.waiting)
+        preempted: Iterable[Request] = takewhile(lambda one: one.num_preemptions, self.waiting)
+        if self.is_ranked:  # else they are at the head of the queue
+            preempted = self.waiting if self.num_preempted_alive else ()
         has_map = self.block_map is not None and not self.block_map.is_truncated
         may_hit = self.num_preempted_alive and self.limits.enable_prefix_caching
-        if has_map or may_hit or any(one.num_stale_tokens for one in preempted):
+        if has_map or may_hit or any(one.num_stale_tokens or self._made.get(one) for one in preempted):
             return None
         if self.limits.async_scheduling and running:
             is_short = 2 * len(running) > self.pool.num_free * self.block_size  # within about two steps
