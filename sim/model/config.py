@@ -4,102 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from sim.errors import ScenarioError, some_of
-from sim.model.families import FAMILIES, LARGEST, ConfigReader, listed_layers, num_layers
-from sim.model.mixers import AttentionShape, MambaShape, Mixer, MlaShape
-from sim.model.shape import LayerShape, MlpShape, ModelShape, MoeShape, kinds_of
+from sim.model.families import Traits, hidden_size, traits_of
+from sim.model.layers import LayerReader, num_layers
+from sim.model.mlp_rules import WIDTH
+from sim.model.reader import LARGEST, ConfigReader
+from sim.model.shape import ModelShape, kinds_of
 from sim.scenario.not_modelled import not_modelled
 from sim.scenario.shipped import data_dir
-
-Fields = dict[str, Any]
-
-
-def mixture_of_experts(c: ConfigReader, found: Mapping[str, Any]) -> Fields:
-    """The ``moe`` field, where the config has more than one expert."""
-    experts = c.optional_count(
-        "num_local_experts", "num_experts", "n_routed_experts", least=0, most=1_000_000
-    )
-    if experts is None or experts < 2:
-        return {}
-    per_token = c.count("num_experts_per_tok", "num_experts_per_token", "experts_per_token")
-    if per_token > experts:
-        raise c.refuse(
-            "more than there are experts", "num_experts_per_tok", given=per_token, allowed=f"1 to {experts}"
-        )
-    inner = c.count("moe_intermediate_size", default=found["intermediate_size"], most=100_000_000)
-    shared = c.count("n_shared_experts", "num_shared_experts", default=0, least=0, most=1_000_000)
-    width = c.count(
-        "shared_expert_intermediate_size", "shared_intermediate_size", default=shared * inner, least=0
-    )
-    return {
-        "moe": MoeShape(
-            num_experts=experts,
-            num_experts_per_tok=per_token,
-            moe_intermediate_size=inner,
-            num_shared_experts=shared or int(width > 0),
-            shared_expert_intermediate_size=width,
-            router_bias=found.get("router_bias", False),
-            shared_expert_gate=c.has("shared_expert_intermediate_size"),
-            num_matrices=found["mlp_matrices"],
-            bias=found.get("mlp_bias", False),
-        ),
-        "dense_layers": _dense_layers(c, found["num_hidden_layers"]),
-    }
-
-
-def _dense_layers(c: ConfigReader, layers: int) -> frozenset[int]:
-    """Layers without experts: the first ones, all but every n-th, or those listed."""
-    first = c.count("first_k_dense_replace", default=0, least=0)
-    if c.value("expert_layer_period") is not None:  # Jamba
-        period, offset = c.count("expert_layer_period"), c.count("expert_layer_offset", default=0, least=0)
-        return frozenset(i for i in range(layers) if i % period != offset)
-    step = c.count("decoder_sparse_step", "moe_layer_freq", "interleave_moe_layer_step", default=1)
-    listed = c.value("mlp_only_layers") or []
-    if not isinstance(listed, list) or not all(type(i) is int and 0 <= i < layers for i in listed):
-        raise c.refuse("not a list of layers", "mlp_only_layers", given=listed, allowed=f"0 to {layers - 1}")
-    at = 0 if c.has("moe_layer_freq") else 1  # DeepSeek counts from layer 0, Qwen from 1
-    return frozenset(i for i in range(layers) if i < first or (i + at) % step != 0 or i in listed)
-
-
-def latent_attention(c: ConfigReader, found: Mapping[str, Any]) -> Fields:
-    """The ``mla`` field, where the config has a ``kv_lora_rank``."""
-    if c.value("kv_lora_rank") is None:
-        return {}
-    return {
-        "mla": MlaShape(
-            num_heads=found["num_attention_heads"],
-            output_bias=found.get("attention_output_bias", False),
-            kv_lora_rank=c.count("kv_lora_rank", most=10_000_000),
-            qk_rope_head_dim=c.count("qk_rope_head_dim", most=1_000_000),
-            qk_nope_head_dim=c.count("qk_nope_head_dim", most=1_000_000),
-            v_head_dim=c.count("v_head_dim", most=1_000_000),
-            q_lora_rank=c.optional_count("q_lora_rank", most=10_000_000),
-        )
-    }
-
-
-def mamba_mixer(c: ConfigReader, found: Mapping[str, Any]) -> Fields:
-    """The ``mamba`` field, where some layers are Mamba layers (Jamba's keys and defaults)."""
-    if "mamba" not in found["layer_types"]:
-        return {}
-    rank = c.value("mamba_dt_rank")
-    computed = -(-found["hidden_size"] // 16)
-    return {
-        "mamba": MambaShape(
-            d_state=c.count("mamba_d_state", default=16, most=1_000_000),
-            d_conv=c.count("mamba_d_conv", default=4, most=1_000_000),
-            inner_size=c.count("mamba_expand", default=2, most=1_000) * found["hidden_size"],
-            norms=True,
-            dt_rank=computed if rank in (None, "auto") else c.count("mamba_dt_rank", most=1_000_000),
-            conv_bias=c.flag("mamba_conv_bias", True),
-            proj_bias=c.flag("mamba_proj_bias", False),
-        )
-    }
-
 
 _DTYPES = {
     "bfloat16": "bfloat16",
@@ -112,11 +27,15 @@ _DTYPES = {
 
 _UNKNOWN_ARCHITECTURE = (
     "architecture {} is not one that Gpuyard knows: its sizes are read from the generic keys, and what it "
-    "does differently (biases, norms, kinds of layer) is not modelled"
+    "does differently (biases, norms, gates) is not modelled"
 )
 
 
-_INNER = {"gemma3": "gemma3_text"}
+_UNREAD = "{} of the config may change the shape and {} not understood: parameters, KV and times may be wrong"
+
+
+# Where the language model of a multimodal config stands.
+TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config", "text_model_config")
 
 
 def shape_from_config(
@@ -131,145 +50,205 @@ def shape_from_config(
     """The shape that a config states.
 
     ``must_use``: keys that must have an effect, because a user wrote them. ``about``: what a shipped shape
-    says of its source.
+    says of its source. Keys that could change the shape and that no rule reads are named in its ``notes``.
     """
     c = _text_part(ConfigReader(keys, file=file, path=path))
     architecture = c.text("model_type", default="unknown")
-    if c.flag("is_encoder_decoder", False):
+    if c.flag("is_encoder_decoder", default=False):
         raise c.refuse(
             "an encoder-decoder model", "is_encoder_decoder", given=True, allowed="decoder-only models"
         )
-    family = FAMILIES.get(architecture)
-    found: dict[str, Any] = family(c) if family else _generic(c)
-    found = _common(c, found) | found
-    found |= mixture_of_experts(c, found) | latent_attention(c, found) | mamba_mixer(c, found)
-    _check(c, found)
+    known = traits_of(architecture)
+    traits = known or _generic(c)
+    c.defaults = traits.defaults
+    found = _found(c, traits)
+    layers = num_layers(c)
+    kinds, pattern = kinds_of(LayerReader(c, found, layers).shapes())
+    if not any(kind.mixers for kind in kinds):
+        raise c.refuse("no layer mixes tokens", "layer_types", allowed="a decoder with attention or a state")
+    rest = _rest(c, found, traits, layers)
     _refuse_unused(c, must_use)
-    kinds, pattern = kinds_of(_layers(found))
-    found |= {"kinds": kinds, "pattern": pattern}
-    known = {field.name for field in fields(ModelShape)}
-    found = {key: value for key, value in found.items() if key in known}
     about = about or {}
+    notes = () if known else (_UNKNOWN_ARCHITECTURE.format(architecture),)
     return ModelShape(
         name=name,
         architecture=architecture,
-        notes=() if family else (_UNKNOWN_ARCHITECTURE.format(architecture),),
+        kinds=kinds,
+        pattern=pattern,
+        notes=(*notes, *_unread(c)),
         source=about.get("source", file),
         published_parameters=about.get("published_parameters"),
         published_parameters_source=about.get("published_parameters_source", ""),
-        **found,
+        **rest,
     )
 
 
-def _layers(found: Mapping[str, Any]) -> Iterable[LayerShape]:
-    moe, dense = found.get("moe"), found.get("dense_layers", ())
-    mlp = MlpShape(
-        intermediate_size=found["intermediate_size"],
-        num_matrices=found["mlp_matrices"],
-        bias=found.get("mlp_bias", False),
-    )
-    for index, kind in enumerate(found["layer_types"]):
-        mixer = _mixer(found, kind)
-        mlps = (mlp,) if moe is None or index in dense else (moe,)
-        yield LayerShape(mixers=(mixer,), mlps=mlps, norms=found.get("norms_per_layer", 2))
-
-
-def _mixer(found: Mapping[str, Any], kind: str) -> Mixer:
-    if kind == "mamba":
-        mamba: MambaShape = found["mamba"]
-        return mamba
-    if "mla" in found:
-        mla: MlaShape = found["mla"]
-        return mla
-    return AttentionShape(
-        num_heads=found["num_attention_heads"],
-        num_kv_heads=found["num_key_value_heads"],
-        head_dim=found["head_dim"],
-        v_head_dim=found["head_dim"],
-        window=found["sliding_window"] if kind == "sliding_attention" else None,
-        bias=found["attention_bias"],
-        output_bias=found.get("attention_output_bias", False),
-        sinks=found.get("attention_sinks", False),
-        qk_norm=found.get("qk_norm", "none"),
-    )
+def _unread(c: ConfigReader) -> tuple[str, ...]:
+    keys = c.unread()
+    if not keys:
+        return ()
+    named = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+    return (_UNREAD.format(named, "are" if len(keys) > 1 else "is"),)
 
 
 def _text_part(c: ConfigReader) -> ConfigReader:
-    """The language model of a multimodal config (``text_config``), else the config itself."""
-    inner = c.value("text_config")
-    if inner is None:
+    """The language model of a multimodal config, else the config itself."""
+    key = next((one for one in TEXT_PARTS if c.keys.get(one) is not None), None)
+    inner = c.value(*TEXT_PARTS)
+    if inner is None or key is None:
         return c
     if not isinstance(inner, Mapping):
-        raise c.refuse("not a mapping", "text_config", given=inner)
+        raise c.refuse("not a mapping", key, given=inner)
     shared = ("torch_dtype", "dtype", "tie_word_embeddings", "quantization_config")
-    outer = {key: c.keys[key] for key in shared if key in c.keys}
-    outer_type = c.text("model_type")
-    keys: dict[str, Any] = {"model_type": _INNER.get(outer_type, outer_type), **outer, **inner}
-    return ConfigReader(keys, file=c.file, path=f"{c.path}.text_config" if c.path else "text_config")
+    outer = {one: c.keys[one] for one in shared if one in c.keys}
+    keys: dict[str, Any] = {"model_type": c.text("model_type"), **outer, **inner}
+    return _text_part(ConfigReader(keys, file=c.file, path=f"{c.path}.{key}" if c.path else key))
 
 
-def _generic(c: ConfigReader) -> dict[str, Any]:
+def _generic(c: ConfigReader) -> Traits:
     """An unknown architecture: gated and RMSNorm like Llama, unless it has no ``rms_norm_eps``."""
-    modern = c.value("rms_norm_eps") is not None
-    bias = c.flag("attention_bias", not modern)
-    window = c.optional_count("sliding_window")
+    modern = c.value("rms_norm_eps", "norm_eps") is not None or c.flag("rmsnorm", default=False)
+    if modern:
+        is_plain = c.value("hidden_act", "hidden_activation") in ("relu2", "relu_squared", "xielu")
+        return Traits(mlp_matrices=2 if is_plain else 3)
+    return Traits(norm="layernorm", mlp_matrices=2, qkv_bias=True, mlp_bias=True)
+
+
+def _found(c: ConfigReader, traits: Traits) -> dict[str, Any]:
+    """What holds for all layers: norms, biases and gates, by the config's switches or the architecture."""
+    qkv_bias = c.flag(*_BIASES, default=traits.qkv_bias)
+    output_bias = c.flag(
+        "attention_out_bias",
+        "attention_output_bias",
+        default=qkv_bias if traits.output_bias is None else traits.output_bias,
+    )
+    found = {
+        "hidden_size": hidden_size(c),
+        "norm": traits.norm,
+        "norms": traits.norms,
+        "mlp_matrices": traits.mlp_matrices,
+        "qkv_bias": qkv_bias,
+        "output_bias": output_bias,
+        "mlp_bias": c.flag("mlp_bias", default=traits.mlp_bias),
+        "sinks": traits.sinks,
+        "router_bias": traits.router_bias,
+        "qk_norm": _qk_norm(c, traits),
+        "output_gate": _output_gate(c),
+        "value_is_key": c.flag("attention_k_eq_v", default=False),
+        "v_head_dim": None if c.value("kv_lora_rank") else c.optional_count("v_head_dim", most=1_000_000),
+        "window_reaches_more": traits.window_reaches_more,
+        "state_dtype": traits.state_dtype,
+        "sublayers": traits.sublayers,
+    }
+    c.ignore(*_UNDERSTOOD)
+    return found | (dict(traits.special(c)) if traits.special else {}) | _extra_vectors(c, found)
+
+
+_BIASES = (
+    "attention_bias", "qkv_bias", "use_qkv_bias", "add_qkv_bias", "attn_bias", "bias", "use_bias",
+    "enable_bias",
+)  # fmt: skip
+
+
+# Understood, and without effect on sizes: which norm comes first, whether blocks are parallel, positions.
+_UNDERSTOOD = (
+    "use_parallel_block", "use_parallel_residual", "parallel_attn", "use_gated_activation", "norm_type",
+    "use_embedding_sharing", "order_of_interleaved_layers", "alibi", "mlp_type", "do_layer_norm_before",
+    "mla_use_nope", "use_grouped_topk", "normalization", "post_norm", "use_post_norm", "use_rmsnorm",
+    "add_swa_attention_sink_bias", "add_full_attention_sink_bias", "projectors_bias", "add_bias_linear",
+    "moe_router_enable_expert_bias", "use_expert_bias", "moe_gate_bias", "use_routing_bias", "mask_type",
+    "shared_moe_mode", "moe_router_use_sigmoid", "query_pre_attn_scalar", "use_sandwich_norm",
+    "order_of_layers", "num_ln_in_parallel_attn", "learned_pos_emb", "attn_layer_norm",
+)  # fmt: skip
+
+
+def _qk_norm(c: ConfigReader, traits: Traits) -> str:
+    """Norms of queries and keys; where no architecture says so, a switch does."""
+    switches = ("use_qk_norm", "qk_norm", "qk_layernorm")
+    if traits.qk_norm_key:
+        return traits.qk_norm if c.flag(traits.qk_norm_key, default=False) else "none"
+    if traits.qk_norm == "none" and traits_of(c.text("model_type")) is None:
+        return "per_head" if c.flag(*switches, default=False) else "none"
+    c.ignore(*switches)
+    return traits.qk_norm
+
+
+def _output_gate(c: ConfigReader) -> str:
+    """A gate on the attention's output: as wide as the output, or one number per head."""
+    if c.flag("attn_output_gate", default=False):
+        return "per_entry"
+    by_head = c.flag("use_head_wise_attn_gate", "use_attention_gate", "gating", default=False)
+    return "per_head" if by_head else "none"
+
+
+def _extra_vectors(c: ConfigReader, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Gemma 3n's and 4's embeddings for each layer, and what feeds them in."""
+    hidden, width = found["hidden_size"], c.count("hidden_size_per_layer_input", default=0, least=0)
+    rank = c.count("laurel_rank", default=0, least=0, most=10_000_000)
+    streams = c.count("altup_num_inputs", default=1, most=1_000)
+    c.ignore("altup_active_idx", "altup_correct_scale")
+    entries = 2 * hidden * width + hidden if width else 0
+    entries += 2 * hidden * rank + hidden if rank else 0
+    if streams > 1:
+        entries += streams * streams * (streams + 1) + streams * hidden + 2 * hidden
+    return {"layer_vectors": entries, "per_layer_width": width, "streams": streams}
+
+
+def _rest(c: ConfigReader, found: Mapping[str, Any], traits: Traits, layers: int) -> dict[str, Any]:
+    """Fields of the whole model."""
+    vocab = c.count("vocab_size", "padded_vocab_size", most=100_000_000)
+    hidden, width, streams = found["hidden_size"], found["per_layer_width"], found["streams"]
+    tables = 2 * (streams - 1) * hidden * hidden
+    if width:
+        rows = c.count("vocab_size_per_layer_input", default=vocab, most=100_000_000)
+        tables += layers * width * (rows + hidden) + width
+    width_of_mlps = found.get("intermediate_size") or c.value(*WIDTH)
     return {
-        "norm": "rmsnorm" if modern else "layernorm",
-        "mlp_matrices": 3 if modern else 2,
-        "attention_bias": bias,
-        "attention_output_bias": bias,
-        "mlp_bias": c.flag("mlp_bias", not modern),
-        "tie_word_embeddings": c.flag("tie_word_embeddings", False),
-    } | listed_layers(c, window)
-
-
-def _common(c: ConfigReader, found: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys that every architecture has, under whichever of their names."""
-    layers = num_layers(c)
-    vocab = ("vocab_size", "padded_vocab_size")
-    inner = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
-    positions = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len")
-    return _heads(c, found) | {
-        "num_hidden_layers": layers,
-        "intermediate_size": _count(c, found, *inner, most=100_000_000),
-        "vocab_size": _count(c, found, *vocab, most=100_000_000),
-        "max_position_embeddings": _count(c, found, *positions, default=2048),
-        "layer_types": ("full_attention",) * layers,
-        "sliding_window": None,
-        "learned_positions": 0,
-        "norm": "rmsnorm",
-        "mlp_matrices": 3,
+        "hidden_size": hidden,
+        "intermediate_size": width_of_mlps if type(width_of_mlps) is int else 0,
+        "vocab_size": vocab,
+        "max_position_embeddings": longest_context(c, traits),
         "dtype": _dtype(c),
+        "tie_word_embeddings": c.flag("tie_word_embeddings", default=traits.tie_word_embeddings),
+        "learned_positions": found.get("learned_positions", 0),
+        "norm": traits.norm,
+        "embedding_norm": traits.embedding_norm,
+        "other_embedding_parameters": tables,
+        "lm_head_bias": c.flag("lm_head_bias", default=traits.lm_head_bias),
         "checkpoint_quantization": _checkpoint_quantization(c),
     }
 
 
-def _heads(c: ConfigReader, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Width, heads and the size of a head, which must fit each other."""
-    hidden = c.count("hidden_size", "n_embd", "n_embed", "d_model", most=10_000_000)
-    heads = _count(c, found, "num_attention_heads", "n_head", "n_heads", "num_heads", most=1_000_000)
-    kv_names = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
-    if "head_dim" not in found and c.value("head_dim") is None and hidden % heads:
-        raise c.refuse(
-            "does not divide hidden_size, and there is no head_dim",
-            "num_attention_heads",
-            given=heads,
-            allowed=f"a divisor of {hidden}",
-            hint="write head_dim",
-        )
-    return {
-        "hidden_size": hidden,
-        "num_attention_heads": heads,
-        "num_key_value_heads": _count(c, found, *kv_names, default=heads, most=1_000_000),
-        "head_dim": _count(c, found, "head_dim", default=hidden // heads, most=1_000_000),
-    }
+POSITIONS = (
+    "max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len", "max_sequence_length",
+    "max_seq_length", "model_max_length",
+)  # fmt: skip
 
 
-def _count(
-    c: ConfigReader, found: Mapping[str, Any], *names: str, default: int | None = None, most: int = LARGEST
-) -> int:
-    """What the family found, else the key under one of its names; the first name is the field's."""
-    return int(found[names[0]]) if names[0] in found else c.count(*names, default=default, most=most)
+def longest_context(c: ConfigReader, traits: Traits) -> int:
+    """Tokens that the model is made for, its rope scaling included, as vLLM derives them.
+
+    YaRN: its factor times the original positions; linear and dynamic scaling: times the config's own;
+    Llama 3's and LongRoPE's factors are in the config's number already.
+    """
+    positions = c.count(*POSITIONS, default=2048)
+    given = c.value("rope_scaling", "rope_parameters")
+    if not isinstance(given, Mapping) or traits.scaled_positions:
+        return positions
+    nested = [one for one in given.values() if isinstance(one, Mapping)]
+    factor = 1.0
+    for one in nested or [given]:
+        kind = one.get("rope_type", one.get("type"))
+        if kind in ("su", "longrope", "llama3", "default", "mrope", "proportional", None):
+            continue
+        stated = one.get("factor", factor)
+        if isinstance(stated, bool) or not isinstance(stated, int | float) or not 0 < stated <= 1e6:
+            raise c.refuse("not a factor", "rope_scaling.factor", given=stated, allowed="above 0")
+        factor = float(stated)
+        if kind == "yarn":
+            original = one.get("original_max_position_embeddings", positions)
+            positions = c.whole(original, "rope_scaling.original_max_position_embeddings")
+    return min(int(positions * factor), LARGEST)
 
 
 def _dtype(c: ConfigReader) -> str:
@@ -298,23 +277,6 @@ def _checkpoint_quantization(c: ConfigReader) -> str:
         allowed="fp8, mxfp4, gptq, awq (4 or 8 bits)",
         hint="the unquantised model, with engine.quantization",
     )
-
-
-def _check(c: ConfigReader, found: Mapping[str, Any]) -> None:
-    heads, kv_heads = found["num_attention_heads"], found["num_key_value_heads"]
-    if heads % kv_heads:
-        raise c.refuse(
-            "KV heads must divide the attention heads",
-            "num_key_value_heads",
-            given=kv_heads,
-            allowed=f"a divisor of num_attention_heads, {heads}",
-        )
-    if not any(kind.endswith("attention") for kind in found["layer_types"]):
-        raise c.refuse(
-            "no layer with attention, so no KV cache", "layer_types", allowed="a decoder with attention"
-        )
-    if "sliding_attention" in found["layer_types"] and found["sliding_window"] is None:
-        raise c.refuse("missing, but some layers are sliding_attention", "sliding_window", allowed="tokens")
 
 
 def _refuse_unused(c: ConfigReader, must_use: Iterable[str]) -> None:

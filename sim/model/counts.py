@@ -24,6 +24,7 @@ from sim.model.shape import (
     Mlp,
     MlpShape,
     ModelShape,
+    MoeShape,
     Quantization,
     Stage,
 )
@@ -75,7 +76,12 @@ def num_active_parameters(m: ModelShape) -> int:
         (matrix.num_experts - matrix.experts_per_token) * matrix.n * matrix.k * matrix.layers
         for matrix in layer_matrices(m)
     )
-    return num_parameters(m) - idle
+    biases = sum(
+        count * (moe.num_experts - moe.num_experts_per_tok) * _expert_biases(moe, m.hidden_size)
+        for kind, count in m.counted_kinds()
+        if (moe := kind.moe) is not None
+    )
+    return num_parameters(m) - idle - biases
 
 
 def embedding_parameters(m: ModelShape) -> int:
@@ -138,8 +144,13 @@ def _mlp_vectors(mlp: Mlp, hidden: int) -> int:
     ups = mlp.num_matrices - 1
     if isinstance(mlp, MlpShape):
         return mlp.bias * (ups * mlp.intermediate_size + hidden)
-    biases = mlp.bias * mlp.num_experts * (ups * mlp.moe_intermediate_size + hidden)
+    biases = mlp.num_experts * _expert_biases(mlp, hidden)
     return biases + mlp.router_bias * mlp.num_experts + mlp.shared_expert_gate * hidden
+
+
+def _expert_biases(moe: MoeShape, hidden: int) -> int:
+    """Of one expert."""
+    return moe.bias * ((moe.num_matrices - 1) * moe.moe_intermediate_size + hidden)
 
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1}
@@ -201,15 +212,17 @@ INDEXER_SCALE_BYTES = 4
 
 def layer_kv_bytes(kind: LayerShape, dtype_bytes: int, tensor_parallel_size: int = 1) -> int:
     """KV bytes of one token in one layer on one GPU; 0 where it keeps none of its own."""
-    total, a, mla = 0, kind.attention, kind.mla
-    if a is not None and a.kv_source is None:
-        heads = kv_heads_of_gpu(a.num_kv_heads, tensor_parallel_size)
-        total += heads * (a.head_dim + a.v_head_dim) * dtype_bytes
-    if mla is not None:
-        total += mla.latent_size * dtype_bytes
-        if mla.indexer is not None and mla.indexer.own:
-            total += mla.indexer.head_dim + INDEXER_SCALE_BYTES
-    return total
+    return sum(_mixer_kv_bytes(mixer, dtype_bytes, tensor_parallel_size) for mixer in kind.mixers)
+
+
+def _mixer_kv_bytes(mixer: Mixer, dtype_bytes: int, tp: int) -> int:
+    if isinstance(mixer, AttentionShape) and mixer.kv_source is None:
+        return kv_heads_of_gpu(mixer.num_kv_heads, tp) * (mixer.head_dim + mixer.v_head_dim) * dtype_bytes
+    if isinstance(mixer, MlaShape):
+        has_index = mixer.indexer is not None and mixer.indexer.own
+        index = mixer.indexer.head_dim + INDEXER_SCALE_BYTES if has_index and mixer.indexer else 0
+        return mixer.latent_size * dtype_bytes + index
+    return 0
 
 
 def state_bytes_per_request(m: ModelShape, dtype: DtypeChoice = "auto", tensor_parallel_size: int = 1) -> int:
