@@ -35,7 +35,7 @@ from sim.price.law_times import (
     law_s,
 )
 from sim.price.priced import StepEngine
-from sim.price.roofline import Floats, Operator, wave_utilisation
+from sim.price.roofline import Floats, Operator
 from sim.scenario.dataclass import dataclass
 
 # Weights and activations in the same 8-bit type run at its peak; weight-only formats at the activations'.
@@ -230,9 +230,6 @@ class StepCounter:
         rows = tokens * matrix.experts_per_token
         weights = matrix.n * matrix.k * bits / 8 * experts
         activations = rows * (matrix.n + matrix.k) * self.precision.activation_bytes
-        tiles = wave_utilisation(
-            np.ceil(rows / experts), matrix.n * np.round(experts), self.hardware.sm_count
-        )
         law = self.gemm_law(matrix)
         return Operator(
             name=matrix.name,
@@ -240,7 +237,7 @@ class StepCounter:
             flops=2.0 * rows * matrix.n * matrix.k,
             hbm_bytes=np.where(tokens > 0, weights + activations, 0.0),
             peak=peak or self.precision.dtype,
-            utilisation=tiles,
+            output=(np.ceil(rows / experts), matrix.n * np.round(experts)),
             law_s=gemm_s(self.hardware, law, matrix, rows, self.widths_of(matrix)) if law else None,
             law=law,
         )

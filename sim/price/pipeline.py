@@ -19,6 +19,7 @@ from sim.price.priced import Priced, PricedSteps, StepEngine
 from sim.price.roofline import Floats
 from sim.price.step import Chunks, CompiledPrice, StepPrice
 from sim.scenario.dataclass import dataclass
+from sim.scenario.shared import Shared
 
 TENSORS_SENT = 2  # hidden states and residual
 
@@ -195,27 +196,20 @@ class AskedSteps:
     engine: AskedEngine
 
 
-_SHARED: list[tuple[AskedSteps, CompiledPrice]] = []  # the newest first
-
-
 def step_price(scenario: Priced) -> CompiledPrice:
     """The price of a scenario's steps by laws; runs of one process that ask for the same share its tables.
 
     Tables do not depend on the order of questions, and say nothing about the run that asked.
     """
     keys = {field.name: getattr(scenario.engine, field.name) for field in fields(AskedEngine)}
-    asked = AskedSteps(hardware=scenario.hardware, model=scenario.model, engine=AskedEngine(**keys))
-    found = next((one for one in _SHARED if one[0] == asked), None)
-    if found is None:
-        found = asked, _made(asked)
-    else:
-        _SHARED.remove(found)
-    _SHARED.insert(0, found)
-    del _SHARED[NUM_SHARED:]
-    return found[1]
+    engine = AskedEngine(**keys)
+    return _SHARED.get(AskedSteps(hardware=scenario.hardware, model=scenario.model, engine=engine), _made)
 
 
 def _made(asked: AskedSteps) -> CompiledPrice:
     if asked.engine.pipeline_parallel_size > 1:
         return PipelinePrice(asked)
     return LaunchedPrice(asked) if needs_launched_price(asked) else CompiledPrice(asked)
+
+
+_SHARED: Shared[AskedSteps, CompiledPrice] = Shared(NUM_SHARED)

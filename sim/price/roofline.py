@@ -42,7 +42,7 @@ class Operator:
     peak: str  # key of peak_flops_per_s
     compute_curve: str = "gemm_compute"
     memory_curve: str = "gemm_memory"
-    utilisation: Floats | float = 1.0  # tiles against whole waves of SMs
+    output: tuple[Floats, Floats] | None = None  # rows and columns of a GEMM's output, in tiles on the SMs
     link_bytes: Floats | float = 0.0
     link_messages: int = 0  # latencies paid one after another
     law_s: Floats | None = None  # seconds of one launch by a fitted kernel law, in place of the roofline
@@ -62,13 +62,14 @@ class Operator:
         rate = hardware.peak_flops_per_s[self.peak]
         compute = fractions(hardware, self.compute_curve, self.flops * slower_than_measured(hardware, rate))
         memory = fractions(hardware, self.memory_curve, self.hbm_bytes)
+        utilisation = 1.0 if self.output is None else wave_utilisation(*self.output, hardware.sm_count)
         transfer = np.zeros_like(self.flops)
         if link is not None and self.link_messages:
             size = np.asarray(self.link_bytes, dtype=np.float64)
             achieved = link.bytes_per_s * fractions(hardware, "link", size)
             transfer = size / achieved + self.link_messages * (link.latency_s or 0.0)
         return [
-            self.flops / (rate * compute * self.utilisation),
+            self.flops / (rate * compute * utilisation),
             self.hbm_bytes / (hardware.hbm_bytes_per_s * memory),
             transfer,
             np.full_like(self.flops, launch_s),

@@ -218,20 +218,21 @@ class CompiledPrice:
         if tokens >= len(self._linear):
             if tokens > LARGEST_TABLE:
                 return to_ps(float(self._linear_s(np.array([float(tokens)]))[0]))
-            self._linear = table(self._linear_s, table_size(tokens))
+            self._linear = table(self._linear_s, table_size(tokens), self._linear)
         return self._linear[tokens]
 
     def head_ps(self, sequences: int) -> int:
         """Final norm and lm_head of the sequences that sample."""
         if sequences >= len(self._head):
-            self._head = table(self._head_s, table_size(sequences))
+            self._head = table(self._head_s, table_size(sequences), self._head)
         return self._head[sequences]
 
     def chunk_ps(self, queries: int, cached: int) -> int:
         """Attention of one prompt chunk."""
         if cached == 0 and queries <= LARGEST_TABLE:
             if queries >= len(self._fresh_chunks):
-                self._fresh_chunks = table(self._fresh_chunk_s, table_size(queries))
+                known, size = self._fresh_chunks, table_size(queries)
+                self._fresh_chunks = table(self._fresh_chunk_s, size, known)
             return self._fresh_chunks[queries]
         few = self._num_chunk_breakpoints
         if few < CHUNK_BREAKPOINTS and cached >= self._grid[few - 1]:
@@ -332,11 +333,15 @@ def table_size(size: int) -> int:
     return min(max(256, 1 << size.bit_length()), LARGEST_TABLE + 1)
 
 
-def table(price_s: Callable[[Floats], Floats], size: int) -> list[int]:
-    """Picoseconds for 0, 1, ..., size - 1; more tokens never cost less (see ``curve_of``)."""
-    found = whole_ps(price_s, np.arange(size, dtype=np.float64))
-    picoseconds: list[int] = np.maximum.accumulate(found).tolist()
-    return picoseconds
+def table(price_s: Callable[[Floats], Floats], size: int, known: list[int]) -> list[int]:
+    """Picoseconds for 0, 1, ..., size - 1, of which the first are known already.
+
+    More tokens never cost less (see ``curve_of``).
+    """
+    found = whole_ps(price_s, np.arange(len(known), size, dtype=np.float64))
+    if known:
+        found[0] = max(int(found[0]), known[-1])
+    return [*known, *np.maximum.accumulate(found).tolist()]
 
 
 def whole_ps(price_s: Callable[..., Floats], *sizes: Floats) -> Int64:

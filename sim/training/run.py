@@ -16,6 +16,7 @@ from sim.training.schedule.failures import with_failures
 from sim.training.schedule.find import bounded_schedule
 from sim.training.schedule.job import Job, is_priced, plan_job
 from sim.training.schedule.scaling import scaling_points
+from sim.training.schedule.timeline import first_steps
 from sim.training.step.memory import training_memory
 from sim.training.sync import SYNC
 from sim.training.worker import simulate_events
@@ -79,11 +80,12 @@ def check_against_events(job: Job, outcome: Outcome) -> int:
 
 
 def timeline(job: Job) -> WorkerStepColumns:
-    """The first steps of all workers, event by event; chunks and ZeRO-3 as if they came at the end."""
+    """The first steps of all workers; chunks and ZeRO-3 as if they came at the end."""
     per_step = job.num_workers * (1 + len(job.exchange.buckets))
     quick = max(FEWEST_TIMELINE_STEPS, TIMELINE_EVENTS // per_step)
     steps = max(1, min(TIMELINE_STEPS, job.num_steps, TIMELINE_ROWS // job.num_workers, quick))
-    return simulate_events(job, steps).columns()
+    found = first_steps(job, steps)
+    return simulate_events(job, steps).columns() if found is None else found
 
 
 def has_events(job: Job) -> bool:

@@ -1,7 +1,8 @@
-"""Workers as SimPy processes: every step, message and wait an event. The reference; timelines come from it.
+"""Workers as SimPy processes: every step, message and wait an event. The reference.
 
 At one instant messages arrive first, then released workers go on, then computations end; each in the order of
-the workers. The arrays of ``schedule.synchronous`` and the heap of ``schedule.asynchronous`` say the same.
+the workers. The arrays of ``schedule.synchronous`` and the heap of ``schedule.asynchronous`` say the same,
+and so do the timelines of ``schedule.timeline``.
 """
 
 from __future__ import annotations

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.hardware import HardwareProfile, KernelFit, hardware_names, load_hardware
 from sim.hardware.laws.device import KernelLaw
+from sim.hardware.laws.gemm import tiled_s, tilings
 from sim.hardware.laws.registry import LAWS
 from sim.price.law_times import law_device
 
@@ -48,6 +49,29 @@ def prefill(hardware: HardwareProfile, queries: float, cached: float = 0, heads:
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
 def test_a_law_is_a_curve_and_not_a_table(law: KernelLaw) -> None:
     assert len(law.constants) <= 30
+
+
+@pytest.mark.parametrize("name", WITH_KERNELS)
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.lists(st.integers(1, 100_000), min_size=1, max_size=40),
+    n=st.integers(1, 130_000),
+    k=st.integers(1, 60_000),
+    quantisation=st.sampled_from([0.01, 0.5, 1.0]),
+    cheap_splits=st.booleans(),
+)
+def test_the_fastest_tiling_is_found_without_trying_all(
+    name: str, rows: list[int], n: int, k: int, quantisation: float, cheap_splits: bool
+) -> None:
+    """To the last bit: which splits are left out must not show in any price."""
+    device = law_device(load_hardware(name), "gemm_bfloat16")
+    sizes = {"m": rows, "n": n, "k": k, "value_bytes": 2, "weight_bits": 16, "copies": 1e9}
+    arrays = dict(zip(sizes, np.broadcast_arrays(*map(np.float64, sizes.values())), strict=True))
+    constants = {**load_hardware(name).kernels["gemm_bfloat16"].constants, "quantisation": quantisation}
+    if cheap_splits:
+        constants |= {"split_s": 1e-9, "tile_s": 1e-8, "tile_area_s": 1e-9}
+    every = np.min([time for _, _, time in tilings(arrays, constants, device)], axis=0)
+    assert tiled_s(arrays, constants, device).tolist() == every.tolist()
 
 
 @pytest.mark.parametrize("name", MEASURED)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from sim.elementary import power
 from sim.hardware.laws.device import Constant, Constants, Device, Floats, KernelLaw, Sizes, soft_max
@@ -45,40 +47,90 @@ def gemm_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
 
 
 def tiled_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
-    """The fastest tiling's time on the SMs; ``groups`` products of that size where there are several."""
+    """The fastest tiling's time on the SMs; ``groups`` products of that size where there are several.
+
+    Splits of K are tried only where they could win: a split in s takes at least its share of a wave, s times
+    the prologue and all of K.
+    """
     best = np.full_like(sizes["m"], np.inf)
-    for _, _, time in tilings(sizes, constants, device):
-        best = np.minimum(best, time)
+    each = tiled(sizes, constants, device)
+    for tiles in each:
+        best = np.minimum(best, tiles.seconds(1, constants, device))
+    for tiles in each:
+        at_least = tiles.num_tiles / device.sm_count * (tiles.k * tiles.per_k_s + SPLITS[1] * tiles.start_s)
+        may_win = np.flatnonzero(at_least <= best * (1.0 + LAST_DIGITS))
+        if may_win.size:
+            times = tiles.at(may_win).seconds(_LATER_SPLITS, constants, device)
+            best[may_win] = np.minimum(best[may_win], times.min(axis=0))
     return best
+
+
+LAST_DIGITS = 1e-9  # far more than rounding comes to
+_LATER_SPLITS = np.array(SPLITS[1:], dtype=float)[:, None]
+
+
+class _Tiles(NamedTuple):
+    """Launches cut into tiles of one shape."""
+
+    num_tiles: Floats
+    k: Floats
+    per_k_s: Floats  # a tile's time per step of K
+    sum_bytes: Floats  # partial sums that one part of a split writes and reads
+    start_s: float  # a tile's prologue and epilogue
+
+    def at(self, index: npt.NDArray[np.intp]) -> _Tiles:
+        """Some of the launches."""
+        return _Tiles(
+            self.num_tiles[index],
+            self.k[index],
+            self.per_k_s[index],
+            self.sum_bytes[index],
+            self.start_s,
+        )
+
+    def seconds(self, split: int | Floats, constants: Constants, device: Device) -> Floats:
+        """Time on the SMs with K in ``split`` parts, or a row for each of several splits above 1."""
+        evened = 1.0 - constants["quantisation"]
+        waves = self.num_tiles * split / device.sm_count
+        whole = np.ceil(waves)
+        parts = np.maximum(whole + evened * (waves - whole), 1.0)
+        time: Floats = parts * (self.start_s + self.k / split * self.per_k_s)
+        if isinstance(split, int) and split == 1:
+            return time
+        l2_bytes_per_s = constants["l2_speed"] * device.hbm_bytes_per_s
+        return time + constants["split_s"] + self.sum_bytes * split / l2_bytes_per_s
+
+
+def tiled(sizes: Sizes, constants: Constants, device: Device) -> list[_Tiles]:
+    """The launches cut into each of ``TILES``."""
+    m, n, k, groups = sizes["m"], sizes["n"], sizes["k"], sizes.get("groups", 1.0)
+    ideal = 2.0 * m * n * k * groups / device.flops_per_s
+    slower = 1.0 + constants["throttle"] * ideal / (ideal + constants["throttle_after_s"])
+    rate = device.flops_per_s / device.sm_count / slower
+    load = constants["sm_load"] * device.hbm_bytes_per_s / device.sm_count
+    sum_bytes = 2.0 * BYTES_OF_A_SUM * m * n * groups
+    return [
+        _Tiles(
+            num_tiles=tile_count(sizes, tile),
+            k=k,
+            per_k_s=np.maximum(
+                2.0 * tile[0] * tile[1] / (rate * constants[area_name(tile)]),
+                operand_bytes(sizes, tile) / load,
+            ),
+            sum_bytes=sum_bytes,
+            start_s=constants["tile_s"] + constants["tile_area_s"] * tile[0] * tile[1] / LARGE_TILE,
+        )
+        for tile in TILES
+    ]
 
 
 def tilings(
     sizes: Sizes, constants: Constants, device: Device
 ) -> Iterator[tuple[tuple[int, int], int, Floats]]:
     """Every tile and split of K with its time on the SMs."""
-    m, n, k, groups = sizes["m"], sizes["n"], sizes["k"], sizes.get("groups", 1.0)
-    ideal = 2.0 * m * n * k * groups / device.flops_per_s
-    slower = 1.0 + constants["throttle"] * ideal / (ideal + constants["throttle_after_s"])
-    rate = device.flops_per_s / device.sm_count / slower
-    load = constants["sm_load"] * device.hbm_bytes_per_s / device.sm_count
-    evened = 1.0 - constants["quantisation"]
-    sum_bytes = 2.0 * BYTES_OF_A_SUM * m * n * groups
-    l2_bytes_per_s = constants["l2_speed"] * device.hbm_bytes_per_s
-    for tile in TILES:
-        tiles = tile_count(sizes, tile)
-        per_k = np.maximum(
-            2.0 * tile[0] * tile[1] / (rate * constants[area_name(tile)]),
-            operand_bytes(sizes, tile) / load,
-        )
-        tile_s = constants["tile_s"] + constants["tile_area_s"] * tile[0] * tile[1] / LARGE_TILE
+    for tile, tiles in zip(TILES, tiled(sizes, constants, device), strict=True):
         for split in SPLITS:
-            waves = tiles * split / device.sm_count
-            whole = np.ceil(waves)
-            parts = np.maximum(whole + evened * (waves - whole), 1.0)
-            time = parts * (tile_s + k / split * per_k)
-            if split > 1:
-                time = time + constants["split_s"] + sum_bytes * split / l2_bytes_per_s
-            yield tile, split, time
+            yield tile, split, tiles.seconds(split, constants, device)
 
 
 def tile_count(sizes: Sizes, tile: tuple[int, int]) -> Floats:

@@ -304,14 +304,24 @@ class Attribution:
         return self.total_ps / max(1, self.ideal_ps)
 
 
-def attribute(scenario: TrainingScenario, seed: int, base_dir: Path) -> Attribution:
-    """The run's parts, over as many of its steps as are quick to schedule seven times."""
+def attribute(
+    scenario: TrainingScenario, seed: int, base_dir: Path, known: Outcome | None = None
+) -> Attribution:
+    """The run's parts, over as many of its steps as are quick to schedule seven times.
+
+    ``known``: what came out of the run itself, if nobody died in it.
+    """
     most = max(1, MAX_WORKER_STEPS // scenario.training.num_workers)
     steps = min(scenario.training.num_steps, most)
     short = replace(scenario, training=replace(scenario.training, num_steps=steps))
     job = plan_job(short, seed, base_dir)
     is_whole = not job.scheme.is_asynchronous
-    rungs = [schedule(job)[0] for job in _rungs(short, job, lambda one: plan_job(one, seed, base_dir))]
+    jobs = _rungs(short, job, lambda one: plan_job(one, seed, base_dir))
+    found = {id(job): known} if known is not None and steps == scenario.training.num_steps else {}
+    for one in jobs:  # a cause that the run is without leaves the job as it was
+        if id(one) not in found:
+            found[id(one)] = schedule(one)[0]
+    rungs = [found[id(one)] for one in jobs]
     ends = [int(outcome.update_ps[-1]) for outcome in rungs]
     if is_whole and job.failures is not None:
         wall = with_failures(rungs[0].update_ps, job.failures, job.num_workers, seed)
@@ -328,14 +338,16 @@ def attribute(scenario: TrainingScenario, seed: int, base_dir: Path) -> Attribut
 
 def _rungs(scenario: TrainingScenario, job: Job, plan: Callable[[TrainingScenario], Job]) -> list[Job]:
     """The job, and the job without one cause more at a time, in the order of the module's docstring."""
-    steady = replace(job, failures=None)
+    steady = replace(job, failures=None) if job.failures else job
     prompt = replace(steady, times=steady.times.without_stalls()) if job.times.has_stalls else steady
     alike = replace(prompt, times=AlikeTimes(prompt.times))
     healthy = alike
     if scenario.exchange.slow_links:
         exchange = replace(scenario.exchange, slow_links=())
         healthy = replace(alike, exchange=plan(replace(scenario, exchange=exchange)).exchange)
-    unqueued = replace(healthy, exchange=replace(healthy.exchange, occupies_ps=0))
+    unqueued = healthy
+    if healthy.exchange.occupies_ps:
+        unqueued = replace(healthy, exchange=replace(healthy.exchange, occupies_ps=0))
     free = plan(replace(scenario, exchange=ExchangeConfig(algorithm="none")))
     free = replace(free, failures=None, times=AlikeTimes(free.times))
     return [job, steady, prompt, alike, healthy, unqueued, free]
@@ -377,8 +389,8 @@ def blame(answer: Answer[TrainingScenario, TrainingResult]) -> list[Block]:
     """S, its parts by operation, and the workers that steps waited for."""
     base_dir = Path(answer.file.path).resolve().parent
     found = {
-        name: attribute(results[0].scenario, results[0].seed, base_dir)
-        for name, results in answer.results.items()
+        name: attribute(one.scenario, one.seed, base_dir, None if one.scenario.failures else one.outcome)
+        for name, (one, *_) in answer.results.items()
     }
     shown = [one for one in OPERATIONS if any(parts.by_operation[one] for parts in found.values())]
     rows = [

@@ -28,32 +28,47 @@ class Log:
     time_ps: Int64  # when the server had it
     worker: Int64
     version_read: Int64
-    wait_ps: Int64  # by worker, in its finished steps
+    computed_ps: Int64  # when the worker had computed it
     gradients_per_update: int = 1
     mishaps: tuple[Mishaps, ...] = ()
-    rounds: tuple[Round, Round] | None = None  # the first and the last once the bound has held somebody back
+    rounds: tuple[int, int] | None = None
+    """The first and the last time that the slowest worker let others go on: gradients so far."""
 
+    @property
+    def update_ps(self) -> Int64:
+        """When each update was there."""
+        return self.time_ps[self.gradients_per_update - 1 :: self.gradients_per_update]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
-    """The slowest worker has completed a step and others may go on: gradients so far, waits so far."""
+    def released_ps(self, version_read: Int64) -> Int64:
+        """When workers that read these versions had been let go: with the update that made it."""
+        return np.where(version_read > 0, self.update_ps[np.maximum(version_read, 1) - 1], 0)
 
-    num_gradients: int
-    waits: tuple[int, ...]
+    def wait_ps(self, num_workers: int, num_gradients: int) -> Int64:
+        """By worker: how long it was held back before those steps of its that are among these gradients."""
+        worker, done = self.worker[:num_gradients], self.time_ps[:num_gradients]
+        order = np.argsort(worker, kind="stable")
+        released = self.released_ps(self.version_read[:num_gradients])[order]
+        before = np.roll(done[order], 1)
+        before[np.flatnonzero(np.diff(worker[order], prepend=-1))] = 0
+        waits = np.zeros(num_workers, dtype=np.int64)
+        np.add.at(waits, worker[order], released - before)
+        return waits
 
 
 def run_asynchronous(job: Job) -> tuple[Outcome, Log]:
     """The whole run: ``num_gradients`` gradients, by whichever worker brings them."""
+    log = log_of(job)
+    return outcome_of(job, log), log
+
+
+def log_of(job: Job) -> Log:
+    """Every gradient of the run."""
     is_free = job.staleness_bound >= UNBOUNDED and job.failures is None
     if job.scheme.waits_for_update:
-        log = _k_async(job)
-    elif is_free and job.exchange.pattern == "free":
-        log = _merged(job)
-    elif is_free:
-        log = _unbounded(job)
-    else:
-        log = _bounded(job)
-    return outcome_of(job, log), log
+        return _k_async(job)
+    if is_free and job.exchange.pattern == "free":
+        return _merged(job)
+    return _unbounded(job) if is_free else _bounded(job)
 
 
 class _Starts:
@@ -68,15 +83,11 @@ class _Starts:
         if job.failures is not None:
             self.mishaps = tuple(Mishaps(job.failures, worker, job.seed) for worker in range(job.num_workers))
 
-    def work_ps(self, worker: int) -> int:
-        """The worker's next step: data loader, computation, and an update that it makes itself."""
-        return self.works[worker]() + self.local_ps[worker]
-
     def computed_at(self, worker: int, now_ps: int) -> int:
-        """When a worker that is released now has computed."""
+        """When a worker that is released now has computed: data loader, computation, its own update."""
         turn = self._outbound_free if self._outbound_free > now_ps else now_ps
         self._outbound_free = turn + self.occupies_ps
-        begin, work = turn + self.takes_ps, self.work_ps(worker)
+        begin, work = turn + self.takes_ps, self.works[worker]() + self.local_ps[worker]
         return self.mishaps[worker].end_of(begin, work) if self.mishaps else begin + work
 
 
@@ -86,37 +97,37 @@ def _bounded(job: Job) -> Log:
     computed_at, occupies = starts.computed_at, starts.occupies_ps
     carried = starts.takes_ps - occupies
     complete = StalenessBarrier(n, job.staleness_bound).complete
-    times, workers, versions = array("q"), array("q"), array("q")
-    version_of, done_at, released_at, waits = [0] * n, [0] * n, [0] * n, [0] * n
+    columns = _Columns()
+    add_time, add_worker = columns.times.append, columns.workers.append
+    add_version, add_computed = columns.versions.append, columns.computed.append
+    version_of = [0] * n
     inbound = 0
-    is_held, first, last = False, None, None
+    is_held, first, last = False, 0, 0
     heap = [computed_at(worker, 0) * n + worker for worker in range(n)]
     heapify(heap)
     for version in range(1, job.num_gradients + 1):
         time, worker = divmod(heap[0], n)
         inbound = (inbound if inbound > time else time) + occupies
         done = inbound + carried
-        times.append(done)
-        workers.append(worker)
-        versions.append(version_of[worker])
-        waits[worker] += released_at[worker] - done_at[worker]
-        done_at[worker] = done
+        add_time(done)
+        add_worker(worker)
+        add_version(version_of[worker])
+        add_computed(time)
         released = complete(worker)
         if len(released) == 1 and released[0] == worker:
-            version_of[worker], released_at[worker] = version, done
+            version_of[worker] = version
             heapreplace(heap, computed_at(worker, done) * n + worker)
             continue
         heappop(heap)
         if not released:
             is_held = True
         elif is_held:
-            last = Round(num_gradients=version, waits=tuple(waits))
+            last = version
             first = first or last
         for one in released:
-            version_of[one], released_at[one] = version, done
+            version_of[one] = version
             heappush(heap, computed_at(one, done) * n + one)
-    log = _log((times, workers, versions), waits, starts.mishaps)
-    return replace(log, rounds=(first, last) if first and last else None)
+    return columns.log(starts, rounds=(first, last) if first else None)
 
 
 def _unbounded(job: Job) -> Log:
@@ -124,7 +135,10 @@ def _unbounded(job: Job) -> Log:
     n, starts = job.num_workers, _Starts(job)
     works, local, occupies, takes = starts.works, starts.local_ps, starts.occupies_ps, starts.takes_ps
     carried = takes - occupies
-    times, workers = array("q"), array("q")
+    columns = _Columns()
+    add_time, add_worker, add_computed = (
+        columns.times.append, columns.workers.append, columns.computed.append,
+    )  # fmt: skip
     heap = [starts.computed_at(worker, 0) * n + worker for worker in range(n)]
     heapify(heap)
     inbound, outbound = 0, n * occupies
@@ -132,31 +146,28 @@ def _unbounded(job: Job) -> Log:
         time, worker = divmod(heap[0], n)
         inbound = (inbound if inbound > time else time) + occupies
         done = inbound + carried
-        times.append(done)
-        workers.append(worker)
+        add_time(done)
+        add_worker(worker)
+        add_computed(time)
         turn = outbound if outbound > done else done
         outbound = turn + occupies
         heapreplace(heap, (turn + takes + works[worker]() + local[worker]) * n + worker)
-    worker_of = np.frombuffer(workers, dtype=np.int64)
+    worker_of = np.frombuffer(columns.workers, dtype=np.int64)
     order = np.argsort(worker_of, kind="stable")
     previous = np.roll(order, 1) + 1
     previous[np.flatnonzero(np.diff(worker_of[order], prepend=-1))] = 0
     read = np.empty_like(previous)
     read[order] = previous
-    return Log(
-        time_ps=np.frombuffer(times, dtype=np.int64),
-        worker=worker_of,
-        version_read=read,
-        wait_ps=np.zeros(n, dtype=np.int64),
-    )
+    return replace(columns.log(starts), version_read=read)
 
 
 def _k_async(job: Job) -> Log:
     """An update per ``num_awaited`` gradients; who brought one waits for it and goes on with new weights."""
     n, awaited, starts = job.num_workers, job.num_awaited, _Starts(job)
     carried = starts.takes_ps - starts.occupies_ps
-    times, workers, versions = array("q"), array("q"), array("q")
-    version_of, done_at, released_at, waits = [0] * n, [0] * n, [0] * n, [0] * n
+    columns = _Columns()
+    times, workers = columns.times, columns.workers
+    version_of = [0] * n
     inbound = 0
     heap = [starts.computed_at(worker, 0) * n + worker for worker in range(n)]
     heapify(heap)
@@ -166,30 +177,37 @@ def _k_async(job: Job) -> Log:
             inbound = max(inbound, time) + starts.occupies_ps
             times.append(inbound + carried)
             workers.append(worker)
-            versions.append(version_of[worker])
-            waits[worker] += released_at[worker] - done_at[worker]
-            done_at[worker] = inbound + carried
+            columns.versions.append(version_of[worker])
+            columns.computed.append(time)
         for one in sorted(workers[-awaited:]):
-            version_of[one], released_at[one] = version, times[-1]
+            version_of[one] = version
             heappush(heap, starts.computed_at(one, times[-1]) * n + one)
-    return _log((times, workers, versions), waits, starts.mishaps, awaited)
+    return columns.log(starts, awaited)
 
 
-def _log(
-    columns: tuple[array[int], array[int], array[int]],
-    waits: list[int],
-    mishaps: tuple[Mishaps, ...],
-    gradients_per_update: int = 1,
-) -> Log:
-    time_ps, worker, version_read = (np.array(column, dtype=np.int64) for column in columns)
-    return Log(
-        time_ps=time_ps,
-        worker=worker,
-        version_read=version_read,
-        wait_ps=np.array(waits, dtype=np.int64),
-        gradients_per_update=gradients_per_update,
-        mishaps=mishaps,
-    )
+class _Columns:
+    """A log while it grows."""
+
+    def __init__(self) -> None:
+        self.times, self.workers = array("q"), array("q")
+        self.versions, self.computed = array("q"), array("q")
+
+    def log(
+        self, starts: _Starts, gradients_per_update: int = 1, rounds: tuple[int, int] | None = None
+    ) -> Log:
+        """The columns, with the failures of the workers that made them."""
+        time_ps, worker, version_read, computed_ps = (
+            np.array(one, dtype=np.int64) for one in (self.times, self.workers, self.versions, self.computed)
+        )
+        return Log(
+            time_ps=time_ps,
+            worker=worker,
+            version_read=version_read,
+            computed_ps=computed_ps,
+            gradients_per_update=gradients_per_update,
+            mishaps=starts.mishaps,
+            rounds=rounds,
+        )
 
 
 def _merged(job: Job) -> Log:
@@ -208,7 +226,7 @@ def _merged(job: Job) -> Log:
         time_ps=time[order],
         worker=worker[order],
         version_read=read[order],
-        wait_ps=np.zeros(job.num_workers, dtype=np.int64),
+        computed_ps=time[order],
     )
 
 
@@ -237,16 +255,15 @@ def _own_sums(job: Job) -> list[Int64]:
 def outcome_of(job: Job, log: Log) -> Outcome:
     """The run's schedule and where the workers' time went."""
     k = log.gradients_per_update
-    update_ps = log.time_ps[k - 1 :: k]
     index = np.arange(log.time_ps.size, dtype=np.int64)
-    workers = _workers(job, log, (0, log.time_ps.size), log.wait_ps)
+    workers = _workers(job, log, (0, log.time_ps.size))
     steps = np.maximum(workers.num_steps, 1)
     step_ps = (workers.compute_ps + workers.data_stall_ps) / steps
     mean_ps = workers.compute_ps.sum(dtype=np.float64) / max(1, int(workers.num_steps.sum()))
     cycle_ps = mean_ps + float(job.optimizer_ps.mean()) + 2 * job.exchange.takes_ps
     end_ps = int(log.time_ps[-1]) if log.time_ps.size else 0
     return Outcome(
-        update_ps=update_ps,
+        update_ps=log.update_ps,
         gradients=GradientColumns(update=index // k, worker=log.worker, version_read=log.version_read),
         workers=workers,
         slowest=None,
@@ -265,21 +282,19 @@ def _steady(job: Job, log: Log) -> Steady | None:
     """The run without its start-up, where enough of it is left."""
     if log.rounds is None:
         return None
-    first, last = log.rounds
-    if last.num_gradients - first.num_gradients < FEWEST_ROUNDS * job.num_workers:
+    begin, end = log.rounds
+    if end - begin < FEWEST_ROUNDS * job.num_workers:
         return None
-    begin, end = first.num_gradients, last.num_gradients
-    waits = np.array(last.waits, dtype=np.int64) - np.array(first.waits, dtype=np.int64)
     return Steady(
         begin=begin,
         end=end,
         begin_ps=int(log.time_ps[begin - 1]),
         end_ps=int(log.time_ps[end - 1]),
-        workers=_workers(job, log, (begin, end), waits),
+        workers=_workers(job, log, (begin, end)),
     )
 
 
-def _workers(job: Job, log: Log, span: tuple[int, int], waits: Int64) -> WorkerColumns:
+def _workers(job: Job, log: Log, span: tuple[int, int]) -> WorkerColumns:
     """Sums over the steps that ended among these gradients, drawn once more; the rest is exchange."""
     n = job.num_workers
     begin, end = span
@@ -298,6 +313,7 @@ def _workers(job: Job, log: Log, span: tuple[int, int], waits: Int64) -> WorkerC
         inside = (row for row in one.rows if since[one.worker] <= row[0] < until[one.worker])
         lost[one.worker] = sum(row[2] + row[3] for row in inside)
     num_steps = until_end - before
+    waits = log.wait_ps(n, end) - log.wait_ps(n, begin)
     updating = job.optimizer_ps * num_steps
     return WorkerColumns(
         num_steps=num_steps,

@@ -71,9 +71,12 @@ def step_lengths(job: Job, block: Block) -> Lengths:
         slowest = block.compute.max(axis=0)
         extra = sharded_step_ps(exchange.sharded, slowest) - slowest
         return Lengths(length=top + np.maximum(extra, 0), computed=top)
-    if exchange.is_collective:
-        return _collective(job, block)
-    return _first_ones(job, block)
+    return lengths_by_buckets(job, block)
+
+
+def lengths_by_buckets(job: Job, block: Block) -> Lengths:
+    """The steps' lengths where all exchange is in the buckets, or at a server."""
+    return _collective(job, block) if job.exchange.is_collective else _first_ones(job, block)
 
 
 def _collective(job: Job, block: Block) -> Lengths:

@@ -19,6 +19,7 @@ from sim.errors import ScenarioError
 from sim.rng import stream
 from sim.scenario.csv_files import read_column
 from sim.scenario.distribution import DrawPlace, draw_values
+from sim.scenario.shared import Shared
 from sim.training.delays import DELAYS, DataLoaderStall, MarkovSlow, RecordedTimes, StepVariation
 
 Float64 = npt.NDArray[np.float64]
@@ -35,6 +36,7 @@ class StepTimes:
         self.has_stalls = variation.data_loader is not None
         self._nominal_s = nominal_s * slowdowns(variation, nominal_s.size)
         self._variation, self._seed, self._base_dir = variation, seed, base_dir
+        self._drawn = factors_of(variation, seed)
         self._recorded = None if variation.recorded is None else read_recorded(variation.recorded, base_dir)
 
     def without_stalls(self) -> StepTimes:
@@ -87,12 +89,11 @@ class StepTimes:
         variation, nominal = self._variation, float(self._nominal_s[worker])
         if self._recorded is not None:
             return _replayed(self._recorded, worker, nominal)
-        draw = DELAYS[variation.distribution].draw
-        rng = stream(self._seed, f"step time {worker}")
+        draw = self._drawn.of_worker(worker)
         markov = variation.markov and _Spells(variation.markov, stream(self._seed, f"slow spells {worker}"))
 
         def seconds(count: int) -> Float64:
-            values = nominal * draw(variation, rng, count)
+            values = nominal * draw(count)
             return values * markov.take(count) if markov else values
 
         return seconds
@@ -105,6 +106,64 @@ class StepTimes:
             stream(self._seed, f"data loader {what} {worker}") for what in ("stalls", "seconds")
         )
         return lambda count: _draw_stalls(given, count, when, how_long, self._base_dir)
+
+
+MAX_KEPT = 4_000_000  # factors: 32 MB
+
+
+class Factors:
+    """The factors of all workers under one seed, drawn as far as anybody asked, and kept while they are few.
+
+    Variants and numbers of workers see the same ones (common random numbers), and so do the parts of a
+    report: drawing them for each was much of what many short runs cost.
+    """
+
+    def __init__(self, variation: StepVariation, seed: int) -> None:
+        self._variation, self._seed = variation, seed
+        self._draw = DELAYS[variation.distribution].draw
+        self._kept: dict[int, tuple[np.random.Generator, Float64]] = {}
+        self.num_kept = 0
+
+    def _stream(self, worker: int) -> np.random.Generator:
+        return stream(self._seed, f"step time {worker}")
+
+    def of_worker(self, worker: int) -> Callable[[int], Float64]:
+        """A function that gives the worker's next ``count`` factors, from its first on."""
+        at, own = 0, None
+
+        def take(count: int) -> Float64:
+            nonlocal at, own
+            begin, at = at, at + count
+            if own is None and self.num_kept + count <= MAX_KEPT:
+                return self._first(worker, at)[begin:]
+            if own is None:
+                own = self._stream(worker)
+                self._draw(self._variation, own, begin)
+            return self._draw(self._variation, own, count)
+
+        return take
+
+    def _first(self, worker: int, count: int) -> Float64:
+        rng, values = self._kept.get(worker) or (self._stream(worker), np.zeros(0))
+        if count > values.size:
+            more = self._draw(self._variation, rng, count - values.size)
+            self.num_kept += more.size
+            values = np.concatenate([values, more])
+            values.flags.writeable = False  # others are given the same ones
+            self._kept[worker] = rng, values
+        return values[:count]
+
+
+_FACTORS: Shared[tuple[object, ...], Factors] = Shared(32)
+
+
+def factors_of(variation: StepVariation, seed: int) -> Factors:
+    """Factors under that seed, the same for all that differ only in what is not drawn from this stream."""
+    own = replace(variation, markov=None, slow_workers=(), data_loader=None, recorded=None)
+    found = _FACTORS.get((DELAYS[own.distribution].draw, own, seed), lambda asked: Factors(own, seed))
+    while len(_FACTORS.values()) > 1 and sum(one.num_kept for one in _FACTORS.values()) > MAX_KEPT:
+        _FACTORS.drop_oldest()
+    return found
 
 
 class AlikeTimes(StepTimes):

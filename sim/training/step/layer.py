@@ -18,7 +18,7 @@ from sim.model.matrices import Matrix, layer_matrices
 from sim.price.collective import fabric_of, nccl_cost
 from sim.price.figures import AskedLaw, Used, together
 from sim.price.law_times import NEVER_HOT, gemm_operator, law_s
-from sim.price.roofline import Operator, fractions, wave_utilisation
+from sim.price.roofline import Operator, fractions
 from sim.scenario.dataclass import dataclass
 from sim.training.step.shape import PRECISIONS, StepShape, dequantise_bytes, fake_quantise_bytes
 
@@ -203,7 +203,7 @@ def _each_gemm_s(shape: StepShape, each: list[tuple[float, float, float]]) -> li
         flops=2 * m * n * k,
         hbm_bytes=(m * k + k * n) * width + m * n * precision.activation_bytes,
         peak=peak_of(shape),
-        utilisation=wave_utilisation(m, n, hardware.sm_count),
+        output=(m, n),
         law_s=law_s(hardware, law, sizes),
     )
     times = operator.times_s(hardware, hardware.kernel_launch_s, None)

@@ -20,6 +20,7 @@ from sim.price.collective import (
     send_s,
 )
 from sim.scenario.dataclass import dataclass
+from sim.scenario.shared import Shared
 from sim.training.step.layer import (
     OPTIMIZER_PASSES,
     OVERLAP_SLOWDOWN,
@@ -293,7 +294,14 @@ class WorkerStep:
 
 
 def worker_step(shape: StepShape) -> WorkerStep:
-    """The step's parts. The embedding's own times are left out; a tied lm_head's gradient comes with it."""
+    """The step's parts. The embedding's own times are left out; a tied lm_head's gradient comes with it.
+
+    Seeds, checks and runs of one process that ask for the same shape share them.
+    """
+    return _STEPS.get(shape, _worker_step)
+
+
+def _worker_step(shape: StepShape) -> WorkerStep:
     check_shape(shape)
     layer, head = layer_times(shape), head_times(shape)
     layers = max(1, round(shape.layers_per_stage))
@@ -325,3 +333,6 @@ def _gradient_bytes(shape: StepShape, layers: int) -> tuple[int, ...]:
 def _split(total: int, parts: int) -> tuple[int, ...]:
     """``total`` in nearly equal whole parts."""
     return tuple(total * (i + 1) // parts - total * i // parts for i in range(parts))
+
+
+_STEPS: Shared[StepShape, WorkerStep] = Shared(128)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from training_jobs import FREE, VARIATIONS, job
 
+from sim.training.delays import StepVariation
 from sim.training.exchange.prices import Exchange
 from sim.training.scenario import Failures
 from sim.training.schedule.asynchronous import run_asynchronous
 from sim.training.schedule.job import Job
 from sim.training.schedule.synchronous import run_synchronous
-from sim.training.sync import UNBOUNDED
+from sim.training.schedule.timeline import first_steps
+from sim.training.sync import SYNC, UNBOUNDED
 from sim.training.worker import simulate_events
 
 MS = 10**9
@@ -78,6 +80,29 @@ def test_asynchronous_heaps_are_the_events(made: Job) -> None:
     found = zip(log.time_ps.tolist(), log.worker.tolist(), log.version_read.tolist(), strict=True)
     assert list(found) == trail.gradients[:size]
     assert outcome.update_ps.tolist() == trail.updates[: outcome.update_ps.size]
+
+
+@settings(max_examples=300, deadline=None)
+@given(jobs(("bsp", "ssp", "asp", "k_sync", "k_async", "local_sgd"), True), st.integers(1, 14), st.booleans())
+def test_the_first_steps_are_the_events(made: Job, num_steps: int, is_frail: bool) -> None:
+    if is_frail and made.scheme.is_asynchronous:
+        made = replace(made, failures=Failures(mtbf_s=5, restart_s=0.5))
+    found, events = first_steps(made, num_steps), simulate_events(made, num_steps).columns()
+    if found is None:
+        event("only the events can tell")
+        return
+    for column in fields(events):
+        expected = getattr(events, column.name)
+        assert getattr(found, column.name).tolist() == expected.tolist(), column.name
+        assert getattr(found, column.name).dtype == expected.dtype
+
+
+def test_only_instants_that_tie_are_left_to_the_events() -> None:
+    exponential = StepVariation(distribution="exponential")
+    server = Exchange(pattern="server", occupies_ps=MS, takes_ps=2 * MS)
+    for scheme in SYNC:
+        made = job(5, 12, scheme, variation=exponential, exchange=server, num_awaited=3)
+        assert first_steps(made, 6) is not None, scheme
 
 
 @settings(max_examples=40, deadline=None)
