@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from sim.errors import ScenarioError, some_of
 from sim.model.families import Traits, hidden_size, traits_of
 from sim.model.layers import LayerReader, num_layers
 from sim.model.mlp_rules import WIDTH
+from sim.model.quantization import checkpoint_of, held_layers, main_kind
 from sim.model.reader import LARGEST, ConfigReader
 from sim.model.shape import ModelShape, kinds_of
 from sim.scenario.not_modelled import not_modelled
@@ -63,7 +65,10 @@ def shape_from_config(
     c.defaults = traits.defaults
     found = _found(c, traits)
     layers = num_layers(c)
-    kinds, pattern = kinds_of(LayerReader(c, found, layers).shapes())
+    shapes, checkpoint = LayerReader(c, found, layers).shapes(), checkpoint_of(c)
+    if checkpoint is not None:
+        shapes = held_layers(shapes, found["hidden_size"], checkpoint)
+    kinds, pattern = kinds_of(shapes)
     if not any(kind.mixers for kind in kinds):
         raise c.refuse("no layer mixes tokens", "layer_types", allowed="a decoder with attention or a state")
     rest = _rest(c, found, traits, layers)
@@ -75,11 +80,29 @@ def shape_from_config(
         architecture=architecture,
         kinds=kinds,
         pattern=pattern,
-        notes=(*notes, *_unread(c)),
+        checkpoint_quantization=main_kind(shapes, found["hidden_size"]) if checkpoint else "none",
+        checkpoint_kv_dtype=checkpoint.kv_dtype if checkpoint else "auto",
+        notes=(*notes, *_unread(c), *(checkpoint.notes if checkpoint else _unsaid_format(name))),
         source=about.get("source", file),
         published_parameters=about.get("published_parameters"),
         published_parameters_source=about.get("published_parameters_source", ""),
         **rest,
+    )
+
+
+_FORMAT_IN_NAME = re.compile(
+    r"(?:^|[-_.])((?:nv|mx)?fp[48]|awq|gptq|int[48]|w[48]a(?:4|8|16)|bnb|[48]bit)(?=$|[-_.])", re.IGNORECASE
+)
+
+
+def _unsaid_format(name: str) -> tuple[str, ...]:
+    """A name that promises quantised weights where no file says which modules are."""
+    found = _FORMAT_IN_NAME.search(name)
+    if found is None:
+        return ()
+    return (
+        f"the name says {found[1]}, but neither quantization_config nor an hf_quant_config.json beside the "
+        "config says which modules are quantised: all weights, and the KV cache, are counted in 16 bits",
     )
 
 
@@ -215,7 +238,6 @@ def _rest(c: ConfigReader, found: Mapping[str, Any], traits: Traits, layers: int
         "embedding_norm": traits.embedding_norm,
         "other_embedding_parameters": tables,
         "lm_head_bias": c.flag("lm_head_bias", default=traits.lm_head_bias),
-        "checkpoint_quantization": _checkpoint_quantization(c),
     }
 
 
@@ -256,27 +278,6 @@ def _dtype(c: ConfigReader) -> str:
     if given not in _DTYPES:
         raise c.refuse("unknown type", "torch_dtype", given=given, allowed=", ".join(_DTYPES))
     return _DTYPES[given]
-
-
-def _checkpoint_quantization(c: ConfigReader) -> str:
-    """How the published weights are held: from ``quantization_config``, where its method is known."""
-    stated = c.value("quantization_config")
-    if stated is None:
-        return "none"
-    if not isinstance(stated, Mapping):
-        raise c.refuse("not a mapping", "quantization_config", given=stated)
-    method, bits = stated.get("quant_method"), stated.get("bits", 4)
-    if method in ("fp8", "mxfp4"):
-        return str(method)
-    if method in ("gptq", "awq") and bits in (4, 8):
-        return f"int{bits}"
-    raise c.refuse(
-        "a quantization that is not modelled",
-        "quantization_config.quant_method",
-        given=method,
-        allowed="fp8, mxfp4, gptq, awq (4 or 8 bits)",
-        hint="the unquantised model, with engine.quantization",
-    )
 
 
 def _refuse_unused(c: ConfigReader, must_use: Iterable[str]) -> None:
@@ -353,9 +354,19 @@ def _read(given: str, file: str, path: str) -> tuple[str, Mapping[str, Any], str
         text = (data_dir("models") / f"{given}.json").read_text(encoding="utf-8")
         return given, json.loads(text), f"{given}.json"
     found = _find(given, file, path)
+    keys = _with_quantization(_read_config(found), found)
     # A config.json is called as its folder is; of any other file the name says which model it is.
     name = found.parent.resolve().name if found.stem == "config" else found.stem
-    return name or found.stem, _read_config(found), str(found)
+    return name or found.stem, keys, str(found)
+
+
+def _with_quantization(keys: Mapping[str, Any], place: Path) -> Mapping[str, Any]:
+    """The config with NVIDIA's ``hf_quant_config.json`` beside it, where it says nothing itself."""
+    name = "hf_quant_config.json" if place.stem == "config" else f"{place.stem}.hf_quant_config.json"
+    beside = place.with_name(name)
+    if keys.get("quantization_config") is not None or not beside.is_file():
+        return keys
+    return {**keys, "quantization_config": {"quant_method": "modelopt", **_read_config(beside)}}
 
 
 def _about(given: str, keys: Mapping[str, Any]) -> Mapping[str, Any] | None:

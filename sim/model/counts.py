@@ -25,31 +25,50 @@ from sim.model.shape import (
     MlpShape,
     ModelShape,
     MoeShape,
-    Quantization,
-    Stage,
 )
 
 
 def check_tensor_parallel_size(m: ModelShape, tensor_parallel_size: int) -> None:
-    """Refuse a split that vLLM refuses: attention heads must divide, KV heads divide or be replicated."""
-    tp = tensor_parallel_size
-    if m.num_attention_heads % tp:
-        fitting = [n for n in (1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64) if m.num_attention_heads % n == 0]
+    """Refuse a split that vLLM refuses, in any layer: heads must divide, KV heads divide or be replicated.
+
+    Recurrent mixers are split by heads too (a gated delta net by its key heads); groups of Mamba-2 are not
+    in the way, because they are repeated.
+    """
+    for kind in m.kinds:
+        for mixer in kind.mixers:
+            _check_heads(m, mixer, tensor_parallel_size)
+
+
+def _check_heads(m: ModelShape, mixer: Mixer, tp: int) -> None:
+    heads, what, key = _split_heads(mixer)
+    if heads % tp:
+        fitting = [n for n in (1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64) if heads % n == 0]
         raise ScenarioError(
-            f"{m.num_attention_heads} attention heads of {m.name} cannot be split over {tp} GPUs",
+            f"{heads:,} {what} of {m.name} cannot be split over {tp} GPUs",
             path="engine.tensor_parallel_size",
             given=tp,
-            allowed="a divisor of num_attention_heads",
+            allowed=f"a divisor of {key}",
             hint=", ".join(map(str, fitting)),
         )
-    kv = m.num_key_value_heads
-    if m.mla is None and kv % tp and tp % kv:
+    kv = mixer.num_kv_heads if isinstance(mixer, AttentionShape) else tp
+    if kv % tp and tp % kv:
         raise ScenarioError(
             f"{kv} KV heads of {m.name} cannot be split over, nor repeated on, {tp} GPUs",
             path="engine.tensor_parallel_size",
             given=tp,
             allowed="a divisor or a multiple of num_key_value_heads",
         )
+
+
+def _split_heads(mixer: Mixer) -> tuple[int, str, str]:
+    """What must divide by the GPUs: how many, in words, and the config's name."""
+    if isinstance(mixer, AttentionShape | MlaShape):
+        return mixer.num_heads, "attention heads", "num_attention_heads"
+    if isinstance(mixer, DeltaShape):
+        return mixer.num_key_heads, "key heads of linear attention", "linear_num_key_heads"
+    if isinstance(mixer, Mamba2Shape | LinearAttentionShape):
+        return mixer.num_heads, "heads of recurrent layers", "the heads of recurrent layers"
+    return mixer.inner_size, "channels of recurrent layers", "the channels of recurrent layers"
 
 
 def kv_heads_per_gpu(m: ModelShape, tensor_parallel_size: int) -> int:
@@ -156,13 +175,6 @@ def _expert_biases(moe: MoeShape, hidden: int) -> int:
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1}
 
 
-# Bits per weight of a quantised linear layer, scales included.
-# int4: groups of 128 share a float16 scale and a 4-bit zero (AWQ, GPTQ): 4 + (16 + 4)/128.
-# mxfp4: blocks of 32 share an 8-bit exponent (OCP MX specification 1.0): 4 + 8/32.
-# fp8, int8: one scale per output channel at most; less than 0.1 % and left out.
-BITS_PER_WEIGHT = {"fp8": 8.0, "int8": 8.0, "int4": 4 + (16 + 4) / 128, "mxfp4": 4 + 8 / 32}
-
-
 def served_dtype(m: ModelShape, dtype: DtypeChoice = "auto") -> Dtype:
     """The type of weights and activations: vLLM's ``auto`` serves a float32 checkpoint in float16."""
     if dtype == "auto":
@@ -170,14 +182,10 @@ def served_dtype(m: ModelShape, dtype: DtypeChoice = "auto") -> Dtype:
     return dtype
 
 
-def served_quantization(m: ModelShape, quantization: Quantization = "none") -> Quantization:
-    """How the weights are held: as asked, else as the checkpoint has them (gpt-oss: mxfp4 experts)."""
-    return m.checkpoint_quantization if quantization == "none" else quantization
-
-
 def kv_dtype_bytes(m: ModelShape, kv_cache_dtype: str = "auto", dtype: DtypeChoice = "auto") -> int:
-    """Bytes of one KV entry: vLLM's ``auto`` keeps KV in the activations' type."""
-    return DTYPE_BYTES[served_dtype(m, dtype) if kv_cache_dtype == "auto" else kv_cache_dtype]
+    """Bytes of one KV entry: ``auto`` is the type that the checkpoint names, else the activations'."""
+    named = m.checkpoint_kv_dtype if kv_cache_dtype == "auto" else kv_cache_dtype
+    return DTYPE_BYTES[served_dtype(m, dtype) if named == "auto" else named]
 
 
 def kv_bytes_per_token(m: ModelShape, dtype_bytes: int, tensor_parallel_size: int = 1) -> int:
@@ -267,38 +275,3 @@ def state_shapes(
     convolved = share(2 * mixer.key_size + mixer.value_size, tp)
     state = (share(mixer.num_value_heads, tp), mixer.value_head_dim, mixer.key_head_dim)
     return ((mixer.d_conv - 1, convolved), dtype), (state, kept)
-
-
-def weight_bytes(
-    m: ModelShape,
-    *,
-    quantization: Quantization = "none",
-    dtype: DtypeChoice = "auto",
-    tensor_parallel_size: int = 1,
-    stage: Stage | None = None,
-) -> int:
-    """Bytes of the weights on one GPU: of the whole model, or of one pipeline stage (``m`` is its shape).
-
-    The linear layers are quantised, scales included (``BITS_PER_WEIGHT``); embeddings, lm_head, the
-    router, biases and norms stay in ``dtype``. mxfp4 quantises the routed experts only. Vectors are
-    counted whole on every GPU (their split saves less than 0.1 %), the final norm in every stage.
-    """
-    embeds, samples = stage is None or stage.is_first, stage is None or stage.is_last
-    tp, width = tensor_parallel_size, DTYPE_BYTES[served_dtype(m, dtype)]
-    held = served_quantization(m, quantization)
-    total = vector_parameters(m) * width
-    if embeds:
-        total += (embedding_parameters(m) - m.vocab_size * m.hidden_size) * width
-        total += -(-m.vocab_size // tp) * m.hidden_size * width
-    for matrix in layer_matrices(m, tp):
-        if matrix.name == "lm_head" and (not samples or (m.tie_word_embeddings and embeds)):
-            continue
-        weights = matrix.n * matrix.k * matrix.layers * matrix.num_experts
-        total += round(weights * bits_per_weight(matrix, held, width) / 8)
-    return total
-
-
-def bits_per_weight(matrix: Matrix, quantization: Quantization, dtype_bytes: int) -> float:
-    """Bits that one weight takes: lm_head and router are never quantised, mxfp4 only experts."""
-    whole = matrix.name in ("lm_head", "router") or (quantization == "mxfp4" and matrix.num_experts == 1)
-    return 8.0 * dtype_bytes if quantization == "none" or whole else BITS_PER_WEIGHT[quantization]

@@ -17,6 +17,7 @@ from sim.model.mixers import (
     Mixer,
     MlaShape,
 )
+from sim.model.schemes import WeightScheme
 from sim.model.shape import LayerShape, MlpShape, ModelShape, MoeShape
 from sim.scenario.dataclass import dataclass
 
@@ -38,6 +39,8 @@ class Matrix:
     kind: Split
     num_experts: int = 1
     experts_per_token: int = 1
+    parts: tuple[int, ...] = ()  # of n, where several projections are fused; empty: one
+    scheme: WeightScheme | None = None  # how the checkpoint holds it; None: 16-bit
 
 
 @lru_cache(maxsize=256)  # prices ask again and again
@@ -59,7 +62,7 @@ def layer_matrices(m: ModelShape, tensor_parallel_size: int = 1) -> tuple[Matrix
 def kind_matrices(kind: LayerShape, hidden_size: int, tensor_parallel_size: int = 1) -> tuple[Matrix, ...]:
     """The matrices of one layer of this kind."""
     every = (_attention_parts, _state_parts, _mlp_parts, _expert_parts)
-    return tuple(one for of in every for one in of(kind, hidden_size, tensor_parallel_size))
+    return tuple(one for of in every for one in _held(of, kind, hidden_size, tensor_parallel_size))
 
 
 def share(size: int, tensor_parallel_size: int) -> int:
@@ -85,13 +88,24 @@ def _counted(m: ModelShape, matrices_of: Parts, tp: int) -> list[Matrix]:
     """One entry for equal matrices, with the layers of all kinds that have it."""
     layers: dict[Matrix, int] = {}
     for kind, count in m.counted_kinds():
-        for matrix in matrices_of(kind, m.hidden_size, tp):
+        for matrix in _held(matrices_of, kind, m.hidden_size, tp):
             layers[matrix] = layers.get(matrix, 0) + count
     return [replace(matrix, layers=count) for matrix, count in layers.items()]
 
 
-def _column(name: str, n: int, k: int) -> Matrix:
-    return Matrix(name=name, n=n, k=k, layers=1, kind="column")
+def _held(matrices_of: Parts, kind: LayerShape, hidden: int, tp: int) -> Iterable[Matrix]:
+    """These matrices with the checkpoint's scheme of each."""
+    if not kind.schemes:
+        return matrices_of(kind, hidden, tp)
+    schemes = dict(kind.schemes)
+    return (replace(one, scheme=schemes.get(one.name)) for one in matrices_of(kind, hidden, tp))
+
+
+def _column(name: str, n: int | tuple[int, ...], k: int) -> Matrix:
+    parts = n if isinstance(n, tuple) else ()
+    return Matrix(
+        name=name, n=sum(n) if isinstance(n, tuple) else n, k=k, layers=1, kind="column", parts=parts
+    )
 
 
 def _row(name: str, n: int, k: int) -> Matrix:
@@ -116,8 +130,8 @@ def _attention(a: AttentionShape, hidden: int, tp: int) -> Iterator[Matrix]:
     if a.kv_source is not None:
         yield _column("q_proj", queries, hidden)
     else:
-        values = 0 if a.value_is_key else a.v_head_dim
-        yield _column("qkv_proj", queries + kv_heads * (a.head_dim + values), hidden)
+        values = () if a.value_is_key else (kv_heads * a.v_head_dim,)
+        yield _column("qkv_proj", (queries, kv_heads * a.head_dim, *values), hidden)
     if a.output_gate == "per_head":
         yield _column("head_gate_proj", heads, hidden)
     yield _row("o_proj", hidden, heads * a.v_head_dim)
@@ -197,7 +211,7 @@ def _mlp_parts(kind: LayerShape, hidden: int, tp: int) -> Iterator[Matrix]:
         if isinstance(mlp, MlpShape):
             inner = share(mlp.intermediate_size, tp)
             name = "gate_up_proj" if mlp.num_matrices == 3 else "up_proj"
-            yield _column(name, (mlp.num_matrices - 1) * inner, hidden)
+            yield _column(name, (inner,) * (mlp.num_matrices - 1), hidden)
             yield _row("down_proj", hidden, inner)
 
 
@@ -216,8 +230,8 @@ def _experts(moe: MoeShape, hidden: int, tp: int) -> Iterator[Matrix]:
     if moe.latent_size is not None:
         yield _whole("latent_down_proj", width, hidden)
         yield _whole("latent_up_proj", hidden, width)
-    yield routed(_column("moe_gate_up", ups * inner, width))
+    yield routed(_column("moe_gate_up", (inner,) * ups, width))
     yield routed(_row("moe_down", width, inner))
     if shared:
-        yield _column("shared_gate_up", ups * shared, hidden)
+        yield _column("shared_gate_up", (shared,) * ups, hidden)
         yield _row("shared_down", hidden, shared)

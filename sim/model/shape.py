@@ -18,15 +18,13 @@ from sim.model.mixers import (
     MlaShape,
     StateMixer,
 )
+from sim.model.schemes import Quantization, WeightScheme
 from sim.scenario.dataclass import dataclass
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 
 
 DtypeChoice = Dtype | Literal["auto"]
-
-
-Quantization = Literal["none", "fp8", "int8", "int4", "mxfp4"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +66,7 @@ class LayerShape:
     mlps: tuple[Mlp, ...]
     norms: int = 2  # of hidden_size
     vectors: int = 0  # entries of what is neither a norm nor in a mixer or an MLP
+    schemes: tuple[tuple[str, WeightScheme], ...] = ()  # of its matrices that the checkpoint quantises
 
     @property
     def attention(self) -> AttentionShape | None:
@@ -131,7 +130,8 @@ class ModelShape:
     embedding_norm: bool = False
     other_embedding_parameters: int = 0  # tables beside the token embedding (Gemma 3n's of each layer)
     lm_head_bias: bool = False
-    checkpoint_quantization: Quantization = "none"  # the published weights' own (quantization_config)
+    checkpoint_quantization: Quantization = "none"  # what most of the published weights are held in
+    checkpoint_kv_dtype: Literal["auto", "fp8"] = "auto"  # the KV cache's type that the checkpoint names
     notes: tuple[str, ...] = ()  # what was assumed, for the reader
     source: str = ""
     published_parameters: int | None = None

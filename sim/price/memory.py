@@ -15,12 +15,11 @@ from sim.model.counts import (
     kv_heads_per_gpu,
     num_parameters,
     served_dtype,
-    served_quantization,
     state_bytes_per_request,
-    weight_bytes,
 )
 from sim.model.matrices import layer_matrices
 from sim.model.shape import ModelShape, Stage, stages_of
+from sim.model.weights import check_block_split, served_quantization, weight_bytes
 from sim.scenario.dataclass import dataclass
 
 if TYPE_CHECKING:
@@ -154,6 +153,8 @@ def memory_plan(model: ModelShape, hardware: HardwareProfile, engine: PricedEngi
     memory that other processes hold.
     """
     check_tensor_parallel_size(model, engine.tensor_parallel_size)
+    if engine.quantization == "none":
+        check_block_split(model, engine.tensor_parallel_size)
     stages = stages_of(model, engine.pipeline_parallel_size)
     return min((_stage_plan(one, hardware, engine) for one in stages), key=lambda plan: plan.num_gpu_blocks)
 

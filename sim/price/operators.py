@@ -13,17 +13,11 @@ import numpy as np
 
 from sim.hardware import HardwareProfile, Link
 from sim.hardware.laws.gemm import experts_hit
-from sim.model.counts import (
-    DTYPE_BYTES,
-    bits_per_weight,
-    kv_bytes_per_token,
-    kv_dtype_bytes,
-    kv_heads_per_gpu,
-    served_dtype,
-    served_quantization,
-)
+from sim.model.counts import DTYPE_BYTES, kv_bytes_per_token, kv_dtype_bytes, kv_heads_per_gpu, served_dtype
 from sim.model.matrices import Matrix, layer_matrices
-from sim.model.shape import ModelShape, Quantization
+from sim.model.schemes import Quantization
+from sim.model.shape import ModelShape
+from sim.model.weights import bits_per_weight, served_quantization
 from sim.price.law_times import (
     NEVER_HOT,
     all_reduce_s,
@@ -50,6 +44,7 @@ class Precision:
     quantization: Quantization
     activation_bytes: int
     kv_bytes: int
+    of_checkpoint: bool = False  # each matrix is held as the checkpoint has it
 
 
 def precision_of(model: ModelShape, engine: StepEngine) -> Precision:
@@ -60,6 +55,7 @@ def precision_of(model: ModelShape, engine: StepEngine) -> Precision:
         quantization=served_quantization(model, engine.quantization),
         activation_bytes=DTYPE_BYTES[dtype],
         kv_bytes=kv_dtype_bytes(model, engine.kv_cache_dtype, engine.dtype),
+        of_checkpoint=engine.quantization == "none",
     )
 
 
@@ -284,7 +280,13 @@ class StepCounter:
         return law if law in self.hardware.kernels else ""
 
     def _bits(self, matrix: Matrix) -> float:
-        return bits_per_weight(matrix, self.precision.quantization, self.precision.activation_bytes)
+        precision = self.precision
+        return bits_per_weight(
+            matrix,
+            precision.quantization,
+            precision.activation_bytes,
+            of_checkpoint=precision.of_checkpoint,
+        )
 
     def _elementwise(self, tokens: Floats) -> Operator:
         """Two norms, two residual additions (fused with them) and the activation, per layer."""

@@ -23,6 +23,7 @@ import numpy as np
 
 from sim.arrays import PS_PER_S, Int64, to_ps
 from sim.elementary import last_digits_free
+from sim.model.weights import schemes_of, served_quantization
 from sim.price.collective import latencies_filled_in
 from sim.price.priced import PricedSteps
 from sim.price.providers.analytic import AnalyticTimes
@@ -110,13 +111,40 @@ class KernelTimes(Protocol):
 def filled_in(scenario: PricedSteps) -> tuple[str, ...]:
     """What neither model nor profile knows, and what was taken in its place."""
     hardware = scenario.hardware
-    found = list(scenario.model.notes)
+    found = [*scenario.model.notes, *not_priced(scenario)]
     if hardware.graph_launch_s is None:
         found.append(
             f"hardware.graph_launch_s of {hardware.name} is unknown: kernel_launch_s, "
             f"{hardware.kernel_launch_s * 1e6:g} us, is taken for launches in a CUDA graph, too"
         )
     return (*found, *latencies_filled_in(hardware, scenario.engine.gpus_per_replica))
+
+
+def not_priced(scenario: PricedSteps) -> tuple[str, ...]:
+    """Parts of the model whose time no law has: said, not invented."""
+    model, found = scenario.model, []
+    if model.has_state:
+        found.append(
+            "recurrent layers: their projections are priced, the recurrence itself (scan, convolution, "
+            "reading and writing the state) is not"
+        )
+    if model.mla is not None and model.mla.indexer is not None:
+        found.append(
+            "sparse attention: its indexer's projections are priced, the scores of the indexer are not, and "
+            "attention is priced over all tokens"
+        )
+    held = served_quantization(model, scenario.engine.quantization)
+    if held == "nvfp4":
+        found.append(
+            "nvfp4 matrices: no law has their time; they are priced as 4-bit weights read for products in "
+            "the activations' type, which is too slow where the device multiplies 4-bit floats itself"
+        )
+    if len(schemes_of(model)) > 1 and scenario.engine.quantization == "none":
+        found.append(
+            f"the checkpoint mixes formats by layer: all quantised matrices compute as {held}, each is read "
+            "in its own size"
+        )
+    return tuple(found)
 
 
 class CompiledPrice:
@@ -128,7 +156,9 @@ class CompiledPrice:
         self._step_ps = to_ps(scenario.engine.overheads.step_s)
         self._sequence_ps = to_ps(scenario.engine.overheads.per_sequence_s)
         self.cold_start_ps = to_ps(scenario.engine.overheads.cold_start_s)
-        self._heads_per_kv_head = scenario.model.num_attention_heads / scenario.model.num_key_value_heads
+        self._heads_per_kv_head = scenario.model.num_attention_heads / max(
+            1, scenario.model.num_key_value_heads
+        )
         self._grid = breakpoints()
         self._linear: list[int] = []
         self._head: list[int] = []

@@ -18,10 +18,10 @@ from sim.model.counts import (
     num_active_parameters,
     num_parameters,
     state_bytes_per_request,
-    weight_bytes,
 )
 from sim.model.matrices import layer_matrices
 from sim.model.shape import ModelShape
+from sim.model.weights import weight_bytes
 
 NAMES = model_names()
 EXACT = [n for n in NAMES if (load_model(n).published_parameters or 0) % 1_000_000]

@@ -14,7 +14,8 @@ from unshipped_models import UNSHIPPED
 
 from sim.errors import ScenarioError
 from sim.model.config import load_model, model_names
-from sim.model.counts import kv_bytes_per_token, num_parameters, weight_bytes
+from sim.model.counts import kv_bytes_per_token, num_parameters
+from sim.model.weights import weight_bytes
 
 
 def shipped(name: str) -> dict[str, Any]:

@@ -23,8 +23,9 @@ from sim.hardware import load_hardware
 from sim.hardware.engine_profile import EngineOverheads
 from sim.kinds.load import load_scenario
 from sim.model.config import load_model
-from sim.model.counts import num_parameters, weight_bytes
+from sim.model.counts import num_parameters
 from sim.model.shape import layers_of_stages, stages_of
+from sim.model.weights import weight_bytes
 from sim.price.memory import memory_plan
 from sim.price.pipeline import Passage, PipelinePrice, Stations, sent_bytes, stage_sends_s
 from sim.price.step import Chunks, CompiledPrice

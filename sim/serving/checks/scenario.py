@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from sim.errors import ScenarioError
-from sim.model.counts import check_tensor_parallel_size, served_dtype, served_quantization
+from sim.model.counts import check_tensor_parallel_size, served_dtype
 from sim.model.shape import check_pipeline_parallel_size
+from sim.model.weights import check_block_split, served_quantization
 from sim.scenario.distribution import EXAMPLES, Distribution, check_distribution, check_keys
 from sim.scenario.place import Place
 from sim.serving.batching.registry import known_batching
@@ -284,6 +285,8 @@ def _check_tensor_parallel(scenario: Scenario, place: Place) -> None:
     there = place.child("tensor_parallel_size")
     try:
         check_tensor_parallel_size(scenario.model, size)
+        if scenario.engine.quantization == "none":
+            check_block_split(scenario.model, size)
     except ScenarioError as error:
         raise there.error(error.problem, given=size, allowed=error.allowed, hint=error.hint) from None
     if size > 1 and hardware.intra_node is None and hardware.host_link is None:
