@@ -271,7 +271,7 @@ class Engine(FastPath):
         self.recorder.note_step(step, self.index, num_running, num_waiting)
         if step.num_drafts:
             kept = sum([request.num_tokens for request in step.drafts]) - known
-            self.recorder.note_drafts(step.num_drafts, kept)
+            self.recorder.segments.note_drafts(step.num_drafts, kept)
         self.step = None
 
     def _deliver(self, step: Step, now: int) -> None:

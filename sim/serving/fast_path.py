@@ -20,10 +20,11 @@ from sim.price.step import StepPrice
 from sim.serving.clock import Clock
 from sim.serving.decoding import steps_until
 from sim.serving.in_flight import InFlight
-from sim.serving.recorder import MAX_GROWN, Recorder, pack_segment
+from sim.serving.recorder import Recorder
 from sim.serving.records import FINISHED
 from sim.serving.request import NEVER, Request, Status
 from sim.serving.scheduler import Scheduler, Step, is_decode
+from sim.serving.segment_rows import MAX_GROWN, pack_segment
 from sim.serving.usage import sum_blocks
 from sim.serving.workload.feed import Feed
 
@@ -86,8 +87,7 @@ class FastPath(ABC):
         With asynchronous scheduling (``ahead`` 1) the step that runs is the one before the newest plan. The
         plan counts on its tokens; the requests that end with it keep their places and blocks till it is over.
         ``before`` is the newest plan's prompts, ``queued`` its numbers: time if it has prompts, decodes and
-        their context, prompts and their tokens, KV levels, and whether the plan after it is another one.
-        ``stale``: who was preempted while a token of theirs was made.
+        their context, prompts and their tokens, KV levels, and whether these count requests that end before.
         """
         scheduler, ahead, before = self.scheduler, self.in_flight.length - 1, NOTHING
         queued: tuple[Any, ...] | None = None
@@ -117,13 +117,11 @@ class FastPath(ABC):
         most_tokens, index, is_running = num_blocks * size + 1, self.index, Status.RUNNING
         must_see_all, has_triggers, inbox = feed.must_see_all, feed.has_triggers, self.inbox
         deadlines, is_ranked, has_left = self.deadlines, scheduler.is_ranked, False
-        keeps_tables, shared, must_plan = scheduler.keeps_tables, scheduler.shared_tokens, False
-        preempts, stale = scheduler.preempts_newest, NOTHING
         arrival_ps, first_scheduled_ps = recorder.arrival_ps, recorder.first_scheduled_ps
         first_token_ps, finish_ps, replica = recorder.first_token_ps, recorder.finish_ps, recorder.replica
         generated_tokens, status = recorder.generated_tokens, recorder.status
-        cached_tokens = recorder.cached_tokens
-        step_ps, decode_run, extend_rows = price.step_ps, price.decode_run, recorder.segments.extend
+        step_ps, decode_run, segments = price.step_ps, price.decode_run, recorder.segments
+        extend_rows = segments.rows.extend
         done, count, context, free = batch.step, batch.num_decoding, batch.num_context_tokens, scheduler.free
         num_admissions, partial = scheduler.num_admissions, next(iter(prefilling.values()), None)
         is_only, peek, own, ended = self.is_only_engine, self.env.peek, self._step, NOTHING
@@ -133,7 +131,7 @@ class FastPath(ABC):
             unfilled = sum([one.target - one.num_computed_tokens for one in prefilling.values()])
         else:
             (
-                before, queued, ended, stale, unfilled, started, first, growth, num_decode, shown_context,
+                before, queued, ended, unfilled, started, first, growth, num_decode, shown_context,
                 num_prefill, prefill_tokens, held, wanted, used,
             ) = self._suspended  # fmt: skip
             steps, self.step, self._suspended = self._step.num_steps, None, None
@@ -156,15 +154,14 @@ class FastPath(ABC):
                         held_ps = taken_sum * (first + steps * growth) - growth * sum_of_sums
                     grown = held_ps * size
                     if grown > MAX_GROWN:
-                        grown = recorder.keep(grown)
+                        grown = segments.keep(grown)
                     free -= taken
                     if ahead:  # the first of these blocks were taken with the plan, those of the next are due
                         free += counts[done % size] - counts[(done + steps - 1) % size]
                         done += steps - 1
                         context += count * (steps - 1)
                         used_then = (num_blocks - free) * size
-                        alone = context - shared
-                        queued = None, count, context, 0, 0, alone, alone, used_then, False
+                        queued = None, count, context, 0, 0, context, context, used_then, False
                 extend_rows(pack_segment(
                     index, started, steps, first, growth, num_decode, shown_context, num_prefill,
                     prefill_tokens, len(running), len(waiting), 0, held, wanted, used, 0, grown,
@@ -214,19 +211,14 @@ class FastPath(ABC):
                         context += tokens
             for request in over if ahead else ended:
                 tokens = request.end_tokens
-                if is_preempted := request.status is not is_running:  # as its last token was made
-                    waiting.remove(request)
-                else:
-                    del running[request.order]
-                if keeps_tables:
-                    free = scheduler.release_lent(request, 0 if is_preempted else tokens, tokens, free)
-                    shared = scheduler.shared_tokens
-                elif not is_preempted:
-                    free += (tokens - 2) // size + 1
+                free += (tokens - 2) // size + 1
+                del running[request.order]
                 if request.deadline_ps < now:  # the client left during the step that made the last token
                     self.leave(request, tokens - request.num_prompt_tokens - 1)
                     continue
                 row = request.id
+                if not row & 1023:
+                    segments.pack_if_full()
                 finish_ps[row] = now
                 generated_tokens[row] = tokens - request.num_prompt_tokens
                 status[row] = FINISHED
@@ -236,7 +228,7 @@ class FastPath(ABC):
             # Who has come, and whose client has left.
             if feed.next_ps <= now or inbox or (deadlines and deadlines[0][0] <= now):
                 for request in inbox:
-                    must_plan = scheduler.enter(request) or must_plan
+                    scheduler.add(request)
                 inbox.clear()
                 while True:
                     due = deadlines[0][0] if deadlines else NEVER
@@ -247,15 +239,15 @@ class FastPath(ABC):
                         if request.is_ended:
                             continue
                         has_left, is_late = True, due < now  # late: not even the last step's token came
-                        known, tokens, blocks = request.num_tokens, 0, 0
+                        made = request.num_tokens - request.num_prompt_tokens
                         if request.status is not is_running:
                             waiting.remove(request)
-                            is_late = is_late and request in stale
                         else:
                             del running[request.order]
                             if request is partial:
+                                free += request.reserved
                                 unfilled -= request.target - request.num_computed_tokens
-                                partial, is_late, blocks = None, False, request.reserved
+                                partial = None
                             else:
                                 if request in ended:
                                     ended.remove(request)
@@ -264,14 +256,9 @@ class FastPath(ABC):
                                     tokens = self._withdraw(request, done)
                                     count -= 1
                                     context -= tokens
+                                free += (tokens - 2) // size + 1
                                 is_late = is_late and not (ahead and request.settled_step == done)
-                                known, blocks = tokens - ahead, (tokens - 2) // size + 1
-                        if keeps_tables:
-                            free = scheduler.release_lent(request, tokens, known, free)
-                            shared = scheduler.shared_tokens
-                        else:
-                            free += blocks
-                        made = max(known - request.num_prompt_tokens - is_late, 0)
+                                made = max(tokens - request.num_prompt_tokens - ahead - is_late, 0)
                         self.leave(request, made)
                         continue
                     request = feed.take()
@@ -286,8 +273,8 @@ class FastPath(ABC):
                     replica[row] = index
                     if request.deadline_ps < NEVER:
                         heappush(deadlines, (request.deadline_ps, row, request))
-                    if keeps_tables or is_ranked:
-                        must_plan = scheduler.enter(request) or must_plan
+                    if is_ranked:
+                        scheduler.queue(request)
                     else:
                         waiting.append(request)
             # What is next.
@@ -296,94 +283,48 @@ class FastPath(ABC):
             if partial is not None and not takes_all:
                 tokens = min(partial.num_tokens - partial.num_computed_tokens, budget)
                 more = -(-(partial.num_computed_tokens + tokens) // size) - partial.reserved
-            is_short, stale = need + more > free, NOTHING
-            if (
-                must_plan
-                or (budget <= 0 and (budget < 0 or partial is not None))
-                or (is_short and not preempts)
-            ):
-                break  # somebody has to wait, or to be preempted: the scheduler plans it
-            while is_short:  # the newest are preempted, until what is free does for the others
-                taken = need if need <= free else free
-                free -= taken
-                need -= taken
-                if need + more <= free:
-                    break
-                request = running.popitem()[1]
-                if request is partial:
-                    unfilled -= request.target - request.num_computed_tokens
-                    computed, known, tokens, blocks = (
-                        request.num_computed_tokens, request.num_tokens, 0, request.reserved,
-                    )  # fmt: skip
-                    partial, more = None, 0
-                else:
-                    if request in ended:
-                        tokens = request.end_tokens
-                    else:
-                        tokens = self._withdraw(request, done)
-                        count -= 1
-                        context -= tokens
-                        need -= request.phase == done % size
-                    computed, known, blocks = tokens - 1, tokens - ahead, (tokens - 2) // size + 1
-                    if ahead:
-                        stale = [*stale, request]
-                recorder.preempt(request, now, index, computed)
-                free = scheduler.preempt_lent(request, tokens, known, free, blocks)
-                shared, has_left = scheduler.shared_tokens, True
+            if need + more > free or (budget <= 0 and (budget < 0 or partial is not None)):
+                break  # somebody has to be preempted, or to wait: the scheduler plans it
             free -= need
             work, is_refused = NOTHING, False
             num_prefill = prefill_tokens = 0
-            if (waiting or partial is not None) and not is_short:
+            if waiting or partial is not None:
                 work = []
                 if partial is not None:
                     tokens = partial.num_tokens - partial.num_computed_tokens
                     queries = tokens if tokens <= budget else budget
-                    if keeps_tables:
-                        free = scheduler.extend_lent(partial, queries, free)
-                        partial.reserved += more
-                    elif not takes_all:
+                    if not takes_all:
                         free -= more
                         partial.reserved += more
                     work.append((queries, partial.num_computed_tokens, queries == tokens, partial))
                     budget -= queries
                     prefill_tokens = queries
                 while budget > 0 and waiting and len(running) < max_running:
-                    head, cached = waiting[0], 0
+                    head = waiting[0]
                     tokens = queries = head.num_tokens
-                    if keeps_tables:
-                        admitted = scheduler.admit_lent(head, budget, free)
-                        if admitted is None:
+                    if tokens > budget:
+                        if not limits.enable_chunked_prefill:
                             is_refused = True
                             break
-                        queries, cached, free = admitted
-                        shared = scheduler.shared_tokens
-                    else:
-                        if tokens > budget:
-                            if not limits.enable_chunked_prefill:
-                                is_refused = True
-                                break
-                            queries = budget
-                        whole = (tokens - 1) // size + 1
-                        more = whole if takes_all else (queries - 1) // size + 1
-                        if (whole if gates_all else more) + (watermark if running else 0) > free:
-                            is_refused = True
-                            break
-                        free -= more
-                        head.reserved = more
+                        queries = budget
+                    whole = (tokens - 1) // size + 1
+                    more = whole if takes_all else (queries - 1) // size + 1
+                    if (whole if gates_all else more) + (watermark if running else 0) > free:
+                        is_refused = True
+                        break
                     waiting.popleft()
+                    free -= more
+                    head.reserved = more
                     num_admissions += 1
                     head.order = num_admissions
                     head.status = is_running
-                    head.num_computed_tokens = cached
+                    head.num_computed_tokens = 0
                     head.target = tokens
                     running[num_admissions] = head
                     if first_scheduled_ps[head.id] < 0:
                         first_scheduled_ps[head.id] = now
-                        if cached:
-                            cached_tokens[head.id] = cached
-                    tokens -= cached
                     unfilled += tokens
-                    work.append((queries, cached, queries == tokens, head))
+                    work.append((queries, 0, queries == tokens, head))
                     budget -= queries
                     prefill_tokens += queries
             if not (work or count or queued):
@@ -391,28 +332,26 @@ class FastPath(ABC):
             num_decode, shown_context, price_ps = count, context, None
             if work:
                 priced = work
-                if partial is not None or keeps_tables:
-                    for queries, cached, _, _ in work:
-                        if queries == 1 and is_decode(queries, cached):
-                            num_decode += 1
-                            shown_context += cached + 1
-                            prefill_tokens -= 1
-                            priced = NOTHING
-                    if not priced:
-                        priced = [chunk for chunk in work if not is_decode(*chunk[:2])]
+                if partial is not None:
+                    queries, cached = work[0][:2]
+                    if queries == 1 and is_decode(queries, cached):
+                        num_decode += 1
+                        shown_context += cached + 1
+                        prefill_tokens -= 1
+                        priced = work[1:]
                 num_prefill = len(priced)
                 price_ps = step_ps(num_decode, shown_context, priced)
             used = (num_blocks - free) * size
+            held = context + (partial.num_computed_tokens if partial is not None else 0)
             if takes_all:
-                held = context + (partial.num_computed_tokens if partial is not None else 0)
                 wanted = held + unfilled
             else:
-                wanted = held = context - shared + sum([chunk[0] + chunk[1] for chunk in work])
+                wanted = held = held + sum([chunk[0] for chunk in work])
             before = work
             if ahead:
-                held += sum([request.end_tokens - 1 for request in ended if request.status is is_running])
+                held += sum([request.end_tokens - 1 for request in ended])
                 numbers = num_decode, shown_context, num_prefill, prefill_tokens, held, held, used
-                planned = (price_ps, *numbers, bool(ended) or is_short) if work or count else None
+                planned = (price_ps, *numbers, bool(ended)) if work or count else None
                 if queued is None:
                     queued, steps = planned, 0
                     continue
@@ -428,7 +367,7 @@ class FastPath(ABC):
                 steps, growth = 1, 0
             else:
                 first, growth, steps = decode_run(num_decode, shown_context)
-                if is_short or (is_refused and (ahead or not gates_all)):  # somebody may fit soon
+                if is_refused and (ahead or not gates_all):  # a shorter chunk of it may fit soon
                     steps = 1
                 elif (left := end_steps[0] - done) < steps:
                     steps = left + 1
@@ -450,7 +389,7 @@ class FastPath(ABC):
                         end = now + steps * first + growth * (steps * (steps - 1) // 2)
             if not is_only and (end >= peek() or (deadlines and deadlines[0][0] <= end)):
                 self._suspended = (
-                    before, queued, ended, stale, unfilled, started, first, growth, num_decode, shown_context,
+                    before, queued, ended, unfilled, started, first, growth, num_decode, shown_context,
                     num_prefill, prefill_tokens, held, wanted, used,
                 )  # fmt: skip
                 own.num_steps, own.started_ps, own.first_ps, own.growth_ps = steps, started, first, growth
@@ -466,10 +405,10 @@ class FastPath(ABC):
             return True
         self.is_lent = False
         self.in_flight.put(scheduler.take_back(queued and (then if before else -1, *queued[1:]), before))
-        if self.in_flight.is_idle(scheduler.num_unfinished):
-            self.idle()
-        elif now == self.env.now_ps:
+        if now == self.env.now_ps and scheduler.num_unfinished:
             return False
-        else:
+        if scheduler.num_unfinished:
             self.plan_at(now)
+        else:
+            self.idle()
         return True

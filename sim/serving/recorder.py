@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from struct import Struct
 
 import numpy as np
-import numpy.typing as npt
 
 from sim.arrays import Int64
 from sim.errors import InvariantError
@@ -21,34 +19,10 @@ from sim.serving.records import (
     PreemptionColumns,
     RequestColumns,
     RequestTable,
-    SegmentColumns,
 )
 from sim.serving.request import Request
 from sim.serving.scheduler import Step
-
-SEGMENT_FIELDS = (
-    "replica",
-    "start_ps",
-    "num_steps",
-    "first_step_ps",
-    "step_growth_ps",
-    "num_decode",
-    "decode_context_tokens",
-    "num_prefill",
-    "prefill_tokens",
-    "num_running",
-    "num_waiting",
-    "num_padded",
-    "tokens",
-    "wanted",
-    "given_out",
-    "external",
-    "grown_tokens_ps",
-)
-_ROW = Struct(f"{len(SEGMENT_FIELDS)}q")
-pack_segment = _ROW.pack
-SEGMENT_BYTES = _ROW.size
-MAX_GROWN = (1 << 63) - 1  # what a row's 64 bits hold
+from sim.serving.segment_rows import SegmentRows
 
 
 class Recorder:
@@ -63,14 +37,12 @@ class Recorder:
         self.finish_ps = filled(size, -1)
         self.generated_tokens = filled(size, 0)
         self.status = bytearray(size)
-        self.num_preemptions = filled(size, 0)
-        self.recompute_tokens = filled(size, 0)
-        self.cached_tokens = filled(size, 0)
+        self.num_preemptions = rare(size)
+        self.recompute_tokens = rare(size)
+        self.cached_tokens = rare(size)
         self.replica = array("h", [-1]) * size
-        self.segments = bytearray()
-        self.large_growth: dict[int, int] = {}  # by row: what does not fit into its 64 bits
+        self.segments = SegmentRows()
         self.preemptions = array("q")
-        self.drafts = array("q")
         self.refusals: dict[str, int] = {}
 
     def admit(self, request: Request, now_ps: int, num_hit_tokens: int) -> None:
@@ -82,17 +54,11 @@ class Recorder:
 
     def note_step(self, step: Step, replica: int, num_running: int, num_waiting: int) -> None:
         """A row: a step, or a jump over equal ones."""
-        self.segments += pack_segment(
+        self.segments.add(
             replica, step.started_ps, step.num_steps, step.first_ps, step.growth_ps, step.num_decode,
             step.context_tokens, step.num_prefill, step.prefill_tokens, num_running, num_waiting,
-            step.num_padded, *step.levels,
-            step.grown_tokens_ps if step.grown_tokens_ps <= MAX_GROWN else self.keep(step.grown_tokens_ps),
+            step.num_padded, *step.levels, step.grown_tokens_ps,
         )  # fmt: skip
-
-    def keep(self, grown_tokens_ps: int) -> int:
-        """Keeps what KV grew in the next row and is too large for it: the row gets 0."""
-        self.large_growth[len(self.segments) // SEGMENT_BYTES] = grown_tokens_ps
-        return 0
 
     def finish(self, request: Request, now_ps: int) -> None:
         """Its last token came at ``now_ps``."""
@@ -124,11 +90,6 @@ class Recorder:
         self.recompute_tokens[request.id] += recompute_tokens
         self.preemptions.extend((now_ps, request.id, replica, recompute_tokens))
 
-    def note_drafts(self, verified: int, accepted: int) -> None:
-        """What the newest segment's step verified of drafts, and how many of them became tokens."""
-        newest = len(self.segments) // SEGMENT_BYTES - 1
-        self.drafts.extend((newest, verified, accepted))
-
     def request_columns(self) -> RequestColumns:
         """Everything about the requests, by id."""
         table = self.table
@@ -151,42 +112,6 @@ class Recorder:
             replica=np.frombuffer(self.replica, dtype=np.int16),
             is_measured=measured,
         )
-
-    def segment_columns(self) -> SegmentColumns:
-        """Every jump of every replica, in the order in which they began; the rows are given up for them."""
-        rows = np.frombuffer(self.segments, dtype=np.int64).reshape(-1, len(SEGMENT_FIELDS))
-        columns = dict(zip(SEGMENT_FIELDS, np.ascontiguousarray(rows.T), strict=True))
-        del rows
-        self.segments = bytearray()
-        tokens, wanted = columns.pop("tokens"), columns.pop("wanted")
-        given_out, external = columns.pop("given_out"), columns.pop("external")
-        return SegmentColumns(
-            replica=columns.pop("replica").astype(np.int16),
-            kv_tokens=tokens,
-            kv_reserved=wanted - tokens,
-            kv_internal=given_out - wanted,
-            kv_external=external,
-            kv_grown_tokens_ps=self._grown(columns.pop("grown_tokens_ps")),
-            **columns,
-            **self._draft_columns(len(tokens)),
-        )
-
-    def _grown(self, column: Int64) -> Int64 | npt.NDArray[np.object_]:
-        """With what did not fit into the rows."""
-        if not self.large_growth:
-            return column
-        whole = column.astype(object)
-        whole[list(self.large_growth)] = list(self.large_growth.values())
-        return whole
-
-    def _draft_columns(self, num_segments: int) -> dict[str, Int64]:
-        """Draft tokens by segment, where there were any."""
-        if not self.drafts:
-            return {}
-        noted = as_int64(self.drafts).reshape(-1, 3)
-        columns = np.zeros((2, num_segments), dtype=np.int64)
-        columns[:, noted[:, 0]] = noted[:, 1:].T
-        return {"num_draft_tokens": columns[0], "num_accepted_tokens": columns[1]}
 
     def preemption_columns(self) -> PreemptionColumns:
         """The ledger."""
@@ -248,6 +173,11 @@ def filled(size: int, value: int) -> array[int]:
     return array("q", [value]) * size
 
 
-def as_int64(column: array[int]) -> Int64:
+def rare(size: int) -> memoryview:
+    """The same of zeros, of which few change: memory that nobody wrote to takes no room."""
+    return np.zeros(size, dtype=np.int64).data
+
+
+def as_int64(column: array[int] | memoryview) -> Int64:
     """The same memory as a NumPy column."""
     return np.frombuffer(column, dtype=np.int64)

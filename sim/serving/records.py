@@ -6,7 +6,7 @@ these elsewhere (``sim.serving.summary``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from sim.arrays import PS_PER_S as PS_PER_S
 from sim.arrays import Int64 as Int64
 from sim.scenario.dataclass import dataclass
+from sim.serving.packed import PackedColumn
 
 if TYPE_CHECKING:
     from sim.serving.scenario import Scenario
@@ -82,7 +83,36 @@ class RequestColumns:
     is_measured: npt.NDArray[np.bool_]  # outside warm-up
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """A field of ``SegmentColumns``: an array, also where a packed column is kept, unpacked when asked for.
+
+    ``may_miss``: it is None where nobody gives it.
+    """
+
+    def __init__(self, *, may_miss: bool = False) -> None:
+        self._may_miss = may_miss
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, columns: object | None, owner: type) -> Any:
+        if columns is None:  # what a dataclass asks for a default
+            if self._may_miss:
+                return None
+            raise AttributeError(self._name)
+        kept = columns.__dict__[self._name]
+        return kept.whole() if isinstance(kept, PackedColumn) else kept
+
+    def __set__(self, columns: object, kept: Any) -> None:
+        columns.__dict__[self._name] = kept
+
+
+def kept(*, may_miss: bool = False) -> Any:
+    """Such a field; for a type checker it is the array."""
+    return Rows(may_miss=may_miss)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SegmentColumns:
     """One entry per engine jump: ``num_steps`` consecutive steps without a decision between them.
 
@@ -90,28 +120,59 @@ class SegmentColumns:
     at the end of each step, and with it those of its drafts that were accepted. Prefill tokens are those
     of the first step (segments with prefill have one step). KV levels are at the segment's start, after
     allocation.
+
+    A long run's columns are kept packed and unpacked anew at every access: ``parts`` has some of the
+    rows of all columns at a time.
     """
 
-    replica: npt.NDArray[np.int16]
-    start_ps: Int64
-    num_steps: Int64
-    first_step_ps: Int64
-    step_growth_ps: Int64
-    num_decode: Int64  # decoding sequences
-    decode_context_tokens: Int64  # sum of their contexts in the first step
-    num_prefill: Int64  # prompts (or chunks) in the step
-    prefill_tokens: Int64
-    num_running: Int64
-    num_waiting: Int64
-    kv_tokens: Int64  # tokens held, and the three kinds of waste, in tokens
-    kv_reserved: Int64
-    kv_internal: Int64
-    kv_external: Int64
-    kv_grown_tokens_ps: Int64 | npt.NDArray[np.object_] | None = None
+    replica: npt.NDArray[np.int16] = kept()
+    start_ps: Int64 = kept()
+    num_steps: Int64 = kept()
+    first_step_ps: Int64 = kept()
+    step_growth_ps: Int64 = kept()
+    num_decode: Int64 = kept()  # decoding sequences
+    decode_context_tokens: Int64 = kept()  # sum of their contexts in the first step
+    num_prefill: Int64 = kept()  # prompts (or chunks) in the step
+    prefill_tokens: Int64 = kept()
+    num_running: Int64 = kept()
+    num_waiting: Int64 = kept()
+    kv_tokens: Int64 = kept()  # tokens held, and the three kinds of waste, in tokens
+    kv_reserved: Int64 = kept()
+    kv_internal: Int64 = kept()
+    kv_external: Int64 = kept()
+    kv_grown_tokens_ps: Int64 | npt.NDArray[np.object_] | None = kept(may_miss=True)
     """KV given out after a jump's first step × time; Python's integers where one is beyond 64 bits."""
-    num_padded: Int64 | None = None  # static batching: members done or gone that are still computed
-    num_draft_tokens: Int64 | None = None  # speculative decoding: tokens verified by the decoding sequences
-    num_accepted_tokens: Int64 | None = None  # of them, those that were right and became output
+    num_padded: Int64 | None = kept(may_miss=True)  # static: members done or gone, still computed
+    num_draft_tokens: Int64 | None = kept(may_miss=True)  # speculative: verified by decoding sequences
+    num_accepted_tokens: Int64 | None = kept(may_miss=True)  # of them, those that became output
+
+    def parts(self) -> Iterator[SegmentColumns]:
+        """The same rows in order, a block at a time."""
+        columns = {name: one.parts() for name, one in self.__dict__.items() if isinstance(one, PackedColumn)}
+        if not columns:
+            yield self
+            return
+        for rows in zip(*columns.values(), strict=True):
+            part: dict[str, Any] = dict(zip(columns, rows, strict=True))
+            yield SegmentColumns(**part)
+
+    def of_parts(self, value: Callable[[SegmentColumns], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """A column that is computed from others, no more than a row of a row, a part at a time."""
+        whole, end = np.empty(0), 0
+        for part in self.parts():
+            rows = value(part)
+            if part is self:
+                return rows
+            if not end:
+                whole = np.empty(self.num_rows, dtype=rows.dtype)
+            start, end = end, end + len(rows)
+            whole[start:end] = rows
+        return whole[:end]
+
+    @property
+    def num_rows(self) -> int:
+        """How many there are."""
+        return len(self.__dict__["start_ps"])
 
     @property
     def num_replicas(self) -> int:
@@ -121,13 +182,18 @@ class SegmentColumns:
     @property
     def duration_ps(self) -> Int64:
         """How long each segment lasts: the sum of its steps."""
-        n = self.num_steps
-        return n * self.first_step_ps + self.step_growth_ps * (n * (n - 1) // 2)
+        return self.of_parts(_duration_ps)
 
     @property
     def end_ps(self) -> Int64:
         """When each segment's last step ends."""
-        return self.start_ps + self.duration_ps
+        return self.of_parts(lambda part: part.start_ps + _duration_ps(part))
+
+
+def _duration_ps(rows: SegmentColumns) -> Int64:
+    n = rows.num_steps
+    duration: Int64 = n * rows.first_step_ps + rows.step_growth_ps * (n * (n - 1) // 2)
+    return duration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

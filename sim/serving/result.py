@@ -33,7 +33,7 @@ def result_of(
     check_all_free(engines)
     check_all_ended(recorder)
     requests = FrontEnd.of(scenario).at_client(recorder.request_columns())
-    segments = recorder.segment_columns()
+    segments = recorder.segments.columns()
     capacity, block_map = engines[0].scheduler.capacity_tokens, engines[0].scheduler.block_map
     check_rows(segments, capacity, len(engines))
     whole = whole_of(requests)
@@ -58,7 +58,7 @@ def result_of(
         operator_s=split_by_operator(
             price, segments, sum(sum(engine.stations.busy_ps) for engine in engines if engine.stations)
         ),
-        busy_ps=int(segments.duration_ps.sum()),
+        busy_ps=sum(int(part.duration_ps.sum()) for part in segments.parts()),
         num_events=engines[0].env.num_events,
         block_map=block_map.block_map(
             capacity, scenario.engine.block_size, max(whole[1], engines[0].env.now_ps)

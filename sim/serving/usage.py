@@ -40,6 +40,14 @@ def kv_usage(segments: SegmentColumns, window_ps: tuple[int, int], *, is_paged: 
     counts by the part of its time that lies inside, rounded down to a whole token × picosecond: within a jump
     memory grows, so its first half holds a little less than this gives it.
     """
+    total = dict.fromkeys(KV_KINDS, 0)
+    for part in segments.parts():
+        for kind, amount in _usage(part, window_ps, is_paged=is_paged).items():
+            total[kind] += amount
+    return total
+
+
+def _usage(segments: SegmentColumns, window_ps: tuple[int, int], *, is_paged: bool) -> dict[str, int]:
     duration, start = segments.duration_ps, segments.start_ps
     overlap = np.minimum(start + duration, window_ps[1]) - np.maximum(start, window_ps[0])
     is_inside = overlap == duration

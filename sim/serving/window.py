@@ -67,14 +67,16 @@ class Window:
 def window_of(requests: RequestColumns, workload: Workload) -> Window:
     """The window of a run. ``requests.is_measured`` leaves out the warm-up that the scenario states."""
     measured = requests.is_measured & (requests.arrival_ps >= 0)
-    came = np.sort(requests.arrival_ps[measured])
-    if not came.size:
+    num_came = int(np.count_nonzero(measured))
+    if not num_came:
         return Window(begin_ps=0, end_ps=0, is_whole=True, note="nothing was measured")
-    begin, end = int(came[0]), int(came[-1])
+    came = requests.arrival_ps[measured]
+    begin, end = int(came.min()), int(came.max())
+    del came
     finished = requests.status == FINISHED
     last = max(begin, int(requests.finish_ps[finished].max(initial=begin)))
-    if came.size < LEAST_ARRIVALS or begin == end:
-        what = "all requests came at once" if came.size > 1 and begin == end else f"{came.size} arrivals"
+    if num_came < LEAST_ARRIVALS or begin == end:
+        what = "all requests came at once" if num_came > 1 and begin == end else f"{num_came} arrivals"
         return _whole(begin, last, f"{what}, and a window takes {LEAST_ARRIVALS} over some time")
     cut, said, warm_up = _warm_up_end(requests, workload, measured)
     done = requests.finish_ps[finished]
@@ -142,10 +144,17 @@ def in_system_at_arrivals(requests: RequestColumns, measured: Bools) -> tuple[In
 
 def num_in_system(requests: RequestColumns, moments_ps: Int64) -> Int64:
     """How many requests wait or run at each of these moments, who arrives just then left out."""
-    arrived = np.sort(requests.arrival_ps[requests.arrival_ps >= 0])
-    left = np.sort(requests.finish_ps[(requests.finish_ps >= 0) & (requests.arrival_ps >= 0)])
-    present: Int64 = np.searchsorted(arrived, moments_ps) - np.searchsorted(left, moments_ps, side="right")
+    has_come = requests.arrival_ps >= 0
+    present: Int64 = np.searchsorted(_in_order(requests.arrival_ps[has_come]), moments_ps)
+    left = _in_order(requests.finish_ps[(requests.finish_ps >= 0) & has_come])
+    present -= np.searchsorted(left, moments_ps, side="right")
     return present
+
+
+def _in_order(times_ps: Int64) -> Int64:
+    """The same array, sorted."""
+    times_ps.sort()
+    return times_ps
 
 
 def completion_gaps(requests: RequestColumns) -> tuple[Int64, Int64]:

@@ -15,6 +15,7 @@ from sim.serving.record_statistics import engine_metrics
 from sim.serving.recorder import BlockMapRecorder
 from sim.serving.records import FINISHED, REFUSED, RequestTable, RunResult
 from sim.serving.request import NEVER
+from sim.serving.segment_rows import SEGMENT_BYTES
 from sim.serving.usage import kv_usage
 
 
@@ -125,6 +126,24 @@ def test_an_end_on_one_replica_is_too_late_for_a_step_that_began_just_then_on_an
     stepped = run(table, engine, "every_step", **fields)
     assert 312_340_000_000 in (stepped.requests.first_scheduled_ps).tolist()
     assert_same(run(table, engine, "skip", has_block_map=False, **fields), stepped)
+
+
+@pytest.mark.parametrize("settings_", [{"batching": "continuous"}, {"batching": "vllm"}])
+def test_a_run_with_more_rows_than_are_packed_at_once(
+    settings_: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sim.serving.segment_rows.FIRST_BYTES", 100 * SEGMENT_BYTES)
+    monkeypatch.setattr("sim.serving.segment_rows.BLOCK_BYTES", 30 * SEGMENT_BYTES)
+    rng = np.random.default_rng(7)
+    table = RequestTable(
+        arrival_ps=np.sort(rng.integers(0, 120 * 10**12, 2500)),
+        prompt_tokens=rng.integers(1, 200, 2500),
+        output_tokens=rng.integers(1, 12, 2500),
+    )
+    engine = settings_ | {"max_num_seqs": 8, "max_model_len": 512, "block_size": 4}
+    skipped, stepped = run(table, engine, "skip", has_block_map=False), run(table, engine, "every_step")
+    assert len(skipped.segments.__dict__["start_ps"].blocks) > 2
+    assert_same(skipped, stepped)
 
 
 @pytest.mark.parametrize("num_blocks", [2_000, 130])

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sim.arrays import Int64
 from sim.errors import InvariantError
 from sim.serving.engine import Engine
 from sim.serving.recorder import Recorder
@@ -46,21 +47,34 @@ def check_all_ended(recorder: Recorder) -> None:
 
 def check_rows(segments: SegmentColumns, capacity_tokens: int, num_replicas: int) -> None:
     """Time goes on from step to step, and the kinds of KV use are there and fit the budget."""
-    kinds = (segments.kv_tokens, segments.kv_reserved, segments.kv_internal, segments.kv_external)
+    begun_ps, num_checked = dict.fromkeys(range(num_replicas), 0), 0
+    for part in segments.parts():
+        for replica in begun_ps:
+            starts = part.start_ps[part.replica == replica] if num_replicas > 1 else part.start_ps
+            begun_ps[replica] = _check_order(starts, begun_ps[replica], replica)
+        _check_levels(part, capacity_tokens, num_checked)
+        num_checked += part.num_rows
+
+
+def _check_order(starts_ps: Int64, begun_ps: int, replica: int) -> int:
+    """When the last of these steps begins, or of those before if there is none."""
+    starts = np.concatenate([[begun_ps], starts_ps])
+    is_early = starts[1:] < starts[:-1]
+    if is_early.any():
+        at = int(np.flatnonzero(is_early)[0]) + 1
+        raise InvariantError(f"replica {replica}: a step begins at {starts[at]} ps after {starts[at - 1]} ps")
+    return int(starts[-1])
+
+
+def _check_levels(rows: SegmentColumns, capacity_tokens: int, num_before: int) -> None:
+    kinds = (rows.kv_tokens, rows.kv_reserved, rows.kv_internal, rows.kv_external)
     used = kinds[0] + kinds[1] + kinds[2] + kinds[3]
-    broken = (used > capacity_tokens) | (segments.duration_ps < 0)
+    broken = (used > capacity_tokens) | (rows.duration_ps < 0)
     for kind in kinds:
         broken |= kind < 0
-    for replica in range(num_replicas):
-        (rows,) = np.nonzero(segments.replica == replica) if num_replicas > 1 else (slice(None),)
-        starts = segments.start_ps[rows]
-        is_early = starts[1:] < starts[:-1]
-        if is_early.any():
-            at = int(np.flatnonzero(is_early)[0]) + 1
-            raise InvariantError(
-                f"replica {replica}: a step begins at {starts[at]} ps after {starts[at - 1]} ps"
-            )
     if broken.any():
         row = int(np.flatnonzero(broken)[0])
-        state = {name: int(getattr(segments, name)[row]) for name in ROW_STATE}
-        raise InvariantError(f"KV levels or time break a law in row {row}: {state}, budget {capacity_tokens}")
+        state = {name: int(getattr(rows, name)[row]) for name in ROW_STATE}
+        raise InvariantError(
+            f"KV levels or time break a law in row {num_before + row}: {state}, budget {capacity_tokens}"
+        )

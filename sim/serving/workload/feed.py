@@ -8,7 +8,7 @@ from typing import Protocol
 from sim.serving.records import RequestTable
 from sim.serving.request import NEVER, Request, Segment
 
-CHUNK_ROWS = 1 << 16
+CHUNK_ROWS = 1 << 13
 
 
 class Feed(Protocol):
