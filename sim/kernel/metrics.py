@@ -10,7 +10,7 @@ from sim.kernel.algorithms.problem import Tile
 from sim.kernel.gpu import L2_OVER_HBM
 from sim.kernel.operations import operation_of, plan_of
 from sim.kernel.run import KernelResult, alone, bound_ps, bytes_by_tensor, l2_share
-from sim.price.figures import figures_caution
+from sim.price.figures import figures_caution, model_caution
 from sim.results.metric import Better, Metric, Swept
 from sim.results.summary import Summary
 from sim.results.verdict import Verdict, Word
@@ -148,7 +148,7 @@ def _cautions(result: KernelResult) -> tuple[Caution, ...]:
     """What the launches took that was not measured here; a copy over the host link takes nothing."""
     plan = result.plan
     figures = figures_caution(plan.gpu.profile, plan.used) if plan.launches else None
-    found = (figures, _l2_caution(result), _tile_caution(result))
+    found = (figures, model_caution(result.scenario.model), _l2_caution(result), _tile_caution(result))
     return tuple(one for one in found if one is not None)
 
 

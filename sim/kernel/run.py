@@ -149,9 +149,9 @@ def run_kernel(
 
 
 def _notes(scenario: KernelScenario, copied_bytes: float) -> tuple[str, ...]:
-    """What neither model nor profile knows, and what was taken in its place."""
-    model, hardware = scenario.model, scenario.hardware
-    found = list(model.notes) if model is not None else []
+    """What the profile does not know, and what was taken in its place."""
+    hardware = scenario.hardware
+    found = []
     if copied_bytes and hardware.host_link is not None and hardware.host_link.latency_s is None:
         found.append(f"hardware.host_link.latency_s of {hardware.name} is unknown: 0 is taken")
     return tuple(found)

@@ -181,7 +181,11 @@ _UNDERSTOOD = (
     "add_swa_attention_sink_bias", "add_full_attention_sink_bias", "projectors_bias", "add_bias_linear",
     "moe_router_enable_expert_bias", "use_expert_bias", "moe_gate_bias", "use_routing_bias", "mask_type",
     "shared_moe_mode", "moe_router_use_sigmoid", "query_pre_attn_scalar", "use_sandwich_norm",
-    "order_of_layers", "num_ln_in_parallel_attn", "learned_pos_emb", "attn_layer_norm",
+    "order_of_layers", "mamba_use_mlp", "mamba_inner_layernorms", "normalization_function", "org_vocab_size",
+    "use_mixed_mlp_moe", "qk_norm_type", "mlp_intermediate_size", "d_inner", "pad_vocab_size_multiple",
+    "rms_norm", "use_moe", "postnorm", "multi_query_attention", "apply_query_key_layer_scaling",
+    "post_layer_norm",    "original_rope", "norm_head", "attn_type",
+    "num_ln_in_parallel_attn", "learned_pos_emb", "attn_layer_norm",
 )  # fmt: skip
 
 
@@ -222,6 +226,7 @@ def _rest(c: ConfigReader, found: Mapping[str, Any], traits: Traits, layers: int
     vocab = c.count("vocab_size", "padded_vocab_size", most=100_000_000)
     hidden, width, streams = found["hidden_size"], found["per_layer_width"], found["streams"]
     tables = 2 * (streams - 1) * hidden * hidden
+    c.ignore("vocab_size_per_layer_input")
     if width:
         rows = c.count("vocab_size_per_layer_input", default=vocab, most=100_000_000)
         tables += layers * width * (rows + hidden) + width

@@ -143,8 +143,6 @@ def _attention_at(c: ConfigReader, layers: int) -> tuple[Kind, ...] | None:
     listed = c.indices("attn_layer_indices", "full_attn_idxs", layers=layers)
     if listed is not None:
         return tuple("full" if i in listed else other for i in range(layers))
-    if c.has("attn_layer_indices"):  # Bamba's null: no layer has attention
-        return (other,) * layers
     if c.value("attn_layer_period") is None:
         return None
     period = c.count("attn_layer_period", most=MOST_LAYERS)

@@ -76,9 +76,8 @@ def kv_heads_of_gpu(num_kv_heads: int, tensor_parallel_size: int) -> int:
 
 
 def groups_of_gpu(num_groups: int, tensor_parallel_size: int) -> int:
-    """Mamba-2's groups on one GPU: split where they divide, else repeated until each GPU has one."""
-    tp = tensor_parallel_size
-    return num_groups // tp if num_groups % tp == 0 else share(max(num_groups, tp), tp)
+    """Mamba-2's groups on one GPU: split where they divide, else one on each, as vLLM repeats them."""
+    return num_groups // tensor_parallel_size if num_groups % tensor_parallel_size == 0 else 1
 
 
 Parts = Callable[[LayerShape, int, int], Iterable[Matrix]]

@@ -336,8 +336,11 @@ def _mamba(c: ConfigReader, found: Found, kept: StateDtype) -> MambaShape:
     hidden, ranks = found["hidden_size"], ("mamba_dt_rank", "time_step_rank")
     computed = c.value(*ranks) in (None, "auto")
     norms = c.value("mamba_expand") is not None  # Jamba's key, and Jamba's norms of dt, B and C
+    expand = c.count("mamba_expand", "expand", default=2, most=1_000)
+    # Falcon Mamba writes its inner size, beside an expand that says something else.
+    inner = c.optional_count("intermediate_size", most=10_000_000) if is_recurrent_only(c) else None
     return MambaShape(
-        inner_size=c.count("mamba_expand", "expand", default=2, most=1_000) * hidden,
+        inner_size=inner if inner is not None else expand * hidden,
         d_state=c.count(*MAMBA_STATE, most=1_000_000),
         d_conv=c.count("mamba_d_conv", "conv_kernel", default=4, least=2, most=1_000_000),
         dt_rank=-(-hidden // 16) if computed else c.count(*ranks, most=1_000_000),

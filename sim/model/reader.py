@@ -210,7 +210,7 @@ HARMLESS = re.compile(
     r"|_attn_implementation|flash_attn|sdpa|attn_implementation|fp32|float32|logits_to_keep|^tokenizer|label"
     r"|^_|auto_map|architectures|torch|gradient|train|regulari[sz]|prune|z_loss|aux|residual_in|rescale|overlap"
     r"|score_function|score_func|use_bidirectional|load_balanc|router_(dtype|logit|z)|logit|attn_temperature"
-    r"|no_rope|nope|mup|partial|max_position|position_embedding_type|is_decoder|cross_attention|fused?_"
+    r"|no_rope|nope|mup|partial|max_position|position_embedding_type|is_decoder|fused?_"
     r"|quant|scan|layerdrop|sparsity|remote|hub|^for_|unpadded|neftune|seq_length|max_seq|model_max_length"
     r"|moe_norm|selection_fn|combination|elementwise_affine|_(a_log|dt)_|^block_size$|prefix_dense"
     r"|pad_to|special|conversation|norm_before_gate|safe_gate|lower_bound|allow_neg|keys_to_ignore|deterministic"

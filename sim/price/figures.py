@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from sim.hardware import HardwareProfile
+from sim.model.shape import ModelShape
 from sim.price.law_times import outside
 from sim.price.roofline import Operator
 from sim.scenario.caution import Caution
@@ -151,6 +152,20 @@ def figures_caution(hardware: HardwareProfile, used: Used) -> Caution | None:
         "do not",
         remedy="calibrate this profile, or compare with one that is measured",
         assumes=_assumes(hardware, used, figures),
+    )
+
+
+def model_caution(model: ModelShape | None) -> Caution | None:
+    """The warning that a run deserves whose model was read with guesses (``ModelShape.notes``)."""
+    if model is None or not model.notes:
+        return None
+    return Caution(
+        kind="model_guessed",
+        observation=f"{model.name}: {'; '.join(model.notes)}",
+        meaning="parameters, memory and times are those of the shape as it was read",
+        remedy="hold `gpuyard memory` against the model's card, or write the shape's keys out: "
+        "model: {base: ..., ...}",
+        assumes=f"the shape of {model.name}",
     )
 
 

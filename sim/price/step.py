@@ -111,7 +111,7 @@ class KernelTimes(Protocol):
 def filled_in(scenario: PricedSteps) -> tuple[str, ...]:
     """What neither model nor profile knows, and what was taken in its place."""
     hardware = scenario.hardware
-    found = [*scenario.model.notes, *not_priced(scenario)]
+    found = list(not_priced(scenario))
     if hardware.graph_launch_s is None:
         found.append(
             f"hardware.graph_launch_s of {hardware.name} is unknown: kernel_launch_s, "

@@ -22,6 +22,7 @@ CautionKind = Literal[
     "block_map_truncated",
     "efficiency_not_measured",
     "l2_rate_assumed",
+    "model_guessed",
     "tile_not_fitted",
     "engine_profile_elsewhere",
     "near_capacity",

@@ -87,7 +87,8 @@ class FastPath(ABC):
         With asynchronous scheduling (``ahead`` 1) the step that runs is the one before the newest plan. The
         plan counts on its tokens; the requests that end with it keep their places and blocks till it is over.
         ``before`` is the newest plan's prompts, ``queued`` its numbers: time if it has prompts, decodes and
-        their context, prompts and their tokens, KV levels, and whether these count requests that end before.
+        their context, prompts and their tokens, KV levels, and whether the plan after it is another one.
+        ``stale``: who was preempted while a token of theirs was made.
         """
         scheduler, ahead, before = self.scheduler, self.in_flight.length - 1, NOTHING
         queued: tuple[Any, ...] | None = None
@@ -117,11 +118,13 @@ class FastPath(ABC):
         most_tokens, index, is_running = num_blocks * size + 1, self.index, Status.RUNNING
         must_see_all, has_triggers, inbox = feed.must_see_all, feed.has_triggers, self.inbox
         deadlines, is_ranked, has_left = self.deadlines, scheduler.is_ranked, False
+        keeps_tables, shared, must_plan = scheduler.keeps_tables, scheduler.shared_tokens, False
+        preempts, stale = scheduler.preempts_newest, NOTHING
         arrival_ps, first_scheduled_ps = recorder.arrival_ps, recorder.first_scheduled_ps
         first_token_ps, finish_ps, replica = recorder.first_token_ps, recorder.finish_ps, recorder.replica
         generated_tokens, status = recorder.generated_tokens, recorder.status
-        step_ps, decode_run, segments = price.step_ps, price.decode_run, recorder.segments
-        extend_rows = segments.rows.extend
+        cached_tokens, segments = recorder.cached_tokens, recorder.segments
+        step_ps, decode_run, extend_rows = price.step_ps, price.decode_run, segments.rows.extend
         done, count, context, free = batch.step, batch.num_decoding, batch.num_context_tokens, scheduler.free
         num_admissions, partial = scheduler.num_admissions, next(iter(prefilling.values()), None)
         is_only, peek, own, ended = self.is_only_engine, self.env.peek, self._step, NOTHING
@@ -131,7 +134,7 @@ class FastPath(ABC):
             unfilled = sum([one.target - one.num_computed_tokens for one in prefilling.values()])
         else:
             (
-                before, queued, ended, unfilled, started, first, growth, num_decode, shown_context,
+                before, queued, ended, stale, unfilled, started, first, growth, num_decode, shown_context,
                 num_prefill, prefill_tokens, held, wanted, used,
             ) = self._suspended  # fmt: skip
             steps, self.step, self._suspended = self._step.num_steps, None, None
@@ -161,7 +164,8 @@ class FastPath(ABC):
                         done += steps - 1
                         context += count * (steps - 1)
                         used_then = (num_blocks - free) * size
-                        queued = None, count, context, 0, 0, context, context, used_then, False
+                        alone = context - shared
+                        queued = None, count, context, 0, 0, alone, alone, used_then, False
                 extend_rows(pack_segment(
                     index, started, steps, first, growth, num_decode, shown_context, num_prefill,
                     prefill_tokens, len(running), len(waiting), 0, held, wanted, used, 0, grown,
@@ -211,8 +215,15 @@ class FastPath(ABC):
                         context += tokens
             for request in over if ahead else ended:
                 tokens = request.end_tokens
-                free += (tokens - 2) // size + 1
-                del running[request.order]
+                if is_preempted := request.status is not is_running:  # as its last token was made
+                    waiting.remove(request)
+                else:
+                    del running[request.order]
+                if keeps_tables:
+                    free = scheduler.release_lent(request, 0 if is_preempted else tokens, tokens, free)
+                    shared = scheduler.shared_tokens
+                elif not is_preempted:
+                    free += (tokens - 2) // size + 1
                 if request.deadline_ps < now:  # the client left during the step that made the last token
                     self.leave(request, tokens - request.num_prompt_tokens - 1)
                     continue
@@ -228,7 +239,7 @@ class FastPath(ABC):
             # Who has come, and whose client has left.
             if feed.next_ps <= now or inbox or (deadlines and deadlines[0][0] <= now):
                 for request in inbox:
-                    scheduler.add(request)
+                    must_plan = scheduler.enter(request) or must_plan
                 inbox.clear()
                 while True:
                     due = deadlines[0][0] if deadlines else NEVER
@@ -239,15 +250,15 @@ class FastPath(ABC):
                         if request.is_ended:
                             continue
                         has_left, is_late = True, due < now  # late: not even the last step's token came
-                        made = request.num_tokens - request.num_prompt_tokens
+                        known, tokens, blocks = request.num_tokens, 0, 0
                         if request.status is not is_running:
                             waiting.remove(request)
+                            is_late = is_late and request in stale
                         else:
                             del running[request.order]
                             if request is partial:
-                                free += request.reserved
                                 unfilled -= request.target - request.num_computed_tokens
-                                partial = None
+                                partial, is_late, blocks = None, False, request.reserved
                             else:
                                 if request in ended:
                                     ended.remove(request)
@@ -256,9 +267,14 @@ class FastPath(ABC):
                                     tokens = self._withdraw(request, done)
                                     count -= 1
                                     context -= tokens
-                                free += (tokens - 2) // size + 1
                                 is_late = is_late and not (ahead and request.settled_step == done)
-                                made = max(tokens - request.num_prompt_tokens - ahead - is_late, 0)
+                                known, blocks = tokens - ahead, (tokens - 2) // size + 1
+                        if keeps_tables:
+                            free = scheduler.release_lent(request, tokens, known, free)
+                            shared = scheduler.shared_tokens
+                        else:
+                            free += blocks
+                        made = max(known - request.num_prompt_tokens - is_late, 0)
                         self.leave(request, made)
                         continue
                     request = feed.take()
@@ -273,8 +289,8 @@ class FastPath(ABC):
                     replica[row] = index
                     if request.deadline_ps < NEVER:
                         heappush(deadlines, (request.deadline_ps, row, request))
-                    if is_ranked:
-                        scheduler.queue(request)
+                    if keeps_tables or is_ranked:
+                        must_plan = scheduler.enter(request) or must_plan
                     else:
                         waiting.append(request)
             # What is next.
@@ -283,48 +299,94 @@ class FastPath(ABC):
             if partial is not None and not takes_all:
                 tokens = min(partial.num_tokens - partial.num_computed_tokens, budget)
                 more = -(-(partial.num_computed_tokens + tokens) // size) - partial.reserved
-            if need + more > free or (budget <= 0 and (budget < 0 or partial is not None)):
-                break  # somebody has to be preempted, or to wait: the scheduler plans it
+            is_short, stale = need + more > free, NOTHING
+            if (
+                must_plan
+                or (budget <= 0 and (budget < 0 or partial is not None))
+                or (is_short and not preempts)
+            ):
+                break  # somebody has to wait, or to be preempted: the scheduler plans it
+            while is_short:  # the newest are preempted, until what is free does for the others
+                taken = need if need <= free else free
+                free -= taken
+                need -= taken
+                if need + more <= free:
+                    break
+                request = running.popitem()[1]
+                if request is partial:
+                    unfilled -= request.target - request.num_computed_tokens
+                    computed, known, tokens, blocks = (
+                        request.num_computed_tokens, request.num_tokens, 0, request.reserved,
+                    )  # fmt: skip
+                    partial, more = None, 0
+                else:
+                    if request in ended:
+                        tokens = request.end_tokens
+                    else:
+                        tokens = self._withdraw(request, done)
+                        count -= 1
+                        context -= tokens
+                        need -= request.phase == done % size
+                    computed, known, blocks = tokens - 1, tokens - ahead, (tokens - 2) // size + 1
+                    if ahead:
+                        stale = [*stale, request]
+                recorder.preempt(request, now, index, computed)
+                free = scheduler.preempt_lent(request, tokens, known, free, blocks)
+                shared, has_left = scheduler.shared_tokens, True
             free -= need
             work, is_refused = NOTHING, False
             num_prefill = prefill_tokens = 0
-            if waiting or partial is not None:
+            if (waiting or partial is not None) and not is_short:
                 work = []
                 if partial is not None:
                     tokens = partial.num_tokens - partial.num_computed_tokens
                     queries = tokens if tokens <= budget else budget
-                    if not takes_all:
+                    if keeps_tables:
+                        free = scheduler.extend_lent(partial, queries, free)
+                        partial.reserved += more
+                    elif not takes_all:
                         free -= more
                         partial.reserved += more
                     work.append((queries, partial.num_computed_tokens, queries == tokens, partial))
                     budget -= queries
                     prefill_tokens = queries
                 while budget > 0 and waiting and len(running) < max_running:
-                    head = waiting[0]
+                    head, cached = waiting[0], 0
                     tokens = queries = head.num_tokens
-                    if tokens > budget:
-                        if not limits.enable_chunked_prefill:
+                    if keeps_tables:
+                        admitted = scheduler.admit_lent(head, budget, free)
+                        if admitted is None:
                             is_refused = True
                             break
-                        queries = budget
-                    whole = (tokens - 1) // size + 1
-                    more = whole if takes_all else (queries - 1) // size + 1
-                    if (whole if gates_all else more) + (watermark if running else 0) > free:
-                        is_refused = True
-                        break
+                        queries, cached, free = admitted
+                        shared = scheduler.shared_tokens
+                    else:
+                        if tokens > budget:
+                            if not limits.enable_chunked_prefill:
+                                is_refused = True
+                                break
+                            queries = budget
+                        whole = (tokens - 1) // size + 1
+                        more = whole if takes_all else (queries - 1) // size + 1
+                        if (whole if gates_all else more) + (watermark if running else 0) > free:
+                            is_refused = True
+                            break
+                        free -= more
+                        head.reserved = more
                     waiting.popleft()
-                    free -= more
-                    head.reserved = more
                     num_admissions += 1
                     head.order = num_admissions
                     head.status = is_running
-                    head.num_computed_tokens = 0
+                    head.num_computed_tokens = cached
                     head.target = tokens
                     running[num_admissions] = head
                     if first_scheduled_ps[head.id] < 0:
                         first_scheduled_ps[head.id] = now
+                        if cached:
+                            cached_tokens[head.id] = cached
+                    tokens -= cached
                     unfilled += tokens
-                    work.append((queries, 0, queries == tokens, head))
+                    work.append((queries, cached, queries == tokens, head))
                     budget -= queries
                     prefill_tokens += queries
             if not (work or count or queued):
@@ -332,26 +394,28 @@ class FastPath(ABC):
             num_decode, shown_context, price_ps = count, context, None
             if work:
                 priced = work
-                if partial is not None:
-                    queries, cached = work[0][:2]
-                    if queries == 1 and is_decode(queries, cached):
-                        num_decode += 1
-                        shown_context += cached + 1
-                        prefill_tokens -= 1
-                        priced = work[1:]
+                if partial is not None or keeps_tables:
+                    for queries, cached, _, _ in work:
+                        if queries == 1 and is_decode(queries, cached):
+                            num_decode += 1
+                            shown_context += cached + 1
+                            prefill_tokens -= 1
+                            priced = NOTHING
+                    if not priced:
+                        priced = [chunk for chunk in work if not is_decode(*chunk[:2])]
                 num_prefill = len(priced)
                 price_ps = step_ps(num_decode, shown_context, priced)
             used = (num_blocks - free) * size
-            held = context + (partial.num_computed_tokens if partial is not None else 0)
             if takes_all:
+                held = context + (partial.num_computed_tokens if partial is not None else 0)
                 wanted = held + unfilled
             else:
-                wanted = held = held + sum([chunk[0] for chunk in work])
+                wanted = held = context - shared + sum([chunk[0] + chunk[1] for chunk in work])
             before = work
             if ahead:
-                held += sum([request.end_tokens - 1 for request in ended])
+                held += sum([request.end_tokens - 1 for request in ended if request.status is is_running])
                 numbers = num_decode, shown_context, num_prefill, prefill_tokens, held, held, used
-                planned = (price_ps, *numbers, bool(ended)) if work or count else None
+                planned = (price_ps, *numbers, bool(ended) or is_short) if work or count else None
                 if queued is None:
                     queued, steps = planned, 0
                     continue
@@ -367,7 +431,7 @@ class FastPath(ABC):
                 steps, growth = 1, 0
             else:
                 first, growth, steps = decode_run(num_decode, shown_context)
-                if is_refused and (ahead or not gates_all):  # a shorter chunk of it may fit soon
+                if is_short or (is_refused and (ahead or not gates_all)):  # somebody may fit soon
                     steps = 1
                 elif (left := end_steps[0] - done) < steps:
                     steps = left + 1
@@ -389,7 +453,7 @@ class FastPath(ABC):
                         end = now + steps * first + growth * (steps * (steps - 1) // 2)
             if not is_only and (end >= peek() or (deadlines and deadlines[0][0] <= end)):
                 self._suspended = (
-                    before, queued, ended, unfilled, started, first, growth, num_decode, shown_context,
+                    before, queued, ended, stale, unfilled, started, first, growth, num_decode, shown_context,
                     num_prefill, prefill_tokens, held, wanted, used,
                 )  # fmt: skip
                 own.num_steps, own.started_ps, own.first_ps, own.growth_ps = steps, started, first, growth
@@ -405,10 +469,10 @@ class FastPath(ABC):
             return True
         self.is_lent = False
         self.in_flight.put(scheduler.take_back(queued and (then if before else -1, *queued[1:]), before))
-        if now == self.env.now_ps and scheduler.num_unfinished:
-            return False
-        if scheduler.num_unfinished:
-            self.plan_at(now)
-        else:
+        if self.in_flight.is_idle(scheduler.num_unfinished):
             self.idle()
+        elif now == self.env.now_ps:
+            return False
+        else:
+            self.plan_at(now)
         return True

@@ -181,8 +181,32 @@ class Scheduler(ABC):
         """Sets ``free`` and hands everything over; the prompts of a step that is not over. None: not now."""
         raise NotImplementedError
 
-    def queue(self, request: Request) -> None:
-        """Where the queue is ranked: puts a newcomer where it belongs."""
+    def enter(self, request: Request) -> bool:
+        """A newcomer goes to its place in the queue. True: from now on steps have to be planned here."""
+        raise NotImplementedError
+
+    preempts_newest = False  # where memory is short
+
+    def preempt_lent(self, request: Request, num_tokens: int, num_known: int, free: int, held: int) -> int:
+        """Back into the queue, as ``release_lent``; ``held``: its blocks."""
+        raise NotImplementedError
+
+    # Where cached blocks can be found (``keeps_tables``), each request keeps its block table, and these say
+    # how many blocks are free then. Blocks that decodes took are given to them when they leave.
+
+    keeps_tables = False
+    shared_tokens = 0  # of blocks with several owners, counted once for each owner beyond the first
+
+    def admit_lent(self, request: Request, budget: int, free: int) -> tuple[int, int, int] | None:
+        """Admits the head of the queue: tokens in this step, cached ones, free blocks. None: not now."""
+        raise NotImplementedError
+
+    def extend_lent(self, request: Request, num_tokens: int, free: int) -> int:
+        """Blocks for the next chunk of a prompt."""
+        raise NotImplementedError
+
+    def release_lent(self, request: Request, num_tokens: int, num_known: int, free: int) -> int:
+        """A request has ended or left. ``num_tokens``: with those being made; 0: it does not decode."""
         raise NotImplementedError
 
     def take_back(self, shown: tuple[Any, ...] | None, chunks: Sequence[Chunk]) -> Step | None:

@@ -7,7 +7,7 @@ from math import ceil
 import numpy as np
 
 from sim.price.collective import nccl_facts
-from sim.price.figures import Used, figures_caution, together
+from sim.price.figures import Used, figures_caution, model_caution, together
 from sim.scenario.caution import Caution
 from sim.training.exchange.algorithms import EXCHANGES
 from sim.training.learning.problems import largest_stable_rate
@@ -50,6 +50,7 @@ def _figures(result: TrainingResult) -> list[Caution]:
         if is_nccl or (job.tensor_parallel_size > 1 and is_priced(scenario)):
             used.append(Used(assumed=(nccl_facts(hardware.architecture).assumed,)))
         found.append(figures_caution(hardware, together(used)))
+    found.append(model_caution(scenario.model))
     return [caution for caution in found if caution is not None]
 
 

@@ -96,7 +96,7 @@ def has_events(job: Job) -> bool:
 
 
 def _notes(scenario: TrainingScenario, job: Job) -> tuple[str, ...]:
-    notes = list(scenario.model.notes) if scenario.model is not None else []
+    notes: list[str] = []
     if scenario.exchange.algorithm != "none":
         used = (scenario.hardware, *(group.hardware for group in scenario.devices))
         size, per_node = num_gpus(scenario), scenario.training.gpus_per_node

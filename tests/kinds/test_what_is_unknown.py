@@ -84,9 +84,15 @@ def test_the_note_says_the_latency_that_was_taken() -> None:
 
 
 @pytest.mark.parametrize("text", [SERVING, TRAINING])
-def test_an_architecture_that_is_guessed_is_said(tmp_path: Path, text: str) -> None:
-    notes = told(tmp_path, text, "model={base: llama-3.2-1b, model_type: never_heard_of}")
-    assert any("architecture never_heard_of is not one that Gpuyard knows" in note for note in notes)
+def test_an_architecture_that_is_guessed_is_warned_of(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text, encoding="utf-8")
+    overrides = ["model={base: llama-3.2-1b, model_type: never_heard_of}"]
+    answer = sim.run_scenario(sim.load_scenario(str(path), overrides=overrides))
+    [caution] = [one for _, one in answer.comparison.warnings if one.kind == "model_guessed"]
+    assert "architecture never_heard_of is not one that Gpuyard knows" in caution.observation
+    shown = " ".join(render_answer(answer).split())
+    assert caution.observation in shown and caution.remedy in shown
 
 
 def test_a_number_that_nothing_runs_without_cannot_be_unknown(tmp_path: Path) -> None:

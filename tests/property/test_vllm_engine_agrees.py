@@ -120,11 +120,16 @@ def test_skipping_is_exact(table: RequestTable, engine: dict[str, Any], replicas
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(data=st.data(), table=workloads(), engine=vllm_engines(), is_async=st.booleans())
+@given(
+    data=st.data(),
+    table=st.one_of(workloads(), shared_workloads()),
+    engine=vllm_engines(),
+    is_async=st.booleans(),
+)
 def test_the_common_case_is_exact(
     data: st.DataObject, table: RequestTable, engine: dict[str, Any], is_async: bool
 ) -> None:
-    """By arrival or by priority, with clients that wait or leave, without a map: the fast path."""
+    """By arrival or by priority, with clients that wait or leave, prefixes in common, and without a map."""
     engine |= {"policy": data.draw(st.sampled_from(["fcfs", "priority"])), "async_scheduling": is_async}
     engine |= {"speculative": None, "long_prefill_token_threshold": 0}
     count = len(table.arrival_ps)

@@ -63,7 +63,9 @@ class Scheduler(State):
         is_lockstep = steady and _why_unsteady(limits) in ("", ASYNC)
         self.is_ranked = limits.policy == "priority"
         has_rule = limits.policy == "user" or limits.long_prefill_token_threshold > 0
-        self.can_lend = is_lockstep and are_alone and not has_rule
+        self.can_lend = is_lockstep and not has_rule
+        self._met: list[Request] = []
+        self._loose: list[int] = []  # blocks that decodes of the fast path took, not told apart
         self.pool, self.prefilling, self.max_running = self.kv.pool, self.batch.prefilling, limits.max_running
         self.block_size, self.num_blocks = limits.block_size, self.pool.num_blocks
         self.capacity_tokens, self.watermark = self.num_blocks * self.block_size, self.kv.watermark_blocks
@@ -95,14 +97,29 @@ class Scheduler(State):
         return ""
 
     def add(self, request: Request) -> None:
-        request.is_alone = self.are_alone
-        request.end_tokens = min(request.num_prompt_tokens + request.max_tokens, self.limits.max_model_len)
-        for met in self.kv.open(request):
-            self.batch.register_promptly(met)
-        self.queue(request)
+        self.enter(request)
+        self._register_met()
         self.watch = PreemptionWatch()  # the state is a new one
         if self._is_order_open:
             self.batch.is_stuck = False  # the head of the queue may be another one, or might fit now
+
+    def enter(self, request: Request) -> bool:
+        request.is_alone = self.are_alone
+        request.end_tokens = min(request.num_prompt_tokens + request.max_tokens, self.limits.max_model_len)
+        met = self.kv.open(request)
+        self._met += met
+        self.eager.update(met)
+        is_met = not (self.are_alone or request.registers_late)  # its output, too, is like somebody's
+        if is_met and request.end_tokens // self.block_size > request.num_prompt_tokens // self.block_size:
+            self.eager.add(request)
+        self.queue(request)
+        return bool(self.eager)
+
+    def _register_met(self) -> None:
+        """Those whose output somebody may look up from now on."""
+        for request in self._met:
+            self.batch.register_promptly(request)
+        self._met.clear()
 
     def abort(self, request: Request, now_ps: int = 0) -> int:
         """Frees everything at once."""
@@ -261,10 +278,10 @@ class Scheduler(State):
     # lent to the fast path
 
     def lend(self, planned: Step | None) -> list[Chunk] | None:
-        """Blocks are only counted from here on: which is whose matters to nobody.
+        """Blocks are only counted from here on, or, if some may be found in the cache, told apart at the end.
 
-        Not while a map is drawn, or somebody preempted may find its own blocks in the prefix cache; and with
-        asynchronous scheduling not while somebody has no part in the planned step, or blocks will lack soon.
+        Not while a map is drawn, or the output of somebody is looked up that makes it; and with asynchronous
+        scheduling not while somebody has no part in the planned step, or blocks will lack soon.
         """
         running, chosen, chunks = self.running, dict[Request, int](), list[Chunk]()
         newest, half_done = next(reversed(running), None), list(self.prefilling.values())
@@ -272,11 +289,18 @@ class Scheduler(State):
         if self.is_ranked:  # else they are at the head of the queue
             preempted = self.waiting if self.num_preempted_alive else ()
         has_map = self.block_map is not None and not self.block_map.is_truncated
-        may_hit = self.num_preempted_alive and self.limits.enable_prefix_caching
-        if has_map or may_hit or any(one.num_stale_tokens or self._made.get(one) for one in preempted):
+        if has_map or self.eager or any(one.num_stale_tokens or self._made.get(one) for one in preempted):
             return None
+        caches, may_hit = (
+            self.limits.enable_prefix_caching,
+            not self.are_alone or self.num_preempted_alive > 0,
+        )
+        keeps_tables = caches and may_hit
+        preempts = self.limits.policy == "fcfs" and keeps_tables == caches
         if self.limits.async_scheduling and running:
-            is_short = 2 * len(running) > self.pool.num_free * self.block_size  # within about two steps
+            is_short = (
+                not preempts and 2 * len(running) > self.pool.num_free * self.block_size
+            )  # within about two steps
             if is_short or not isinstance(planned, Plan) or len(planned.chosen) != len(running):
                 return None
             chosen, half_done = planned.chosen, planned.partial
@@ -284,24 +308,30 @@ class Scheduler(State):
             return None
         for request, tokens in chosen.items():
             cached = request.num_computed_tokens - tokens
-            if tokens == 1 and request.num_prompt_tokens < request.num_tokens == cached + 1:
+            is_decoding = tokens == 1 and request.num_prompt_tokens < request.num_tokens == cached + 1
+            if is_decoding and isinstance(planned, Plan) and request not in planned.admitted:
                 request.num_computed_tokens = cached
                 self.batch.join(request)
             else:
                 chunks.append((tokens, cached, not request.is_prefill_chunk, request))
+        self.keeps_tables, self.preempts_newest = keeps_tables, preempts
         self.free = self.pool.num_free
         for request in running.values():
             request.reserved = len(request.blocks)
-            self.pool.retire(request.blocks, 0)
-            request.blocks = []
+            if not self.keeps_tables:
+                self.pool.retire(request.blocks, 0)
+                request.blocks = []
+        self._note_shared()
         for phase in self.batch.members:
             phase.clear()
         return chunks
 
     def take_back(self, shown: tuple[Any, ...] | None, chunks: Sequence[Chunk]) -> Plan | None:
         """Every running request gets blocks again, as many as it had."""
-        batch, size, plan, prompts = self.batch, self.block_size, None, {chunk[3] for chunk in chunks}
+        batch, plan, prompts = self.batch, None, {chunk[3] for chunk in chunks}
         batch.is_stuck = False
+        if self.keeps_tables:
+            self._take_loose(self.free)
         if shown is not None:
             plan = Plan(
                 budget=0, done_ps=shown[0], num_decode=shown[1], context_tokens=shown[2],
@@ -314,21 +344,97 @@ class Scheduler(State):
             if not request.is_prefill_chunk:
                 computed += batch.step - request.settled_step
                 batch.members[request.phase][request.order] = request
-            request.blocks, request.num_hit_blocks = self.pool.take(-(-computed // size)), 0
-            num_known = computed - (plan is not None and request not in prompts)
-            request.num_registered_blocks = num_known // size if self.limits.enable_prefix_caching else 0
-        if plan is not None:  # its tokens are computed, and not known yet
-            plan.partial = list(self.prefilling.values())
-            plan.emitting = [one for one in self.running.values() if not one.is_prefill_chunk]
-            for request in plan.emitting:
-                request.num_tokens = request.num_computed_tokens + batch.step - request.settled_step
-                request.num_computed_tokens = request.num_tokens
-                request.num_placeholders, request.end_step = 1, -1
-            batch.clear()
-            self.prefilling.clear()
-        if self.pool.num_free != self.free:
+            self._give_blocks(request, computed)
+            if not self.keeps_tables:
+                num_known = computed - (plan is not None and request not in prompts)
+                caches = self.limits.enable_prefix_caching
+                request.num_registered_blocks = num_known // self.block_size if caches else 0
+        if plan is not None:
+            self._resume(plan, prompts)
+        self._register_met()
+        if self.pool.num_free != self.free or self._loose:
             raise InvariantError(f"{self.free} KV blocks are free by count, {self.pool.num_free} in the pool")
         return plan
+
+    def _resume(self, plan: Plan, prompts: set[Request]) -> None:
+        """The planned step's tokens are computed, and not known yet."""
+        batch = self.batch
+        plan.partial = list(self.prefilling.values())
+        plan.emitting = [one for one in self.running.values() if not one.is_prefill_chunk]
+        for request in plan.emitting:
+            request.num_tokens = request.num_computed_tokens + batch.step - request.settled_step
+            request.num_computed_tokens = request.num_tokens
+            request.num_placeholders, request.end_step = 1, -1
+            if self.keeps_tables and request not in prompts:
+                self.kv.register(request, request.num_tokens - 1)
+        batch.clear()
+        self.prefilling.clear()
+
+    def _give_blocks(self, request: Request, num_computed: int) -> None:
+        """The blocks that a request took as it decoded: those of its own, or any."""
+        missing = -(-num_computed // self.block_size) - len(request.blocks)
+        if not self.keeps_tables:
+            request.blocks, request.num_hit_blocks = self.pool.take(missing), 0
+        elif missing > 0:
+            request.blocks += self._loose[-missing:]
+            del self._loose[-missing:]
+
+    def _take_loose(self, free: int) -> None:
+        """Blocks that decodes took by count leave the free queue."""
+        if taken := self.pool.num_free - free:
+            self._loose += self.pool.take(taken)
+
+    def _note_shared(self) -> None:
+        self.shared_tokens = self.pool.num_extra_owners * self.block_size if self.keeps_tables else 0
+
+    def admit_lent(self, request: Request, budget: int, free: int) -> tuple[int, int, int] | None:
+        self._take_loose(free)  # they may have evicted what this request would find
+        num_hits = self.kv.find_hits(request)
+        cached = num_hits * self.block_size
+        num_tokens = request.num_tokens - cached
+        if num_tokens > budget:
+            if not self.limits.enable_chunked_prefill:
+                return None
+            num_tokens = budget
+        if self.kv.admit(request, num_hits, num_tokens, spare=bool(self.running)) is None:
+            return None
+        request.reserved = len(request.blocks)
+        self._note_shared()
+        return num_tokens, cached, self.pool.num_free
+
+    def extend_lent(self, request: Request, num_tokens: int, free: int) -> int:
+        self._take_loose(free)
+        self.kv.extend(request, num_tokens)
+        return self.pool.num_free
+
+    def preempt_lent(self, request: Request, num_tokens: int, num_known: int, free: int, held: int) -> int:
+        if self.keeps_tables:
+            self._take_loose(free)
+            self._settle_lent(request, num_tokens, num_known)
+            self.kv.release(request)
+            self._note_shared()
+            free, held = self.pool.num_free, 0
+        self.requeue(request)
+        request.end_step = -1
+        if num_tokens:
+            request.num_tokens = num_tokens  # the one under way will be there before it is looked at again
+        return free + held
+
+    def _settle_lent(self, request: Request, num_tokens: int, num_known: int) -> None:
+        """A request that decoded (``num_tokens`` > 0) gets its blocks; the full ones can be found."""
+        if num_tokens:
+            self._give_blocks(request, num_tokens - 1)
+            request.num_tokens = num_known
+            self.kv.register(request, num_known - 1)
+
+    def release_lent(self, request: Request, num_tokens: int, num_known: int, free: int) -> int:
+        self._take_loose(free)
+        self._settle_lent(request, num_tokens, num_known)
+        self.num_preempted_alive -= request.num_preemptions > 0
+        self.kv.close(request)
+        self._note_shared()
+        request.status = Status.FINISHED
+        return self.pool.num_free
 
 
 def _why_unsteady(limits: SchedulerConfig) -> str:

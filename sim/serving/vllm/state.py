@@ -69,6 +69,8 @@ class State(Scheduler):
         self.num_admissions = 0
         self.num_preempted_alive = 0
         """Unfinished requests that were preempted once: they may find blocks of their own in the cache."""
+        self.eager: set[Request] = set()
+        """Unfinished requests whose output somebody may look up before they end."""
         self._since_prefill = limits.prefill_schedule_interval  # steps
         self._is_bound = False
         """The last look at the waiting queue that prefill was free to follow left something in it."""
@@ -105,6 +107,10 @@ class State(Scheduler):
         self.kv.release(request)
         plan.drop(request)
         plan.preempted[request] = request.num_computed_tokens
+        self.requeue(request)
+
+    def requeue(self, request: Request) -> None:
+        """A preempted request waits again."""
         request.num_computed_tokens = 0
         request.num_drafts = 0
         request.num_stale_tokens = 1 if request.num_placeholders else 0
@@ -125,6 +131,7 @@ class State(Scheduler):
             self.waiting.remove(request)
         self.num_preempted_alive -= request.num_preemptions > 0
         self.kv.close(request)
+        self.eager.discard(request)
         request.status = Status.FINISHED
 
     def victim(self) -> Request:
