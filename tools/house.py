@@ -48,10 +48,12 @@ OTHER_SUBJECTS = frozenset(
         "trace",
     ]
 )
-# Single files that belong to one of those subjects under another name. The first three stand in a folder of
+# Single files that belong to one of those subjects under another name. The first five stand in a folder of
 # a scheduler, because they are vLLM's own allocator: blocks, their cache and who holds them. ``vllm_kv.py``
 # and ``vllm_defaults.py`` are aeb292e's, for the comparison with it.
 FILED_UNDER = {
+    "vllm/group_kinds.py": "kv",
+    "vllm/groups.py": "kv",
     "vllm/kv.py": "kv",
     "vllm/pool.py": "kv",
     "vllm/prefix_tree.py": "kv",

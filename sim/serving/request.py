@@ -59,6 +59,10 @@ class Request:
     num_tokens_at_preemption = -1
     num_vain_preemptions = 0  # in a row, with no token made in between
     blocks: list[int] = NOTHING
+    tables: tuple[list[int], ...] = (
+        NOTHING  # of each KV-cache group, where there are several; the first: ``blocks``
+    )
+    junction_tokens = 0  # some groups had so long a prefix in the cache at its admission, and others less
     path: list[tuple[Any, int]] = NOTHING
     """(node of ``vllm.prefix_tree``, how many of its first contents): what its blocks hold, in order.
     Empty without prefix caching."""

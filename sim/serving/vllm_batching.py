@@ -10,7 +10,7 @@ from sim.serving.batching.entry import Batching, Replica
 from sim.serving.checks.vllm import check_vllm
 from sim.serving.scenario import EngineConfig, max_model_len
 from sim.serving.scheduler import Scheduler
-from sim.serving.vllm.config import POLICIES, SchedulerConfig
+from sim.serving.vllm.config import ONE_FULL_GROUP, POLICIES, SchedulerConfig
 
 VLLM_KEYS = frozenset([
     "vllm_version", "policy", "enable_prefix_caching", "long_prefill_token_threshold",
@@ -26,6 +26,8 @@ def scheduler_config(engine: EngineConfig, num_gpu_blocks: int, max_model_len: i
         "max_model_len": max_model_len,
         "policy": engine.policy if engine.policy in POLICIES else "user",
         "num_speculative_tokens": engine.speculative.num_speculative_tokens if engine.speculative else 0,
+        "groups": ONE_FULL_GROUP,
+        "prefix_cache_retention_interval": 0,
     }
     same = [one.name for one in fields(SchedulerConfig) if one.name not in others]
     return SchedulerConfig(**others, **{name: getattr(engine, name) for name in same})

@@ -5,19 +5,18 @@ A folder holds ``index.json`` (all settings of each case) and, per case, its wor
 replayed code is the simulator's own (``sim.serving.vllm``); timed cases use a clock in floats, as the
 recording did, while the simulator's clock stays integer.
 
-Not in the recordings, so not shown equal: EAGLE and MTP lookahead, sliding-window and hybrid KV groups,
-data parallel, KV connectors.
+Not replayed, and refused by name: drafting models (EAGLE, MTP), KV connectors, groups of different block
+sizes. Not in any recording, so not shown equal: chunked local attention, groups of recurrent states.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import sys
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import field, fields
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,12 @@ from sim.scenario.dataclass import dataclass
 from sim.scenario.place import Place
 from sim.scenario.scalars import check_bounds
 from sim.serving.checks.scenario import check_whole_prompts_fit
-from sim.serving.checks.vllm import check_release
+from sim.serving.checks.vllm import check_release, check_retention
 from sim.serving.in_flight import InFlight, queue_length
 from sim.serving.request import Request, Segment
 from sim.serving.scenario import EngineConfig
 from sim.serving.scheduler import NOBODY
-from sim.serving.vllm.config import POLICIES, SchedulerConfig
+from sim.serving.vllm.config import POLICIES, KVCacheGroup, SchedulerConfig
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.scheduler import Scheduler
 from sim.serving.vllm.versions import VERSIONS
@@ -42,11 +41,32 @@ Record = dict[str, Any]
 
 PACE = frozenset({"arrival", "step_cost"})
 """Settings of the recording rather than of the scheduler."""
+RENAMED: Mapping[str, str] = {"retention_interval": "prefix_cache_retention_interval"}
+"""Recordings' words for settings of the scheduler."""
+ABSENT: Mapping[str, object] = {
+    "spec_method": None,
+    "connector": None,
+    "group_block_sizes": None,
+    "draft_schedule": None,
+}
+"""What is not modelled, as a recording without it says so."""
+OF_WHAT_IS_ABSENT: Mapping[str, frozenset[str]] = {
+    "spec_method": frozenset({"eagle_block_drop", "lookahead_block_hashes"}),
+    "connector": frozenset({
+        "cpu_chunks", "blocks_per_chunk", "cpu_policy", "store_threshold", "offload_prompt_only",
+        "load_steps", "store_steps", "pd_role",
+    }),
+}  # fmt: skip
+"""Settings that mean nothing without it."""
 BLOCKS_AND_DRAFTS: Mapping[str, Mapping[str, int]] = {
     "num_gpu_blocks": {"ge": 2},  # block 0 is never handed out
     "num_speculative_tokens": {"ge": 0},
 }
 """Bounds of the settings that an engine's keys have under other names."""
+
+
+class NotModelled(ScenarioError):
+    """A case was recorded with settings that are not modelled: ``given`` names them."""
 
 
 @dataclass(slots=True)
@@ -144,19 +164,7 @@ def read_lines(file: Path) -> Iterator[Record]:
 def read_case(folder: Path, name: str, entry: Mapping[str, Any]) -> tuple[SchedulerConfig, RecordedCase]:
     """The scheduler's settings and the workload of one case."""
     args = entry.get("args", {})
-    settings = (
-        {key: value for key, value in args.items() if key not in PACE} if isinstance(args, dict) else {}
-    )
-    known = [one.name for one in fields(SchedulerConfig)]
-    unknown = [f"{key} {value!r}" for key, value in settings.items() if key not in known]
-    if unknown:
-        raise ScenarioError(
-            f"recorded with what is not modelled yet: {', '.join(unknown)}",
-            file=str(folder / name),
-            given=", ".join(unknown),
-            allowed=", ".join(known),
-        )
-    limits = build(SchedulerConfig, settings, file=str(folder / name), path="args")
+    limits = _limits(args if isinstance(args, dict) else {}, str(folder / name))
     requests: deque[Request] = deque()
     accepts: dict[Request, Sequence[int]] = {}
     try:
@@ -178,6 +186,39 @@ def read_case(folder: Path, name: str, entry: Mapping[str, Any]) -> tuple[Schedu
     )
 
 
+def _limits(args: Mapping[str, Any], file: str) -> SchedulerConfig:
+    """The scheduler's settings; what a recording says of things that it is without is left out."""
+    absent = {key for key, value in ABSENT.items() if key in args and args[key] == value}
+    left_out = {*PACE, *absent, *(key for one in absent for key in OF_WHAT_IS_ABSENT.get(one, ()))}
+    settings = {RENAMED.get(key, key): value for key, value in args.items() if key not in left_out}
+    known = [one.name for one in fields(SchedulerConfig)]
+    unknown = [f"{key} {value!r}" for key, value in settings.items() if key not in known]
+    if unknown:
+        raise NotModelled(
+            f"recorded with what is not modelled yet: {', '.join(unknown)}",
+            file=file,
+            given=", ".join(unknown),
+            allowed=", ".join(known),
+        )
+    groups = settings.pop("groups", ["full"])
+    limits = build(SchedulerConfig, settings, file=file, path="args")
+    return replace(limits, groups=_groups(groups, Place(file=file, path="args").child("groups")))
+
+
+def _groups(said: Any, place: Place) -> tuple[KVCacheGroup, ...]:
+    """``"full"``, or a window in tokens, in the order of the block tables."""
+    if not isinstance(said, list) or not said:
+        raise place.error("no list of KV-cache groups", given=said, allowed='["full", 128]')
+    for one in said:
+        if one != "full" and (type(one) is not int or one < 1):
+            raise place.error(
+                "no KV-cache group", given=one, allowed='"full", or a window of at least 1 token'
+            )
+    return tuple(
+        KVCacheGroup() if one == "full" else KVCacheGroup(kind="sliding", window_tokens=one) for one in said
+    )
+
+
 def check_recorded(limits: SchedulerConfig, version: str, place: Place) -> None:
     """A recording keeps to the bounds of the engine's keys, and to what its release has."""
     if version not in VERSIONS:
@@ -187,7 +228,8 @@ def check_recorded(limits: SchedulerConfig, version: str, place: Place) -> None:
     bounds = {**{one.name: one.metadata for one in fields(EngineConfig)}, **BLOCKS_AND_DRAFTS}
     for one in fields(limits):
         value = getattr(limits, one.name)
-        check_bounds(value, bounds[one.name], place.child(one.name), value)
+        check_bounds(value, bounds.get(one.name, {}), place.child(one.name), value)
+    check_retention(limits, place)
     if limits.policy not in POLICIES:
         raise place.child("policy").error(
             "not one of vLLM's", given=limits.policy, allowed=", ".join(POLICIES)
@@ -240,14 +282,16 @@ class CaseResult:
 
     case: str
     kind: str
-    num_steps: int
-    num_equal: int
+    num_steps: int = 0
+    num_equal: int = 0
     """Steps before the first difference, and those after it that are equal again."""
     difference: Difference | None = None
+    not_modelled: str = ""
+    """The settings because of which it was not replayed."""
 
     @property
     def is_equal(self) -> bool:
-        return self.difference is None
+        return self.difference is None and not self.not_modelled
 
 
 def replay_case(case_dir: Path | str, entry: Mapping[str, Any], *, version: str | None = None) -> CaseResult:
@@ -255,10 +299,12 @@ def replay_case(case_dir: Path | str, entry: Mapping[str, Any], *, version: str 
     folder = Path(case_dir)
     version = version or recorded_version(read_index(folder), folder)
     name = str(entry.get("case", ""))
+    limits, case = read_case(folder, name, entry)
+    check_recorded(limits, version, Place(file=str(folder / name), path="args"))
     expected = read_lines(folder / f"{name}.log.jsonl.gz")
     num_steps = num_equal = 0
     difference = None
-    got = _replay(folder, name, entry, version)
+    got = _replay(Scheduler(limits, version), case, str(folder / name))
     for want in expected:
         have = next(got, {})
         num_steps += 1
@@ -312,12 +358,9 @@ class EngineLoop:
         return finished
 
 
-def _replay(folder: Path, name: str, entry: Mapping[str, Any], version: str) -> Iterator[Record]:
+def _replay(scheduler: Scheduler, case: RecordedCase, file: str) -> Iterator[Record]:
     """The log of our scheduler for this workload, a record per ``schedule()`` call, in order."""
-    limits, case = read_case(folder, name, entry)
-    check_recorded(limits, version, Place(file=str(folder / name), path="args"))
-    scheduler = Scheduler(limits, version)
-    loop = EngineLoop(scheduler, async_scheduling=limits.async_scheduling)
+    loop = EngineLoop(scheduler, async_scheduling=scheduler.limits.async_scheduling)
     open_records: deque[tuple[Plan, Record]] = deque()
     while case.requests or not loop.is_idle:
         if loop.is_idle:
@@ -328,7 +371,7 @@ def _replay(folder: Path, name: str, entry: Mapping[str, Any], version: str) -> 
             if refusal:
                 raise ScenarioError(
                     "a request that can never be served",
-                    file=str(folder / name),
+                    file=file,
                     path=request.request_id,
                     hint=refusal,
                 )
@@ -374,79 +417,42 @@ def _pairs(counts: Mapping[Request, int]) -> list[list[object]]:
 
 
 def _blocks_crc(plan: Plan) -> int:
-    """CRC-32 of the block ids: an admission's whole table, a running request's fresh blocks."""
+    """CRC-32 of the block ids, by group: an admission's whole tables, a running request's fresh blocks."""
     text = []
     for request in plan.scheduled:
-        blocks = request.blocks if request in plan.admitted else plan.fresh.get(request)
-        if blocks:
-            text.append(f"{request.request_id}:{','.join(map(str, blocks))};")
+        tables = request.tables or (request.blocks,)
+        if request not in plan.admitted:  # (what each group has taken stands at the end of its table)
+            num_fresh = len(plan.fresh.get(request, ())) // len(tables)
+            tables = tuple(table[len(table) - num_fresh :] for table in tables)
+        if any(tables):
+            blocks = "/".join(",".join(map(str, table)) for table in tables)
+            text.append(f"{request.request_id}:{blocks};")
     return zlib.crc32("".join(text).encode())
 
 
 def replay_folder(path: Path | str, progress: Callable[[CaseResult], None] | None = None) -> list[CaseResult]:
-    """Replays every case of a folder, in the order of its index."""
+    """Replays every case of a folder, in the order of its index.
+
+    A case that was recorded with what is not modelled is named in its result; ``NotModelled`` is raised where
+    that is so of all of them.
+    """
     folder = Path(path)
     if not (folder / "index.json").is_file() and (folder / "cases" / "index.json").is_file():
         folder = folder / "cases"
     index = read_index(folder)
     version = recorded_version(index, folder)
-    results = []
+    results: list[CaseResult] = []
+    refused: NotModelled | None = None
     for entry in index["cases"]:
-        result = replay_case(folder, entry, version=version)
+        try:
+            result = replay_case(folder, entry, version=version)
+        except NotModelled as error:
+            refused = refused or error
+            name = str(entry["case"])
+            result = CaseResult(case=name, kind=str(entry.get("kind", name)), not_modelled=str(error.given))
         results.append(result)
         if progress is not None:
             progress(result)
+    if refused is not None and all(result.not_modelled for result in results):
+        raise refused
     return results
-
-
-def render(results: Sequence[CaseResult]) -> str:
-    """A table: per kind its cases, steps and equal decisions, and the first difference."""
-    rows = [("kind", "cases", "steps", "equal", "first difference")]
-    for kind in dict.fromkeys(result.kind for result in results):
-        mine = [result for result in results if result.kind == kind]
-        first = next((result for result in mine if result.difference), None)
-        rows.append(
-            (
-                kind,
-                f"{sum(result.is_equal for result in mine)}/{len(mine)}",
-                str(sum(result.num_steps for result in mine)),
-                str(sum(result.num_equal for result in mine)),
-                _first_difference(first) if first else "",
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(row[c].rjust(widths[c]) for c in (1, 2, 3)), row[4]]).rstrip()
-        for row in rows
-    ]
-    num_steps = sum(result.num_steps for result in results)
-    lines.append(
-        f"{sum(result.is_equal for result in results)}/{len(results)} cases, {num_steps} steps, "
-        f"{sum(result.num_equal for result in results)} with every decision equal"
-    )
-    return "\n".join(lines)
-
-
-def _first_difference(result: CaseResult) -> str:
-    difference = result.difference
-    if difference is None:
-        return ""
-    return (
-        f"{result.case} step {difference.step}, {difference.field}: "
-        f"expected {_short(difference.expected)}, got {_short(difference.got)}"
-    )
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def main_conformance(path: Path | str) -> int:
-    """Replays a folder and prints the table; 0 where every decision is equal, else 1.
-
-    A folder that cannot be read raises ``ScenarioError`` (exit code 2 on the command line).
-    """
-    results = replay_folder(path)
-    sys.stdout.write(render(results) + "\n")
-    return 0 if all(result.is_equal for result in results) else 1

@@ -15,6 +15,8 @@ Token = tuple[int, int]
 class PlainCache:
     """What ``KVBlocks`` decides. A block's hash is the tuple of its tokens and of all before it."""
 
+    follows_flight = False
+
     def __init__(self, limits: SchedulerConfig, profile: VersionProfile) -> None:
         self.limits, self.profile = limits, profile
         self.free = list(range(1, limits.num_gpu_blocks))
@@ -54,6 +56,9 @@ class PlainCache:
 
     def _need(self, num_tokens: int) -> int:
         return -(-min(num_tokens, self.limits.max_model_len) // self.limits.block_size)
+
+    def most_blocks(self, num_tokens: int) -> int:
+        return self._need(num_tokens)
 
     def extend(self, request: Request, num_new_tokens: int) -> list[int] | None:
         need = self._need(request.num_computed_tokens + num_new_tokens) - len(request.blocks)

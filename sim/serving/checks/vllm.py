@@ -38,6 +38,24 @@ def check_release(version: str, settings: EngineConfig | SchedulerConfig, place:
             )
 
 
+def check_retention(limits: SchedulerConfig, place: Place) -> None:
+    """Which blocks a window or a state leaves findable is said in whole blocks, and of nothing else."""
+    interval, size = limits.prefix_cache_retention_interval, limits.block_size
+    place = place.child("prefix_cache_retention_interval")
+    if not interval:
+        return
+    if not any(group.kind in ("sliding", "state") for group in limits.groups):
+        raise place.error(
+            "vLLM refuses it where no layer has a sliding window or a state",
+            given=interval,
+            allowed="0, or null: every block",
+        )
+    if interval < 0 or interval % size:
+        raise place.error(
+            "no multiple of the block size", given=interval, allowed=f"0, {size}, {2 * size}, ..."
+        )
+
+
 def _check_pipeline(engine: EngineConfig, place: Place) -> None:
     """What a pipeline cannot be combined with here."""
     if engine.pipeline_parallel_size == 1:

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from typing import Literal
 
+from sim.model.kv_groups import KvKind
 from sim.scenario.dataclass import dataclass
 
 POLICIES = ("fcfs", "priority")
 """vLLM's own; ``user``: a ``SchedulingPolicy`` is given to the scheduler."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KVCacheGroup:
+    """Layers that share one block table a request: every group takes its blocks from the one pool."""
+
+    kind: KvKind = "full"
+    window_tokens: int = 0
+    """Of a sliding window, or of a chunk."""
+    pages_per_request: int = 1
+    """Of a state: 1 without prefix caching; 2, or 3 where the layers keep checkpoints of prompts."""
+
+
+ONE_FULL_GROUP = (KVCacheGroup(),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +46,16 @@ class SchedulerConfig:
     max_num_active_seqs: int | None = None
     async_scheduling: bool = False
     num_speculative_tokens: int = 0
+    pipeline_parallel_size: int = 1
+    groups: tuple[KVCacheGroup, ...] = ONE_FULL_GROUP
+    """In the order of a request's block tables; all have ``block_size``."""
+    prefix_cache_retention_interval: int | None = 0
+
+    @property
+    def in_flight_tokens(self) -> int:
+        """Most tokens of steps that are planned and not over."""
+        num_steps = self.pipeline_parallel_size + self.async_scheduling
+        return num_steps * self.max_num_batched_tokens
 
     @property
     def max_running(self) -> int:

@@ -1,15 +1,19 @@
 """What a request holds in the KV cache: allocation, registration and release of its blocks.
 
-One full-attention KV group without a drafting model: lookahead slots are zero, the hit length is a
-multiple of ``block_size``, and hashes have the granularity of a block.
+``KVCache`` is what the scheduler asks; ``KVBlocks`` answers for one full-attention KV group without a
+drafting model (lookahead slots are zero, the hit length is a multiple of ``block_size``, hashes have the
+granularity of a block), ``sim.serving.vllm.groups`` for several groups and for windows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from sim.serving.request import Request
 from sim.serving.vllm.config import SchedulerConfig
+from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.pool import BlockPool
 from sim.serving.vllm.prefix_tree import PrefixTree
 from sim.serving.vllm.versions import VersionProfile
@@ -20,8 +24,90 @@ def blocks_for(num_tokens: int, block_size: int) -> int:
     return -(-num_tokens // block_size)
 
 
-class KVBlocks:
+class FreeBlocks(Protocol):
+    """The free queue of a block pool, as the scheduler sees it."""
+
+    num_blocks: int
+    num_free: int
+    num_evictions: int
+    num_extra_owners: int
+
+    def take(self, count: int) -> list[int]:
+        """That many blocks from the front of the free queue."""
+        ...
+
+    def retire(self, table: list[int], num_hashed: int) -> None:
+        """Gives blocks back where nobody can ever look their content up."""
+        ...
+
+    def free_order(self) -> list[int]:
+        """The free blocks, the next to be taken first."""
+        ...
+
+    def free_contents(self) -> Sequence[object]:
+        """What they hold, in the same order."""
+        ...
+
+
+class KVCache(ABC):
+    """What the scheduler asks about the KV cache of its requests."""
+
+    pool: FreeBlocks
+    watermark_blocks: int
+    on_release: Callable[[Request], None] | None = None
+    """Told before a request gives its blocks back, where somebody keeps a map of them."""
+    num_token_groups = 1
+    """Groups in which a token has a place."""
+    num_blocks_beside = 0
+    """Blocks of states, less the empty places in the tables of the others."""
+    follows_flight = False
+    """Wants to know of steps that are planned and not over (``note_planned``, ``note_over``)."""
+
+    @abstractmethod
+    def open(self, request: Request) -> list[Request]:
+        """Makes a new request known; returns the unfinished ones whose output it may repeat."""
+
+    @abstractmethod
+    def find_hits(self, request: Request) -> int:
+        """Blocks that already hold the start of this request; at least one token is left to compute."""
+
+    @abstractmethod
+    def extend(self, request: Request, num_new_tokens: int) -> list[int] | None:
+        """Fresh blocks for ``num_new_tokens`` more of a running request; None if too few are free."""
+
+    @abstractmethod
+    def admit(self, request: Request, num_hits: int, num_new_tokens: int, *, spare: bool) -> list[int] | None:
+        """Fresh blocks for ``num_new_tokens`` after an admission's hits; None if too few are free."""
+
+    @abstractmethod
+    def register(self, request: Request, num_tokens: int) -> None:
+        """Makes full blocks among the first ``num_tokens`` findable, as far as tokens are known."""
+
+    @abstractmethod
+    def release(self, request: Request) -> None:
+        """Frees the request's blocks; those with a hash stay findable until they are taken again."""
+
+    @abstractmethod
+    def close(self, request: Request) -> None:
+        """Releases a request that has ended."""
+
+    @abstractmethod
+    def most_blocks(self, num_tokens: int) -> int:
+        """Blocks that a request of so many tokens needs at most, if it has the pool to itself."""
+
+    def note_planned(self, plan: Plan) -> None:
+        """A step is under way."""
+        raise NotImplementedError
+
+    def note_over(self, plan: Plan) -> None:
+        """A step is over."""
+        raise NotImplementedError
+
+
+class KVBlocks(KVCache):
     """The block tables of all requests, over one pool."""
+
+    pool: BlockPool
 
     def __init__(self, limits: SchedulerConfig, profile: VersionProfile) -> None:
         self.pool = BlockPool(limits.num_gpu_blocks, unhashed_to_front=profile.unhashed_blocks_to_front)
@@ -31,8 +117,6 @@ class KVBlocks:
         self._max_model_len = limits.max_model_len
         self._reserve_full_isl = limits.scheduler_reserve_full_isl
         self.watermark_blocks = int(limits.watermark * limits.num_gpu_blocks)
-        self.on_release: Callable[[Request], None] | None = None
-        """Told before a request gives its blocks back, where somebody keeps a map of them."""
 
     def open(self, request: Request) -> list[Request]:
         """Makes a new request known; returns the unfinished ones whose output it may repeat."""
@@ -106,6 +190,10 @@ class KVBlocks:
     def _blocks_after(self, num_hits: int, num_tokens: int) -> int:
         total = blocks_for(min(num_tokens, self._max_model_len), self._block_size)
         return max(0, total - num_hits)
+
+    def most_blocks(self, num_tokens: int) -> int:
+        """(Those that it has blocks for: its last token is never written.)"""
+        return blocks_for(num_tokens, self._block_size)
 
     def register(self, request: Request, num_tokens: int) -> None:
         """Makes the full blocks among the first ``num_tokens`` findable, as far as tokens are known.

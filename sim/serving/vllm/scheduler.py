@@ -17,11 +17,10 @@ from sim.errors import InvariantError
 from sim.serving.request import Request, Status
 from sim.serving.scheduler import NOBODY, Chunk, Step, is_decode
 from sim.serving.usage import sum_blocks
-from sim.serving.vllm.config import SchedulerConfig
-from sim.serving.vllm.kv import blocks_for
+from sim.serving.vllm.config import ONE_FULL_GROUP, SchedulerConfig
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.state import PreemptionWatch, State
-from sim.serving.vllm.steady import SteadyDecode
+from sim.serving.vllm.steady import SteadyDecode, steady_decode
 from sim.serving.vllm.user_policy import SchedulingPolicy
 from sim.serving.vllm_block_map import VllmBlockMapRecorder
 
@@ -54,7 +53,8 @@ class Scheduler(State):
             self.kv.on_release = lambda request: block_map.release(request, self._now_ps)
         self._is_order_open = limits.policy != "fcfs" or limits.long_prefill_token_threshold > 0
         self.is_steady = steady and not _why_unsteady(limits)
-        self.batch = SteadyDecode(self)
+        self.batch = steady_decode(self, registers=limits.enable_prefix_caching and not are_alone)
+        self._follows_flight, self._num_groups = self.kv.follows_flight, self.kv.num_token_groups
         self._made: dict[Request, int] = {}  # by the last step; in steady decode only where not one token
         self._registers_in_update = (
             limits.num_speculative_tokens > 0 and self.profile.registers_drafted_blocks_in_update
@@ -63,7 +63,8 @@ class Scheduler(State):
         is_lockstep = steady and _why_unsteady(limits) in ("", ASYNC)
         self.is_ranked = limits.policy == "priority"
         has_rule = limits.policy == "user" or limits.long_prefill_token_threshold > 0
-        self.can_lend = is_lockstep and not has_rule
+        is_plain = limits.groups == ONE_FULL_GROUP
+        self.can_lend = is_lockstep and is_plain and not has_rule
         self._met: list[Request] = []
         self._loose: list[int] = []  # blocks that decodes of the fast path took, not told apart
         self.pool, self.prefilling, self.max_running = self.kv.pool, self.batch.prefilling, limits.max_running
@@ -89,7 +90,7 @@ class Scheduler(State):
             return (
                 f"its prompt of {prompt} tokens leaves no room for an answer within max_model_len {longest}"
             )
-        need = blocks_for(min(prompt + request.max_tokens, longest) - 1, size)
+        need = self.kv.most_blocks(min(prompt + request.max_tokens, longest) - 1)
         if need > self.num_blocks:
             return (
                 f"it needs {need} KV blocks of {size} tokens on its own, and the pool has {self.num_blocks}"
@@ -152,6 +153,8 @@ class Scheduler(State):
             self.batch.dissolve()
             plan = self._plan_each()
         self._count(plan)
+        if self._follows_flight:
+            self.kv.note_planned(plan)
         return plan
 
     def _plan_each(self) -> Plan:
@@ -194,10 +197,14 @@ class Scheduler(State):
         plan.emitting = emitting
 
     def _num_held_tokens(self, plan: Plan) -> int:
-        """Computed tokens of all running requests, this planned step's included; shared ones count once."""
+        """Computed tokens of all running requests, this planned step's included; shared ones count once.
+
+        A token has a place in every group, and none where it has left a window.
+        """
         listed = self.running.values() if plan.running is None else {*plan.chosen, *self.prefilling.values()}
         held = self.batch.num_context_tokens + sum([request.num_computed_tokens for request in listed])
-        return held - self.pool.num_extra_owners * self.block_size
+        beside = self.kv.num_blocks_beside - self.pool.num_extra_owners
+        return held * self._num_groups + beside * self.block_size
 
     def _jump(self) -> Step | None:
         """The steps in which only decoding happens, if nobody arrives or leaves."""
@@ -219,6 +226,8 @@ class Scheduler(State):
         self._now_ps = now_ps
         if not isinstance(step, Plan):
             return self._take_jump(step)
+        if self._follows_flight:
+            self.kv.note_over(step)
         if not self.is_steady:
             self._made = {request: 1 + accepted.get(request, 0) for request in step.emitting}
             return self._update_each(step, accepted)

@@ -11,8 +11,9 @@ from operator import attrgetter
 from sim.errors import ScenarioError
 from sim.serving.request import Request, Status
 from sim.serving.scheduler import Scheduler, Step
-from sim.serving.vllm.config import SchedulerConfig
-from sim.serving.vllm.kv import KVBlocks
+from sim.serving.vllm.config import ONE_FULL_GROUP, SchedulerConfig
+from sim.serving.vllm.groups import GroupedKVBlocks
+from sim.serving.vllm.kv import KVBlocks, KVCache
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.user_policy import CacheView, SchedulingPolicy
 from sim.serving.vllm.versions import VERSIONS
@@ -61,7 +62,11 @@ class State(Scheduler):
 
     def __init__(self, limits: SchedulerConfig, version: str, policy: SchedulingPolicy | None = None) -> None:
         self.limits, self.profile, self._user_policy = limits, VERSIONS[version], policy
-        self.kv = KVBlocks(limits, self.profile)
+        self.kv: KVCache = (
+            KVBlocks(limits, self.profile)
+            if limits.groups == ONE_FULL_GROUP
+            else GroupedKVBlocks(limits, self.profile)
+        )
         self._cache_view = CacheView(self.kv, limits.block_size)
         self.running: dict[int, Request] = {}
         self.waiting: deque[Request] = deque()

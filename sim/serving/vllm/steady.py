@@ -18,6 +18,7 @@ from operator import attrgetter
 from sim.errors import InvariantError
 from sim.serving.decoding import DecodeBatch
 from sim.serving.request import Request, Status
+from sim.serving.vllm.groups import GroupedKVBlocks
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.state import State
 
@@ -203,3 +204,63 @@ class SteadyDecode(DecodeBatch):
         self._grow(growing)
         self.step = first
         return self._finish(self.take_steps(num_steps))
+
+
+class GroupedSteadyDecode(SteadyDecode):
+    """Over several KV-cache groups: a step asks only those that need blocks, fill one, or give some back.
+
+    Every step is planned by itself: what is saved is asking the many for whom nothing changes.
+    """
+
+    def __init__(self, state: State, kv: GroupedKVBlocks, *, registers: bool) -> None:
+        super().__init__(state)
+        size, leaves_at = self.period, [kind.leaves_at for kind in kv.kinds if kind.recycles]
+        # A request in phase p has a multiple of the block size of computed tokens in the steps of its phase.
+        shifts = {0, *(-at % size for at in leaves_at if at is not None)}
+        if registers:
+            shifts.add(1 % size)  # in the step before that it fills a block, which others may find
+        self._shifts = tuple(range(size)) if None in leaves_at else tuple(sorted(shifts))
+        self._num_groups = len(kv.kinds)
+        self._newest: list[Request] = []  # since the last step: its prompt may have passed windows
+
+    def join(self, request: Request) -> None:
+        super().join(request)
+        if not request.is_prefill_chunk:
+            self.registrars[request.order] = request
+            self._newest.append(request)
+
+    def _due_registrars(self) -> list[Request]:
+        """Who needs blocks in this step, fills one, or has one pass out of its reach."""
+        step, size = self.step, self.period
+        due = [one for shift in self._shifts for one in self.members[(step + shift) % size].values()]
+        return due + [one for one in self._newest if one.end_step >= 0]
+
+    def _is_short(self, plan: Plan, phase: dict[int, Request]) -> bool:
+        """Counted without the blocks that are given back: where that is too little, each is planned for."""
+        state, size = self._state, self.period
+        if state.limits.policy == "fcfs":
+            return False
+        need = len(phase) + sum(
+            -(-(one.num_computed_tokens + state.tokens_wanted(plan, one)) // size) - len(one.blocks)
+            for one in self.prefilling.values()
+        )
+        return need * self._num_groups > state.kv.pool.num_free
+
+    def schedule(self) -> Plan | None:
+        """(A head of the queue that did not fit may fit as soon as a window has passed some blocks.)"""
+        plan = super().schedule()
+        self.is_stuck = False
+        self._newest.clear()
+        return plan
+
+    def uniform_steps(self) -> int:
+        """No steps are skipped."""
+        return 0
+
+
+def steady_decode(state: State, *, registers: bool) -> SteadyDecode:
+    """The decode batch of the state's KV groups. ``registers``: others may find what a request made."""
+    kv = state.kv
+    if isinstance(kv, GroupedKVBlocks):
+        return GroupedSteadyDecode(state, kv, registers=registers)
+    return SteadyDecode(state)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from sim.serving.request import Request
-from sim.serving.vllm.kv import KVBlocks
+from sim.serving.vllm.kv import KVCache
 
 
 class CacheView:
     """What a policy may ask about the KV blocks; asking changes nothing."""
 
-    def __init__(self, kv: KVBlocks, block_size: int) -> None:
+    def __init__(self, kv: KVCache, block_size: int) -> None:
         self._kv, self.block_size = kv, block_size
 
     @property
