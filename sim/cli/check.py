@@ -139,6 +139,8 @@ def _check_model(path: Path) -> str:
     from sim.model.counts import num_parameters
 
     model = load_model(str(path))
+    for note in model.notes:
+        print(f"warning {path}: {note}", file=sys.stderr)
     return f"model, {num_parameters(model) / 1e9:.2f} billion parameters"
 
 
@@ -162,6 +164,7 @@ def _check_board(path: Path) -> str:
 def _check_scenario(content: dict[str, Any], path: Path) -> str:
     from sim.kinds.load import load_measured_tree
     from sim.kinds.registry import kind_of
+    from sim.price.figures import model_caution
 
     file = load_measured_tree(content, str(path))
     try:
@@ -169,7 +172,9 @@ def _check_scenario(content: dict[str, Any], path: Path) -> str:
     except ScenarioError as error:
         error.problem = f"{error.problem} (named by {path})"
         raise
-    for caution in file.warnings:
+    models = (getattr(variant.scenario, "model", None) for variant in file.variants)
+    guessed = dict.fromkeys(filter(None, map(model_caution, models)))
+    for caution in (*file.warnings, *guessed):
         print(f"warning {path}: {caution}", file=sys.stderr)
     names = ", ".join(variant.name for variant in file.variants)
     refused = "".join(f"; {one.name} cannot run: {one.refusal}" for one in file.refused)

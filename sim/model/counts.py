@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from sim.errors import ScenarioError
@@ -197,6 +198,17 @@ def kv_bytes_per_token(m: ModelShape, dtype_bytes: int, tensor_parallel_size: in
     """
     tp = tensor_parallel_size
     return sum(count * layer_kv_bytes(kind, dtype_bytes, tp) for kind, count in m.counted_kinds())
+
+
+def kv_bytes_read_per_token(m: ModelShape, dtype_bytes: int, tensor_parallel_size: int = 1) -> int:
+    """KV bytes of one token that all layers read on one GPU: K and V in common once for each reader."""
+    shared = sum(
+        count * _mixer_kv_bytes(replace(mixer, kv_source=None), dtype_bytes, tensor_parallel_size)
+        for kind, count in m.counted_kinds()
+        for mixer in kind.mixers
+        if isinstance(mixer, AttentionShape) and mixer.kv_source is not None
+    )
+    return kv_bytes_per_token(m, dtype_bytes, tensor_parallel_size) + shared
 
 
 def kv_bytes_for_request(

@@ -220,6 +220,17 @@ class ModelShape:
         return sum(count for kind, count in self.counted_kinds() if kind.keeps_kv)
 
     @property
+    def num_attending_layers(self) -> int:
+        """Layers with attention, those that read another layer's K and V among them."""
+        attends = [kind.attention is not None or kind.mla is not None for kind in self.kinds]
+        return sum(attends[place] for place in self.pattern)
+
+    @property
+    def num_blocks(self) -> int:
+        """Parts that add to the residual stream: a mixer, or the MLPs behind it; two in an ordinary layer."""
+        return sum(count * (len(kind.mixers) + bool(kind.mlps)) for kind, count in self.counted_kinds())
+
+    @property
     def num_sliding_layers(self) -> int:
         """Layers whose KV ends at the sliding window."""
         return sum(

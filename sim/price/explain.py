@@ -36,6 +36,7 @@ from sim.price.overheads import decode_attention_fraction, launch_s, padded_toke
 from sim.price.pipeline import sent_bytes, stage_sends_s
 from sim.price.priced import Priced
 from sim.price.roofline import BOUNDS, Operator, fractions
+from sim.price.step import not_priced
 from sim.scenario.dataclass import dataclass
 
 
@@ -68,7 +69,9 @@ def levels_of(one: Operator, counter: StepCounter, chunk: Chunk) -> Levels:
 def _loaded(one: Operator, counter: StepCounter, chunk: Chunk) -> tuple[float, float] | None:
     """Operands loaded into SRAM, results written back; None for operators without tiles."""
     width = float(counter.precision.activation_bytes)
-    matrices = {m.name: m for m in layer_matrices(counter.model, counter.tensor_parallel_size)}
+    every = layer_matrices(counter.model, counter.tensor_parallel_size)
+    # Kinds of layers may have matrices of one name and other sizes: those of as many layers are meant.
+    matrices = {m.name: m for m in every} | {m.name: m for m in every if m.layers == one.count}
     if one.name == "attention_decode" or (one.name == "attention_prefill" and counter.model.mla):
         return float(one.hbm_bytes[0]), 0.0
     if one.name == "attention_prefill":
@@ -333,7 +336,9 @@ def step_warnings(scenario: Priced, shape: StepShape) -> tuple[str, ...]:
     A factor of two is let pass.
     """
     figures = weak_figures(scenario.hardware, _used(scenario, shape))
-    return tuple(f"{scenario.hardware.name}: {line}" for line in figure_lines(figures))
+    of_device = (f"{scenario.hardware.name}: {line}" for line in figure_lines(figures))
+    said = (*scenario.model.notes, *not_priced(scenario))
+    return (*(f"{scenario.model.name}: {note}" for note in said), *of_device)
 
 
 def _used(scenario: Priced, shape: StepShape) -> Used:

@@ -13,7 +13,13 @@ import numpy as np
 
 from sim.hardware import HardwareProfile, Link
 from sim.hardware.laws.gemm import experts_hit
-from sim.model.counts import DTYPE_BYTES, kv_bytes_per_token, kv_dtype_bytes, kv_heads_per_gpu, served_dtype
+from sim.model.counts import (
+    DTYPE_BYTES,
+    kv_bytes_read_per_token,
+    kv_dtype_bytes,
+    kv_heads_per_gpu,
+    served_dtype,
+)
 from sim.model.matrices import Matrix, layer_matrices
 from sim.model.schemes import Quantization
 from sim.model.shape import ModelShape
@@ -75,8 +81,8 @@ class StepCounter:
         plain = [one for one in matrices if one.name != "lm_head" and not self.experts_law(one)]
         operators = [self._gemm(matrix, tokens) for matrix in plain]
         fused = [one for one in matrices if self.experts_law(one)]
-        if fused:
-            operators.append(self._experts((fused[0], fused[1]), tokens))
+        pairs = zip(fused[::2], fused[1::2], strict=True)  # gate and up, down
+        operators += [self._experts(pair, tokens) for pair in pairs]
         operators.append(self._elementwise(tokens))
         if self.tensor_parallel_size > 1:
             operators.append(self._all_reduce(tokens))
@@ -135,16 +141,26 @@ class StepCounter:
 
     @property
     def _layers(self) -> int:
-        return max(1, self.model.num_attention_layers)
+        return max(1, self.model.num_attending_layers)
 
     @property
     def _head_width(self) -> float:
-        """Query width of one layer and rank; MLA scores and sums over different sizes: their mean."""
-        mla = self.model.mla
-        dim = (
-            (mla.qk_nope_head_dim + mla.qk_rope_head_dim + mla.v_head_dim) / 2 if mla else self.model.head_dim
-        )
-        return self.model.num_attention_heads * dim / self.tensor_parallel_size
+        """Query width of one layer and rank; where scores and sums, or layers, differ in size: their mean."""
+        mla, tp = self.model.mla, self.tensor_parallel_size
+        if mla:
+            dim = (mla.qk_nope_head_dim + mla.qk_rope_head_dim + mla.v_head_dim) / 2
+            return self.model.num_attention_heads * dim / tp
+        widths = {
+            (a.num_heads * (a.head_dim + a.v_head_dim) / 2): 0
+            for kind in self.model.kinds
+            if (a := kind.attention) is not None
+        }
+        if len(widths) <= 1:
+            return next(iter(widths), 0.0) / tp
+        for kind, count in self.model.counted_kinds():
+            if (a := kind.attention) is not None:
+                widths[a.num_heads * (a.head_dim + a.v_head_dim) / 2] += count
+        return sum(width * count for width, count in widths.items()) / self._layers / tp
 
     @property
     def _decode_width(self) -> float:
@@ -161,20 +177,21 @@ class StepCounter:
 
     @property
     def _kv_bytes_per_token(self) -> float:
-        return float(kv_bytes_per_token(self.model, self.precision.kv_bytes, self.tensor_parallel_size))
+        return float(kv_bytes_read_per_token(self.model, self.precision.kv_bytes, self.tensor_parallel_size))
 
     def _score_bytes(self, pairs: Floats) -> Floats:
         heads = self.model.num_attention_heads / self.tensor_parallel_size
         return 4.0 * pairs * heads * self.precision.activation_bytes
 
     def _window_share(self, context: Floats) -> Floats:
-        """Share of a full attention's work, averaged over the layers: windows cut it short."""
-        window = self.model.sliding_window
-        num_windowed = self.model.num_sliding_layers
-        if not window or not num_windowed:
-            return np.ones_like(context)
-        cut = np.minimum(1.0, window / np.maximum(context, 1.0))
-        return 1.0 + (cut - 1.0) * (num_windowed / self._layers)
+        """Share of a full attention's work, averaged over the layers: windows and chunks cut it short."""
+        share = np.ones_like(context)
+        for kind, count in self.model.counted_kinds():
+            reach = kind.attention.reach if kind.attention is not None else None
+            if reach is not None:
+                cut = np.minimum(1.0, reach / np.maximum(context, 1.0))
+                share = share + (cut - 1.0) * (count / self._layers)
+        return share
 
     def _attention(self, name: str, flops: Floats, hbm_bytes: Floats, memory_curve: str) -> Operator:
         return Operator(
@@ -199,7 +216,7 @@ class StepCounter:
 
     def attention_law(self, which: str) -> str:
         """The operator of the profile's ``kernels`` that prices attention; empty: MLA, unfused attention."""
-        if self.model.mla is not None or not self.is_flash:
+        if self.model.mla is not None or not self.is_flash or not self.model.num_attending_layers:
             return ""
         law = attention_operator(which, self.precision.kv_bytes, self.precision.dtype)
         return law if law in self.hardware.kernels else ""
@@ -289,13 +306,13 @@ class StepCounter:
         )
 
     def _elementwise(self, tokens: Floats) -> Operator:
-        """Two norms, two residual additions (fused with them) and the activation, per layer."""
+        """Two norms, two residual additions (fused with them) and the activation, per mixer and MLP."""
         hidden = self.model.hidden_size
         width = self.model.intermediate_size / self.tensor_parallel_size
         values = tokens * (2 * 4 * hidden + self.model.mlp_matrices * width)
         return Operator(
             name="norm_elementwise",
-            count=3 * self.model.num_hidden_layers,
+            count=3 * self.model.num_blocks // 2,
             flops=np.zeros_like(tokens),
             hbm_bytes=values * self.precision.activation_bytes / 3.0,
             peak=self.precision.dtype,
@@ -303,12 +320,12 @@ class StepCounter:
         )
 
     def _all_reduce(self, tokens: Floats) -> Operator:
-        """Two per layer, after the output and down projections: ring, 2(n − 1)/n of the message per link."""
+        """One after each output and each down projection: ring, 2(n − 1)/n of the message per link."""
         size = self.tensor_parallel_size
         message = tokens * self.model.hidden_size * self.precision.activation_bytes
         return Operator(
             name="all_reduce",
-            count=2 * self.model.num_hidden_layers,
+            count=self.model.num_blocks,
             flops=np.zeros_like(tokens),
             hbm_bytes=np.zeros_like(tokens),
             peak=self.precision.dtype,

@@ -133,6 +133,10 @@ def not_priced(scenario: PricedSteps) -> tuple[str, ...]:
             "sparse attention: its indexer's projections are priced, the scores of the indexer are not, and "
             "attention is priced over all tokens"
         )
+    if any(kind.attention is not None and kind.attention.chunk for kind in model.kinds):
+        found.append(
+            "chunked-local layers are priced as windows of the chunk's size: at most twice their attention"
+        )
     held = served_quantization(model, scenario.engine.quantization)
     if held == "nvfp4":
         found.append(
