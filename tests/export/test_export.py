@@ -26,7 +26,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain_engine import plain_engine
 
+from sim.arrays import Column
 from sim.errors import ScenarioError
+from sim.export import records
 from sim.export.files import (
     preemptions_dataframe,
     requests_dataframe,
@@ -36,7 +38,7 @@ from sim.export.files import (
     write_table,
     write_whole,
 )
-from sim.export.records import preemptions_csv, requests_csv, seconds_text, segments_csv
+from sim.export.records import csv_text, preemptions_csv, requests_csv, segments_csv
 from sim.export.vllm_bench import vllm_bench_block, vllm_bench_json
 from sim.kinds.run import compare
 from sim.serving.metrics import METRICS
@@ -51,8 +53,49 @@ def rows_of(text: Iterator[str]) -> list[dict[str, str]]:
 
 @given(st.lists(st.integers(-(10**18), 9 * 10**18), min_size=1))
 def test_seconds_are_exact(times: list[int]) -> None:
-    shown = seconds_text(np.array(times, dtype=np.int64))
+    column = Column(name="time_s", kind="time", values=np.array(times, dtype=np.int64))
+    shown = [row["time_s"] for row in rows_of(csv_text([column]))]
     assert [int(Decimal(text).scaleb(12)) for text in shown] == times
+    assert all(len(text.partition(".")[2]) == 12 for text in shown)
+
+
+CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=8)
+
+
+@given(st.data())
+def test_columns_are_written_as_their_cells_would_be_one_by_one(data: st.DataObject) -> None:
+    """Whatever the widths, signs and gaps; across the border of two chunks."""
+    size = data.draw(st.integers(1, 12))
+
+    def some(cells: st.SearchStrategy[Any]) -> list[Any]:
+        return data.draw(st.lists(cells, min_size=size, max_size=size))
+
+    whole, texts = some(st.integers(-(10**18), 10**18)), some(CELLS)
+    small, flags, gaps = some(st.integers(-99, 999)), some(st.booleans()), some(st.booleans())
+    numbers = some(st.floats(allow_nan=False) | st.sampled_from([0.0, -0.0]))
+    columns = [
+        Column(name="text", kind="text", values=np.array(texts, dtype=object)),
+        Column(name="whole", kind="count", values=np.array(whole, dtype=np.int64)),
+        Column(name="gaps", kind="count", values=np.array(small, dtype=np.int16), is_missing=np.array(gaps)),
+        Column(name="flag", kind="flag", values=np.array(flags)),
+        Column(name="number", kind="count", values=np.array(numbers)),
+    ]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(records, "_ROWS_PER_CHUNK", 5)
+        lines = "".join(csv_text(columns))
+    expected = [
+        {
+            "text": text,
+            "whole": str(count),
+            "gaps": "" if is_gap else str(few),
+            "flag": "true" if flag else "false",
+            "number": str(number),
+        }
+        for text, count, few, is_gap, flag, number in zip(
+            texts, whole, small, gaps, flags, numbers, strict=True
+        )
+    ]
+    assert list(csv.DictReader(io.StringIO(lines, newline=""))) == expected
 
 
 def test_the_requests_csv_by_head() -> None:
