@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from sim.plan.evaluate import Point, Row
     from sim.plan.sweep import Sweep
 
+FEW_SEEDS = 5
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The scenario, the axes, and where to run."""
@@ -82,11 +84,15 @@ def _rows(points: Sequence[Point], arguments: argparse.Namespace, out: Path) -> 
     """A row per point; what an earlier call finished is taken from the folder."""
     from sim.cli.progress import Progress
     from sim.kinds.executors import open_executor
+    from sim.kinds.registry import kind_of
     from sim.plan.sweep import run_points
 
+    scenarios = [point.scenario for point in points]
+    are_short = all(len(one.seeds) <= FEW_SEEDS and kind_of(one).is_short(one) for one in scenarios)
+    num_short = len(points) if are_short else 0
     try:
         with (
-            open_executor(arguments.jobs, arguments.executor) as executor,
+            open_executor(arguments.jobs, arguments.executor, num_short=num_short) as executor,
             Progress("sweep", is_quiet=arguments.quiet) as progress,
         ):
             return run_points(

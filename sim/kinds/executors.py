@@ -10,8 +10,9 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import islice
+from time import perf_counter
 from typing import Any, ParamSpec, TypeVar
 
 from sim.errors import ScenarioError
@@ -33,6 +34,36 @@ class SerialExecutor(Executor):
         except Exception as error:
             # Futures carry errors to the caller of ``result()``, as in every other executor.
             future.set_exception(error)
+        return future
+
+
+WORTH_PROCESSES_S = 1.0  # below, starting processes and sending results back eats what they save
+
+
+class WarmExecutor(Executor):
+    """For calls that are known to be short: the first run here, and processes come only where they pay.
+
+    What those have imported and priced, forked processes have, too: not every one starts cold.
+    """
+
+    def __init__(self, num_calls: int, open_others: Callable[[], Executor]) -> None:
+        self._left, self._open_others = num_calls, open_others
+        self._here = SerialExecutor()
+        self._others: Executor | None = None
+        self._quickest_s = float("inf")
+        self._are_warm = False
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """A future; done already, while calls run here."""
+        if self._others is not None:
+            return self._others.submit(fn, *args, **kwargs)
+        begun = perf_counter()
+        future = self._here.submit(fn, *args, **kwargs)
+        self._quickest_s = min(self._quickest_s, perf_counter() - begun)
+        self._left -= 1
+        if self._are_warm and self._left * self._quickest_s > WORTH_PROCESSES_S:
+            self._others = self._open_others()
+        self._are_warm = True  # the first call also imports and prices
         return future
 
 
@@ -99,10 +130,11 @@ class Place:
 
     example: str
     open: Callable[[int, str], AbstractContextManager[Executor]]
+    is_here: bool = False  # on this machine, by processes that begin as copies of this one
 
 
 EXECUTORS: Mapping[str, Place] = {
-    "local": Place(example="local", open=_here),
+    "local": Place(example="local", open=_here, is_here=True),
     "dask": Place(example="dask://HOST:PORT", open=_on_dask),
 }
 """Where runs may happen, by the word before ``://``."""
@@ -114,16 +146,21 @@ def allowed_executors() -> str:
 
 
 @contextmanager
-def open_executor(jobs: int, where: str = "local") -> Iterator[Executor]:
+def open_executor(jobs: int, where: str = "local", *, num_short: int = 0) -> Iterator[Executor]:
     """An executor, shut down at the end; what has not started is then left out.
 
+    ``num_short``: how many calls will come, where every one is known to be short (``WarmExecutor``).
     ``where`` is a name of ``EXECUTORS``, with ``://`` and an address for those that have one.
     """
     name, slashes, address = where.partition("://")
     if name not in EXECUTORS or bool(slashes) != ("://" in EXECUTORS[name].example):
         raise ScenarioError("unknown executor", path="--executor", given=where, allowed=allowed_executors())
-    with EXECUTORS[name].open(jobs, address) as executor:
-        yield executor
+    place = EXECUTORS[name]
+    with ExitStack() as opened:
+        if num_short and jobs > 1 and place.is_here:
+            yield WarmExecutor(num_short, lambda: opened.enter_context(place.open(jobs, address)))
+        else:
+            yield opened.enter_context(place.open(jobs, address))
 
 
 def map_as_completed(

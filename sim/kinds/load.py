@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,6 +160,28 @@ def load_scenario(
     return load_measured_tree(load_yaml(found), str(found), overrides=parsed, trace=trace)
 
 
+_READ: ContextVar[dict[tuple[str, str, str], Any] | None] = ContextVar("_READ", default=None)
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Inside, files, devices and models are read once: the points of a sweep have most of them in common."""
+    token = _READ.set({})
+    try:
+        yield
+    finally:
+        _READ.reset(token)
+
+
+def _once(asked: tuple[str, str, str], read: Callable[[], Any]) -> Any:
+    found = _READ.get()
+    if found is None:
+        return read()
+    if asked not in found:
+        found[asked] = read()
+    return found[asked]
+
+
 def load_point(
     path: str | Path, overrides: Sequence[str], trace: str | None = None
 ) -> tuple[ScenarioFile[AnyScenario], Refused]:
@@ -170,7 +193,8 @@ def load_point(
     found = _find(path)
     parsed = [parse_override(text) for text in overrides]
     refused: Refused = {}
-    file = load_tree(load_yaml(found), str(found), overrides=parsed, trace=trace, refused=refused)
+    tree = _once(("file", str(found), ""), lambda: load_yaml(found))
+    file = load_tree(tree, str(found), overrides=parsed, trace=trace, refused=refused)
     return file, refused
 
 
@@ -463,7 +487,8 @@ def _named(name: str, given: object, place: Place) -> object:
             hint="gpuyard list prints the names",
         )
     load = {"hardware": load_hardware, "model": load_model}[name]
-    return load(given, file=place.file, path=place.path)
+    asked = (name, repr(given), f"{place.file}: {place.path}")
+    return _once(asked, lambda: load(given, file=place.file, path=place.path))
 
 
 def _device(given: object, place: Place) -> object:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound="AnyScenario")
 R = TypeVar("R", bound="AnyRun")
+SHORT = 3000  # requests that surely take no more than a second or two, drafts included
 
 
 class Kind(ABC, Generic[S, R]):
@@ -66,6 +67,10 @@ class Kind(ABC, Generic[S, R]):
     def load_run(self) -> None:
         """Import what a run needs: once, before processes are forked to make runs."""
         _ = self.metrics
+
+    def is_short(self, scenario: S) -> bool:
+        """Whether a run surely takes no more than a second or two, by its size."""
+        return False
 
     @abstractmethod
     def run_one(self, scenario: S, *, variant: str, seed: int, base_dir: Path, record_block_map: bool) -> R:
@@ -180,6 +185,10 @@ class Serving(Kind["Scenario", "RunResult"]):
     def load_run(self) -> None:
         import sim.serving.run
         import sim.serving.summary  # noqa: F401
+
+    def is_short(self, scenario: Scenario) -> bool:
+        workload, is_skipped = scenario.workload, scenario.engine.stepping == "skip"
+        return is_skipped and workload.trace is None and (workload.num_requests or SHORT) < SHORT
 
     def run_one(
         self, scenario: Scenario, *, variant: str, seed: int, base_dir: Path, record_block_map: bool
@@ -382,6 +391,13 @@ class Training(Kind["TrainingScenario", "TrainingResult"]):
     def load_run(self) -> None:
         import sim.training.metrics
         import sim.training.run  # noqa: F401
+
+    def is_short(self, scenario: TrainingScenario) -> bool:
+        job, scaling = scenario.training, scenario.scaling
+        steps = job.num_workers * job.num_steps
+        if scaling is not None:
+            steps += sum(scaling.num_workers) * scaling.num_steps
+        return steps < 20 * SHORT and scenario.learning is None and job.stepping == "skip"
 
     def run_one(
         self, scenario: TrainingScenario, *, variant: str, seed: int, base_dir: Path, record_block_map: bool

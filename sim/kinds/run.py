@@ -182,7 +182,8 @@ def _answer(
     for kind in {task.scenario.kind for task in tasks}:
         KINDS[kind].load_run()
     done: dict[int, tuple[AnyRun, Summary]] = {}
-    with open_executor(min(jobs, len(tasks))) as executor:
+    are_short = all(kind_of(one.scenario).is_short(one.scenario) for one in file.variants)
+    with open_executor(min(jobs, len(tasks)), num_short=len(tasks) if are_short else 0) as executor:
         for index, outcome in map_as_completed(executor, run_task, tasks, in_flight=max(1, jobs)):
             done[index] = outcome
             if progress:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import field, fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sim.errors import ScenarioError
 from sim.scenario.dataclass import dataclass
 from sim.scenario.file import CANNOT_RUN, Refusal
+from sim.scenario.shared import Shared
 from sim.version import __version__
 
 if TYPE_CHECKING:
@@ -198,12 +199,29 @@ def _mean(summaries: Sequence[Summary], name: str) -> float | None:
 
 def fingerprint(point: Point) -> str:
     """A key that changes whenever the row could: the whole scenario, the files it reads, the program."""
+    parts = {one.name: getattr(point.scenario, one.name) for one in fields(point.scenario)}
+    for name in _WHOLE:
+        parts[name] = _WHOLE_DIGESTS.get(parts.get(name), lambda whole: _sha256(_json(whole)))
     content = {
-        "scenario": asdict(point.scenario),
+        "scenario": parts,
         "files": [_digest(path) for path in _files_read(point)],
         "program": program_digest(),
     }
-    return _sha256(json.dumps(content, sort_keys=True, default=str).encode())
+    return _sha256(_json(content))
+
+
+_WHOLE = ("hardware", "model")  # large, and the same for many points
+_WHOLE_DIGESTS: Shared[object, str] = Shared(32)
+
+
+def _json(content: object) -> bytes:
+    return json.dumps(content, sort_keys=True, default=_fields_or_text).encode()
+
+
+def _fields_or_text(value: object) -> object:
+    if is_dataclass(value):
+        return {one.name: getattr(value, one.name) for one in fields(value)}
+    return str(value)
 
 
 @lru_cache(maxsize=1)
@@ -218,7 +236,9 @@ def _files_read(point: Point) -> list[Path]:
     from sim.scenario.place import code_path
 
     names: list[str] = []
-    _collect_paths(asdict(point.scenario), names)
+    for one in fields(point.scenario):
+        if one.name not in _WHOLE:
+            _collect_paths(getattr(point.scenario, one.name), names)
     engine = getattr(point.scenario, "engine", None)
     files = [Path(point.base_dir) / name for name in names]
     for given in (engine.batching, engine.policy) if engine else ():
@@ -228,9 +248,15 @@ def _files_read(point: Point) -> list[Path]:
 
 
 def _collect_paths(content: object, names: list[str]) -> None:
-    if not isinstance(content, Mapping):
-        return
-    for key, value in content.items():
+    if isinstance(content, (list, tuple)):
+        for one in content:
+            _collect_paths(one, names)
+    items: Iterable[tuple[str, object]] = ()
+    if is_dataclass(content):
+        items = [(one.name, getattr(content, one.name)) for one in fields(content)]
+    elif isinstance(content, Mapping):
+        items = content.items()
+    for key, value in items:
         if key in ("path", "file") and isinstance(value, str):
             names.append(value)
         else:

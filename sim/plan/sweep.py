@@ -15,7 +15,7 @@ from typing import Any
 
 from sim.errors import ScenarioError, told_together
 from sim.kinds.executors import map_as_completed
-from sim.kinds.load import load_point
+from sim.kinds.load import load_point, reading_once
 from sim.kinds.registry import kind_of
 from sim.plan.evaluate import (
     Point,
@@ -141,6 +141,11 @@ def sweep_points(
     One that cannot run says why (``Point.refusal``); a mistake in an axis, or a grid in which no point can
     run, is a ScenarioError.
     """
+    with reading_once():
+        return _points(path, overs, overrides, trace)
+
+
+def _points(path: str, overs: Sequence[str], overrides: Sequence[str], trace: str | None) -> list[Point]:
     points: list[Point] = []
     errors: list[ScenarioError] = []
     for swept in grid(overs):
