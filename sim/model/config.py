@@ -311,16 +311,32 @@ def model_names() -> list[str]:
     return sorted(path.stem for path in data_dir("models").glob("*.json"))
 
 
+_OF_PAGE = re.compile(r"https://huggingface\.co/([^/]+/[^/]+)/")
+
+
+def hugging_face_names() -> dict[str, str]:
+    """Names on Hugging Face, and the shipped shape that each of them has.
+
+    The name that a shape's source is the page of, and others with the same config (``also``).
+    """
+    found: dict[str, str] = {}
+    for stem in model_names():
+        about = json.loads((data_dir("models") / f"{stem}.json").read_text(encoding="utf-8"))["_gpuyard"]
+        page = _OF_PAGE.match(about["source"])
+        found |= dict.fromkeys([*([page[1]] if page else []), *about.get("also", ())], stem)
+    return found
+
+
 def load_model(given: str | Mapping[str, Any], *, file: str = "", path: str = "model") -> ModelShape:
     """The shape of a shipped name, of a Hugging Face config.json, or of differences from either.
 
-    ``given`` is a name, a path to a config.json or to the directory that holds one (relative to
-    ``file``, the scenario, or to the current directory), or a mapping: ``{base: NAME, ...}`` with
-    differences in Hugging Face's words, or a whole config.
+    ``given`` is a name (``llama-3.1-8b``, or ``meta-llama/Llama-3.1-8B``), a path to a config.json or to
+    the directory that holds one (relative to ``file``, the scenario, or to the current directory), or a
+    mapping: ``{base: NAME, ...}`` with differences in Hugging Face's words, or a whole config.
     """
     if isinstance(given, str):
         name, keys, where = _read(given, file, path)
-        return shape_from_config(keys, name=name, file=where, about=_about(given, keys))
+        return shape_from_config(keys, name=name, file=where, about=_about(name, keys, where))
     if not isinstance(given, Mapping):
         raise ScenarioError(
             "not a model",
@@ -354,15 +370,26 @@ def _from_mapping(given: Mapping[str, Any], file: str, path: str) -> ModelShape:
 
 
 def _read(given: str, file: str, path: str) -> tuple[str, Mapping[str, Any], str]:
-    """(name, keys, the file to blame) of a shipped name or of a path."""
-    if given in model_names():
-        text = (data_dir("models") / f"{given}.json").read_text(encoding="utf-8")
-        return given, json.loads(text), f"{given}.json"
-    found = _find(given, file, path)
+    """(name, keys, the file to blame) of a shipped name, of a path, or of a name on Hugging Face."""
+    names = model_names()
+    found = None if given in names else _find(given, file)
+    shipped = given if given in names else None if found else _by_hugging_face_name(given)
+    if shipped is not None:
+        text = (data_dir("models") / f"{shipped}.json").read_text(encoding="utf-8")
+        return shipped, json.loads(text), f"{shipped}.json"
+    if found is None:
+        raise _unknown_model(given, file, path)
     keys = _with_quantization(_read_config(found), found)
     # A config.json is called as its folder is; of any other file the name says which model it is.
     name = found.parent.resolve().name if found.stem == "config" else found.stem
     return name or found.stem, keys, str(found)
+
+
+def _by_hugging_face_name(given: str) -> str | None:
+    if "/" not in given:
+        return None
+    names = {name.lower(): stem for name, stem in hugging_face_names().items()}
+    return names.get(given.lower())
 
 
 def _with_quantization(keys: Mapping[str, Any], place: Path) -> Mapping[str, Any]:
@@ -374,12 +401,12 @@ def _with_quantization(keys: Mapping[str, Any], place: Path) -> Mapping[str, Any
     return {**keys, "quantization_config": {"quant_method": "modelopt", **_read_config(beside)}}
 
 
-def _about(given: str, keys: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _about(name: str, keys: Mapping[str, Any], where: str) -> Mapping[str, Any] | None:
     """What a shipped shape says of itself; a changed shape is no longer the published one."""
-    return keys["_gpuyard"] if given in model_names() else None
+    return keys["_gpuyard"] if where == f"{name}.json" and name in model_names() else None
 
 
-def _find(given: str, file: str, path: str) -> Path:
+def _find(given: str, file: str) -> Path | None:
     for folder in (Path(file).parent, Path()):
         try:
             place = folder / given
@@ -389,17 +416,25 @@ def _find(given: str, file: str, path: str) -> Path:
                 return place
         except (OSError, ValueError):
             continue
+    return None
+
+
+def _unknown_model(given: str, file: str, path: str) -> ScenarioError:
     import difflib
 
     is_folder = (Path(file).parent / given).is_dir() or Path(given).is_dir()
     last = given.replace("\\", "/").rsplit("/", 1)[-1].lower()
-    close = difflib.get_close_matches(last, model_names(), n=3, cutoff=0.6)
-    raise ScenarioError(
+    shipped = {name.lower(): name for name in model_names()}
+    if "/" in given:
+        shipped = {name.rsplit("/", 1)[-1].lower(): name for name in hugging_face_names()}
+    close = [shipped[one] for one in difflib.get_close_matches(last, shipped, n=3, cutoff=0.6)]
+    return ScenarioError(
         "a folder without config.json" if is_folder else "neither a shipped model nor a file",
         file=file,
         path=path,
         given=given,
-        allowed="a name that `gpuyard list` prints, a path to a config.json, or {base: name, ...}",
+        allowed="a name that `gpuyard list` prints, its name on Hugging Face, a path to a config.json, "
+        "or {base: name, ...}",
         hint="did you mean " + ", ".join(close) + "?"
         if close
         else "nothing is downloaded: save the model's config.json and give its path",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from unshipped_models import UNSHIPPED
 
 from sim.errors import ScenarioError
-from sim.model.config import load_model, model_names
+from sim.model.config import hugging_face_names, load_model, model_names
 from sim.model.counts import kv_bytes_per_token, num_parameters
 from sim.model.weights import weight_bytes
 
@@ -79,7 +79,7 @@ def test_a_quantised_checkpoint_is_held_as_published() -> None:
     ("stated", "problem", "path"),
     [
         ("llama-3.1-8", "neither a shipped model nor a file", "model"),
-        ("meta-llama/Llama-3.1-8B", "neither", "model"),
+        ("meta-llama/Llama-3.1-8Bee", "neither", "model"),
         ("no\0such", "neither", "model"),
         (None, "not a model", "model"),
         (["llama-3.1-8b"], "not a model", "model"),
@@ -116,6 +116,26 @@ def test_a_misspelt_name_or_key_gets_a_suggestion() -> None:
     with pytest.raises(ScenarioError) as caught:
         load_model({"base": "llama-3.1-8b", "num_key_value_head": 1})
     assert "num_key_value_heads" in caught.value.hint
+
+
+def test_a_shape_is_found_by_its_name_on_hugging_face(tmp_path: Path) -> None:
+    names = hugging_face_names()
+    assert len(model_names()) >= 90 and len(set(names.values())) == len(model_names())
+    for name in ("meta-llama/Llama-3.1-8B", "meta-llama/llama-3.1-8b-instruct"):
+        assert load_model(name) == load_model("llama-3.1-8b")
+    assert load_model({"base": "Qwen/Qwen3-8B", "num_hidden_layers": 2}).num_hidden_layers == 2
+    # A folder of that name is the user's own.
+    written(tmp_path / "Qwen", {})
+    written(tmp_path / "Qwen" / "Qwen3-8B", shipped("gpt2"))
+    assert load_model("Qwen/Qwen3-8B", file=str(tmp_path / "a.yaml")).architecture == "gpt2"
+    with pytest.raises(ScenarioError) as caught:
+        load_model("Qwen/Qwen3-8C")
+    assert "Qwen/Qwen3-8B" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_a_shipped_shape_names_no_key_that_nothing_reads(name: str) -> None:
+    assert load_model({"base": name, **shipped(name)}).num_hidden_layers == load_model(name).num_hidden_layers
 
 
 @pytest.mark.parametrize(
