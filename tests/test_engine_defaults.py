@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 import sim
+from sim.cli.command import main
 from sim.hardware import load_hardware
 from sim.hardware.engine_profile import EngineOverheads
-from sim.serving.scenario import EngineConfig, Scenario, server_defaults
+from sim.hardware.vllm_releases import LATEST, Usage, default_sizes, release_of
+from sim.price.memory import memory_plan
+from sim.serving.scenario import EngineConfig, Scenario
 
 FILE = """\
 schema_version: 1
@@ -99,15 +103,47 @@ def test_what_vllm_does_not_have_means_continuous(engine: dict[str, object]) -> 
 
 def test_no_field_of_a_built_engine_is_left_open() -> None:
     optional = {"max_model_len", "max_num_active_seqs", "speculative", "num_gpu_blocks_override"}
-    optional |= {"profile", "price_table", "service_time"}
+    optional |= {"profile", "price_table", "service_time", "kv_cache_memory_bytes"}
+    optional |= {"mem_fraction_static", "free_gpu_memory_fraction"}
     left = {one.name for one in fields(EngineConfig) if getattr(EngineConfig(), one.name) is None}
     assert left == optional
     assert EngineConfig().overheads == EngineOverheads()
 
 
-def test_vllms_sizes_follow_the_device() -> None:
-    gib = 2**30
-    assert server_defaults(80 * gib, "h100") == {"max_num_seqs": 1024, "max_num_batched_tokens": 8192}
-    assert server_defaults(80 * gib, "NVIDIA A100") == {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
-    assert server_defaults(192 * gib, "b200") == {"max_num_seqs": 1024, "max_num_batched_tokens": 16384}
-    assert server_defaults(24 * gib, "l4") == {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
+def test_vllms_sizes_follow_the_device_the_use_and_the_release() -> None:
+    def sizes(gib: int, device: str, usage: Usage = "server", release: str = LATEST) -> tuple[int, int]:
+        found = default_sizes(release_of(release), gib * 2**30, device, usage)
+        return found["max_num_seqs"], found["max_num_batched_tokens"]
+
+    assert sizes(80, "h100") == (1024, 8192)
+    assert sizes(80, "NVIDIA A100") == sizes(119, "NVIDIA GB10") == sizes(24, "l4") == (256, 2048)
+    assert sizes(192, "b200") == sizes(184, "gb200") == (1024, 16384)
+    assert sizes(80, "h100", "offline") == (1024, 16384)
+    assert sizes(24, "l4", "offline") == (256, 8192)
+    assert sizes(80, "h100", release="0.7.3")[0] == 256
+
+
+@pytest.mark.parametrize(("release", "share"), [("0.11.0", 0.90), ("0.21.0", 0.90), ("0.22.1", 0.92)])
+def test_the_share_and_asynchronous_scheduling_are_the_release_s(release: str, share: float) -> None:
+    engine = EngineConfig(vllm_version=release)
+    assert (engine.gpu_memory_utilization, engine.async_scheduling) == (share, release != "0.11.0")
+    # A release that is changed later takes its own share along; one that was said stays.
+    assert replace(engine, vllm_version=LATEST).gpu_memory_utilization == 0.92
+    assert (
+        replace(EngineConfig(gpu_memory_utilization=0.9), vllm_version=LATEST).gpu_memory_utilization == 0.9
+    )
+
+
+def test_memory_run_and_check_have_one_set_of_defaults(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """gpt-oss-120b on an H100: 1,024 sequences and 8,192 tokens by all of them."""
+    for given, flags in (({}, []), ({"vllm_version": "0.19.0"}, ["--vllm-version", "0.19.0"])):
+        engine = loaded(tmp_path, "h100-sxm-80gb", given)
+        scenario = sim.load_scenario(str(tmp_path / "mine.yaml")).base
+        assert isinstance(scenario, Scenario)
+        of_run = memory_plan(scenario.model, scenario.hardware, engine).to_dict()
+        assert (
+            main(["memory", "--model", "llama-3.2-1b", "--hardware", "h100-sxm-80gb", "--json", *flags]) == 0
+        )
+        assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(of_run))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from sim.errors import ScenarioError, did_you_mean, some_of, told_together
 from sim.hardware.load import check_keys, read_source
@@ -86,6 +86,11 @@ class EngineOverheads:
 ASYNC = "async_scheduling"
 
 
+Runtime = Literal["vllm", "sglang", "tensorrt-llm"]
+RUNTIMES = get_args(Runtime)
+"""Whose memory account is known, as ``engine`` of a profile names them."""
+
+
 TEXTS = ("name", "engine", "version", "host")
 
 
@@ -131,7 +136,9 @@ def with_profile(engine: Mapping[str, Any], *, file: str) -> Mapping[str, Any]:
     sources = [profile.sources[name] for name in profile.given]
     source = f"engine profile {profile.name}{own}: {'; '.join(dict.fromkeys(sources))}"
     whose = {"measured_on": list(profile.hardware)} if profile.hardware else {}
-    added = {"overheads": {**profile.given, **whose, "source": source, **overheads}}
+    added: dict[str, Any] = {"overheads": {**profile.given, **whose, "source": source, **overheads}}
+    if profile.engine in RUNTIMES and "runtime" not in engine:
+        added["runtime"] = profile.engine
     if profile.async_scheduling is False:  # true is what vLLM does unless told otherwise, where it can
         added["async_scheduling"] = engine.get("async_scheduling", False)
     return {**engine, **added}

@@ -174,7 +174,8 @@ def _scalar(hint: object, bounds: Mapping[str, Any], unit: str | None) -> JsonSc
         return _number(hint, bounds, unit)
     if "choices" in bounds:
         words: JsonSchema = {"enum": list(bounds["choices"]())}
-        return _any_of(words, {"type": "string", "pattern": ":"}) if "or_path" in bounds else words
+        like = ":" if "or_path" in bounds else bounds.get("or_like")
+        return _any_of(words, {"type": "string", "pattern": like}) if like else words
     return {} if hint is Any else {"type": "boolean" if hint is bool else "string"}
 
 

@@ -136,11 +136,12 @@ def _with_equal_pages(layers: Sequence[LayerKv]) -> list[LayerKv]:
             fitted.append(replace(layer, page_bytes=largest))
         else:
             full_block = next(one.block_size for one in layers if one.kind == "full")
-            return [_kept_whole(one, full_block) for one in layers]
+            return [kept_whole(one, full_block) for one in layers]
     return fitted
 
 
-def _kept_whole(layer: LayerKv, block_size: int) -> LayerKv:
+def kept_whole(layer: LayerKv, block_size: int) -> LayerKv:
+    """The same layer, if all its tokens were kept: no window and no chunk."""
     if layer.kind not in ("sliding", "chunked"):
         return layer
     page_bytes = layer.page_bytes * block_size // layer.block_size

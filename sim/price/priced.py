@@ -9,7 +9,8 @@ from dataclasses import Field
 from typing import Any, ClassVar, Literal, Protocol
 
 from sim.hardware import HardwareProfile
-from sim.hardware.engine_profile import EngineOverheads
+from sim.hardware.engine_profile import EngineOverheads, Runtime
+from sim.hardware.vllm_releases import SamplerChoice
 from sim.model.shape import ModelShape
 
 
@@ -41,6 +42,22 @@ class StepEngine(Protocol):
 class PricedEngine(StepEngine, Protocol):
     """And those that its memory depends on."""
 
+    @property
+    def runtime(self) -> Runtime: ...
+    @property
+    def vllm_version(self) -> str: ...
+    @property
+    def sampler(self) -> SamplerChoice: ...
+    @property
+    def enable_prefix_caching(self) -> bool: ...
+    @property
+    def kv_cache_memory_bytes(self) -> int | None: ...
+    @property
+    def mem_fraction_static(self) -> float | None: ...
+    @property
+    def free_gpu_memory_fraction(self) -> float | None: ...
+    @property
+    def needs_room_for_longest(self) -> bool: ...
     @property
     def max_num_seqs(self) -> int: ...
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -50,7 +51,6 @@ SYNONYMS = {
     "num_pipeline_stages": "pipeline_parallel_size",
     "speculative_config": "speculative",
     "chunked_prefill_size": "max_num_batched_tokens",
-    "mem_fraction_static": "gpu_memory_utilization",
     "router": "routing",
     "router_mode": "routing",
     "router_policy": "routing",
@@ -217,7 +217,8 @@ def _value(metadata: Mapping[str, Any], hint: Any, value: object, place: Place) 
     also = ", PATH:NAME" if or_path else ""
     if value is None:
         raise place.error("is empty", allowed=some_of("", words, _SCHEMA) + also, hint=_LEAVE_OUT)
-    if or_path and isinstance(value, str) and ":" in value:
+    like = ":" if or_path else metadata.get("or_like")
+    if like and isinstance(value, str) and re.search(like, value):
         return convert(hint, value, place)
     return _choice(words, value, place, also)
 

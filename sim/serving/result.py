@@ -17,6 +17,7 @@ from sim.serving.recorder import Recorder
 from sim.serving.records import FINISHED, RequestColumns, RunResult
 from sim.serving.scenario import Scenario
 from sim.serving.usage import kv_usage
+from sim.serving.vllm.versions import recorded_release
 from sim.serving.window import window_of
 
 
@@ -92,6 +93,9 @@ def notes_of(scenario: Scenario, recorder: Recorder, engines: Sequence[Engine]) 
     why = "" if is_ahead else engines[0].scheduler.why_stepwise()
     if why and scenario.engine.stepping == "skip":
         notes.append(f"{why} every step is simulated by itself: that takes longer and changes no result")
+    version = scenario.engine.vllm_version
+    if scenario.engine.batching == "vllm" and (recorded := recorded_release(version)) != version:
+        notes.append(f"vLLM {version} was not recorded: scheduled as {recorded} decides")
     if scenario.model.moe and scenario.engine.tensor_parallel_size > 1:
         notes.append(f"{scenario.model.name} is a mixture of experts; {not_modelled('expert_parallel')}")
     return tuple(notes)

@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from sim.hardware import HardwareProfile
-from sim.hardware.engine_profile import EngineOverheads
+from sim.hardware.engine_profile import EngineOverheads, Runtime
+from sim.hardware.vllm_releases import LATEST, SamplerChoice, Usage, default_sizes, release_of
 from sim.model.shape import ModelShape
+from sim.price.memory import settled_sizes
 from sim.results.metric import PERCENTILES
 from sim.scenario.dataclass import dataclass
 from sim.scenario.distribution import Distribution
@@ -257,13 +259,8 @@ class DeviceDefault(int):
     """A size left to its default: a small device's, until ``Scenario`` knows the device."""
 
 
-def server_defaults(hbm_bytes: float, device: str) -> dict[str, Any]:
-    """Sizes that ``vllm serve`` 0.33.0 takes on a device. The A100 counts as small whatever its memory."""
-    if hbm_bytes >= 160 * 2**30:
-        return {"max_num_seqs": 1024, "max_num_batched_tokens": 16384}
-    if hbm_bytes >= 70 * 2**30 and "a100" not in device.lower():
-        return {"max_num_seqs": 1024, "max_num_batched_tokens": 8192}
-    return {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
+class ReleaseDefault(float):
+    """A share left to its default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,7 +277,14 @@ class EngineConfig:
         choices=BATCHING_NAMES,
         or_path=True,
     )
-    vllm_version: str = key("vllm: whose decisions", default="0.33.0", choices=_vllm_versions)
+    runtime: Runtime = key("whose memory account; default: the profile's engine, or vllm", default="vllm")
+    vllm_version: str = key(
+        "vllm: whose decisions, defaults and memory account, from 0.6 on",
+        default=LATEST,
+        choices=_vllm_versions,
+        or_like=r"^v?\d+\.\d+",
+    )
+    usage: Usage = key("vllm: default sizes of its server, or of its offline LLM class", default="server")
     schedule_order: Literal["decode_first", "prefill_first"] = key(
         "decode_first: decodes, then prompts in the same step (vLLM V1, Sarathi); "
         "prefill_first: a step with prompts has only prompts (Orca, old vLLM)",
@@ -306,7 +310,9 @@ class EngineConfig:
     max_num_batched_tokens: int = key(
         "most tokens in a step; default: 8192, or vLLM's on the device", default=None, ge=1, le=100_000_000
     )
-    max_model_len: int | None = key("longest prompt + output; default: the model's", default=None, ge=1)
+    max_model_len: int | None = key(
+        "longest prompt + output; default: the model's; -1: the longest that fits", default=None, ge=-1
+    )
     enable_chunked_prefill: bool = key("a prompt may be split over steps", default=True)
     enable_prefix_caching: bool = key("share KV of equal prefixes; default: with vllm", default=None)
     long_prefill_token_threshold: int = key(
@@ -334,7 +340,17 @@ class EngineConfig:
     )
     block_size: int = key("paged: tokens per block", default=16, ge=1, le=1_000_000)
     watermark: float = key("paged: share of blocks kept free at admission", default=0.0, ge=0, lt=1)
-    gpu_memory_utilization: float = key("share of the device's memory to use", default=0.90, gt=0, le=1)
+    gpu_memory_utilization: float = key(
+        "share of the device's memory to use; default: 0.92, before vLLM 0.22 0.90", default=None, gt=0, le=1
+    )
+    kv_cache_memory_bytes: int | None = key("KV on each GPU, whatever is left", default=None, ge=1)
+    mem_fraction_static: float | None = key(
+        "sglang: share for weights and KV; default: by device and sizes", default=None, gt=0, lt=1
+    )
+    free_gpu_memory_fraction: float | None = key(
+        "tensorrt-llm: share for KV of what is free beside weights; default: 0.9", default=None, gt=0, le=1
+    )
+    sampler: SamplerChoice = key("vllm: who filters by top-k and top-p, for its memory", default="auto")
     num_gpu_blocks_override: int | None = key(
         "this many blocks of block_size tokens, in place of the memory budget",
         default=None,
@@ -386,17 +402,21 @@ class EngineConfig:
         n-gram drafts (vLLM turns it off then) and with pipeline stages (both together are not modelled).
         """
         batching = self.batching or ("continuous" if self._is_beyond_vllm else "vllm")
-        is_vllm = batching == "vllm"
+        is_vllm, release = batching == "vllm", release_of(self.vllm_version)
+        is_plain = self.speculative is None and self.pipeline_parallel_size == 1
         defaults = {
             "batching": batching,
             "enable_prefix_caching": is_vllm,
-            "async_scheduling": is_vllm and self.speculative is None and self.pipeline_parallel_size == 1,
+            "async_scheduling": is_vllm and is_plain and release.runs_asynchronously,
             "max_num_seqs": DeviceDefault(256) if is_vllm else 256,
             "max_num_batched_tokens": DeviceDefault(2048) if is_vllm else 8192,
         }
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        if self.gpu_memory_utilization is None or isinstance(self.gpu_memory_utilization, ReleaseDefault):
+            share = ReleaseDefault(release.gpu_memory_utilization)
+            object.__setattr__(self, "gpu_memory_utilization", share)
 
     @property
     def _is_beyond_vllm(self) -> bool:
@@ -407,9 +427,18 @@ class EngineConfig:
 
     def on(self, hardware: HardwareProfile) -> EngineConfig:
         """The same, with vLLM's sizes on this device where none were said."""
-        sizes = server_defaults(hardware.hbm_bytes, hardware.name)
-        unsaid = {name: sizes[name] for name in sizes if isinstance(getattr(self, name), DeviceDefault)}
+        sizes = default_sizes(release_of(self.vllm_version), hardware.hbm_bytes, hardware.name, self.usage)
+        is_open = {name: isinstance(getattr(self, name), DeviceDefault) for name in sizes}
+        unsaid: dict[str, Any] = {name: size for name, size in sizes.items() if is_open[name]}
+        if isinstance(self.gpu_memory_utilization, ReleaseDefault):
+            unsaid["gpu_memory_utilization"] = float(self.gpu_memory_utilization)
         return replace(self, **unsaid) if unsaid else self
+
+    @property
+    def needs_room_for_longest(self) -> bool:
+        """Whether it starts only where a request of max_model_len fits; of given blocks it is only said."""
+        is_vllm = self.batching == "vllm" and self.runtime == "vllm"
+        return is_vllm and self.has_kv_budget and self.num_gpu_blocks_override is None
 
     @property
     def gpus_per_replica(self) -> int:
@@ -453,8 +482,10 @@ class Scenario:
     )
 
     def __post_init__(self) -> None:
-        """Sizes that depend on the device, where none were said."""
+        """Sizes that depend on the device and on the model, where none were said."""
         engine = self.engine.on(self.hardware)
+        if engine.has_kv_budget and (changed := settled_sizes(self.model, self.hardware, engine)):
+            engine = replace(engine, **changed)
         if engine is not self.engine:
             object.__setattr__(self, "engine", engine)
 

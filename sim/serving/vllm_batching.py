@@ -13,7 +13,7 @@ from sim.serving.scheduler import Scheduler
 from sim.serving.vllm.config import ONE_FULL_GROUP, POLICIES, SchedulerConfig
 
 VLLM_KEYS = frozenset([
-    "vllm_version", "policy", "enable_prefix_caching", "long_prefill_token_threshold",
+    "policy", "enable_prefix_caching", "long_prefill_token_threshold",
     "long_prefill_token_threshold_adaptive", "scheduler_reserve_full_isl", "prefill_schedule_interval",
     "max_num_active_seqs", "async_scheduling", "speculative", "pipeline_parallel_size",
 ])  # fmt: skip

@@ -439,15 +439,86 @@ def test_everything_shipped_is_right(capsys: pytest.CaptureFixture[str]) -> None
 def test_memory_of_vllm_issue_22291(capsys: pytest.CaptureFixture[str]) -> None:
     """Qwen2.5-7B, 3,072 tokens: 28 layers x 4 KV heads x 128 x 2 (K, V) x 2 B = 56 KiB a token, 168 MiB."""
     command = ["memory", "--model", "qwen2.5-7b", "--hardware", "l4", "--tokens", "3072"]
+    command += ["--max-model-len", "8192"]
     assert main(command) == 0
     text = capsys.readouterr().out
-    assert "57,344 bytes (56 KiB) = 2 (K, V) x 28 layers x 4 KV heads x 128 x 2 B" in text
-    assert "3,072 tokens x 57,344 B = 176,160,768 B = 168.0 MiB = 0.16 GiB = 0.18 GB" in text
+    assert "57,344 bytes (56 KiB) = 28 layers x 4 KV heads x head_dim 128 x 2 (K and V) x 2 B" in text
+    assert "3,072 tokens: 176,160,768 B = 168.0 MiB = 0.16 GiB = 0.18 GB" in text
     assert main([*command, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["kv_bytes_of_tokens"] == 3072 * 57_344
     assert sum(line["bytes"] for line in content["lines"]) == content["kv_budget_bytes"]
     assert content["num_gpu_blocks"] == content["kv_budget_bytes"] // (16 * 57_344)
+
+
+def test_memory_refuses_what_vllm_refuses_and_fits_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["memory", "--model", "qwen2.5-7b", "--hardware", "l4"]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "one request of it needs 7.00 GiB" in said and "vLLM refuses to start" in said
+    longest = int(re.search(r"at most ([\d,]+)", said)[1].replace(",", ""))  # type: ignore[index]
+    assert main([*command, "--max-model-len", "-1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["max_model_len"] == longest
+    assert main([*command, "--fit", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["longest_that_fits"] == longest
+    for one in content["fit"]:
+        blocks = -(-one["tokens"] // 16)
+        assert one["requests"] == (content["num_gpu_blocks"] - 1) // blocks >= 1
+    assert main([*command, "--fit"]) == 0
+    assert f"longest context       {longest:,} tokens" in capsys.readouterr().out
+    assert main(["memory", "--model", "gpt2", "--hardware", "l4", "--max-model-len", "4096"]) == 2
+    assert "above the 1,024 positions" in capsys.readouterr().err
+
+
+def test_memory_of_windows_is_one_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """gemma-3-27b at 8,192 under 0.19: about 4.7 at once in its log; by requests, tokens and blocks."""
+    command = ["memory", "--model", "gemma-3-27b", "--hardware", "h100-sxm-80gb", "--max-model-len", "8192"]
+    command += ["--gpu-memory-utilization", "0.95", "--vllm-version", "0.19.0", "--tokens", "8192", "--json"]
+    assert main(command) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["max_concurrency"] == pytest.approx(4.7, abs=0.1)
+    assert content["kv_bytes_of_tokens"] == content["kv_bytes_per_full_request"]
+    held = content["num_gpu_blocks"] * content["block_bytes"] / content["kv_bytes_of_tokens"]
+    assert held == pytest.approx(content["max_concurrency"])
+
+
+def test_memory_of_several_devices_and_sizes_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["memory", "--model", "llama-3.1-70b", "--hardware", "h100-sxm-80gb,h200-sxm-141gb"]
+    command += ["--tensor-parallel-size", "1,4"]
+    assert main([*command, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    starts = {(row["hardware"], row["tensor_parallel_size"]): row["starts"] for row in rows}
+    assert starts == {
+        ("h100-sxm-80gb", 1): False,
+        ("h100-sxm-80gb", 4): True,
+        ("h200-sxm-141gb", 1): False,
+        ("h200-sxm-141gb", 4): True,
+    }
+    assert main(["memory", "--model", "llama-3.1-70b", "--hardware", "h100-sxm-80gb", "--json",
+                 "--tensor-parallel-size", "4"]) == 0  # fmt: skip
+    alone = json.loads(capsys.readouterr().out)
+    assert rows[1]["kv_budget_bytes"] == alone["kv_budget_bytes"]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert "does not start: the model leaves no room for KV cache" in text and "h200-sxm-141gb" in text
+    assert main([*command[:-1], "4,none"]) == 2
+    assert "--tensor-parallel-size" in capsys.readouterr().err
+
+
+def test_memory_of_other_engines(capsys: pytest.CaptureFixture[str]) -> None:
+    """Qwen3-32B with 2,048 sequences started under SGLang on 80 GB: vLLM's sampler is vLLM's."""
+    command = ["memory", "--model", "qwen3-32b", "--hardware", "h100-sxm-80gb", "--max-num-seqs", "2048"]
+    command += ["--max-model-len", "8192"]
+    assert main([*command, "--profile", "sglang-0.5-h100"]) == 0
+    text = capsys.readouterr().out
+    assert "mem_fraction_static" in text and "[read]" in text and "[assumed]" in text
+    assert main([*command, "--runtime", "tensorrt-llm", "--free-gpu-memory-fraction", "0.8"]) == 0
+    assert "free_gpu_memory_fraction 0.8" in capsys.readouterr().out
+    assert main([*command, "--mem-fraction-static", "0.8"]) == 2
+    assert "has no effect with runtime: vllm" in capsys.readouterr().err
+    assert main([*command, "--vllm-version", "0.5.3"]) == 2
+    assert "0.6 to 0.33" in capsys.readouterr().err
 
 
 def test_memory_takes_vllm_s_options(capsys: pytest.CaptureFixture[str]) -> None:

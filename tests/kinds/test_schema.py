@@ -189,6 +189,9 @@ def test_the_effective_scenario_writes_every_default_out(load: Load) -> None:
     without_value = {
         "max_num_active_seqs",
         "num_gpu_blocks_override",
+        "kv_cache_memory_bytes",
+        "mem_fraction_static",
+        "free_gpu_memory_fraction",
         "price_table",
         "profile",
         "service_time",

@@ -49,7 +49,8 @@ def run(prompt: dict[str, Any], output: dict[str, Any], *, rate: float, **given:
         (lengths(4000), lengths(10), {}),
         (lengths(512), lengths(100, "geometric"), {"engine": {"max_num_seqs": 32}}),
         (lengths(512, "lognormal"), lengths(60, "lognormal"), {"engine": {"max_num_seqs": 64}}),
-        (lengths(1000), lengths(100), {"hardware": "l4", "engine": {"max_num_seqs": 16}}),
+        (lengths(1000), lengths(100),
+         {"hardware": "l4", "engine": {"max_num_seqs": 16, "max_model_len": 4096}}),
     ],
 )  # fmt: skip
 def test_an_overloaded_engine_serves_the_estimated_rate(

@@ -15,15 +15,25 @@ from plain_engine import plain_engine
 
 from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile, load_hardware
+from sim.hardware.vllm_releases import release_of
 from sim.model.config import load_model
-from sim.price.memory import MemoryPlan, activation_peak, kv_of_tokens, memory_plan, render_memory
+from sim.price.memory import check_length, memory_plan
+from sim.price.memory_lines import activation_peak
+from sim.price.memory_words import MemoryPlan, render_memory
+from sim.serving.scenario import EngineConfig
 
 CONTINUOUS = plain_engine()
+H100 = load_hardware("h100-sxm-80gb")
 GIB = 2**30
 
 
 def with_hbm(name: str, hbm_bytes: float) -> HardwareProfile:
     return replace(load_hardware(name), hbm_bytes=int(hbm_bytes))
+
+
+def peak_of(model: str, release: str, **settings: Any) -> int:
+    engine = plain_engine(vllm_version=release, **settings)
+    return activation_peak(load_model(model), engine, release_of(release)).num_bytes
 
 
 def taken(plan: MemoryPlan, label: str) -> float:
@@ -43,6 +53,7 @@ def test_kv_blocks_of_a_measured_rtx_4090(shared: Path) -> None:
         max_model_len=given_to_vllm["max_model_len"],
         block_size=cache["block_size"],
         gpu_memory_utilization=cache["gpu_memory_utilization"],
+        vllm_version=meta["vllm_version"],
     )
     model = load_model("llama-3.1-8b")
     for hardware in (
@@ -60,6 +71,7 @@ def test_kv_blocks_of_a_measured_h100(shared: Path) -> None:
         max_num_seqs=int(row["max_num_seqs"]),
         max_num_batched_tokens=int(row["max_num_batched_tokens"]),
         max_model_len=int(row["max_model_len"]),
+        vllm_version="0.15.1",
     )
     plan = memory_plan(load_model("llama-2-7b"), load_hardware("h100-sxm-80gb"), engine)
     assert plan.num_gpu_blocks == pytest.approx(int(row["num_gpu_blocks"]), rel=0.04)
@@ -68,7 +80,7 @@ def test_kv_blocks_of_a_measured_h100(shared: Path) -> None:
 def test_gpt_oss_20b_on_an_a100_as_vllm_0_19_logged_it() -> None:
     # myoceane.fr, "vLLM system messages, A100" (2026-04-18): vllm serve openai/gpt-oss-20b
     # --max-model-len 131072 --gpu-memory-utilization 0.65: "Available KV cache memory: 36.56 GiB".
-    engine = plain_engine(max_num_batched_tokens=2048, gpu_memory_utilization=0.65)
+    engine = plain_engine(max_num_batched_tokens=2048, gpu_memory_utilization=0.65, vllm_version="0.19.0")
     plan = memory_plan(load_model("gpt-oss-20b"), load_hardware("a100-sxm-80gb"), engine)
     assert plan.kv_budget_bytes / GIB == pytest.approx(36.56, rel=0.02)
 
@@ -81,8 +93,7 @@ def test_gpt_oss_20b_on_an_a100_as_vllm_0_19_logged_it() -> None:
     ],
 )
 def test_the_activation_peak_is_what_vllm_logged(name: str, tokens: int, logged_gib: float) -> None:
-    peak = activation_peak(load_model(name), plain_engine(max_num_batched_tokens=tokens))
-    assert peak.num_bytes / GIB == pytest.approx(logged_gib, rel=0.04)
+    assert peak_of(name, "0.6.4", max_num_batched_tokens=tokens) / GIB == pytest.approx(logged_gib, rel=0.04)
 
 
 def test_weights_with_the_rotary_table_are_what_vllm_logs() -> None:
@@ -97,11 +108,18 @@ def test_weights_with_the_rotary_table_are_what_vllm_logs() -> None:
 def test_readme_example_of_qwen_kv() -> None:
     # vllm#22291: 28 layers x 4 KV heads x 128 x 2 x 2 B.
     model, engine = load_model("qwen2.5-7b"), plain_engine(max_model_len=8192)
-    line = kv_of_tokens(model, engine, 3072)
-    assert line.num_bytes == 28 * 4 * 128 * 2 * 2 * 3072
-    text = render_memory(memory_plan(model, load_hardware("h100-sxm-80gb"), engine), line)
-    assert "28 layers x 4 KV heads x head_dim 128 x 2 (K and V) x 2 B = 57,344 B = 56 KiB" in text
-    assert "168 MiB = 0.16 GiB = 0.18 GB" in text
+    plan = memory_plan(model, load_hardware("h100-sxm-80gb"), engine)
+    assert plan.bytes_of(3072) == plan.bytes_held(3072) == 28 * 4 * 128 * 2 * 2 * 3072
+    text = render_memory(plan, 3072)
+    assert "57,344 bytes (56 KiB) = 28 layers x 4 KV heads x head_dim 128 x 2 (K and V) x 2 B" in text
+    assert "168.0 MiB = 0.16 GiB = 0.18 GB" in text
+
+
+def test_the_heads_of_one_gpu_are_named() -> None:
+    plan = memory_plan(
+        load_model("llama-3.1-70b"), load_hardware("h200-sxm-141gb"), plain_engine(tensor_parallel_size=2)
+    )
+    assert plan.kv_formula == "80 layers x 4 KV heads of 8 on each GPU x head_dim 128 x 2 (K and V) x 2 B"
 
 
 def test_the_lines_add_up_and_are_all_printed() -> None:
@@ -110,10 +128,113 @@ def test_the_lines_add_up_and_are_all_printed() -> None:
     assert plan.num_gpu_blocks == plan.kv_budget_bytes // (16 * 131_072)
     text = render_memory(plan)
     for line in plan.lines:
-        assert line.label in text and line.formula in text
-    assert f"{plan.num_gpu_blocks:,} of 16 tokens" in text
+        assert line.label in text and line.formula in text and f"[{line.basis}]" in text
+    assert (
+        f"{plan.num_gpu_blocks:,} = KV cache / 2,097,152 B of a block (32 full layers of 16 tokens)" in text
+    )
     as_json = json.loads(json.dumps(plan.to_dict()))
     assert as_json["num_gpu_blocks"] == plan.num_gpu_blocks and len(as_json["lines"]) == len(plan.lines)
+    assert as_json["groups"] == [
+        {
+            "kind": "full",
+            "num_layers": 32,
+            "block_size": 16,
+            "window_tokens": None,
+            "block_bytes": 2_097_152,
+            "caches_prefixes": True,
+        }
+    ]
+
+
+def test_what_nobody_has_measured_is_said_beside_the_number() -> None:
+    plan = memory_plan(load_model("llama-3.1-8b"), H100, EngineConfig().on(H100))
+    for words in ("nobody has measured", "no start of 0.33 was measured", "0.5 to 1.9 GiB were logged"):
+        assert any(words in note for note in plan.notes), words
+        assert words in render_memory(plan)
+    old = memory_plan(load_model("llama-3.1-8b"), H100, plain_engine(vllm_version="0.19.0"))
+    assert not old.notes
+
+
+def test_the_account_of_0_33_by_hand() -> None:
+    """Its order: share of the total, weights, penalties' state, profile run, growth, graphs."""
+    plan = memory_plan(
+        load_model("llama-3.1-8b"),
+        load_hardware("h100-sxm-80gb"),
+        EngineConfig().on(load_hardware("h100-sxm-80gb")),
+    )
+    assert [line.label for line in plan.lines] == [
+        "device total",
+        "left alone",
+        "weights",
+        "sampler state",
+        "activation peak",
+        "outside of PyTorch",
+        "CUDA graphs",
+    ]
+    assert taken(plan, "sampler state") * GIB == 1024 * 128256 * 4.125
+    assert taken(plan, "activation peak") * GIB == 1024 * 128256 * (2 + 4 + 4 + 4) + 8192 * 4096 * 2
+    assert taken(plan, "left alone") == pytest.approx(0.08 * 79.18, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("release", "share", "labels"),
+    [
+        ("0.19.0", 0.90, {"activation peak", "outside of PyTorch"}),
+        ("0.21.0", 0.90, {"activation peak", "outside of PyTorch", "CUDA graphs"}),
+        ("0.22.0", 0.92, {"activation peak", "outside of PyTorch", "CUDA graphs"}),
+        ("0.33.0", 0.92, {"sampler state", "activation peak", "outside of PyTorch", "CUDA graphs"}),
+    ],
+)
+def test_what_is_subtracted_depends_on_the_release(release: str, share: float, labels: set[str]) -> None:
+    h100 = load_hardware("h100-sxm-80gb")
+    engine = EngineConfig(vllm_version=release).on(h100)
+    plan = memory_plan(load_model("llama-3.1-8b"), h100, engine)
+    assert engine.gpu_memory_utilization == share
+    assert {line.label for line in plan.lines} == labels | {"device total", "left alone", "weights"}
+
+
+@pytest.mark.parametrize(
+    ("release", "sampler", "bytes_per_logit"),
+    [
+        ("0.11.0", "auto", 38),
+        ("0.16.0", "auto", 38),
+        ("0.17.0", "auto", 15),
+        ("0.10.1.1", "flashinfer", 10),
+        ("0.33.0", "auto", 14),
+        ("0.33.0", "triton", 6),
+    ],
+)
+def test_bytes_a_logit_by_release_and_sampler(release: str, sampler: str, bytes_per_logit: int) -> None:
+    h100 = load_hardware("h100-sxm-80gb")
+    engine = plain_engine(vllm_version=release, sampler=sampler, max_num_seqs=1024)
+    peak = activation_peak(load_model("qwen3-8b"), engine, release_of(release), h100)
+    assert f"x {bytes_per_logit} B" in peak.formula
+    assert peak.num_bytes == 1024 * 151936 * bytes_per_logit + 8192 * 4096 * 2
+
+
+def test_experts_of_triton_keep_two_buffers_and_those_of_mxfp4_none() -> None:
+    """Qwen3-30B-A3B: eight experts of 768 entries, each with two buffers as wide as hidden_size 2,048."""
+    rest = 1024 * 151936 * 15 + 8192 * 2048 * 2
+    peak = peak_of("qwen3-30b-a3b", "0.19.0", max_num_seqs=1024)
+    assert peak == rest + 8192 * 8 * (2048 + 2048) * 2
+    assert peak_of("qwen3-30b-a3b", "0.16.0", max_num_seqs=1024) == 1024 * 151936 * 38 + 8192 * 2048 * 2
+    oss = peak_of("gpt-oss-20b", "0.19.0", max_num_seqs=1024)
+    assert oss == 1024 * 201088 * 15 + 8192 * 2880 * 2
+
+
+def test_fewer_graph_sizes_take_less_and_a_device_without_cuda_has_no_flashinfer() -> None:
+    h100 = load_hardware("h100-sxm-80gb")
+    model = load_model("llama-3.1-8b")
+    few = memory_plan(model, h100, plain_engine(max_num_seqs=4))  # 1, 2, 4, 8
+    assert taken(few, "CUDA graphs") == pytest.approx(4 * 1.04 / 51, abs=1e-9)
+    amd = memory_plan(load_model("qwen3-8b"), load_hardware("mi300x"), plain_engine(max_num_seqs=2048))
+    assert "sampler (triton)" in next(line.formula for line in amd.lines if line.label == "activation peak")
+
+
+def test_other_stages_sample_nothing_and_send_two_rows_on() -> None:
+    model, engine = load_model("llama-3.1-8b"), plain_engine(vllm_version="0.19.0", max_num_seqs=1024)
+    peak = activation_peak(model, engine, release_of("0.19.0"), samples=False)
+    assert peak.num_bytes == 8192 * (3 * 14336 + (4 + 2) * 4096) * 2
 
 
 def test_full_requests_as_vllm_counts_them() -> None:
@@ -121,9 +242,31 @@ def test_full_requests_as_vllm_counts_them() -> None:
     engine = plain_engine(max_model_len=8192)
     plan = memory_plan(load_model("llama-3.1-8b"), load_hardware("h100-sxm-80gb"), engine)
     assert plan.max_concurrency == pytest.approx(plan.kv_budget_tokens / 8192)
-    # gpt-oss keeps 128 tokens in half of its layers: nearly twice as many requests fit.
+    # gpt-oss: 512 blocks of the full group; of the windows 128 - 1 + 8,192 tokens, cut at 8,192, one more.
     oss = memory_plan(load_model("gpt-oss-20b"), load_hardware("h100-sxm-80gb"), engine)
-    assert oss.max_concurrency == pytest.approx(oss.kv_budget_tokens / (8192 / 2 + 128 / 2), rel=1e-9)
+    assert oss.max_concurrency == oss.num_gpu_blocks / (512 + 512 + 1)
+    assert oss.kv_budget_tokens == int(oss.max_concurrency * 8192)
+
+
+def test_windows_hold_two_batches_in_flight_where_scheduling_is_asynchronous() -> None:
+    h100, model = load_hardware("h100-sxm-80gb"), load_model("gpt-oss-20b")
+    given: dict[str, Any] = {"max_model_len": 131072, "max_num_seqs": 256, "max_num_batched_tokens": 8192}
+    asynchronous = memory_plan(model, h100, EngineConfig(**given))
+    synchronous = memory_plan(model, h100, EngineConfig(**given, async_scheduling=False))
+    old = memory_plan(model, h100, EngineConfig(**given, vllm_version="0.19.0"))
+    full = 131072 // 16
+    assert asynchronous.pool.blocks_of(131072) == full + -(-(127 + 2 * 8192) // 16) + 1
+    assert synchronous.pool.blocks_of(131072) == full + -(-(127 + 8192) // 16) + 1
+    assert old.pool.blocks_of(131072) == synchronous.pool.blocks_of(131072)
+    # Decoding, a window holds itself and one block more.
+    assert asynchronous.bytes_held(131072) == (full + 8 + 1) * asynchronous.pool.block_bytes
+
+
+def test_gpt_oss_120b_on_four_gpus_as_0_10_logged_it() -> None:
+    """284.25 requests of 16,384 tokens: 1,024 blocks in full and 127 + 8,192 tokens in the windows."""
+    engine = plain_engine(vllm_version="0.10.0", max_model_len=16384, tensor_parallel_size=4)
+    plan = memory_plan(load_model("gpt-oss-120b"), load_hardware("h100-sxm-80gb"), engine)
+    assert plan.pool.blocks_of(16384) == 1024 + 520 + 1
 
 
 def test_an_override_replaces_the_budget() -> None:
@@ -136,27 +279,21 @@ def test_an_override_replaces_the_budget() -> None:
 
 
 def test_the_peak_is_in_the_layers_where_the_vocabulary_is_small() -> None:
-    # Two of hidden_size, gate and up, and their product, in float16.
-    peak = activation_peak(
-        load_model("llama-2-7b"),
-        plain_engine(max_num_seqs=8, max_num_batched_tokens=8192),
-    )
-    assert peak.num_bytes == 8192 * (2 * 4096 + 3 * 11008) * 2 and peak.formula.startswith("layers")
-    sampled = activation_peak(
-        load_model("llama-2-7b"),
-        plain_engine(max_num_seqs=512, max_num_batched_tokens=512),
-    )
-    assert sampled.num_bytes == 512 * 32000 * 38 + 512 * 4096 * 2
+    # Gate and up, their product, and four of hidden_size, in float16.
+    layers = peak_of("llama-2-7b", "0.19.0", max_num_seqs=8, max_num_batched_tokens=8192)
+    assert layers == 8192 * (4 * 4096 + 3 * 11008) * 2
+    sampled = peak_of("llama-2-7b", "0.19.0", max_num_seqs=512, max_num_batched_tokens=512)
+    assert sampled == 512 * 32000 * 15 + 512 * 4096 * 2
 
 
 def test_latent_attention_is_whole_on_every_gpu() -> None:
     engine = plain_engine(tensor_parallel_size=8)
     plan = memory_plan(load_model("deepseek-v3"), load_hardware("h200-sxm-141gb"), engine)
-    assert plan.kv_bytes_per_token == 70_272 and "latent attention" in plan.notes[0]
+    assert plan.kv_bytes_per_token == 70_272 and any("latent attention" in note for note in plan.notes)
 
 
 @given(
-    model=st.sampled_from(["llama-3.1-8b", "qwen2.5-7b", "gpt-oss-20b", "deepseek-v2-lite", "gemma-2-9b"]),
+    model=st.sampled_from(["llama-3.1-8b", "qwen2.5-7b", "qwen3-30b-a3b", "opt-13b"]),
     seqs=st.integers(1, 1024),
     tokens=st.integers(1, 16384),
     utilization=st.floats(0.8, 0.99),
@@ -199,7 +336,7 @@ def test_no_room_says_the_numbers_and_what_to_try() -> None:
     error = refused("llama-3.1-70b", "h100-sxm-80gb")
     assert error.path == "engine"
     assert "leaves no room for KV cache" in error.problem
-    assert "85.0 GB x gpu_memory_utilization 0.90 = 76.5 GB" in error.problem
+    assert "85.0 GB x gpu_memory_utilization 0.92 = 78.2 GB" in error.problem
     assert "weights of llama-3.1-70b in bfloat16 = 141.1 GB" in error.problem
     assert "quantization: int4 (39.8 GB)" in error.hint and "tensor_parallel_size: 2" in error.hint
 
@@ -227,6 +364,84 @@ def test_a_split_that_cannot_be_is_refused_at_its_key() -> None:
     assert error.path == "engine.tensor_parallel_size"
 
 
-def test_no_tokens_is_not_a_question() -> None:
+def test_too_long_is_refused_with_the_longest_that_fits() -> None:
+    h100, l4 = load_hardware("h100-sxm-80gb"), load_hardware("l4")
+    error = refused("qwen2.5-7b", "l4", batching="vllm")
+    assert error.path == "engine.max_model_len" and "131,072" in error.problem and "7.00 GiB" in error.problem
+    longest = int(error.allowed.removeprefix("at most ").replace(",", ""))
+    model = load_model("qwen2.5-7b")
+    fitting = replace(CONTINUOUS, batching="vllm", max_model_len=longest)
+    assert memory_plan(model, l4, fitting).max_concurrency >= 1
     with pytest.raises(ScenarioError):
-        kv_of_tokens(load_model("gpt2"), CONTINUOUS, 0)
+        memory_plan(model, l4, replace(fitting, max_model_len=longest + 16))
+    # Schedulers that refuse a request when it comes are not stopped; neither is a number of blocks to try.
+    assert memory_plan(model, l4, CONTINUOUS).max_concurrency < 1
+    tried = memory_plan(model, h100, replace(CONTINUOUS, batching="vllm", num_gpu_blocks_override=100))
+    assert tried.max_concurrency < 1
+
+
+def test_minus_one_fits_the_length() -> None:
+    l4, model = load_hardware("l4"), load_model("qwen2.5-7b")
+    plan = memory_plan(model, l4, replace(CONTINUOUS, batching="vllm", max_model_len=-1))
+    assert plan.max_model_len == plan.longest_that_fits == (plan.num_gpu_blocks - 1) * 16
+    large = memory_plan(model, load_hardware("h100-sxm-80gb"), replace(CONTINUOUS, max_model_len=-1))
+    assert large.max_model_len == model.max_position_embeddings
+
+
+def test_longer_than_the_model_s_positions_is_refused() -> None:
+    with pytest.raises(ScenarioError) as caught:
+        check_length(load_model("gpt2"), plain_engine(max_model_len=2048))
+    assert (caught.value.path, caught.value.allowed) == ("engine.max_model_len", "at most 1,024")
+
+
+# --- bytes that were given, and other engines ---
+
+
+def test_given_kv_bytes_replace_what_is_left() -> None:
+    engine = plain_engine(kv_cache_memory_bytes=20 * GIB)
+    plan = memory_plan(load_model("llama-3.1-8b"), load_hardware("h100-sxm-80gb"), engine)
+    assert (plan.kv_budget_bytes, plan.num_gpu_blocks) == (20 * GIB, 20 * GIB // 2_097_152)
+    assert not plan.warnings
+    large = memory_plan(load_model("llama-3.1-405b"), load_hardware("h100-sxm-80gb"), engine)
+    assert any("runs out of memory" in warning for warning in large.warnings)
+
+
+def test_a_share_that_leaves_too_little_beside_itself_is_warned_of() -> None:
+    """0.19 on H100 at 0.95: gpt-oss-20b ran out of memory in the sampler's warm-up, and started at 0.90."""
+    h100, model = load_hardware("h100-sxm-80gb"), load_model("gpt-oss-20b")
+    for share, is_warned in ((0.95, True), (0.90, False)):
+        engine = EngineConfig(vllm_version="0.19.0", gpu_memory_utilization=share).on(h100)
+        warnings = memory_plan(model, h100, engine).warnings
+        assert any("sampler's warm-up" in warning for warning in warnings) == is_warned
+    inside = EngineConfig(gpu_memory_utilization=0.95).on(h100)
+    assert not memory_plan(model, h100, inside).warnings
+
+
+def test_sglang_s_share_is_of_weights_and_kv() -> None:
+    h100, model = load_hardware("h100-sxm-80gb"), load_model("llama-3.1-8b")
+    plan = memory_plan(model, h100, plain_engine(runtime="sglang", mem_fraction_static=0.8))
+    available = 79.18 - taken(plan, "CUDA context")
+    assert (plan.kv_budget_bytes / GIB + taken(plan, "weights")) == pytest.approx(0.8 * available, rel=1e-6)
+    assert {line.basis for line in plan.lines} == {"counted", "assumed", "read"}
+    # 512 + 8,192 x 1.5 + 256 x 2 + 1,024 / 8 MiB.
+    default = memory_plan(model, h100, plain_engine(runtime="sglang"))
+    assert f"mem_fraction_static {1 - (512 + 12288 + 512 + 128) / 1024 / 79.18:.3f}" in render_memory(default)
+
+
+def test_vllm_s_reservation_for_the_sampler_is_vllm_s_alone() -> None:
+    h100, model = load_hardware("h100-sxm-80gb"), load_model("qwen3-32b")
+    for runtime in ("sglang", "tensorrt-llm"):
+        few, many = (
+            memory_plan(model, h100, plain_engine(runtime=runtime, max_num_seqs=seqs)) for seqs in (16, 8192)
+        )
+        assert few.kv_budget_bytes == many.kv_budget_bytes > 0
+        assert few.account == runtime
+
+
+def test_tensorrt_llm_takes_a_share_of_what_is_free_after_weights() -> None:
+    h100, model = load_hardware("h100-sxm-80gb"), load_model("llama-3.1-8b")
+    half, default = (
+        memory_plan(model, h100, plain_engine(runtime="tensorrt-llm", free_gpu_memory_fraction=share))
+        for share in (0.45, None)
+    )
+    assert default.kv_budget_bytes == pytest.approx(2 * half.kv_budget_bytes, rel=1e-8)

@@ -164,7 +164,7 @@ def test_what_a_key_asks_for_depends_on_where_it_stands_and_on_its_value(
 
 def test_a_key_of_another_engine_that_has_a_name_here_is_told_it(load: Load) -> None:
     for key, name in (
-        ("mem_fraction_static: 0.8", "gpu_memory_utilization"),
+        ("max_running_requests: 8", "max_num_seqs"),
         ("tp_size: 2", "tensor_parallel_size"),
     ):
         assert refusal(load, changed(ENGINE, f"{ENGINE}\n  {key}")).problem.endswith(f"did you mean {name}?")
@@ -331,7 +331,7 @@ def test_all_unknown_keys_of_a_file_are_told_at_once(load: Load) -> None:
         "compare.variants.continuous.engine.max_model_length",
     ]
     shown = str(error)
-    assert shown.count("31 others (`gpuyard schema` prints all)") == 1  # not once more for every key
+    assert shown.count("37 others (`gpuyard schema` prints all)") == 1  # not once more for every key
     assert all(f"{one.file}: {one.path}: " in shown for one in told)
 
 

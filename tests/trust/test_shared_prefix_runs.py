@@ -52,6 +52,8 @@ def test_completed_requests_of_the_overloaded_runs(tmp_path: Path) -> None:
 
 
 def test_the_memory_budget_gives_the_blocks_that_vllm_printed() -> None:
-    engine = plain_engine(max_num_seqs=128, max_num_batched_tokens=2048, max_model_len=4096)
+    engine = plain_engine(
+        max_num_seqs=128, max_num_batched_tokens=2048, max_model_len=4096, vllm_version="0.15.1"
+    )
     plan = memory_plan(load_model("llama-2-7b"), load_hardware("h100-sxm-80gb"), engine)
     assert plan.num_gpu_blocks == pytest.approx(7463, rel=0.01)

@@ -8,6 +8,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 
 from sim.errors import did_you_mean
+from sim.hardware.vllm_releases import LATEST, allowed_releases, is_known_release, release_of
 from sim.scenario.build import build
 from sim.scenario.distribution import check_distribution
 from sim.scenario.not_modelled import meant, unknown_word
@@ -31,6 +32,7 @@ def check_engine(engine: EngineConfig, place: Place) -> None:
     _check_without_kv_cache(engine, place)
     _check_service_time(engine, place)
     _check_overheads(engine, place)
+    _check_account(engine, place)
     known_batching(engine.batching).check(engine, place)
 
 
@@ -97,6 +99,37 @@ def _check_overheads(engine: EngineConfig, place: Place) -> None:
                     if engine.profile
                     else "remove it, or price_table",
                 )
+            )
+
+
+SHARES = {
+    "vllm": "gpu_memory_utilization",
+    "sglang": "mem_fraction_static",
+    "tensorrt-llm": "free_gpu_memory_fraction",
+}
+"""By runtime: the share of the device's memory that it is told."""
+
+
+def _check_account(engine: EngineConfig, place: Place) -> None:
+    """A release whose account is known, and no share but the runtime's own."""
+    if not is_known_release(engine.vllm_version):
+        raise place.child("vllm_version").error(
+            "not a vLLM release that is modelled",
+            given=engine.vllm_version,
+            allowed=allowed_releases(),
+            hint=f'vllm_version: "{LATEST}"',
+        )
+    if engine.max_model_len == 0:
+        raise place.child("max_model_len").error("no tokens", given=0, allowed="1 or more, or -1: what fits")
+    unsaid = None, release_of(engine.vllm_version).gpu_memory_utilization
+    for runtime, name in SHARES.items():
+        given = getattr(engine, name)
+        if runtime != engine.runtime and given not in unsaid:
+            raise place.child(name).error(
+                f"has no effect with runtime: {engine.runtime}",
+                given=given,
+                allowed=f"{name} with runtime: {runtime}",
+                hint=f"{SHARES[engine.runtime]}, or runtime: {runtime}",
             )
 
 

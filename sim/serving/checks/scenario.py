@@ -8,6 +8,7 @@ from sim.errors import ScenarioError
 from sim.model.counts import check_tensor_parallel_size, served_dtype
 from sim.model.shape import check_pipeline_parallel_size
 from sim.model.weights import check_block_split, served_quantization
+from sim.price.memory import check_length, memory_plan
 from sim.scenario.distribution import EXAMPLES, Distribution, check_distribution, check_keys
 from sim.scenario.place import Place
 from sim.serving.batching.registry import known_batching
@@ -250,15 +251,10 @@ def check_model_and_hardware(scenario: Scenario, top: Place) -> None:
 
 
 def _check_length(scenario: Scenario, place: Place) -> None:
-    given, longest = scenario.engine.max_model_len, scenario.model.max_position_embeddings
-    if given is not None and given > longest:
-        raise place.child("max_model_len").error(
-            f"max_model_len {given:,} is above the {longest:,} positions of {scenario.model.name} "
-            "(max_position_embeddings)",
-            given=given,
-            allowed=f"at most {longest:,}",
-            hint=f"max_model_len: {longest}",
-        )
+    try:
+        check_length(scenario.model, scenario.engine)
+    except ScenarioError as error:
+        raise error.told(file=place.file, path=place.child("max_model_len").path) from None
 
 
 def _check_step_budget(scenario: Scenario, place: Place) -> None:
@@ -388,8 +384,6 @@ def check_kv_fits(scenario: Scenario, top: Place) -> None:
     engine = scenario.engine
     if engine.service_time is not None:
         return
-    from sim.price.memory import memory_plan
-
     place = top.child("engine")
     try:
         plan = memory_plan(scenario.model, scenario.hardware, engine)

@@ -7,7 +7,7 @@ from dataclasses import fields
 from sim.scenario.place import Place
 from sim.serving.scenario import EngineConfig
 from sim.serving.vllm.config import SchedulerConfig
-from sim.serving.vllm.versions import VERSIONS
+from sim.serving.vllm.versions import VERSIONS, recorded_release
 
 
 def check_vllm(engine: EngineConfig, place: Place) -> None:
@@ -30,9 +30,10 @@ def check_vllm(engine: EngineConfig, place: Place) -> None:
 
 def check_release(version: str, settings: EngineConfig | SchedulerConfig, place: Place) -> None:
     """A setting that the release does not have must be left at its default."""
+    missing = VERSIONS[recorded_release(version)].missing
     for field in fields(settings):
         given = getattr(settings, field.name)
-        if field.name in VERSIONS[version].missing and given != field.default:
+        if field.name in missing and given != field.default:
             raise place.child(field.name).error(
                 f"vLLM {version} has no such setting", given=given, hint=f"leave it at {field.default!r}"
             )

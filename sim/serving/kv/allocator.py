@@ -103,4 +103,4 @@ def num_blocks_of(scenario: Scenario) -> int:
         return UNLIMITED_BLOCKS
     if scenario.engine.num_gpu_blocks_override is not None:
         return scenario.engine.num_gpu_blocks_override
-    return memory_plan(scenario.model, scenario.hardware, scenario.engine).num_gpu_blocks
+    return memory_plan(scenario.model, scenario.hardware, scenario.engine).whole_blocks

@@ -16,7 +16,7 @@ from sim.serving.vllm.groups import GroupedKVBlocks
 from sim.serving.vllm.kv import KVBlocks, KVCache
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.user_policy import CacheView, SchedulingPolicy
-from sim.serving.vllm.versions import VERSIONS
+from sim.serving.vllm.versions import VERSIONS, recorded_release
 
 MANY_IN_VAIN = 50
 by_rank = attrgetter("rank")
@@ -61,7 +61,7 @@ class State(Scheduler):
     is_steady = False  # requests decode in step, counted in ``batch``
 
     def __init__(self, limits: SchedulerConfig, version: str, policy: SchedulingPolicy | None = None) -> None:
-        self.limits, self.profile, self._user_policy = limits, VERSIONS[version], policy
+        self.limits, self.profile, self._user_policy = limits, VERSIONS[recorded_release(version)], policy
         self.kv: KVCache = (
             KVBlocks(limits, self.profile)
             if limits.groups == ONE_FULL_GROUP

@@ -6,6 +6,7 @@ text-only decoder models; what no recording shows is named in ``sim.serving.vllm
 
 from __future__ import annotations
 
+from sim.hardware.vllm_releases import version_of
 from sim.scenario.dataclass import dataclass
 
 
@@ -48,3 +49,19 @@ VERSIONS: dict[str, VersionProfile] = {
         missing=NOT_IN_0_20,
     ),
 }
+
+
+def recorded_release(version: str) -> str:
+    """Whose decisions a release takes: its own where it was recorded, else the nearest recorded before it.
+
+    A release older than all recordings takes the oldest one's.
+    """
+    if version in VERSIONS:
+        return version
+    asked = version_of(version) or (0, 0)
+    older = [name for name in VERSIONS if (version_of(name) or (0, 0)) <= asked]
+    return max(older or [min(VERSIONS, key=_number)], key=_number)
+
+
+def _number(name: str) -> tuple[int, int]:
+    return version_of(name) or (0, 0)

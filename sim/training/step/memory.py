@@ -13,7 +13,7 @@ from typing import Any
 from sim.errors import CannotRun, ScenarioError
 from sim.model.counts import num_parameters
 from sim.model.shape import ModelShape
-from sim.price.memory import GIB, NON_TORCH_BYTES, NON_TORCH_BYTES_OF_NCCL, MemoryLine
+from sim.price.memory_lines import GIB, MemoryLine
 from sim.scenario.dataclass import dataclass
 from sim.training.step.shape import StepShape, adapter_parameters, check_shape, frozen_weight_bytes
 
@@ -24,6 +24,12 @@ from sim.training.step.shape import StepShape, adapter_parameters, check_shape, 
 # 4 s b h.
 # Grouped-query attention keeps fewer keys and values, a gated MLP three inner tensors in place of two,
 # models without dropout no masks. Not modelled: FP8's smaller copies, activations offloaded to the host.
+
+# What lies outside of PyTorch's allocator: the CUDA context's growth after start-up, cuBLAS and NCCL.
+# vLLM's logs print 0.02 to 0.09 GiB on one GPU (0.07: vllm#21489) and 0.20 to 0.30 GiB on two
+# (vllm#14447, vllm#15815).
+NON_TORCH_BYTES, NON_TORCH_BYTES_OF_NCCL = 0.08 * GIB, 0.20 * GIB
+
 
 MASK_BYTES = 1
 LOGSUMEXP_BYTES = 4  # FlashAttention keeps one fp32 statistic per head and token

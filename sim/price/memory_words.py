@@ -1,0 +1,257 @@
+"""A memory account as it is told: its fields, the formula of a token, notes, warnings, the whole as text."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import fields, replace
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from sim.errors import InvariantError
+from sim.hardware.vllm_releases import release_of
+from sim.model.counts import kv_dtype_bytes
+from sim.model.kv_groups import KvGroup, KvPool
+from sim.model.kv_layers import KvRow
+from sim.model.shape import ModelShape, Stage
+from sim.price.memory_lines import GIB, MemoryLine, outside_share
+from sim.scenario.dataclass import dataclass
+
+if TYPE_CHECKING:
+    from sim.hardware import HardwareProfile
+    from sim.price.priced import PricedEngine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """One GPU's memory, line by line, and what the KV cache holds.
+
+    ``pool`` has the blocks by group; ``num_gpu_blocks`` are its own. ``kv_budget_tokens`` is the number that
+    the engine logs ("GPU KV cache size"): with windows or states it depends on ``max_model_len`` and is no
+    capacity. ``whole_blocks``: blocks that hold all layers of ``block_size`` tokens, for schedulers that
+    know one group only.
+    """
+
+    account: str  # whose, as "vllm 0.33.0"
+    lines: tuple[MemoryLine, ...]
+    kv_budget_bytes: int
+    kv_bytes_per_token: int  # before any window is full; recurrent states apart
+    kv_formula: str
+    state_bytes_per_sequence: int
+    block_size: int
+    num_gpu_blocks: int
+    whole_blocks: int
+    kv_budget_tokens: int
+    max_model_len: int
+    longest_that_fits: int
+    kv_bytes_per_full_request: int
+    max_concurrency: float
+    overridden: bool  # num_gpu_blocks_override in place of the budget
+    pool: KvPool
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def groups(self) -> tuple[KvGroup, ...]:
+        """Which layers share a block table."""
+        return self.pool.groups
+
+    def bytes_of(self, num_tokens: int) -> int:
+        """KV and states that a sequence of ``num_tokens`` takes at most, while its prompt is computed."""
+        return self.pool.blocks_of(num_tokens) * self.pool.block_bytes
+
+    def bytes_held(self, num_tokens: int) -> int:
+        """The same once it decodes: one token at a time, windows and chunks hold no more than they are."""
+        return replace(self.pool, in_flight_tokens=1).blocks_of(num_tokens) * self.pool.block_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``: the fields by their names, the groups one by one."""
+        apart = ("lines", "notes", "warnings", "pool")
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
+        lines = [
+            {"label": x.label, "bytes": x.num_bytes, "formula": x.formula, "basis": x.basis}
+            for x in self.lines
+        ]
+        groups = [
+            {
+                "kind": group.kind,
+                "num_layers": group.num_layers,
+                "block_size": group.block_size,
+                "window_tokens": group.window_tokens,
+                "block_bytes": group.block_bytes,
+                "caches_prefixes": group.caches_prefixes,
+            }
+            for group in self.groups
+        ]
+        return {
+            "lines": lines,
+            **plain,
+            "groups": groups,
+            "block_bytes": self.pool.block_bytes,
+            "notes": list(self.notes),
+            "warnings": list(self.warnings),
+        }
+
+
+def kv_formula(model: ModelShape, groups: tuple[KvGroup, ...], engine: PricedEngine) -> str:
+    """What a token takes, kind of layer by kind of layer, with the heads of one GPU."""
+    tp, width = engine.tensor_parallel_size, kv_dtype_bytes(model, engine.kv_cache_dtype, engine.dtype)
+    counts: dict[tuple[str, Hashable], int] = {}
+    for group in groups:
+        for layer in group.layers:
+            if layer.kind != "state":
+                named = layer.kind, layer.row
+                counts[named] = counts.get(named, 0) + 1
+    several = len({kind for kind, _ in counts}) > 1
+    parts = []
+    for (kind, row), count in counts.items():
+        named_kind = f"{count} {kind} layers" if several else f"{count} layers"
+        parts.append(f"{named_kind} x {_row_formula(model, row, tp, width)}")
+    return " + ".join(parts)
+
+
+def _row_formula(model: ModelShape, row: Hashable, tp: int, width: int) -> str:
+    if isinstance(row, tuple):
+        name, num_bytes = row
+        if name == "latent" and model.mla is not None and num_bytes == model.mla.latent_size * width:
+            mla = model.mla
+            return f"(kv_lora_rank {mla.kv_lora_rank} + rope {mla.qk_rope_head_dim}) x {width} B"
+        return f"{num_bytes} B ({name})"
+    if not isinstance(row, KvRow):
+        raise InvariantError(f"a layer's row is neither K and V nor named: {row}")
+    held = f"{row.num_heads} KV heads" + (f" of {row.all_heads} on each GPU" if tp > 1 else "")
+    if row.head_dim == row.v_head_dim:
+        return f"{held} x head_dim {row.head_dim} x 2 (K and V) x {width} B"
+    return f"{held} x (K {row.head_dim} + V {row.v_head_dim}) x {width} B"
+
+
+def notes_of(stage: Stage, engine: PricedEngine, lines: tuple[MemoryLine, ...]) -> tuple[str, ...]:
+    """What was assumed or is not known, for the reader."""
+    model = stage.shape
+    notes = list(model.notes)
+    if stage.num_stages > 1:
+        notes.append(
+            f"stage {stage.index + 1} of {stage.num_stages} has the fewest KV blocks: every stage has as many"
+        )
+    tp = engine.tensor_parallel_size
+    if model.mla is not None and tp > 1:
+        notes.append(f"latent attention: every one of the {tp} GPUs keeps the whole KV")
+    elif model.attention is not None and tp > model.num_key_value_heads:
+        notes.append(f"{model.num_key_value_heads} KV heads are repeated on {tp} GPUs")
+    notes += [f"{line.label}: {line.unsure}" for line in lines if line.unsure]
+    if engine.runtime == "vllm":
+        notes += release_of(engine.vllm_version).unmeasured
+    else:
+        notes.append(
+            f"{engine.runtime}'s account is read and assumed, line by line; windows are kept whole in it"
+        )
+    return tuple(dict.fromkeys(notes))
+
+
+def warnings_of(
+    stage: Stage,
+    hardware: HardwareProfile,
+    engine: PricedEngine,
+    lines: tuple[MemoryLine, ...],
+    pool: KvPool,
+) -> tuple[str, ...]:
+    """What may go wrong at a start that the account lets pass."""
+    found: list[str] = []
+    if engine.runtime != "vllm":
+        return ()
+    outside = outside_share(
+        stage.shape, engine, release_of(engine.vllm_version), hardware, samples=stage.is_last
+    )
+    left = hardware.hbm_bytes - ceil(hardware.hbm_bytes * engine.gpu_memory_utilization)
+    if outside.num_bytes > left:
+        found.append(
+            f"gpu_memory_utilization {engine.gpu_memory_utilization:g} leaves {left / GIB:.2f} GiB for what "
+            f"lies outside of it, which is about {outside.num_bytes / GIB:.2f} GiB ({outside.formula}): "
+            "the start may run out of memory"
+        )
+    given = engine.kv_cache_memory_bytes
+    if given is not None:
+        taken = -sum(line.num_bytes for line in lines if line.label not in ("device total", "left alone"))
+        if taken + given > hardware.hbm_bytes:
+            found.append(
+                f"kv_cache_memory_bytes {given / GIB:.2f} GiB and {taken / GIB:.2f} GiB beside it are more "
+                f"than the device's {hardware.hbm_bytes / GIB:.2f} GiB: the start runs out of memory"
+            )
+    if engine.num_gpu_blocks_override is not None and not pool.fits(engine.max_model_len or 1):
+        found.append(
+            f"num_gpu_blocks_override {pool.num_blocks:,} holds no request of max_model_len "
+            f"{engine.max_model_len:,}: vLLM refuses to start so"
+        )
+    return tuple(found)
+
+
+def render_memory(plan: MemoryPlan, tokens: int | None = None) -> str:
+    """The account as text: label, GiB, GB and formula; ``tokens``: also what a sequence of so many takes.
+
+    GiB = 2**30 bytes is what engines log, GB = 10**9 what datasheets print.
+    """
+    rows = [_row(line.label, line.num_bytes, line.formula, line.basis) for line in plan.lines]
+    budget = "num_gpu_blocks_override x bytes of a block" if plan.overridden else "what is left"
+    rows.append(_row("= KV cache", plan.kv_budget_bytes, budget))
+    rows += ["", *_what_fits(plan)]
+    if tokens is not None:
+        rows += ["", *_tokens_lines(plan, tokens)]
+    rows += [f"warning: {warning}" for warning in plan.warnings]
+    rows += [f"note: {note}" for note in plan.notes]
+    return "\n".join(rows)
+
+
+def _row(label: str, num_bytes: int, formula: str, basis: str = "") -> str:
+    said = f"{formula} [{basis}]" if basis else formula
+    return f"  {label:<22}{num_bytes / GIB:>9.2f} GiB{num_bytes / 1e9:>9.2f} GB   {said}"
+
+
+def _what_fits(plan: MemoryPlan) -> list[str]:
+    pool, per_token = plan.pool, plan.kv_bytes_per_token
+    rows = [f"  one token             {per_token:,} bytes ({per_token / 1024:g} KiB) = {plan.kv_formula}"]
+    if plan.state_bytes_per_sequence:
+        states = plan.state_bytes_per_sequence
+        rows.append(f"  states of a sequence  {states:,} bytes ({states / 2**20:.4g} MiB), before padding")
+    rows.append(
+        f"  blocks                {plan.num_gpu_blocks:,} = KV cache / {pool.block_bytes:,} B of a block "
+        f"({_said_groups(plan.groups)})"
+    )
+    tokens = f"{plan.num_gpu_blocks:,} blocks x {plan.block_size}"
+    if len(plan.groups) > 1 or plan.groups[0].kind != "full":
+        tokens = "as the log counts them, for requests of max_model_len; no capacity"
+    rows.append(f"  tokens                {plan.kv_budget_tokens:,} = {tokens}")
+    needed = pool.blocks_of(plan.max_model_len)
+    rows.append(
+        f"  full-length requests  {plan.max_concurrency:.2f} of {plan.max_model_len:,} tokens "
+        f"({needed:,} blocks, {plan.kv_bytes_per_full_request / GIB:.3g} GiB each)"
+    )
+    return rows
+
+
+def _said_groups(groups: tuple[KvGroup, ...]) -> str:
+    """Groups that are alike as one: "5 groups of 8 sliding layers (1,024) and 1 of 8 full"."""
+    counts: dict[tuple[str, int, int], int] = {}
+    for group in groups:
+        kind = group.kind if group.window_tokens is None else f"{group.kind} {group.window_tokens:,}"
+        named = kind, group.num_layers, group.block_size
+        counts[named] = counts.get(named, 0) + 1
+    parts = [
+        f"{count} x {layers} {kind} layers of {block:,} tokens"
+        if count > 1
+        else f"{layers} {kind} layers of {block:,} tokens"
+        for (kind, layers, block), count in counts.items()
+    ]
+    return " | ".join(parts)
+
+
+def _tokens_lines(plan: MemoryPlan, tokens: int) -> list[str]:
+    most, held = plan.bytes_of(tokens), plan.bytes_held(tokens)
+    rows = [f"  {tokens:,} tokens: {_sizes(most)}, {plan.pool.blocks_of(tokens):,} blocks"]
+    if held < most:
+        rows[0] += " while the prompt is computed"
+        rows.append(f"  {tokens:,} tokens: {_sizes(held)} while it decodes")
+    return rows
+
+
+def _sizes(num_bytes: int) -> str:
+    gib, gb = num_bytes / GIB, num_bytes / 1e9
+    return f"{num_bytes:,} B = {num_bytes / 2**20:.1f} MiB = {gib:.2f} GiB = {gb:.2f} GB"
