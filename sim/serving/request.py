@@ -66,6 +66,8 @@ class Request:
     path: list[tuple[Any, int]] = NOTHING
     """(node of ``vllm.prefix_tree``, how many of its first contents): what its blocks hold, in order.
     Empty without prefix caching."""
+    output_node: Any = None  # of these, the one that it made for its output
+    is_closed = False  # its path is given up
 
     def __init__(self, id: int, arrival: int, num_prompt_tokens: int, max_tokens: int) -> None:
         self.id = id  # row of the workload's table: 0, 1, ... in order of arrival

@@ -15,9 +15,9 @@ from sim.scenario.dataclass import dataclass
 from sim.serving.request import Request
 from sim.serving.vllm.config import SchedulerConfig
 from sim.serving.vllm.group_kinds import NULL, GroupKind, Hit, Retention, kinds_of
+from sim.serving.vllm.group_pool import Content, GroupPool
 from sim.serving.vllm.kv import KVCache
 from sim.serving.vllm.plan import Plan
-from sim.serving.vllm.pool import Content, GroupPool
 from sim.serving.vllm.prefix_tree import PrefixTree
 from sim.serving.vllm.versions import VersionProfile
 

@@ -1,15 +1,14 @@
 """vLLM's block pool: physical block ids, the free queue, and which content a block holds.
 
-Every operation of ``BlockPool`` works on runs of blocks, because the simulator hands out millions. The free
-queue is made of ``FreeRun``s: what one release freed and one node of the prefix tree describes. A cache hit
-takes the beginning of a content run, so it cuts the beginnings of free runs; the queue is used up from their
-ends, because a request's last block is evicted before its first. ``GroupPool`` goes block by block, because a
-window registers some blocks of a request and not others, and gives blocks back from the middle of a table.
+Every operation works on runs of blocks, because the simulator hands out millions. The free queue is made
+of ``FreeRun``s: what one release freed and one node of the prefix tree describes. A cache hit takes the
+beginning of a content run, so it cuts the beginnings of free runs; the queue is used up from their ends,
+because a request's last block is evicted before its first.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 from sim.errors import InvariantError
@@ -28,7 +27,7 @@ class BlockPool:
         self._unhashed_to_front = unhashed_to_front
         self._queue: deque[FreeRun] = deque([FreeRun(list(range(self.num_blocks, 0, -1)))])
         self._num_hollow = 0  # runs that hits have emptied, skipped when they reach the front
-        self._extra_owners: dict[int, int] = {}
+        self._extra_owners: dict[int, int] = {}  # of blocks of nodes that count them one by one
 
     # hits
 
@@ -39,7 +38,10 @@ class BlockPool:
             if num_blocks <= 0:
                 break
             here = min(count, num_blocks)
-            num_free += here - node.free[:here].count(None)
+            if node.free is None:
+                num_free += max(here - node.held, 0)
+            else:
+                num_free += here - node.free[:here].count(None)
             num_blocks -= here
         return num_free
 
@@ -55,8 +57,31 @@ class BlockPool:
         return hits
 
     def _share(self, node: Node, count: int) -> None:
-        free, blocks, extra = node.free, node.blocks, self._extra_owners
-        index = 0
+        if node.free is not None:
+            self._share_each(node, node.free, count)
+            return
+        held, runs = node.held, node.runs
+        if count <= held:
+            self.num_extra_owners += count
+        else:
+            self.num_extra_owners += held
+            self.num_free -= count - held
+            left = count - held
+            while left:
+                run = runs[0]
+                here = min(left, len(run.blocks))
+                del run.blocks[:here]
+                run.first += here
+                left -= here
+                if not run.blocks:
+                    del runs[0]
+                    self._num_hollow += 1
+            node.held = count
+        node.holds[count] = node.holds.get(count, 0) + 1
+        self._skip_hollow()
+
+    def _share_each(self, node: Node, free: list[FreeRun | None], count: int) -> None:
+        blocks, extra, index = node.blocks, self._extra_owners, 0
         while index < count:
             run = free[index]
             if run is None:
@@ -73,6 +98,9 @@ class BlockPool:
             index += here
             if not run.blocks:
                 self._num_hollow += 1
+        self._skip_hollow()
+
+    def _skip_hollow(self) -> None:
         if self._num_hollow > len(self._queue) // 2 + 100:
             self._queue = deque(run for run in self._queue if run.blocks)
             self._num_hollow = 0
@@ -117,13 +145,18 @@ class BlockPool:
     def _evict(self, run: FreeRun, node: Node, count: int) -> None:
         """Takes the hash off the last blocks of a free run."""
         self.num_evictions += count
-        if node.copies:
+        if node.free is None:
+            if count == len(run.blocks):
+                node.runs.pop()
+            del node.blocks[run.first + len(run.blocks) - count :]
+        elif node.copies:
             for offset in range(len(run.blocks) - 1, len(run.blocks) - 1 - count, -1):
-                _forget(node, run.first + offset, run.blocks[offset])
+                _forget(node, node.free, run.first + offset, run.blocks[offset])
         else:
             left = run.first + len(run.blocks) - count
             del node.blocks[left:], node.free[left:]
         if not node.blocks:
+            node.free = None
             node.drop_if_unused()
 
     # into the content map
@@ -134,14 +167,37 @@ class BlockPool:
         for node, count in path:
             if at + count > first:
                 begin, end = max(first, at), min(last, at + count)
-                if len(node.blocks) == begin - at:
-                    node.blocks += table[begin:end]
-                    node.free += [None] * (end - begin)
-                else:
-                    _register_each(node, table[begin:end], begin - at)
+                self._register(node, table[begin:end], begin - at)
             at += count
             if at >= last:
                 break
+
+    def _register(self, node: Node, blocks: Sequence[int], first: int) -> None:
+        """The contents from ``first`` on, in these blocks of somebody who owns those before."""
+        if len(node.blocks) != first:
+            free = self._count_each(node) if node.free is None else node.free
+            _register_each(node, free, blocks, first)
+            return
+        node.blocks += blocks
+        if node.free is None:
+            if first:
+                _let_go(node, first)
+            node.held = count = first + len(blocks)
+            node.holds[count] = node.holds.get(count, 0) + 1
+        else:
+            node.free += [None] * len(blocks)
+
+    def _count_each(self, node: Node) -> list[FreeRun | None]:
+        """A content gets a second block: owners are counted block by block from here on."""
+        node.free = [None] * node.held
+        for run in node.runs:
+            node.free += [run] * len(run.blocks)
+        for index in range(node.held):
+            owners = _num_owners(node, index)
+            if owners > 1:
+                self._extra_owners[node.blocks[index]] = owners - 1
+        node.holds, node.held, node.runs = {}, 0, []
+        return node.free
 
     # back into the free queue
 
@@ -160,14 +216,18 @@ class BlockPool:
         at = 0
         for node, count in path:
             here = min(count, num_hashed - at)
-            blocks = table[at : at + here]
-            extra = self._extra_owners
-            if node.blocks[:here] == blocks and (not extra or extra.keys().isdisjoint(blocks)):
-                run = FreeRun(blocks, node)
-                node.free[:here] = [run] * here
-                runs.append(run)
+            if node.free is not None:
+                runs += self._release_each(node, node.free, table[at : at + here])
             else:
-                runs += self._release_each(node, blocks)
+                _let_go(node, here)
+                if here == node.held and here not in node.holds:
+                    node.held = max(node.holds, default=0)
+                held = node.held
+                if held < here:
+                    run = FreeRun(table[at + held : at + here], node, held)
+                    node.runs.insert(0, run)
+                    runs.append(run)
+                self.num_extra_owners -= min(held, here)
             at += here
             if at >= num_hashed:
                 break
@@ -192,7 +252,7 @@ class BlockPool:
             run.is_cached = True
             self._queue.append(run)
 
-    def _release_each(self, node: Node, blocks: Sequence[int]) -> list[FreeRun]:
+    def _release_each(self, node: Node, free: list[FreeRun | None], blocks: Sequence[int]) -> list[FreeRun]:
         """Drops one owner of each block, some of which are shared or copies; the runs that become free."""
         extra, runs = self._extra_owners, []
         for index, block in enumerate(blocks):
@@ -208,14 +268,14 @@ class BlockPool:
                 node.copies[index][block] = run
                 runs.append(run)
             else:
-                before = node.free[index - 1] if index else None
+                before = free[index - 1] if index else None
                 if before is not None and runs and runs[-1] is before:
                     run = before
                     run.blocks.append(block)
                 else:
                     run = FreeRun([block], node, index)
                     runs.append(run)
-                node.free[index] = run
+                free[index] = run
         return runs
 
     def free_contents(self) -> list[tuple[Node, int] | None]:
@@ -263,8 +323,13 @@ class BlockPool:
             "a free block is owned": not owners.keys().isdisjoint(free),
             "free and owned are not the pool": sorted([*free, *owners])
             != list(range(1, self.num_blocks + 1)),
-            "owners are miscounted": {b: n - 1 for b, n in owners.items() if n > 1} != self._extra_owners,
-            "extra owners are miscounted": self.num_extra_owners != sum(self._extra_owners.values()),
+            "owners are miscounted": any(
+                node.free is None and owners.get(block, 0) != _num_owners(node, index)
+                for block, (node, index) in hashed.items()
+            ),
+            "owners are miscounted one by one": self._extra_owners
+            != {b: n - 1 for b, n in owners.items() if n > 1 and hashed[b][0].free is not None},
+            "extra owners are miscounted": self.num_extra_owners != sum(owners.values()) - len(owners),
             "a shared block has no hash": any(n > 1 and b not in hashed for b, n in owners.items()),
             "free blocks with a hash are not those that the contents name": free_hashed
             != {b: hashed[b] for b in free if b in hashed},
@@ -279,21 +344,35 @@ class BlockPool:
             raise InvariantError(f"block pool: {'; '.join(broken)}; free {free}, owners {owners}")
 
 
+def _let_go(node: Node, count: int) -> None:
+    """One owner less of the first ``count`` blocks; ``held`` is the caller's to set."""
+    if node.holds[count] == 1:
+        del node.holds[count]
+    else:
+        node.holds[count] -= 1
+
+
+def _num_owners(node: Node, index: int) -> int:
+    return sum(number for count, number in node.holds.items() if count > index)
+
+
 def _run_of(node: Node, index: int, block: int) -> FreeRun | None:
+    if node.free is None:
+        return next((run for run in node.runs if block in run.blocks), None)
     return node.free[index] if node.blocks[index] == block else node.copies[index][block]
 
 
-def _register_each(node: Node, blocks: Sequence[int], first: int) -> None:
+def _register_each(node: Node, free: list[FreeRun | None], blocks: Sequence[int], first: int) -> None:
     """Contents from ``first`` on, of which some have blocks already: further ones are copies."""
     for index, block in enumerate(blocks, first):
         if index < len(node.blocks):
             node.copies.setdefault(index, {})[block] = None
         else:
             node.blocks.append(block)
-            node.free.append(None)
+            free.append(None)
 
 
-def _forget(node: Node, index: int, block: int) -> None:
+def _forget(node: Node, free: list[FreeRun | None], index: int, block: int) -> None:
     """Takes the hash off a block; the next block of the same content, if any, answers lookups."""
     copies = node.copies.get(index)
     if node.blocks[index] != block:
@@ -301,134 +380,8 @@ def _forget(node: Node, index: int, block: int) -> None:
         del copies[block]
     elif copies:
         heir = next(iter(copies))
-        node.blocks[index], node.free[index] = heir, copies.pop(heir)
+        node.blocks[index], free[index] = heir, copies.pop(heir)
     else:
-        del node.blocks[index], node.free[index]
+        del node.blocks[index], free[index]
     if copies is not None and not copies:
         del node.copies[index]
-
-
-Content = tuple[Node, int]
-Key = tuple[int, Node, int]
-"""What a block holds: (group, node of the prefix tree, index in it)."""
-
-
-class GroupPool:
-    """The pool of several KV-cache groups, with the same ids as ``BlockPool``."""
-
-    def __init__(self, num_gpu_blocks: int, *, unhashed_to_front: bool) -> None:
-        self.num_blocks = self.num_free = num_gpu_blocks - 1
-        self.num_evictions = 0
-        self.num_extra_owners = 0
-        """Owners beyond the first, over all shared blocks."""
-        self._unhashed_to_front = unhashed_to_front
-        self._queue = OrderedDict.fromkeys(range(1, num_gpu_blocks))
-        self._key_of: dict[int, Key] = {}
-        self._holders: dict[Key, dict[int, None]] = {}  # the first registered answers a lookup
-        self._extra_owners: Counter[int] = Counter()
-
-    def cached(self, group: int, content: Content) -> int | None:
-        """The block that answers a lookup, if any does."""
-        holders = self._holders.get((group, *content))
-        return next(iter(holders)) if holders else None
-
-    def is_free(self, block: int) -> bool:
-        """Nobody owns it: a hit takes it out of the queue."""
-        return block in self._queue
-
-    def adopt(self, blocks: Iterable[int]) -> None:
-        """One more owner for each of these cached blocks; free ones leave the free queue."""
-        for block in blocks:
-            if block in self._queue:
-                del self._queue[block]
-                self.num_free -= 1
-            else:
-                self._extra_owners[block] += 1
-                self.num_extra_owners += 1
-
-    def take(self, count: int) -> list[int]:
-        """``count`` blocks from the front of the free queue; those with a hash lose it (eviction)."""
-        taken = [self._queue.popitem(last=False)[0] for _ in range(count)]
-        self.num_free -= count
-        for block in taken:
-            if block in self._key_of:
-                self._forget(block)
-        return taken
-
-    def _forget(self, block: int) -> None:
-        key = self._key_of.pop(block)
-        self.num_evictions += 1
-        holders = self._holders[key]
-        del holders[block]
-        if not holders:
-            del self._holders[key]
-        node = key[1]
-        node.num_users -= 1
-        if not node.num_users:
-            node.drop_if_unused()
-
-    def register(self, group: int, content: Content, block: int) -> None:
-        """Makes an owned block findable; one that is in a content's node keeps the node in its tree."""
-        key = (group, *content)
-        self._key_of[block] = key
-        self._holders.setdefault(key, {})[block] = None
-        content[0].num_users += 1
-
-    def give_back(self, blocks: Iterable[int]) -> None:
-        """One owner less for each, in this order; what nobody owns any longer is free.
-
-        With a hash at the tail of the queue, without one at its front as a group, or at the tail where the
-        release of vLLM does so.
-        """
-        queue, unhashed = self._queue, []
-        for block in blocks:
-            if block in self._extra_owners:
-                self.num_extra_owners -= 1
-                self._extra_owners[block] -= 1
-                if not self._extra_owners[block]:
-                    del self._extra_owners[block]
-                continue
-            self.num_free += 1
-            if self._unhashed_to_front and block not in self._key_of:
-                unhashed.append(block)
-            else:
-                queue[block] = None
-        for block in reversed(unhashed):
-            queue[block] = None
-            queue.move_to_end(block, last=False)
-
-    def retire(self, table: list[int], num_hashed: int) -> None:
-        """``give_back`` where nobody can ever look the content up: the first blocks come late again."""
-        self.give_back(reversed(table[num_hashed:]))
-        self.num_free += num_hashed
-        self._queue.update(dict.fromkeys(reversed(table[:num_hashed])))
-
-    def free_order(self) -> list[int]:
-        """The free blocks, the next to be taken first."""
-        return list(self._queue)
-
-    def free_contents(self) -> list[Key | None]:
-        """What the free blocks hold, the next to be taken first; None: nothing that a lookup would find."""
-        return [self._key_of.get(block) for block in self._queue]
-
-    def check(self, tables: Iterable[Sequence[int]]) -> None:
-        """Raises where the pool's laws do not hold for these block tables, one a request and group."""
-        owners = Counter(block for table in tables for block in table if block)
-        problems = {
-            "the free count is wrong": len(self._queue) != self.num_free,
-            "a free block is owned": not owners.keys().isdisjoint(self._queue),
-            "free and owned are not the pool": sorted([*self._queue, *owners])
-            != list(range(1, self.num_blocks + 1)),
-            "owners are miscounted": {b: n - 1 for b, n in owners.items() if n > 1} != self._extra_owners,
-            "extra owners are miscounted": self.num_extra_owners != self._extra_owners.total(),
-            "a shared block has no hash": not self._extra_owners.keys() <= self._key_of.keys(),
-            "contents and blocks do not name each other": {
-                block: key for key, holders in self._holders.items() for block in holders
-            }
-            != self._key_of,
-        }
-        broken = [law for law, is_broken in problems.items() if is_broken]
-        if broken:
-            raise InvariantError(
-                f"block pool: {'; '.join(broken)}; free {list(self._queue)}, owners {owners}"
-            )
