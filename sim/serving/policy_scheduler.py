@@ -111,6 +111,10 @@ class PolicyScheduler(Scheduler):
     def add(self, request: Request) -> None:
         self.waiting.append(request)
 
+    def enter(self, request: Request) -> bool:
+        self.waiting.append(request)
+        return False
+
     def hold_until_ps(self, now_ps: int) -> int:
         """Static batching waits for a fuller batch: until it is full, or the oldest waited enough."""
         wait_s = self.engine.static_batch_wait_s
