@@ -29,7 +29,7 @@ class VllmBlockMapRecorder:
         self.is_truncated = False
         self._begun: dict[int, Begun] = {}
         self._owners: dict[int, list[Request]] = {}
-        self._num_known: dict[Request, int] = {}
+        self._num_known: dict[Request, list[int]] = {}  # by KV-cache group
         self._ended: list[tuple[int, int, int, int]] = []  # since when, kind, request, block
         self._rows: list[tuple[int, int, int, int, int, int]] = []
 
@@ -49,11 +49,11 @@ class VllmBlockMapRecorder:
             return
         by_step: dict[int, list[tuple[int, Request]]] = {}
         for request in running:
-            for index in range(self._num_known.get(request, 0), len(request.blocks)):
+            for index in range(self._known_of(request)[0], len(request.blocks)):
                 # The block is needed in the step whose token is the first of it.
                 step = index * block_size + 1 - (request.num_tokens - jump.num_steps)
                 by_step.setdefault(step, []).append((request.blocks[index], request))
-            self._num_known[request] = len(request.blocks)
+            self._num_known[request] = [len(request.blocks)]
         for step in sorted(by_step):
             begun_ps = jump.start_of(step)
             for block, request in by_step[step]:
@@ -66,24 +66,46 @@ class VllmBlockMapRecorder:
             return
         self._take(request, 0, now_ps)
         for index, block in enumerate(request.blocks):
-            owners = self._owners[block]
-            owners.remove(request)
-            if len(owners) > 1:
-                continue
-            if owners:
-                self._turn(block, OWNED, owners[0], now_ps)
-            else:
-                del self._owners[block]
-                kind = CACHED if index < request.num_registered_blocks else None
-                self._turn(block, kind, request, now_ps)
+            self._end(block, request, now_ps, is_cached=index < request.num_registered_blocks)
         del self._num_known[request]
         self._write(now_ps)
 
+    def release_some(
+        self, request: Request, blocks: Iterable[tuple[int, bool]], now_ps: int, *, is_end: bool
+    ) -> None:
+        """Of several KV-cache groups: these blocks (and whether they stay cached) are given back."""
+        if self.is_truncated:
+            return
+        self._take(request, 0, now_ps)
+        for block, is_cached in blocks:
+            self._end(block, request, now_ps, is_cached=is_cached)
+        if is_end:
+            del self._num_known[request]
+        self._write(now_ps)
+
+    def _end(self, block: int, request: Request, now_ps: int, *, is_cached: bool) -> None:
+        """One owner less."""
+        owners = self._owners[block]
+        owners.remove(request)
+        if len(owners) > 1:
+            return
+        if owners:
+            self._turn(block, OWNED, owners[0], now_ps)
+        else:
+            del self._owners[block]
+            self._turn(block, CACHED if is_cached else None, request, now_ps)
+
+    def _known_of(self, request: Request) -> list[int]:
+        known = self._num_known.get(request)
+        return known or [0] * len(request.tables or (request.blocks,))
+
     def _take(self, request: Request, num_hits: int, now_ps: int) -> None:
-        known = self._num_known.get(request, 0)
-        for index, block in enumerate(request.blocks[known:], known):
-            self._begin(block, request, now_ps, is_hit=index < num_hits)
-        self._num_known[request] = len(request.blocks)
+        tables = request.tables or (request.blocks,)
+        for table, known in zip(tables, self._known_of(request), strict=True):
+            for index, block in enumerate(table[known:], known):
+                if block:  # (0: the null block, where a window has passed)
+                    self._begin(block, request, now_ps, is_hit=index < num_hits)
+        self._num_known[request] = [len(table) for table in tables]
 
     def _begin(self, block: int, request: Request, now_ps: int, *, is_hit: bool) -> None:
         owners = self._owners.setdefault(block, [])

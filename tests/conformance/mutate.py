@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
-TESTS = ("test_recorded.py", "test_rules.py", "test_steady.py", "test_prefix_tree.py")
+TESTS = ("test_recorded.py", "test_rules.py", "test_steady.py", "test_prefix_tree.py", "test_groups.py")
 PATIENCE_S = 120
 NUM_AT_ONCE = 2
-FLOOR = 76
+FLOOR = 127
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from typing import Any
 
 from sim.serving.request import Request, Status
 from sim.serving.vllm.config import SchedulerConfig
+from sim.serving.vllm.group_pool import GroupPool
 from sim.serving.vllm.plan import Plan
+from sim.serving.vllm.pool import BlockPool
 from sim.serving.vllm.scheduler import Scheduler
 from sim.trust.conformance import named_request
 
@@ -54,7 +56,12 @@ def blocks(plan: Plan) -> dict[str, list[int]]:
 
 def check(scheduler: Scheduler) -> None:
     """The pool's laws, as the requests' block tables see them."""
-    scheduler.kv.pool.check((item.blocks, item.path) for item in scheduler.unfinished())
+    pool = scheduler.kv.pool
+    if isinstance(pool, GroupPool):
+        pool.check(table for item in scheduler.unfinished() for table in item.tables)
+    else:
+        assert isinstance(pool, BlockPool)
+        pool.check((item.blocks, item.path) for item in scheduler.unfinished())
 
 
 def steps(scheduler: Scheduler, accepted: int = 0) -> Iterator[Plan]:
@@ -79,7 +86,7 @@ def observed(scheduler: Scheduler) -> tuple[object, ...]:
             scheduler.batch.settle(item)
         requests.append((
             item.request_id, item.status, item.num_tokens, item.num_computed_tokens, item.is_prefill_chunk,
-            item.num_drafts, item.num_placeholders, item.num_stale_tokens, tuple(item.blocks),
+            item.num_drafts, item.num_placeholders, item.num_stale_tokens, _held(item),
             item.num_preemptions,
         ))  # fmt: skip
     return (
@@ -93,8 +100,12 @@ def decided(plan: Plan) -> tuple[object, ...]:
     return (
         list(tokens(plan).items()), [(item.request_id, hit) for item, hit in plan.admitted.items()],
         ids(plan.preempted), list(blocks(plan).items()), [(i.request_id, n) for i, n in plan.drafts.items()],
-        [(i.request_id, tuple(i.blocks)) for i in plan.admitted],
+        [(i.request_id, _held(i)) for i in plan.admitted],
     )  # fmt: skip
+
+
+def _held(item: Request) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(table) for table in item.tables or (item.blocks,))
 
 
 def is_over(item: Request) -> bool:

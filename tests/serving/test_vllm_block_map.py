@@ -10,6 +10,7 @@ from conformance.playing import limits, request, steps
 from sim.serving.records import CACHED, EVICTED, OWNED, SHARED, BlockMap
 from sim.serving.report.block_map import View, held_fraction, raster, states
 from sim.serving.request import Request
+from sim.serving.vllm.config import KVCacheGroup
 from sim.serving.vllm.scheduler import Scheduler
 from sim.serving.vllm_block_map import VllmBlockMapRecorder
 
@@ -22,6 +23,9 @@ def played(*requests: Request, most_rectangles: int = 100, **named: Any) -> Bloc
     recorder = VllmBlockMapRecorder(0, most_rectangles)
     now = 0
     target.kv.on_release = lambda item: recorder.release(item, now)
+    target.kv.on_release_some = lambda item, blocks, is_end: recorder.release_some(
+        item, blocks, now, is_end=is_end
+    )
     for item in requests:
         target.add(item)
     for plan in steps(target):
@@ -47,6 +51,22 @@ def test_a_block_is_shared_until_one_owner_is_left() -> None:
         (2, 1, 0, 2, 0, OWNED),
         (3, 1, 0, 3, 1, OWNED),
         (0, 2, 2, 3, 1, OWNED),
+    }
+
+
+def test_what_left_a_window_is_free_or_stays_cached_at_once() -> None:
+    """9 tokens in 3 blocks of each group; a window of 3 needs the last 2 tokens of a resend's 8: block 5."""
+    item = request("0", [(7, 0, 9)], 7)
+    groups = (KVCacheGroup(), KVCacheGroup(kind="sliding", window_tokens=3))
+    found = rectangles(played(item, num_gpu_blocks=11, groups=groups))
+    assert found == {
+        (0, 3, 0, 7, 0, OWNED),  # full attention, to the end
+        (3, 1, 0, 1, 0, OWNED),  # block 4 leaves the window with the prompt
+        (4, 1, 0, 2, 0, OWNED),
+        (4, 1, 2, 7, 0, CACHED),
+        (5, 1, 0, 6, 0, OWNED),
+        (3, 1, 4, 7, 0, OWNED),  # and is taken again
+        (6, 1, 4, 7, 0, OWNED),
     }
 
 

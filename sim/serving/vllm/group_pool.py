@@ -40,6 +40,10 @@ class GroupPool:
         """Nobody owns it: a hit takes it out of the queue."""
         return block in self._queue
 
+    def is_hashed(self, block: int) -> bool:
+        """Its content can be found."""
+        return block in self._key_of
+
     def adopt(self, blocks: Iterable[int]) -> None:
         """One more owner for each of these cached blocks; free ones leave the free queue."""
         for block in blocks:

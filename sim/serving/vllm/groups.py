@@ -55,6 +55,7 @@ class GroupedKVBlocks(KVCache):
         self._in_flight: dict[Request, int] = {}
         self._caps = [kind.most_blocks(limits.in_flight_tokens, limits.max_model_len) for kind in self.kinds]
         self._lookups = list(_by_kind(self.kinds))
+        self._needs_no_cache = all(group.kind == "chunked" for group in limits.groups)
         self._contents: dict[Request, list[Content]] = {}
         self._found: tuple[Request | None, Lookup] = (None, NO_HIT)
         self.num_token_groups = sum(not kind.is_state for kind in self.kinds)
@@ -80,8 +81,9 @@ class GroupedKVBlocks(KVCache):
 
     def find_hits(self, request: Request) -> int:
         """Blocks at the request's start that need not be computed; at least one token is left."""
-        is_known = self._caching and not (request.is_alone and not request.num_preemptions)
-        lookup = self._look_up(self._contents_of(request), request.num_tokens - 1) if is_known else NO_HIT
+        is_unseen = request.is_alone and not request.num_preemptions and not self._needs_no_cache
+        may_hit = self._caching and not is_unseen
+        lookup = self._look_up(self._contents_of(request), request.num_tokens - 1) if may_hit else NO_HIT
         self._found = (request, lookup)
         return lookup.num_blocks
 
@@ -174,6 +176,7 @@ class GroupedKVBlocks(KVCache):
                     table[index] = NULL
                 index -= 1
             if gone:
+                self._tell(request, gone, is_end=False)
                 self.pool.give_back(gone)
                 self.num_blocks_beside -= len(gone)
 
@@ -262,13 +265,16 @@ class GroupedKVBlocks(KVCache):
 
     def release(self, request: Request) -> None:
         """Frees the request's blocks, group by group, each tail first."""
-        if self.on_release is not None:
-            self.on_release(request)
+        self._tell(request, [block for table in request.tables for block in table if block], is_end=True)
         for kind, table in zip(self.kinds, request.tables, strict=True):
             self._count(kind, table, -1)
             self.pool.give_back(filter(None, reversed(table)))
         request.tables, request.blocks = (), []
         request.num_registered_blocks = request.num_hit_blocks = request.junction_tokens = 0
+
+    def _tell(self, request: Request, blocks: Sequence[int], *, is_end: bool) -> None:
+        if self.on_release_some is not None:
+            self.on_release_some(request, [(block, self.pool.is_hashed(block)) for block in blocks], is_end)
 
     def close(self, request: Request) -> None:
         """Releases a request that has ended."""

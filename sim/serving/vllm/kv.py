@@ -8,7 +8,7 @@ granularity of a block), ``sim.serving.vllm.groups`` for several groups and for 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from sim.serving.request import Request
@@ -56,6 +56,8 @@ class KVCache(ABC):
     watermark_blocks: int
     on_release: Callable[[Request], None] | None = None
     """Told before a request gives its blocks back, where somebody keeps a map of them."""
+    on_release_some: Callable[[Request, Iterable[tuple[int, bool]], bool], None] | None = None
+    """The same with several groups: which blocks, whether they stay cached, whether it gives up all."""
     num_token_groups = 1
     """Groups in which a token has a place."""
     num_blocks_beside = 0

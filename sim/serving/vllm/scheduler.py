@@ -51,6 +51,9 @@ class Scheduler(State):
         self.are_alone, self.block_map, self._now_ps = are_alone, block_map, 0
         if block_map is not None:
             self.kv.on_release = lambda request: block_map.release(request, self._now_ps)
+            self.kv.on_release_some = lambda request, blocks, is_end: block_map.release_some(
+                request, blocks, self._now_ps, is_end=is_end
+            )
         self._is_order_open = limits.policy != "fcfs" or limits.long_prefill_token_threshold > 0
         self.is_steady = steady and not _why_unsteady(limits)
         self.batch = steady_decode(self, registers=limits.enable_prefix_caching and not are_alone)
@@ -282,7 +285,11 @@ class Scheduler(State):
         return self._made.get(request, int(is_in_step))
 
     def why_stepwise(self) -> str:
-        return _why_unsteady(self.limits) or ("" if self.is_steady else "with pipeline_parallel_size")
+        has_groups = self.limits.groups != ONE_FULL_GROUP
+        why = _why_unsteady(self.limits) or (
+            "with windows, chunks or states in the KV cache" if has_groups else ""
+        )
+        return why or ("" if self.is_steady else "with pipeline_parallel_size")
 
     # lent to the fast path
 
