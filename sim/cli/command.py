@@ -8,6 +8,7 @@ module of the verb that was typed is imported, and a verb imports what it calls 
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import re
@@ -115,6 +116,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Nothing here multiplies matrices of floats, and NumPy's BLAS would start a thread for every core,
         # each of which spins for a while: 0.09 CPU seconds of every command on two cores.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        # What is imported and loaded stays, and looking through all of it for garbage again and again was a
+        # tenth of a short command: Python's own threshold is 700 objects.
+        gc.set_threshold(50_000, 20, 20)
     given = list(sys.argv[1:] if argv is None else argv)
     return exit_code_of("gpuyard", lambda: _dispatch(given))
 

@@ -241,4 +241,5 @@ def scenario_word(path: str) -> str:
     from sim.scenario.shipped import scenario_name, scenario_paths
 
     given = Path(path).resolve()
-    return next((scenario_name(one) for one in scenario_paths() if one.resolve() == given), path)
+    alike = (one for one in scenario_paths() if one.name == given.name)
+    return next((scenario_name(one) for one in alike if one.resolve() == given), path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import pickle
 from collections.abc import Callable
@@ -110,8 +111,67 @@ def test_nothing_can_be_set_and_a_copy_is_equal() -> None:
     one = Copied(x=(1, 2))
     with pytest.raises(dataclasses.FrozenInstanceError):
         one.x = ()  # type: ignore[misc]
-    assert pickle.loads(pickle.dumps(one)) == one
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        del one.x
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.y = 1  # type: ignore[attr-defined]
+    assert pickle.loads(pickle.dumps(one)) == one == copy.deepcopy(one) == copy.copy(one)
     assert dataclasses.replace(one, x=(3,)) == Copied(x=(3,)) != one
+
+
+def test_a_subclass_that_is_none_itself_has_attributes_of_its_own() -> None:
+    """As a batching has that is a subclass of the entry's class."""
+
+    class Wider(Copied):
+        pass
+
+    made = Wider(x=(1,))
+    made.more = 2  # type: ignore[attr-defined]
+    assert made.more == 2  # type: ignore[attr-defined]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.x = ()  # type: ignore[misc]
+
+
+CALLS: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...] = (
+    ((), {}),
+    ((1,), {}),
+    ((1, 2), {}),
+    ((1,), {"y": 3, "z": 4}),
+    ((), {"z": 4}),
+    ((1, 2, 3), {}),
+    ((1,), {"x": 2}),
+    ((1,), {"made": 5}),
+    ((1,), {"unknown": 5}),
+)
+
+
+@pytest.mark.parametrize("args, fields", CALLS)
+def test_objects_are_made_and_refused_as_the_standard_librarys(
+    args: tuple[Any, ...], fields: dict[str, Any]
+) -> None:
+    def outcome(decorate: Callable[..., Any]) -> tuple[Any, ...]:
+        @decorate(frozen=True)
+        class Base:
+            x: int
+            y: list[int] = field(default_factory=list)
+
+        @decorate(frozen=True)
+        class Made(Base):
+            z: int = field(default=7, kw_only=True)
+            made: int = field(init=False, default=9)
+            later: list[int] = field(init=False, default_factory=list)
+
+            def __post_init__(self) -> None:
+                object.__setattr__(self, "made", self.made + self.x)
+
+        try:
+            first, second = Made(*args, **fields), Made(*args, **fields)
+        except TypeError as error:
+            return (str(error),)
+        assert first.later is not second.later
+        return first.x, first.y, first.z, first.made, first.later, Made.__match_args__
+
+    assert outcome(dataclass) == outcome(dataclasses.dataclass)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -310,18 +310,19 @@ def kind_of(source: str) -> str:
 
 def sourced(profile: HardwareProfile) -> Iterator[tuple[str, str, str, str]]:
     """(number, kind, value, source) of every field with a source, efficiency curves last."""
+    numbers = plain(profile)
     for name, source in profile.sources.items():
         if not name.startswith("efficiency."):
-            yield name, kind_of(source), _value(profile, name), source
+            yield name, kind_of(source), _value(numbers, name), source
     for name, curve in profile.efficiency.items():
         fractions = [fraction for _, fraction in curve.points]
         shown = f"{percent(min(fractions))} to {percent(max(fractions))} of peak" if fractions else ""
         yield f"efficiency.{name}", kind_of(curve.source), shown, curve.source
 
 
-def _value(profile: HardwareProfile, name: str) -> str:
-    """The profile's number under a dotted name, with its unit."""
-    found: Any = plain(profile)
+def _value(numbers: Mapping[str, Any], name: str) -> str:
+    """A profile's number under a dotted name, with its unit."""
+    found: Any = numbers
     for part in name.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
     if isinstance(found, Mapping):
