@@ -58,7 +58,7 @@ class Engine(FastPath):
             return  # the jump was cut short
         now, self.pending = self.env.now_ps, None
         self.env.acted = (now, self.index)
-        if self.step is not None and self._suspended is None:
+        if self.step is not None and self.loop is None:
             self._end_step(self.step, now)
         self.decide(now)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Any
@@ -48,7 +49,7 @@ class FastPath(ABC):
     deadlines: list[tuple[int, int, Request]] = field(default_factory=list)  # a heap; some have ended
     step: Step | None = None  # under way
     is_lent: bool = False
-    _suspended: tuple[Any, ...] | None = None  # a step is under way: its numbers, and what is planned
+    loop: Generator[None, None, bool] | None = None  # at rest while a step of it is under way
     _step: Step = field(default_factory=Step)  # the step under way of this loop, always the same object
 
     @abstractmethod
@@ -82,7 +83,19 @@ class FastPath(ABC):
         return request.end_tokens - (end_step - done + 1)
 
     def run(self, now: int) -> bool:
-        """From here on until the engine idles or waits for an event; False: the scheduler has to plan.
+        """From here on until the engine idles or waits for an event; False: the scheduler has to plan."""
+        loop = self.loop
+        if loop is None:
+            loop = self.loop = self._decide(now)
+        try:
+            next(loop)
+        except StopIteration as end:
+            self.loop = None
+            return bool(end.value)
+        return True
+
+    def _decide(self, now: int) -> Generator[None, None, bool]:
+        """One decision after another; it rests while a step is under way that others may fall into.
 
         With asynchronous scheduling (``ahead`` 1) the step that runs is the one before the newest plan. The
         plan counts on its tokens; the requests that end with it keep their places and blocks till it is over.
@@ -92,19 +105,18 @@ class FastPath(ABC):
         """
         scheduler, ahead, before = self.scheduler, self.in_flight.length - 1, NOTHING
         queued: tuple[Any, ...] | None = None
-        if not self.is_lent:
-            newest = self.in_flight.take()
-            lent = scheduler.lend(newest)
-            if lent is None:
-                self.in_flight.put(newest)
-                return False
-            self.is_lent, before = True, lent
-            if newest is not None and newest.num_requests:
-                asked = newest.num_decode, newest.context_tokens
-                price_ps = self.price.step_ps(*asked, newest.chunks) if lent else None
-                queued = (
-                    price_ps, *asked, newest.num_prefill, newest.prefill_tokens, *newest.levels[:3], True,
-                )  # fmt: skip
+        newest = self.in_flight.take()
+        lent = scheduler.lend(newest)
+        if lent is None:
+            self.in_flight.put(newest)
+            return False
+        self.is_lent, before = True, lent
+        if newest is not None and newest.num_requests:
+            asked = newest.num_decode, newest.context_tokens
+            price_ps = self.price.step_ps(*asked, newest.chunks) if lent else None
+            queued = (
+                price_ps, *asked, newest.num_prefill, newest.prefill_tokens, *newest.levels[:3], True,
+            )  # fmt: skip
         feed, recorder, price, batch = self.feed, self.recorder, self.price, scheduler.batch
         waiting, running, prefilling = scheduler.waiting, scheduler.running, scheduler.prefilling
         assert isinstance(waiting, deque)
@@ -127,17 +139,11 @@ class FastPath(ABC):
         step_ps, decode_run, extend_rows = price.step_ps, price.decode_run, segments.rows.extend
         done, count, context, free = batch.step, batch.num_decoding, batch.num_context_tokens, scheduler.free
         num_admissions, partial = scheduler.num_admissions, next(iter(prefilling.values()), None)
-        is_only, peek, own, ended = self.is_only_engine, self.env.peek, self._step, NOTHING
+        env, is_only, own, ended = self.env, self.is_only_engine, self._step, NOTHING
+        peek = env.peek
         started = steps = first = growth = num_decode = shown_context = num_prefill = prefill_tokens = 0
         held = wanted = used = 0
-        if self._suspended is None:
-            unfilled = sum([one.target - one.num_computed_tokens for one in prefilling.values()])
-        else:
-            (
-                before, queued, ended, stale, unfilled, started, first, growth, num_decode, shown_context,
-                num_prefill, prefill_tokens, held, wanted, used,
-            ) = self._suspended  # fmt: skip
-            steps, self.step, self._suspended = self._step.num_steps, None, None
+        unfilled = sum([one.target - one.num_computed_tokens for one in prefilling.values()])
         while True:
             # What ran is over: ``count`` sequences decoded ``steps`` times, or once beside prompts.
             if steps:
@@ -452,26 +458,21 @@ class FastPath(ABC):
                         steps = steps_until(first, growth, limit - now, steps)
                         end = now + steps * first + growth * (steps * (steps - 1) // 2)
             if not is_only and (end >= peek() or (deadlines and deadlines[0][0] <= end)):
-                self._suspended = (
-                    before, queued, ended, stale, unfilled, started, first, growth, num_decode, shown_context,
-                    num_prefill, prefill_tokens, held, wanted, used,
-                )  # fmt: skip
                 own.num_steps, own.started_ps, own.first_ps, own.growth_ps = steps, started, first, growth
                 self.wait_for(own, end)
-                break
+                yield
+                steps, end, self.step = own.num_steps, env.now_ps, None
             now = end
         batch.step, batch.num_decoding, batch.num_context_tokens = done, count, context
         scheduler.free, scheduler.num_admissions = free, num_admissions
         prefilling.clear()
         if partial is not None:
             prefilling[partial.order] = partial
-        if self._suspended is not None:
-            return True
         self.is_lent = False
         self.in_flight.put(scheduler.take_back(queued and (then if before else -1, *queued[1:]), before))
         if self.in_flight.is_idle(scheduler.num_unfinished):
             self.idle()
-        elif now == self.env.now_ps:
+        elif now == env.now_ps:
             return False
         else:
             self.plan_at(now)

@@ -21,6 +21,7 @@ class RouterFeed:
     """An engine's side of the router: it is handed requests and reports their ends."""
 
     router: Router
+    index: int
     next_ps: int = NEVER
     must_see_all: bool = False
     has_triggers: bool = True
@@ -35,6 +36,7 @@ class RouterFeed:
 
     def on_end(self, request: Request, now_ps: int) -> None:
         """May trigger an arrival at the router."""
+        self.router.loads[self.index] -= 1
         self.router.source.on_end(request, now_ps)
         self.router.schedule()
 
@@ -46,13 +48,14 @@ class Router:
         self.env, self.source, self.recorder = env, source, recorder
         self.choose = ROUTING[routing].choose
         self.engines: Seq[Engine] = ()
+        self.loads: list[int] = []  # unfinished requests by replica
         self._num_routed = 0
         self._scheduled_ps = NEVER
         self._shared: deque[Request] = deque()
 
     def connect(self, engines: Seq[Engine]) -> None:
         """The replicas, in order; ties go to the first."""
-        self.engines = engines
+        self.engines, self.loads = engines, [0] * len(engines)
         for engine in engines:
             if self.choose is None:
                 engine.scheduler.share_queue(self._shared)
@@ -77,7 +80,8 @@ class Router:
         if self.choose is None:
             self._share(request)
             return
-        chosen = self.choose([num_unfinished(engine) for engine in self.engines], self._num_routed)
+        chosen = self.choose(self.loads, self._num_routed)
+        self.loads[chosen] += 1
         self._num_routed += 1
         engine = self.engines[chosen]
         was_open = is_open(engine) or request.deadline_ps < NEVER
@@ -107,11 +111,6 @@ class Router:
             self.recorder.abort(request, request.generated)
             self.source.on_end(request, self.env.now_ps)
             self.schedule()
-
-
-def num_unfinished(engine: Engine) -> int:
-    """Requests that wait, run, or came during the step under way."""
-    return len(engine.scheduler.running) + len(engine.scheduler.waiting) + len(engine.inbox)
 
 
 def is_open(engine: Engine) -> bool:

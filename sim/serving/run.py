@@ -49,7 +49,7 @@ def run_serving(
         Engine(
             env=env,
             index=replica.index,
-            feed=RouterFeed(router) if router else source,
+            feed=RouterFeed(router, replica.index) if router else source,
             recorder=recorder,
             scheduler=(scheduler := batching.make(replica)),
             price=cold(price, price.cold_start_ps),
