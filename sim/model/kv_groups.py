@@ -17,6 +17,20 @@ from sim.scenario.dataclass import dataclass
 KvKind = Literal["full", "sliding", "chunked", "state"]
 
 
+def window_blocks(window_tokens: int, block_size: int, num_tokens: int, in_flight_tokens: int) -> int:
+    """Most blocks of a sliding window in a request of ``num_tokens``, ``in_flight_tokens`` of them in one go.
+
+    What left the window is given back only when the steps that read it are over. The window's first token
+    may be a block's last one: one block more.
+    """
+    return -(-min(window_tokens - 1 + in_flight_tokens, num_tokens) // block_size) + 1
+
+
+def chunk_blocks(chunk_tokens: int, block_size: int, num_tokens: int, in_flight_tokens: int) -> int:
+    """The same of chunked local attention, whose chunks begin with a block."""
+    return -(-min(chunk_tokens + in_flight_tokens, num_tokens) // block_size)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerKv:
     """What one layer keeps: a page for every ``block_size`` tokens, or pages with a state.
@@ -35,19 +49,13 @@ class LayerKv:
     is_latent: bool = False
 
     def blocks(self, num_tokens: int, in_flight_tokens: int) -> int:
-        """Pages of a request that has grown to ``num_tokens``, ``in_flight_tokens`` of them in one go.
-
-        What left a window is given back only when the steps that read it are over. A window's first token
-        may be a block's last one: one page more.
-        """
+        """Pages of a request that has grown to ``num_tokens``, ``in_flight_tokens`` of them in one go."""
         if self.kind == "state":
             return self.pages_per_request
         if self.kind == "full":
             return -(-num_tokens // self.block_size)
-        window = self.window_tokens or 0
-        if self.kind == "chunked":
-            return -(-min(window + in_flight_tokens, num_tokens) // self.block_size)
-        return -(-min(window - 1 + in_flight_tokens, num_tokens) // self.block_size) + 1
+        most = window_blocks if self.kind == "sliding" else chunk_blocks
+        return most(self.window_tokens or 0, self.block_size, num_tokens, in_flight_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -213,7 +213,7 @@ def _plan(
         max_concurrency=pool.concurrency(length),
         overridden=engine.num_gpu_blocks_override is not None,
         pool=pool,
-        notes=notes_of(stage, engine, account.lines, pool),
+        notes=notes_of(stage, engine, account.lines),
         warnings=warnings_of(stage, hardware, engine, account.lines, pool),
     )
 

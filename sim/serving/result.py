@@ -87,7 +87,7 @@ def whole_of(requests: RequestColumns) -> tuple[int, int]:
 
 def notes_of(scenario: Scenario, recorder: Recorder, engines: Sequence[Engine]) -> tuple[str, ...]:
     """What a reader should know: refusals with their reason, a fallback to single steps."""
-    notes = list(recorder.table.notes)
+    notes = [*recorder.table.notes, *engines[0].scheduler.notes]
     notes += [f"{count} requests refused: {reason}" for reason, count in sorted(recorder.refusals.items())]
     is_ahead = engines[0].is_common and engines[0].in_flight.length > 1  # skipped while the fast path has it
     why = "" if is_ahead else engines[0].scheduler.why_stepwise()

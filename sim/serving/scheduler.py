@@ -104,6 +104,7 @@ class Scheduler(ABC):
     running: dict[int, Request]  # by number of admission
     capacity_tokens: int
     block_map: BlockMapSource | None = None  # where it keeps one
+    notes: tuple[str, ...] = ()  # what a reader of the run should know of its decisions
     is_paged = True  # KV that grows counts as wanted only when it is there (``sim.serving.usage``)
 
     @property

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
+from sim.model.kv_groups import KvGroup
+from sim.model.kv_layers import kv_groups
+from sim.price.memory import kv_settings, memory_plan
 from sim.scenario.place import Place
 from sim.serving.batching.entry import Batching, Replica
 from sim.serving.checks.vllm import check_vllm
-from sim.serving.scenario import EngineConfig, max_model_len
+from sim.serving.scenario import EngineConfig, Scenario, max_model_len
 from sim.serving.scheduler import Scheduler
-from sim.serving.vllm.config import ONE_FULL_GROUP, POLICIES, SchedulerConfig
+from sim.serving.vllm.config import ONE_FULL_GROUP, POLICIES, KVCacheGroup, SchedulerConfig
 
 VLLM_KEYS = frozenset([
     "policy", "enable_prefix_caching", "long_prefill_token_threshold",
@@ -33,6 +36,48 @@ def scheduler_config(engine: EngineConfig, num_gpu_blocks: int, max_model_len: i
     return SchedulerConfig(**others, **{name: getattr(engine, name) for name in same})
 
 
+def with_groups(config: SchedulerConfig, scenario: Scenario) -> tuple[SchedulerConfig, tuple[str, ...]]:
+    """The same scheduler over the KV-cache groups of the model, where one of full attention is not all.
+
+    The notes say what of it nobody has recorded, or is not modelled.
+    """
+    engine = scenario.engine
+    if not engine.has_kv_budget or engine.runtime != "vllm":
+        return config, ()
+    if _is_plain(kv_groups(scenario.model, kv_settings(scenario.hardware, engine))):
+        return config, ()
+    pool = memory_plan(scenario.model, scenario.hardware, engine).pool
+    sizes = sorted({group.block_size for group in pool.groups})
+    if len(sizes) > 1:
+        of_tokens = " and ".join(map(str, sizes))
+        said = f"KV-cache groups with blocks of {of_tokens} tokens side by side are not modelled"
+        return config, (f"{said}: scheduled as one group that holds as many requests of max_model_len",)
+    kinds = {group.kind for group in pool.groups} & {"chunked", "state"}
+    notes = [
+        f"KV-cache groups of {GROUP_WORDS[kind]}: as vLLM 0.33.0 is described, not recorded" for kind in kinds
+    ]
+    caches = all(group.caches_prefixes for group in pool.groups)
+    return replace(
+        config,
+        groups=tuple(map(_group, pool.groups)),
+        num_gpu_blocks=pool.num_blocks,
+        block_size=sizes[0],
+        enable_prefix_caching=config.enable_prefix_caching and caches,
+    ), tuple(sorted(notes))
+
+
+GROUP_WORDS = {"chunked": "chunked local attention", "state": "recurrent states"}
+
+
+def _is_plain(groups: tuple[KvGroup, ...]) -> bool:
+    return [group.kind for group in groups] in ([], ["full"])
+
+
+def _group(group: KvGroup) -> KVCacheGroup:
+    pages = group.layers[0].pages_per_request
+    return KVCacheGroup(kind=group.kind, window_tokens=group.window_tokens or 0, pages_per_request=pages or 1)
+
+
 class VllmBatching(Batching):
     """vLLM's scheduler over its own pool, whose blocks are shared and cached."""
 
@@ -43,8 +88,9 @@ class VllmBatching(Batching):
 
         engine = replica.scenario.engine
         config = scheduler_config(engine, replica.num_blocks, max_model_len(replica.scenario))
+        config, notes = with_groups(config, replica.scenario)
         is_users = config.policy == "user"
-        return VllmScheduler(
+        scheduler = VllmScheduler(
             config,
             engine.vllm_version,
             steady=engine.stepping == "skip" and engine.pipeline_parallel_size == 1,
@@ -52,6 +98,8 @@ class VllmBatching(Batching):
             are_alone=replica.are_alone,
             block_map=VllmBlockMapRecorder(replica.index) if replica.keeps_block_map else None,
         )
+        scheduler.notes = notes
+        return scheduler
 
     def check(self, engine: EngineConfig, place: Place) -> None:
         check_vllm(engine, place)

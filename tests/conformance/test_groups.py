@@ -28,6 +28,7 @@ from sim.serving.request import Request
 from sim.serving.vllm.config import KVCacheGroup, SchedulerConfig
 from sim.serving.vllm.group_kinds import GroupKind, Retention, kinds_of
 from sim.serving.vllm.groups import GroupedKVBlocks
+from sim.serving.vllm.prefix_tree import Node
 from sim.serving.vllm.scheduler import Scheduler
 from sim.serving.vllm.steady import GroupedSteadyDecode
 from sim.trust.conformance import EngineLoop
@@ -302,6 +303,20 @@ def test_groups_of_one_window_are_looked_up_together() -> None:
     assert kv.find_hits(again) == 0
 
 
+def test_a_kind_is_asked_again_where_another_shortened_the_hit() -> None:
+    """Of 4 blocks a window of 5 has the last; one of 6 the first two, and of those the other has none."""
+    target = grouped(FULL, window(5), window(6))
+    kv = target.kv
+    assert isinstance(kv, GroupedKVBlocks)
+    node, held = Node(5), {0: {0, 1, 2, 3}, 1: {3}, 2: {0, 1}}
+    for group, indices in held.items():
+        for index, block in zip(sorted(indices), kv.pool.take(len(indices)), strict=True):
+            kv.pool.register(group, (node, index), block)
+    contents = [(node, index) for index in range(5)]
+    found = kv._look_up(contents, 19)
+    assert (found.num_blocks, found.junction_tokens) == (0, 16)
+
+
 def test_hits_that_nobody_owns_use_up_free_blocks() -> None:
     target = grouped(FULL, window(6), num_gpu_blocks=17, max_num_batched_tokens=32)
     add(target, request("a", [(1, 0, 25)], 1))
@@ -328,6 +343,22 @@ def test_generated_text_is_found_by_full_groups_only() -> None:
         assert list(plan.admitted.values()) == [hit]
         first = request("a", [(1, 0, 9)], 24, output_stream=7)
         again = request("b", [(1, 0, 9), (7, 0, 23), (8, 0, 3)], 1)
+
+
+def test_a_place_that_is_empty_is_not_registered() -> None:
+    target = grouped(FULL, window(6), prefix_cache_retention_interval=None)
+    item = request("a", 6, 3)
+    add(target, item)
+    one_step(target)
+    kv = target.kv
+    assert isinstance(kv, GroupedKVBlocks)
+    kv.pool.give_back([item.tables[1][1]])
+    item.tables[1][1] = 0
+    kv.register(item, 8)
+    item.num_tokens = 8
+    kv.register(item, 8)
+    assert kv.pool.cached(0, kv._contents[item][1]) == item.tables[0][1]
+    assert kv.pool.cached(1, kv._contents[item][1]) is None
 
 
 # states

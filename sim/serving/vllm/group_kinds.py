@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from sim.errors import InvariantError
+from sim.model.kv_groups import chunk_blocks, window_blocks
 from sim.scenario.dataclass import dataclass
 from sim.serving.vllm.config import KVCacheGroup
 from sim.serving.vllm.kv import blocks_for
@@ -92,8 +93,7 @@ class WindowKind(GroupKind):
         return max(0, num_computed_tokens - self._num_before)
 
     def most_blocks(self, in_flight_tokens: int, max_model_len: int) -> int:
-        """(One more, because a window may begin and end inside a block.)"""
-        return blocks_for(min(self._num_before + in_flight_tokens, max_model_len), self.block_size) + 1
+        return window_blocks(self._num_before + 1, self.block_size, max_model_len, in_flight_tokens)
 
     def find(self, is_cached: IsCached, num_tokens: int, *, drops: bool = False) -> Hit:
         """The latest run of blocks that fills a window, or a run at the very start."""
@@ -140,7 +140,7 @@ class ChunkKind(GroupKind):
         return num_computed_tokens // self._chunk * self._chunk
 
     def most_blocks(self, in_flight_tokens: int, max_model_len: int) -> int:
-        return blocks_for(min(self._chunk + in_flight_tokens, max_model_len), self.block_size)
+        return chunk_blocks(self._chunk, self.block_size, max_model_len, in_flight_tokens)
 
     def find(self, is_cached: IsCached, num_tokens: int, *, drops: bool = False) -> Hit:
         """Whole chunks before the last one are not read again, so they need not be cached."""

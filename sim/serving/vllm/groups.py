@@ -114,10 +114,8 @@ class GroupedKVBlocks(KVCache):
             hit = candidate
             if is_simple:
                 break
-        has_junction = len(self.kinds) > 1 and longest > hit
-        return Lookup(
-            num_blocks=hit // size, firsts=tuple(firsts), junction_tokens=longest if has_junction else 0
-        )
+        junction = longest if longest > hit else 0
+        return Lookup(num_blocks=hit // size, firsts=tuple(firsts), junction_tokens=junction)
 
     def _find(
         self, kind: GroupKind, members: Sequence[int], contents: Sequence[Content], num_tokens: int

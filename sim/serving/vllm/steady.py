@@ -247,9 +247,8 @@ class GroupedSteadyDecode(SteadyDecode):
         return need * self._num_groups > state.kv.pool.num_free
 
     def schedule(self) -> Plan | None:
-        """(A head of the queue that did not fit may fit as soon as a window has passed some blocks.)"""
+        """(Where a window passes blocks somebody is due, so that the head of the queue is asked again.)"""
         plan = super().schedule()
-        self.is_stuck = False
         self._newest.clear()
         return plan
 
