@@ -130,6 +130,11 @@ class PolicyScheduler(Scheduler):
             return ""
         return "with a policy that does not say for how long its decisions stand"
 
+    def what_skips(self) -> str:
+        if not self.engine.use_kv_cache:
+            return "with one (engine.use_kv_cache) steps are skipped"
+        return "the steps of a plan that says so (stands=True) are skipped"
+
     def lend(self, planned: Step | None) -> list[Chunk] | None:
         if self.block_map is not None and not self.block_map.is_truncated:
             return None

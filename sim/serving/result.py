@@ -91,14 +91,23 @@ def notes_of(scenario: Scenario, recorder: Recorder, engines: Sequence[Engine]) 
     notes += [f"{count} requests refused: {reason}" for reason, count in sorted(recorder.refusals.items())]
     is_ahead = engines[0].is_common and engines[0].in_flight.length > 1  # skipped while the fast path has it
     why = "" if is_ahead else engines[0].scheduler.why_stepwise()
-    if why and scenario.engine.stepping == "skip":
-        notes.append(f"{why} every step is simulated by itself: that takes longer and changes no result")
+    if scenario.engine.stepping == "every_step":
+        notes.append(
+            f"every step is simulated by itself, as engine.stepping asks: {_SLOWER}; skip skips them"
+        )
+    elif why:
+        remedy = engines[0].scheduler.what_skips()
+        notes.append(f"{why} {_STEPS}: {_SLOWER}; {remedy}")
     version = scenario.engine.vllm_version
     if scenario.engine.batching == "vllm" and (recorded := recorded_release(version)) != version:
         notes.append(f"vLLM {version} was not recorded: scheduled as {recorded} decides")
     if scenario.model.moe and scenario.engine.tensor_parallel_size > 1:
         notes.append(f"{scenario.model.name} is a mixture of experts; {not_modelled('expert_parallel')}")
     return tuple(notes)
+
+
+_STEPS = "every step is simulated by itself"
+_SLOWER = "that takes longer and changes no result"
 
 
 def explain_of(scenario: Scenario) -> Mapping[str, Any]:

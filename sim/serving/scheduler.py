@@ -160,6 +160,10 @@ class Scheduler(ABC):
         """What has kept its steps from being skipped, or nothing."""
         return ""
 
+    def what_skips(self) -> str:
+        """What would let them be skipped, where something has kept them from it."""
+        return "without it steps are skipped"
+
     # Lent to the fast path, where that decides as this scheduler does. While it is lent, ``free`` and
     # ``num_admissions`` are the fast path's, and nobody asks which block is whose.
 
