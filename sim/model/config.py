@@ -80,7 +80,7 @@ def shape_from_config(
         architecture=architecture,
         kinds=kinds,
         pattern=pattern,
-        checkpoint_quantization=main_kind(shapes, found["hidden_size"]) if checkpoint else "none",
+        checkpoint_quantization=main_kind(kinds, pattern, found["hidden_size"]) if checkpoint else "none",
         checkpoint_kv_dtype=checkpoint.kv_dtype if checkpoint else "auto",
         notes=(*notes, *_unread(c), *(checkpoint.notes if checkpoint else _unsaid_format(name))),
         source=about.get("source", file),
