@@ -151,9 +151,8 @@ class ConfigReader:
         return given
 
     def ignore(self, *names: str) -> None:
-        """These keys are understood, and change nothing here."""
+        """These keys are understood, and change nothing here: asked for by a user, they are refused."""
         self.read.update(names)
-        self.used.update(name for name in names if name in self.keys)
 
     def blocks(self, part: str, layers: int) -> list[ConfigReader] | None:
         """``block_configs`` (Nemotron-NAS): the part (attention, ffn) of every block; None without them."""
