@@ -16,19 +16,19 @@ from typing import Any, Literal
 
 from sim.model.matrices import kind_matrices
 from sim.model.reader import ConfigReader
-from sim.model.schemes import (
+from sim.model.shape import (
     FP8_CHANNEL,
     FP8_TENSOR,
     INT8_CHANNEL,
     MXFP4,
     MXFP8,
     NVFP4,
+    LayerShape,
     Quantization,
     WeightScheme,
     fp8_blocks,
     grouped,
 )
-from sim.model.shape import LayerShape
 from sim.scenario.dataclass import dataclass
 
 # Where blocks of a layer stand in a checkpoint, and what our matrices are called in it.
