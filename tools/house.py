@@ -53,7 +53,6 @@ OTHER_SUBJECTS = frozenset(
 # and ``vllm_defaults.py`` are aeb292e's, for the comparison with it.
 FILED_UNDER = {
     "vllm/group_kinds.py": "kv",
-    "vllm/group_pool.py": "kv",
     "vllm/groups.py": "kv",
     "vllm/kv.py": "kv",
     "vllm/pool.py": "kv",

@@ -151,8 +151,9 @@ class ConfigReader:
         return given
 
     def ignore(self, *names: str) -> None:
-        """These keys are understood, and change nothing here: asked for by a user, they are refused."""
+        """These keys are understood, and change nothing here."""
         self.read.update(names)
+        self.used.update(name for name in names if name in self.keys)
 
     def blocks(self, part: str, layers: int) -> list[ConfigReader] | None:
         """``block_configs`` (Nemotron-NAS): the part (attention, ffn) of every block; None without them."""
@@ -189,7 +190,7 @@ class ConfigReader:
 
 
 # Words of keys that say what a layer is or how large something is.
-STRUCTURAL = (
+STRUCTURAL = re.compile(
     r"layer|block|head|expert|moe|window|chunk|state|rank|dim$|dims$|_dim_|size|width|attn|attention|mamba|ssm|conv"
     r"|kv|key|value|query|ffn|ff_|mlp|router|gate|gating|latent|linear|lora|pattern|interval|period|group"
     r"|share|top_?k|index|compress|recurrent|memory|cache|altup|laurel|hyper|codebook|adapter|loop|cycle|expand"
@@ -199,7 +200,7 @@ STRUCTURAL = (
 
 # What such keys say besides: numbers that scale, training, kernels, sampling, other modalities, and how
 # experts are chosen (which ones, never how many or how large).
-HARMLESS = (
+HARMLESS = re.compile(
     r"dropout|drop|init|eps$|epsilon|_eps_|loss|coef|token|rope|rotary|theta|jitter|clip|softcap|capping|temperature"
     r"|scal(e|ing)|multiplier|scalar|alpha|beta|gamma|factor$|noise|(^|_)act(ivation)?(_|$)|_act$|act_fn|dtype|version"
     r"|^vision|^image|^audio|^video|^speech|^mm_|^visual|vision_|image_|audio_|video_|projector|mrope"
@@ -219,8 +220,7 @@ HARMLESS = (
 def is_structural(key: str) -> bool:
     """Whether a key's words say that it could change the shape."""
     lower = key.lower()
-    # Compiled when first needed: few configs have a key that nobody read.
-    return bool(re.search(STRUCTURAL, lower)) and not re.search(HARMLESS, lower)
+    return bool(STRUCTURAL.search(lower)) and not HARMLESS.search(lower)
 
 
 def says_something(value: object) -> bool:

@@ -20,7 +20,7 @@ CHECKOUT = Path(__file__).parents[2]
 TESTS = ("test_recorded.py", "test_rules.py", "test_steady.py", "test_prefix_tree.py", "test_groups.py")
 PATIENCE_S = 120
 NUM_AT_ONCE = 2
-FLOOR = 125
+FLOOR = 128
 
 
 @dataclass(frozen=True)

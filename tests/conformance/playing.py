@@ -7,7 +7,7 @@ from typing import Any
 
 from sim.serving.request import Request, Status
 from sim.serving.vllm.config import SchedulerConfig
-from sim.serving.vllm.group_pool import GroupPool
+from sim.serving.vllm.groups import GroupPool
 from sim.serving.vllm.plan import Plan
 from sim.serving.vllm.pool import BlockPool
 from sim.serving.vllm.scheduler import Scheduler

@@ -95,6 +95,20 @@ def test_a_chunk_is_over_as_a_whole(computed: int, skipped: int) -> None:
     assert kind(chunked(8)).num_skipped_tokens(computed) == skipped
 
 
+@pytest.mark.parametrize("block_size", [1, 4, 5])
+@pytest.mark.parametrize("group", [window(1), window(8), window(9), chunked(8), chunked(6), state(2)])
+def test_when_the_next_block_leaves_is_known(group: KVCacheGroup, block_size: int) -> None:
+    rule = kind(group, block_size)
+    for computed in range(60):
+        gone = rule.num_skipped_tokens(computed) // block_size
+        quiet = rule.next_leave(computed)
+        assert quiet >= computed
+        assert rule.num_skipped_tokens(quiet) // block_size == gone
+        if group.kind != "chunked":  # (whose end may lie inside the same block)
+            assert rule.num_skipped_tokens(quiet + 1) // block_size == gone + 1
+    assert kind(FULL).next_leave(7) == kind(state(1)).next_leave(7) > 10**9
+
+
 def test_a_window_holds_itself_and_what_is_under_way_and_one_block_more() -> None:
     assert kind(window(8)).most_blocks(16, 1000) == 7  # 23 tokens are 6 blocks
     assert kind(window(8)).most_blocks(16, 12) == 4

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from sim.errors import InvariantError
 from sim.model.kv_groups import chunk_blocks, window_blocks
 from sim.scenario.dataclass import dataclass
+from sim.serving.request import NEVER
 from sim.serving.vllm.config import KVCacheGroup
 from sim.serving.vllm.kv import blocks_for
 
@@ -52,6 +53,10 @@ class GroupKind:
         """Tokens at the beginning that no later token reads."""
         return 0
 
+    def next_leave(self, num_computed_tokens: int) -> int:
+        """With so many computed tokens, or earlier, no further block leaves."""
+        return NEVER
+
     def most_blocks(self, in_flight_tokens: int, max_model_len: int) -> int | None:
         """Most blocks of one request at a time, ``in_flight_tokens`` of which may be under way at once."""
         return None
@@ -59,6 +64,10 @@ class GroupKind:
     def num_needed(self, table: list[int], num_computed_tokens: int, num_tokens: int) -> int:
         """Fresh blocks for the first ``num_tokens`` tokens of a request."""
         return max(0, blocks_for(num_tokens, self.block_size) - len(table))
+
+    def num_tokens_in(self, table: list[int]) -> int:
+        """Tokens up to which a table needs no block more."""
+        return len(table) * self.block_size
 
     def pad(self, table: list[int], num_computed_tokens: int, num_tokens: int) -> None:
         """Fills places that get no block before fresh ones are appended."""
@@ -91,6 +100,10 @@ class WindowKind(GroupKind):
 
     def num_skipped_tokens(self, num_computed_tokens: int) -> int:
         return max(0, num_computed_tokens - self._num_before)
+
+    def next_leave(self, num_computed_tokens: int) -> int:
+        gone = self.num_skipped_tokens(num_computed_tokens) // self.block_size
+        return self._num_before + (gone + 1) * self.block_size - 1
 
     def most_blocks(self, in_flight_tokens: int, max_model_len: int) -> int:
         return window_blocks(self._num_before + 1, self.block_size, max_model_len, in_flight_tokens)
@@ -139,6 +152,9 @@ class ChunkKind(GroupKind):
     def num_skipped_tokens(self, num_computed_tokens: int) -> int:
         return num_computed_tokens // self._chunk * self._chunk
 
+    def next_leave(self, num_computed_tokens: int) -> int:
+        return self.num_skipped_tokens(num_computed_tokens) + self._chunk - 1
+
     def most_blocks(self, in_flight_tokens: int, max_model_len: int) -> int:
         return chunk_blocks(self._chunk, self.block_size, max_model_len, in_flight_tokens)
 
@@ -170,12 +186,19 @@ class StateKind(GroupKind):
     def num_skipped_tokens(self, num_computed_tokens: int) -> int:
         return 0 if self._is_one_page else max(0, num_computed_tokens - 1)
 
+    def next_leave(self, num_computed_tokens: int) -> int:
+        gone = self.num_skipped_tokens(num_computed_tokens) // self.block_size
+        return NEVER if self._is_one_page else (gone + 1) * self.block_size
+
     def num_needed(self, table: list[int], num_computed_tokens: int, num_tokens: int) -> int:
         if self._is_one_page:
             return int(not table)
         last = blocks_for(num_tokens, self.block_size)
         has_checkpoint = self._keeps_checkpoints and num_tokens - num_computed_tokens > 1
         return min(max(0, last - len(table)), 1 + has_checkpoint)
+
+    def num_tokens_in(self, table: list[int]) -> int:
+        return NEVER if self._is_one_page else super().num_tokens_in(table)
 
     def pad(self, table: list[int], num_computed_tokens: int, num_tokens: int) -> None:
         if not self._is_one_page:

@@ -8,18 +8,151 @@ what the kinds of groups differ in stands in ``sim.serving.vllm.group_kinds``. T
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 
 from sim.errors import InvariantError
 from sim.scenario.dataclass import dataclass
-from sim.serving.request import Request
+from sim.serving.request import NEVER, Request
 from sim.serving.vllm.config import SchedulerConfig
 from sim.serving.vllm.group_kinds import NULL, GroupKind, Hit, Retention, kinds_of
-from sim.serving.vllm.group_pool import Content, GroupPool
 from sim.serving.vllm.kv import KVCache
 from sim.serving.vllm.plan import Plan
-from sim.serving.vllm.prefix_tree import PrefixTree
+from sim.serving.vllm.prefix_tree import Node, PrefixTree
 from sim.serving.vllm.versions import VersionProfile
+
+Content = tuple[Node, int]
+Key = tuple[int, Node, int]
+"""What a block holds: (group, node of the prefix tree, index in it)."""
+
+
+class GroupPool:
+    """The pool of several KV-cache groups, with the same ids as ``BlockPool``.
+
+    Block by block: a window registers some blocks of a request and not others, and gives blocks back from the
+    middle of a table, so that runs of neighbours are of no help.
+    """
+
+    def __init__(self, num_gpu_blocks: int, *, unhashed_to_front: bool) -> None:
+        self.num_blocks = self.num_free = num_gpu_blocks - 1
+        self.num_evictions = 0
+        self.num_extra_owners = 0
+        """Owners beyond the first, over all shared blocks."""
+        self._unhashed_to_front = unhashed_to_front
+        self._queue = OrderedDict.fromkeys(range(1, num_gpu_blocks))
+        self._key_of: dict[int, Key] = {}
+        self._holders: dict[Key, dict[int, None]] = {}  # the first registered answers a lookup
+        self._extra_owners: Counter[int] = Counter()
+
+    def cached(self, group: int, content: Content) -> int | None:
+        """The block that answers a lookup, if any does."""
+        holders = self._holders.get((group, *content))
+        return next(iter(holders)) if holders else None
+
+    def is_free(self, block: int) -> bool:
+        """Nobody owns it: a hit takes it out of the queue."""
+        return block in self._queue
+
+    def is_hashed(self, block: int) -> bool:
+        """Its content can be found."""
+        return block in self._key_of
+
+    def adopt(self, blocks: Iterable[int]) -> None:
+        """One more owner for each of these cached blocks; free ones leave the free queue."""
+        for block in blocks:
+            if block in self._queue:
+                del self._queue[block]
+                self.num_free -= 1
+            else:
+                self._extra_owners[block] += 1
+                self.num_extra_owners += 1
+
+    def take(self, count: int) -> list[int]:
+        """``count`` blocks from the front of the free queue; those with a hash lose it (eviction)."""
+        taken = [self._queue.popitem(last=False)[0] for _ in range(count)]
+        self.num_free -= count
+        for block in taken:
+            if block in self._key_of:
+                self._forget(block)
+        return taken
+
+    def _forget(self, block: int) -> None:
+        key = self._key_of.pop(block)
+        self.num_evictions += 1
+        holders = self._holders[key]
+        del holders[block]
+        if not holders:
+            del self._holders[key]
+        node = key[1]
+        node.num_users -= 1
+        if not node.num_users:
+            node.drop_if_unused()
+
+    def register(self, group: int, content: Content, block: int) -> None:
+        """Makes an owned block findable; one that is in a content's node keeps the node in its tree."""
+        key = (group, *content)
+        self._key_of[block] = key
+        self._holders.setdefault(key, {})[block] = None
+        content[0].num_users += 1
+
+    def give_back(self, blocks: Iterable[int]) -> None:
+        """One owner less for each, in this order; what nobody owns any longer is free.
+
+        With a hash at the tail of the queue, without one at its front as a group, or at the tail where the
+        release of vLLM does so.
+        """
+        queue, unhashed = self._queue, []
+        for block in blocks:
+            if block in self._extra_owners:
+                self.num_extra_owners -= 1
+                self._extra_owners[block] -= 1
+                if not self._extra_owners[block]:
+                    del self._extra_owners[block]
+                continue
+            self.num_free += 1
+            if self._unhashed_to_front and block not in self._key_of:
+                unhashed.append(block)
+            else:
+                queue[block] = None
+        for block in reversed(unhashed):
+            queue[block] = None
+            queue.move_to_end(block, last=False)
+
+    def retire(self, table: list[int], num_hashed: int) -> None:
+        """``give_back`` where nobody can ever look the content up: the first blocks come late again."""
+        self.give_back(reversed(table[num_hashed:]))
+        self.num_free += num_hashed
+        self._queue.update(dict.fromkeys(reversed(table[:num_hashed])))
+
+    def free_order(self) -> list[int]:
+        """The free blocks, the next to be taken first."""
+        return list(self._queue)
+
+    def free_contents(self) -> list[Key | None]:
+        """What the free blocks hold, the next to be taken first; None: nothing that a lookup would find."""
+        return [self._key_of.get(block) for block in self._queue]
+
+    def check(self, tables: Iterable[Sequence[int]]) -> None:
+        """Raises where the pool's laws do not hold for these block tables, one a request and group."""
+        owners = Counter(block for table in tables for block in table if block)
+        problems = {
+            "the free count is wrong": len(self._queue) != self.num_free,
+            "a free block is owned": not owners.keys().isdisjoint(self._queue),
+            "free and owned are not the pool": sorted([*self._queue, *owners])
+            != list(range(1, self.num_blocks + 1)),
+            "owners are miscounted": {b: n - 1 for b, n in owners.items() if n > 1} != self._extra_owners,
+            "extra owners are miscounted": self.num_extra_owners != self._extra_owners.total(),
+            "a shared block has no hash": not self._extra_owners.keys() <= self._key_of.keys(),
+            "contents and blocks do not name each other": {
+                block: key for key, holders in self._holders.items() for block in holders
+            }
+            != self._key_of,
+        }
+        broken = [law for law, is_broken in problems.items() if is_broken]
+        if broken:
+            raise InvariantError(
+                f"block pool: {'; '.join(broken)}; free {list(self._queue)}, owners {owners}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +190,7 @@ class GroupedKVBlocks(KVCache):
         self._lookups = list(_by_kind(self.kinds))
         self._needs_no_cache = all(group.kind == "chunked" for group in limits.groups)
         self._contents: dict[Request, list[Content]] = {}
+        self._still: dict[Request, tuple[int, int, int]] = {}
         self._found: tuple[Request | None, Lookup] = (None, NO_HIT)
         self.num_token_groups = sum(not kind.is_state for kind in self.kinds)
 
@@ -136,7 +270,11 @@ class GroupedKVBlocks(KVCache):
         """
         computed = request.num_computed_tokens
         total = min(computed + num_new_tokens, self._max_model_len)
-        self._recycle(request, computed - self._in_flight.get(request, 0))
+        certain = computed - self._in_flight.get(request, 0)
+        room, leaves, full = self._still.get(request, (0, 0, 0))
+        if total <= room and certain <= leaves and min(computed + num_new_tokens, request.num_tokens) < full:
+            return []
+        self._recycle(request, certain)
         kinds_and_tables = list(zip(self.kinds, request.tables, strict=True))
         needs = [kind.num_needed(table, computed, total) for kind, table in kinds_and_tables]
         if sum(needs) > self.pool.num_free:
@@ -146,7 +284,15 @@ class GroupedKVBlocks(KVCache):
             for (kind, table), need in zip(kinds_and_tables, needs, strict=True):
                 fresh += self._grow(kind, table, need, computed, total)
         self.register(request, computed + num_new_tokens)
+        self._still[request] = self._still_until(request, certain)
         return fresh
+
+    def _still_until(self, request: Request, num_certain_tokens: int) -> tuple[int, int, int]:
+        """Nothing changes for a request up to so many tokens and certain ones, and below so many known."""
+        size = self._block_size
+        room = min(kind.num_tokens_in(table) for kind, table in zip(self.kinds, request.tables, strict=True))
+        leaves = min(kind.next_leave(num_certain_tokens) for kind in self.kinds)
+        return room, leaves, (request.num_registered_blocks + 1) * size if self._caching else NEVER
 
     def _grow(self, kind: GroupKind, table: list[int], need: int, computed: int, total: int) -> list[int]:
         kind.pad(table, computed, total)
@@ -268,6 +414,7 @@ class GroupedKVBlocks(KVCache):
             self._count(kind, table, -1)
             self.pool.give_back(filter(None, reversed(table)))
         request.tables, request.blocks = (), []
+        self._still.pop(request, None)
         request.num_registered_blocks = request.num_hit_blocks = request.junction_tokens = 0
 
     def _tell(self, request: Request, blocks: Sequence[int], *, is_end: bool) -> None:
