@@ -52,10 +52,15 @@ def with_groups(config: SchedulerConfig, scenario: Scenario) -> tuple[SchedulerC
         of_tokens = " and ".join(map(str, sizes))
         said = f"KV-cache groups with blocks of {of_tokens} tokens side by side are not modelled"
         return config, (f"{said}: scheduled as one group that holds as many requests of max_model_len",)
-    kinds = {group.kind for group in pool.groups} & {"chunked", "state"}
     notes = [
-        f"KV-cache groups of {GROUP_WORDS[kind]}: as vLLM 0.33.0 is described, not recorded" for kind in kinds
+        f"KV-cache groups of {GROUP_WORDS[kind]}: as vLLM 0.33.0 is described, not recorded"
+        for kind in sorted({group.kind for group in pool.groups} & GROUP_WORDS.keys())
     ]
+    if len(pool.groups) > 1:
+        notes.append(
+            f"KV memory is counted in places for tokens: a token has one in each of {len(pool.groups)} "
+            "KV-cache groups, and none where it has left a window"
+        )
     caches = all(group.caches_prefixes for group in pool.groups)
     return replace(
         config,
@@ -63,7 +68,7 @@ def with_groups(config: SchedulerConfig, scenario: Scenario) -> tuple[SchedulerC
         num_gpu_blocks=pool.num_blocks,
         block_size=sizes[0],
         enable_prefix_caching=config.enable_prefix_caching and caches,
-    ), tuple(sorted(notes))
+    ), tuple(notes)
 
 
 GROUP_WORDS = {"chunked": "chunked local attention", "state": "recurrent states"}

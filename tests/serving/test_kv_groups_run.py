@@ -114,6 +114,9 @@ def test_what_no_recording_holds_is_said(tmp_path: Path) -> None:
     assert "chunked local attention: as vLLM 0.33.0 is described" in notes("llama-4-scout", scout)
     windowed = notes("gpt-oss-20b", "async_scheduling: false")
     assert "not recorded" not in windowed
+    assert "a token has one in each of 2 KV-cache groups" in windowed
+    assert "with full attention in every layer they are skipped" in windowed
+    assert "KV-cache groups" not in notes("llama-3.1-8b")
     assert "with windows, chunks or states in the KV cache every step is simulated by itself" in windowed
 
 

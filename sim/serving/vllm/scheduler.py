@@ -285,11 +285,14 @@ class Scheduler(State):
         return self._made.get(request, int(is_in_step))
 
     def why_stepwise(self) -> str:
-        has_groups = self.limits.groups != ONE_FULL_GROUP
-        why = _why_unsteady(self.limits) or (
-            "with windows, chunks or states in the KV cache" if has_groups else ""
-        )
-        return why or ("" if self.is_steady else "with pipeline_parallel_size")
+        if self.limits.groups != ONE_FULL_GROUP:
+            return "with windows, chunks or states in the KV cache"
+        return _why_unsteady(self.limits) or ("" if self.is_steady else "with pipeline_parallel_size")
+
+    def what_skips(self) -> str:
+        if self.limits.groups != ONE_FULL_GROUP:
+            return "with full attention in every layer they are skipped"
+        return super().what_skips()
 
     # lent to the fast path
 
