@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Literal
 
 from sim.scenario.dataclass import dataclass
@@ -51,6 +52,10 @@ class VllmRelease:
     reserves_null_block: bool = False
     caches_states: bool = False
     """Prefix caching is on for models with recurrent states ("align"), which then take several pages."""
+    keeps_checkpoints: bool = False
+    """Mamba-2 and gated delta nets keep states of a prompt under way: a page more (0.27 had none)."""
+    delta_alignment: int = 16
+    """Tokens that a block beside cached delta nets is a multiple of (0.27: 1,568)."""
     latent_alignment: int = 64
     """Tokens that a block of latent attention beside states is a multiple of."""
     prints_tokens_of_groups: bool = True
@@ -121,6 +126,8 @@ CHANGES: tuple[tuple[tuple[int, int], Mapping[str, Any]], ...] = (
             "bytes_per_logit": _bytes(pytorch=_SORT, flashinfer=_FLASHINFER, triton=4),
             "keeps_sampler_state": True,
             "reserves_null_block": True,
+            "keeps_checkpoints": True,
+            "delta_alignment": 64,
             "latent_alignment": 128,
             "unmeasured": (
                 "no start of 0.33 was measured: its activation peak, non-torch growth and graph estimate are "
@@ -152,6 +159,7 @@ def allowed_releases() -> str:
     return f"{old}.{older} to {new}.{newer}"
 
 
+@lru_cache(maxsize=64)  # asked for by every line of an account
 def release_of(text: str) -> VllmRelease:
     """All changes up to that release; of an unknown one, up to the latest."""
     version = version_of(text) or NEWEST

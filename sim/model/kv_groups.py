@@ -92,7 +92,9 @@ class KvGroup:
 
     def blocks(self, num_tokens: int, in_flight_tokens: int) -> int:
         """Blocks of a request that has grown to ``num_tokens``."""
-        return max(layer.blocks(num_tokens, in_flight_tokens) for layer in self.layers)
+        if self.kind == "state":
+            return max(layer.pages_per_request for layer in self.layers)
+        return self.layers[0].blocks(num_tokens, in_flight_tokens)
 
     def of_layers(self, first: int, count: int) -> KvGroup:
         """The part of it that a pipeline stage with these layers holds; perhaps none of it."""

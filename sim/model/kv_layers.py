@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from math import lcm
 
 from sim.model.counts import INDEXER_SCALE_BYTES, kv_dtype_bytes, layer_state_bytes, served_dtype
@@ -35,6 +36,8 @@ class KvSettings:
     block_size: int = BLOCK
     generation: int = 0
     caches_states: bool = True
+    keeps_checkpoints: bool = True
+    delta_alignment: int = 64
     latent_alignment: int = 128
 
 
@@ -54,6 +57,7 @@ class KvRow:
         return self.num_heads * (self.head_dim + self.v_head_dim) * self.entry_bytes
 
 
+@lru_cache(maxsize=64)  # an account is made for each variant, seed and point
 def kv_groups(model: ModelShape, settings: KvSettings) -> tuple[KvGroup, ...]:
     """The groups of a whole model (a stage's part of them: ``KvGroup.of_layers``)."""
     layers = layers_kv(model, settings)
@@ -74,7 +78,7 @@ def block_size_of(model: ModelShape, settings: KvSettings) -> int:
         return block
     alignment = settings.latent_alignment if model.mla is not None else BLOCK
     if settings.caches_states and any(isinstance(state, DeltaShape) for state in states):
-        alignment = lcm(alignment, 64)
+        alignment = lcm(alignment, settings.delta_alignment)
     state_bytes = max(_state_bytes(state, model, settings) for state in states)
     held = -(-state_bytes // (alignment * row_bytes)) * alignment
     return max(block, held)
@@ -148,9 +152,8 @@ def _latent_row_bytes(mla: MlaShape, model: ModelShape, settings: KvSettings) ->
 
 def _state(index: int, mixer: StateMixer, model: ModelShape, settings: KvSettings, block: int) -> LayerKv:
     # Mamba-2 and gated delta nets keep checkpoints while a prompt is computed: one page more. KDA does not.
-    checkpoints = isinstance(mixer, Mamba2Shape) or (
-        isinstance(mixer, DeltaShape) and not mixer.forgets_by_entry
-    )
+    is_delta = isinstance(mixer, DeltaShape) and not mixer.forgets_by_entry
+    checkpoints = settings.keeps_checkpoints and (isinstance(mixer, Mamba2Shape) or is_delta)
     num_bytes = _state_bytes(mixer, model, settings)
     return LayerKv(
         layer=index,

@@ -84,6 +84,8 @@ def kv_settings(hardware: HardwareProfile, engine: PricedEngine) -> KvSettings:
         block_size=engine.block_size,
         generation=generation_of(hardware),
         caches_states=engine.enable_prefix_caching and release.caches_states,
+        keeps_checkpoints=release.keeps_checkpoints,
+        delta_alignment=release.delta_alignment,
         latent_alignment=release.latent_alignment,
     )
 

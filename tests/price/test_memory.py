@@ -445,3 +445,75 @@ def test_tensorrt_llm_takes_a_share_of_what_is_free_after_weights() -> None:
         for share in (0.45, None)
     )
     assert default.kv_budget_bytes == pytest.approx(2 * half.kv_budget_bytes, rel=1e-8)
+
+
+# --- logs of single starts, which no constant was fitted to ---
+
+
+def test_a_hybrid_of_0_11_as_its_log_counts_it(shared: Path) -> None:
+    """vllm#28228: Kimi-Linear on two GPUs, 2.3 GiB: 75,840 tokens, 2.48 requests of 120,000.
+
+    Blocks of 960 tokens, one state page a request, tokens as blocks / 4 groups x 960.
+    """
+    model = load_model(str(shared / "models/configs/written--kimi-linear-48b.json"))
+    engine = plain_engine(
+        vllm_version="0.11.0",
+        tensor_parallel_size=2,
+        max_model_len=120_000,
+        kv_cache_memory_bytes=int(2.295 * GIB),
+        block_size=16,
+    )
+    plan = memory_plan(model, H100, engine)
+    assert (plan.block_size, len(plan.groups)) == (960, 4)
+    assert plan.kv_budget_tokens == 75_840
+    assert plan.max_concurrency == pytest.approx(2.48, abs=0.01)
+
+
+def test_all_layers_slide_as_0_9_logged_it(shared: Path) -> None:
+    """vLLM PR 19029: starcoder2-3b, 2,198,512 tokens, 178.68 requests of 16,384: 769 blocks of 16 each."""
+    model = load_model(str(shared / "models/configs/written--starcoder2-3b.json"))
+    engine = plain_engine(
+        vllm_version="0.9.1", max_model_len=16_384, kv_cache_memory_bytes=2_198_512 * 30 * 2 * 2 * 128 * 2
+    )
+    plan = memory_plan(model, H100, engine)
+    assert plan.kv_budget_tokens == 2_198_512
+    assert plan.max_concurrency == pytest.approx(178.68, abs=0.005)
+
+
+def test_delta_nets_of_0_27_as_their_log_counts_them(shared: Path) -> None:
+    """Qwen3.8-27B-FP8 on two RTX 3090, FP8 KV: blocks of 1,568, 4.99 GiB, 302,921 tokens, 2.31 at 131,072.
+
+    16 full layers of 4 KV heads of 256; 48 delta nets as Qwen3-Next's, with 48 value heads, in float32.
+    """
+    keys = json.loads((shared / "models/configs/written--qwen3-next-80b.json").read_text())
+    keys |= {"num_hidden_layers": 64, "num_key_value_heads": 4, "linear_num_value_heads": 48}
+    keys |= {"mamba_ssm_dtype": "float32"}
+    keys.pop("layer_types", None)
+    engine = EngineConfig(
+        vllm_version="0.27.0",
+        tensor_parallel_size=2,
+        kv_cache_dtype="fp8",
+        max_model_len=131_072,
+        kv_cache_memory_bytes=int(4.99 * GIB),
+    )
+    plan = memory_plan(load_model({**keys, "name": "like Qwen3.8"}), load_hardware("rtx-3090"), engine)
+    assert (plan.block_size, plan.kv_bytes_per_token) == (1_568, 16 * 2 * 512)
+    assert plan.kv_budget_tokens == 302_921
+    assert plan.max_concurrency == pytest.approx(2.31, abs=0.005)
+
+
+def test_flashinfer_s_sampler_under_0_10_as_its_log_has_it() -> None:
+    """Qwen2-7B on an A100-80GB at 0.25, FlashInfer's sampler on: 5.01 GiB, 93,872 tokens were logged."""
+    engine = EngineConfig(
+        vllm_version="0.10.1.1", sampler="flashinfer", gpu_memory_utilization=0.25, max_model_len=16_384
+    )
+    a100, model = load_hardware("a100-sxm-80gb"), load_model("qwen2.5-7b")
+    plan = memory_plan(model, a100, engine.on(a100))
+    assert plan.kv_budget_bytes / GIB == pytest.approx(5.01, abs=0.1)
+    assert plan.kv_budget_tokens == pytest.approx(93_872, rel=0.02)
+
+
+def test_gpt_oss_120b_did_not_start_on_one_h100_under_0_10() -> None:
+    """vllm#23278: 65.97 GiB of weights in Marlin's kernels, -2.14 GiB for KV."""
+    with pytest.raises(ScenarioError, match="leaves no room for KV cache"):
+        memory_plan(load_model("gpt-oss-120b"), H100, EngineConfig(vllm_version="0.10.1").on(H100))
