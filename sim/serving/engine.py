@@ -19,6 +19,7 @@ from sim.errors import InvariantError
 from sim.price.pipeline import PipelinePrice, Stations
 from sim.price.step import ServiceTimePrice
 from sim.serving.decoding import steps_until
+from sim.serving.draft_path import DraftPath
 from sim.serving.drafts import Drafts
 from sim.serving.fast_path import FastPath
 from sim.serving.request import NEVER, Request
@@ -45,6 +46,8 @@ class Engine(FastPath):
     must_plan: bool = False
 
     def __post_init__(self) -> None:
+        if self.is_common and self.drafts is not None:
+            self.other_loop = DraftPath(engine=self, drafts=self.drafts).decide
         if isinstance(self.price, PipelinePrice):
             self.stations = Stations(len(self.price.stages), self.price.cold_start_ps)
 

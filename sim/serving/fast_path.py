@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Any
@@ -21,11 +21,10 @@ from sim.price.step import StepPrice
 from sim.serving.clock import Clock
 from sim.serving.decoding import steps_until
 from sim.serving.in_flight import InFlight
-from sim.serving.recorder import Recorder
+from sim.serving.recorder import MAX_GROWN, Recorder, pack_segment
 from sim.serving.records import FINISHED
 from sim.serving.request import NEVER, Request, Status
 from sim.serving.scheduler import Scheduler, Step, is_decode
-from sim.serving.segment_rows import MAX_GROWN, pack_segment
 from sim.serving.usage import sum_blocks
 from sim.serving.workload.feed import Feed
 
@@ -43,6 +42,9 @@ class FastPath(ABC):
     scheduler: Scheduler
     price: StepPrice
     in_flight: InFlight[Step]
+    other_loop: Callable[[int], Generator[None, None, bool]] | None = (
+        None  # in place of this one: with drafts
+    )
     is_common: bool = False  # clients wait, and the scheduler lends what it needs
     is_only_engine: bool = True
     inbox: list[Request] = field(default_factory=list)  # came during a step: not seen by the scheduler
@@ -54,6 +56,9 @@ class FastPath(ABC):
 
     @abstractmethod
     def receive(self, request: Request) -> None: ...
+
+    @abstractmethod
+    def begin(self, now: int) -> None: ...
 
     @abstractmethod
     def wait_for(self, step: Step, end_ps: int) -> None: ...
@@ -86,7 +91,7 @@ class FastPath(ABC):
         """From here on until the engine idles or waits for an event; False: the scheduler has to plan."""
         loop = self.loop
         if loop is None:
-            loop = self.loop = self._decide(now)
+            loop = self.loop = (self.other_loop or self._decide)(now)
         try:
             next(loop)
         except StopIteration as end:

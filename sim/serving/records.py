@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from sim.arrays import PS_PER_S as PS_PER_S
 from sim.arrays import Int64 as Int64
+from sim.arrays import PackedColumn
 from sim.scenario.dataclass import dataclass
-from sim.serving.packed import PackedColumn
 
 if TYPE_CHECKING:
     from sim.serving.scenario import Scenario

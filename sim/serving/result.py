@@ -89,15 +89,15 @@ def notes_of(scenario: Scenario, recorder: Recorder, engines: Sequence[Engine]) 
     """What a reader should know: refusals with their reason, a fallback to single steps."""
     notes = [*recorder.table.notes, *engines[0].scheduler.notes]
     notes += [f"{count} requests refused: {reason}" for reason, count in sorted(recorder.refusals.items())]
-    is_ahead = engines[0].is_common and engines[0].in_flight.length > 1  # skipped while the fast path has it
-    why = "" if is_ahead else engines[0].scheduler.why_stepwise()
+    first = engines[0]
+    skips = first.is_common and (first.in_flight.length > 1 or first.other_loop)  # while a fast path has it
+    why = "" if skips else first.scheduler.why_stepwise()
     if scenario.engine.stepping == "every_step":
         notes.append(
             f"every step is simulated by itself, as engine.stepping asks: {_SLOWER}; skip skips them"
         )
     elif why:
-        remedy = engines[0].scheduler.what_skips()
-        notes.append(f"{why} {_STEPS}: {_SLOWER}; {remedy}")
+        notes.append(f"{why} {_STEPS}: {_SLOWER}; {first.scheduler.what_skips()}")
     version = scenario.engine.vllm_version
     if scenario.engine.batching == "vllm" and (recorded := recorded_release(version)) != version:
         notes.append(f"vLLM {version} was not recorded: scheduled as {recorded} decides")

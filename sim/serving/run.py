@@ -23,6 +23,7 @@ from sim.serving.records import RequestTable, RunResult
 from sim.serving.result import result_of
 from sim.serving.router import Router, RouterFeed
 from sim.serving.scenario import Scenario
+from sim.serving.scheduler import Scheduler
 from sim.serving.workload.feed import TableFeed
 from sim.serving.workload.sources import draw_requests
 
@@ -57,7 +58,7 @@ def run_serving(
             schedules_ahead=engine.overheads.schedules_ahead and not engine.async_scheduling,
             returns_at_end=engine.static_returns == "at_end",
             drafts=Drafts(engine.speculative, seed) if engine.speculative else None,
-            is_common=scheduler.can_lend and is_common(scenario, table),
+            is_common=is_common(scenario, table, scheduler),
             is_only_engine=router is None,
         )
         for replica in replicas_of(scenario, table, base_dir, keeps_block_map=record_block_map)
@@ -85,12 +86,13 @@ def replicas_of(
     return [first, *(replace(first, index=i, keeps_block_map=False) for i in range(1, scenario.replicas))]
 
 
-def is_common(scenario: Scenario, table: RequestTable) -> bool:
-    """Whether clients wait at one queue each, and steps may be skipped: what the fast path is for."""
+def is_common(scenario: Scenario, table: RequestTable, scheduler: Scheduler) -> bool:
+    """Whether clients wait at one queue each, and steps may be skipped: what the fast paths are for."""
     engine, is_shared = scenario.engine, scenario.replicas > 1 and scenario.routing == "shared_queue"
     is_plain = engine.service_time is None and not is_shared
     is_one_late = engine.overheads.schedules_ahead and not engine.async_scheduling
-    return is_plain and engine.stepping == "skip" and not is_one_late
+    is_lent = scheduler.can_lend or (scheduler.can_lend_drafts and table.timeout_ps is None)
+    return is_plain and is_lent and engine.stepping == "skip" and not is_one_late
 
 
 def price_of(

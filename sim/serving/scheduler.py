@@ -214,6 +214,18 @@ class Scheduler(ABC):
         """A request has ended or left. ``num_tokens``: with those being made; 0: it does not decode."""
         raise NotImplementedError
 
+    # The same for steps with drafts (``draft_path``), request by request.
+
+    can_lend_drafts = False
+
+    def lend_drafts(self) -> bool:
+        """Hands over the requests as they stand between two steps, their blocks counted; False: not now."""
+        raise NotImplementedError
+
+    def take_back_drafts(self, request: Request, num_known: int, num_drafts: int) -> None:
+        """A running request, as it stands. ``num_known``: its tokens when its newest step was planned."""
+        raise NotImplementedError
+
     def take_back(self, shown: tuple[Any, ...] | None, chunks: Sequence[Chunk]) -> Step | None:
         """Everything is its own again, the requests as they stand; returns the step that ``shown`` is of."""
         raise NotImplementedError

@@ -12,10 +12,9 @@ from random_runs import engines, run, workloads
 
 from sim.hardware.engine_profile import EngineOverheads
 from sim.serving.record_statistics import engine_metrics
-from sim.serving.recorder import BlockMapRecorder
+from sim.serving.recorder import SEGMENT_BYTES, BlockMapRecorder
 from sim.serving.records import FINISHED, REFUSED, RequestTable, RunResult
 from sim.serving.request import NEVER
-from sim.serving.segment_rows import SEGMENT_BYTES
 from sim.serving.usage import kv_usage
 
 
@@ -132,8 +131,8 @@ def test_an_end_on_one_replica_is_too_late_for_a_step_that_began_just_then_on_an
 def test_a_run_with_more_rows_than_are_packed_at_once(
     settings_: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sim.serving.segment_rows.FIRST_BYTES", 100 * SEGMENT_BYTES)
-    monkeypatch.setattr("sim.serving.segment_rows.BLOCK_BYTES", 30 * SEGMENT_BYTES)
+    monkeypatch.setattr("sim.serving.recorder.FIRST_BYTES", 100 * SEGMENT_BYTES)
+    monkeypatch.setattr("sim.serving.recorder.BLOCK_BYTES", 30 * SEGMENT_BYTES)
     rng = np.random.default_rng(7)
     table = RequestTable(
         arrival_ps=np.sort(rng.integers(0, 120 * 10**12, 2500)),

@@ -68,6 +68,9 @@ class Scheduler(State):
         has_rule = limits.policy == "user" or limits.long_prefill_token_threshold > 0
         is_plain = limits.groups == ONE_FULL_GROUP
         self.can_lend = is_lockstep and is_plain and not has_rule
+        has_drafts = limits.num_speculative_tokens > 0 and not limits.async_scheduling
+        is_in_turn = limits.policy == "fcfs" and limits.prefill_schedule_interval <= 1 and not has_rule
+        self.can_lend_drafts = steady and are_alone and is_plain and has_drafts and is_in_turn
         self._met: list[Request] = []
         self._loose: list[int] = []  # blocks that decodes of the fast path took, not told apart
         self.pool, self.prefilling, self.max_running = self.kv.pool, self.batch.prefilling, limits.max_running
@@ -454,6 +457,34 @@ class Scheduler(State):
         self._note_shared()
         request.status = Status.FINISHED
         return self.pool.num_free
+
+    def lend_drafts(self) -> bool:
+        """Not while a map is drawn, somebody preempted may find its own blocks, or blocks will lack soon."""
+        limits, running, waiting = self.limits, self.running, self.waiting
+        has_map = self.block_map is not None and not self.block_map.is_truncated
+        if has_map or (self.num_preempted_alive and limits.enable_prefix_caching):
+            return False
+        in_prefill = [one for one in running.values() if one.is_prefill_chunk]
+        if in_prefill and in_prefill != [next(reversed(running.values()))]:
+            return False
+        num_drafts = limits.num_speculative_tokens
+        has_fewer = any(one.num_drafts < num_drafts and not one.is_prefill_chunk for one in running.values())
+        is_short = 4 * len(running) * (1 + num_drafts) > self.pool.num_free * self.block_size
+        if has_fewer or (is_short and running) or any(one.num_tokens == 1 for one in waiting):
+            return False
+        for request in running.values():
+            request.reserved = len(request.blocks)
+            self.pool.retire(request.blocks, 0)
+            request.blocks = []
+        return True
+
+    def take_back_drafts(self, request: Request, num_known: int, num_drafts: int) -> None:
+        request.blocks, request.num_hit_blocks = self.pool.take(request.reserved), 0
+        request.is_prefill_chunk, request.num_drafts = not num_drafts, num_drafts
+        if self.limits.enable_prefix_caching:
+            computed = request.num_computed_tokens if self._registers_in_update else 0
+            full = max(num_known, computed) // self.block_size
+            request.num_registered_blocks = max(request.num_registered_blocks, full)
 
 
 def _why_unsteady(limits: SchedulerConfig) -> str:

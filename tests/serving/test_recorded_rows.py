@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sim.serving.packed import Block, PackedColumn
+from sim.arrays import Block, PackedColumn
+from sim.serving.recorder import MAX_GROWN, SEGMENT_BYTES, SEGMENT_FIELDS, SegmentRows
 from sim.serving.records import SegmentColumns
-from sim.serving.segment_rows import MAX_GROWN, SEGMENT_BYTES, SEGMENT_FIELDS, SegmentRows
 
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
 
@@ -85,9 +85,9 @@ def recorded(num_rows: int, *, has_drafts: bool) -> tuple[SegmentColumns, dict[s
 def test_segments_come_back_whole_and_in_parts(
     num_rows: int, num_parts: int, has_drafts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sim.serving.packed.PART_BLOCKS", 2)
-    monkeypatch.setattr("sim.serving.segment_rows.FIRST_BYTES", 1000 * SEGMENT_BYTES)
-    monkeypatch.setattr("sim.serving.segment_rows.BLOCK_BYTES", 200 * SEGMENT_BYTES)
+    monkeypatch.setattr("sim.arrays.PART_BLOCKS", 2)
+    monkeypatch.setattr("sim.serving.recorder.FIRST_BYTES", 1000 * SEGMENT_BYTES)
+    monkeypatch.setattr("sim.serving.recorder.BLOCK_BYTES", 200 * SEGMENT_BYTES)
     columns, want = recorded(num_rows, has_drafts=has_drafts)
     assert columns.num_rows == num_rows
     parts = list(columns.parts())
