@@ -11,10 +11,13 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sim.cli.exits import FINE, WRONG_INPUT
 from sim.errors import ScenarioError
+
+if TYPE_CHECKING:
+    from sim.scenario.caution import Caution
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -174,8 +177,20 @@ def _check_scenario(content: dict[str, Any], path: Path) -> str:
         raise
     models = (getattr(variant.scenario, "model", None) for variant in file.variants)
     guessed = dict.fromkeys(filter(None, map(model_caution, models)))
-    for caution in (*file.warnings, *guessed):
+    starts = dict.fromkeys(filter(None, (_start_caution(variant.scenario) for variant in file.variants)))
+    for caution in (*file.warnings, *guessed, *starts):
         print(f"warning {path}: {caution}", file=sys.stderr)
     names = ", ".join(variant.name for variant in file.variants)
     refused = "".join(f"; {one.name} cannot run: {one.refusal}" for one in file.refused)
     return f"scenario, {len(file.base.seeds)} seeds x {len(file.variants)} variants ({names}){refused}"
+
+
+def _start_caution(scenario: object) -> Caution | None:
+    """Of a serving scenario whose engine may run out of memory while it starts."""
+    from sim.price.memory import memory_plan
+    from sim.price.memory_words import start_caution
+    from sim.serving.scenario import Scenario
+
+    if not isinstance(scenario, Scenario) or not scenario.engine.has_kv_budget:
+        return None
+    return start_caution(memory_plan(scenario.model, scenario.hardware, scenario.engine).warnings)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import ScenarioError, some_of
-from sim.model.families import Traits, hidden_size, traits_of
+from sim.model.families import SIZES_OF_PARTS, Traits, hidden_size, traits_of
 from sim.model.layers import LayerReader, num_layers
 from sim.model.mlp_rules import WIDTH
 from sim.model.quantization import checkpoint_of, held_layers, main_kind
@@ -62,7 +62,8 @@ def shape_from_config(
         )
     known = traits_of(architecture)
     traits = known or _generic(c)
-    c.defaults = traits.defaults
+    sizes = SIZES_OF_PARTS.get(architecture, {}) if c.keys is not keys else {}
+    c.defaults = {**sizes, **traits.defaults}
     found = _found(c, traits)
     layers = num_layers(c)
     shapes, checkpoint = LayerReader(c, found, layers).shapes(), checkpoint_of(c)
@@ -158,13 +159,21 @@ def _found(c: ConfigReader, traits: Traits) -> dict[str, Any]:
         "qk_norm": _qk_norm(c, traits),
         "output_gate": _output_gate(c),
         "value_is_key": c.flag("attention_k_eq_v", default=False),
-        "v_head_dim": None if c.value("kv_lora_rank") else c.optional_count("v_head_dim", most=1_000_000),
+        "v_head_dim": _value_size(c),
         "window_reaches_more": traits.window_reaches_more,
         "state_dtype": traits.state_dtype,
         "sublayers": traits.sublayers,
     }
     c.ignore(*_UNDERSTOOD)
     return found | (dict(traits.special(c)) if traits.special else {}) | _extra_vectors(c, found)
+
+
+def _value_size(c: ConfigReader) -> int | None:
+    """Entries of a value, where they are not a key's; 0 means that they are (DeepSeek-VL2)."""
+    if c.value("kv_lora_rank"):
+        return None
+    c.ignore("qk_nope_head_dim", "qk_rope_head_dim", "use_mla")
+    return c.optional_count("v_head_dim", least=0, most=1_000_000) or None
 
 
 _BIASES = (
@@ -236,7 +245,7 @@ def _rest(c: ConfigReader, found: Mapping[str, Any], traits: Traits, layers: int
         "intermediate_size": width_of_mlps if type(width_of_mlps) is int else 0,
         "vocab_size": vocab,
         "max_position_embeddings": longest_context(c, traits),
-        "dtype": _dtype(c),
+        "dtype": _dtype(c, traits),
         "tie_word_embeddings": c.flag("tie_word_embeddings", default=traits.tie_word_embeddings),
         "learned_positions": found.get("learned_positions", 0),
         "norm": traits.norm,
@@ -278,8 +287,10 @@ def longest_context(c: ConfigReader, traits: Traits) -> int:
     return min(int(positions * factor), LARGEST)
 
 
-def _dtype(c: ConfigReader) -> str:
-    given = c.text("torch_dtype", "dtype", default="float32").removeprefix("torch.")
+def _dtype(c: ConfigReader, traits: Traits) -> str:
+    """The published weights' type; where no key says it, that of the architecture's years."""
+    usual = "bfloat16" if traits.norm == "rmsnorm" else "float32"
+    given = c.text("torch_dtype", "dtype", default=usual).removeprefix("torch.")
     if given not in _DTYPES:
         raise c.refuse("unknown type", "torch_dtype", given=given, allowed=", ".join(_DTYPES))
     return _DTYPES[given]

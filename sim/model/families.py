@@ -269,7 +269,9 @@ FAMILIES: dict[str, Traits] = {
     "aquila": _LLAMA,
     "baichuan": _LLAMA,
     "bailing_moe": _LLAMA,
+    "bailing_moe_linear": Traits(qk_norm="per_head"),
     "bailing_moe_v2": Traits(qk_norm="per_head", router_bias=True),
+    "bailing_moe_v2_5": Traits(qk_norm="per_head", router_bias=True),
     "chatglm": Traits(qkv_bias=True, output_bias=False),
     "internlm": _LLAMA,
     "orion": Traits(norm="layernorm"),
@@ -315,6 +317,7 @@ FAMILIES: dict[str, Traits] = {
     "glm4": Traits(qkv_bias=True, output_bias=False, norms=4, defaults={"head_dim": 128}),
     "glm4_moe": _GLM4_MOE,
     "glm4v_moe": _GLM4_MOE,
+    "glm4v": Traits(qkv_bias=True, output_bias=False, norms=4),
     "glm4_moe_lite": Traits(router_bias=True),
     "glm_moe_dsa": Traits(router_bias=True),
     "gpt2": _biased(special=_gpt2),
@@ -383,11 +386,15 @@ FAMILIES: dict[str, Traits] = {
     "persimmon": _biased(tie_word_embeddings=False),
     "phi": _biased(norms=1, lm_head_bias=True, tie_word_embeddings=False),
     "phi3": _LLAMA,
+    "phi4_multimodal": _LLAMA,
+    "phi4mm": _LLAMA,
     "phimoe": Traits(norm="layernorm"),
     "qwen2": _QWEN2,
     "qwen2_moe": _QWEN2,
     "qwen2_vl": _QWEN2,
     "qwen2_5_vl": _QWEN2,
+    "qwen2_5_omni": _QWEN2,
+    "qwen3_omni_moe": _QWEN3_MOE,
     "qwen3": _QWEN3,
     "qwen3_moe": _QWEN3_MOE,
     "qwen3_vl": _QWEN3,
@@ -403,6 +410,28 @@ FAMILIES: dict[str, Traits] = {
     "vaultgemma": Traits(tie_word_embeddings=True, defaults={"head_dim": 256, "sliding_window_pattern": 2}),
     "youtu": Traits(tie_word_embeddings=True),
     "starcoder2": _biased(special=_starcoder2),
+}
+
+
+# What the config class has where the text part of a multimodal config leaves its sizes out, as LLaVA's do.
+SIZES_OF_PARTS: dict[str, Fields] = {
+    "llama": {
+        "hidden_size": 4096,
+        "intermediate_size": 11_008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "vocab_size": 32_000,
+        "max_position_embeddings": 2048,
+    },
+    "mistral": {
+        "hidden_size": 4096,
+        "intermediate_size": 14_336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 32_000,
+        "max_position_embeddings": 131_072,
+    },
 }
 
 

@@ -215,7 +215,7 @@ def _plan(
         max_concurrency=pool.concurrency(length),
         overridden=engine.num_gpu_blocks_override is not None,
         pool=pool,
-        notes=notes_of(stage, engine, account.lines),
+        notes=notes_of(stage, engine, account.lines, pool),
         warnings=warnings_of(stage, hardware, engine, account.lines, pool),
     )
 

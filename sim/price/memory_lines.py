@@ -180,26 +180,30 @@ def non_torch_growth(engine: PricedEngine, release: VllmRelease, hardware: Hardw
     return Taken(num_bytes=int(gib * GIB), formula=formula, unsure=unsure)
 
 
-# The mean of what 0.19 logged on H100 with the default 51 sizes; from 0.51 to 1.85 GiB by model.
-GRAPHS_GIB, GRAPHS_RANGE, DEFAULT_SIZES = 1.04, "0.5 to 1.9", 51
+# Least squares over four logs: 0.50 and 0.65 GiB of 67 graphs (0.10 on A100, one and two GPUs), 0.73 of 86
+# (an estimate of 0.2x), 1.04 of 102 (the mean of 0.19 on H100, where 0.51 to 1.85 were seen by model).
+GRAPH_MIB, GRAPHS_RANGE = 9.5, "half to twice of it"
 
 
-def num_graph_sizes(engine: PricedEngine, hardware: HardwareProfile) -> int:
-    """Batch sizes that are captured: 1, 2, 4, every 8th to 248, every 16th from 256 to the limit."""
+def num_graphs(engine: PricedEngine, hardware: HardwareProfile) -> tuple[int, int]:
+    """Graphs that are captured: piecewise ones of every batch size, full ones of those that only decode.
+
+    Sizes are 1, 2, 4, every 8th to 248, every 16th from 256 on; at most twice max_num_seqs, 512 (1,024 on
+    Blackwell's servers) and max_num_batched_tokens. Decoding alone, max_num_seqs tokens are the most.
+    """
     most = 1024 if generation_of(hardware) == 10 else 512
     limit = min(2 * engine.max_num_seqs, most, engine.max_num_batched_tokens)
-    sizes = [1, 2, 4, *range(8, 256, 8), *range(256, 1025, 16)]
-    return sum(size <= limit for size in sizes)
+    sizes = [size for size in (1, 2, 4, *range(8, 256, 8), *range(256, 1025, 16)) if size <= limit]
+    return len(sizes), sum(size <= engine.max_num_seqs for size in sizes)
 
 
 def graph_estimate(engine: PricedEngine, hardware: HardwareProfile) -> Taken:
-    """CUDA graphs of all batch sizes, in proportion to their number."""
-    count = num_graph_sizes(engine, hardware)
-    gib = GRAPHS_GIB * count / DEFAULT_SIZES
+    """CUDA graphs, in proportion to their number."""
+    piecewise, full = num_graphs(engine, hardware)
     return Taken(
-        num_bytes=int(gib * GIB),
-        formula=f"{count} batch sizes x {GRAPHS_GIB} GiB / {DEFAULT_SIZES}",
-        unsure=f"{GRAPHS_RANGE} GiB were logged for {DEFAULT_SIZES} sizes, by model; the mean is taken",
+        num_bytes=int((piecewise + full) * GRAPH_MIB * 2**20),
+        formula=f"({piecewise} piecewise + {full} full) graphs x {GRAPH_MIB} MiB",
+        unsure=f"{GRAPHS_RANGE} was logged, by model",
     )
 
 

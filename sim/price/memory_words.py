@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import fields, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from sim.model.kv_groups import KvGroup, KvPool
 from sim.model.kv_layers import KvRow
 from sim.model.shape import ModelShape, Stage
 from sim.price.memory_lines import GIB, MemoryLine, outside_share
+from sim.scenario.caution import Caution
 from sim.scenario.dataclass import dataclass
 
 if TYPE_CHECKING:
@@ -124,7 +125,9 @@ def _row_formula(model: ModelShape, row: Hashable, tp: int, width: int) -> str:
     return f"{held} x (K {row.head_dim} + V {row.v_head_dim}) x {width} B"
 
 
-def notes_of(stage: Stage, engine: PricedEngine, lines: tuple[MemoryLine, ...]) -> tuple[str, ...]:
+def notes_of(
+    stage: Stage, engine: PricedEngine, lines: tuple[MemoryLine, ...], pool: KvPool
+) -> tuple[str, ...]:
     """What was assumed or is not known, for the reader."""
     model = stage.shape
     notes = list(model.notes)
@@ -138,6 +141,15 @@ def notes_of(stage: Stage, engine: PricedEngine, lines: tuple[MemoryLine, ...]) 
     elif model.attention is not None and tp > model.num_key_value_heads:
         notes.append(f"{model.num_key_value_heads} KV heads are repeated on {tp} GPUs")
     notes += [f"{line.label}: {line.unsure}" for line in lines if line.unsure]
+    if (
+        engine.num_gpu_blocks_override is not None
+        and engine.max_model_len
+        and not pool.fits(engine.max_model_len)
+    ):
+        notes.append(
+            f"num_gpu_blocks_override {pool.num_blocks:,} holds no request of max_model_len "
+            f"{engine.max_model_len:,}: vLLM refuses to start so"
+        )
     if engine.runtime == "vllm":
         notes += release_of(engine.vllm_version).unmeasured
     else:
@@ -176,12 +188,19 @@ def warnings_of(
                 f"kv_cache_memory_bytes {given / GIB:.2f} GiB and {taken / GIB:.2f} GiB beside it are more "
                 f"than the device's {hardware.hbm_bytes / GIB:.2f} GiB: the start runs out of memory"
             )
-    if engine.num_gpu_blocks_override is not None and not pool.fits(engine.max_model_len or 1):
-        found.append(
-            f"num_gpu_blocks_override {pool.num_blocks:,} holds no request of max_model_len "
-            f"{engine.max_model_len:,}: vLLM refuses to start so"
-        )
     return tuple(found)
+
+
+def start_caution(warnings: Sequence[str]) -> Caution | None:
+    """The warning that a run deserves whose start may fail (``MemoryPlan.warnings``)."""
+    if not warnings:
+        return None
+    return Caution(
+        kind="start_may_fail",
+        observation="; ".join(warnings),
+        meaning="the run is simulated as if the engine had started",
+        remedy="a smaller gpu_memory_utilization or max_num_seqs",
+    )
 
 
 def render_memory(plan: MemoryPlan, tokens: int | None = None) -> str:

@@ -23,6 +23,7 @@ CautionKind = Literal[
     "efficiency_not_measured",
     "l2_rate_assumed",
     "model_guessed",
+    "start_may_fail",
     "tile_not_fitted",
     "engine_profile_elsewhere",
     "near_capacity",

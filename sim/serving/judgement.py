@@ -11,6 +11,7 @@ import numpy.typing as npt
 from sim.arrays import PS_PER_S, Int64
 from sim.price.capacity import MeanRequest, Places, requests_per_s, waiting_elasticity
 from sim.price.figures import Used, figures_caution, model_caution
+from sim.price.memory_words import start_caution
 from sim.price.pipeline import step_price
 from sim.price.providers.analytic import AnalyticTimes
 from sim.results.statistics import student_t_quantile
@@ -213,6 +214,7 @@ def run_cautions(
         _thin(thin) if are_thin_given else _refused(thin),
         _block_map(result),
         model_caution(result.scenario.model),
+        start_caution(result.explain.get("memory", {}).get("warnings", ())),
         _efficiency(result),
         _profile(result.scenario),
         _no_host_time(result.scenario),

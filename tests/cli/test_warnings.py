@@ -168,3 +168,24 @@ def test_an_answer_about_capacity_says_that_host_time_is_left_out(
         assert (said in plain(Path("out", name).read_text(encoding="utf-8"))) is is_said
     assert main(["run", "one.yaml", "--out", "one", "--jobs", "1"]) == 0
     assert (said in plain(capsys.readouterr().out)) is is_said
+
+
+def test_a_start_that_may_run_out_of_memory_is_warned_of_by_run_and_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gpt-oss-20b at 0.95 under 0.19 failed in its sampler's warm-up."""
+    path = tmp_path / "tight.yaml"
+    path.write_text(
+        "schema_version: 1\nquestion: Does it start?\nkind: serving\nhardware: h100-sxm-80gb\n"
+        "model: gpt-oss-20b\nengine: {vllm_version: 0.19.0, gpu_memory_utilization: 0.95}\n"
+        "workload: {arrivals: {process: poisson, requests_per_s: 1}, prompt_tokens: 10, output_tokens: 5,"
+        " num_requests: 20}\n",
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", str(path)]) == 0
+    assert "the sampler's warm-up" in capsys.readouterr().err
+    assert main(["run", str(path), "--out", "out", "--jobs", "1"]) == 0
+    assert "the start may run out of memory" in " ".join(capsys.readouterr().out.split())
+    assert "start_may_fail" in (tmp_path / "out" / "summary.json").read_text(encoding="utf-8")
+    assert "warm-up" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")

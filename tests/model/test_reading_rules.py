@@ -252,6 +252,29 @@ def test_rope_scaling_counts_in_the_longest_context(scaling: Any, longest: int) 
     assert read(rope_scaling=scaling).max_position_embeddings == longest
 
 
+def test_a_text_part_may_leave_out_the_sizes_of_its_class() -> None:
+    # LLaVA 1.5: Vicuna's config names only what Llama's own class has otherwise.
+    part = {"model_type": "llama", "max_position_embeddings": 4096, "vocab_size": 32_064}
+    shape = load_model({"model_type": "llava", "text_config": part, "torch_dtype": "float16"})
+    assert num_parameters(shape) == 6_738_415_616 + 2 * 64 * 4096
+    with pytest.raises(ScenarioError, match="missing"):
+        load_model(part)
+
+
+@pytest.mark.parametrize("key", ["text_config", "llm_config", "language_config"])
+def test_the_language_model_is_found_in_a_multimodal_config(key: str) -> None:
+    shape = load_model({"model_type": "any_vl", key: PLAIN, "vision_config": {"hidden_size": 8}})
+    assert shape.kinds == read().kinds
+    nested = load_model({"model_type": "omni", "thinker_config": {"model_type": "any", key: PLAIN}})
+    assert nested.kinds == read().kinds
+
+
+def test_a_type_that_no_key_names_is_that_of_the_architectures_years() -> None:
+    without = {key: value for key, value in PLAIN.items() if key != "torch_dtype"}
+    assert load_model(without).dtype == "bfloat16"
+    assert load_model({**without, "model_type": "gpt_neox"}).dtype == "float32"
+
+
 def test_gemma_3_has_the_scaling_in_its_positions_already() -> None:
     keys = {"model_type": "gemma3_text", "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
     assert read(**keys, head_dim=16).max_position_embeddings == 512

@@ -394,7 +394,8 @@ def _memory_results(plan: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 def _memory_row(line: Mapping[str, Any]) -> tuple[str, str, str]:
     size = line.get("bytes")
     shown = format_bytes(size) if isinstance(size, (int, float)) else str(size)
-    return str(line.get("label", "")), shown, str(line.get("formula", ""))
+    formula, basis = str(line.get("formula", "")), line.get("basis")
+    return str(line.get("label", "")), shown, f"{formula} [{basis}]" if basis else formula
 
 
 # Printed in every report of serving.
