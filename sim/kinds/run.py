@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -165,8 +165,6 @@ def _answer(
     record_block_map: bool,
 ) -> AnyAnswer:
     """Every variant with every seed, as long as the scenarios say."""
-    from sim.kinds.executors import map_as_completed, open_executor
-
     tasks = [
         Task(
             scenario=variant.scenario,
@@ -182,12 +180,10 @@ def _answer(
     for kind in {task.scenario.kind for task in tasks}:
         KINDS[kind].load_run()
     done: dict[int, tuple[AnyRun, Summary]] = {}
-    are_short = all(kind_of(one.scenario).is_short(one.scenario) for one in file.variants)
-    with open_executor(min(jobs, len(tasks)), num_short=len(tasks) if are_short else 0) as executor:
-        for index, outcome in map_as_completed(executor, run_task, tasks, in_flight=max(1, jobs)):
-            done[index] = outcome
-            if progress:
-                progress(len(done), len(tasks))
+    for index, outcome in _outcomes(tasks, jobs):
+        done[index] = outcome
+        if progress:
+            progress(len(done), len(tasks))
     results: dict[str, list[AnyRun]] = {variant.name: [] for variant in file.variants}
     summaries: dict[str, list[Summary]] = {variant.name: [] for variant in file.variants}
     for index, task in enumerate(tasks):
@@ -209,6 +205,18 @@ def _answer(
             refused={one.name: one.refusal for one in file.refused if one.refusal is not None},
         ),
     )
+
+
+def _outcomes(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[int, tuple[AnyRun, Summary]]]:
+    """(index, what came of it) of each task, as it ends; one alone runs here, and needs no executor."""
+    if len(tasks) == 1:
+        yield 0, run_task(tasks[0])
+        return
+    from sim.kinds.executors import map_as_completed, open_executor
+
+    are_short = all(kind_of(one.scenario).is_short(one.scenario) for one in tasks)
+    with open_executor(min(jobs, len(tasks)), num_short=len(tasks) if are_short else 0) as executor:
+        yield from map_as_completed(executor, run_task, tasks, in_flight=max(1, jobs))
 
 
 def settings_of(file: ScenarioFile[AnyScenario]) -> dict[str, Setting]:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 from io import StringIO
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from typing import Any
 
 from sim.report.decision import difference_line
 from sim.results.answer import (
@@ -100,7 +97,7 @@ def _numbers(comparison: Comparison) -> str:
 def metric_table(comparison: Comparison) -> str:
     """One or two variants: a row per headline metric, with its ratio, 95 % interval and * if significant."""
     reference, others = comparison.reference, comparison.variants[1:]
-    table = Table(box=box.MARKDOWN)
+    table = Grid()
     table.add_column("metric", overflow="fold", min_width=8)
     table.add_column("key", no_wrap=True)
     table.add_column(reference, justify="right", overflow="fold")
@@ -117,14 +114,14 @@ def metric_table(comparison: Comparison) -> str:
             cells += [_value(cell.mean, metric), _ratio_cell(cell)]
         cells += [_CANNOT_RUN for _ in comparison.refused]
         table.add_row(metric.label, name, *cells)
-    return drawn(table)
+    return table.drawn()
 
 
 def compact_table(comparison: Comparison) -> str:
     """Three and more variants: a row each, with the metrics that decide; the report has all others."""
     headline = headline_metric(comparison)
     metrics = deciding_metrics(comparison, best_variant(comparison))[:_COMPACT_METRICS]
-    table = Table(box=box.MARKDOWN)
+    table = Grid()
     is_short = max(map(len, comparison.all_variants)) <= _LONGEST_UNBROKEN
     table.add_column("variant", overflow="fold", no_wrap=is_short)
     for name in metrics:
@@ -141,14 +138,81 @@ def compact_table(comparison: Comparison) -> str:
     for variant in comparison.refused:
         table.add_row(variant, _CANNOT_RUN)
     keys = f"({', '.join(metrics)}; report.html and summary.json have every metric)"
-    return f"{drawn(table)}{_wrapped(keys)}\n"
+    return f"{table.drawn()}{_wrapped(keys)}\n"
 
 
-def drawn(table: Table) -> str:
-    """As text: Markdown that pastes into a document or a spreadsheet."""
-    text = StringIO()
-    Console(file=text, width=WIDTH, color_system=None, legacy_windows=False, markup=False).print(table)
-    return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").splitlines()) + "\n"
+class Grid:
+    """Columns and rows of text, as Markdown that pastes into a document or a spreadsheet.
+
+    Rich draws what has to be folded or has letters of another width; other tables, which are most, are drawn
+    here in the same characters, because importing rich takes a twentieth of a short run.
+    """
+
+    def __init__(self) -> None:
+        self._columns: list[dict[str, Any]] = []
+        self._rows: list[tuple[str, ...]] = []
+
+    def add_column(self, header: str, **options: Any) -> None:
+        """``options`` are rich's: justify, overflow, min_width, no_wrap."""
+        self._columns.append({"header": header, **options})
+
+    def add_row(self, *cells: str) -> None:
+        """Cells that are missing are empty."""
+        self._rows.append(cells)
+
+    def drawn(self) -> str:
+        """The lines, none wider than the terminal."""
+        found = self._as_it_is()
+        return self._by_rich() if found is None else found
+
+    def _as_it_is(self) -> str | None:
+        """The table where all of it fits and every letter is one column wide; else None."""
+        heads = [column["header"].split("\n") for column in self._columns]
+        empty = [""] * len(heads)
+        rows = [[*row, *empty[len(row) :]] for row in self._rows]
+        columns = list(zip(*rows, strict=True)) if rows else [()] * len(heads)
+        if not heads or not all(map(_is_plain, (cell for row in (*heads, *rows) for cell in row))):
+            return None
+        widths = [
+            max(column.get("min_width", 0), *map(len, (*head, *cells)))
+            for column, head, cells in zip(self._columns, heads, columns, strict=True)
+        ]
+        if sum(width + 3 for width in widths) + 1 > WIDTH:
+            return None
+        height = max(map(len, heads))
+        above = zip(*([""] * (height - len(head)) + head for head in heads), strict=True)
+        is_right = [column.get("justify") == "right" for column in self._columns]
+
+        def line(cells: Sequence[str]) -> str:
+            padded = (
+                cell.rjust(width) if right else cell.ljust(width)
+                for cell, width, right in zip(cells, widths, is_right, strict=True)
+            )
+            return f"| {' | '.join(padded)} |"
+
+        under = "|".join("-" * (width + 2) for width in widths)
+        lines = ["", *map(line, above), f"|{under}|", *map(line, rows), ""]
+        return "\n".join(lines) + "\n"
+
+    def _by_rich(self) -> str:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table as RichTable
+
+        table = RichTable(box=box.MARKDOWN)
+        for column in self._columns:
+            table.add_column(**column)
+        for row in self._rows:
+            table.add_row(*row)
+        text = StringIO()
+        Console(file=text, width=WIDTH, color_system=None, legacy_windows=False, markup=False).print(table)
+        return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").splitlines()) + "\n"
+
+
+def _is_plain(text: str) -> bool:
+    """One line of letters that are one column wide, and nothing that rich would read as an emoji's name."""
+    is_narrow = text.isprintable() and all(ord(one) < 0x300 or one in "–−≥≤" for one in text)
+    return is_narrow and text.count(":") < 2 and text == text.strip()
 
 
 def fitted(fixed: Sequence[list[str]], rest: Sequence[list[str]]) -> Iterator[tuple[list[list[str]], int]]:
@@ -178,12 +242,12 @@ def _width(columns: Sequence[Sequence[str]]) -> int:
 
 
 def drawn_columns(columns: Sequence[Sequence[str]]) -> str:
-    table = Table(box=box.MARKDOWN)
+    table = Grid()
     for column in columns:
         table.add_column("\n".join(_head(column)), justify="right", overflow="fold")
     for cells in zip(*(column[1:] for column in columns), strict=True):
         table.add_row(*cells)
-    return drawn(table).rstrip("\n")
+    return table.drawn().rstrip("\n")
 
 
 def _value(mean: float | None, metric: Metric) -> str:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fake_results import queue_result, replace, scenario
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
 
 from sim.kinds.run import compare
 from sim.report.blocks import Table
 from sim.report.decision import decision_section
-from sim.report.terminal import WIDTH, _factor, render_answer, render_comparison
+from sim.report.terminal import WIDTH, Grid, _factor, render_answer, render_comparison
 from sim.results.comparison import Comparison
 from sim.results.statistics import Interval
 from sim.results.summary import Summary
@@ -157,3 +163,31 @@ def test_the_slo_is_told_with_what_was_found_in_the_worst_seed() -> None:
         ["ttft_s of static", "at least 99 %", "0 %", "✗ 0 of 3 seeds", "yes"],
         ["ttft_s of continuous", "at least 99 %", "100 %", "✓ met", "yes"],
     ]
+
+
+CELLS = st.text("ab -:×–é文\t[]", max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_table_is_what_rich_draws_with_or_without_it(data: st.DataObject) -> None:
+    table, num_columns = Grid(), data.draw(st.integers(1, 5))
+    for _ in range(num_columns):
+        heads = data.draw(st.lists(st.text("abc ", min_size=1, max_size=9), min_size=1, max_size=2))
+        options: dict[str, Any] = data.draw(
+            st.sampled_from([{}, {"justify": "right"}, {"overflow": "fold", "min_width": 8}])
+        )
+        table.add_column("\n".join(heads), **options)
+    for _ in range(data.draw(st.integers(0, 4))):
+        table.add_row(*data.draw(st.lists(CELLS, max_size=num_columns)))
+    own = table._as_it_is()
+    event("by rich" if own is None else "by itself")
+    assert table.drawn() == table._by_rich()
+
+
+def test_a_run_s_table_needs_no_rich() -> None:
+    code = (
+        "import sys; from sim.report.terminal import Grid; t = Grid(); t.add_column('a – b'); "
+        "t.add_row('3.1 [2.9, 3.2] *'); t.drawn(); assert 'rich' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
