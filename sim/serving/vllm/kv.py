@@ -160,10 +160,10 @@ class KVBlocks(KVCache):
         ``scheduler_reserve_full_isl`` asks that all known tokens would fit now, though only this
         chunk's blocks are taken. ``spare``: the watermark's blocks must stay free.
         """
-        if not self.can_admit(request, num_hits, num_new_tokens, spare=spare):
+        need = self._need(request, num_hits, num_new_tokens, spare=spare)
+        if need is None:
             return None
         pool, computed = self.pool, num_hits * self._block_size
-        need = self._blocks_after(num_hits, computed + num_new_tokens)
         fresh: list[int]
         if num_hits:
             hits = pool.share(request.path, num_hits)
@@ -180,18 +180,24 @@ class KVBlocks(KVCache):
         self, request: Request, num_hits: int, num_new_tokens: int, num_growing: int = 0, *, spare: bool
     ) -> bool:
         """Whether ``admit`` would find its blocks after ``num_growing`` others were taken."""
-        available = self.pool.num_free - num_growing
+        return self._need(request, num_hits, num_new_tokens, num_growing, spare=spare) is not None
+
+    def _need(
+        self, request: Request, num_hits: int, num_new_tokens: int, num_growing: int = 0, *, spare: bool
+    ) -> int | None:
+        """Fresh blocks that an admission takes now; None if it cannot be."""
+        size, longest, available = self._block_size, self._max_model_len, self.pool.num_free - num_growing
         if spare:
             available -= self.watermark_blocks
         if num_hits:
             available -= self.pool.num_free_among(request.path, num_hits)
-        need = self._blocks_after(num_hits, num_hits * self._block_size + num_new_tokens)
-        gate = self._blocks_after(num_hits, request.num_tokens) if self._reserve_full_isl else need
-        return max(need, gate) <= available
-
-    def _blocks_after(self, num_hits: int, num_tokens: int) -> int:
-        total = blocks_for(min(num_tokens, self._max_model_len), self._block_size)
-        return max(0, total - num_hits)
+        total = num_hits * size + num_new_tokens
+        need = gate = -(-(total if total < longest else longest) // size) - num_hits
+        if self._reserve_full_isl and total < request.num_tokens:
+            gate = -(-min(request.num_tokens, longest) // size) - num_hits
+        if need > available or gate > available:
+            return None
+        return need if need > 0 else 0
 
     def most_blocks(self, num_tokens: int) -> int:
         """(Those that it has blocks for: its last token is never written.)"""

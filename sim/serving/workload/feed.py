@@ -9,6 +9,8 @@ from sim.serving.records import RequestTable
 from sim.serving.request import NEVER, Request, Segment
 
 CHUNK_ROWS = 1 << 13
+Descriptions = tuple[list[int], list[int], list[int], list[int], list[Segment]]
+"""Time-outs, priorities, output streams, where each request's segments begin, and these."""
 
 
 class Feed(Protocol):
@@ -42,14 +44,17 @@ class TableFeed:
     """
 
     __slots__ = (
-        "_chunk_end", "_chunk_start", "_columns", "_followers", "_is_bare", "_is_plain", "_loop_rows", "_row",
-        "_table", "_triggered", "_waiting_row_ps", "has_triggers", "must_see_all", "next_ps", "num_rows",
+        "_chunk_end", "_chunk_start", "_columns", "_described_from", "_descriptions", "_followers",
+        "_is_bare", "_is_plain", "_loop_rows", "_row", "_table", "_triggered", "_waiting_row_ps",
+        "has_triggers", "must_see_all", "next_ps", "num_rows",
     )  # fmt: skip
 
     def __init__(self, table: RequestTable) -> None:
         self._table = table
         self.num_rows = len(table.arrival_ps)
         self._row = self._chunk_start = self._chunk_end = 0
+        self._described_from = -1
+        self._descriptions: Descriptions = ([], [], [], [], [])
         self._columns: tuple[list[int], list[int], list[int]] = ([], [], [])
         self._triggered: list[tuple[int, int]] = []
         self._followers: dict[int, int] = {}
@@ -129,25 +134,36 @@ class TableFeed:
 
     def _describe(self, request: Request, row: int) -> None:
         """What the table says beyond sizes: patience, priority, whose tokens they are."""
-        table = self._table
-        if table.timeout_ps is not None and table.timeout_ps[row] >= 0:
-            request.deadline_ps = request.arrival + int(table.timeout_ps[row])
-        if table.priority is not None:
-            request.priority = int(table.priority[row])
-        if table.output_stream is not None:
-            request.output_stream = int(table.output_stream[row])
-        if table.segment_offsets is not None:
-            request.segments = self._segments(
-                int(table.segment_offsets[row]), int(table.segment_offsets[row + 1])
-            )
+        start, end = self._chunk_start, self._chunk_end
+        if start <= row < end:
+            if start != self._described_from:
+                self._described_from, self._descriptions = start, self._descriptions_of(start, end)
+            at, columns = row - start, self._descriptions
+        else:  # triggered: its turn in the table was long ago, or comes later
+            at, columns = 0, self._descriptions_of(row, row + 1)
+        timeouts, priorities, streams, offsets, segments = columns
+        if timeouts and timeouts[at] >= 0:
+            request.deadline_ps = request.arrival + timeouts[at]
+        if priorities:
+            request.priority = priorities[at]
+        if streams:
+            request.output_stream = streams[at]
+        if offsets:
+            request.segments = segments[offsets[at] - offsets[0] : offsets[at + 1] - offsets[0]]
 
-    def _segments(self, first: int, last: int) -> list[Segment]:
+    def _descriptions_of(self, start: int, end: int) -> Descriptions:
+        """Columns of these rows as lists: an element of an array costs more than one of a list."""
         table = self._table
-        assert table.segment_stream is not None
-        assert table.segment_start is not None and table.segment_length is not None
-        streams = table.segment_stream[first:last].tolist()
-        starts, lengths = table.segment_start[first:last].tolist(), table.segment_length[first:last].tolist()
-        return list(zip(streams, starts, lengths, strict=True))
+        offsets: list[int] = []
+        segments: list[Segment] = []
+        if table.segment_offsets is not None:
+            offsets = table.segment_offsets[start : end + 1].tolist()
+            columns = table.segment_stream, table.segment_start, table.segment_length
+            lists = [() if one is None else one[offsets[0] : offsets[-1]].tolist() for one in columns]
+            segments = list(zip(*lists, strict=True))
+        plain = table.timeout_ps, table.priority, table.output_stream
+        timeouts, priorities, streams = ([] if one is None else one[start:end].tolist() for one in plain)
+        return timeouts, priorities, streams, offsets, segments
 
     def is_exhausted(self) -> bool:
         """See ``Feed``."""
