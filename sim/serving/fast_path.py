@@ -1,11 +1,11 @@
-"""An inlined loop for the common case: first come, first served, decodes first, memory that is only counted.
+"""An inlined loop over decisions: decodes first, in order of arrival or priority, memory that is counted.
 
-For every scheduler, as long as no request can find a cached block and nobody has to be preempted: then it
-does not matter which block is whose, and decisions need a few numbers, which a scheduler lends
-(``Scheduler.lend``) and gets back where a step needs more. Decisions are a loop over local variables, because
-calls and attribute traffic were most of the time (``benchmarks/``), and those that nothing else can fall
-between need no SimPy event. The stepped engine must agree with it bit for bit; the tests run all ways on the
-same workloads.
+For every scheduler. Which block is whose does not matter while nobody can find a cached block; then decisions
+need a few numbers, which a scheduler lends (``Scheduler.lend``) and gets back where a step needs more. Where
+cached blocks can be found the scheduler keeps its pool, and is asked at admissions, preemptions and ends.
+Decisions are a loop over local variables, because calls and attribute traffic were most of the time
+(``benchmarks/``), and those that nothing else can fall between need no SimPy event. The stepped engine must
+agree with it bit for bit; the tests run all ways on the same workloads.
 """
 
 from __future__ import annotations
