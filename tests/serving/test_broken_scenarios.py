@@ -94,6 +94,8 @@ def mutated_values() -> Iterator[Broken]:
         for one in wrong:
             if one == 3 and path == "workload.output_tokens":
                 continue
+            if one == -1 and path == "engine.max_model_len":  # the longest that fits
+                continue
             yield Broken(name=f"{path}={one!r}", content=with_value(steps, one), path=path)
         if path in REQUIRED:
             yield Broken(name=f"{path} missing", content=without(steps), path=path)
