@@ -81,7 +81,7 @@ def shape_from_config(
         architecture=architecture,
         kinds=kinds,
         pattern=pattern,
-        checkpoint_quantization=main_kind(shapes, found["hidden_size"]) if checkpoint else "none",
+        checkpoint_quantization=main_kind(kinds, pattern, found["hidden_size"]) if checkpoint else "none",
         checkpoint_kv_dtype=checkpoint.kv_dtype if checkpoint else "auto",
         notes=(*notes, *_unread(c), *(checkpoint.notes if checkpoint else _unsaid_format(name))),
         source=about.get("source", file),
@@ -190,11 +190,12 @@ _UNDERSTOOD = (
     "add_swa_attention_sink_bias", "add_full_attention_sink_bias", "projectors_bias", "add_bias_linear",
     "moe_router_enable_expert_bias", "use_expert_bias", "moe_gate_bias", "use_routing_bias", "mask_type",
     "shared_moe_mode", "moe_router_use_sigmoid", "query_pre_attn_scalar", "use_sandwich_norm",
-    "order_of_layers", "mamba_use_mlp", "mamba_inner_layernorms", "normalization_function", "org_vocab_size",
-    "use_mixed_mlp_moe", "qk_norm_type", "mlp_intermediate_size", "d_inner", "pad_vocab_size_multiple",
-    "rms_norm", "use_moe", "postnorm", "multi_query_attention", "apply_query_key_layer_scaling",
-    "post_layer_norm",    "original_rope", "norm_head", "attn_type",
-    "num_ln_in_parallel_attn", "learned_pos_emb", "attn_layer_norm",
+    "order_of_layers", "mamba_use_mlp", "mamba_inner_layernorms", "normalization_function",
+    "org_vocab_size", "use_mixed_mlp_moe", "qk_norm_type", "mlp_intermediate_size", "d_inner",
+    "pad_vocab_size_multiple", "rms_norm", "use_moe", "postnorm", "multi_query_attention",
+    "apply_query_key_layer_scaling", "post_layer_norm", "original_rope", "norm_head", "lm_head",
+    "rmsnorm", "embd_layer", "full_attn_mod", "attention_method", "zero_expert_type", "max_attn_value",
+    "attn_type", "num_ln_in_parallel_attn", "learned_pos_emb", "attn_layer_norm",
 )  # fmt: skip
 
 

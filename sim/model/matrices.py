@@ -17,8 +17,7 @@ from sim.model.mixers import (
     Mixer,
     MlaShape,
 )
-from sim.model.schemes import WeightScheme
-from sim.model.shape import LayerShape, MlpShape, ModelShape, MoeShape
+from sim.model.shape import LayerShape, MlpShape, ModelShape, MoeShape, WeightScheme
 from sim.scenario.dataclass import dataclass
 
 Split = Literal["column", "row", "replicated"]

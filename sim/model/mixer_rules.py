@@ -224,12 +224,13 @@ def latent_attention(c: ConfigReader, found: Found) -> MlaShape:
             head_dim=c.count("index_head_dim", most=1_000_000),
             top_k=c.count("index_topk"),
         )
+    heads = c.count(*HEADS, most=MOST_HEADS)
     return MlaShape(
-        num_heads=c.count(*HEADS, most=MOST_HEADS),
+        num_heads=heads,
         kv_lora_rank=c.count("kv_lora_rank", most=10_000_000),
         qk_rope_head_dim=c.count("qk_rope_head_dim", most=1_000_000),
         qk_nope_head_dim=c.count("qk_nope_head_dim", most=1_000_000),
-        v_head_dim=c.count("v_head_dim", most=1_000_000),
+        v_head_dim=c.count("v_head_dim", default=max(1, found["hidden_size"] // heads), most=1_000_000),
         q_lora_rank=c.optional_count("q_lora_rank", most=10_000_000),
         output_bias=found["output_bias"],
         indexer=indexer,

@@ -123,29 +123,32 @@ class MlpReader:
         if listed_experts is not None:
             self.c.ignore("interleave_moe_layer_step")
             return listed_experts
-        return frozenset(i for i in range(self.layers) if self._is_sparse(i))
+        return self._by_rule()
 
     def _has_experts(self, word: str) -> bool:
         if word not in ("sparse", "moe", "dense", "mlp"):
             raise self.c.refuse("a kind of MLP that is not modelled", "mlp_layer_types", given=word)
         return word in ("sparse", "moe")
 
-    def _is_sparse(self, index: int) -> bool:
+    def _by_rule(self) -> frozenset[int]:
+        """After the first dense layers, every n-th, but for those listed."""
         c, layers = self.c, self.layers
         if isinstance(c.value("moe_layer_freq"), list):
-            return bool(c.by_layer("moe_layer_freq", layers=layers, least=0, most=1)[index])
+            marks = c.by_layer("moe_layer_freq", layers=layers, least=0, most=1)
+            return frozenset(i for i, mark in enumerate(marks) if mark)
         first_names = ("first_k_dense_replace", "num_dense_layers", "n_dense_layers", "moe_layer_start_index")
         first = c.count(*first_names, "num_dense_layer", default=0, least=0, most=LARGEST_LAYER)
         last = c.count("moe_layer_end_index", default=layers - 1, least=0, most=LARGEST_LAYER)
-        if not first <= index <= last or index in (c.indices("mlp_only_layers", layers=layers) or ()):
-            return False
+        dense = c.indices("mlp_only_layers", layers=layers) or frozenset()
+        within = [i for i in range(first, min(last + 1, layers)) if i not in dense]
         if c.value("expert_layer_period") is not None:  # Jamba
             period = c.count("expert_layer_period", most=MOST_LAYERS)
-            return index % period == c.count("expert_layer_offset", default=0, least=0, most=MOST_LAYERS)
+            offset = c.count("expert_layer_offset", default=0, least=0, most=MOST_LAYERS)
+            return frozenset(i for i in within if i % period == offset)
         from_one = ("decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_interval")
         step = c.count(*from_one, default=1, most=MOST_LAYERS)
         every = c.count("moe_layer_freq", default=1, most=MOST_LAYERS)  # DeepSeek counts from layer 0
-        return (index + 1) % step == 0 and index % every == 0
+        return frozenset(i for i in within if (i + 1) % step == 0 and i % every == 0)
 
     def _ignore_experts(self) -> None:
         """Keys that mean nothing without experts."""

@@ -8,7 +8,7 @@ by layer), AWQ, GPTQ, bitsandbytes, mxfp4 and nvfp4, with the modules that stay 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import translate
 from functools import cache
@@ -16,19 +16,19 @@ from typing import Any, Literal
 
 from sim.model.matrices import kind_matrices
 from sim.model.reader import ConfigReader
-from sim.model.schemes import (
+from sim.model.shape import (
     FP8_CHANNEL,
     FP8_TENSOR,
     INT8_CHANNEL,
     MXFP4,
     MXFP8,
     NVFP4,
+    LayerShape,
     Quantization,
     WeightScheme,
     fp8_blocks,
     grouped,
 )
-from sim.model.shape import LayerShape
 from sim.scenario.dataclass import dataclass
 
 # Where blocks of a layer stand in a checkpoint, and what our matrices are called in it.
@@ -131,6 +131,9 @@ class ModuleNames:
             else:
                 self._add(tuple(_from_layers(entry).split(".")))
         self.globs = re.compile("|".join(globs)) if globs else None
+        texts = [*globs, *(pattern.pattern for pattern in self.patterns)]
+        self._is_same_in_all = not any(re.search(r"\d", text) for text in texts)
+        self._in_all: dict[str, bool] = {}  # where no entry names a layer
 
     def _add(self, parts: Path) -> None:
         if parts[0] == "layers" and len(parts) > 1:
@@ -141,9 +144,11 @@ class ModuleNames:
     def has(self, layer: int, matrix: str) -> bool:
         """Whether the list names this matrix of a layer, or something that it is part of."""
         own = self.by_layer.get(str(layer), set())
-        if not own and not self.anywhere and self.globs is None and not self.patterns:
-            return False
-        return any(self._names(own, layer, path) for path in paths_of(matrix))
+        if own or not self._is_same_in_all:
+            return any(self._names(own, layer, path) for path in paths_of(matrix))
+        if matrix not in self._in_all:
+            self._in_all[matrix] = any(self._names(own, layer, path) for path in paths_of(matrix))
+        return self._in_all[matrix]
 
     def _names(self, own: set[Path], layer: int, path: Path) -> bool:
         ends = range(len(path) + 1)
@@ -416,20 +421,23 @@ METHODS: dict[str, Callable[[ConfigReader], Checkpoint]] = {
 def held_layers(layers: list[LayerShape], hidden: int, checkpoint: Checkpoint) -> list[LayerShape]:
     """The layers with the scheme of each of their matrices."""
     names = {kind: [one.name for one in kind_matrices(kind, hidden)] for kind in set(layers)}
-    held = []
+    held: list[LayerShape] = []
+    made: dict[tuple[LayerShape, object], LayerShape] = {}
     for index, layer in enumerate(layers):
         schemes = ((name, checkpoint.scheme_of(index, name)) for name in names[layer])
         known = tuple((name, scheme) for name, scheme in schemes if scheme is not None)
-        held.append(replace(layer, schemes=known))
+        if (layer, known) not in made:
+            made[layer, known] = replace(layer, schemes=known)
+        held.append(made[layer, known])
     return held
 
 
-def main_kind(layers: Iterable[LayerShape], hidden: int) -> Quantization:
+def main_kind(kinds: Sequence[LayerShape], pattern: Sequence[int], hidden: int) -> Quantization:
     """The kind that most of the quantised weights have; none without any."""
     weights: dict[Quantization, int] = {}
-    for layer in layers:
-        for matrix in kind_matrices(layer, hidden):
+    for place, kind in enumerate(kinds):
+        for matrix in kind_matrices(kind, hidden):
             if matrix.scheme is not None:
-                size = matrix.n * matrix.k * matrix.num_experts
+                size = matrix.n * matrix.k * matrix.num_experts * pattern.count(place)
                 weights[matrix.scheme.kind] = weights.get(matrix.scheme.kind, 0) + size
     return max(weights, key=lambda kind: weights[kind], default="none")

@@ -151,9 +151,8 @@ class ConfigReader:
         return given
 
     def ignore(self, *names: str) -> None:
-        """These keys are understood, and change nothing here."""
+        """These keys are understood, and change nothing here: asked for by a user, they are refused."""
         self.read.update(names)
-        self.used.update(name for name in names if name in self.keys)
 
     def blocks(self, part: str, layers: int) -> list[ConfigReader] | None:
         """``block_configs`` (Nemotron-NAS): the part (attention, ffn) of every block; None without them."""
@@ -190,7 +189,7 @@ class ConfigReader:
 
 
 # Words of keys that say what a layer is or how large something is.
-STRUCTURAL = re.compile(
+STRUCTURAL = (
     r"layer|block|head|expert|moe|window|chunk|state|rank|dim$|dims$|_dim_|size|width|attn|attention|mamba|ssm|conv"
     r"|kv|key|value|query|ffn|ff_|mlp|router|gate|gating|latent|linear|lora|pattern|interval|period|group"
     r"|share|top_?k|index|compress|recurrent|memory|cache|altup|laurel|hyper|codebook|adapter|loop|cycle|expand"
@@ -200,7 +199,7 @@ STRUCTURAL = re.compile(
 
 # What such keys say besides: numbers that scale, training, kernels, sampling, other modalities, and how
 # experts are chosen (which ones, never how many or how large).
-HARMLESS = re.compile(
+HARMLESS = (
     r"dropout|drop|init|eps$|epsilon|_eps_|loss|coef|token|rope|rotary|theta|jitter|clip|softcap|capping|temperature"
     r"|scal(e|ing)|multiplier|scalar|alpha|beta|gamma|factor$|noise|(^|_)act(ivation)?(_|$)|_act$|act_fn|dtype|version"
     r"|^vision|^image|^audio|^video|^speech|^mm_|^visual|vision_|image_|audio_|video_|projector|mrope"
@@ -220,7 +219,8 @@ HARMLESS = re.compile(
 def is_structural(key: str) -> bool:
     """Whether a key's words say that it could change the shape."""
     lower = key.lower()
-    return bool(STRUCTURAL.search(lower)) and not HARMLESS.search(lower)
+    # Compiled when first needed: few configs have a key that nobody read.
+    return bool(re.search(STRUCTURAL, lower)) and not re.search(HARMLESS, lower)
 
 
 def says_something(value: object) -> bool:

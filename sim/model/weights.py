@@ -7,8 +7,7 @@ from typing import Literal
 from sim.errors import ScenarioError
 from sim.model.counts import DTYPE_BYTES, embedding_parameters, served_dtype, vector_parameters
 from sim.model.matrices import Matrix, layer_matrices
-from sim.model.schemes import SCHEMES, Quantization
-from sim.model.shape import DtypeChoice, ModelShape, Stage
+from sim.model.shape import SCHEMES, DtypeChoice, ModelShape, Quantization, Stage
 
 EXPERTS = ("moe_gate_up", "moe_down")
 

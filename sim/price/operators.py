@@ -21,8 +21,7 @@ from sim.model.counts import (
     served_dtype,
 )
 from sim.model.matrices import Matrix, layer_matrices
-from sim.model.schemes import Quantization
-from sim.model.shape import ModelShape
+from sim.model.shape import ModelShape, Quantization
 from sim.model.weights import bits_per_weight, served_quantization
 from sim.price.law_times import (
     NEVER_HOT,

@@ -12,17 +12,17 @@ from sim.errors import ScenarioError
 from sim.model.config import load_model
 from sim.model.counts import kv_bytes_per_token, kv_dtype_bytes
 from sim.model.matrices import layer_matrices
-from sim.model.schemes import (
+from sim.model.shape import (
     FP8_CHANNEL,
     FP8_TENSOR,
     INT8_CHANNEL,
     MXFP4,
     NVFP4,
+    ModelShape,
     WeightScheme,
     fp8_blocks,
     grouped,
 )
-from sim.model.shape import ModelShape
 from sim.model.weights import check_block_split, matrix_bytes, weight_bytes
 
 PLAIN: dict[str, Any] = {

@@ -133,9 +133,18 @@ def test_a_shape_is_found_by_its_name_on_hugging_face(tmp_path: Path) -> None:
     assert "Qwen/Qwen3-8B" in caught.value.hint
 
 
-@pytest.mark.parametrize("name", model_names())
-def test_a_shipped_shape_names_no_key_that_nothing_reads(name: str) -> None:
-    assert load_model({"base": name, **shipped(name)}).num_hidden_layers == load_model(name).num_hidden_layers
+@pytest.mark.parametrize(
+    "difference",
+    [
+        {"base": "qwen3-8b", "sliding_window": 4096},  # use_sliding_window is false
+        {"base": "deepseek-v3", "num_key_value_heads": 8},
+        {"base": "llama-3.1-8b", "use_parallel_block": True},
+        {"base": "llama-3.1-8b", "mamba_d_state": 128, "layer_types": ["full_attention"] * 32},
+    ],
+)
+def test_a_difference_that_changes_nothing_is_refused(difference: dict[str, Any]) -> None:
+    with pytest.raises(ScenarioError, match="not a key that this model uses"):
+        load_model(difference)
 
 
 @pytest.mark.parametrize(
