@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SEQUENCES, CONTEXT, DRAFTS, MADE, BLOCKS = range(5)
 by_order = attrgetter("order")
 FEWEST_STEPS = 1 << 12
-LOOK_AHEAD = 16  # steps
+LOOK_AHEAD = 8  # steps
 REST_STEPS = 32  # are planned by the scheduler before this is tried again: lending costs about as many
 
 
@@ -167,7 +167,11 @@ class DraftPath:
             cut = np.minimum(reach, scheduler.limits.max_model_len - 1)
             added[:, DRAFTS] -= reach - cut
             reach[:] = cut
-        np.floor_divide(reach + (scheduler.block_size - 1), scheduler.block_size, out=added[:, BLOCKS])
+        up, size = reach + (scheduler.block_size - 1), scheduler.block_size
+        if size & (size - 1):
+            np.floor_divide(up, size, out=added[:, BLOCKS])
+        else:  # the same for powers of two, several times as fast
+            np.right_shift(up, size.bit_length() - 1, out=added[:, BLOCKS])
         self._ahead[first : first + steps] += added
         if is_cut:
             added[:, DRAFTS] = most

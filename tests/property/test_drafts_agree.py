@@ -21,7 +21,7 @@ from sim.serving.vllm.scheduler import Scheduler
 @st.composite
 def drafting_engines(draw: st.DrawFn) -> dict[str, Any]:
     """Slots, blocks, the token budget and ``max_model_len`` each bind in some of them."""
-    block_size, num_drafts = draw(st.sampled_from([1, 2, 4, 16])), draw(st.integers(1, 4))
+    block_size, num_drafts = draw(st.sampled_from([1, 3, 4, 16])), draw(st.integers(1, 4))
     is_chunked = draw(st.booleans())
     tight = draw(st.booleans())
     return {
