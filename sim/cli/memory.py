@@ -212,16 +212,19 @@ def _row_of(
 def _table(model: str, rows: list[dict[str, Any]]) -> str:
     """GiB a GPU; a row that does not start says why."""
     width = max(len(row["hardware"]) for row in rows)
-    head = f"  {'':<{width}}  TP  weights GiB   KV GiB   KV tokens  full requests  longest context"
+    head = (
+        f"  {'':<{width}}  TP{'weights GiB':>13}{'KV GiB':>9}{'KV tokens':>13}{'full requests':>24}"
+        f"{'longest context':>17}"
+    )
     lines = [f"{model}, each GPU", "", head]
     for row in rows:
         start = f"  {row['hardware']:<{width}}{row['tensor_parallel_size']:>4}"
         if not row["starts"]:
             lines.append(f"{start}  does not start: {row['reason']}")
             continue
+        full = f"{row['max_concurrency']:.2f} of {row['max_model_len']:,}"
         lines.append(
             f"{start}{row['weight_bytes'] / 2**30:>13.2f}{row['kv_budget_bytes'] / 2**30:>9.2f}"
-            f"{row['kv_budget_tokens']:>12,}{row['max_concurrency']:>8.2f} of {row['max_model_len']:,}"
-            f"{row['longest_that_fits']:>12,}"
+            f"{row['kv_budget_tokens']:>13,}{full:>24}{row['longest_that_fits']:>17,}"
         )
     return "\n".join(lines)

@@ -65,7 +65,7 @@ def kv_groups(model: ModelShape, settings: KvSettings) -> tuple[KvGroup, ...]:
     return groups_of(
         layers,
         packs_pages=_packs_pages(model),
-        caches_prefixes=settings.caches_states or not has_states,
+        caches_prefixes=not has_states or (settings.caches_states and model.num_attention_layers > 0),
     )
 
 
@@ -161,7 +161,7 @@ def _state(index: int, mixer: StateMixer, model: ModelShape, settings: KvSetting
         row=("state", type(mixer).__name__, num_bytes),
         page_bytes=num_bytes,
         block_size=block,
-        pages_per_request=2 + checkpoints if settings.caches_states else 1,
+        pages_per_request=2 + checkpoints if settings.caches_states and model.num_attention_layers else 1,
     )
 
 

@@ -226,7 +226,8 @@ def _row(label: str, num_bytes: int, formula: str, basis: str = "") -> str:
 
 def _what_fits(plan: MemoryPlan) -> list[str]:
     pool, per_token = plan.pool, plan.kv_bytes_per_token
-    rows = [f"  one token             {per_token:,} bytes ({per_token / 1024:g} KiB) = {plan.kv_formula}"]
+    formula = plan.kv_formula or "no layer attends: states only"
+    rows = [f"  one token             {per_token:,} bytes ({per_token / 1024:g} KiB) = {formula}"]
     if plan.state_bytes_per_sequence:
         states = plan.state_bytes_per_sequence
         rows.append(f"  states of a sequence  {states:,} bytes ({states / 2**20:.4g} MiB), before padding")

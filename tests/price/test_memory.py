@@ -447,6 +447,20 @@ def test_tensorrt_llm_takes_a_share_of_what_is_free_after_weights() -> None:
     assert default.kv_budget_bytes == pytest.approx(2 * half.kv_budget_bytes, rel=1e-8)
 
 
+def test_a_model_without_attention_keeps_one_state_a_request() -> None:
+    keys = {
+        "model_type": "falcon_mamba", "hidden_size": 4096, "num_hidden_layers": 64, "intermediate_size": 8192,
+        "state_size": 16, "conv_kernel": 4, "expand": 2, "time_step_rank": 256, "vocab_size": 65024,
+        "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    plan = memory_plan(load_model(keys), H100, EngineConfig().on(H100))
+    (group,) = plan.groups
+    assert (group.kind, group.num_layers, group.caches_prefixes) == ("state", 64, False)
+    assert plan.pool.blocks_of(1) == plan.pool.blocks_of(2048) == 1
+    assert plan.max_concurrency == plan.num_gpu_blocks
+    assert "no layer attends" in render_memory(plan)
+
+
 # --- logs of single starts, which no constant was fitted to ---
 
 
