@@ -239,13 +239,15 @@ def _logged_tokens(pool: KvPool, length: int, engine: PricedEngine) -> int:
 def _no_room(
     model: ModelShape, hardware: HardwareProfile, engine: PricedEngine, lines: tuple[MemoryLine, ...]
 ) -> ScenarioError:
-    usable = int(hardware.hbm_bytes * engine.gpu_memory_utilization)
+    is_vllm = engine.runtime == "vllm"
+    usable_share = engine.gpu_memory_utilization if is_vllm else 1.0
+    usable = int(hardware.hbm_bytes * usable_share)
     weights = -next(line.num_bytes for line in lines if line.label == "weights")
     beside = -sum(line.num_bytes for line in lines[1:] if line.label not in ("weights", "left alone"))
     held = served_quantization(model, engine.quantization)
     kind = served_dtype(model, engine.dtype) if held == "none" else held
     tp = engine.tensor_parallel_size
-    needed = (weights + beside) / engine.gpu_memory_utilization
+    needed = (weights + beside) / usable_share
     share = (weights + beside) / hardware.hbm_bytes
     tries = [f"a profile with hbm_bytes above {needed / 1e9:.0f} GB"]
     if held == "none":
@@ -256,16 +258,16 @@ def _no_room(
             if smaller + beside < usable:
                 tries.insert(0, f"quantization: {quantization} ({smaller / 1e9:.1f} GB)")
     larger = _fitting_tensor_parallel_size(model, engine, usable - beside)
-    if engine.gpu_memory_utilization < 0.9 and share < 0.9:
+    if usable_share < 0.9 and share < 0.9:
         tries.insert(0, f"gpu_memory_utilization: 0.9 (it takes more than {share:.2f})")
     if larger:
         tries.append(f"tensor_parallel_size: {larger}")
+    said = f" x gpu_memory_utilization {usable_share:.2f} = {usable / 1e9:.1f} GB" if is_vllm else ""
     return CannotRun(
         "the model leaves no room for KV cache\n"
-        f"  {hardware.hbm_bytes / 1e9:.1f} GB x gpu_memory_utilization {engine.gpu_memory_utilization:.2f} = "
-        f"{usable / 1e9:.1f} GB; weights of {model.name} in {kind}"
+        f"  {hardware.hbm_bytes / 1e9:.1f} GB{said}; weights of {model.name} in {kind}"
         f"{f' on each of {tp} GPUs' if tp > 1 else ''} = {weights / 1e9:.1f} GB, "
-        f"what start-up takes beside = {beside / 1e9:.1f} GB",
+        f"what {'start-up takes' if is_vllm else f'{engine.runtime} keeps'} beside = {beside / 1e9:.1f} GB",
         path="engine",
         hint=", or ".join(tries),
     )

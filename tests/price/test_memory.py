@@ -438,6 +438,11 @@ def test_vllm_s_reservation_for_the_sampler_is_vllm_s_alone() -> None:
         assert few.account == runtime
 
 
+def test_no_room_under_another_engine_does_not_speak_of_vllm_s_share() -> None:
+    error = refused("llama-3.1-70b", "h100-sxm-80gb", runtime="sglang")
+    assert "gpu_memory_utilization" not in str(error) and "what sglang keeps beside" in error.problem
+
+
 def test_tensorrt_llm_takes_a_share_of_what_is_free_after_weights() -> None:
     h100, model = load_hardware("h100-sxm-80gb"), load_model("llama-3.1-8b")
     half, default = (
