@@ -52,6 +52,8 @@ def tiled_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
     Splits of K are tried only where they could win: a split in s takes at least its share of a wave, s times
     the prologue and all of K.
     """
+    shape = np.shape(sizes["m"])  # () where one product is asked for
+    sizes = {name: np.atleast_1d(values) for name, values in sizes.items()}
     best = np.full_like(sizes["m"], np.inf)
     each = tiled(sizes, constants, device)
     for tiles in each:
@@ -62,7 +64,7 @@ def tiled_s(sizes: Sizes, constants: Constants, device: Device) -> Floats:
         if may_win.size:
             times = tiles.at(may_win).seconds(_LATER_SPLITS, constants, device)
             best[may_win] = np.minimum(best[may_win], times.min(axis=0))
-    return best
+    return best.reshape(shape)
 
 
 LAST_DIGITS = 1e-9  # far more than rounding comes to
