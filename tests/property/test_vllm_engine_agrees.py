@@ -162,7 +162,9 @@ def test_many_requests_skip_and_agree(
     skipped = run(table, engine, "skip", has_block_map=False)
     assert_same(skipped, stepped)
     assert (stepped.requests.num_preemptions.sum() > 0) == (num_blocks == 260)
-    assert skipped.segments.num_steps.max() > 1 and skipped.notes == stepped.notes
+    asked = [note for note in stepped.notes if "as engine.stepping asks" in note]
+    assert len(asked) == 1 and [*skipped.notes, *asked] == [*stepped.notes]
+    assert skipped.segments.num_steps.max() > 1
     monkeypatch.setattr(VllmBlockMapRecorder.__init__, "__defaults__", (40,))
     drawn, stepped = run(table, engine, "skip"), run(table, engine, "every_step")
     assert_same(drawn, stepped)
