@@ -35,6 +35,17 @@ from sim.serving.workload.arrivals import Arrivals
 MS = 1_000_000_000
 MAX_LEN, NUM_SLOTS, BLOCK = 512, 12, 16
 CAPACITY = MAX_LEN * NUM_SLOTS
+TOY_MEMORY = {
+    "lines": [
+        {
+            "label": "weights",
+            "bytes": 10**9,
+            "formula": "1,000,000,000 parameters x 1 B",
+            "basis": "counted",
+        }
+    ],
+    "warnings": [],
+}
 
 
 @dataclass
@@ -228,7 +239,7 @@ def _recorded(engine: _Engine, toys: list[_Toy], scenario: Scenario, variant: st
             kind=0 * rectangles[4],
             is_truncated=False,
         ) if seed == 1 else None,
-        notes=(), explain={"memory": [("weights", 10**9, "1,000,000,000 parameters × 1 B")]},
+        notes=(), explain={"memory": TOY_MEMORY},
     )  # fmt: skip
 
 

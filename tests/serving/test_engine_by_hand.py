@@ -104,10 +104,10 @@ def test_what_can_never_fit_is_refused_at_its_arrival(run: Any) -> None:
     result = run(table, block_size=4, num_gpu_blocks_override=4)
     assert result.requests.status.tolist() == [FINISHED, REFUSED, REFUSED]
     assert seconds(result.requests.finish_ps) == [0.4, 0.02, 0.03]
-    assert result.notes[1:] == (
+    assert [note for note in result.notes if "refused" in note] == [
         "1 requests refused: needs more KV memory than the whole pool of 16 tokens",
         "1 requests refused: prompt + answer longer than max_model_len 128",
-    )
+    ]
 
 
 STATIC = {"batching": "static", "max_num_seqs": 3}
