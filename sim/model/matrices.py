@@ -14,8 +14,8 @@ from sim.model.mixers import (
     LinearAttentionShape,
     Mamba2Shape,
     MambaShape,
-    Mixer,
     MlaShape,
+    StateMixer,
 )
 from sim.model.shape import LayerShape, MlpShape, ModelShape, MoeShape, WeightScheme
 from sim.scenario.dataclass import dataclass
@@ -163,7 +163,7 @@ def _state_parts(kind: LayerShape, hidden: int, tp: int) -> Iterator[Matrix]:
             yield from _state(mixer, hidden, tp)
 
 
-def _state(mixer: Mixer, hidden: int, tp: int) -> Iterator[Matrix]:
+def _state(mixer: StateMixer, hidden: int, tp: int) -> Iterator[Matrix]:
     if isinstance(mixer, MambaShape):
         inner = share(mixer.inner_size, tp)
         yield _column("in_proj", 2 * inner, hidden)
@@ -182,7 +182,7 @@ def _state(mixer: Mixer, hidden: int, tp: int) -> Iterator[Matrix]:
         yield _column("in_proj", (3 + mixer.output_gate) * inner, hidden)
         yield _row("out_proj", hidden, inner)
     else:
-        inner = share(mixer.inner_size, tp)  # type: ignore[union-attr]
+        inner = share(mixer.inner_size, tp)
         yield _column("in_proj", 3 * inner, hidden)
         yield _row("out_proj", hidden, inner)
 

@@ -10,17 +10,15 @@ import pytest
 from conformance.playing import (
     blocks,
     check,
-    decided,
     ids,
     is_over,
     limits,
-    observed,
     offer,
     request,
     steps,
     tokens,
 )
-from conformance.test_steady import ASKS, ENDLESS, Ask, Play
+from conformance.test_steady import ASKS, ENDLESS, Ask, Play, assert_served_alike_if_alone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -516,22 +514,7 @@ def test_the_laws_hold_with_two_steps_in_flight(named: dict[str, Any], asks: lis
 @given(LIMITS, ASKS)
 def test_requests_that_are_alone_are_served_the_same(named: dict[str, Any], asks: list[Ask]) -> None:
     named = settled(named)
-    pair = [Scheduler(limits(**named), are_alone=are_alone) for are_alone in (True, False)]
-    for number, ask in enumerate(asks):
-        for target in pair:
-            item = request(f"r{number}", [(number, 0, ask.own + 1)], ask.out, output_stream=1000 + number)
-            item.arrival, item.priority = number, ask.priority
-            offer(target, item)
-    for _ in range(ENDLESS):
-        if not pair[0].num_unfinished:
-            return
-        plans = [target.plan_step() for target in pair]
-        assert decided(plans[0]) == decided(plans[1])
-        for target, plan in zip(pair, plans, strict=True):
-            target.update(plan)
-            check(target)
-        assert observed(pair[0]) == observed(pair[1])
-    raise AssertionError("it goes on for ever")
+    assert_served_alike_if_alone(named, asks)
 
 
 @settings(max_examples=100, deadline=None)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from conformance.plain_cache import PlainCache
-from conformance.playing import check, decided, limits, observed, offer, request
-from conformance.test_steady import ASKS, ENDLESS, LIMITS, Ask, Play
+from conformance.playing import check, limits, request
+from conformance.test_steady import ASKS, ENDLESS, LIMITS, Ask, Play, assert_served_alike_if_alone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,22 +38,7 @@ def test_a_request_that_says_it_is_alone_is_served_the_same(
     named: dict[str, object], asks: list[Ask]
 ) -> None:
     named = {**named, "enable_prefix_caching": True}
-    pair = [Scheduler(limits(**named), are_alone=are_alone) for are_alone in (True, False)]
-    for number, ask in enumerate(asks):
-        for scheduler in pair:
-            item = request(f"r{number}", [(number, 0, ask.own + 1)], ask.out, output_stream=1000 + number)
-            item.arrival, item.priority = number, ask.priority
-            offer(scheduler, item)
-    for _ in range(ENDLESS):
-        if not pair[0].num_unfinished:
-            return
-        plans = [scheduler.plan_step() for scheduler in pair]
-        assert decided(plans[0]) == decided(plans[1])
-        for scheduler, plan in zip(pair, plans, strict=True):
-            scheduler.update(plan)
-            check(scheduler)
-        assert observed(pair[0]) == observed(pair[1])
-    raise AssertionError("it goes on for ever")
+    assert_served_alike_if_alone(named, asks)
 
 
 def entered(tree: PrefixTree, name: str, prompt: list[tuple[int, int, int]]) -> Request:

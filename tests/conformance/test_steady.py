@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from conformance.playing import blocks, check, decided, ids, is_over, limits, observed, offer, request, steps
@@ -193,3 +194,23 @@ def test_what_cannot_be_skipped_says_so(named: dict[str, object]) -> None:
     scheduler.add(request("a", 8, 40))
     scheduler.update(scheduler.plan_step())
     assert scheduler.schedule().num_steps == 1
+
+
+def assert_served_alike_if_alone(named: dict[str, Any], asks: list[Ask]) -> None:
+    """Requests without a token in common, said to be alone or not: the same decisions, and the same state."""
+    pair = [Scheduler(limits(**named), are_alone=are_alone) for are_alone in (True, False)]
+    for number, ask in enumerate(asks):
+        for scheduler in pair:
+            item = request(f"r{number}", [(number, 0, ask.own + 1)], ask.out, output_stream=1000 + number)
+            item.arrival, item.priority = number, ask.priority
+            offer(scheduler, item)
+    for _ in range(ENDLESS):
+        if not pair[0].num_unfinished:
+            return
+        plans = [scheduler.plan_step() for scheduler in pair]
+        assert decided(plans[0]) == decided(plans[1])
+        for scheduler, plan in zip(pair, plans, strict=True):
+            scheduler.update(plan)
+            check(scheduler)
+        assert observed(pair[0]) == observed(pair[1])
+    raise AssertionError("it goes on for ever")

@@ -176,17 +176,9 @@ class KVBlocks(KVCache):
         self.register(request, computed + num_new_tokens)
         return fresh
 
-    def can_admit(
-        self, request: Request, num_hits: int, num_new_tokens: int, num_growing: int = 0, *, spare: bool
-    ) -> bool:
-        """Whether ``admit`` would find its blocks after ``num_growing`` others were taken."""
-        return self._need(request, num_hits, num_new_tokens, num_growing, spare=spare) is not None
-
-    def _need(
-        self, request: Request, num_hits: int, num_new_tokens: int, num_growing: int = 0, *, spare: bool
-    ) -> int | None:
+    def _need(self, request: Request, num_hits: int, num_new_tokens: int, *, spare: bool) -> int | None:
         """Fresh blocks that an admission takes now; None if it cannot be."""
-        size, longest, available = self._block_size, self._max_model_len, self.pool.num_free - num_growing
+        size, longest, available = self._block_size, self._max_model_len, self.pool.num_free
         if spare:
             available -= self.watermark_blocks
         if num_hits:
