@@ -136,7 +136,7 @@ class FastPath(ABC):
         must_see_all, has_triggers, inbox = feed.must_see_all, feed.has_triggers, self.inbox
         deadlines, is_ranked, has_left = self.deadlines, scheduler.is_ranked, False
         keeps_tables, shared, must_plan = scheduler.keeps_tables, scheduler.shared_tokens, False
-        preempts, stale = scheduler.preempts_newest, NOTHING
+        preempts, drawn, stale = scheduler.preempts_newest, scheduler.drawn, NOTHING
         arrival_ps, first_scheduled_ps = recorder.arrival_ps, recorder.first_scheduled_ps
         first_token_ps, finish_ps, replica = recorder.first_token_ps, recorder.finish_ps, recorder.replica
         generated_tokens, status = recorder.generated_tokens, recorder.status
@@ -153,6 +153,8 @@ class FastPath(ABC):
             # What ran is over: ``count`` sequences decoded ``steps`` times, or once beside prompts.
             if steps:
                 grown = 0
+                if drawn is not None:
+                    drawn.note_steps(done, steps, started, first, growth)
                 if steps > 1:
                     begun = done - ahead
                     if steps > size:
@@ -345,6 +347,8 @@ class FastPath(ABC):
                 free = scheduler.preempt_lent(request, tokens, known, free, blocks)
                 shared, has_left = scheduler.shared_tokens, True
             free -= need
+            if drawn is not None:
+                must_plan = drawn.note_plan(done, now)  # it is full: as many rectangles as are kept
             work, is_refused = NOTHING, False
             num_prefill = prefill_tokens = 0
             if (waiting or partial is not None) and not is_short:

@@ -38,6 +38,7 @@ def result_of(
     capacity, block_map = engines[0].scheduler.capacity_tokens, engines[0].scheduler.block_map
     check_rows(segments, capacity, len(engines))
     whole = whole_of(requests)
+    last_step_ps = max(int((one.start_ps + one.duration_ps).max(initial=0)) for one in segments.parts())
     window = window_of(requests, scenario.workload)
     if not window.is_whole:
         came_late = requests.arrival_ps >= window.begin_ps
@@ -62,7 +63,7 @@ def result_of(
         busy_ps=sum(int(part.duration_ps.sum()) for part in segments.parts()),
         num_events=engines[0].env.num_events,
         block_map=block_map.block_map(
-            capacity, scenario.engine.block_size, max(whole[1], engines[0].env.now_ps)
+            capacity, scenario.engine.block_size, max(whole[1], engines[0].env.now_ps, last_step_ps)
         )
         if block_map
         else None,

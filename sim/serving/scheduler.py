@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from sim.errors import InvariantError, ScenarioError
 from sim.serving.decoding import DecodeBatch
 from sim.serving.request import Request
-from sim.serving.usage import BlockMapSource, Levels
+from sim.serving.usage import BlockMapSource, DrawnBlocks, Levels
 
 Chunk = tuple[int, int, bool, Request]
 """(queries, tokens in the KV cache before, whether a token comes out, whose)."""
@@ -213,6 +213,8 @@ class Scheduler(ABC):
     def release_lent(self, request: Request, num_tokens: int, num_known: int, free: int) -> int:
         """A request has ended or left. ``num_tokens``: with those being made; 0: it does not decode."""
         raise NotImplementedError
+
+    drawn: DrawnBlocks | None = None  # while a map is drawn
 
     # The same for steps with drafts (``draft_path``), request by request.
 

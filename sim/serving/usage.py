@@ -33,6 +33,21 @@ class BlockMapSource(Protocol):
         ...
 
 
+class DrawnBlocks(Protocol):
+    """Gives decodes of the fast path their blocks in the step that needs them, where a map shows whose.
+
+    ``step`` is that of the decode batch, as it is at the call.
+    """
+
+    def note_plan(self, step: int, now_ps: int) -> bool:
+        """A step is planned at that time; it decodes the batch's step ``step``. True: the map is full."""
+        ...
+
+    def note_steps(self, step: int, num_steps: int, started_ps: int, first_ps: int, growth_ps: int) -> None:
+        """So many steps are over; the first of them took its blocks when it was planned."""
+        ...
+
+
 def kv_usage(segments: SegmentColumns, window_ps: tuple[int, int], *, is_paged: bool) -> dict[str, int]:
     """Integrals by ``KV_KINDS`` over the part of the rows of all replicas that lies in ``window_ps``.
 

@@ -2,18 +2,22 @@
 
 Kept only where a report asks for it. What a block is changes when a request gets it (a fresh block, or a hit
 of the prefix cache) and when one gives it back; neighbouring blocks that began and end together are one
-rectangle. Inside a jump the step in which a decoding request takes its next block follows from its length.
+rectangle. Inside a jump the step in which a decoding request takes its next block follows from its length;
+on the fast path the map hands these blocks out itself (``note_plan``, ``note_steps``), so that each request
+has those that it would have step by step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from sim.serving.decoding import DecodeBatch
 from sim.serving.records import CACHED, EVICTED, MAX_RECTANGLES, OWNED, SHARED, BlockMap
 from sim.serving.request import Request
 from sim.serving.scheduler import Step
+from sim.serving.vllm.kv import FreeBlocks, KVCache
 from sim.serving.vllm.plan import Plan
 
 Begun = tuple[int, int, Request]
@@ -32,23 +36,37 @@ class VllmBlockMapRecorder:
         self._num_known: dict[Request, list[int]] = {}  # by KV-cache group
         self._ended: list[tuple[int, int, int, int]] = []  # since when, kind, request, block
         self._rows: list[tuple[int, int, int, int, int, int]] = []
+        self.now_ps = 0  # when the scheduler does what it is asked for
+        self._running: Mapping[int, Request] = {}
+        self._pool: FreeBlocks
+        self._block_size = 0
+
+    def follow(self, kv: KVCache, running: Mapping[int, Request], block_size: int) -> None:
+        """From now on it is told what a scheduler's requests give back."""
+        self._running, self._pool, self._block_size = running, kv.pool, block_size
+        kv.on_release = lambda request: self.release(request, self.now_ps)
+        kv.on_release_some = lambda request, blocks, is_end: self.release_some(
+            request, blocks, self.now_ps, is_end=is_end
+        )
 
     def note(self, plan: Plan, block_size: int, now_ps: int) -> None:
-        """A step was planned: who was admitted has hits and fresh blocks, others fresh blocks."""
+        """A step was planned: those that run got fresh blocks, then the admitted have hits and fresh ones."""
         if self.is_truncated:
             return
+        for request in plan.fresh:
+            if request not in plan.admitted:
+                self._take(request, 0, now_ps)
         for request, hit_tokens in plan.admitted.items():
             self._take(request, hit_tokens // block_size, now_ps)
-        for request in plan.fresh:
-            self._take(request, 0, now_ps)
         self._write(now_ps)
 
-    def note_jump(self, running: Iterable[Request], block_size: int, jump: Step) -> None:
-        """A jump is over; the requests' counts are up to date."""
+    def note_jump(self, batch: DecodeBatch, block_size: int, jump: Step) -> None:
+        """A jump is over."""
         if self.is_truncated:
             return
         by_step: dict[int, list[tuple[int, Request]]] = {}
-        for request in running:
+        for request in self._running.values():
+            batch.settle(request)
             for index in range(self._known_of(request)[0], len(request.blocks)):
                 # The block is needed in the step whose token is the first of it.
                 step = index * block_size + 1 - (request.num_tokens - jump.num_steps)
@@ -59,6 +77,49 @@ class VllmBlockMapRecorder:
             for block, request in by_step[step]:
                 self._begin(block, request, begun_ps, is_hit=False)
             self._write(begun_ps)
+
+    # on the fast path
+
+    def take(self, request: Request, num_hits: int = 0) -> None:
+        """It has blocks that the map does not know; the first ``num_hits`` were found in the cache."""
+        if not self.is_truncated:
+            self._take(request, num_hits, self.now_ps)
+
+    def write(self) -> None:
+        """Everything of this moment is known."""
+        if not self.is_truncated:
+            self._write(self.now_ps)
+
+    def note_plan(self, step: int, now_ps: int) -> bool:
+        self.write()  # of the plan before
+        self.now_ps = now_ps
+        for request in self._growing(step, 1).get(0, ()):
+            self._grow(request)
+        return self.is_truncated
+
+    def note_steps(self, step: int, num_steps: int, started_ps: int, first_ps: int, growth_ps: int) -> None:
+        self.write()
+        steps = Step(num_steps=num_steps, started_ps=started_ps, first_ps=first_ps, growth_ps=growth_ps)
+        growing = self._growing(step + 1, num_steps - 1)
+        for number in sorted(growing):
+            self.now_ps = steps.start_of(number + 1)
+            for request in growing[number]:
+                self._grow(request)
+            self.write()
+        self.now_ps = steps.end_ps
+
+    def _growing(self, step: int, num_steps: int) -> dict[int, list[Request]]:
+        """Who needs a block in the n-th of so many steps of the decode batch, in order of admission."""
+        by_step: dict[int, list[Request]] = {}
+        for request in self._running.values() if num_steps else ():
+            if request.end_step >= step:
+                for number in range((request.phase - step) % self._block_size, num_steps, self._block_size):
+                    by_step.setdefault(number, []).append(request)
+        return by_step
+
+    def _grow(self, request: Request) -> None:
+        request.blocks += self._pool.take(1)
+        self.take(request)
 
     def release(self, request: Request, now_ps: int) -> None:
         """A request is about to give its blocks back; those that are registered stay cached."""

@@ -106,6 +106,7 @@ def test_load_is_the_time_weighted_mean_by_hand() -> None:
         "running": [2, 0], "waiting": [5, 0], "tokens": [13, 0], "reserved": [3, 0], "internal": [1, 0],
         "external": [0, 0],
     }  # fmt: skip
+    assert load_over_time(run, bins=4).levels["tokens"].tolist() == [11, 15, 0, 0]
 
 
 PIECES = st.tuples(st.integers(0, 3), st.integers(1, 5), st.integers(0, 40), st.integers(0, 1))

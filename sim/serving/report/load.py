@@ -71,8 +71,8 @@ class Load:
 def load_over_time(result: RunResult, bins: int = MAX_BINS) -> Load:
     """Time-weighted averages in ``bins`` equal bins from the start to the last step's end.
 
-    Within a segment, each decoding sequence's new tokens are counted at their mean, taken from what was
-    reserved; between segments (an idle engine) every level is zero.
+    Within a segment tokens grow evenly, taken from what was reserved where something was; other levels are at
+    their mean. Between segments (an idle engine) every level is zero.
     """
     segments = result.segments
     ends = segments.end_ps
@@ -81,11 +81,13 @@ def load_over_time(result: RunResult, bins: int = MAX_BINS) -> Load:
     replicas = np.unique(segments.replica)
     levels = {}
     values = _mean_levels(segments)
+    slopes = {"tokens": segments.num_decode * segments.num_steps / 2.0}
     for name in LEVELS:
         total = np.zeros(bins)
         for replica in replicas:
             mine = segments.replica == replica
-            total += _binned(segments.start_ps[mine], ends[mine], values[name][mine], edges)
+            rise = slopes[name][mine] if name in slopes else np.zeros(int(mine.sum()))
+            total += _binned(segments.start_ps[mine], ends[mine], values[name][mine], rise, edges)
         levels[name] = total
     middle = (edges[:-1] + edges[1:]) / 2 / PS_PER_S
     capacity = result.kv_budget_tokens * max(1, result.scenario.replicas) if has_kv(result) else 0
@@ -93,27 +95,39 @@ def load_over_time(result: RunResult, bins: int = MAX_BINS) -> Load:
 
 
 def _mean_levels(segments: SegmentColumns) -> dict[str, Float64]:
-    """Each level's mean over its segment."""
+    """Each level's mean over its segment. New tokens fill what was reserved, or the rest of the blocks."""
     grown = segments.num_decode * (segments.num_steps - 1) / 2
     from_reserved = np.minimum(grown, segments.kv_reserved)
+    internal = segments.kv_internal - (grown - from_reserved)
+    if segments.kv_grown_tokens_ps is not None:  # blocks that were added × time
+        internal = internal + np.asarray(
+            segments.kv_grown_tokens_ps / np.maximum(segments.duration_ps, 1), float
+        )
     return {
         "running": segments.num_running.astype(np.float64),
         "waiting": segments.num_waiting.astype(np.float64),
         "tokens": np.asarray(segments.kv_tokens + grown, dtype=np.float64),
         "reserved": np.asarray(segments.kv_reserved - from_reserved, dtype=np.float64),
-        "internal": segments.kv_internal.astype(np.float64),
+        "internal": np.asarray(internal, dtype=np.float64),
         "external": segments.kv_external.astype(np.float64),
     }
 
 
 def _binned(
-    starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], values: Float64, edges: Float64
+    starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], means: Float64, rises: Float64, edges: Float64
 ) -> Float64:
-    """The mean over each bin of a level that is ``values`` in [start, end) and zero between."""
+    """The mean over each bin of a level that goes from mean - rise to mean + rise in [start, end).
+
+    Zero between. Such a line meets the stairs of equal steps at both ends of each step.
+    """
     order = np.argsort(starts, kind="stable")
-    times = np.column_stack([starts[order], ends[order]]).ravel().astype(np.float64)
-    areas = np.column_stack([np.zeros(order.size), values[order] * (ends - starts)[order]]).ravel()
+    starts, lengths, rises = starts[order], (ends - starts)[order], rises[order]
+    times = np.column_stack([starts, ends[order]]).ravel().astype(np.float64)
+    areas = np.column_stack([np.zeros(order.size), means[order] * lengths]).ravel()
     integral = np.interp(edges, times, np.cumsum(areas))
+    at = np.maximum(np.searchsorted(starts, edges, side="right") - 1, 0)
+    done = np.clip((edges - starts[at]) / np.maximum(lengths[at], 1), 0, 1)
+    integral -= rises[at] * lengths[at] * done * (1 - done)
     return np.asarray(np.diff(integral) / np.diff(edges))
 
 

@@ -214,6 +214,9 @@ class KVBlocks(KVCache):
         """Frees the request's blocks; those with a hash stay findable until they are taken again."""
         if self.on_release is not None:
             self.on_release(request)
+        self._release(request)
+
+    def _release(self, request: Request) -> None:
         num_registered = request.num_registered_blocks
         if request.is_alone and num_registered > request.num_hit_blocks:
             self.tree.remember(request)
@@ -224,10 +227,12 @@ class KVBlocks(KVCache):
 
     def close(self, request: Request) -> None:
         """Releases a request that has ended."""
-        if request.is_alone and not request.num_preemptions and self.on_release is None:
+        if self.on_release is not None:
+            self.on_release(request)
+        if request.is_alone and not request.num_preemptions:
             self.pool.retire(request.blocks, request.num_registered_blocks)
             request.blocks = []
             return
-        self.release(request)
+        self._release(request)
         if self._caching:
             self.tree.leave(request)

@@ -36,6 +36,7 @@ class Scheduler(State):
 
     batch: SteadyDecode
     block_map: VllmBlockMapRecorder | None
+    drawn: VllmBlockMapRecorder | None = None
 
     def __init__(
         self,
@@ -48,12 +49,9 @@ class Scheduler(State):
         block_map: VllmBlockMapRecorder | None = None,
     ) -> None:
         super().__init__(limits, version, policy)
-        self.are_alone, self.block_map, self._now_ps = are_alone, block_map, 0
+        self.are_alone, self.block_map = are_alone, block_map
         if block_map is not None:
-            self.kv.on_release = lambda request: block_map.release(request, self._now_ps)
-            self.kv.on_release_some = lambda request, blocks, is_end: block_map.release_some(
-                request, blocks, self._now_ps, is_end=is_end
-            )
+            block_map.follow(self.kv, self.running, limits.block_size)
         self._is_order_open = limits.policy != "fcfs" or limits.long_prefill_token_threshold > 0
         self.is_steady = steady and not _why_unsteady(limits)
         self.batch = steady_decode(self, registers=limits.enable_prefix_caching and not are_alone)
@@ -130,18 +128,22 @@ class Scheduler(State):
 
     def abort(self, request: Request, now_ps: int = 0) -> int:
         """Frees everything at once."""
-        self._now_ps = now_ps
+        self._note_time(now_ps)
         if request.status is not Status.FINISHED:
             self.watch = PreemptionWatch()
             self.batch.leave(request)
             self.finish(request)
         return request.num_output_tokens
 
+    def _note_time(self, now_ps: int) -> None:
+        if self.block_map is not None:
+            self.block_map.now_ps = now_ps
+
     # a step is planned
 
     def schedule(self, now_ps: int = 0) -> Step:
         """Where only decoding follows, as many steps as do, not planned one by one."""
-        self._now_ps = now_ps
+        self._note_time(now_ps)
         jump = self._jump()
         if jump is not None:
             return jump
@@ -229,7 +231,7 @@ class Scheduler(State):
 
     def update(self, step: Step, accepted: Mapping[Request, int] = NOBODY, now_ps: int = 0) -> list[Request]:
         """Who finished comes in scheduling order; dummy drafts are never right."""
-        self._now_ps = now_ps
+        self._note_time(now_ps)
         if not isinstance(step, Plan):
             return self._take_jump(step)
         if self._follows_flight:
@@ -251,10 +253,8 @@ class Scheduler(State):
         step.grown_tokens_ps = held * size
         self._made = {}
         finished = batch.advance(step.num_steps)
-        if self.block_map is not None and not self.block_map.is_truncated:
-            for request in self.running.values():
-                batch.settle(request)
-            self.block_map.note_jump(self.running.values(), size, step)
+        if self.block_map is not None:
+            self.block_map.note_jump(batch, size, step)
         return finished
 
     def _update_each(self, plan: Plan, accepted: Mapping[Request, int]) -> list[Request]:
@@ -302,27 +302,24 @@ class Scheduler(State):
     def lend(self, planned: Step | None) -> list[Chunk] | None:
         """Blocks are only counted from here on, or, if some may be found in the cache, told apart at the end.
 
-        Not while a map is drawn, or the output of somebody is looked up that makes it; and with asynchronous
-        scheduling not while somebody has no part in the planned step, or blocks will lack soon.
+        Not while the output of somebody is looked up that makes it; and with asynchronous scheduling not
+        while somebody has no part in the planned step, or blocks will lack soon.
         """
         running, chosen, chunks = self.running, dict[Request, int](), list[Chunk]()
         newest, half_done = next(reversed(running), None), list(self.prefilling.values())
         preempted: Iterable[Request] = takewhile(lambda one: one.num_preemptions, self.waiting)
         if self.is_ranked:  # else they are at the head of the queue
             preempted = self.waiting if self.num_preempted_alive else ()
-        has_map = self.block_map is not None and not self.block_map.is_truncated
-        if has_map or self.eager or any(one.num_stale_tokens or self._made.get(one) for one in preempted):
+        if self.eager or any(one.num_stale_tokens or self._made.get(one) for one in preempted):
             return None
-        caches, may_hit = (
-            self.limits.enable_prefix_caching,
-            not self.are_alone or self.num_preempted_alive > 0,
-        )
-        keeps_tables = caches and may_hit
-        preempts = self.limits.policy == "fcfs" and keeps_tables == caches
+        caches = self.limits.enable_prefix_caching
+        may_hit = not self.are_alone or self.num_preempted_alive > 0
+        drawn = None if self.block_map is None or self.block_map.is_truncated else self.block_map
+        keeps_tables = drawn is not None or (caches and may_hit)
+        preempts = self.limits.policy == "fcfs" and keeps_tables == caches and drawn is None
         if self.limits.async_scheduling and running:
-            is_short = (
-                not preempts and 2 * len(running) > self.pool.num_free * self.block_size
-            )  # within about two steps
+            # Within about two steps:
+            is_short = not preempts and 2 * len(running) > self.pool.num_free * self.block_size
             if is_short or not isinstance(planned, Plan) or len(planned.chosen) != len(running):
                 return None
             chosen, half_done = planned.chosen, planned.partial
@@ -336,7 +333,7 @@ class Scheduler(State):
                 self.batch.join(request)
             else:
                 chunks.append((tokens, cached, not request.is_prefill_chunk, request))
-        self.keeps_tables, self.preempts_newest = keeps_tables, preempts
+        self.keeps_tables, self.preempts_newest, self.drawn = keeps_tables, preempts, drawn
         self.free = self.pool.num_free
         for request in running.values():
             request.reserved = len(request.blocks)
@@ -354,6 +351,8 @@ class Scheduler(State):
         batch.is_stuck = False
         if self.keeps_tables:
             self._take_loose(self.free)
+        if self.drawn is not None:
+            self.drawn.write()
         if shown is not None:
             plan = Plan(
                 budget=0, done_ps=shown[0], num_decode=shown[1], context_tokens=shown[2],
@@ -420,6 +419,8 @@ class Scheduler(State):
             num_tokens = budget
         if self.kv.admit(request, num_hits, num_tokens, spare=bool(self.running)) is None:
             return None
+        if self.drawn is not None:
+            self.drawn.take(request, num_hits)
         request.reserved = len(request.blocks)
         self._note_shared()
         return num_tokens, cached, self.pool.num_free
@@ -427,6 +428,8 @@ class Scheduler(State):
     def extend_lent(self, request: Request, num_tokens: int, free: int) -> int:
         self._take_loose(free)
         self.kv.extend(request, num_tokens)
+        if self.drawn is not None:
+            self.drawn.take(request)
         return self.pool.num_free
 
     def preempt_lent(self, request: Request, num_tokens: int, num_known: int, free: int, held: int) -> int:
