@@ -6,7 +6,6 @@ import argparse
 import json
 import shlex
 import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,13 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the step's operators; by default one decode over 1,024 tokens."""
-    from sim.report.explain import as_json, as_text
+    from sim.report.explain import as_json, as_text, operator_rows
 
     found = _explained(arguments)
     if arguments.json:
         print(json.dumps(as_json(found), indent=2))
     elif arguments.csv:
-        print(_csv(found), end="")
+        from sim.export.files import table_csv
+
+        print(table_csv(operator_rows(found)), end="")
     else:
         print(as_text(found, has_constants=arguments.constants))
     if arguments.out:
@@ -93,17 +94,6 @@ def _explained(arguments: argparse.Namespace) -> Explained:
         warnings=step_warnings(scenario, shape),
         command=shlex.join(["gpuyard", *sys.argv[1:]]),
     )
-
-
-def _csv(found: Explained) -> str:
-    """The operators as ``write_table`` writes them."""
-    from sim.export.files import write_table
-    from sim.report.explain import operator_rows
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "operators.csv"
-        write_table(operator_rows(found), path)
-        return path.read_text(encoding="utf-8")
 
 
 def _write(found: Explained, out: Path) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.cli.exits import FINE
@@ -14,7 +17,11 @@ if TYPE_CHECKING:
     from sim.hardware import HardwareProfile
     from sim.model.shape import ModelShape
     from sim.price.memory_words import MemoryPlan
+    from sim.price.start_log import StartLog
+    from sim.report.memory import MemoryPage
     from sim.serving.scenario import EngineConfig
+
+Row = dict[str, Any]
 
 # The options of vLLM that decide memory, by the same names: what stands for the value, its type.
 ENGINE_OPTIONS: dict[str, tuple[str, type]] = {
@@ -48,10 +55,9 @@ SWITCHES = ("async_scheduling", "enable_prefix_caching")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Model, device, and vLLM's options by vLLM's names."""
-    parser.add_argument("--model", required=True, metavar="M", help="a shipped name, or a config.json")
+    parser.add_argument("--model", metavar="M", help="a shipped name, or a config.json")
     parser.add_argument(
         "--hardware",
-        required=True,
         metavar="H[,H]",
         help="a shipped name, or a profile's YAML; several: a table",
     )
@@ -68,7 +74,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fit", action="store_true", help="also: the longest context, and how many requests of which length"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON, in bytes")
+    parser.add_argument(
+        "--from-log",
+        metavar="FILE",
+        help="an engine's start-up log: its lines beside ours; other options replace what it says",
+    )
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="print JSON, in bytes")
+    shape.add_argument("--csv", action="store_true", help="print the lines as CSV, in bytes")
+    parser.add_argument(
+        "--out", metavar="DIR", help="also write memory.html (what stands where), .md, .json and .csv"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -76,28 +92,137 @@ def run(arguments: argparse.Namespace) -> int:
     from sim.hardware import load_hardware
     from sim.model.config import load_model
 
+    if arguments.from_log is not None:
+        return _beside_log(arguments)
+    missing = [f"--{name}" for name in ("model", "hardware") if getattr(arguments, name) is None]
+    if missing:
+        raise ScenarioError(
+            f"{', '.join(missing)} {'are' if missing[1:] else 'is'} missing",
+            path="memory",
+            hint="gpuyard memory --help; with --from-log a start-up log may name them",
+        )
     if arguments.tokens is not None and arguments.tokens < 1:
         raise ScenarioError("too few", path="--tokens", given=arguments.tokens, allowed="1 or more")
     model = load_model(arguments.model, path="--model")
     devices = [load_hardware(name, path="--hardware") for name in _listed(arguments.hardware)]
     sizes = _sizes(arguments.tensor_parallel_size)
-    given = {
-        name: getattr(arguments, name)
-        for name in (*ENGINE_OPTIONS, *SWITCHES)
-        if getattr(arguments, name) is not None
-    }
+    given = _given(arguments)
     if len(devices) * len(sizes) > 1:
-        rows = [_row_of(model, device, size, given) for device in devices for size in sizes]
-        print(json.dumps(rows, indent=2) if arguments.json else _table(arguments.model, rows))
-        return FINE
+        return _several(arguments, model, devices, sizes, given)
     engine = _engine(given, sizes[0], devices[0], model)
     plan = _plan(model, devices[0], engine, arguments)
-    print(
-        json.dumps(_as_json(plan, arguments), indent=2)
-        if arguments.json
-        else _as_text(plan, engine, arguments)
-    )
+    content = _as_json(plan, arguments)
+    _print(arguments, content, content["lines"], lambda: _as_text(plan, engine, arguments))
+    if arguments.out:
+        from sim.report.memory import MemoryPage
+
+        fits = tuple(_fits(plan)) if arguments.fit else ()
+        where = f"{model.name} on {devices[0].name}"
+        title = f"The memory of {_gpus(engine)} for {where}, {plan.account}"
+        _write(
+            MemoryPage(title=title, plans={where: plan}, command=_command(), fits=fits),
+            Path(arguments.out),
+            content,
+            content["lines"],
+        )
     return FINE
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of the engine that were typed."""
+    named = ((name, getattr(arguments, name)) for name in (*ENGINE_OPTIONS, *SWITCHES))
+    return {name: value for name, value in named if value is not None}
+
+
+def _command() -> str:
+    return shlex.join(["gpuyard", *sys.argv[1:]])
+
+
+def _print(arguments: argparse.Namespace, content: Any, rows: list[Row], text: Callable[[], str]) -> None:
+    """In the form that was asked for."""
+    if arguments.json:
+        print(json.dumps(content, indent=2))
+    elif arguments.csv:
+        from sim.export.files import table_csv
+
+        print(table_csv(rows), end="")
+    else:
+        print(text())
+
+
+def _write(page_of: MemoryPage, out: Path, content: Any, rows: list[Row]) -> None:
+    from sim.export.files import write_table, write_whole
+    from sim.report.markdown import render_markdown
+    from sim.report.memory import memory_report, render_memory_page
+
+    if out.exists() and not out.is_dir():
+        raise ScenarioError("results need a folder, this is a file", file=str(out))
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "memory.html", render_memory_page(page_of))
+    write_whole(out / "memory.md", render_markdown(memory_report(page_of), "memory.html", "memory.json"))
+    write_whole(out / "memory.json", json.dumps(content, indent=2) + "\n")
+    write_table(rows, out / "memory.csv")
+    print(f"\nwritten: {out / 'memory.html'}, memory.md, memory.json, memory.csv", file=sys.stderr)
+
+
+def _beside_log(arguments: argparse.Namespace) -> int:
+    """The log's lines beside ours."""
+    from sim.plan.memory import beside_log
+    from sim.report.memory import MemoryPage, log_json, log_rows, log_text
+
+    for option in ("hardware", "tensor_parallel_size"):
+        value = getattr(arguments, option)
+        if value is not None and len(_listed(value)) > 1:
+            path = f"--{option.replace('_', '-')}"
+            raise ScenarioError("one start has one", path=path, given=value, allowed="one with --from-log")
+    for option in ("tokens", "fit"):
+        if getattr(arguments, option):
+            raise ScenarioError("not with --from-log", path=f"--{option}", hint="without --from-log")
+    given = _given(arguments)
+    given |= {
+        name: found for name in ("model", "hardware") if (found := getattr(arguments, name)) is not None
+    }
+    if arguments.tensor_parallel_size is not None:
+        given["tensor_parallel_size"] = _sizes(arguments.tensor_parallel_size)[0]
+    beside = beside_log(_read_log(arguments.from_log), given)
+    content, rows = log_json(beside, arguments.from_log), log_rows(beside)
+    _print(arguments, content, rows, lambda: log_text(beside, arguments.from_log))
+    if arguments.out:
+        name = Path(arguments.from_log).name
+        plans = (
+            {f"{beside.ours.model.name} on {beside.ours.hardware.name}": beside.ours.plan}
+            if beside.ours
+            else {}
+        )
+        page_of = MemoryPage(
+            title=f"{name}, a start of {beside.log.engine}, beside ours",
+            plans=plans,
+            command=_command(),
+            beside=beside,
+        )
+        _write(page_of, Path(arguments.out), content, rows)
+    return FINE
+
+
+def _read_log(given: str) -> StartLog:
+    """The start that the file tells of; "-" is standard input."""
+    from sim.price.start_log import read_start_log
+
+    file = Path(given)
+    if given != "-" and not file.is_file():
+        raise ScenarioError("no such file", path="--from-log", given=given, hint="a file, or - for the input")
+    read = sys.stdin.buffer.read() if given == "-" else file.read_bytes()
+    is_wide = read[:2] in (b"\xff\xfe", b"\xfe\xff")
+    log = read_start_log(read.decode("utf-16" if is_wide else "utf-8", errors="replace"))
+    if log is None:
+        raise ScenarioError(
+            "no line of an engine's start-up is in it",
+            path="--from-log",
+            given=given,
+            allowed="what vLLM, SGLang or TensorRT-LLM prints when it starts",
+            hint='the lines with "Model loading took" or "GPU KV cache size" must be in it',
+        )
+    return log
 
 
 def _listed(text: str) -> list[str]:
@@ -114,20 +239,14 @@ def _sizes(text: str | None) -> list[int]:
 
 
 def _engine(given: Mapping[str, Any], size: int, device: HardwareProfile, model: ModelShape) -> EngineConfig:
-    """The engine that a scenario with these keys would have on this device."""
-    from dataclasses import replace
+    from sim.plan.memory import engine_for
 
-    from sim.hardware.engine_profile import with_profile
-    from sim.price.memory import check_length, settled_sizes
-    from sim.scenario.place import Place
-    from sim.serving.checks.engine import check_engine, engine_of
+    return engine_for({**given, "tensor_parallel_size": size}, device, model)
 
-    keys = with_profile({**given, "tensor_parallel_size": size}, file="")
-    engine = engine_of(keys).on(device)
-    check_engine(engine, Place(file="", path="engine"))
-    check_length(model, engine)
-    block = {} if engine.max_model_len == -1 else settled_sizes(model, device, engine)
-    return replace(engine, **block)
+
+def _gpus(engine: EngineConfig) -> str:
+    count = engine.gpus_per_replica
+    return f"each of {count} GPUs" if count > 1 else "one GPU"
 
 
 def _plan(
@@ -161,11 +280,10 @@ def _as_json(plan: MemoryPlan, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _as_text(plan: MemoryPlan, engine: EngineConfig, arguments: argparse.Namespace) -> str:
     from sim.price.memory_words import render_memory
+    from sim.report.memory import memory_bar
 
-    count = engine.gpus_per_replica
-    gpus = f"each of {count} GPUs" if count > 1 else "one GPU"
-    head = f"{arguments.model} on {arguments.hardware}, {gpus}, {plan.account}"
-    lines = [head, "", render_memory(plan, arguments.tokens)]
+    head = f"{arguments.model} on {arguments.hardware}, {_gpus(engine)}, {plan.account}"
+    lines = [head, "", memory_bar(plan), "", render_memory(plan, arguments.tokens)]
     if arguments.fit:
         lines += ["", f"  longest context       {plan.longest_that_fits:,} tokens (one request alone)"]
         lines += [
@@ -184,9 +302,34 @@ def _fits(plan: MemoryPlan) -> Iterator[tuple[int, int]]:
         length = half if half >= 1024 else 0
 
 
+def _several(
+    arguments: argparse.Namespace,
+    model: ModelShape,
+    devices: Sequence[HardwareProfile],
+    sizes: Sequence[int],
+    given: Mapping[str, Any],
+) -> int:
+    """A row for each device and size."""
+    found = [_row_of(model, device, size, given) for device in devices for size in sizes]
+    rows = [row for row, _ in found]
+    _print(arguments, rows, rows, lambda: _table(arguments.model, rows))
+    if arguments.out:
+        from sim.report.memory import MemoryPage
+
+        named = [(f"{row['hardware']}, TP {row['tensor_parallel_size']}", row, plan) for row, plan in found]
+        page_of = MemoryPage(
+            title=f"The memory of each GPU for {model.name}",
+            plans={name: plan for name, _, plan in named if plan is not None},
+            refused={name: row["reason"] for name, row, plan in named if plan is None},
+            command=_command(),
+        )
+        _write(page_of, Path(arguments.out), rows, rows)
+    return FINE
+
+
 def _row_of(
     model: ModelShape, device: HardwareProfile, size: int, given: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> tuple[Row, MemoryPlan | None]:
     """One device and size: what it holds, or why it does not start."""
     from sim.price.memory import memory_plan
 
@@ -195,9 +338,10 @@ def _row_of(
         plan = memory_plan(model, device, _engine(given, size, device, model))
     except ScenarioError as error:
         fits = error.allowed.removeprefix("at most ") if error.path.endswith("max_model_len") else ""
-        return {**named, "starts": False, "reason": error.problem.splitlines()[0], "longest_that_fits": fits}
+        reason = error.problem.splitlines()[0]
+        return {**named, "starts": False, "reason": reason, "longest_that_fits": fits}, None
     by_label = {line.label: -line.num_bytes for line in plan.lines}
-    return {
+    row = {
         **named,
         "starts": True,
         "weight_bytes": by_label["weights"],
@@ -207,9 +351,10 @@ def _row_of(
         "max_concurrency": plan.max_concurrency,
         "longest_that_fits": plan.longest_that_fits,
     }
+    return row, plan
 
 
-def _table(model: str, rows: list[dict[str, Any]]) -> str:
+def _table(model: str, rows: list[Row]) -> str:
     """GiB a GPU; a row that does not start says why."""
     width = max(len(row["hardware"]) for row in rows)
     head = (

@@ -106,8 +106,16 @@ def write_table(rows: Rows, path: str | Path) -> None:
     Columns are the union of the rows' keys, in order of first appearance. None, NaN and infinity
     are empty cells (CSV) and null (JSON); numbers keep all their digits.
     """
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    write_whole(path, TABLE_FORMATS[check_table_path(path)](names, rows))
+    write_whole(path, TABLE_FORMATS[check_table_path(path)](_names(rows), rows))
+
+
+def table_csv(rows: Rows) -> str:
+    """The same as text, to be printed."""
+    return "".join(_csv_lines(_names(rows), rows))
+
+
+def _names(rows: Rows) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def check_table_path(path: str | Path, key_path: str = "") -> str:

@@ -213,6 +213,7 @@ class ModelShape:
     checkpoint_quantization: Quantization = "none"  # what most of the published weights are held in
     checkpoint_kv_dtype: Literal["auto", "fp8"] = "auto"  # the KV cache's type that the checkpoint names
     notes: tuple[str, ...] = ()  # what was assumed, for the reader
+    uncounted: str = ""  # parts of a multimodal config that are not in any number here
     source: str = ""
     published_parameters: int | None = None
     published_parameters_source: str = ""

@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from sim.price.priced import PricedEngine
 
 
-def memory_plan(model: ModelShape, hardware: HardwareProfile, engine: PricedEngine) -> MemoryPlan:
+def memory_plan(
+    model: ModelShape, hardware: HardwareProfile, engine: PricedEngine, *, refuses: bool = True
+) -> MemoryPlan:
     """The account of one GPU of the replica; refused where nothing is left for KV, or too little for vLLM.
 
     Over pipeline stages it is the GPU of the stage with the fewest blocks: vLLM gives every stage as many.
-    ``max_model_len: -1`` becomes the longest that fits.
+    ``max_model_len: -1`` becomes the longest that fits. Not ``refuses``: an account without room is one too.
 
     Not modelled: LoRA adapters, vision encoders, draft models, fragmentation of PyTorch's allocator,
     memory that other processes hold.
@@ -49,11 +51,12 @@ def memory_plan(model: ModelShape, hardware: HardwareProfile, engine: PricedEngi
         count = stage.shape.num_hidden_layers
         held = tuple(part for group in groups if (part := group.of_layers(first, count)).layers)
         if held:
-            accounts.append(_account(stage, hardware, engine, held))
+            accounts.append(_account(stage, hardware, engine, held, refuses=refuses))
         first += count
     tightest = min(accounts, key=lambda account: account.pool.num_blocks)
     length = _length(model, engine, tightest.pool)
-    _check_room(length, engine, tightest.pool)
+    if refuses:
+        _check_room(length, engine, tightest.pool)
     return _plan(model, hardware, engine, tightest, length)
 
 
@@ -165,7 +168,12 @@ def _check_room(length: int, engine: PricedEngine, pool: KvPool) -> None:
 
 
 def _account(
-    stage: Stage, hardware: HardwareProfile, engine: PricedEngine, groups: tuple[KvGroup, ...]
+    stage: Stage,
+    hardware: HardwareProfile,
+    engine: PricedEngine,
+    groups: tuple[KvGroup, ...],
+    *,
+    refuses: bool,
 ) -> _Account:
     release = release_of(engine.vllm_version)
     lines = account_lines(stage, hardware, engine)
@@ -180,9 +188,9 @@ def _account(
     )
     if engine.num_gpu_blocks_override is not None:
         pool = replace(pool, num_blocks=engine.num_gpu_blocks_override)
-    if pool.num_blocks == 0 and budget > 0:
+    if refuses and pool.num_blocks == 0 and budget > 0:
         raise _block_too_large(engine, pool.block_bytes, budget)
-    if pool.num_blocks == 0:
+    if refuses and pool.num_blocks == 0:
         raise _no_room(stage.shape, hardware, engine, lines)
     return _Account(stage=stage, lines=lines, pool=pool)
 
