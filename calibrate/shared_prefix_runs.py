@@ -10,7 +10,8 @@ from pathlib import Path
 from sim.errors import InvariantError
 from sim.hardware import load_hardware
 from sim.hardware.engine_profile import EngineOverheads
-from sim.model.config import load_model, model_names
+from sim.model.catalogue import model_names
+from sim.model.config import load_model
 from sim.scenario.distribution import Distribution
 from sim.serving.run import run_serving
 from sim.serving.scenario import EngineConfig, Scenario, SharedPrefix, Workload

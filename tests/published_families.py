@@ -275,6 +275,7 @@ FAMILIES: dict[str, Family] = {
         {
             "model_type": "smollm3", "hidden_size": 2048, "num_hidden_layers": 36,
             "num_attention_heads": 16, "num_key_value_heads": 4, "intermediate_size": 11008,
+            "max_position_embeddings": 65536,
             "vocab_size": 128256, "tie_word_embeddings": True, "no_rope_layers": [1, 1, 1, 0] * 9,
             "no_rope_layer_interval": 4, "layer_types": ["full_attention"] * 36,
             "use_sliding_window": False, "sliding_window": None, "max_window_layers": 28,

@@ -47,10 +47,11 @@ def _hardware_row(profile: HardwareProfile) -> Row:
 
 def model_rows() -> list[Row]:
     """One row per shipped model shape."""
-    from sim.model.config import load_model, model_names
+    from sim.model.catalogue import hugging_face_names, model_names
+    from sim.model.config import load_model
     from sim.model.counts import kv_bytes_per_token, num_parameters
 
-    rows = []
+    rows, names = [], hugging_face_names()
     for name in model_names():
         model = load_model(name)
         rows.append(
@@ -62,6 +63,12 @@ def model_rows() -> list[Row]:
                 "num_key_value_heads": None if model.mla else model.num_key_value_heads,
                 "kv_bytes_per_token": kv_bytes_per_token(model, 2),
                 "max_position_embeddings": model.max_position_embeddings,
+                # Each with its longest context, in which instruct models differ from their bases.
+                "on_hugging_face": {
+                    one: load_model(one).max_position_embeddings
+                    for one, stem in names.items()
+                    if stem == name
+                },
             }
         )
     return rows
@@ -121,7 +128,10 @@ def show_engine(profile: EngineProfile) -> str:
 
 def model_table() -> str:
     """The shipped model shapes as text."""
-    head = ("name", "parameters", "layers", "heads", "KV heads", "KV a token (16 bit)", "longest")
+    head = (
+        *("name", "parameters", "layers", "heads", "KV heads", "KV a token (16 bit)", "longest"),
+        "on Hugging Face",
+    )
     lines = [
         (
             row["name"],
@@ -131,10 +141,15 @@ def model_table() -> str:
             "latent" if row["num_key_value_heads"] is None else str(row["num_key_value_heads"]),
             f"{row['kv_bytes_per_token'] / 1024:.1f} KiB",
             f"{row['max_position_embeddings']:,}",
+            ", ".join(_name_there(one, longest, row) for one, longest in row["on_hugging_face"].items()),
         )
         for row in model_rows()
     ]
     return aligned([head, *lines])
+
+
+def _name_there(name: str, longest: int, row: Row) -> str:
+    return name if longest == row["max_position_embeddings"] else f"{name} ({longest:,})"
 
 
 def scenario_table() -> str:
@@ -256,7 +271,8 @@ def _plain(value: object) -> str:
 
 def _find(name: str) -> HardwareProfile | EngineProfile | ModelShape:
     """The device or the model of that name or path."""
-    from sim.model.config import load_model, model_names
+    from sim.model.catalogue import model_names
+    from sim.model.config import load_model
 
     if name in model_names() or Path(name).suffix == ".json":
         return load_model(name, path="")

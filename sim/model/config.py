@@ -9,14 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import ScenarioError, some_of
+from sim.model.catalogue import (
+    Shipped,
+    by_hugging_face_name,
+    model_names,
+    names_close_to,
+    shipped_model,
+)
 from sim.model.families import SIZES_OF_PARTS, Traits, hidden_size, traits_of
 from sim.model.layers import LayerReader, num_layers
 from sim.model.mlp_rules import WIDTH
+from sim.model.positions import longest_context, rotary_fraction
 from sim.model.quantization import checkpoint_of, held_layers, main_kind
-from sim.model.reader import LARGEST, ConfigReader
+from sim.model.reader import ConfigReader
 from sim.model.shape import ModelShape, kinds_of
 from sim.scenario.not_modelled import not_modelled
-from sim.scenario.shipped import data_dir
 
 _DTYPES = {
     "bfloat16": "bfloat16",
@@ -73,6 +80,8 @@ def shape_from_config(
     if not any(kind.mixers for kind in kinds):
         raise c.refuse("no layer mixes tokens", "layer_types", allowed="a decoder with attention or a state")
     rest = _rest(c, found, traits, layers)
+    head_dim = next((kind.attention.head_dim for kind in kinds if kind.attention), 0)
+    rotary = rotary_fraction(c, traits, found, head_dim)
     _refuse_unused(c, must_use)
     about = about or {}
     notes = () if known else (_UNKNOWN_ARCHITECTURE.format(architecture),)
@@ -83,7 +92,8 @@ def shape_from_config(
         pattern=pattern,
         checkpoint_quantization=main_kind(kinds, pattern, found["hidden_size"]) if checkpoint else "none",
         checkpoint_kv_dtype=checkpoint.kv_dtype if checkpoint else "auto",
-        notes=(*notes, *_unread(c), *(checkpoint.notes if checkpoint else _unsaid_format(name))),
+        rotary_fraction=rotary,
+        notes=(*notes, *c.notes, *_unread(c), *(checkpoint.notes if checkpoint else _unsaid_format(name))),
         source=about.get("source", file),
         published_parameters=about.get("published_parameters"),
         published_parameters_source=about.get("published_parameters_source", ""),
@@ -256,38 +266,6 @@ def _rest(c: ConfigReader, found: Mapping[str, Any], traits: Traits, layers: int
     }
 
 
-POSITIONS = (
-    "max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len", "max_sequence_length",
-    "max_seq_length", "model_max_length",
-)  # fmt: skip
-
-
-def longest_context(c: ConfigReader, traits: Traits) -> int:
-    """Tokens that the model is made for, its rope scaling included, as vLLM derives them.
-
-    YaRN: its factor times the original positions; linear and dynamic scaling: times the config's own;
-    Llama 3's and LongRoPE's factors are in the config's number already.
-    """
-    positions = c.count(*POSITIONS, default=2048)
-    given = c.value("rope_scaling", "rope_parameters")
-    if not isinstance(given, Mapping) or traits.scaled_positions:
-        return positions
-    nested = [one for one in given.values() if isinstance(one, Mapping)]
-    factor = 1.0
-    for one in nested or [given]:
-        kind = one.get("rope_type", one.get("type"))
-        if kind in ("su", "longrope", "llama3", "default", "mrope", "proportional", None):
-            continue
-        stated = one.get("factor", factor)
-        if isinstance(stated, bool) or not isinstance(stated, int | float) or not 0 < stated <= 1e6:
-            raise c.refuse("not a factor", "rope_scaling.factor", given=stated, allowed="above 0")
-        factor = float(stated)
-        if kind == "yarn":
-            original = one.get("original_max_position_embeddings", positions)
-            positions = c.whole(original, "rope_scaling.original_max_position_embeddings")
-    return min(int(positions * factor), LARGEST)
-
-
 def _dtype(c: ConfigReader, traits: Traits) -> str:
     """The published weights' type; where no key says it, that of the architecture's years."""
     usual = "bfloat16" if traits.norm == "rmsnorm" else "float32"
@@ -318,27 +296,6 @@ def _refuse_unused(c: ConfigReader, must_use: Iterable[str]) -> None:
 LARGEST_CONFIG_BYTES = 10_000_000
 
 
-def model_names() -> list[str]:
-    """The shipped shapes, in alphabetical order."""
-    return sorted(path.stem for path in data_dir("models").glob("*.json"))
-
-
-_OF_PAGE = re.compile(r"https://huggingface\.co/([^/]+/[^/]+)/")
-
-
-def hugging_face_names() -> dict[str, str]:
-    """Names on Hugging Face, and the shipped shape that each of them has.
-
-    The name that a shape's source is the page of, and others with the same config (``also``).
-    """
-    found: dict[str, str] = {}
-    for stem in model_names():
-        about = json.loads((data_dir("models") / f"{stem}.json").read_text(encoding="utf-8"))["_gpuyard"]
-        page = _OF_PAGE.match(about["source"])
-        found |= dict.fromkeys([*([page[1]] if page else []), *about.get("also", ())], stem)
-    return found
-
-
 def load_model(given: str | Mapping[str, Any], *, file: str = "", path: str = "model") -> ModelShape:
     """The shape of a shipped name, of a Hugging Face config.json, or of differences from either.
 
@@ -347,8 +304,8 @@ def load_model(given: str | Mapping[str, Any], *, file: str = "", path: str = "m
     mapping: ``{base: NAME, ...}`` with differences in Hugging Face's words, or a whole config.
     """
     if isinstance(given, str):
-        name, keys, where = _read(given, file, path)
-        return shape_from_config(keys, name=name, file=where, about=_about(name, keys, where))
+        found = _read(given, file, path)
+        return shape_from_config(found.keys, name=found.name, file=found.file, about=found.about)
     if not isinstance(given, Mapping):
         raise ScenarioError(
             "not a model",
@@ -370,7 +327,8 @@ def _from_mapping(given: Mapping[str, Any], file: str, path: str) -> ModelShape:
         raise ScenarioError(
             "not a name", file=file, path=f"{path}.base", given=base, allowed="a shipped model"
         )
-    base_name, keys, _ = _read(base, file, f"{path}.base")
+    found = _read(base, file, f"{path}.base")
+    base_name, keys = found.name, found.keys
     changed = dict(keys)
     if isinstance(keys.get("text_config"), Mapping):
         changed["text_config"] = {**keys["text_config"], **differences}
@@ -381,27 +339,20 @@ def _from_mapping(given: Mapping[str, Any], file: str, path: str) -> ModelShape:
     )
 
 
-def _read(given: str, file: str, path: str) -> tuple[str, Mapping[str, Any], str]:
-    """(name, keys, the file to blame) of a shipped name, of a path, or of a name on Hugging Face."""
-    names = model_names()
-    found = None if given in names else _find(given, file)
-    shipped = given if given in names else None if found else _by_hugging_face_name(given)
+def _read(given: str, file: str, path: str) -> Shipped:
+    """What a shipped name, a path, or a name on Hugging Face says."""
+    if given in model_names():
+        return shipped_model(given)
+    place = _find(given, file)
+    shipped = None if place else by_hugging_face_name(given)
     if shipped is not None:
-        text = (data_dir("models") / f"{shipped}.json").read_text(encoding="utf-8")
-        return shipped, json.loads(text), f"{shipped}.json"
-    if found is None:
+        return shipped
+    if place is None:
         raise _unknown_model(given, file, path)
-    keys = _with_quantization(_read_config(found), found)
+    keys = _with_quantization(_read_config(place), place)
     # A config.json is called as its folder is; of any other file the name says which model it is.
-    name = found.parent.resolve().name if found.stem == "config" else found.stem
-    return name or found.stem, keys, str(found)
-
-
-def _by_hugging_face_name(given: str) -> str | None:
-    if "/" not in given:
-        return None
-    names = {name.lower(): stem for name, stem in hugging_face_names().items()}
-    return names.get(given.lower())
+    name = place.parent.resolve().name if place.stem == "config" else place.stem
+    return Shipped(name=name or place.stem, file=str(place), keys=keys, about={})
 
 
 def _with_quantization(keys: Mapping[str, Any], place: Path) -> Mapping[str, Any]:
@@ -411,11 +362,6 @@ def _with_quantization(keys: Mapping[str, Any], place: Path) -> Mapping[str, Any
     if keys.get("quantization_config") is not None or not beside.is_file():
         return keys
     return {**keys, "quantization_config": {"quant_method": "modelopt", **_read_config(beside)}}
-
-
-def _about(name: str, keys: Mapping[str, Any], where: str) -> Mapping[str, Any] | None:
-    """What a shipped shape says of itself; a changed shape is no longer the published one."""
-    return keys["_gpuyard"] if where == f"{name}.json" and name in model_names() else None
 
 
 def _find(given: str, file: str) -> Path | None:
@@ -432,14 +378,8 @@ def _find(given: str, file: str) -> Path | None:
 
 
 def _unknown_model(given: str, file: str, path: str) -> ScenarioError:
-    import difflib
-
     is_folder = (Path(file).parent / given).is_dir() or Path(given).is_dir()
-    last = given.replace("\\", "/").rsplit("/", 1)[-1].lower()
-    shipped = {name.lower(): name for name in model_names()}
-    if "/" in given:
-        shipped = {name.rsplit("/", 1)[-1].lower(): name for name in hugging_face_names()}
-    close = [shipped[one] for one in difflib.get_close_matches(last, shipped, n=3, cutoff=0.6)]
+    close = names_close_to(given)
     return ScenarioError(
         "a folder without config.json" if is_folder else "neither a shipped model nor a file",
         file=file,

@@ -39,6 +39,7 @@ class Traits:
     window_reaches_more: int = 0  # tokens that a window spans beyond the config's number
     state_dtype: str = "auto"
     scaled_positions: bool = False  # its positions have the rope scaling in them already
+    rotary: bool = True  # False: ALiBi, or no positions at all beside a recurrent state
     sublayers: int = 1  # LongCat: two attentions and two MLPs in each layer
     defaults: Mapping[str, Any] = field(default_factory=dict)
     special: Callable[[ConfigReader], Fields] | None = None
@@ -84,6 +85,11 @@ def _bloom(c: ConfigReader) -> Fields:
     return {"intermediate_size": 4 * hidden_size(c)}
 
 
+def _baichuan(c: ConfigReader) -> Fields:
+    # No key says it: the 13B, wider than the 7B, has ALiBi (vLLM's classes go by the width too).
+    return {"rotary": hidden_size(c) <= 4096}
+
+
 def _starcoder2(c: ConfigReader) -> Fields:
     return {**_inner(c), "mlp_bias": c.flag("use_bias", default=True)}
 
@@ -92,6 +98,7 @@ def _mpt(c: ConfigReader) -> Fields:
     biased, attention = not c.flag("no_bias", default=True), c.inner("attn_config")
     found = {"intermediate_size": c.count("expansion_ratio", default=4) * hidden_size(c)}
     kv_heads = attention.optional_count("kv_n_heads") if attention is not None else None
+    found["rotary"] = attention is not None and attention.flag("rope", default=False)
     found |= {"qkv_bias": biased, "output_bias": biased, "mlp_bias": biased}
     return found | ({"num_key_value_heads": kv_heads} if kv_heads is not None else {})
 
@@ -228,7 +235,7 @@ _COHERE2 = Traits(
     defaults={"sliding_window": 4096, "sliding_window_pattern": 4},
 )
 _EXAONE4 = Traits(qk_norm="per_head", defaults={"sliding_window_pattern": 4})
-_NEMOTRON_H = Traits(norms=1, mlp_matrices=2, state_dtype="float32")
+_NEMOTRON_H = Traits(norms=1, mlp_matrices=2, state_dtype="float32", rotary=False)
 _FALCON = _biased(qkv_bias=False, mlp_bias=False, special=_falcon)
 _LLAMA4 = Traits(
     defaults={
@@ -242,13 +249,14 @@ _LLAMA4 = Traits(
 )
 _BAMBA = Traits(defaults={"mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_conv": 4})
 _JAMBA = Traits(
+    rotary=False,
     defaults={
         "attn_layer_period": 8,
         "attn_layer_offset": 4,
         "mamba_d_state": 16,
         "mamba_d_conv": 4,
         "mamba_expand": 2,
-    }
+    },
 )
 _MAMBA = Traits(
     norms=1,
@@ -267,7 +275,7 @@ FAMILIES: dict[str, Traits] = {
     "beam": Traits(norms=4, qk_norm="per_head", defaults={"attn_output_gate": True}),
     "bitnet": _LLAMA,
     "aquila": _LLAMA,
-    "baichuan": _LLAMA,
+    "baichuan": Traits(special=_baichuan),
     "bailing_moe": _LLAMA,
     "bailing_moe_linear": Traits(qk_norm="per_head"),
     "bailing_moe_v2": Traits(qk_norm="per_head", router_bias=True),
@@ -279,7 +287,7 @@ FAMILIES: dict[str, Traits] = {
     "xverse": _LLAMA,
     "bailing_hybrid": Traits(defaults={"layer_group_size": 6}),
     "bamba": _BAMBA,
-    "bloom": _biased(embedding_norm=True, special=_bloom),
+    "bloom": _biased(embedding_norm=True, rotary=False, special=_bloom),
     "codegen": _biased(
         qkv_bias=False, output_bias=False, norms=1, lm_head_bias=True, tie_word_embeddings=False
     ),
@@ -320,9 +328,11 @@ FAMILIES: dict[str, Traits] = {
     "glm4v": Traits(qkv_bias=True, output_bias=False, norms=4),
     "glm4_moe_lite": Traits(router_bias=True),
     "glm_moe_dsa": Traits(router_bias=True),
-    "gpt2": _biased(special=_gpt2),
-    "gpt_bigcode": _biased(special=_gpt_bigcode),
-    "gpt_neo": _biased(qkv_bias=False, output_bias=True, special=_gpt2),
+    "gpt2": _biased(special=_gpt2, defaults={"n_positions": 1024}),
+    "gpt_bigcode": _biased(special=_gpt_bigcode, defaults={"n_positions": 1024}),
+    "gpt_neo": _biased(
+        qkv_bias=False, output_bias=True, special=_gpt2, defaults={"max_position_embeddings": 2048}
+    ),
     "gpt_neox": _biased(tie_word_embeddings=False),
     "gpt_oss": Traits(
         qkv_bias=True,
@@ -382,7 +392,7 @@ FAMILIES: dict[str, Traits] = {
     "olmo3": _OLMO2,
     "olmo_hybrid": Traits(qk_norm="full", defaults={"full_attention_interval": 4}),
     "olmoe": Traits(qk_norm="full"),
-    "opt": _biased(special=_opt),
+    "opt": _biased(special=_opt, defaults={"max_position_embeddings": 2048}),
     "persimmon": _biased(tie_word_embeddings=False),
     "phi": _biased(norms=1, lm_head_bias=True, tie_word_embeddings=False),
     "phi3": _LLAMA,

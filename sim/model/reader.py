@@ -18,6 +18,7 @@ class ConfigReader:
 
     ``read`` remembers which keys were asked for, ``used`` which of them answered. ``defaults`` are what the
     architecture's own config class has where a key is left out; a key written as null is not left out.
+    ``notes``: what a rule assumed, for the reader of the result.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class ConfigReader:
     ) -> None:
         self.keys, self.file, self.path = keys, file, path
         self.defaults: Mapping[str, Any] = defaults or {}
+        self.notes: list[str] = []
         self.read: set[str] = set()
         self.used: set[str] = set()
 

@@ -206,6 +206,7 @@ class ModelShape:
     kinds: tuple[LayerShape, ...]  # each kind of layer once
     pattern: tuple[int, ...]  # one entry per layer: its place in kinds
     learned_positions: int = 0  # rows of a learned position table; 0 with rotary or ALiBi
+    rotary_fraction: float = 1.0  # the part of a head that rotary embeddings turn; 0 without them
     norm: Literal["rmsnorm", "layernorm", "bias_free_layernorm", "none"] = "rmsnorm"
     embedding_norm: bool = False
     other_embedding_parameters: int = 0  # tables beside the token embedding (Gemma 3n's of each layer)
@@ -278,6 +279,13 @@ class ModelShape:
     def head_dim(self) -> int:
         """Entries of a head of the same layer; of a rebuilt key with latent attention."""
         return self.mla.qk_head_dim if self.mla else self.attention.head_dim if self.attention else 0
+
+    @property
+    def rotary_dim(self) -> int:
+        """Entries of a head that rotary embeddings turn; 0 with learned positions, ALiBi, or none."""
+        if self.learned_positions or not self.rotary_fraction:
+            return 0
+        return self.mla.qk_rope_head_dim if self.mla else int(self.head_dim * self.rotary_fraction)
 
     @property
     def sliding_window(self) -> int | None:

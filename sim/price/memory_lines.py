@@ -419,19 +419,12 @@ def weights_line(stage: Stage, hardware: HardwareProfile, engine: PricedEngine) 
         formula += f", experts padded for {kernel}" if held == "mxfp4" and kernel != "none" else ""
     formula += f" / {tp} GPUs" if tp > 1 else ""
     if rotary:
-        formula += f" + rotary table {model.max_position_embeddings:,} x {rotary_width(model)} x "
+        formula += f" + rotary table {model.max_position_embeddings:,} x {model.rotary_dim} x "
         formula += f"{DTYPE_BYTES[dtype]} B"
     return MemoryLine(label="weights", num_bytes=-(num_bytes + rotary), formula=formula)
 
 
-def rotary_width(model: ModelShape) -> int:
-    """Entries of the cos/sin table per position: the rotated part of a head."""
-    return model.mla.qk_rope_head_dim if model.mla else model.head_dim
-
-
 def _rotary_table_bytes(model: ModelShape, engine: PricedEngine) -> int:
     """vLLM keeps one cos/sin table for all positions of the model with its weights."""
-    if model.learned_positions or model.num_attention_layers == 0:
-        return 0
     width = DTYPE_BYTES[served_dtype(model, engine.dtype)]
-    return model.max_position_embeddings * rotary_width(model) * width
+    return model.max_position_embeddings * model.rotary_dim * width

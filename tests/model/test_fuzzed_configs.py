@@ -13,7 +13,8 @@ from published_families import FAMILIES
 from unshipped_models import UNSHIPPED
 
 from sim.errors import ScenarioError
-from sim.model.config import load_model, model_names
+from sim.model.catalogue import model_names
+from sim.model.config import load_model
 from sim.model.counts import (
     check_tensor_parallel_size,
     kv_bytes_for_request,

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from unshipped_models import UNSHIPPED
 
 from sim.errors import ScenarioError
-from sim.model.config import hugging_face_names, load_model, model_names
+from sim.model.catalogue import hugging_face_names, model_names
+from sim.model.config import load_model
 from sim.model.counts import kv_bytes_per_token, num_parameters
 from sim.model.weights import weight_bytes
 
