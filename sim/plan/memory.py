@@ -12,7 +12,8 @@ from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile, hardware_names, load_hardware
 from sim.hardware.engine_profile import with_profile
 from sim.hardware.vllm_releases import CHANGES, LATEST, NEWEST, OLDEST, is_known_release, version_of
-from sim.model.config import hugging_face_names, load_model
+from sim.model.catalogue import hugging_face_names
+from sim.model.config import load_model
 from sim.model.shape import ModelShape
 from sim.price.memory import check_length, memory_plan, settled_sizes
 from sim.price.memory_lines import GIB
