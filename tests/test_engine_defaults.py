@@ -147,3 +147,37 @@ def test_memory_run_and_check_have_one_set_of_defaults(
             main(["memory", "--model", "llama-3.2-1b", "--hardware", "h100-sxm-80gb", "--json", *flags]) == 0
         )
         assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(of_run))
+
+
+def test_without_chunked_prefill_a_step_has_room_for_the_longest_prompt(tmp_path: Path) -> None:
+    """SPEC-memory, section 1: max_num_batched_tokens raised to max_model_len where not given."""
+    off = {"enable_chunked_prefill": False}
+    assert loaded(tmp_path, "h100-sxm-80gb", {**off, "max_model_len": 20000}).max_num_batched_tokens == 20000
+    assert loaded(tmp_path, "h100-sxm-80gb", {**off, "max_model_len": 4000}).max_num_batched_tokens == 8192
+    positions = sim.load_model("llama-3.2-1b").max_position_embeddings
+    assert loaded(tmp_path, "h100-sxm-80gb", off).max_num_batched_tokens == positions
+    fitted = loaded(tmp_path, "h100-sxm-80gb", {**off, "max_model_len": -1})
+    assert fitted.max_num_batched_tokens == positions
+    with pytest.raises(sim.ScenarioError, match="without chunked prefill the longest prompt never fits"):
+        loaded(tmp_path, "h100-sxm-80gb", {**off, "max_num_batched_tokens": 4096, "max_model_len": 8192})
+
+
+@pytest.mark.parametrize(
+    ("hardware", "usage", "sizes"),
+    [
+        ("l4", "server", (512, 4096)),
+        ("h100-sxm-80gb", "server", (2048, 16384)),
+        ("h100-sxm-80gb", "offline", (2048, 32768)),
+        ("b200-sxm-180gb", "server", (2048, 32768)),
+    ],
+)
+def test_throughput_doubles_what_is_not_given(
+    tmp_path: Path, hardware: str, usage: str, sizes: tuple[int, int]
+) -> None:
+    mode = {"performance_mode": "throughput", "usage": usage, "max_model_len": 4096}
+    engine = loaded(tmp_path, hardware, mode)
+    assert (engine.max_num_seqs, engine.max_num_batched_tokens) == sizes
+    given = loaded(tmp_path, hardware, {**mode, "max_num_seqs": 7})
+    assert (given.max_num_seqs, given.max_num_batched_tokens) == (7, sizes[1])
+    long = {**mode, "enable_chunked_prefill": False, "max_model_len": 40000}
+    assert loaded(tmp_path, hardware, long).max_num_batched_tokens == max(40000, sizes[1])

@@ -37,6 +37,8 @@ ENGINE_OPTIONS: dict[str, tuple[str, type]] = {
     "kv_cache_dtype": ("DTYPE", str),
     "vllm_version": ("VERSION", str),
     "usage": ("USAGE", str),
+    "performance_mode": ("MODE", str),
+    "num_gpu_blocks_override": ("BLOCKS", int),
     "sampler": ("NAME", str),
     "runtime": ("NAME", str),
     "mem_fraction_static": ("FRACTION", float),
@@ -50,7 +52,7 @@ OF_OTHERS = {
     "profile": "an engine profile, which says whose account it is",
     "kv_cache_memory_bytes": "vLLM's kv_cache_memory_bytes (20 GiB)",
 }
-SWITCHES = ("async_scheduling", "enable_prefix_caching")
+SWITCHES = ("async_scheduling", "enable_prefix_caching", "enable_chunked_prefill")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

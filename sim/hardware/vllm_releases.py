@@ -11,8 +11,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+from sim.hardware.profile import HardwareProfile
 from sim.scenario.dataclass import dataclass
 
 LATEST = "0.33.0"
@@ -20,7 +21,16 @@ Sampler = Literal["pytorch", "flashinfer", "triton"]
 """PyTorch sorts all logits, FlashInfer masks a copy, Triton filters in place."""
 SamplerChoice = Literal["auto", "pytorch", "flashinfer", "triton"]
 Usage = Literal["server", "offline"]
+PerformanceMode = Literal["balanced", "throughput"]
 GIB = 2**30
+
+
+class DeviceDefault(int):
+    """A size left to its default: a small device's, until the device is known."""
+
+
+class ReleaseDefault(float):
+    """A share left to its default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,17 +181,45 @@ def release_of(text: str) -> VllmRelease:
 
 
 def default_sizes(
-    release: VllmRelease, hbm_bytes: float, device: str, usage: Usage = "server"
+    release: VllmRelease,
+    hbm_bytes: float,
+    device: str,
+    usage: Usage = "server",
+    mode: PerformanceMode = "balanced",
 ) -> dict[str, int]:
-    """Sequences and tokens of a step, where none are said.
+    """Sequences and tokens of a step, where none are said; ``throughput`` doubles both.
 
     The A100 and GB10 count as small whatever their memory. From when on 160 GiB are a class of their own is
     not known of the older releases.
     """
-    name = device.lower()
+    name, times = device.lower(), 2 if mode == "throughput" else 1
     is_large = hbm_bytes >= 70 * GIB and "a100" not in name and "gb10" not in re.split(r"[^a-z0-9]+", name)
     if not is_large:
-        return {"max_num_seqs": 256, "max_num_batched_tokens": 8192 if usage == "offline" else 2048}
+        tokens = 8192 if usage == "offline" else 2048
+        return {"max_num_seqs": times * 256, "max_num_batched_tokens": times * tokens}
     is_offline = usage == "offline" or hbm_bytes >= 160 * GIB
     tokens = 16384 if is_offline else 8192
-    return {"max_num_seqs": release.many_sequences, "max_num_batched_tokens": tokens}
+    return {"max_num_seqs": times * release.many_sequences, "max_num_batched_tokens": times * tokens}
+
+
+class _Asked(Protocol):
+    """The settings that default sizes depend on."""
+
+    @property
+    def vllm_version(self) -> str: ...
+    @property
+    def usage(self) -> Usage: ...
+    @property
+    def performance_mode(self) -> PerformanceMode: ...
+
+
+def unsaid_sizes(hardware: HardwareProfile, asked: _Asked, whole_prompt: int = 0) -> dict[str, int]:
+    """The sizes that were left to their defaults, on this device.
+
+    ``whole_prompt``: without chunked prefill a step has room for the longest prompt, of so many tokens.
+    """
+    sizes = default_sizes(
+        release_of(asked.vllm_version), hardware.hbm_bytes, hardware.name, asked.usage, asked.performance_mode
+    )
+    sizes["max_num_batched_tokens"] = max(sizes["max_num_batched_tokens"], whole_prompt)
+    return {name: size for name, size in sizes.items() if isinstance(getattr(asked, name), DeviceDefault)}

@@ -6,12 +6,20 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 
 from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile, hardware_names, load_hardware
 from sim.hardware.engine_profile import with_profile
-from sim.hardware.vllm_releases import CHANGES, LATEST, NEWEST, OLDEST, is_known_release, version_of
+from sim.hardware.vllm_releases import (
+    CHANGES,
+    LATEST,
+    NEWEST,
+    OLDEST,
+    PerformanceMode,
+    is_known_release,
+    version_of,
+)
 from sim.model.catalogue import hugging_face_names
 from sim.model.config import load_model
 from sim.model.shape import ModelShape
@@ -28,7 +36,7 @@ Given = Mapping[str, Any]
 
 def engine_for(given: Given, hardware: HardwareProfile, model: ModelShape) -> EngineConfig:
     """The engine that a scenario with these keys would have on this device."""
-    engine = engine_of(with_profile(given, file="")).on(hardware)
+    engine = engine_of(with_profile(given, file="")).on(hardware, model)
     check_engine(engine, Place(file="", path="engine"))
     check_length(model, engine)
     block = {} if engine.max_model_len == -1 else settled_sizes(model, hardware, engine)
@@ -72,6 +80,7 @@ _TAKEN = (
     "tensor_parallel_size", "pipeline_parallel_size", "max_model_len", "max_num_seqs",
     "max_num_batched_tokens", "gpu_memory_utilization", "mem_fraction_static", "free_gpu_memory_fraction",
     "block_size", "num_gpu_blocks_override", "kv_cache_memory_bytes", "enable_prefix_caching",
+    "enable_chunked_prefill",
 )  # fmt: skip
 _TOLD = (
     "vllm_version", "tensor_parallel_size", "max_model_len", "gpu_memory_utilization", "max_num_seqs",
@@ -169,6 +178,8 @@ def _of_log(log: StartLog) -> Iterator[Setting]:
         word = "fp8" if word.startswith("fp8") else _TYPES.get(word, word)
         if fact and word in ("fp8", "bfloat16", "float16", "float32") and (name, word) != ("dtype", "fp8"):
             yield Setting(name=name, value=word, origin="log", line=fact.line)
+    if (mode := said.get("performance_mode")) is not None and mode.value in get_args(PerformanceMode):
+        yield Setting(name="performance_mode", value=mode.value, origin="log", line=mode.line)
     if "async_scheduling" in said:
         fact = said["async_scheduling"]
         yield Setting(

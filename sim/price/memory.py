@@ -155,15 +155,17 @@ def _check_room(length: int, engine: PricedEngine, pool: KvPool) -> None:
     longest = pool.longest(length)
     needed, left = pool.blocks_of(length) * pool.block_bytes, pool.usable_blocks * pool.block_bytes
     said = "max_model_len" if engine.max_model_len else "max_model_len (the model's)"
+    more = "a larger gpu_memory_utilization, or a smaller max_num_seqs"
+    if engine.num_gpu_blocks_override is not None:
+        least = pool.blocks_of(length) + pool.reserves_null_block
+        more = f"num_gpu_blocks_override: {least}"
     raise CannotRun(
         f"{said} {length:,}: one request of it needs {needed / GIB:.2f} GiB of KV cache, and "
         f"{left / GIB:.2f} GiB are there; vLLM refuses to start",
         path="engine.max_model_len",
         given=engine.max_model_len,
         allowed=f"at most {longest:,}" if longest else "",
-        hint=f"max_model_len: {longest}, or -1 for the longest that fits"
-        if longest
-        else "a larger gpu_memory_utilization, or a smaller max_num_seqs",
+        hint=f"max_model_len: {longest}, -1 for the longest that fits, or {more}" if longest else more,
     )
 
 

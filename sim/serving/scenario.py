@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from sim.hardware import HardwareProfile
+from sim.hardware import HardwareProfile, vllm_releases
 from sim.hardware.engine_profile import EngineOverheads, Runtime
-from sim.hardware.vllm_releases import LATEST, SamplerChoice, Usage, default_sizes, release_of
 from sim.model.shape import ModelShape
-from sim.price.memory import settled_sizes
+from sim.price.memory import FITTED, settled_sizes
 from sim.results.metric import PERCENTILES
 from sim.scenario.dataclass import dataclass
 from sim.scenario.distribution import Distribution
@@ -255,14 +254,6 @@ def _routings() -> Mapping[str, Routing]:
     return ROUTING
 
 
-class DeviceDefault(int):
-    """A size left to its default: a small device's, until ``Scenario`` knows the device."""
-
-
-class ReleaseDefault(float):
-    """A share left to its default."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """One engine (replica). The names and their meaning are vLLM's where vLLM has them.
@@ -280,11 +271,16 @@ class EngineConfig:
     runtime: Runtime = key("whose memory account; default: the profile's engine, or vllm", default="vllm")
     vllm_version: str = key(
         "vllm: whose decisions, defaults and memory account, from 0.6 on",
-        default=LATEST,
+        default=vllm_releases.LATEST,
         choices=_vllm_versions,
         or_like=r"^v?\d+\.\d+",
     )
-    usage: Usage = key("vllm: default sizes of its server, or of its offline LLM class", default="server")
+    usage: vllm_releases.Usage = key(
+        "vllm: default sizes of its server, or of its offline LLM class", default="server"
+    )
+    performance_mode: vllm_releases.PerformanceMode = key(
+        "vllm: throughput doubles the sizes that are left to their defaults", default="balanced"
+    )
     schedule_order: Literal["decode_first", "prefill_first"] = key(
         "decode_first: decodes, then prompts in the same step (vLLM V1, Sarathi); "
         "prefill_first: a step with prompts has only prompts (Orca, old vLLM)",
@@ -350,7 +346,9 @@ class EngineConfig:
     free_gpu_memory_fraction: float | None = key(
         "tensorrt-llm: share for KV of what is free beside weights; default: 0.9", default=None, gt=0, le=1
     )
-    sampler: SamplerChoice = key("vllm: who filters by top-k and top-p, for its memory", default="auto")
+    sampler: vllm_releases.SamplerChoice = key(
+        "vllm: who filters by top-k and top-p, for its memory", default="auto"
+    )
     num_gpu_blocks_override: int | None = key(
         "this many blocks of block_size tokens, in place of the memory budget",
         default=None,
@@ -402,20 +400,21 @@ class EngineConfig:
         n-gram drafts (vLLM turns it off then) and with pipeline stages (both together are not modelled).
         """
         batching = self.batching or ("continuous" if self._is_beyond_vllm else "vllm")
-        is_vllm, release = batching == "vllm", release_of(self.vllm_version)
+        is_vllm, release = batching == "vllm", vllm_releases.release_of(self.vllm_version)
         is_plain = self.speculative is None and self.pipeline_parallel_size == 1
         defaults = {
             "batching": batching,
             "enable_prefix_caching": is_vllm,
             "async_scheduling": is_vllm and is_plain and release.runs_asynchronously,
-            "max_num_seqs": DeviceDefault(256) if is_vllm else 256,
-            "max_num_batched_tokens": DeviceDefault(2048) if is_vllm else 8192,
+            "max_num_seqs": vllm_releases.DeviceDefault(256) if is_vllm else 256,
+            "max_num_batched_tokens": vllm_releases.DeviceDefault(2048) if is_vllm else 8192,
         }
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        if self.gpu_memory_utilization is None or isinstance(self.gpu_memory_utilization, ReleaseDefault):
-            share = ReleaseDefault(release.gpu_memory_utilization)
+        share = self.gpu_memory_utilization
+        if share is None or isinstance(share, vllm_releases.ReleaseDefault):
+            share = vllm_releases.ReleaseDefault(release.gpu_memory_utilization)
             object.__setattr__(self, "gpu_memory_utilization", share)
 
     @property
@@ -425,20 +424,21 @@ class EngineConfig:
         other_memory = self.kv_allocator != "paged" or not self.use_kv_cache
         return other_order or other_memory or self.service_time is not None
 
-    def on(self, hardware: HardwareProfile) -> EngineConfig:
-        """The same, with vLLM's sizes on this device where none were said."""
-        sizes = default_sizes(release_of(self.vllm_version), hardware.hbm_bytes, hardware.name, self.usage)
-        is_open = {name: isinstance(getattr(self, name), DeviceDefault) for name in sizes}
-        unsaid: dict[str, Any] = {name: size for name, size in sizes.items() if is_open[name]}
-        if isinstance(self.gpu_memory_utilization, ReleaseDefault):
+    def on(self, hardware: HardwareProfile, model: ModelShape | None = None) -> EngineConfig:
+        """The same, with vLLM's sizes on this device where none were said, and for this model."""
+        whole_prompt = 0
+        if model is not None and not self.enable_chunked_prefill:
+            is_open_ended = self.max_model_len in (None, FITTED)
+            whole_prompt = model.max_position_embeddings if is_open_ended else self.max_model_len or 0
+        unsaid: dict[str, Any] = {**vllm_releases.unsaid_sizes(hardware, self, whole_prompt)}
+        if isinstance(self.gpu_memory_utilization, vllm_releases.ReleaseDefault):
             unsaid["gpu_memory_utilization"] = float(self.gpu_memory_utilization)
         return replace(self, **unsaid) if unsaid else self
 
     @property
     def needs_room_for_longest(self) -> bool:
-        """Whether it starts only where a request of max_model_len fits; of given blocks it is only said."""
-        is_vllm = self.batching == "vllm" and self.runtime == "vllm"
-        return is_vllm and self.has_kv_budget and self.num_gpu_blocks_override is None
+        """Whether it starts only where a request of max_model_len fits."""
+        return self.batching == "vllm" and self.runtime == "vllm" and self.has_kv_budget
 
     @property
     def gpus_per_replica(self) -> int:
@@ -483,7 +483,7 @@ class Scenario:
 
     def __post_init__(self) -> None:
         """Sizes that depend on the device and on the model, where none were said."""
-        engine = self.engine.on(self.hardware)
+        engine = self.engine.on(self.hardware, self.model)
         if engine.has_kv_budget and (changed := settled_sizes(self.model, self.hardware, engine)):
             engine = replace(engine, **changed)
         if engine is not self.engine:

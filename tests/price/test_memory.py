@@ -365,7 +365,7 @@ def test_a_split_that_cannot_be_is_refused_at_its_key() -> None:
 
 
 def test_too_long_is_refused_with_the_longest_that_fits() -> None:
-    h100, l4 = load_hardware("h100-sxm-80gb"), load_hardware("l4")
+    l4 = load_hardware("l4")
     error = refused("qwen2.5-7b", "l4", batching="vllm")
     assert error.path == "engine.max_model_len" and "131,072" in error.problem and "7.00 GiB" in error.problem
     longest = int(error.allowed.removeprefix("at most ").replace(",", ""))
@@ -374,10 +374,20 @@ def test_too_long_is_refused_with_the_longest_that_fits() -> None:
     assert memory_plan(model, l4, fitting).max_concurrency >= 1
     with pytest.raises(ScenarioError):
         memory_plan(model, l4, replace(fitting, max_model_len=longest + 16))
-    # Schedulers that refuse a request when it comes are not stopped; neither is a number of blocks to try.
+    # Schedulers that refuse a request when it comes are not stopped.
     assert memory_plan(model, l4, CONTINUOUS).max_concurrency < 1
-    tried = memory_plan(model, h100, replace(CONTINUOUS, batching="vllm", num_gpu_blocks_override=100))
-    assert tried.max_concurrency < 1
+
+
+def test_given_blocks_must_hold_the_longest_too() -> None:
+    """512 blocks of 16 tokens for 8,192, and the null block: SPEC-memory, section 5."""
+    h100, model = load_hardware("h100-sxm-80gb"), load_model("qwen2.5-7b")
+    given = replace(CONTINUOUS, batching="vllm", max_model_len=8192)
+    assert memory_plan(model, h100, replace(given, num_gpu_blocks_override=513)).max_concurrency >= 1
+    with pytest.raises(ScenarioError) as caught:
+        memory_plan(model, h100, replace(given, num_gpu_blocks_override=512))
+    assert caught.value.allowed == "at most 8,176" and "num_gpu_blocks_override: 513" in caught.value.hint
+    other = replace(given, num_gpu_blocks_override=512, runtime="sglang")
+    assert memory_plan(model, h100, other).num_gpu_blocks == 512
 
 
 def test_minus_one_fits_the_length() -> None:

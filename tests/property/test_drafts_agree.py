@@ -29,7 +29,7 @@ def drafting_engines(draw: st.DrawFn) -> dict[str, Any]:
         "vllm_version": draw(st.sampled_from(["0.33.0", "0.20.0"])),
         "max_num_seqs": draw(st.integers(1, 8)),
         "block_size": block_size,
-        "max_model_len": draw(st.sampled_from([64, 90, 128])),
+        "max_model_len": draw(st.sampled_from([64, 90, 100])),  # one fits into the fewest blocks
         "enable_prefix_caching": draw(st.booleans()),
         "enable_chunked_prefill": is_chunked,
         "watermark": draw(st.sampled_from([0.0, 0.1])),

@@ -331,7 +331,7 @@ def test_all_unknown_keys_of_a_file_are_told_at_once(load: Load) -> None:
         "compare.variants.continuous.engine.max_model_length",
     ]
     shown = str(error)
-    assert shown.count("37 others (`gpuyard schema` prints all)") == 1  # not once more for every key
+    assert shown.count("38 others (`gpuyard schema` prints all)") == 1  # not once more for every key
     assert all(f"{one.file}: {one.path}: " in shown for one in told)
 
 

@@ -93,7 +93,7 @@ def test_several_unknown_keys_of_one_place_are_told_with_one_list(tmp_path: Path
     path.write_text(yaml.safe_dump({**TREE, "engine": {"max_num_sqs": 3, "blok_size": 4}}))
     with pytest.raises(ScenarioError) as told:
         load_scenario(path)
-    assert str(told.value).count("37 others") == 1
+    assert str(told.value).count("38 others") == 1
     assert {one.hint for one in (told.value, *told.value.others)} == {
         "engine.max_num_seqs",
         "engine.block_size",

@@ -82,7 +82,7 @@ def test_a_model_of_full_attention_is_one_group(tmp_path: Path, model: str) -> N
 
 
 def test_another_engine_s_pool_is_not_cut_into_groups(tmp_path: Path) -> None:
-    scenario = scenario_of(tmp_path, "gpt-oss-20b", "num_gpu_blocks_override: 5000")
+    scenario = scenario_of(tmp_path, "gpt-oss-20b", "num_gpu_blocks_override: 5000, max_model_len: 32768")
     other = replace(scenario, engine=replace(scenario.engine, runtime="sglang"))
     assert scheduler_of(other).limits.groups == ONE_FULL_GROUP
     assert KVCacheGroup(kind="sliding", window_tokens=128) in scheduler_of(scenario).limits.groups

@@ -71,7 +71,8 @@ def test_with_caching_the_preempted_find_their_blocks_again() -> None:
 def test_the_last_token_of_a_chunked_prompt_is_a_decode(batching: dict[str, Any], stepping: str) -> None:
     """513 tokens in steps of 512: the second piece is one query with KV before it."""
     one = RequestTable(arrival_ps=np.array([0]), prompt_tokens=np.array([513]), output_tokens=np.array([2]))
-    result = run(one, PLAIN | batching | {"num_gpu_blocks_override": 100}, stepping, has_block_map=False)
+    engine = PLAIN | batching | {"num_gpu_blocks_override": 100, "max_model_len": 1024}
+    result = run(one, engine, stepping, has_block_map=False)
     rows = result.segments
     assert rows.num_prefill.tolist() == [1, 0, 0] and rows.prefill_tokens.tolist() == [512, 0, 0]
     assert rows.num_decode.tolist() == [0, 1, 1] and rows.decode_context_tokens.tolist() == [0, 513, 514]
