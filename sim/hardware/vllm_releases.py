@@ -56,7 +56,8 @@ class VllmRelease:
     non_torch_gib_of_a_stage: float = 0.07
     graphs_are_in_share: bool = False
     warm_up_is_outside: bool = False
-    """The sampler warms up when the KV cache is there, and was seen to fail so (0.19)."""
+    """The sampler warms up when the KV cache is there. What the profile run's peak set aside is free for it,
+    but beside experts in mxfp4 it failed (0.19)."""
     counts_batches_in_flight: bool = False
     """Windows reserve every batch under way (asynchronous scheduling: two), not one."""
     reserves_null_block: bool = False

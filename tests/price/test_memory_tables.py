@@ -280,6 +280,18 @@ def test_starts_that_ran_out_of_memory_in_the_warm_up_are_warned_of(shared: Path
     assert len(rows) == 2
 
 
+def test_no_start_that_ran_is_warned_of(shared: Path) -> None:
+    """Neither the large vocabularies of Gemma at a share of 0.95, nor tensor and pipeline parallelism."""
+    warned, seen = [], 0
+    for row in MEASURED:
+        model, device = shape_of(row, shared / "models" / "configs"), device_of(row)
+        if model is not None:
+            seen += 1
+            plan = memory_plan(model, device, engine_of(row, device))
+            warned += [f"{named(row)}: {warning}" for warning in plan.warnings]
+    assert seen >= 45 and not warned
+
+
 def test_the_start_of_0_6_that_ran_is_not_refused(shared: Path) -> None:
     """Llama-3.1-8B on an RTX 3090 at 20,000 tokens: 31,232 tokens of KV were logged."""
     row = next(row for row in rows_of("startups.csv") if row["vllm"] == "0.6.x" and row["started"] == "1")
