@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent / "sim"
 # only together with the mechanism that needs it.
 MAX_MODULES = 220 + 20
 MAX_MODULES += 4  # a start-up log read, beside our account, its settings, an account's page
-MAX_MODULES += 2  # the names and variants of shipped shapes, the positions of a config
+MAX_MODULES += 4  # names and variants of shipped shapes, positions, names of modules, integer groups
 MAX_LINES = 500
 MAX_LONE = 30
 MAX_AT_ROOT = 8

@@ -91,6 +91,7 @@ def shape_from_config(
         kinds=kinds,
         pattern=pattern,
         checkpoint_quantization=main_kind(kinds, pattern, found["hidden_size"]) if checkpoint else "none",
+        lm_head_scheme=checkpoint.lm_head if checkpoint and not rest["tie_word_embeddings"] else None,
         checkpoint_kv_dtype=checkpoint.kv_dtype if checkpoint else "auto",
         rotary_fraction=rotary,
         notes=(*notes, *c.notes, *_unread(c), *(checkpoint.notes if checkpoint else _unsaid_format(name))),

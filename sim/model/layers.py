@@ -27,7 +27,8 @@ from sim.model.shape import LayerShape
 
 WORDS: dict[str, Kind] = {
     "full_attention": "full", "attention": "full", "full": "full", "global": "full", "attn": "full",
-    "global_attention": "full", "indexed_attention": "full", "*": "full", "A": "full", "G": "full",
+    "global_attention": "full", "indexed_attention": "full", "deepseek_sparse_attention": "full",
+    "*": "full", "A": "full", "G": "full",
     "sliding_attention": "sliding", "sliding": "sliding", "local": "sliding", "local_attention": "sliding",
     "swa": "sliding", "sliding_window": "sliding", "sliding_window_attention": "sliding", "L": "sliding",
     "chunked_attention": "chunked", "chunked": "chunked",

@@ -55,7 +55,7 @@ def layer_matrices(m: ModelShape, tensor_parallel_size: int = 1) -> tuple[Matrix
     for matrices_of in (_attention_parts, _state_parts, _mlp_parts, _expert_parts):
         parts += _counted(m, matrices_of, tp)
     head = _column("lm_head", share(m.vocab_size, tp), m.hidden_size)
-    return (*parts, head)
+    return (*parts, replace(head, scheme=m.lm_head_scheme))
 
 
 def kind_matrices(kind: LayerShape, hidden_size: int, tensor_parallel_size: int = 1) -> tuple[Matrix, ...]:

@@ -31,6 +31,9 @@ DtypeChoice = Dtype | Literal["auto"]
 Quantization = Literal["none", "fp8", "int8", "int4", "mxfp4", "nvfp4"]
 
 
+Groups = Literal["free", "whole", "halved"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightScheme:
     """Codes of ``bits``, and a scale for ``rows`` x ``group`` weights (``group`` along k, ``rows`` along n).
@@ -44,6 +47,9 @@ class WeightScheme:
     rows: int = 1
     scale_bytes: int = 4
     zero_bits: int = 0  # of a group's zero point
+    groups: Groups = "whole"
+    """What of a group a GPU may have: any part of it (bitsandbytes), all, or half of it and less where an
+    expert's part does not divide (AWQ, GPTQ in vLLM)."""
 
     @property
     def has_blocks(self) -> bool:
@@ -66,14 +72,22 @@ class WeightScheme:
         return codes + groups * (self.scale_bytes + self.zero_bits / 8)
 
     def refined(self, inner: int, hidden: int) -> WeightScheme:
-        """Smaller blocks where an expert's part does not divide: vLLM 0.33 takes the common divisor."""
-        if not self.has_blocks or self.group is None:
-            return self
-        size = gcd(self.group, inner, hidden)
-        return WeightScheme(
-            kind=self.kind, bits=self.bits, group=size, rows=size, scale_bytes=self.scale_bytes
-        )
+        """Smaller blocks or groups where an expert's part does not divide.
 
+        vLLM 0.33 takes the common divisor of FP8 blocks, and halves groups of AWQ and GPTQ down to 32.
+        """
+        if self.group is None:
+            return self
+        if self.has_blocks:
+            size = gcd(self.group, inner, hidden)
+            return replace(self, group=size, rows=size)
+        size = self.group
+        while self.groups == "halved" and (inner % size or hidden % size) and size // 2 >= SMALLEST_GROUP:
+            size //= 2
+        return replace(self, group=size)
+
+
+SMALLEST_GROUP = 32  # of experts in vLLM's kernels for integer codes
 
 FP8_TENSOR = WeightScheme(kind="fp8", bits=8, rows=0)
 FP8_CHANNEL = WeightScheme(kind="fp8", bits=8)
@@ -90,18 +104,19 @@ def fp8_blocks(rows: int, columns: int) -> WeightScheme:
     return WeightScheme(kind="fp8", bits=8, group=columns, rows=rows)
 
 
-def grouped(bits: int, group: int | None, *, has_zeros: bool) -> WeightScheme:
+def grouped(bits: int, group: int | None, *, has_zeros: bool, groups: Groups | None = None) -> WeightScheme:
     """AWQ, GPTQ and their like: a 16-bit scale a group, and a zero point of as many bits as a code."""
+    groups = groups or ("halved" if has_zeros else "whole")
     kind: Quantization = "int4" if bits <= 4 else "int8"
     zero_bits = bits if has_zeros else 0
-    return WeightScheme(kind=kind, bits=bits, group=group, scale_bytes=2, zero_bits=zero_bits)
+    return WeightScheme(kind=kind, bits=bits, group=group, scale_bytes=2, zero_bits=zero_bits, groups=groups)
 
 
 # What an engine's own quantization makes of a 16-bit checkpoint (engine.quantization).
 SCHEMES: dict[Quantization, WeightScheme] = {
     "fp8": WeightScheme(kind="fp8", bits=8, rows=0, scale_bytes=0),  # a scale a channel: below 0.1 %
     "int8": WeightScheme(kind="int8", bits=8, rows=0, scale_bytes=0),
-    "int4": grouped(4, 128, has_zeros=True),
+    "int4": grouped(4, 128, has_zeros=True, groups="free"),
     "mxfp4": MXFP4,
     "nvfp4": NVFP4,
 }
@@ -212,6 +227,7 @@ class ModelShape:
     other_embedding_parameters: int = 0  # tables beside the token embedding (Gemma 3n's of each layer)
     lm_head_bias: bool = False
     checkpoint_quantization: Quantization = "none"  # what most of the published weights are held in
+    lm_head_scheme: WeightScheme | None = None  # how the checkpoint holds it; None: 16-bit
     checkpoint_kv_dtype: Literal["auto", "fp8"] = "auto"  # the KV cache's type that the checkpoint names
     notes: tuple[str, ...] = ()  # what was assumed, for the reader
     uncounted: str = ""  # parts of a multimodal config that are not in any number here

@@ -7,7 +7,7 @@ from typing import Literal
 from sim.errors import ScenarioError
 from sim.model.counts import DTYPE_BYTES, embedding_parameters, served_dtype, vector_parameters
 from sim.model.matrices import Matrix, layer_matrices
-from sim.model.shape import SCHEMES, DtypeChoice, ModelShape, Quantization, Stage
+from sim.model.shape import SCHEMES, DtypeChoice, ModelShape, Quantization, Stage, WeightScheme
 
 EXPERTS = ("moe_gate_up", "moe_down")
 
@@ -77,7 +77,7 @@ def matrix_bytes(
         return n * k * dtype_bytes
     if scheme.kind == "mxfp4" and matrix.name in EXPERTS:
         n, k = _rounded(matrix, mxfp4_kernel)
-    if matrix.name in EXPERTS and scheme.has_blocks:
+    if matrix.name in EXPERTS:
         inner, hidden = _expert_sizes(matrix)
         scheme = scheme.refined(inner, hidden)
     return scheme.num_bytes(n, k)
@@ -119,31 +119,62 @@ def _stays_whole(matrix: Matrix, quantization: Quantization) -> bool:
 
 
 def check_block_split(m: ModelShape, tensor_parallel_size: int) -> None:
-    """Refuse a split that cuts a block of a dense FP8 matrix, as vLLM does; experts' blocks are refined.
+    """Refuse a split that cuts blocks or groups of weights with one scale, as vLLM does.
 
-    What a GPU has of a row-parallel input, and of each fused output, must be whole blocks; the last output
-    of an unsplit fused layer need not.
+    FP8 in blocks: what a GPU has of a dense row-parallel input, and of each fused output, must be whole
+    blocks; the last output of an unsplit fused layer need not. Groups along the input (AWQ, GPTQ,
+    compressed-tensors, nvfp4, the MX formats): what a GPU has of the input must be whole groups, on one GPU
+    too. Experts: blocks are refined, groups of AWQ and GPTQ halved down to 32, 4-bit floats padded.
     """
     tp = tensor_parallel_size
     for matrix in layer_matrices(m, tp):
         scheme = matrix.scheme
-        if scheme is None or not scheme.has_blocks or scheme.group is None or matrix.num_experts > 1:
+        if scheme is None or scheme.group is None or scheme.groups == "free":
             continue
-        if matrix.kind == "row" and tp > 1 and matrix.k % scheme.group:
+        if matrix.num_experts > 1:
+            _check_experts(m, matrix, scheme, tp)
+        elif scheme.has_blocks:
+            _check_blocks(m, matrix, scheme, tp)
+        elif matrix.k % scheme.group:
             raise _cut(m, matrix, matrix.k, scheme.group, tp)
-        parts = matrix.parts or (matrix.n,)
-        checked = parts if tp > 1 else parts[:-1]
-        for part in checked if matrix.kind == "column" else ():
-            if part % scheme.rows:
-                raise _cut(m, matrix, part, scheme.rows, tp)
+
+
+def _check_blocks(m: ModelShape, matrix: Matrix, scheme: WeightScheme, tp: int) -> None:
+    if scheme.group and matrix.kind == "row" and tp > 1 and matrix.k % scheme.group:
+        raise _cut(m, matrix, matrix.k, scheme.group, tp)
+    parts = matrix.parts or (matrix.n,)
+    checked = parts if tp > 1 else parts[:-1]
+    for part in checked if matrix.kind == "column" else ():
+        if part % scheme.rows:
+            raise _cut(m, matrix, part, scheme.rows, tp)
+
+
+def _check_experts(m: ModelShape, matrix: Matrix, scheme: WeightScheme, tp: int) -> None:
+    if scheme.has_blocks or scheme.kind in ("nvfp4", "mxfp4"):
+        return
+    sizes = _expert_sizes(matrix)
+    group = scheme.refined(*sizes).group
+    for size in sizes:
+        if group and size % group:
+            raise _cut(m, matrix, size, group, tp)
+
+
+_FORMATS: dict[Quantization, str] = {"fp8": "FP8", "int8": "8-bit", "int4": "4-bit"}
 
 
 def _cut(m: ModelShape, matrix: Matrix, size: int, block: int, tp: int) -> ScenarioError:
+    scheme = matrix.scheme
+    kind = "blocks" if scheme is not None and scheme.has_blocks else "groups"
+    name = _FORMATS.get(scheme.kind, scheme.kind) if scheme is not None else ""
+    where = f"on each of {tp} GPUs" if tp > 1 else "on one GPU"
+    fitting = [n for n in (1, 2, 4, 8, 16, 32) if n < tp and not size * tp % (n * block)]
+    smaller = f"tensor_parallel_size {' or '.join(map(str, fitting))}, or " if fitting else ""
+    other = f"a checkpoint of {m.name} with scales by channel, or with other {kind}"
     return ScenarioError(
-        f"{size:,} entries of {matrix.name} on each of {tp} GPUs are not whole blocks of {block}: "
-        f"the FP8 scales of {m.name} cannot be split so",
+        f"{size:,} entries of {matrix.name} {where} are not whole {kind} of {block}: "
+        f"the {name} scales of {m.name} cannot be split so",
         path="engine.tensor_parallel_size",
         given=tp,
         allowed=f"a size that leaves multiples of {block}",
-        hint="a smaller tensor_parallel_size, or a checkpoint with scales by channel",
+        hint=f"{smaller}{other}",
     )

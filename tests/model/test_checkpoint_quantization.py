@@ -70,7 +70,7 @@ def compressed(one: dict[str, Any], **rest: Any) -> dict[str, Any]:
         (compressed(group(8, "float", "block", block_structure=[128, 128])), fp8_blocks(128, 128)),
         (compressed(group(8, "int", "channel")), INT8_CHANNEL),
         (compressed(group(4, "int", "group", group_size=32, symmetric=False)),
-         grouped(4, 32, has_zeros=True)),
+         grouped(4, 32, has_zeros=True, groups="whole")),
         (compressed(group(4, "int", "group", group_size=64)), grouped(4, 64, has_zeros=False)),
         (compressed(group(4, "float", "tensor_group", group_size=16)), NVFP4),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, INT8_CHANNEL),
@@ -229,6 +229,166 @@ def test_a_split_that_cuts_blocks_is_refused_for_dense_layers_only() -> None:
     check_block_split(read(None, num_key_value_heads=4), 4)
 
 
+def split_sizes(q: dict[str, Any], **keys: Any) -> list[int]:
+    """The tensor parallel sizes up to 8 at which this checkpoint is not refused."""
+    shape, found = read(q, num_attention_heads=32, num_key_value_heads=8, **keys), []
+    for size in (1, 2, 4, 8):
+        try:
+            check_block_split(shape, size)
+        except ScenarioError as error:
+            assert error.path == "engine.tensor_parallel_size" and error.hint
+            continue
+        found.append(size)
+    return found
+
+
+def int_group(size: int, **rest: Any) -> dict[str, Any]:
+    return compressed(group(4, "int", "group", group_size=size, **rest))
+
+
+AWQ, GPTQ = {"quant_method": "awq", "bits": 4}, {"quant_method": "gptq", "bits": 4, "sym": True}
+# vLLM 0.33: BaseAWQLinearMethod ("not aligned with the quantized weight shape"), Marlin's can_implement and
+# verify_group_size_divides_partition want whole groups of what a GPU has of the input.
+LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11_008}  # 86 groups of 128
+QWEN_72B = {"hidden_size": 8192, "intermediate_size": 29_568, "head_dim": 128}  # 231 groups of 128
+
+
+@pytest.mark.parametrize("form", [AWQ, GPTQ, int_group(0)])
+@pytest.mark.parametrize(
+    ("group_size", "sizes", "allowed"),
+    [
+        (128, LLAMA_7B, [1, 2]),
+        (64, LLAMA_7B, [1, 2, 4]),
+        (32, LLAMA_7B, [1, 2, 4, 8]),
+        (128, QWEN_72B, [1]),
+        (32, QWEN_72B, [1, 2, 4]),
+        (128, QWEN_72B | {"intermediate_size": 29_696}, [1, 2, 4, 8]),  # as Qwen pads it
+        (100, LLAMA_7B, []),
+        (-1, LLAMA_7B, [1, 2, 4, 8]),
+    ],
+)
+def test_groups_that_a_split_cuts_are_refused(
+    form: dict[str, Any], group_size: int, sizes: dict[str, Any], allowed: list[int]
+) -> None:
+    q = form | {"group_size": group_size} if "config_groups" not in form else int_group(group_size)
+    assert split_sizes(q, **sizes) == allowed
+
+
+def test_groups_of_floats_must_be_whole_too() -> None:
+    nvfp4 = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
+    assert split_sizes(nvfp4, hidden_size=4096, intermediate_size=16 * 6) == [1, 2]
+    # bitsandbytes counts its blocks along the whole matrix, wherever it is cut.
+    bnb = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    assert split_sizes(bnb, hidden_size=4096, intermediate_size=11_008) == [1, 2, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("q", "inner", "allowed"),
+    [
+        # moe_wna16.py halves a group until it divides, and asserts that it is at least 32.
+        (AWQ | {"group_size": 128}, 768, [1, 2, 4, 8]),
+        (GPTQ | {"group_size": 128}, 768, [1, 2, 4, 8]),
+        (GPTQ | {"group_size": 128}, 1408, [1, 2, 4]),
+        # compressed_tensors_moe_wna16.py: "Scale groups would otherwise cross TP shard boundaries".
+        (int_group(128), 768, [1, 2]),
+        (int_group(32), 768, [1, 2, 4, 8]),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, 1408, [1, 2, 4, 8]),  # padded
+    ],
+)
+def test_groups_of_experts(q: dict[str, Any], inner: int, allowed: list[int]) -> None:
+    moe = EXPERTS | {"moe_intermediate_size": inner, "n_shared_experts": 0, "hidden_size": 4096}
+    assert split_sizes(q, **moe) == allowed
+
+
+def test_halved_groups_of_experts_have_more_scales() -> None:
+    moe = EXPERTS | {"moe_intermediate_size": 768, "n_shared_experts": 0, "hidden_size": 2048}
+    shape = read(AWQ | {"group_size": 128}, num_attention_heads=32, num_key_value_heads=8, **moe)
+    down = next(m for m in layer_matrices(shape, 4) if m.name == "moe_down")
+    assert matrix_bytes(down, "none", 2) == 192 * 2048 * (4 + 20 / 64) / 8  # groups of 64 for 192 inputs
+
+
+def test_an_lm_head_that_gptq_names_is_quantised() -> None:
+    plain, head = read(GPTQ), read(GPTQ | {"lm_head": True})
+    saved = 1000 * 256 * (2 - (4 + 20 / 128) / 8)
+    assert weight_bytes(plain) - weight_bytes(head) == pytest.approx(saved, abs=1)
+    tied = read(GPTQ | {"lm_head": True}, tie_word_embeddings=True)
+    assert weight_bytes(tied) == weight_bytes(read(GPTQ, tie_word_embeddings=True))
+    skipped = read(GPTQ | {"lm_head": True, "dynamic": {"-:lm_head": {}}})
+    assert weight_bytes(skipped) == weight_bytes(plain)
+
+
+def test_gptqs_dynamic_rules_skip_modules_or_give_them_other_bits() -> None:
+    rules = {
+        "-:.*self_attn.*": {},
+        r"+:.*\.(?:2)\..*down_proj.*": {"bits": 8, "group_size": 32},
+        ".*down_proj.*": {"bits": 8},
+        ".*": {"group_size": 64},
+    }
+    shape = read(GPTQ | {"group_size": 128, "dynamic": rules})
+    up, down = grouped(4, 64, has_zeros=True), grouped(8, 128, has_zeros=True)
+    assert schemes(shape, 0) == {"gate_up_proj": up, "down_proj": down}
+    assert schemes(shape, 2) == {"gate_up_proj": up, "down_proj": grouped(8, 32, has_zeros=True)}
+    only = read(
+        GPTQ | {"modules_in_block_to_quantize": [["mlp.up_proj", "mlp.gate_proj"], ["mlp.down_proj"]]}
+    )
+    assert set(schemes(only)) == {"gate_up_proj", "down_proj"}
+    assert shape.notes == only.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("rest", "said"),
+    [
+        ({"bits": 3}, "GPTQ of 3 bits"),
+        ({"desc_act": True}, "desc_act"),
+        ({"sym": False}, "asymmetric"),
+        ({"group_size": 256}, "groups of 256"),
+        ({"desc_act": True, "group_size": -1}, ""),
+    ],
+)
+def test_what_0_33_no_longer_loads_of_gptq_is_said(rest: dict[str, Any], said: str) -> None:
+    notes = read(GPTQ | rest).notes
+    assert said in notes[0] if said else notes == ()
+
+
+@pytest.mark.parametrize(
+    ("q", "named"),
+    [
+        ({"quant_method": "fp8", "modules_to_not_convertt": ["self_attn"]}, "modules_to_not_convertt"),
+        (GPTQ | {"outlier_columns": 8}, "outlier_columns"),
+        (compressed(group(8, "float", "channel", rotation="hadamard")), "rotation"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8", "exclude_module": ["a"]}, "exclude_module"),
+        (compressed(group(8, "float", "channel"), sparsity_config={"format": "dense", "targets": ["Linear"]}),
+         "sparsity_config"),
+    ],
+)  # fmt: skip
+def test_keys_of_the_quantization_that_nobody_read_are_named(q: dict[str, Any], named: str) -> None:
+    assert named in read(q).notes[0]
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        {"activation_scheme": "dynamic", "fmt": "e4m3", "scale_fmt": "ue8m0"},
+        {"zero_point": True, "version": "gemm"},
+        {
+            "damp_percent": 0.1,
+            "true_sequential": True,
+            "model_file_base_name": "model",
+            "static_groups": False,
+        },
+        {"quantizer": ["gptqmodel:4.0"], "meta": {"quantizer": "x"}, "checkpoint_format": "gptq"},
+        {"ignore_nothing": None, "outlier_columns": 0, "extra_list": []},
+        {
+            "producer": {"name": "modelopt"},
+            "quantization_status": "compressed",
+            "global_compression_ratio": 1.5,
+        },
+    ],
+)
+def test_keys_of_the_quantization_that_change_no_bytes_are_not(harmless: dict[str, Any]) -> None:
+    assert read({"quant_method": "fp8"} | harmless).notes == ()
+
+
 def test_blocks_of_experts_are_refined() -> None:
     # Qwen3-235B-FP8 at TP 8: 192 of an expert's 1,536 on each GPU, so blocks of 64.
     shape = load_model({"base": "qwen3-235b-a22b", "quantization_config": {
@@ -261,6 +421,20 @@ def test_kernels_of_mxfp4_experts_round_their_sizes(kernel: Any, inner: int, hid
         ({"quant_method": "fp8", "ignore": "lm_head"}, "not a list of modules", "ignore"),
         ({"quant_method": "fp8", "ignore": ["re:("]}, "not a regular expression", "ignore"),
         ({"quant_method": "awq", "bits": 5}, "not modelled", "bits"),
+        ({"quant_method": "awq", "bits": 3}, "not modelled", "bits"),
+        ({"bits": 4, "group_size": 128}, "missing", "quant_method"),
+        ({"quant_method": "gptq", "dynamic": {"+:a": 8}}, "not a mapping", "dynamic.+:a"),
+        ({"quant_method": "gptq", "dynamic": {"+:(": {"bits": 8}}}, "not a regular expression", "dynamic"),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"group_0": None}},
+            "null",
+            "config_groups.group_0",
+        ),
+        (
+            compressed(group(8, "int", "channel"), sparsity_config={"format": "sparse-24-bitmask"}),
+            "sparse",
+            "sparsity_config.format",
+        ),
         (3, "not a mapping", ""),
     ],
 )
