@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal, Protocol
 
+from sim.errors import ScenarioError
 from sim.hardware.profile import HardwareProfile
 from sim.scenario.dataclass import dataclass
 
@@ -179,6 +180,66 @@ def release_of(text: str) -> VllmRelease:
         if since <= version:
             found = replace(found, **changed)
     return found
+
+
+# The last release with a model class of its own, by model_type (0.33's ``_PREVIOUSLY_SUPPORTED_MODELS``).
+# Models whose code is on their page only, or that Transformers cannot run for vLLM, are refused after it.
+REFUSED_AFTER: Mapping[str, tuple[int, int]] = {
+    "phi3small": (0, 9),
+    "motif": (0, 10),
+    "phi4flash": (0, 10),
+    "mllama": (0, 10),
+    "mllama_text_model": (0, 10),
+    "jais": (0, 22),
+    "bamba": (0, 23),
+    "baichuan": (0, 23),
+    "internlm": (0, 23),
+    "minimax_m1": (0, 23),
+    "minimax_text_01": (0, 23),
+    "qwen": (0, 23),
+    "xverse": (0, 23),
+    "aquila": (0, 24),
+    "grok-1": (0, 24),
+    "telechat": (0, 25),
+    "ouro": (0, 26),
+    "plamo2": (0, 26),
+    "arctic": (0, 28),
+    "mpt": (0, 28),
+}
+# The others that it lost: Transformers' own classes may stand in.
+BY_TRANSFORMERS_AFTER: Mapping[str, tuple[int, int]] = {
+    "dots1": (0, 23),
+    "minimax": (0, 23),
+    "fuyu": (0, 25),
+    "persimmon": (0, 25),
+    "chameleon": (0, 28),
+}
+
+
+def check_architecture(architecture: str, name: str, release: str) -> None:
+    """Refuse a model that this release of vLLM no longer loads."""
+    last = REFUSED_AFTER.get(architecture)
+    if last is None or (version_of(release) or NEWEST) <= last:
+        return
+    until = f"{last[0]}.{last[1]}"
+    raise ScenarioError(
+        f"vLLM {release} has no {architecture} any more: {name} was served until {until}",
+        path="engine.vllm_version",
+        given=release,
+        allowed=f"up to {until} for this model",
+        hint=f"engine.vllm_version: {until}",
+    )
+
+
+def dropped_notes(architecture: str, release: str) -> tuple[str, ...]:
+    """What is to be said where Transformers' class stands in for vLLM's own."""
+    last = BY_TRANSFORMERS_AFTER.get(architecture)
+    if last is None or (version_of(release) or NEWEST) <= last:
+        return ()
+    return (
+        f"vLLM has no {architecture} of its own after {last[0]}.{last[1]}: {release} refuses it, or serves "
+        "it by Transformers' class, whose memory is not known",
+    )
 
 
 def default_sizes(

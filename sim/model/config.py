@@ -16,7 +16,7 @@ from sim.model.catalogue import (
     names_close_to,
     shipped_model,
 )
-from sim.model.families import SIZES_OF_PARTS, Traits, hidden_size, traits_of
+from sim.model.families import HIDDEN, SIZES_OF_PARTS, Traits, hidden_size, traits_of
 from sim.model.layers import LayerReader, num_layers
 from sim.model.mlp_rules import WIDTH
 from sim.model.positions import longest_context, rotary_fraction
@@ -35,7 +35,7 @@ _DTYPES = {
 
 
 _UNKNOWN_ARCHITECTURE = (
-    "architecture {} is not one that Gpuyard knows: its sizes are read from the generic keys, and what it "
+    "{} is not one that Gpuyard knows: its sizes are read from the generic keys, and what it "
     "does differently (biases, norms, gates) is not modelled"
 )
 
@@ -63,10 +63,7 @@ def shape_from_config(
     """
     c = _text_part(ConfigReader(keys, file=file, path=path))
     architecture = c.text("model_type", default="unknown")
-    if c.flag("is_encoder_decoder", default=False):
-        raise c.refuse(
-            "an encoder-decoder model", "is_encoder_decoder", given=True, allowed="decoder-only models"
-        )
+    _refuse_encoders(c, architecture)
     known = traits_of(architecture)
     traits = known or _generic(c)
     sizes = SIZES_OF_PARTS.get(architecture, {}) if c.keys is not keys else {}
@@ -84,7 +81,8 @@ def shape_from_config(
     rotary = rotary_fraction(c, traits, found, head_dim)
     _refuse_unused(c, must_use)
     about = about or {}
-    notes = () if known else (_UNKNOWN_ARCHITECTURE.format(architecture),)
+    named = f"architecture {architecture}" if c.keys.get("model_type") else "an architecture without a name"
+    notes = () if known else (_UNKNOWN_ARCHITECTURE.format(named),)
     return ModelShape(
         name=name,
         architecture=architecture,
@@ -100,6 +98,47 @@ def shape_from_config(
         published_parameters_source=about.get("published_parameters_source", ""),
         **rest,
     )
+
+
+# Keys that T5, BART and their like have for their second stack, whether or not a switch says so.
+_TWO_STACKS = (
+    "num_decoder_layers", "decoder_layers", "encoder_layers", "num_encoder_layers",
+    "relative_attention_num_buckets",
+)  # fmt: skip
+_POOLING = "vLLM serves it for embeddings, without a KV cache; that is not modelled"
+
+
+def _refuse_encoders(c: ConfigReader, architecture: str) -> None:
+    """Not modelled: encoders, which write no tokens and keep no KV, and models with an encoder beside."""
+    if c.flag("is_encoder_decoder", default=False):
+        raise c.refuse(
+            "an encoder-decoder model", "is_encoder_decoder", given=True, allowed=_DECODERS, hint=_STACKS
+        )
+    stack = next((one for one in _TWO_STACKS if c.keys.get(one) is not None), None)
+    if stack is not None:
+        raise c.refuse(
+            "an encoder-decoder model", stack, given=c.keys[stack], allowed=_DECODERS, hint=_STACKS
+        )
+    names = c.keys.get("architectures")
+    masked = isinstance(names, list) and any(str(one).endswith("ForMaskedLM") for one in names)
+    is_bert = "bert" in architecture.lower() and "decoder" not in architecture.lower()
+    has_types = c.keys.get("type_vocab_size") is not None
+    if (is_bert or has_types or masked) and c.keys.get("is_decoder") is not True:
+        key = "model_type" if is_bert else "type_vocab_size" if has_types else "architectures"
+        raise c.refuse("an encoder", key, given=c.keys[key], allowed=_DECODERS, hint=_POOLING)
+    for key, encodes in (("use_bidirectional_attention", True), ("is_causal", False)):
+        if c.keys.get(key) is encodes:
+            raise c.refuse(
+                "an encoder: tokens see those after them",
+                key,
+                given=encodes,
+                allowed=_DECODERS,
+                hint=_POOLING,
+            )
+
+
+_DECODERS = "decoder-only models"
+_STACKS = "a decoder-only model: an encoder beside the decoder, and attention to it, are not modelled"
 
 
 _FORMAT_IN_NAME = re.compile(
@@ -134,6 +173,14 @@ def _text_part(c: ConfigReader) -> ConfigReader:
         return c
     if not isinstance(inner, Mapping):
         raise c.refuse("not a mapping", key, given=inner)
+    if not any(inner.get(one) is not None for one in HIDDEN) and any(c.keys.get(one) for one in HIDDEN):
+        raise c.refuse(
+            "has no sizes, but the config around it does",
+            key,
+            given=inner,
+            allowed="the language model's config",
+            hint=f"take {key} out, or move the sizes into it",
+        )
     shared = ("torch_dtype", "dtype", "tie_word_embeddings", "quantization_config")
     outer = {one: c.keys[one] for one in shared if one in c.keys}
     keys: dict[str, Any] = {"model_type": c.text("model_type"), **outer, **inner}
@@ -174,6 +221,8 @@ def _found(c: ConfigReader, traits: Traits) -> dict[str, Any]:
         "window_reaches_more": traits.window_reaches_more,
         "state_dtype": traits.state_dtype,
         "sublayers": traits.sublayers,
+        "lightning": traits.lightning,
+        "needs_experts": "moe" in c.text("model_type") and traits_of(c.text("model_type")) is not None,
     }
     c.ignore(*_UNDERSTOOD)
     return found | (dict(traits.special(c)) if traits.special else {}) | _extra_vectors(c, found)
@@ -294,6 +343,7 @@ def _refuse_unused(c: ConfigReader, must_use: Iterable[str]) -> None:
             )
 
 
+_JSON_WORDS = {type(None): "null", list: "a list", str: "a string", bool: "true or false"}
 LARGEST_CONFIG_BYTES = 10_000_000
 
 
@@ -421,5 +471,5 @@ def _read_config(place: Path) -> Mapping[str, Any]:
     except ValueError as error:
         raise refuse(f"not JSON: {error}") from error
     if not isinstance(keys, dict):
-        raise refuse("not a JSON object", type(keys).__name__)
+        raise refuse("not a JSON object", _JSON_WORDS.get(type(keys), "a number"))
     return keys

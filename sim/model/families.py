@@ -40,14 +40,18 @@ class Traits:
     state_dtype: str = "auto"
     scaled_positions: bool = False  # its positions have the rope scaling in them already
     rotary: bool = True  # False: ALiBi, or no positions at all beside a recurrent state
+    lightning: bool = False  # its linear attention has the heads of its full attention
     sublayers: int = 1  # LongCat: two attentions and two MLPs in each layer
     defaults: Mapping[str, Any] = field(default_factory=dict)
     special: Callable[[ConfigReader], Fields] | None = None
 
 
+HIDDEN = ("hidden_size", "n_embd", "n_embed", "d_model", "dim", "model_dim")
+
+
 def hidden_size(c: ConfigReader) -> int:
     """Width of the residual stream."""
-    return c.count("hidden_size", "n_embd", "n_embed", "d_model", "dim", "model_dim", most=10_000_000)
+    return c.count(*HIDDEN, most=10_000_000)
 
 
 def _inner(c: ConfigReader) -> Fields:
@@ -155,6 +159,7 @@ def _biased(**changes: Any) -> Traits:
 
 
 _LLAMA = Traits()
+_LIGHTNING = Traits(lightning=True)
 _MISTRAL = Traits(defaults={"sliding_window": 4096})
 _QWEN2 = Traits(qkv_bias=True, output_bias=False, defaults={"use_sliding_window": False})
 _QWEN3 = Traits(qk_norm="per_head", defaults={"use_sliding_window": False, "head_dim": 128})
@@ -236,7 +241,7 @@ _COHERE2 = Traits(
 )
 _EXAONE4 = Traits(qk_norm="per_head", defaults={"sliding_window_pattern": 4})
 _NEMOTRON_H = Traits(norms=1, mlp_matrices=2, state_dtype="float32", rotary=False)
-_FALCON = _biased(qkv_bias=False, mlp_bias=False, special=_falcon)
+_FALCON = _biased(qkv_bias=False, mlp_bias=False, special=_falcon, defaults={"max_position_embeddings": 2048})
 _LLAMA4 = Traits(
     defaults={
         "num_shared_experts": 1,
@@ -277,15 +282,15 @@ FAMILIES: dict[str, Traits] = {
     "aquila": _LLAMA,
     "baichuan": Traits(special=_baichuan),
     "bailing_moe": _LLAMA,
-    "bailing_moe_linear": Traits(qk_norm="per_head"),
+    "bailing_moe_linear": Traits(qk_norm="per_head", lightning=True),
     "bailing_moe_v2": Traits(qk_norm="per_head", router_bias=True),
-    "bailing_moe_v2_5": Traits(qk_norm="per_head", router_bias=True),
+    "bailing_moe_v2_5": Traits(qk_norm="per_head", router_bias=True, lightning=True),
     "chatglm": Traits(qkv_bias=True, output_bias=False),
     "internlm": _LLAMA,
     "orion": Traits(norm="layernorm"),
     "telechat": _LLAMA,
     "xverse": _LLAMA,
-    "bailing_hybrid": Traits(defaults={"layer_group_size": 6}),
+    "bailing_hybrid": Traits(lightning=True, defaults={"layer_group_size": 6}),
     "bamba": _BAMBA,
     "bloom": _biased(embedding_norm=True, rotary=False, special=_bloom),
     "codegen": _biased(
@@ -370,17 +375,18 @@ FAMILIES: dict[str, Traits] = {
     "mamba": _MAMBA,
     "mamba2": Traits(norms=1, defaults={"expand": 2, "conv_kernel": 4, "n_groups": 8}),
     "mellum": Traits(qk_norm="per_head"),
+    "mimo": _QWEN2,
     "mimo_v2_flash": _LLAMA,
     "minicpm": _LLAMA,
     "minicpm3": Traits(tie_word_embeddings=True),
-    "minimax": _LLAMA,
-    "minimax_text_01": _LLAMA,
-    "minimax_m1": _LLAMA,
+    "minimax": _LIGHTNING,
+    "minimax_text_01": _LIGHTNING,
+    "minimax_m1": _LIGHTNING,
     "minimax_m2": Traits(qk_norm="full", router_bias=True),
     "ministral3": _LLAMA,
     "mistral": _MISTRAL,
     "mistral3": _MISTRAL,
-    "mixtral": Traits(),
+    "mixtral": Traits(defaults={"num_local_experts": 8, "num_experts_per_tok": 2}),
     "mpt": _biased(qkv_bias=False, mlp_bias=False, norm="bias_free_layernorm", special=_mpt),
     "nanochat": Traits(norm="none", mlp_matrices=2),
     "nemotron": Traits(norm="layernorm", mlp_matrices=2),

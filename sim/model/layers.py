@@ -72,11 +72,12 @@ def _all(kind: Kind, layers: int) -> tuple[Kind, ...]:
 
 def _word(c: ConfigReader, key: str, word: str) -> Kind:
     if word not in WORDS:
+        is_letter = isinstance(c.keys.get(key), str)
         raise c.refuse(
             "a kind of layer that is not modelled",
             key,
             given=word,
-            allowed=", ".join(name for name in WORDS if len(name) > 1),
+            allowed=", ".join(name for name in WORDS if (len(name) == 1) == is_letter),
             hint="a model of attention layers only",
         )
     return WORDS[word]
@@ -180,9 +181,17 @@ def _windowed(c: ConfigReader, layers: int) -> tuple[Kind, ...] | None:
     return tuple("full" if i < first else "sliding" for i in range(layers))
 
 
+_GUESSED_CHUNKS = (
+    "attention_chunk_size without no_rope_layers: no key says which layers stay within a chunk; every fourth "
+    "is taken to see all, as in Llama 4, which another architecture may not do"
+)
+
+
 def _chunked(c: ConfigReader, layers: int) -> tuple[Kind, ...]:
     """Llama 4: layers with rotary positions stay within a chunk, those without see all."""
     listed = c.value("no_rope_layers")
+    if not c.has("no_rope_layers") and c.value("no_rope_layer_interval") is None:
+        c.notes.append(_GUESSED_CHUNKS)
     every = c.count("no_rope_layer_interval", default=4, most=MOST_LAYERS)
     if not listed:
         return tuple("full" if (i + 1) % every == 0 else "chunked" for i in range(layers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast
@@ -44,6 +45,8 @@ WINDOW = (
 MAMBA_HEADS = ("mamba_num_heads", "mamba_n_heads", "n_mamba_heads")
 MAMBA_STATE = ("ssm_state_size", "mamba_d_state", "state_size")
 KDA_CONV = ("short_conv_kernel_size", "linear_conv_kernel_dim")
+# Keys of configs whose recurrent layers have as many heads, of the same size, as their attention.
+LIGHTNING = ("linear_num_heads", "linear_head_dim", "attn_type_list", "layer_group_size")
 SHORT_CONV = ("conv_L_cache", "conv_l_cache")
 
 
@@ -200,12 +203,18 @@ class AttentionReader:
         inner = self.c.inner("per_layer_config")
         found: dict[int, dict[str, int]] = {}
         for key in inner.keys if inner is not None else ():
+            at = int(key) if re.fullmatch(r"[0-9]{1,5}", str(key)) else self.layers
+            if inner is not None and at >= self.layers:
+                raise inner.refuse("not a layer", str(key), given=key, allowed=f"0 to {self.layers - 1}")
             own = inner.inner(str(key)) if inner is not None else None
-            if own is None or not str(key).isdigit():
+            if own is None:
                 continue
             names = {"heads": HEADS, "kv_heads": KV_HEADS, "head_dim": HEAD_DIM}
             sizes = {field: own.optional_count(*keys, most=MOST_HEADS) for field, keys in names.items()}
-            found[int(key)] = {field: value for field, value in sizes.items() if value is not None}
+            found[at] = {field: value for field, value in sizes.items() if value is not None}
+            unread = own.unread()
+            if unread:
+                raise own.refuse("not modelled of a single layer", unread[0], allowed="heads and their size")
         return found
 
     def _shared_index(self) -> frozenset[int]:
@@ -273,6 +282,13 @@ def recurrent_mixer(c: ConfigReader, found: Found) -> StateMixer:
     if c.value(*MAMBA_STATE) is not None:
         return _mamba(c, found, kept)
     heads = c.count("linear_num_heads", *HEADS, most=MOST_HEADS)
+    if not found["lightning"] and not any(c.value(one) is not None for one in LIGHTNING):
+        raise c.refuse(
+            "no key says how large the state of its linear attention is",
+            "linear_num_value_heads",
+            allowed="linear_num_value_heads and its like (gated delta net), linear_attn_config (KDA), "
+            "mamba_d_state (Mamba), linear_num_heads (lightning attention)",
+        )
     return LinearAttentionShape(
         num_heads=heads,
         head_dim=c.count("linear_head_dim", *HEAD_DIM, default=max(1, found["hidden_size"] // heads)),

@@ -132,9 +132,10 @@ def _modelopt(q: ConfigReader) -> Checkpoint:
     algorithm = inner.value("quant_algo")
     if algorithm is None and inner.value("config_groups") is not None:
         return _compressed(inner)
+    for one in (q, inner):
+        one.ignore("config_groups", "quantized_layers")  # which say the same in other words
     if isinstance(algorithm, str) and algorithm.upper() == "MIXED_PRECISION":
         return replace(_mixed(inner), kv_dtype=kv, notes=notes)
-    inner.ignore("config_groups", "quantized_layers")  # which say the same in other words
     is_kv_only = algorithm is None and kv != "auto"
     scheme = None if is_kv_only else _algorithm(inner, algorithm, inner.value("group_size"))
     if scheme is None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from sim.errors import ScenarioError
 
+# Where a rule knows nothing better: most broken values are slips of whoever edited the file.
+_AS_PUBLISHED = "write it as config.json on the model's page has it; gpuyard show NAME prints a shipped shape"
 LARGEST = 2**31 - 1
 MOST_LAYERS = 10_000
 MOST_HEADS = 1_000_000
@@ -35,6 +37,7 @@ class ConfigReader:
     ) -> ScenarioError:
         """The error to raise about ``key``."""
         path = f"{self.path}.{key}" if self.path else key
+        hint = hint or _AS_PUBLISHED
         return ScenarioError(problem, file=self.file, path=path, given=given, allowed=allowed, hint=hint)
 
     def inner(self, key: str) -> ConfigReader | None:
@@ -195,6 +198,7 @@ STRUCTURAL = (
     r"layer|block|head|expert|moe|window|chunk|state|rank|dim$|dims$|_dim_|size|width|attn|attention|mamba|ssm|conv"
     r"|kv|key|value|query|ffn|ff_|mlp|router|gate|gating|latent|linear|lora|pattern|interval|period|group"
     r"|share|top_?k|index|compress|recurrent|memory|cache|altup|laurel|hyper|codebook|adapter|loop|cycle|expand"
+    r"|mixer|routed|intermediate|ut_steps|branch|multiple_of|hybrid|token_shift|retention|glu$|sinks$"
     r"|d_model|d_inner|n_inner|sparse|dense|parallel|bias|hc_|norm|channels|ratio|depth|stack|delta|kda|swa|local|global"
 )
 
@@ -206,15 +210,29 @@ HARMLESS = (
     r"|scal(e|ing)|multiplier|scalar|alpha|beta|gamma|factor$|noise|(^|_)act(ivation)?(_|$)|_act$|act_fn|dtype|version"
     r"|^vision|^image|^audio|^video|^speech|^mm_|^visual|vision_|image_|audio_|video_|projector|mrope"
     r"|(^|_)mtp(_|$)|nextn|pretrain|^ep_size$|^output_|^return_|^use_cache$|^cache_|problem_type|classifier|summary"
-    r"|time_step|kernels?$|^use_mamba|mambapy|associative_scan|mem_eff|chunk_size$|chunk_size_feed_forward"
+    r"|time_step|kernels?$|^use_mamba_kernel|mambapy|associative_scan|mem_eff|chunk_size$|chunk_size_feed_forward"
     r"|^n_groups?$|^num_expert_groups?$|^topk_group$|^norm_topk|^scoring_func$|topk_method|^seq_aux$|renormalize"
     r"|_attn_implementation|flash_attn|sdpa|attn_implementation|fp32|float32|logits_to_keep|^tokenizer|label"
     r"|^_|auto_map|architectures|torch|gradient|train|regulari[sz]|prune|z_loss|aux|residual_in|rescale|overlap"
     r"|score_function|score_func|use_bidirectional|load_balanc|router_(dtype|logit|z)|logit|attn_temperature"
     r"|no_rope|nope|mup|partial|max_position|position_embedding_type|is_decoder|fused?_"
-    r"|quant|scan|layerdrop|sparsity|remote|hub|^for_|unpadded|neftune|seq_length|max_seq|model_max_length"
+    r"|quant|scan|layerdrop|^layer_switch$|^use_parallel_embedding$|^group_norm_size$|^moe_(gate|capacity)$"
+    r"|^num_beam|^top_k$|gemma_norm|router_bias|sparsity|remote|hub|^for_|unpadded|neftune|seq_length|max_seq|model_max_length"
     r"|moe_norm|selection_fn|combination|elementwise_affine|_(a_log|dt)_|^block_size$|prefix_dense"
     r"|pad_to|special|conversation|norm_before_gate|safe_gate|lower_bound|allow_neg|keys_to_ignore|deterministic"
+)
+
+
+# What a key is whatever other words are in it: how many there are, how large, or what a layer is made of.
+COUNTS = (
+    r"(^|_)(layers|experts|heads|ranks?|branches|recurrences?|ut_steps)$|(head|rope|nope)_dim$|state_size$|mixer"
+    r"|(ffn|qkv|dim|width|hidden|intermediate|expert)_?multipliers?$|intermediate|multiple_of"
+    r"|token_shift|yoco|(^|_)nsa(_|$)|(^|_)dsa(_|$)|self_decoder|hgrn"
+)
+# Parts of a model that are not its decoder, and what is done with counted things in training.
+OTHER_PARTS = (
+    r"vision|image|audio|video|speech|^mm_|visual|projector|mtp|nextn|medusa|eagle|draft|freeze|frozen|drop|prune"
+    r"|keep|^output_|^tie_|loss|jitter|activation|time_step|quant"
 )
 
 
@@ -222,6 +240,8 @@ def is_structural(key: str) -> bool:
     """Whether a key's words say that it could change the shape."""
     lower = key.lower()
     # Compiled when first needed: few configs have a key that nobody read.
+    if re.search(COUNTS, lower) and not re.search(OTHER_PARTS, lower):
+        return True
     return bool(re.search(STRUCTURAL, lower)) and not re.search(HARMLESS, lower)
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sim.errors import CannotRun, ScenarioError
-from sim.hardware.vllm_releases import release_of
+from sim.hardware.vllm_releases import check_architecture, release_of
 from sim.model.counts import (
     check_tensor_parallel_size,
     kv_bytes_per_token,
@@ -42,6 +42,8 @@ def memory_plan(
     Not modelled: LoRA adapters, vision encoders, draft models, fragmentation of PyTorch's allocator,
     memory that other processes hold.
     """
+    if engine.runtime == "vllm":
+        check_architecture(model.architecture, model.name, engine.vllm_version)
     check_tensor_parallel_size(model, engine.tensor_parallel_size)
     if engine.quantization == "none":
         check_block_split(model, engine.tensor_parallel_size)

@@ -8,7 +8,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from sim.errors import InvariantError
-from sim.hardware.vllm_releases import release_of
+from sim.hardware.vllm_releases import dropped_notes, release_of
 from sim.model.counts import kv_dtype_bytes
 from sim.model.kv_groups import KvGroup, KvPool
 from sim.model.kv_layers import KvRow
@@ -151,6 +151,7 @@ def notes_of(
             f"{engine.max_model_len:,}: vLLM refuses to start so"
         )
     if engine.runtime == "vllm":
+        notes += dropped_notes(model.architecture, engine.vllm_version)
         notes += release_of(engine.vllm_version).unmeasured
     else:
         notes.append(
