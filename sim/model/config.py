@@ -16,6 +16,7 @@ from sim.model.catalogue import (
     names_close_to,
     shipped_model,
 )
+from sim.model.encoders import NOT_COUNTED, encoder_of
 from sim.model.families import HIDDEN, SIZES_OF_PARTS, Traits, hidden_size, traits_of
 from sim.model.layers import LayerReader, num_layers
 from sim.model.mlp_rules import WIDTH
@@ -82,7 +83,9 @@ def shape_from_config(
     _refuse_unused(c, must_use)
     about = about or {}
     named = f"architecture {architecture}" if c.keys.get("model_type") else "an architecture without a name"
-    notes = () if known else (_UNKNOWN_ARCHITECTURE.format(named),)
+    encoder = encoder_of(_holder_of_text(keys), found["hidden_size"])
+    notes = [] if known else [_UNKNOWN_ARCHITECTURE.format(named)]
+    notes += [NOT_COUNTED.format(encoder.uncounted)] if encoder.uncounted else []
     return ModelShape(
         name=name,
         architecture=architecture,
@@ -92,6 +95,8 @@ def shape_from_config(
         lm_head_scheme=checkpoint.lm_head if checkpoint and not rest["tie_word_embeddings"] else None,
         checkpoint_kv_dtype=checkpoint.kv_dtype if checkpoint else "auto",
         rotary_fraction=rotary,
+        encoder_parameters=encoder.num_parameters,
+        uncounted=encoder.uncounted,
         notes=(*notes, *c.notes, *_unread(c), *(checkpoint.notes if checkpoint else _unsaid_format(name))),
         source=about.get("source", file),
         published_parameters=about.get("published_parameters"),
@@ -185,6 +190,14 @@ def _text_part(c: ConfigReader) -> ConfigReader:
     outer = {one: c.keys[one] for one in shared if one in c.keys}
     keys: dict[str, Any] = {"model_type": c.text("model_type"), **outer, **inner}
     return _text_part(ConfigReader(keys, file=c.file, path=f"{c.path}.{key}" if c.path else key))
+
+
+def _holder_of_text(keys: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The mapping that has the language model's beside the encoders'."""
+    parts = (keys[name] for name in TEXT_PARTS if isinstance(keys.get(name), Mapping))
+    inner: Mapping[str, Any] = next(parts, {})
+    has_more = any(isinstance(inner.get(name), Mapping) for name in TEXT_PARTS)
+    return _holder_of_text(inner) if has_more else keys
 
 
 def _generic(c: ConfigReader) -> Traits:

@@ -39,7 +39,7 @@ def memory_plan(
     Over pipeline stages it is the GPU of the stage with the fewest blocks: vLLM gives every stage as many.
     ``max_model_len: -1`` becomes the longest that fits. Not ``refuses``: an account without room is one too.
 
-    Not modelled: LoRA adapters, vision encoders, draft models, fragmentation of PyTorch's allocator,
+    Not modelled: LoRA adapters, a vision encoder's run, draft models, fragmentation of PyTorch's allocator,
     memory that other processes hold.
     """
     if engine.runtime == "vllm":

@@ -7,7 +7,7 @@ SGLang: ``mem_fraction_static`` of the memory is for weights and KV together. Te
 counted, measured at starts, read in the engine's code or documentation, or assumed; no start of the last two
 engines was held against theirs.
 
-Not modelled: attention workspaces, vision encoders, LoRA adapters, the allocator's rounding.
+Not modelled: attention workspaces, a vision encoder's run, LoRA adapters, the allocator's rounding.
 """
 
 from __future__ import annotations
@@ -424,11 +424,14 @@ def weights_line(stage: Stage, hardware: HardwareProfile, engine: PricedEngine) 
     else:
         formula += f", {held} where quantised, the rest {dtype}"
         formula += f", experts padded for {kernel}" if held == "mxfp4" and kernel != "none" else ""
+    encoder = model.encoder_parameters if stage.is_first else 0
+    formula += f" + {encoder:,} of the vision encoder x {DTYPE_BYTES[dtype]} B" if encoder else ""
     formula += f" / {tp} GPUs" if tp > 1 else ""
     if rotary:
         formula += f" + rotary table {model.max_position_embeddings:,} x {model.rotary_dim} x "
         formula += f"{DTYPE_BYTES[dtype]} B"
-    return MemoryLine(label="weights", num_bytes=-(num_bytes + rotary), formula=formula)
+    num_bytes += rotary + -(-encoder // tp) * DTYPE_BYTES[dtype]
+    return MemoryLine(label="weights", num_bytes=-num_bytes, formula=formula)
 
 
 def _rotary_table_bytes(model: ModelShape, engine: PricedEngine) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sim.errors import InvariantError
 from sim.hardware.vllm_releases import dropped_notes, release_of
 from sim.model.counts import kv_dtype_bytes
+from sim.model.encoders import RUN_NOT_COUNTED
 from sim.model.kv_groups import KvGroup, KvPool
 from sim.model.kv_layers import KvRow
 from sim.model.shape import ModelShape, Stage
@@ -140,6 +141,8 @@ def notes_of(
         notes.append(f"latent attention: every one of the {tp} GPUs keeps the whole KV")
     elif model.attention is not None and tp > model.num_key_value_heads:
         notes.append(f"{model.num_key_value_heads} KV heads are repeated on {tp} GPUs")
+    if model.encoder_parameters:
+        notes.append(RUN_NOT_COUNTED)
     notes += [f"{line.label}: {line.unsure}" for line in lines if line.unsure]
     if (
         engine.num_gpu_blocks_override is not None

@@ -473,5 +473,5 @@ class _Explainer:
             f"{model.vocab_size:,} words; ours: "
             + next(line.formula for line in self.ours.plan.lines if line.label == "activation peak")
         )
-        if model.uncounted:
+        if model.uncounted or model.encoder_parameters:
             yield "the encoder's own run is not in ours"
