@@ -62,6 +62,11 @@ def with_groups(config: SchedulerConfig, scenario: Scenario) -> tuple[SchedulerC
             "KV-cache groups, and none where it has left a window"
         )
     caches = all(group.caches_prefixes for group in pool.groups)
+    if caches and config.enable_prefix_caching and any(group.kind == "state" for group in pool.groups):
+        notes.append(
+            f"chunks of a prompt are not cut at the edges of state pages, {sizes[0]:,} tokens apart, as vLLM "
+            "cuts them to keep more states: the prefix cache may find less here"
+        )
     return replace(
         config,
         groups=tuple(map(_group, pool.groups)),

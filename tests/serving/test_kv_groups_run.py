@@ -110,6 +110,8 @@ def test_what_no_recording_holds_is_said(tmp_path: Path) -> None:
         return "\n".join(run_serving(scenario_of(tmp_path, model, engine)).notes)
 
     assert "recurrent states: as vLLM 0.33.0 is described, not recorded" in notes("lfm2-1.2b")
+    cut = "chunks of a prompt are not cut at the edges of state pages"
+    assert cut in notes("lfm2-1.2b") and cut not in notes("lfm2-1.2b", "enable_prefix_caching: false")
     scout = "tensor_parallel_size: 8, max_model_len: 20000"
     assert "chunked local attention: as vLLM 0.33.0 is described" in notes("llama-4-scout", scout)
     windowed = notes("gpt-oss-20b", "async_scheduling: false")
