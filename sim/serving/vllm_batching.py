@@ -14,6 +14,7 @@ from sim.serving.checks.vllm import check_vllm
 from sim.serving.scenario import EngineConfig, Scenario, max_model_len
 from sim.serving.scheduler import Scheduler
 from sim.serving.vllm.config import ONE_FULL_GROUP, POLICIES, KVCacheGroup, SchedulerConfig
+from sim.serving.vllm.group_kinds import CHUNKS_NOT_CUT
 
 VLLM_KEYS = frozenset([
     "policy", "enable_prefix_caching", "long_prefill_token_threshold",
@@ -49,8 +50,7 @@ def with_groups(config: SchedulerConfig, scenario: Scenario) -> tuple[SchedulerC
     pool = memory_plan(scenario.model, scenario.hardware, engine).pool
     sizes = sorted({group.block_size for group in pool.groups})
     if len(sizes) > 1:
-        of_tokens = " and ".join(map(str, sizes))
-        said = f"KV-cache groups with blocks of {of_tokens} tokens side by side are not modelled"
+        said = f"KV-cache groups with blocks of {' and '.join(map(str, sizes))} tokens are not modelled"
         return config, (f"{said}: scheduled as one group that holds as many requests of max_model_len",)
     notes = [
         f"KV-cache groups of {GROUP_WORDS[kind]}: as vLLM 0.33.0 is described, not recorded"
@@ -61,18 +61,14 @@ def with_groups(config: SchedulerConfig, scenario: Scenario) -> tuple[SchedulerC
             f"KV memory is counted in places for tokens: a token has one in each of {len(pool.groups)} "
             "KV-cache groups, and none where it has left a window"
         )
-    caches = all(group.caches_prefixes for group in pool.groups)
-    if caches and config.enable_prefix_caching and any(group.kind == "state" for group in pool.groups):
-        notes.append(
-            f"chunks of a prompt are not cut at the edges of state pages, {sizes[0]:,} tokens apart, as vLLM "
-            "cuts them to keep more states: the prefix cache may find less here"
-        )
+    caches = config.enable_prefix_caching and all(group.caches_prefixes for group in pool.groups)
+    notes += [CHUNKS_NOT_CUT for group in pool.groups if caches and group.kind == "state"][:1]
     return replace(
         config,
         groups=tuple(map(_group, pool.groups)),
         num_gpu_blocks=pool.num_blocks,
         block_size=sizes[0],
-        enable_prefix_caching=config.enable_prefix_caching and caches,
+        enable_prefix_caching=caches,
     ), tuple(notes)
 
 

@@ -19,6 +19,10 @@ from sim.serving.vllm.kv import blocks_for
 
 NULL = 0
 """The null block: a place in a table whose tokens nobody needs any longer, or never did."""
+CHUNKS_NOT_CUT = (
+    "chunks of a prompt are not cut at the edges of state pages, as vLLM cuts them to keep more states: the "
+    "prefix cache may find less here"
+)
 IsCached = Callable[[int], bool]
 Hit = tuple[int, int]
 """(first, end): the prefix ends before block ``end``; of it only the blocks from ``first`` on are needed."""
