@@ -10,13 +10,16 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 
 from simpy import Environment, Event
 
-from sim.kernel.launches import BlockKind, Launch
+from sim.kernel.launches import BlockKind, Cost, Launch
 from sim.kernel.rates import UNIT, Rate, Running, demand_order, rates
 from sim.kernel.records import LaunchRecord, Ledger
+
+by_order = attrgetter("order")
 
 
 class Grid:
@@ -87,6 +90,18 @@ class Group:
     is_gone: bool = False
 
 
+@dataclass(slots=True, eq=False)
+class Pace:
+    """Blocks of one signature advance at one rate: a clock of progress, and marks on it."""
+
+    running: Running
+    number: int
+    order: tuple[float, ...]
+    clock: int = 0
+    count: int = 0
+    marks: list[tuple[int, int, Group]] = field(default_factory=list)
+
+
 class GroupedDevice:
     """Runs one launch on ``sm_count`` SMs."""
 
@@ -94,11 +109,11 @@ class GroupedDevice:
         self._env, self._launch = env, launch
         self._grid, self._ledger = Grid(launch), Ledger()
         self._residents = [0] * sm_count
-        # Blocks of one signature advance at one rate: a clock of progress each, and marks on it.
-        self._clock: dict[Running, int] = defaultdict(int)
-        self._marks: dict[Running, list[tuple[int, int, Group]]] = defaultdict(list)
-        self._count: dict[Running, int] = defaultdict(int)
-        self._known: dict[tuple[tuple[Running, int], ...], list[Rate]] = {}
+        self._paces: dict[Running, Pace] = {}
+        self._pace_of: dict[
+            tuple[int, int], Pace
+        ] = {}  # by the cost's identity, which is quick, and residents
+        self._known: dict[tuple[tuple[int, int], ...], list[Rate]] = {}
         self._serial = 0
         self.keeps_spans = False
 
@@ -106,41 +121,42 @@ class GroupedDevice:
         """A SimPy process: from the first block's start to the last one's end."""
         start_ps = int(self._env.now)
         self._start_blocks(range(len(self._residents)))
-        while demands := self._demands():
+        while live := self._live():
+            demands = tuple([(pace.number, pace.count) for pace in live])
             found = self._known.get(demands)
             if found is None:
-                found = self._known[demands] = rates(demands, self._launch.sm_share)
-            yield self._env.timeout(self._advance(demands, found))
+                found = rates([(pace.running, pace.count) for pace in live], self._launch.sm_share)
+                self._known[demands] = found
+            yield self._env.timeout(self._advance(live, found))
             self._ledger.num_decisions += 1
             self._settle()
         return self._ledger.close(self._launch.name, start_ps, int(self._env.now))
 
-    def _demands(self) -> tuple[tuple[Running, int], ...]:
-        """Who runs, and how many, in an order that both devices share."""
-        live = [(running, count) for running, count in self._count.items() if count]
-        return tuple(sorted(live, key=demand_order)) if len(live) > 1 else tuple(live)
+    def _live(self) -> list[Pace]:
+        """Who runs, in an order that both devices share."""
+        live = [pace for pace in self._paces.values() if pace.count]
+        if len(live) > 1:
+            live.sort(key=by_order)
+        return live
 
-    def _advance(self, demands: tuple[tuple[Running, int], ...], found: list[Rate]) -> int:
+    def _advance(self, live: list[Pace], found: list[Rate]) -> int:
         """Time to the next decision; clocks and integrals are moved there."""
         wait = min(
-            -(-(self._first_mark(running) - self._clock[running]) // rate.units_per_ps)
-            for (running, _), rate in zip(demands, found, strict=True)
+            [
+                -(-(_first_mark(pace) - pace.clock) // rate.units_per_ps)
+                for pace, rate in zip(live, found, strict=True)
+            ]
         )
-        for (running, count), rate in zip(demands, found, strict=True):
-            self._clock[running] += rate.units_per_ps * wait
-            self._ledger.bound_ps[rate.bound] += count * wait
+        bound_ps = self._ledger.bound_ps
+        for pace, rate in zip(live, found, strict=True):
+            pace.clock += rate.units_per_ps * wait
+            bound_ps[rate.bound] += pace.count * wait
         return wait
-
-    def _first_mark(self, running: Running) -> int:
-        marks = self._marks[running]
-        while marks[0][2].is_gone:
-            heapq.heappop(marks)
-        return marks[0][0]
 
     def _settle(self) -> None:
         """Everything that ends now, then everything that starts."""
         now, freed = int(self._env.now), []
-        ended = [group for running in list(self._marks) for group in self._ended(running)]
+        ended = [group for pace in self._paces.values() if pace.marks for group in _ended(pace)]
         going_on = [group for group in ended if group.phase + 1 < len(group.kind.phases)]
         for group in ended:
             if group.phase + 1 == len(group.kind.phases):
@@ -152,15 +168,6 @@ class GroupedDevice:
             self._push(group, group.phase + 1, group.residents, group.sms)
         if freed:
             self._start_blocks(freed)
-
-    def _ended(self, running: Running) -> list[Group]:
-        marks, now, ended = self._marks[running], self._clock[running], []
-        while marks and (marks[0][2].is_gone or marks[0][0] <= now):
-            group = heapq.heappop(marks)[2]
-            if not group.is_gone:
-                self._count[running] -= len(group.sms)
-                ended.append(group)
-        return ended
 
     def _start_blocks(self, freed: range | list[int]) -> None:
         """Fill the freed slots; blocks whose number of neighbours changes get another pace."""
@@ -194,27 +201,55 @@ class GroupedDevice:
     def _push(self, old: Group, phase: int, residents: int, sms: list[int], left: int = -1) -> None:
         """``sms``' blocks have ``left`` units of progress to go in ``phase`` (all of it, by default)."""
         now = old.kind.phases[phase]
-        running = Running(now.cost, residents)
-        target = self._clock[running] + (left if left >= 0 else now.iterations * UNIT)
+        pace = self._pace_of.get((id(now.cost), residents)) or self._new_pace(now.cost, residents)
+        target = pace.clock + (left if left >= 0 else now.iterations * UNIT)
         self._serial += 1
         group = Group(old.kind, phase, residents, old.start_ps, target, sms)
-        heapq.heappush(self._marks[running], (target, self._serial, group))
-        self._count[running] += len(sms)
+        heapq.heappush(pace.marks, (target, self._serial, group))
+        pace.count += len(sms)
+
+    def _new_pace(self, cost: Cost, residents: int) -> Pace:
+        """That of an equal cost, if there is one."""
+        running = Running(cost, residents)
+        pace = self._paces.get(running)
+        if pace is None:
+            pace = Pace(running, len(self._paces), demand_order((running, 0)))
+            self._paces[running] = pace
+        self._pace_of[id(cost), residents] = pace
+        return pace
 
     def _regroup(self, changed: set[int]) -> None:
         """Blocks on ``changed`` SMs have other neighbours now: they go on at another rate."""
-        for running, marks in list(self._marks.items()):
-            for _, _, group in list(marks):
+        for pace in list(self._paces.values()):
+            for _, _, group in list(pace.marks):
                 if group.is_gone or changed.isdisjoint(group.sms):
                     continue
                 moved = [sm for sm in group.sms if sm in changed and self._residents[sm] != group.residents]
                 if moved:
-                    self._split(running, group, moved)
+                    self._split(pace, group, moved)
 
-    def _split(self, running: Running, group: Group, moved: list[int]) -> None:
-        left, gone = group.target - self._clock[running], set(moved)
-        self._count[running] -= len(moved)
+    def _split(self, pace: Pace, group: Group, moved: list[int]) -> None:
+        left, gone = group.target - pace.clock, set(moved)
+        pace.count -= len(moved)
         group.sms = [sm for sm in group.sms if sm not in gone]
         group.is_gone = not group.sms
         for held, members in self._by_residents(moved).items():
             self._push(group, group.phase, held, members, left)
+
+
+def _first_mark(pace: Pace) -> int:
+    marks = pace.marks
+    while marks[0][2].is_gone:
+        heapq.heappop(marks)
+    return marks[0][0]
+
+
+def _ended(pace: Pace) -> list[Group]:
+    """Those whose marks its clock has reached."""
+    marks, now, ended = pace.marks, pace.clock, []
+    while marks and (marks[0][2].is_gone or marks[0][0] <= now):
+        group = heapq.heappop(marks)[2]
+        if not group.is_gone:
+            pace.count -= len(group.sms)
+            ended.append(group)
+    return ended

@@ -93,16 +93,27 @@ def _memory_level(
 ) -> float:
     """The largest share of the memory system per block at which the whole is not overdrawn."""
 
+    terms = [
+        (
+            count * running.cost.memory_s,
+            running.cost.memory_s,
+            sm_share / running.residents,
+            running.cost.num_stages < 2,
+            sum(fixed_s) if running.cost.num_stages < 2 else max(fixed_s),
+        )
+        for (running, count), fixed_s in zip(demands, fixed, strict=True)
+        if running.cost.memory_s
+    ]
+
     def drawn(level: float) -> float:
+        """(``_iteration_s``, with what does not depend on the level taken out.)"""
         total = 0.0
-        for (running, count), fixed_s in zip(demands, fixed, strict=True):
-            memory_s = running.cost.memory_s
-            if memory_s:
-                total += (
-                    count
-                    * memory_s
-                    / _iteration_s(running.cost, fixed_s, _memory_s(running, level, sm_share))
-                )
+        for product, memory_s, most, is_in_turn, others_s in terms:
+            loads_s = memory_s / (level if level < most else most)
+            if is_in_turn:
+                total += product / (others_s + loads_s)
+            else:
+                total += product / (others_s if others_s > loads_s else loads_s)
         return total
 
     if drawn(1.0) <= 1.0:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -165,13 +163,16 @@ def test_parity_without_records_says_what_to_do(tmp_path: Path, capsys: pytest.C
     assert "chat-medium" in capsys.readouterr().err
 
 
-def test_without_a_gpu_one_line_and_3() -> None:
+def test_without_a_gpu_one_line_and_3(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     if importlib.util.find_spec("torch") and importlib.util.find_spec("triton"):
         import torch
 
         if torch.cuda.is_available():
             pytest.skip("this machine has a GPU")
-    command = [sys.executable, "-m", "calibrate", "engine", "serve"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
-    assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr.startswith("no GPU to serve on: ") and done.stderr.count("\n") == 1
+    monkeypatch.chdir(CHECKOUT)
+    assert main(["engine", "serve"]) == 3
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("no GPU to serve on: ") and said.err.count("\n") == 1

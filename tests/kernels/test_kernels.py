@@ -9,6 +9,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,12 +25,12 @@ def skip_without_triton() -> None:
         pytest.skip(f"{' and '.join(MISSING)} not installed: {how}")
 
 
-def run_in_a_process(file: str, cache: Path, *arguments: str, **environment: str) -> str:
-    """The closing line of pytest on a file of this folder; its failures become ours."""
+def run_in_a_process(files: Sequence[str], cache: Path, *arguments: str, **environment: str) -> str:
+    """The closing line of pytest on files of this folder; its failures become ours."""
     skip_without_triton()
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", *arguments]
     done = subprocess.run(
-        [*command, str(HERE / file)],
+        [*command, *(str(HERE / file) for file in files)],
         capture_output=True,
         text=True,
         cwd=CHECKOUT,
@@ -42,26 +43,29 @@ def run_in_a_process(file: str, cache: Path, *arguments: str, **environment: str
 
 @pytest.mark.slow
 def test_in_the_interpreter(triton_cache: Path) -> None:
-    assert " passed" in run_in_a_process("under_interpreter.py", triton_cache, TRITON_INTERPRET="1")
+    assert " passed" in run_in_a_process(["under_interpreter.py"], triton_cache, TRITON_INTERPRET="1")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "file", ["measuring.py", "engine_serving.py", "engine_parity.py", "engine_warm_up.py"]
+    "files",
+    [["measuring.py", "engine_warm_up.py"], ["engine_serving.py", "engine_parity.py"]],
+    ids=["measuring", "serving"],
 )
-def test_measuring_and_serving_in_the_interpreter(file: str, triton_cache: Path) -> None:
-    assert " passed" in run_in_a_process(file, triton_cache, TRITON_INTERPRET="1")
+def test_measuring_and_serving_in_the_interpreter(files: list[str], triton_cache: Path) -> None:
+    assert " passed" in run_in_a_process(files, triton_cache, TRITON_INTERPRET="1")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
 def test_compiled_ahead_of_time(architecture: str, triton_cache: Path) -> None:
-    assert " passed" in run_in_a_process("ahead_of_time.py", triton_cache, "-k", architecture)
+    assert " passed" in run_in_a_process(["ahead_of_time.py"], triton_cache, "-k", architecture)
 
 
 def test_on_a_gpu(triton_cache: Path) -> None:
     skip_without_triton()
-    probe = [sys.executable, "-c", "import torch, sys; sys.exit(not torch.cuda.is_available())"]
-    if subprocess.run(probe, check=False, capture_output=True).returncode:
+    import torch
+
+    if not torch.cuda.is_available():
         pytest.skip("no CUDA device: correctness in bfloat16 and timing need one")
-    assert " passed" in run_in_a_process("on_gpu.py", triton_cache)
+    assert " passed" in run_in_a_process(["on_gpu.py"], triton_cache)

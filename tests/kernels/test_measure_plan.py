@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from calibrate.commands import main
 from calibrate.measure import rows
 from calibrate.measure.device import profile_of
 from calibrate.measure.planning import chosen, plan, plan_table
@@ -155,47 +155,58 @@ def test_an_empty_plan_has_no_slots() -> None:
     assert cut([], load_hardware(H200)) == []
 
 
-def calibrate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "calibrate", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
+Said = tuple[int, str, str]
+"""(exit code, stdout, stderr)."""
+
+
+@pytest.fixture
+def calibrate(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """``python -m calibrate`` in this process, which has torch already; it hears what further ones print."""
+    monkeypatch.chdir(CHECKOUT)
+
+    def run(*arguments: str) -> Said:
+        code = main(arguments)
+        return code, *capfd.readouterr()
+
+    return run
 
 
 @pytest.mark.parametrize("arguments", [(), ("measure",)], ids=["one command", "measure"])
-def test_without_a_gpu_one_line_and_3(arguments: tuple[str, ...]) -> None:
+def test_without_a_gpu_one_line_and_3(arguments: tuple[str, ...], calibrate: Callable[..., Said]) -> None:
     if IS_TRITON_HERE:
         import torch
 
         if torch.cuda.is_available():
             pytest.skip("this machine has a GPU")
-    done = calibrate(*arguments)
-    assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr.startswith("no GPU to measure: ") and done.stderr.count("\n") == 1
+    code, out, err = calibrate(*arguments)
+    assert (code, out) == (3, "")
+    assert err.startswith("no GPU to measure: ") and err.count("\n") == 1
 
 
 @pytest.mark.slow
-def test_the_engine_s_dry_run_serves_a_few_requests(tmp_path: Path) -> None:
+def test_the_engine_s_dry_run_serves_a_few_requests(tmp_path: Path, calibrate: Callable[..., Said]) -> None:
     """A tiny Llama in the interpreter, in a process of its own; its rows are marked as no measurement."""
     scenario = "calibrate/engine/scenarios/chat.yaml"
-    done = calibrate("engine", "serve", "--dry-run", "--data", str(tmp_path), scenario)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "chat-overload             300 requests" in done.stdout
+    code, out, err = calibrate("engine", "serve", "--dry-run", "--data", str(tmp_path), scenario)
+    assert (code, err) == (0, "")
+    assert "chat-overload             300 requests" in out
     if IS_TRITON_HERE:
-        assert "chat-light: 3 steps, 3 of 3 requests" in done.stdout
+        assert "chat-light: 3 steps, 3 of 3 requests" in out
         about = (tmp_path / "chat-light" / "run.yaml").read_text(encoding="utf-8")
         assert "is_dry: true" in about and "times mean nothing" in about
     else:
-        assert "no rehearsal: torch and triton are not installed" in done.stdout
+        assert "no rehearsal: torch and triton are not installed" in out
 
 
 @pytest.mark.slow
-def test_the_dry_run_prints_the_plan_and_rehearses_it() -> None:
+def test_the_dry_run_prints_the_plan_and_rehearses_it(calibrate: Callable[..., Said]) -> None:
     """With torch and Triton one small point of every kind runs in the interpreter, else it says why not."""
-    done = calibrate("measure", "--dry-run")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"{len(POINTS)} points in 3 slots" in done.stdout
+    code, out, err = calibrate("measure", "--dry-run")
+    assert (code, err) == (0, "")
+    assert f"{len(POINTS)} points in 3 slots" in out
     if IS_TRITON_HERE:
-        assert "llama_decode_step eager float32" in done.stdout
+        assert "llama_decode_step eager float32" in out
         for kernel in KERNELS:
-            assert f"  {kernel} triton float16" in done.stdout
+            assert f"  {kernel} triton float16" in out
     else:
-        assert "no rehearsal: torch and triton are not installed" in done.stdout
+        assert "no rehearsal: torch and triton are not installed" in out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from sim.errors import ScenarioError
 from sim.kinds.load import load_scenario
 
 Steps = tuple[str | int, ...]
+GOOD_TREE = yaml.safe_load(GOOD)
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # every test process collects some hundred cases
 
 # Leaves that a word or a number of another kind cannot break: any text is a question.
 FREE_TEXT = {"question", "thresholds[0].metric"}
@@ -57,27 +60,27 @@ def nodes(tree: Any, steps: Steps = ()) -> Iterator[tuple[Steps, Any]]:
 
 def with_value(steps: Steps, value: object) -> bytes:
     """The good scenario with another value at a key path."""
-    tree = yaml.safe_load(GOOD)
+    tree = deepcopy(GOOD_TREE)
     holder = tree
     for step in steps[:-1]:
         holder = holder[step]
     holder[steps[-1]] = value
-    return yaml.safe_dump(tree, sort_keys=False).encode()
+    return yaml.dump(tree, Dumper=DUMPER, sort_keys=False).encode()
 
 
 def without(steps: Steps) -> bytes:
     """The good scenario without a key."""
-    tree = yaml.safe_load(GOOD)
+    tree = deepcopy(GOOD_TREE)
     holder = tree
     for step in steps[:-1]:
         holder = holder[step]
     del holder[steps[-1]]
-    return yaml.safe_dump(tree, sort_keys=False).encode()
+    return yaml.dump(tree, Dumper=DUMPER, sort_keys=False).encode()
 
 
 def mutated_values() -> Iterator[Broken]:
     """Missing, mistyped, negative, huge, not finite, wrong unit."""
-    for steps, value in nodes(yaml.safe_load(GOOD)):
+    for steps, value in nodes(GOOD_TREE):
         path = path_of(steps)
         is_quantity = isinstance(value, str) and re.match(r"\d+ m?s$", value)
         wrong: list[object] = []

@@ -70,11 +70,15 @@ def ring_frames(num_ranks: int) -> list[RingFrame]:
         gradient = np.zeros((n, n))
         gradient[:, rank] = 1.0
         marked.append(gradient)
-    frames = []
+    frames: list[RingFrame] = []
+    whose: list[list[tuple[int, ...]]] = [[()] * n for _ in range(n)]
+    everywhere = [(rank, chunk) for rank in range(n) for chunk in range(n)]
     for step, held in enumerate(ring_states(marked)):
-        summed = tuple(tuple(tuple(np.flatnonzero(chunk[0]).tolist()) for chunk in chunks) for chunks in held)
         sends = tuple((r, (r + 1) % n, chunk_of(step - 1, r, n)) for r in range(n)) if step else ()
+        for rank, chunk in [(to, chunk) for _, to, chunk in sends] if step else everywhere:
+            whose[rank][chunk] = tuple(np.flatnonzero(held[rank][chunk][0]).tolist())
         phase = "start" if step == 0 else "reduce-scatter" if step < n else "all-gather"
+        summed = tuple(map(tuple, whose))
         frames.append(RingFrame(step=step, phase=phase, sends=sends, summed=summed))
     return frames
 
