@@ -8,6 +8,7 @@ given out − wanted. A jump and the single steps that it stands for have the sa
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -140,25 +141,34 @@ def sum_linear(first: int, growth: int, weight: int, weight_growth: int, steps: 
 def sum_blocks(counts: list[int], start: int, first_ps: int, growth_ps: int, steps: int) -> tuple[int, int]:
     """Blocks added inside a jump × time, and their number.
 
-    Before step j (from 1) ``counts[(start + j) mod len]`` blocks are added. Whole periods of ``len(counts)``
-    steps are added in closed form.
+    Before step j (from 1) ``counts[(start + j) mod len]`` blocks are added. The whole periods of
+    ``len(counts)`` steps are added in closed form.
     """
-    period = len(counts)
-    total = used = 0
-    step = 1
-    if steps > 3 * period:
-        whole = (steps - 1) // period
-        per_period = sum(counts)
-        for offset in range(1, period + 1):
-            used += counts[(start + offset) % period]
-            total += sum_linear(used, per_period, first_ps + offset * growth_ps, period * growth_ps, whole)
+    period, at = len(counts), (start + 1) % len(counts)
+    turn = counts[at:] + counts[:at]
+    whole, left = divmod(steps - 1, period)
+    total, used, time_ps = 0, 0, first_ps + whole * period * growth_ps  # time_ps: of the step before the rest
+    if whole:
+        per_period, once, weighted = _sums(turn)
+        ones, squares = whole * (whole - 1) // 2, (whole - 1) * whole * (2 * whole - 1) // 6
+        period_growth_ps = period * growth_ps
+        period_ps = period * first_ps + growth_ps * (period * (period + 1) // 2)
+        total = (
+            whole * (first_ps * once + growth_ps * weighted)
+            + ones * (per_period * period_ps + period_growth_ps * once)
+            + squares * per_period * period * period_growth_ps
+        )
         used = whole * per_period
-        step += whole * period
-    time_ps = first_ps + step * growth_ps
-    at, left = (start + step) % period, steps - step
-    turn = counts[at : at + left] if at + left <= period else (counts[at:] + counts[:at]) * 3
-    for need in turn[:left]:
-        used += need
-        total += used * time_ps
-        time_ps += growth_ps
+    if left:
+        rest, once, weighted = _sums(turn[:left])
+        total += used * (left * time_ps + growth_ps * (left * (left + 1) // 2))
+        total += time_ps * once + growth_ps * weighted
+        used += rest
     return total, used
+
+
+def _sums(needs: list[int]) -> tuple[int, int, int]:
+    """Of u_j = needs_1 + ... + needs_j: the last one, Σ u_j and Σ j·u_j."""
+    taken = list(accumulate(needs))
+    once = sum(taken)
+    return taken[-1], once, (len(taken) + 1) * once - sum(accumulate(taken))
