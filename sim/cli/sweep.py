@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _rows(points: Sequence[Point], arguments: argparse.Namespace, out: Path) -> list[Row]:
     """A row per point; what an earlier call finished is taken from the folder."""
     from sim.cli.progress import Progress
-    from sim.kinds.executors import open_executor
+    from sim.kinds.executors import in_flight_for, open_executor
     from sim.kinds.registry import kind_of
     from sim.plan.sweep import run_points
 
@@ -98,7 +98,7 @@ def _rows(points: Sequence[Point], arguments: argparse.Namespace, out: Path) -> 
             return run_points(
                 points,
                 executor,
-                in_flight=max(1, arguments.jobs),
+                in_flight=in_flight_for(arguments.jobs),
                 ledger=out / "points.jsonl",
                 progress=progress,
             )

@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _board(arguments: argparse.Namespace) -> Board:
     from sim.cli.progress import Progress
-    from sim.kinds.executors import open_executor
+    from sim.kinds.executors import in_flight_for, open_executor
     from sim.trust.board import check_groups, load_board, make_board
     from sim.trust.cases import load_folder, run_cases
 
@@ -71,7 +71,7 @@ def _board(arguments: argparse.Namespace) -> Board:
         open_executor(arguments.jobs) as executor,
         Progress("validate", is_quiet=arguments.quiet) as progress,
     ):
-        rows = run_cases(cases, executor, in_flight=max(1, arguments.jobs), progress=progress)
+        rows = run_cases(cases, executor, in_flight=in_flight_for(arguments.jobs), progress=progress)
     return make_board(file, rows, _command(arguments), _flags(arguments))
 
 

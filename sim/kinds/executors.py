@@ -163,6 +163,11 @@ def open_executor(jobs: int, where: str = "local", *, num_short: int = 0) -> Ite
             yield opened.enter_context(place.open(jobs, address))
 
 
+def in_flight_for(jobs: int) -> int:
+    """One waits for each that runs: no process idles until this one has heard of a result and sends more."""
+    return 2 * jobs if jobs > 1 else 1
+
+
 def map_as_completed(
     executor: Executor, function: Callable[[T], R], items: Sequence[T], *, in_flight: int
 ) -> Iterator[tuple[int, R]]:

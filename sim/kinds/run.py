@@ -212,11 +212,11 @@ def _outcomes(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[int, tuple[Any
     if len(tasks) == 1:
         yield 0, run_task(tasks[0])
         return
-    from sim.kinds.executors import map_as_completed, open_executor
+    from sim.kinds.executors import in_flight_for, map_as_completed, open_executor
 
     are_short = all(kind_of(one.scenario).is_short(one.scenario) for one in tasks)
     with open_executor(min(jobs, len(tasks)), num_short=len(tasks) if are_short else 0) as executor:
-        yield from map_as_completed(executor, run_task, tasks, in_flight=max(1, jobs))
+        yield from map_as_completed(executor, run_task, tasks, in_flight=in_flight_for(jobs))
 
 
 def settings_of(file: ScenarioFile[AnyScenario]) -> dict[str, Setting]:
