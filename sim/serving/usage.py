@@ -17,6 +17,7 @@ from sim.arrays import Int64
 
 if TYPE_CHECKING:
     from sim.serving.records import BlockMap, SegmentColumns
+    from sim.serving.request import Request
 
 KV_KINDS = ("tokens", "reserved", "internal", "external")
 Levels = tuple[int, int, int, int]
@@ -46,6 +47,10 @@ class DrawnBlocks(Protocol):
 
     def note_steps(self, step: int, num_steps: int, started_ps: int, first_ps: int, growth_ps: int) -> None:
         """So many steps are over; the first of them took its blocks when it was planned."""
+        ...
+
+    def take(self, request: Request, num_hits: int = 0) -> None:
+        """It has blocks that the map does not know; the first ``num_hits`` were found in the cache."""
         ...
 
 

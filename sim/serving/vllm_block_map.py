@@ -36,7 +36,7 @@ class VllmBlockMapRecorder:
         self._num_known: dict[Request, list[int]] = {}  # by KV-cache group
         self._ended: list[tuple[int, int, int, int]] = []  # since when, kind, request, block
         self._rows: list[tuple[int, int, int, int, int, int]] = []
-        self.now_ps = 0  # when the scheduler does what it is asked for
+        self._now_ps = 0  # when the scheduler does what it is asked for
         self._running: Mapping[int, Request] = {}
         self._pool: FreeBlocks
         self._block_size = 0
@@ -44,9 +44,9 @@ class VllmBlockMapRecorder:
     def follow(self, kv: KVCache, running: Mapping[int, Request], block_size: int) -> None:
         """From now on it is told what a scheduler's requests give back."""
         self._running, self._pool, self._block_size = running, kv.pool, block_size
-        kv.on_release = lambda request: self.release(request, self.now_ps)
+        kv.on_release = lambda request: self.release(request, self._now_ps)
         kv.on_release_some = lambda request, blocks, is_end: self.release_some(
-            request, blocks, self.now_ps, is_end=is_end
+            request, blocks, self._now_ps, is_end=is_end
         )
 
     def note(self, plan: Plan, block_size: int, now_ps: int) -> None:
@@ -78,35 +78,32 @@ class VllmBlockMapRecorder:
                 self._begin(block, request, begun_ps, is_hit=False)
             self._write(begun_ps)
 
+    def set_time(self, now_ps: int) -> None:
+        """What the scheduler does from here on it does then; of the moment before everything is known."""
+        if not self.is_truncated:
+            self._write(self._now_ps)
+        self._now_ps = now_ps
+
     # on the fast path
 
     def take(self, request: Request, num_hits: int = 0) -> None:
-        """It has blocks that the map does not know; the first ``num_hits`` were found in the cache."""
         if not self.is_truncated:
-            self._take(request, num_hits, self.now_ps)
-
-    def write(self) -> None:
-        """Everything of this moment is known."""
-        if not self.is_truncated:
-            self._write(self.now_ps)
+            self._take(request, num_hits, self._now_ps)
 
     def note_plan(self, step: int, now_ps: int) -> bool:
-        self.write()  # of the plan before
-        self.now_ps = now_ps
+        self.set_time(now_ps)
         for request in self._growing(step, 1).get(0, ()):
             self._grow(request)
         return self.is_truncated
 
     def note_steps(self, step: int, num_steps: int, started_ps: int, first_ps: int, growth_ps: int) -> None:
-        self.write()
         steps = Step(num_steps=num_steps, started_ps=started_ps, first_ps=first_ps, growth_ps=growth_ps)
         growing = self._growing(step + 1, num_steps - 1)
         for number in sorted(growing):
-            self.now_ps = steps.start_of(number + 1)
+            self.set_time(steps.start_of(number + 1))
             for request in growing[number]:
                 self._grow(request)
-            self.write()
-        self.now_ps = steps.end_ps
+        self.set_time(steps.end_ps)
 
     def _growing(self, step: int, num_steps: int) -> dict[int, list[Request]]:
         """Who needs a block in the n-th of so many steps of the decode batch, in order of admission."""
@@ -212,6 +209,7 @@ class VllmBlockMapRecorder:
     def block_map(self, capacity_tokens: int, block_size: int, end_ps: int) -> BlockMap:
         """The rectangles; those still open end at ``end_ps``."""
         if not self.is_truncated:
+            self.set_time(end_ps)
             self._close(end_ps)
         rows = np.array(self._rows, dtype=np.int64).reshape(-1, 6)
         return BlockMap(

@@ -36,7 +36,6 @@ class Scheduler(State):
 
     batch: SteadyDecode
     block_map: VllmBlockMapRecorder | None
-    drawn: VllmBlockMapRecorder | None = None
 
     def __init__(
         self,
@@ -128,22 +127,20 @@ class Scheduler(State):
 
     def abort(self, request: Request, now_ps: int = 0) -> int:
         """Frees everything at once."""
-        self._note_time(now_ps)
+        if self.block_map is not None:
+            self.block_map.set_time(now_ps)
         if request.status is not Status.FINISHED:
             self.watch = PreemptionWatch()
             self.batch.leave(request)
             self.finish(request)
         return request.num_output_tokens
 
-    def _note_time(self, now_ps: int) -> None:
-        if self.block_map is not None:
-            self.block_map.now_ps = now_ps
-
     # a step is planned
 
     def schedule(self, now_ps: int = 0) -> Step:
         """Where only decoding follows, as many steps as do, not planned one by one."""
-        self._note_time(now_ps)
+        if self.block_map is not None:
+            self.block_map.set_time(now_ps)
         jump = self._jump()
         if jump is not None:
             return jump
@@ -231,7 +228,8 @@ class Scheduler(State):
 
     def update(self, step: Step, accepted: Mapping[Request, int] = NOBODY, now_ps: int = 0) -> list[Request]:
         """Who finished comes in scheduling order; dummy drafts are never right."""
-        self._note_time(now_ps)
+        if self.block_map is not None:
+            self.block_map.set_time(now_ps)
         if not isinstance(step, Plan):
             return self._take_jump(step)
         if self._follows_flight:
@@ -351,8 +349,6 @@ class Scheduler(State):
         batch.is_stuck = False
         if self.keeps_tables:
             self._take_loose(self.free)
-        if self.drawn is not None:
-            self.drawn.write()
         if shown is not None:
             plan = Plan(
                 budget=0, done_ps=shown[0], num_decode=shown[1], context_tokens=shown[2],
