@@ -72,7 +72,15 @@ def by_hugging_face_name(given: str) -> Shipped | None:
     # Its source is its own page, and a published number of the other one's parameters is not its.
     about = {"source": f"https://huggingface.co/{name}/blob/main/config.json"}
     own = name.rsplit("/", 1)[-1].lower()
-    return Shipped(name=own, file=base.file, keys={**base.keys, **changed}, about=about)
+    return Shipped(name=own, file=base.file, keys=with_differences(base.keys, changed), about=about)
+
+
+def with_differences(keys: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with these keys changed: in its language model, where it has one of its own."""
+    part = keys.get("text_config")
+    if isinstance(part, Mapping):
+        return {**keys, "text_config": {**part, **changed}}
+    return {**keys, **changed}
 
 
 def names_close_to(given: str) -> list[str]:

@@ -15,6 +15,7 @@ from sim.model.catalogue import (
     model_names,
     names_close_to,
     shipped_model,
+    with_differences,
 )
 from sim.model.encoders import NOT_COUNTED, encoder_of
 from sim.model.families import HIDDEN, SIZES_OF_PARTS, Traits, hidden_size, traits_of
@@ -211,6 +212,7 @@ def _generic(c: ConfigReader) -> Traits:
 
 def _found(c: ConfigReader, traits: Traits) -> dict[str, Any]:
     """What holds for all layers: norms, biases and gates, by the config's switches or the architecture."""
+    architecture = c.text("model_type")
     qkv_bias = c.flag(*_BIASES, default=traits.qkv_bias)
     output_bias = c.flag(
         "attention_out_bias",
@@ -235,7 +237,7 @@ def _found(c: ConfigReader, traits: Traits) -> dict[str, Any]:
         "state_dtype": traits.state_dtype,
         "sublayers": traits.sublayers,
         "lightning": traits.lightning,
-        "needs_experts": "moe" in c.text("model_type") and traits_of(c.text("model_type")) is not None,
+        "needs_experts": traits.mixture or ("moe" in architecture and traits_of(architecture) is not None),
     }
     c.ignore(*_UNDERSTOOD)
     return found | (dict(traits.special(c)) if traits.special else {}) | _extra_vectors(c, found)
@@ -393,11 +395,7 @@ def _from_mapping(given: Mapping[str, Any], file: str, path: str) -> ModelShape:
         )
     found = _read(base, file, f"{path}.base")
     base_name, keys = found.name, found.keys
-    changed = dict(keys)
-    if isinstance(keys.get("text_config"), Mapping):
-        changed["text_config"] = {**keys["text_config"], **differences}
-    else:
-        changed.update(differences)
+    changed = with_differences(keys, differences)
     return shape_from_config(
         changed, name=str(name or f"{base_name} (changed)"), file=file, path=path, must_use=differences
     )

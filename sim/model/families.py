@@ -40,6 +40,7 @@ class Traits:
     state_dtype: str = "auto"
     scaled_positions: bool = False  # its positions have the rope scaling in them already
     rotary: bool = True  # False: ALiBi, or no positions at all beside a recurrent state
+    mixture: bool = False  # always of experts, although its name does not say so
     lightning: bool = False  # its linear attention has the heads of its full attention
     sublayers: int = 1  # LongCat: two attentions and two MLPs in each layer
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -220,7 +221,7 @@ _GEMMA4 = Traits(
     qk_norm="per_head",
     defaults={"head_dim": 256, "global_head_dim": 512, "sliding_window": 512, "sliding_window_pattern": 6},
 )
-_DEEPSEEK = Traits(special=_deepseek)
+_DEEPSEEK = Traits(special=_deepseek, mixture=True)
 _OLMO2 = Traits(qk_norm="full", defaults={"sliding_window_pattern": 4})
 _GLM = Traits(qkv_bias=True, output_bias=False, defaults={"head_dim": 128})
 _GLM4_MOE = Traits(qk_norm="per_head", qk_norm_key="use_qk_norm", output_bias=False)
@@ -243,6 +244,7 @@ _EXAONE4 = Traits(qk_norm="per_head", defaults={"sliding_window_pattern": 4})
 _NEMOTRON_H = Traits(norms=1, mlp_matrices=2, state_dtype="float32", rotary=False)
 _FALCON = _biased(qkv_bias=False, mlp_bias=False, special=_falcon, defaults={"max_position_embeddings": 2048})
 _LLAMA4 = Traits(
+    mixture=True,
     defaults={
         "num_shared_experts": 1,
         "attention_chunk_size": 8192,
@@ -250,7 +252,7 @@ _LLAMA4 = Traits(
         "intermediate_size_mlp": 16_384,
         "interleave_moe_layer_step": 1,
         "head_dim": 128,
-    }
+    },
 )
 _BAMBA = Traits(defaults={"mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_conv": 4})
 _JAMBA = Traits(
@@ -304,7 +306,7 @@ FAMILIES: dict[str, Traits] = {
     "deepseek_v3": _DEEPSEEK,
     "deepseek_v32": _DEEPSEEK,
     "diffllama": _LLAMA,
-    "dots1": Traits(qk_norm="per_head"),
+    "dots1": Traits(qk_norm="per_head", mixture=True),
     "ernie4_5": Traits(tie_word_embeddings=True),
     "ernie4_5_moe": Traits(
         tie_word_embeddings=True, router_bias=True, defaults={"moe_layer_interval": 1, "moe_k": 6}
@@ -344,6 +346,7 @@ FAMILIES: dict[str, Traits] = {
         mlp_bias=True,
         sinks=True,
         router_bias=True,
+        mixture=True,
         defaults={"head_dim": 64, "sliding_window": 128, "sliding_window_pattern": 2},
     ),
     "gptj": _biased(qkv_bias=False, norms=1, lm_head_bias=True, tie_word_embeddings=False),
@@ -371,7 +374,7 @@ FAMILIES: dict[str, Traits] = {
     "lfm2_moe": Traits(tie_word_embeddings=True, qk_norm="per_head"),
     "llama": _LLAMA,
     "llama4": _LLAMA4,
-    "longcat_flash": Traits(sublayers=2, norms=4, router_bias=True),
+    "longcat_flash": Traits(sublayers=2, norms=4, router_bias=True, mixture=True),
     "mamba": _MAMBA,
     "mamba2": Traits(norms=1, defaults={"expand": 2, "conv_kernel": 4, "n_groups": 8}),
     "mellum": Traits(qk_norm="per_head"),
@@ -382,7 +385,7 @@ FAMILIES: dict[str, Traits] = {
     "minimax": _LIGHTNING,
     "minimax_text_01": _LIGHTNING,
     "minimax_m1": _LIGHTNING,
-    "minimax_m2": Traits(qk_norm="full", router_bias=True),
+    "minimax_m2": Traits(qk_norm="full", router_bias=True, mixture=True),
     "ministral3": _LLAMA,
     "mistral": _MISTRAL,
     "mistral3": _MISTRAL,

@@ -38,7 +38,8 @@ class MlpReader:
 
     def __init__(self, c: ConfigReader, found: Found, kinds: Sequence[Kind]) -> None:
         self.c, self.found, self.kinds, self.layers = c, found, kinds, len(kinds)
-        if found["needs_experts"] and not any(one in c.keys or one in c.defaults for one in EXPERTS):
+        speaks_of_them = found["needs_experts"] or any(c.keys.get(one) for one in (*PER_TOKEN, *EXPERT_WIDTH))
+        if speaks_of_them and not any(one in c.keys or one in c.defaults for one in EXPERTS):
             c.count(*EXPERTS)  # which refuses: a mixture of experts is not read as dense
         self.experts = c.by_layer(*EXPERTS, layers=self.layers, default=0, least=0, most=1_000_000)
         if not c.flag("enable_moe_block", "is_moe", default=True):

@@ -48,6 +48,8 @@ def longest_context(c: ConfigReader, traits: Traits) -> int:
         kind = _kind(c, one)
         if kind in _IN_THE_NUMBER or traits.scaled_positions:
             continue
+        if "factor" not in one and not (kind == "dynamic" and "alpha" in one):
+            raise c.refuse("missing", "rope_scaling.factor", allowed=f"the factor of {kind} scaling")
         stated = one.get("factor", factor)
         if isinstance(stated, bool) or not isinstance(stated, int | float) or not 0 < stated <= 1e6:
             raise c.refuse("not a factor", "rope_scaling.factor", given=stated, allowed="above 0, to 1e6")

@@ -8,7 +8,7 @@ by layer), AWQ, GPTQ, bitsandbytes, mxfp4 and nvfp4, with the modules that stay 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -218,6 +218,7 @@ def _group_scheme(group: ConfigReader) -> WeightScheme:
     weights = group.inner("weights")
     if weights is None:
         raise group.refuse("missing", "weights", allowed="num_bits, type and strategy")
+    weights.ignore("group_size", "block_structure")  # which some kinds of codes have no use for
     bits, kind = weights.count("num_bits", default=8, most=16), weights.text("type", default="int")
     strategy = weights.text("strategy", default="tensor")
     size = weights.optional_count("group_size", least=-1, most=1_000_000)
@@ -282,20 +283,20 @@ _UNREAD = "{} of quantization_config {} not understood: which weights are quanti
 
 def _unread(q: ConfigReader) -> tuple[str, ...]:
     """Keys of the quantization, and of its groups' weights, that nobody asked for."""
-    groups = q.keys.get("config_groups")
-    inner = [one.get("weights") for one in groups.values()] if isinstance(groups, Mapping) else []
-    found = {
-        key
-        for keys in (q.keys, *(one for one in inner if isinstance(one, Mapping)))
-        for key, value in keys.items()
-        if says_something(value) and key not in q.read | _OF_WEIGHTS and not _HARMLESS.search(str(key))
-    }
+    found = sorted(set(_unread_keys(q)))
     if not found:
         return ()
-    return (_UNREAD.format(", ".join(sorted(found)), "are" if len(found) > 1 else "is"),)
+    return (_UNREAD.format(", ".join(found), "are" if len(found) > 1 else "is"),)
 
 
-_OF_WEIGHTS = frozenset(["group_size", "block_structure"])
+def _unread_keys(q: ConfigReader) -> Iterator[str]:
+    for key, value in q.keys.items():
+        if key not in q.read and says_something(value) and not _HARMLESS.search(str(key)):
+            yield str(key)
+    for key, child in q.children.items():
+        groups = child.children.values() if key == "config_groups" else ()
+        for one in (child,) if key in ("quantization", "weights") else groups:
+            yield from _unread_keys(one)
 
 
 METHODS: dict[str, Callable[[ConfigReader], Checkpoint]] = {

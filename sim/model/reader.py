@@ -29,6 +29,7 @@ class ConfigReader:
         self.keys, self.file, self.path = keys, file, path
         self.defaults: Mapping[str, Any] = defaults or {}
         self.notes: list[str] = []
+        self.children: dict[str, ConfigReader] = {}
         self.read: set[str] = set()
         self.used: set[str] = set()
 
@@ -43,11 +44,15 @@ class ConfigReader:
     def inner(self, key: str) -> ConfigReader | None:
         """The mapping under a key (``linear_attn_config`` and its like), None where there is none."""
         given = self.value(key)
+        if key in self.children:
+            return self.children[key]
         if given is None:
             return None
         if not isinstance(given, Mapping):
             raise self.refuse("not a mapping", key, given=given)
-        return ConfigReader(given, file=self.file, path=f"{self.path}.{key}" if self.path else key)
+        child = ConfigReader(given, file=self.file, path=f"{self.path}.{key}" if self.path else key)
+        self.children[key] = child
+        return child
 
     def value(self, *names: str) -> Any:
         """The first of these keys that is there and not null, else the class's default, else None."""

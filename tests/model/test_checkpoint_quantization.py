@@ -357,6 +357,7 @@ def test_what_0_33_no_longer_loads_of_gptq_is_said(rest: dict[str, Any], said: s
         (GPTQ | {"outlier_columns": 8}, "outlier_columns"),
         (compressed(group(8, "float", "channel", rotation="hadamard")), "rotation"),
         ({"quant_method": "modelopt", "quant_algo": "FP8", "exclude_module": ["a"]}, "exclude_module"),
+        ({"quantization": {"quant_algo": "FP8", "exclude_module": ["a"]}}, "exclude_module"),
         (compressed(group(8, "float", "channel"), sparsity_config={"format": "dense", "targets": ["Linear"]}),
          "sparsity_config"),
     ],

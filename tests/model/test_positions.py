@@ -59,6 +59,8 @@ def test_a_config_that_names_none_is_said_to() -> None:
         ({"rope_type": 3}, "vLLM does not know"),
         ({"full_attention": {"rope_type": "cubic"}}, "vLLM does not know"),
         ({"type": "yarn", "factor": -1}, "not a factor"),
+        ({"type": "yarn", "facter": 4.0}, "missing"),
+        ({"rope_type": "linear"}, "missing"),
     ],
 )
 @pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
@@ -120,6 +122,8 @@ def test_shipped_shapes_without_rotary_embeddings(name: str) -> None:
         ("deepseek-ai/DeepSeek-R1-Distill-Qwen-14B", 131_072), ("HuggingFaceTB/SmolLM3-3B", 65_536),
         ("deepseek-ai/DeepSeek-R1-Distill-Llama-70B", 131_072), ("microsoft/Phi-4-mini-instruct", 131_072),
         ("zai-org/GLM-4.6", 202_752), ("mistralai/Mistral-Small-3.2-24B-Instruct-2506", 131_072),
+        ("meta-llama/Llama-4-Scout-17B-16E", 262_144),
+        ("meta-llama/Llama-4-Scout-17B-16E-Instruct", 10_485_760),
         ("moonshotai/Kimi-K2-Instruct", 131_072), ("moonshotai/Kimi-K2-Instruct-0905", 262_144),
     ],
 )  # fmt: skip

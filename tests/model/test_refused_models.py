@@ -109,6 +109,10 @@ def test_mixtures_of_experts_without_their_number_are_not_dense() -> None:
         read(model_type="qwen3_moe", num_expert=128, num_experts_per_tok=8, moe_intermediate_size=32)
     assert caught.value.path == "model.num_local_experts"
     assert read(model_type="granitemoehybrid", num_local_experts=0).moe is None
+    assert read(model_type="deepseek_v3", n_routed_experts=None).moe is None
+    for keys in ({"num_experts_per_tok": 2}, {"moe_intermediate_size": 32}, {"model_type": "gpt_oss"}):
+        with pytest.raises(ScenarioError, match="missing"):
+            read(**keys)
 
 
 @pytest.mark.parametrize(
