@@ -328,11 +328,13 @@ def _unsaid(log: StartLog, settings: Mapping[str, Setting], ours: Ours) -> Itera
     for name in _TOLD:
         if name in settings or (name in _OF_VLLM and log.engine != "vllm"):
             continue
-        value = getattr(ours.engine, name)
-        if name == "max_model_len":
-            value = ours.plan.max_model_len
-        is_default = has_args and name != "sampler"
-        yield Setting(name=name, value=value, origin="default" if is_default else "assumed")
+        value = ours.plan.max_model_len if name == "max_model_len" else getattr(ours.engine, name)
+        said, is_default = log.settings.get(name), has_args and name != "sampler"
+        why = (
+            f"what {said.value} holds in which format, the checkpoint's own config.json says" if said else ""
+        )
+        is_default &= said is None
+        yield Setting(name=name, value=value, origin="default" if is_default else "assumed", why=why)
 
 
 def _notes(log: StartLog) -> Iterator[str]:

@@ -12,6 +12,7 @@ Not read: command lines and environment variables beside the log, and the log of
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from functools import lru_cache
@@ -56,7 +57,7 @@ class StartLog:
 # What a placeholder stands for. A size is followed by its unit; {a+/b/c} takes the unit of the last.
 _NUMBER, _UNIT = r"-?\d[\d,]*(?:\.\d+)?", r"(?:[KMGT]i?B|[bB]ytes)"
 _KINDS = {"size": rf"(?P<{{0}}>{_NUMBER}) ?(?P<{{0}}_unit>{_UNIT})", "n": rf"(?P<{{0}}>{_NUMBER})"}
-_KINDS |= {"gib": rf"(?P<{{0}}>{_NUMBER})", "word": r"(?P<{0}>[\w.+-]+)"}
+_KINDS |= {"gib": rf"(?P<{{0}}>{_NUMBER})", "word": r"(?P<{0}>[\w+-]+(?:\.[\w+-]+)*)"}
 _KINDS |= {"path": r"(?P<{0}>[^\s,;]+?)(?=[.,;]*(?:\s|$))"}
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -226,6 +227,7 @@ _BEGINS = re.compile(
     r"^(?:.{0,80}?\| )?(?:>> |\W{0,3})(?:\(\w[^)]*pid=\d*[^)]*\)|(?:INFO|WARNING|ERROR|DEBUG|CRITICAL)\b"
     r"|\[?\d{4}-\d\d-\d\d[ T]|\[TensorRT-LLM\]|\[TRT-LLM|\[T\w+\]|Traceback|\w+Error: )"
 )
+_PREFIX = 200  # letters in which a line says who prints it, a container's words before it included
 _CUT = re.compile(r"[\d.,]+(?!\S*[-/])")
 _RANK = re.compile(
     r"(?:Worker(?:Proc)?[ _]|\d\d:\d\d:\d\d |\b(?=DP\d+_))((?:(?:DP|PP|TP|EP|CP|PCP|DCP)\d+[ _]?)+)"
@@ -236,20 +238,25 @@ _START = {"vllm": ("API server version", "LLM engine"), "sglang": ("server_args=
 
 def read_start_log(text: str) -> StartLog | None:
     """What the log says of its last start; None where no line of any engine was recognised."""
-    lines = [_COLOUR.sub("", line) for line in re.split(r"\r\n|\n|\r", text.lstrip("\ufeff"))]
+    text = _COLOUR.sub("", text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n"))
+    lines = text.split("\n")
+    telling = {number: lines[number - 1] for number in _telling(text)}
     joined = list(_put_together(lines))
-    found = {engine: tuple(_facts(engine, lines, joined)) for engine in _WORDINGS}
+    found = {engine: tuple(_facts(engine, lines, telling, joined)) for engine in _WORDINGS}
     configs = {engine: list(_configs(engine, joined)) for engine in _WORDINGS}
     engine = max(_WORDINGS, key=lambda one: (len({fact.name for fact in found[one]}), len(configs[one])))
-    facts = (*found[engine], *_errors(lines))
+    facts = (*found[engine], *_errors(telling))
     if not facts and not configs[engine]:
         return None
-    begins = [1, *_later_starts(engine, lines)]
+    begins = [1, *_later_starts(engine, telling)]
     spans = [*zip(begins, [*begins[1:], len(lines) + 1], strict=True)]
     first, end = next((one for one in reversed(spans) if _tells(facts, one)), spans[-1])
     inside = tuple(fact for fact in facts if first <= fact.line < end)
     settings = [fact for fact in configs[engine] if first <= fact.line < end]
-    ranks = dict.fromkeys(rank for line in lines[first - 1 : end - 1] if (rank := _rank_of(line)))
+    printed = (
+        line for line in lines[first - 1 : end - 1] if "Worker" in line or " TP" in line or "_TP" in line
+    )
+    ranks = dict.fromkeys(rank for line in printed if (rank := _rank_of(line[:_PREFIX])))
     return StartLog(
         engine=engine,
         facts=inside,
@@ -258,6 +265,21 @@ def read_start_log(text: str) -> StartLog | None:
         num_starts=len(spans),
         texts={fact.line: lines[fact.line - 1].strip() for fact in (*inside, *settings)},
     )
+
+
+def _telling(text: str) -> list[int]:
+    """Numbers of the lines that have a piece of any wording: the others are most of a server's log."""
+    ends = [match.start() for match in re.finditer("\n", text)]
+    pieces = [piece for wordings in _WORDINGS.values() for piece, _ in wordings]
+    pieces += [words for words, _ in ERRORS] + [words for starts in _START.values() for words in starts]
+    found = set()
+    for piece in dict.fromkeys(pieces):
+        place = text.find(piece)
+        while place >= 0:
+            number = bisect_left(ends, place)
+            found.add(number + 1)
+            place = text.find(piece, ends[number]) if number < len(ends) else -1
+    return sorted(found)
 
 
 def _tells(facts: Sequence[Fact], span: tuple[int, int]) -> bool:
@@ -290,13 +312,16 @@ def _patterns(engine: LoggingEngine) -> tuple[tuple[str, re.Pattern[str]], ...]:
 
 
 def _facts(
-    engine: LoggingEngine, lines: Sequence[str], joined: Sequence[tuple[int, list[str]]]
+    engine: LoggingEngine,
+    lines: Sequence[str],
+    telling: Mapping[int, str],
+    joined: Sequence[tuple[int, list[str]]],
 ) -> Iterator[Fact]:
     """Of each line, and of those put together what lies over a break."""
     patterns = _patterns(engine)
     found = [
         fact
-        for number, line in enumerate(lines, 1)
+        for number, line in telling.items()
         for fact in _facts_in(patterns, line, number, goes_on=_CUT.match("".join(lines[number : number + 1])))
     ]
     for first, pieces in joined:
@@ -322,7 +347,7 @@ def _facts_in(
         for match in pattern.finditer(line):
             if breaks and not any(match.start() < one < match.end() for one in breaks):
                 continue
-            if goes_on and match.end() == len(line):
+            if goes_on and not line[match.end() :].strip(".,"):
                 continue
             rank = _rank_of(line[: match.start()])
             for name, said in match.groupdict().items():
@@ -349,17 +374,17 @@ def _rank_of(text: str) -> str:
     return worker[1] if worker else ""
 
 
-def _errors(lines: Sequence[str]) -> Iterator[Fact]:
-    for number, line in enumerate(lines, 1):
+def _errors(telling: Mapping[int, str]) -> Iterator[Fact]:
+    for number, line in telling.items():
         said = next((meaning for words, meaning in ERRORS if words in line), None)
         if said is not None:
             yield Fact(name="error", value=said, line=number)
 
 
-def _later_starts(engine: LoggingEngine, lines: Sequence[str]) -> Iterator[int]:
+def _later_starts(engine: LoggingEngine, telling: Mapping[int, str]) -> Iterator[int]:
     """Numbers of lines at which another start begins: the process that says it again is a new one."""
     seen: set[tuple[str, str]] = set()
-    for number, line in enumerate(lines, 1):
+    for number, line in telling.items():
         words = next((words for words in _START[engine] if words in line), None)
         if words is None or (words == "LLM engine" and "nitializing a" not in line):
             continue

@@ -245,6 +245,8 @@ def rows_of(log: StartLog, account: Account, tried: Tried) -> tuple[LogRow, ...]
     found = {name: facts for name in QUANTITIES if (facts := _facts(log, name))}
     logged = {name: _chosen(name, facts) for name, facts in found.items()}
     values = {name: float(_number(fact)) for name, fact in logged.items()}
+    if (encoder := log.last("encoder_tokens")) is not None:
+        values["encoder_tokens"] = float(_number(encoder))
     found_by = _Explainer(values, ours, account, tried) if ours else None
     rows = []
     for name, fact in logged.items():
@@ -455,6 +457,8 @@ class _Explainer:
     def _known_of_weights(self, ratio: float) -> Iterator[str]:
         if self.ours.model.uncounted:
             yield f"not counted: {self.ours.model.uncounted}"
+        if "encoder_tokens" in self.logged and not self.ours.model.encoder_parameters:
+            yield "the log's model has a multimodal encoder, which this shape has not"
         near = next((f"{n} times" for n in (2, 4, 8) if abs(ratio / n - 1) < 0.1), "")
         near = near or next((f"1/{n}" for n in (2, 4, 8) if abs(ratio * n - 1) < 0.1), "")
         if near:
@@ -467,11 +471,10 @@ class _Explainer:
         peak = self.logged[name]
         if name == "peak_torch_bytes":
             peak -= self.logged.get("weights_bytes", self.ours.taken("weights"))
-        logits = sampled_rows(engine) * model.vocab_size
-        yield (
-            f"the log's are {peak / logits:.1f} B for each of {sampled_rows(engine):,} sequences x "
-            f"{model.vocab_size:,} words; ours: "
-            + next(line.formula for line in self.ours.plan.lines if line.label == "activation peak")
-        )
-        if model.uncounted or model.encoder_parameters:
+        own = next(line.formula for line in self.ours.plan.lines if line.label == "activation peak")
+        if own.startswith("sampler"):
+            logits = sampled_rows(engine) * model.vocab_size
+            yield f"the log's are {peak / logits:.1f} B for each of {sampled_rows(engine):,} rows of logits"
+        yield f"ours is {own}"
+        if model.uncounted or model.encoder_parameters or "encoder_tokens" in self.logged:
             yield "the encoder's own run is not in ours"

@@ -491,3 +491,30 @@ def test_the_page_that_shows_it_shows_what_it_prints(
     Path("start.log").write_text(log)
     _, out, _ = run(capsys, *command.split()[2:])
     assert [line.rstrip() for line in out.splitlines()] == printed.splitlines()
+
+
+def test_a_long_server_log_is_read_in_seconds(shared: Path) -> None:
+    """What a server prints while it runs is most of its log: it is passed over as a whole."""
+    text = truth("19")[0]
+    running = (
+        "(APIServer pid=1) INFO 05-03 18:01:02 [loggers.py:248] Engine 000: Avg prompt throughput: 1234.5 "
+        "tokens/s, GPU KV cache usage: 12.3%\n"
+        '(APIServer pid=1) INFO: 192.0.2.1:1 - "POST /v1 HTTP/1.1" 200 OK\n'
+    )
+    long = read(text + running * 20_000)
+    assert said_by(long) == said_by(read(text)) and long.ranks == ("TP0", "TP1")
+
+
+def test_words_end_where_their_sentence_does() -> None:
+    beside = beside_log(read("INFO [vllm.py:840] Asynchronous scheduling is enabled.\nversion 1\n"), {})
+    assert next(one for one in beside.settings if one.name == "async_scheduling").value is True
+
+
+def test_a_format_that_only_the_checkpoint_knows_is_not_called_a_default() -> None:
+    """Half the width of the weights is then tried, and named where it fits."""
+    args = "non-default args: {'model': 'x/unknown', 'quantization': 'compressed-tensors'}"
+    text = f"vLLM API server version 0.19.0\nINFO {args}\nModel loading took 7.96 GiB memory and 5 seconds\n"
+    beside = beside_log(read(text), {"model": "llama-3.1-8b", "hardware": "h100-sxm-80gb"})
+    said = {one.name: one for one in beside.settings}
+    assert said["quantization"].origin == "assumed" and "compressed-tensors" in said["quantization"].why
+    assert "quantization fp8 would give" in row(beside, "weights_bytes").why
