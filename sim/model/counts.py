@@ -58,6 +58,7 @@ def _check_heads(m: ModelShape, mixer: Mixer, tp: int) -> None:
             path="engine.tensor_parallel_size",
             given=tp,
             allowed="a divisor or a multiple of num_key_value_heads",
+            hint=", ".join(str(n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64) if not (kv % n and n % kv)),
         )
 
 

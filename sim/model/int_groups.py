@@ -1,10 +1,11 @@
-"""AWQ and GPTQ: integer codes with a scale and a zero point for each group of inputs, module by module.
+"""AWQ, GPTQ and AutoRound: integer codes, a scale and a zero point for each group, module by module.
 
 Read from vLLM 0.33.0 (``auto_awq.py``, ``auto_gptq.py``) and GPTQModel's ``dynamic`` rules.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from sim.model.module_names import MODULES, Checkpoint, ModuleNames, kept_modules
@@ -42,6 +43,31 @@ def gptq(q: ConfigReader) -> Checkpoint:
     if q.flag("lm_head", default=False):
         lm_head = next((own for names, own in rules if names.names("lm_head")), scheme)
     return Checkpoint(scheme_of=scheme_of, lm_head=lm_head, notes=_notes(q, scheme))
+
+
+def auto_round(q: ConfigReader) -> Checkpoint:
+    """Intel's AutoRound in the packing of GPTQ or AWQ; ``extra_config`` has the modules of other bits."""
+    kind = q.text("data_type", default="int")
+    if kind != "int":
+        raise q.refuse("not modelled", "data_type", given=kind, allowed="int")
+    scheme, kept, inner = _scheme(q, (2, 3, 4, 8)), kept_modules(q), q.inner("extra_config")
+    rules: list[Rule] = []
+    for key in inner.keys if inner is not None else ():
+        own = inner.inner(str(key)) if inner is not None else None
+        if own is not None:
+            is_whole = own.count("bits", default=scheme.bits, most=LARGEST_BITS) >= 16
+            # A name, or a pattern that stands for many.
+            entry = f"re:.*{key}" if re.search(r"[*+?\\^$(|\[]", str(key)) else str(key)
+            names = ModuleNames(q, "extra_config", [entry])
+            rules.append((names, None if is_whole else _scheme(own, (2, 3, 4, 8), scheme)))
+
+    def scheme_of(layer: int, matrix: str) -> WeightScheme | None:
+        if _is_whole(kept, layer, matrix):
+            return None
+        return next((own for names, own in rules if names.has(layer, matrix)), scheme)
+
+    head = next((own for names, own in rules if names.names("lm_head")), None)
+    return Checkpoint(scheme_of=scheme_of, lm_head=head)
 
 
 def _is_whole(kept: ModuleNames, layer: int, matrix: str) -> bool:

@@ -218,9 +218,18 @@ class AttentionReader:
         return found
 
     def _shared_index(self) -> frozenset[int]:
-        """GLM-5.1 and its like: layers that take the choice of a layer before them."""
-        words = self.c.words("indexer_types", layers=self.layers)
-        return frozenset(i for i, word in enumerate(words or ()) if word != "full")
+        """Layers that take the choice of a layer before them: GLM-5.1's list, or GLM-5.2's period."""
+        c = self.c
+        if self.latent is None or self.latent.indexer is None:
+            return frozenset()
+        period = c.count("index_topk_freq", default=1, most=MOST_LAYERS)
+        first = c.count("index_skip_topk_offset", default=2, least=0, most=MOST_LAYERS) - 1
+        words, letters = c.words("indexer_types", layers=self.layers), c.value("index_topk_pattern")
+        if words is not None:
+            return frozenset(i for i, word in enumerate(words) if word != "full")
+        if isinstance(letters, str | list):
+            return frozenset(i for i, letter in enumerate(letters) if letter == "S")
+        return frozenset(i for i in range(self.layers) if max(i - first, 0) % period)
 
 
 def latent_attention(c: ConfigReader, found: Found) -> MlaShape:

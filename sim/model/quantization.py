@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from sim.model.int_groups import awq, gptq
+from sim.model.int_groups import auto_round, awq, gptq
 from sim.model.matrices import kind_matrices
 from sim.model.module_names import EXPERT_MATRICES, MODULES, Checkpoint, ModuleNames, kept_modules, uniform
 from sim.model.reader import ConfigReader, says_something
@@ -47,7 +47,7 @@ def checkpoint_of(c: ConfigReader) -> Checkpoint | None:
 _SAYS_MODELOPT = frozenset(
     ["quant_algo", "quantization", "config_groups", "quantized_layers", "kv_cache_quant_algo"]
 )
-_METHODS = "fp8, fbgemm_fp8, compressed-tensors, modelopt, awq, gptq, bitsandbytes, mxfp4"
+_METHODS = "fp8, fbgemm_fp8, compressed-tensors, modelopt, awq, gptq, auto-round, bitsandbytes, mxfp4"
 
 
 def _read(q: ConfigReader, method: str) -> Checkpoint:
@@ -66,6 +66,7 @@ def _read(q: ConfigReader, method: str) -> Checkpoint:
 
 
 def _fp8(q: ConfigReader) -> Checkpoint:
+    q.ignore("kv_cache_scheme")  # whose scales are loaded, but auto stays the model's type
     blocks = q.value("weight_block_size")
     if blocks is None:
         return uniform(FP8_TENSOR, kept_modules(q))
@@ -271,11 +272,11 @@ _OTHER_KV = "the checkpoint names a KV cache of {}, which is not modelled: it is
 # What says nothing of bytes: activations, how it was quantised and by what, kernels and packing.
 _HARMLESS = re.compile(
     r"activation|^fmt$|scale_fmt|zero_point|version|desc_act|^sym$|static|damp|sequential|^model|checkpoint_format"
-    r"|^meta$|quant_type|quantizer|backend|batch|block_name|cache|dataset|exllama|max_input|preceding|token|cuda"
+    r"|^meta$|quant_type|quantizer|backend|batch|block_name|^cache_|dataset|exllama|max_input|preceding|token|cuda"
     r"|format|ratio|quantization_status|transform_config|producer|library|^bnb_|int8|^_|iters|^lr|minmax|enable"
     r"|seed|samples|gpu_mem|gradient|^amp$|dtype|observer|actorder|dynamic|dequantize|quant_method|strategy"
     r"|num_bits|^type$|symmetric|input_|output_|^mse$|pack|offload|act_group|uri|awq_block|has_zero|pre_quant"
-    r"|smooth|kv_|reduce|rotary|attn_quant|name$|lm_head|algo",
+    r"|smooth|reduce|rotary|attn_quant|name$|^quant_algo$",
     re.IGNORECASE,
 )
 _UNREAD = "{} of quantization_config {} not understood: which weights are quantised, and how, may be wrong"
@@ -307,6 +308,9 @@ METHODS: dict[str, Callable[[ConfigReader], Checkpoint]] = {
     "awq_marlin": awq,
     "gptq": gptq,
     "gptq_marlin": gptq,
+    "auto_round": auto_round,
+    "intel/auto_round": auto_round,
+    "inc": auto_round,
     "bitsandbytes": _bitsandbytes,
     "mxfp4": _mxfp4,
     "gpt_oss_mxfp4": _mxfp4,

@@ -74,6 +74,8 @@ def compressed(one: dict[str, Any], **rest: Any) -> dict[str, Any]:
         (compressed(group(4, "int", "group", group_size=64)), grouped(4, 64, has_zeros=False)),
         (compressed(group(4, "float", "tensor_group", group_size=16)), NVFP4),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, INT8_CHANNEL),
+        ({"quant_method": "auto-round", "bits": 4, "group_size": 64, "sym": True,
+          "packing_format": "auto_round:auto_gptq"}, grouped(4, 64, has_zeros=True)),
     ],
 )  # fmt: skip
 def test_each_format_is_read(q: dict[str, Any], scheme: WeightScheme) -> None:
@@ -335,6 +337,20 @@ def test_gptqs_dynamic_rules_skip_modules_or_give_them_other_bits() -> None:
     assert shape.notes == only.notes == ()
 
 
+def test_auto_rounds_extra_config_has_modules_of_other_bits() -> None:
+    extra = {
+        "model.layers.1.mlp.down_proj": {"bits": 16},
+        "model.layers.0.self_attn.q_proj": {"bits": 8, "group_size": 32},
+        "lm_head": {"bits": 4, "group_size": 128},
+    }
+    shape = read({"quant_method": "auto-round", "bits": 4, "group_size": 128, "extra_config": extra})
+    usual = grouped(4, 128, has_zeros=True)
+    assert schemes(shape, 0)["qkv_proj"] == grouped(8, 32, has_zeros=True)
+    assert set(schemes(shape, 1)) == {"qkv_proj", "o_proj", "gate_up_proj"}
+    assert schemes(shape, 2) == dict.fromkeys(DENSE, usual)
+    assert shape.lm_head_scheme == usual and shape.notes == ()
+
+
 @pytest.mark.parametrize(
     ("rest", "said"),
     [
@@ -355,6 +371,7 @@ def test_what_0_33_no_longer_loads_of_gptq_is_said(rest: dict[str, Any], said: s
     [
         ({"quant_method": "fp8", "modules_to_not_convertt": ["self_attn"]}, "modules_to_not_convertt"),
         (GPTQ | {"outlier_columns": 8}, "outlier_columns"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algoo": "FP8"}, "algoo"),
         (compressed(group(8, "float", "channel", rotation="hadamard")), "rotation"),
         ({"quant_method": "modelopt", "quant_algo": "FP8", "exclude_module": ["a"]}, "exclude_module"),
         ({"quantization": {"quant_algo": "FP8", "exclude_module": ["a"]}}, "exclude_module"),

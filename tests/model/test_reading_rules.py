@@ -323,6 +323,24 @@ def test_what_cannot_be_read_is_refused_with_its_place(keys: dict[str, Any], pro
     assert caught.value.path == path
 
 
+@pytest.mark.parametrize(
+    ("keys", "owners"),
+    [
+        # GLM-5.2's first layers, whose own indexer_types say the same.
+        ({"index_topk_freq": 4, "index_skip_topk_offset": 3}, [0, 1, 2, 6]),
+        ({"index_topk_freq": 2}, [0, 1, 3, 5, 7]),
+        ({"index_topk_pattern": "FSSSFSSS"}, [0, 4]),
+        ({"index_topk_freq": 2, "indexer_types": ["full"] + ["shared"] * 7}, [0]),
+        ({}, list(range(8))),
+    ],
+)
+def test_layers_that_take_the_choice_of_a_layer_before_them(keys: dict[str, Any], owners: list[int]) -> None:
+    sizes = {"index_topk": 8, "index_n_heads": 2, "index_head_dim": 12, "num_hidden_layers": 8}
+    shape = read(**LATENT, **sizes, **keys)
+    found = [layer.mla.indexer.own for layer in shape.layers if layer.mla and layer.mla.indexer]
+    assert [i for i, own in enumerate(found) if own] == owners and shape.notes == ()
+
+
 def test_stages_keep_the_layers_in_their_order() -> None:
     shape = read(hybrid_override_pattern="M*-E", **MAMBA2, **EXPERTS)
     stages = stages_of(shape, 2)
