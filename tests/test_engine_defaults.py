@@ -146,7 +146,8 @@ def test_memory_run_and_check_have_one_set_of_defaults(
         assert (
             main(["memory", "--model", "llama-3.2-1b", "--hardware", "h100-sxm-80gb", "--json", *flags]) == 0
         )
-        assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(of_run))
+        asked = json.loads(capsys.readouterr().out)
+        assert {name: asked[name] for name in of_run} == json.loads(json.dumps(of_run))
 
 
 def test_without_chunked_prefill_a_step_has_room_for_the_longest_prompt(tmp_path: Path) -> None:

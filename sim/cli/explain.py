@@ -36,7 +36,7 @@ SIZES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A scenario, or a model and a device; and what the step holds."""
     parser.add_argument("scenario", nargs="?", help="its model, device and engine (variants are left out)")
-    parser.add_argument("--model", metavar="M", help="a shipped name, or a config.json")
+    parser.add_argument("--model", metavar="M", help="a Hugging Face or shipped name, or a config.json")
     parser.add_argument("--hardware", metavar="H", help="a shipped name, or a profile's YAML")
     for name, (placeholder, kind) in ENGINE_OPTIONS.items():
         flag = f"--{name.replace('_', '-')}"
@@ -91,9 +91,25 @@ def _explained(arguments: argparse.Namespace) -> Explained:
         sizes=sizes,
         lines=lines,
         constants=constants_of_step(scenario, shape, lines),
-        warnings=step_warnings(scenario, shape),
+        warnings=(*_start_warnings(scenario), *step_warnings(scenario, shape)),
         command=shlex.join(["gpuyard", *sys.argv[1:]]),
     )
+
+
+def _start_warnings(scenario: Scenario) -> tuple[str, ...]:
+    """A price of what does not load is only arithmetic."""
+    from sim.price.memory import memory_plan
+
+    if not scenario.engine.has_kv_budget:
+        return ()
+    try:
+        memory_plan(scenario.model, scenario.hardware, scenario.engine)
+    except ScenarioError as error:
+        if error.path.endswith("max_model_len"):
+            return ()  # a shorter one starts, and the step is the same
+        why = error.problem.replace("\n ", ":")
+        return (f"{scenario.model.name} does not start on {scenario.hardware.name} so: {why}",)
+    return ()
 
 
 def _write(found: Explained, out: Path) -> None:

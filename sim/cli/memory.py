@@ -6,7 +6,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,9 @@ from sim.errors import ScenarioError
 if TYPE_CHECKING:
     from sim.hardware import HardwareProfile
     from sim.model.shape import ModelShape
-    from sim.price.memory_words import MemoryPlan
     from sim.price.start_log import StartLog
     from sim.report.memory import MemoryPage
-    from sim.serving.scenario import EngineConfig
+    from sim.report.memory_table import Account, Asked
 
 Row = dict[str, Any]
 
@@ -50,14 +49,16 @@ OF_OTHERS = {
     "mem_fraction_static": "SGLang's mem_fraction_static",
     "free_gpu_memory_fraction": "TensorRT-LLM's free_gpu_memory_fraction",
     "profile": "an engine profile, which says whose account it is",
-    "kv_cache_memory_bytes": "vLLM's kv_cache_memory_bytes (20 GiB)",
+    "kv_cache_memory_bytes": "vLLM's kv_cache_memory_bytes (21474836480, or 20GiB)",
 }
 SWITCHES = ("async_scheduling", "enable_prefix_caching", "enable_chunked_prefill")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Model, device, and vLLM's options by vLLM's names."""
-    parser.add_argument("--model", metavar="M", help="a shipped name, or a config.json")
+    parser.add_argument(
+        "--model", metavar="M", help="a Hugging Face or shipped name (gpuyard list models), or a config.json"
+    )
     parser.add_argument(
         "--hardware",
         metavar="H[,H]",
@@ -93,6 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the account of one GPU, and what its KV cache holds; of several devices or sizes a table."""
     from sim.hardware import load_hardware
     from sim.model.config import load_model
+    from sim.report.memory_table import Asked, account_json, account_rows, account_text, table_text
 
     if arguments.from_log is not None:
         return _beside_log(arguments)
@@ -108,32 +110,72 @@ def run(arguments: argparse.Namespace) -> int:
     model = load_model(arguments.model, path="--model")
     devices = [load_hardware(name, path="--hardware") for name in _listed(arguments.hardware)]
     sizes = _sizes(arguments.tensor_parallel_size)
-    given = _given(arguments)
-    if len(devices) * len(sizes) > 1:
-        return _several(arguments, model, devices, sizes, given)
-    engine = _engine(given, sizes[0], devices[0], model)
-    plan = _plan(model, devices[0], engine, arguments)
-    content = _as_json(plan, arguments)
-    _print(arguments, content, content["lines"], lambda: _as_text(plan, engine, arguments))
+    accounts = _accounts(arguments, model, devices, sizes)
+    asked = Asked(tokens=arguments.tokens, fit=arguments.fit)
+    contents = [account_json(one, asked) for one in accounts]
+    if len(accounts) == 1:
+        content: Any = contents[0]
+        rows = content["lines"]
+        _print(arguments, content, rows, lambda: account_text(accounts[0], asked))
+    else:
+        content, rows = contents, account_rows(contents)
+        _print(arguments, content, rows, lambda: table_text(model.name, accounts, asked))
     if arguments.out:
-        from sim.report.memory import MemoryPage
-
-        fits = tuple(_fits(plan)) if arguments.fit else ()
-        where = f"{model.name} on {devices[0].name}"
-        title = f"The memory of {_gpus(engine)} for {where}, {plan.account}"
-        _write(
-            MemoryPage(title=title, plans={where: plan}, command=_command(), fits=fits),
-            Path(arguments.out),
-            content,
-            content["lines"],
-        )
+        _write(_page(accounts, asked), Path(arguments.out), content, rows)
     return FINE
+
+
+def _accounts(
+    arguments: argparse.Namespace,
+    model: ModelShape,
+    devices: Sequence[HardwareProfile],
+    sizes: Sequence[int],
+) -> list[Account]:
+    """One for each device and size; of several, one that does not start is an answer."""
+    from sim.plan.account import account_of, account_or_refusal, options_of
+
+    given = options_of(_given(arguments))
+    if len(devices) * len(sizes) == 1:
+        given["tensor_parallel_size"] = sizes[0]
+        return [account_of(given, devices[0], model, fits=arguments.fit)]
+    starts = [({**given, "tensor_parallel_size": size}, device) for device in devices for size in sizes]
+    found = [account_or_refusal(one, device, model, fits=arguments.fit) for one, device in starts]
+    if all(one.engine is None for one in found):  # what was typed is wrong, wherever it runs
+        account_of(*starts[0], model, fits=arguments.fit)
+    return found
+
+
+def _page(accounts: Sequence[Account], asked: Asked) -> MemoryPage:
+    from sim.report.memory import MemoryPage
+
+    first = accounts[0]
+    is_one = len(accounts) == 1
+    names = [f"{first.model.name} on {first.hardware.name}"] if is_one else [one.where for one in accounts]
+    named = list(zip(names, accounts, strict=True))
+    title = f"The memory of each GPU for {first.model.name}"
+    if is_one and first.plan is not None:
+        title = f"The memory of {first.gpus} for {names[0]}, {first.plan.account}"
+    return MemoryPage(
+        title=title,
+        plans={name: one.plan for name, one in named if one.plan is not None and not one.refusal},
+        refused={name: one.refusal for name, one in named if one.refusal},
+        command=_command(),
+        tokens=asked.tokens,
+        has_fits=asked.fit,
+        notes={name: one.notes for name, one in named},
+    )
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of the engine that were typed."""
     named = ((name, getattr(arguments, name)) for name in (*ENGINE_OPTIONS, *SWITCHES))
-    return {name: value for name, value in named if value is not None}
+    return {name: _number_or_text(value) for name, value in named if value is not None}
+
+
+def _number_or_text(value: Any) -> Any:
+    """Bytes may be typed as vLLM takes them, a whole number, or with their unit."""
+    is_whole = isinstance(value, str) and value.isascii() and value.isdigit()
+    return int(value) if is_whole else value
 
 
 def _command() -> str:
@@ -238,140 +280,3 @@ def _sizes(text: str | None) -> list[int]:
             "not a number of GPUs", path="--tensor-parallel-size", given=text, allowed="8, or 1,2,4,8"
         )
     return [int(part) for part in parts]
-
-
-def _engine(given: Mapping[str, Any], size: int, device: HardwareProfile, model: ModelShape) -> EngineConfig:
-    from sim.plan.memory import engine_for
-
-    return engine_for({**given, "tensor_parallel_size": size}, device, model)
-
-
-def _gpus(engine: EngineConfig) -> str:
-    count = engine.gpus_per_replica
-    return f"each of {count} GPUs" if count > 1 else "one GPU"
-
-
-def _plan(
-    model: ModelShape, device: HardwareProfile, engine: EngineConfig, arguments: argparse.Namespace
-) -> MemoryPlan:
-    """With ``--fit`` a length that does not fit is an answer, not a refusal."""
-    from dataclasses import replace
-
-    from sim.price.memory import memory_plan
-
-    try:
-        return memory_plan(model, device, engine)
-    except ScenarioError as error:
-        if not arguments.fit or not error.path.endswith("max_model_len"):
-            raise
-        return memory_plan(model, device, replace(engine, max_model_len=-1))
-
-
-def _as_json(plan: MemoryPlan, arguments: argparse.Namespace) -> dict[str, Any]:
-    content, tokens = plan.to_dict(), arguments.tokens
-    if tokens is not None:
-        content |= {
-            "tokens": tokens,
-            "kv_bytes_of_tokens": plan.bytes_of(tokens),
-            "kv_bytes_of_tokens_while_decoding": plan.bytes_held(tokens),
-        }
-    if arguments.fit:
-        content["fit"] = [{"tokens": length, "requests": count} for length, count in _fits(plan)]
-    return content
-
-
-def _as_text(plan: MemoryPlan, engine: EngineConfig, arguments: argparse.Namespace) -> str:
-    from sim.price.memory_words import render_memory
-    from sim.report.memory import memory_bar
-
-    head = f"{arguments.model} on {arguments.hardware}, {_gpus(engine)}, {plan.account}"
-    lines = [head, "", memory_bar(plan), "", render_memory(plan, arguments.tokens)]
-    if arguments.fit:
-        lines += ["", f"  longest context       {plan.longest_that_fits:,} tokens (one request alone)"]
-        lines += [
-            f"  at most               {count:,} requests of {length:,} tokens"
-            for length, count in _fits(plan)
-        ]
-    return "\n".join(lines)
-
-
-def _fits(plan: MemoryPlan) -> Iterator[tuple[int, int]]:
-    """How many requests the blocks hold at once, by their length: halved from the longest down to 1,024."""
-    length = plan.longest_that_fits
-    while length:
-        yield length, plan.pool.usable_blocks // plan.pool.blocks_of(length)
-        half = 1 << (length - 1).bit_length() - 1
-        length = half if half >= 1024 else 0
-
-
-def _several(
-    arguments: argparse.Namespace,
-    model: ModelShape,
-    devices: Sequence[HardwareProfile],
-    sizes: Sequence[int],
-    given: Mapping[str, Any],
-) -> int:
-    """A row for each device and size."""
-    found = [_row_of(model, device, size, given) for device in devices for size in sizes]
-    rows = [row for row, _ in found]
-    _print(arguments, rows, rows, lambda: _table(arguments.model, rows))
-    if arguments.out:
-        from sim.report.memory import MemoryPage
-
-        named = [(f"{row['hardware']}, TP {row['tensor_parallel_size']}", row, plan) for row, plan in found]
-        page_of = MemoryPage(
-            title=f"The memory of each GPU for {model.name}",
-            plans={name: plan for name, _, plan in named if plan is not None},
-            refused={name: row["reason"] for name, row, plan in named if plan is None},
-            command=_command(),
-        )
-        _write(page_of, Path(arguments.out), rows, rows)
-    return FINE
-
-
-def _row_of(
-    model: ModelShape, device: HardwareProfile, size: int, given: Mapping[str, Any]
-) -> tuple[Row, MemoryPlan | None]:
-    """One device and size: what it holds, or why it does not start."""
-    from sim.price.memory import memory_plan
-
-    named = {"hardware": device.name, "tensor_parallel_size": size}
-    try:
-        plan = memory_plan(model, device, _engine(given, size, device, model))
-    except ScenarioError as error:
-        fits = error.allowed.removeprefix("at most ") if error.path.endswith("max_model_len") else ""
-        reason = error.problem.splitlines()[0]
-        return {**named, "starts": False, "reason": reason, "longest_that_fits": fits}, None
-    by_label = {line.label: -line.num_bytes for line in plan.lines}
-    row = {
-        **named,
-        "starts": True,
-        "weight_bytes": by_label["weights"],
-        "kv_budget_bytes": plan.kv_budget_bytes,
-        "kv_budget_tokens": plan.kv_budget_tokens,
-        "max_model_len": plan.max_model_len,
-        "max_concurrency": plan.max_concurrency,
-        "longest_that_fits": plan.longest_that_fits,
-    }
-    return row, plan
-
-
-def _table(model: str, rows: list[Row]) -> str:
-    """GiB a GPU; a row that does not start says why."""
-    width = max(len(row["hardware"]) for row in rows)
-    head = (
-        f"  {'':<{width}}  TP{'weights GiB':>13}{'KV GiB':>9}{'KV tokens':>13}{'full requests':>24}"
-        f"{'longest context':>17}"
-    )
-    lines = [f"{model}, each GPU", "", head]
-    for row in rows:
-        start = f"  {row['hardware']:<{width}}{row['tensor_parallel_size']:>4}"
-        if not row["starts"]:
-            lines.append(f"{start}  does not start: {row['reason']}")
-            continue
-        full = f"{row['max_concurrency']:.2f} of {row['max_model_len']:,}"
-        lines.append(
-            f"{start}{row['weight_bytes'] / 2**30:>13.2f}{row['kv_budget_bytes'] / 2**30:>9.2f}"
-            f"{row['kv_budget_tokens']:>13,}{full:>24}{row['longest_that_fits']:>17,}"
-        )
-    return "\n".join(lines)

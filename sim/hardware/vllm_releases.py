@@ -11,10 +11,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from sim.errors import ScenarioError
-from sim.hardware.profile import HardwareProfile
 from sim.scenario.dataclass import dataclass
 
 LATEST = "0.33.0"
@@ -262,26 +261,3 @@ def default_sizes(
     is_offline = usage == "offline" or hbm_bytes >= 160 * GIB
     tokens = 16384 if is_offline else 8192
     return {"max_num_seqs": times * release.many_sequences, "max_num_batched_tokens": times * tokens}
-
-
-class _Asked(Protocol):
-    """The settings that default sizes depend on."""
-
-    @property
-    def vllm_version(self) -> str: ...
-    @property
-    def usage(self) -> Usage: ...
-    @property
-    def performance_mode(self) -> PerformanceMode: ...
-
-
-def unsaid_sizes(hardware: HardwareProfile, asked: _Asked, whole_prompt: int = 0) -> dict[str, int]:
-    """The sizes that were left to their defaults, on this device.
-
-    ``whole_prompt``: without chunked prefill a step has room for the longest prompt, of so many tokens.
-    """
-    sizes = default_sizes(
-        release_of(asked.vllm_version), hardware.hbm_bytes, hardware.name, asked.usage, asked.performance_mode
-    )
-    sizes["max_num_batched_tokens"] = max(sizes["max_num_batched_tokens"], whole_prompt)
-    return {name: size for name, size in sizes.items() if isinstance(getattr(asked, name), DeviceDefault)}

@@ -42,8 +42,10 @@ def check_tensor_parallel_size(m: ModelShape, tensor_parallel_size: int) -> None
 
 def _check_heads(m: ModelShape, mixer: Mixer, tp: int) -> None:
     heads, what, key = _split_heads(mixer)
+    kv = mixer.num_kv_heads if isinstance(mixer, AttentionShape) else 0
+    sizes = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 64)
+    fitting = [n for n in sizes if heads % n == 0 and _splits_or_repeats(kv, n)]
     if heads % tp:
-        fitting = [n for n in (1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64) if heads % n == 0]
         raise ScenarioError(
             f"{heads:,} {what} of {m.name} cannot be split over {tp} GPUs",
             path="engine.tensor_parallel_size",
@@ -51,15 +53,19 @@ def _check_heads(m: ModelShape, mixer: Mixer, tp: int) -> None:
             allowed=f"a divisor of {key}",
             hint=", ".join(map(str, fitting)),
         )
-    kv = mixer.num_kv_heads if isinstance(mixer, AttentionShape) else tp
-    if kv % tp and tp % kv:
+    if not _splits_or_repeats(kv, tp):
         raise ScenarioError(
             f"{kv} KV heads of {m.name} cannot be split over, nor repeated on, {tp} GPUs",
             path="engine.tensor_parallel_size",
             given=tp,
             allowed="a divisor or a multiple of num_key_value_heads",
-            hint=", ".join(str(n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64) if not (kv % n and n % kv)),
+            hint=", ".join(map(str, fitting)),
         )
+
+
+def _splits_or_repeats(kv_heads: int, tp: int) -> bool:
+    """Each GPU has whole KV heads, its own or a copy; 0: none are split."""
+    return kv_heads == 0 or kv_heads % tp == 0 or tp % kv_heads == 0
 
 
 def _split_heads(mixer: Mixer) -> tuple[int, str, str]:

@@ -36,7 +36,8 @@ class LayerKv:
     """What one layer keeps: a page for every ``block_size`` tokens, or pages with a state.
 
     ``row``: what must be equal for layers to share a group with others (heads, sizes, bytes of an entry).
-    ``window_tokens``: of a sliding window, or of a chunk. ``pages_per_request``: of a state.
+    ``window_tokens``: of a sliding window, or of a chunk. ``pages_per_request``: of a state, and of them
+    ``pages_held`` while the request decodes.
     """
 
     layer: int
@@ -46,6 +47,7 @@ class LayerKv:
     block_size: int
     window_tokens: int | None = None
     pages_per_request: int = 0
+    pages_held: int = 1
     is_latent: bool = False
 
     def blocks(self, num_tokens: int, in_flight_tokens: int) -> int:
@@ -95,6 +97,15 @@ class KvGroup:
         if self.kind == "state":
             return max(layer.pages_per_request for layer in self.layers)
         return self.layers[0].blocks(num_tokens, in_flight_tokens)
+
+    def held(self, num_tokens: int) -> int:
+        """Blocks of a request of ``num_tokens`` that decodes: windows have let go, a state is one page.
+
+        One more of a state in the step that passes into the next block.
+        """
+        if self.kind == "state":
+            return max(layer.pages_held for layer in self.layers)
+        return min(self.blocks(num_tokens, 1), -(-num_tokens // self.block_size))
 
     def of_layers(self, first: int, count: int) -> KvGroup:
         """The part of it that a pipeline stage with these layers holds; perhaps none of it."""
@@ -239,9 +250,18 @@ class KvPool:
         """Blocks of all groups that a request of ``num_tokens`` needs at most."""
         return sum(group.blocks(num_tokens, self.in_flight_tokens) for group in self.groups)
 
+    def blocks_held(self, num_tokens: int) -> int:
+        """Blocks of all groups that a request of ``num_tokens`` holds while it decodes."""
+        return sum(group.held(num_tokens) for group in self.groups)
+
     def concurrency(self, num_tokens: int) -> float:
-        """vLLM's "maximum concurrency": requests of ``num_tokens`` that the blocks hold."""
+        """vLLM's "maximum concurrency": requests of ``num_tokens`` that the blocks hold, each with all that
+        its prompt takes while it is computed."""
         return self.num_blocks / self.blocks_of(num_tokens)
+
+    def decoding(self, num_tokens: int) -> int:
+        """Requests of ``num_tokens`` that the blocks hold at once while they decode."""
+        return self.usable_blocks // self.blocks_held(num_tokens)
 
     @property
     def usable_blocks(self) -> int:

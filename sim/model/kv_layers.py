@@ -28,6 +28,8 @@ class KvSettings:
     """What decides pages beside the model. ``generation``: 9 of compute capability 9.0; 0 without CUDA.
 
     ``caches_states``: states are kept at block boundaries ("align"), so that a prefix can be found again.
+    ``raises_blocks``: vLLM's blocks grow to what its kernels take and to what holds a state; in other engines
+    states lie beside the pages of the attention.
     """
 
     kv_cache_dtype: str = "auto"
@@ -39,6 +41,7 @@ class KvSettings:
     keeps_checkpoints: bool = True
     delta_alignment: int = 64
     latent_alignment: int = 128
+    raises_blocks: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +74,8 @@ def kv_groups(model: ModelShape, settings: KvSettings) -> tuple[KvGroup, ...]:
 
 def block_size_of(model: ModelShape, settings: KvSettings) -> int:
     """Tokens of a block: what was asked for, raised to what the kernels take and to what holds a state."""
+    if not settings.raises_blocks:
+        return settings.block_size
     block = _kernel_block(model, settings)
     states = [kind.state for kind in model.kinds if kind.state is not None]
     row_bytes = max(_rows(model, settings), default=0)
@@ -97,7 +102,7 @@ def layers_kv(model: ModelShape, settings: KvSettings) -> list[LayerKv]:
                 found += _latent(index, mixer, model, settings, block)
             else:
                 found.append(_state(index, mixer, model, settings, block))
-    return _with_padded_states(found)
+    return _with_padded_states(found) if settings.raises_blocks else found
 
 
 def _attention(

@@ -7,6 +7,7 @@ The account is vLLM's (``sim.hardware.vllm_releases``: by release), SGLang's or 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from sim.errors import CannotRun, ScenarioError
@@ -18,12 +19,12 @@ from sim.model.counts import (
     served_dtype,
     state_bytes_per_request,
 )
-from sim.model.kv_groups import KvGroup, KvPool, groups_of, kept_whole, pool_of
+from sim.model.kv_groups import KvGroup, KvPool, LayerKv, groups_of, kept_whole, pool_of
 from sim.model.kv_layers import KvSettings, block_size_of, kv_groups, layers_kv
 from sim.model.shape import ModelShape, Stage, stages_of
 from sim.model.weights import check_block_split, served_quantization, weight_bytes
 from sim.price.memory_lines import GIB, NCCL_GIB, MemoryLine, account_lines, generation_of
-from sim.price.memory_words import MemoryPlan, kv_formula, notes_of, warnings_of
+from sim.price.memory_words import MemoryPlan, counted, doubts_of, kv_formula, notes_of, warnings_of
 from sim.scenario.dataclass import dataclass
 
 if TYPE_CHECKING:
@@ -75,8 +76,26 @@ def _groups(model: ModelShape, hardware: HardwareProfile, engine: PricedEngine) 
     settings = kv_settings(hardware, engine)
     if engine.runtime == "vllm":
         return kv_groups(model, settings)
-    # The others keep every token in every layer here: their pools for windows are not modelled.
-    return groups_of([kept_whole(layer, layer.block_size) for layer in layers_kv(model, settings)])
+    return _groups_of_others(layers_kv(model, settings))
+
+
+def _groups_of_others(layers: list[LayerKv]) -> tuple[KvGroup, ...]:
+    """SGLang and TensorRT-LLM keep every token in every layer here: their pools for windows are not modelled.
+
+    States come out of the same bytes, as many blocks as each takes; how the engines part the two is not
+    modelled either.
+    """
+    attention = [kept_whole(one, one.block_size) for one in layers if one.kind != "state"]
+    states = [one for one in layers if one.kind == "state"]
+    if not attention or not states:
+        return groups_of([*attention, *states])
+    block_bytes = sum(one.page_bytes for one in attention)
+    ends = [-(-total // block_bytes) for total in accumulate(one.page_bytes for one in states)]
+    parted = (
+        replace(one, page_bytes=block_bytes, pages_per_request=end - start, pages_held=end - start)
+        for one, start, end in zip(states, (0, *ends), ends, strict=False)
+    )
+    return (*groups_of(attention), *(KvGroup(layers=(one,)) for one in parted))
 
 
 def kv_settings(hardware: HardwareProfile, engine: PricedEngine) -> KvSettings:
@@ -88,10 +107,11 @@ def kv_settings(hardware: HardwareProfile, engine: PricedEngine) -> KvSettings:
         tensor_parallel_size=engine.tensor_parallel_size,
         block_size=engine.block_size,
         generation=generation_of(hardware),
-        caches_states=engine.enable_prefix_caching and release.caches_states,
+        caches_states=engine.runtime == "vllm" and engine.enable_prefix_caching and release.caches_states,
         keeps_checkpoints=release.keeps_checkpoints,
         delta_alignment=release.delta_alignment,
         latent_alignment=release.latent_alignment,
+        raises_blocks=engine.runtime == "vllm",
     )
 
 
@@ -210,26 +230,45 @@ def _plan(
     if engine.num_gpu_blocks_override is not None:
         budget = pool.num_blocks * pool.block_bytes
     block = max(group.block_size for group in pool.groups)
+    tokens, tokens_formula = _logged_tokens(pool, length, engine)
     return MemoryPlan(
         account=f"vllm {engine.vllm_version}" if engine.runtime == "vllm" else engine.runtime,
         lines=account.lines,
         kv_budget_bytes=budget,
+        kv_budget_formula=_budget_formula(engine, account),
         kv_bytes_per_token=per_token,
         kv_formula=kv_formula(model, pool.groups, engine),
         state_bytes_per_sequence=states,
         block_size=min(group.block_size for group in pool.groups),
         num_gpu_blocks=pool.num_blocks,
         whole_blocks=_whole_blocks(pool, length, block),
-        kv_budget_tokens=_logged_tokens(pool, length, engine),
+        kv_budget_tokens=tokens,
+        kv_tokens_formula=tokens_formula,
         max_model_len=length,
+        longest_position=model.max_position_embeddings,
         longest_that_fits=pool.longest(model.max_position_embeddings),
         kv_bytes_per_full_request=pool.blocks_of(length) * pool.block_bytes,
         max_concurrency=pool.concurrency(length),
+        max_num_seqs=engine.max_num_seqs,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
         overridden=engine.num_gpu_blocks_override is not None,
         pool=pool,
         notes=notes_of(stage, engine, account.lines, pool),
         warnings=warnings_of(stage, hardware, engine, account.lines, pool),
+        doubts=doubts_of(model, engine),
     )
+
+
+def _budget_formula(engine: PricedEngine, account: _Account) -> str:
+    """Where the bytes for KV come from: what the lines above leave, unless they were given."""
+    if engine.num_gpu_blocks_override is not None:
+        return "num_gpu_blocks_override x bytes of a block"
+    if engine.kv_cache_memory_bytes is None:
+        return "what is left"
+    left = sum(line.num_bytes for line in account.lines) / GIB
+    rest = left - engine.kv_cache_memory_bytes / GIB
+    told = f"{rest:.2f} GiB of it stay unused" if rest >= 0 else f"{-rest:.2f} GiB less than that"
+    return f"kv_cache_memory_bytes, as given; the lines above leave {left:.2f} GiB, {told}"
 
 
 def _whole_blocks(pool: KvPool, length: int, block: int) -> int:
@@ -239,13 +278,23 @@ def _whole_blocks(pool: KvPool, length: int, block: int) -> int:
     return int(pool.concurrency(length) * -(-length // block))
 
 
-def _logged_tokens(pool: KvPool, length: int, engine: PricedEngine) -> int:
-    """ "GPU KV cache size" of the log."""
+def _logged_tokens(pool: KvPool, length: int, engine: PricedEngine) -> tuple[int, str]:
+    """ "GPU KV cache size" of the log, and where it comes from."""
+    blocks = counted(pool.num_blocks, "block")
     if len(pool.groups) == 1 and pool.groups[0].kind == "full":
-        return pool.num_blocks * pool.groups[0].block_size
-    if release_of(engine.vllm_version).prints_tokens_of_groups:
-        return pool.num_blocks // len(pool.groups) * min(group.block_size for group in pool.groups)
-    return int(pool.concurrency(length) * length)
+        size = pool.groups[0].block_size
+        return pool.num_blocks * size, f"{blocks} x {counted(size, 'token')}"
+    if engine.runtime == "vllm" and release_of(engine.vllm_version).prints_tokens_of_groups:
+        size, groups = min(group.block_size for group in pool.groups), len(pool.groups)
+        words = f"as this release logs it: {blocks} / {counted(groups, 'group')} x {counted(size, 'token')}"
+        return pool.num_blocks // groups * size, f"{words}; {_NO_CAPACITY}"
+    tokens = int(pool.concurrency(length) * length)
+    if engine.runtime != "vllm":
+        return tokens, f"full-length requests x max_model_len {length:,}, each with its states"
+    return tokens, f"as the log counts them: maximum concurrency x max_model_len {length:,}; {_NO_CAPACITY}"
+
+
+_NO_CAPACITY = "no capacity, for windows and states do not take a block for every token"
 
 
 def _no_room(

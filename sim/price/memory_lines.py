@@ -12,9 +12,11 @@ Not modelled: attention workspaces, a vision encoder's run, LoRA adapters, the a
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from math import ceil
 from typing import TYPE_CHECKING, Literal
 
+from sim.hardware.engine_defaults import sglang_tier
 from sim.hardware.vllm_releases import VllmRelease, release_of
 from sim.model.counts import DTYPE_BYTES, num_parameters, served_dtype
 from sim.model.matrices import kind_matrices
@@ -283,10 +285,15 @@ def _context(engine: PricedEngine) -> MemoryLine:
     )
 
 
-# SGLang 0.5, ``server_args.py``: MiB that are kept from weights and KV where no share is given.
+# SGLang of September 2026, ``_handle_gpu_memory_settings``: MiB that are kept from weights and KV where no
+# share is given. On an H100 it logs 0.83 (before prefill was captured in graphs, 0.835).
 _META, _PER_PREFILL_TOKEN, _PER_GRAPH_SEQUENCE, _OF_EIGHT_GPUS, _LEAST_OF_LARGE = 512, 1.5, 2, 1024, 10 * 1024
-# (up to GiB, sequences in the largest graph on fewer than 4 GPUs, and on more)
-_GRAPH_SEQUENCES = ((20, 8, 8), (35, 24, 80), (60, 32, 160), (160, 256, 512), (float("inf"), 512, 512))
+_PER_PREFILL_GRAPH, _PREFILL_GRAPHS_OF_LATENT = 8, 1536
+_PREFILL_GRAPHS = (
+    *range(4, 33, 4), *range(48, 257, 16), *range(288, 513, 32), *range(576, 1025, 64),
+    *range(1280, 4097, 256), *range(4608, 1 << 20, 512),
+)  # fmt: skip
+"""Tokens of each graph of prefill, up to the chunk."""
 
 
 def _sglang(
@@ -296,7 +303,7 @@ def _sglang(
     available = hardware.hbm_bytes + context.num_bytes
     share, formula = engine.mem_fraction_static, ""
     if share is None:
-        reserved, formula = _sglang_reserved(hardware, engine)
+        reserved, formula = _sglang_reserved(stage.shape, hardware, engine)
         share = round((hardware.hbm_bytes - reserved) / hardware.hbm_bytes, 3)
     kept = MemoryLine(
         label="not static",
@@ -304,21 +311,28 @@ def _sglang(
         formula=f"(1 - mem_fraction_static {share:g}) x what is free at the start: activations, CUDA graphs"
         + (f"; default: {formula}" if formula else ""),
         basis="read",
+        unsure="SGLang takes its default of nvidia-smi's total, up to 2 % more than hbm_bytes"
+        if formula
+        else "",
     )
     return context, kept, weights
 
 
-def _sglang_reserved(hardware: HardwareProfile, engine: PricedEngine) -> tuple[int, str]:
-    """Bytes that the default share leaves, and the formula."""
-    gib, tokens = hardware.hbm_bytes / GIB, max(engine.max_num_batched_tokens, 2048)
-    few, many = next((few, many) for upto, few, many in _GRAPH_SEQUENCES if gib < upto)
-    sequences = few if engine.tensor_parallel_size < 4 else many
-    mib = _META + tokens * _PER_PREFILL_TOKEN + sequences * _PER_GRAPH_SEQUENCE
+def _sglang_reserved(model: ModelShape, hardware: HardwareProfile, engine: PricedEngine) -> tuple[int, str]:
+    """Bytes that the default share leaves, and the formula. Without what it adds for vision encoders."""
+    tier, tokens = sglang_tier(hardware.hbm_bytes), max(engine.max_num_batched_tokens, 2048)
+    is_small = engine.tensor_parallel_size < 4
+    sequences = tier.graph_sequences if is_small else tier.graph_sequences_of_many
+    graphs = bisect_right(_PREFILL_GRAPHS, engine.max_num_batched_tokens)
+    prefill, told = graphs * _PER_PREFILL_GRAPH, f"{graphs} graphs of prefill x {_PER_PREFILL_GRAPH} MiB"
+    if model.mla is not None:
+        prefill, told = _PREFILL_GRAPHS_OF_LATENT, f"{_PREFILL_GRAPHS_OF_LATENT:,} MiB for graphs of prefill"
+    mib = _META + tokens * _PER_PREFILL_TOKEN + sequences * _PER_GRAPH_SEQUENCE + prefill
     mib += engine.gpus_per_replica / 8 * _OF_EIGHT_GPUS
-    least = _LEAST_OF_LARGE if gib > 60 else 0
+    least = _LEAST_OF_LARGE if hardware.hbm_bytes > 60 * GIB else 0
     formula = (
         f"{_META} MiB + chunked prefill {tokens:,} x {_PER_PREFILL_TOKEN} MiB + graphs of {sequences} "
-        f"sequences x {_PER_GRAPH_SEQUENCE} MiB + {engine.gpus_per_replica} / 8 GiB"
+        f"sequences x {_PER_GRAPH_SEQUENCE} MiB + {told} + {engine.gpus_per_replica} / 8 GiB"
     )
     return int(max(mib, least) * MIB), formula + (", at least 10 GiB" if mib < least else "")
 

@@ -8,7 +8,7 @@ from dataclasses import field
 from typing import Any
 
 from sim.price.memory_lines import GIB
-from sim.price.memory_words import MemoryPlan, render_memory
+from sim.price.memory_words import MemoryPlan, render_memory, tokens_lines
 from sim.price.start_log_rows import LogBeside, LogRow, Ours, said
 from sim.report.blocks import Block, Bullets, Code, Prose, Report, Section, text_table
 from sim.report.figures import SEEN_FROM, Picture, Row, axis, bars_layout, percent, stacked_bars
@@ -47,12 +47,17 @@ BAR = 72
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPage:
-    """What a page shows: one account or several, by their names, and a log beside the first."""
+    """What a page shows: one account or several, by their names, and a log beside the first.
+
+    ``tokens`` and ``has_fits``: what was asked beside the accounts; ``notes``: what else is said of one.
+    """
 
     title: str
     plans: Mapping[str, MemoryPlan]
     command: str
-    fits: Sequence[tuple[int, int]] = ()
+    tokens: int | None = None
+    has_fits: bool = False
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     beside: LogBeside | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
 
@@ -159,14 +164,19 @@ def _parts_of_log(beside: LogBeside, ours: Ours) -> dict[str, int]:
 def log_text(beside: LogBeside, name: str) -> str:
     """The table, what differs in words, the settings and who said them, then what is not sure."""
     head = _head(beside, name)
-    parts = [head, log_table(beside), *_paragraphs(beside), _settings_table(beside)]
+    warned = [_wrapped(f"warning: {one}", "") for one in _warnings(beside)]
+    parts = [head, *warned, log_table(beside), *_paragraphs(beside), _settings_table(beside)]
     notes = [f"note: {one}" for one in beside.notes]
     if beside.ours is not None:
         plan = beside.ours.plan
         parts.append(memory_bar(plan) + "\n")
-        notes += [*(f"warning: {one}" for one in plan.warnings), *(f"note: {one}" for one in plan.notes)]
+        notes += [f"note: {one}" for one in plan.notes]
     parts += [_wrapped(note, "") for note in notes]
     return "\n".join(parts).rstrip("\n")
+
+
+def _warnings(beside: LogBeside) -> tuple[str, ...]:
+    return beside.ours.plan.all_warnings if beside.ours else ()
 
 
 def _head(beside: LogBeside, name: str) -> str:
@@ -304,16 +314,20 @@ def render_memory_page(page_of: MemoryPage) -> str:
 def memory_report(page_of: MemoryPage) -> Report:
     """The answer, what stands where, the log line by line, the account, what is not sure."""
     sections = []
+    if warned := [*_told_of(page_of)]:
+        sections.append(Section(title="Warnings", blocks=[Bullets(items=tuple(warned))]))
     if page_of.plans:
         sections.append(Section(title="The GPU's memory", pictures=[memory_picture(page_of)]))
     if page_of.beside is not None:
         sections.append(Section(title="The log, line by line", blocks=_log_blocks(page_of.beside)))
     for name, plan in page_of.plans.items():
-        sections.append(Section(title=f"The account: {name}", blocks=_plan_blocks(plan)))
-    if page_of.fits:
-        rows = [(f"{length:,}", f"{count:,}") for length, count in page_of.fits]
-        table = text_table(("tokens of each request", "requests at once"), rows)
-        sections.append(Section(title="How many of which length", blocks=[table]))
+        blocks = _plan_blocks(plan, page_of.notes.get(name, ()))
+        if page_of.tokens is not None:
+            told = tuple(line.strip() for line in tokens_lines(plan, page_of.tokens))
+            blocks.insert(1, Bullets(items=told))
+        sections.append(Section(title=f"The account: {name}", blocks=blocks))
+        if page_of.has_fits:
+            sections.append(Section(title=f"How many of which length: {name}", blocks=[_fits_table(plan)]))
     if page_of.refused:
         table = text_table(("where", "why it does not start"), [*page_of.refused.items()])
         sections.append(Section(title="What does not start", blocks=[table]))
@@ -339,22 +353,40 @@ def _answer(page_of: MemoryPage) -> str:
         return f"{same} of {len(known)} values are as logged.{words}{refused}"
     if not page_of.plans:
         return "None of them starts."
-    plan = next(iter(page_of.plans.values()))
+    plan, most = next(iter(page_of.plans.values())), ""
+    if plan.lets_go:
+        most = f" (up to {plan.fit_of(plan.max_model_len).requests:,} while they decode)"
     return (
         f"{plan.kv_budget_bytes / GIB:.2f} GiB are left for the KV cache: {plan.kv_budget_tokens:,} tokens, "
-        f"{plan.max_concurrency:.2f} requests of {plan.max_model_len:,} tokens at once; the longest that "
-        f"fits is {plan.longest_that_fits:,}."
+        f"{plan.max_concurrency:.2f} requests of {plan.max_model_len:,} tokens at once{most}; the longest "
+        f"that fits is {plan.longest_that_fits:,}."
     )
 
 
-def _plan_blocks(plan: MemoryPlan) -> list[Block]:
+def _told_of(page_of: MemoryPage) -> Iterator[str]:
+    """Warnings of the accounts, with the account's name where there are several."""
+    for name, plan in page_of.plans.items():
+        for one in plan.all_warnings:
+            yield one if len(page_of.plans) == 1 else f"{name}: {one}"
+
+
+def _fits_table(plan: MemoryPlan) -> Block:
+    header = ["tokens of each request", "requests at once", "limited by"]
+    rows = [[f"{one.tokens:,}", f"{one.requests:,}", one.limited_by] for one in plan.fits()]
+    if plan.lets_go:
+        header[1] = "requests at once while they decode"
+        header.append("vLLM's own maximum concurrency")
+        for row, one in zip(rows, plan.fits(), strict=True):
+            row.append(f"{one.max_concurrency:.2f}")
+    return text_table(tuple(header), rows)
+
+
+def _plan_blocks(plan: MemoryPlan, notes: tuple[str, ...]) -> list[Block]:
     told_of = [(line.label, line.num_bytes, f"{line.formula} [{line.basis}]") for line in plan.lines]
-    budget = "num_gpu_blocks_override x bytes of a block" if plan.overridden else "what is left"
-    told_of.append(("= KV cache", plan.kv_budget_bytes, budget))
+    told_of.append(("= KV cache", plan.kv_budget_bytes, plan.kv_budget_formula))
     rows = [(label, f"{size / GIB:.2f}", f"{size / 1e9:.2f}", formula) for label, size, formula in told_of]
     table = text_table(("line", "GiB", "GB", "formula"), rows)
-    warned = tuple(f"warning: {one}" for one in plan.warnings)
-    told: list[Block] = [Bullets(items=(*warned, *plan.notes))] if warned or plan.notes else []
+    told: list[Block] = [Bullets(items=(*notes, *plan.notes))] if notes or plan.notes else []
     return [table, *told, Code(text=render_memory(plan), summary="As the terminal prints it")]
 
 

@@ -220,7 +220,7 @@ def _value(metadata: Mapping[str, Any], hint: Any, value: object, place: Place) 
     like = ":" if or_path else metadata.get("or_like")
     if like and isinstance(value, str) and re.search(like, value):
         return convert(hint, value, place)
-    return _choice(words, value, place, also)
+    return _choice(words, value, place, also, metadata.get("like_said", ""))
 
 
 def _unknown_key(cls: Any, name: object, value: object, place: Place) -> ScenarioError:
@@ -304,11 +304,11 @@ def _optional(hint: Any, value: object, place: Place) -> Any:
     return convert(inner[0], value, place)
 
 
-def _choice(choices: tuple[Any, ...], value: object, place: Place, also: str = "") -> Any:
+def _choice(choices: tuple[Any, ...], value: object, place: Place, also: str = "", said: str = "") -> Any:
     for choice in choices:
         if choice == value and type(choice) is type(value):
             return choice
-    allowed = some_of(value, choices, _SCHEMA) + also
+    allowed = said or some_of(value, choices, _SCHEMA) + also
     if isinstance(value, bool):
         problem = (
             f"YAML reads no, off, false as false and yes, on, true as true; here it is {str(value).lower()}"

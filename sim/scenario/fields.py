@@ -27,12 +27,14 @@ def key(
     choices: Callable[[], Iterable[str]] | None = None,
     or_path: bool = False,
     or_like: str | None = None,
+    like_said: str | None = None,
 ) -> Any:
     """A dataclass field with its meaning and its bounds (``ge``: at least, ``gt``: above, ...).
 
     ``choices`` names the values that a text field may take: a function, called each time a file is read or a
     schema is made, so that ``lambda: SYNC`` follows whatever is registered in ``SYNC``. With ``or_path``,
-    ``PATH:NAME`` is allowed beside them, with ``or_like`` what a regular expression matches.
+    ``PATH:NAME`` is allowed beside them, with ``or_like`` what a regular expression matches (``like_said`` in
+    words, which then stand for the choices).
     """
     bounds: dict[str, object] = {
         "ge": ge,
@@ -42,7 +44,7 @@ def key(
         "choices": choices,
         "or_path": or_path or None,
     }
-    bounds["or_like"] = or_like
+    bounds |= {"or_like": or_like, "like_said": like_said}
     metadata = {"doc": doc, **{name: value for name, value in bounds.items() if value is not None}}
     if default is MISSING:
         return field(metadata=metadata)

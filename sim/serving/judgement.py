@@ -214,7 +214,7 @@ def run_cautions(
         _thin(thin) if are_thin_given else _refused(thin),
         _block_map(result),
         model_caution(result.scenario.model),
-        start_caution(result.explain.get("memory", {}).get("warnings", ())),
+        start_caution(result.explain.get("memory", {}).get("start_warnings", ())),
         _efficiency(result),
         _profile(result.scenario),
         _no_host_time(result.scenario),

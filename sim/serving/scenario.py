@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from sim.hardware import HardwareProfile, vllm_releases
+from sim.hardware import HardwareProfile, engine_defaults, vllm_releases
 from sim.hardware.engine_profile import EngineOverheads, Runtime
 from sim.model.shape import ModelShape
 from sim.price.memory import FITTED, settled_sizes
@@ -274,6 +274,7 @@ class EngineConfig:
         default=vllm_releases.LATEST,
         choices=_vllm_versions,
         or_like=r"^v?\d+\.\d+",
+        like_said=vllm_releases.allowed_releases(),
     )
     usage: vllm_releases.Usage = key(
         "vllm: default sizes of its server, or of its offline LLM class", default="server"
@@ -334,7 +335,7 @@ class EngineConfig:
         "contiguous: reserve max_model_len (Orca's Max), the next power of two, or the true length",
         default="max",
     )
-    block_size: int = key("paged: tokens per block", default=16, ge=1, le=1_000_000)
+    block_size: int = key("paged: tokens per block", default=engine_defaults.ANY_BLOCK, ge=1, le=1_000_000)
     watermark: float = key("paged: share of blocks kept free at admission", default=0.0, ge=0, lt=1)
     gpu_memory_utilization: float = key(
         "share of the device's memory to use; default: 0.92, before vLLM 0.22 0.90", default=None, gt=0, le=1
@@ -406,11 +407,10 @@ class EngineConfig:
             "batching": batching,
             "enable_prefix_caching": is_vllm,
             "async_scheduling": is_vllm and is_plain and release.runs_asynchronously,
-            "max_num_seqs": vllm_releases.DeviceDefault(256) if is_vllm else 256,
-            "max_num_batched_tokens": vllm_releases.DeviceDefault(2048) if is_vllm else 8192,
+            **engine_defaults.sizes_without_device(self.runtime, is_vllm=is_vllm),
         }
         for name, value in defaults.items():
-            if getattr(self, name) is None:
+            if any(getattr(self, name) is unsaid for unsaid in (None, engine_defaults.ANY_BLOCK)):
                 object.__setattr__(self, name, value)
         share = self.gpu_memory_utilization
         if share is None or isinstance(share, vllm_releases.ReleaseDefault):
@@ -425,12 +425,12 @@ class EngineConfig:
         return other_order or other_memory or self.service_time is not None
 
     def on(self, hardware: HardwareProfile, model: ModelShape | None = None) -> EngineConfig:
-        """The same, with vLLM's sizes on this device where none were said, and for this model."""
+        """The same, with the engine's sizes on this device where none were said, and for this model."""
         whole_prompt = 0
         if model is not None and not self.enable_chunked_prefill:
             is_open_ended = self.max_model_len in (None, FITTED)
             whole_prompt = model.max_position_embeddings if is_open_ended else self.max_model_len or 0
-        unsaid: dict[str, Any] = {**vllm_releases.unsaid_sizes(hardware, self, whole_prompt)}
+        unsaid: dict[str, Any] = {**engine_defaults.unsaid_sizes(hardware, self, whole_prompt)}
         if isinstance(self.gpu_memory_utilization, vllm_releases.ReleaseDefault):
             unsaid["gpu_memory_utilization"] = float(self.gpu_memory_utilization)
         return replace(self, **unsaid) if unsaid else self

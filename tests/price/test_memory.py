@@ -433,9 +433,12 @@ def test_sglang_s_share_is_of_weights_and_kv() -> None:
     available = 79.18 - taken(plan, "CUDA context")
     assert (plan.kv_budget_bytes / GIB + taken(plan, "weights")) == pytest.approx(0.8 * available, rel=1e-6)
     assert {line.basis for line in plan.lines} == {"counted", "assumed", "read"}
-    # 512 + 8,192 x 1.5 + 256 x 2 + 1,024 / 8 MiB.
+    # 512 + 8,192 x 1.5 + 256 x 2 + 58 graphs of prefill x 8 + 1,024 / 8 MiB.
     default = memory_plan(model, h100, plain_engine(runtime="sglang"))
-    assert f"mem_fraction_static {1 - (512 + 12288 + 512 + 128) / 1024 / 79.18:.3f}" in render_memory(default)
+    assert (
+        f"mem_fraction_static {1 - (512 + 12288 + 512 + 58 * 8 + 128) / 1024 / 79.18:.3f}"
+        in render_memory(default)
+    )
 
 
 def test_vllm_s_reservation_for_the_sampler_is_vllm_s_alone() -> None:

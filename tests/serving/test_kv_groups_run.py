@@ -129,3 +129,44 @@ def test_windows_let_more_requests_run_at_once(tmp_path: Path) -> None:
     windowed = run_serving(scenario_of(tmp_path, "mistral-7b-v0.1", said))
     whole = run_serving(scenario_of(tmp_path, "mistral-7b-v0.3", said))
     assert windowed.kv_time_tokens_ps["tokens"] < whole.kv_time_tokens_ps["tokens"]
+
+
+LENGTH = 1600
+
+
+def decoding(tmp_path: Path, model: str, num_requests: int, engine: str) -> tuple[Scenario, int]:
+    """Short prompts, all at once, that grow to LENGTH together; how many preemptions there are."""
+    file = tmp_path / "decoding.yaml"
+    sizes = f"max_model_len: {LENGTH}, max_num_batched_tokens: 512, max_num_seqs: 64"
+    text = TEXT.format(model=model, engine=f"{sizes}, {engine}")
+    text = text.replace("{process: poisson, requests_per_s: 20}", "{process: all_at_once}")
+    for what, tokens in (("prompt", 16), ("output", LENGTH - 16)):
+        start = text.index(f"  {what}_tokens:")
+        end = text.index("\n", start)
+        text = f"{text[:start]}  {what}_tokens: {tokens}{text[end:]}"
+    text = text.replace("num_requests: 40", f"num_requests: {num_requests}")
+    file.write_text(text, encoding="utf-8")
+    found = load_scenario(file).base
+    assert isinstance(found, Scenario)
+    return found, int(run_serving(found).requests.num_preemptions.sum())
+
+
+@pytest.mark.parametrize("model", ["gpt-oss-20b", "gemma-3-4b", "lfm2-1.2b"])
+@pytest.mark.parametrize("is_async", ["true", "false"])
+def test_the_account_s_decoding_requests_are_what_a_run_holds(
+    tmp_path: Path, model: str, is_async: str
+) -> None:
+    """So many grow to their full length side by side; with two more somebody has to go."""
+    engine = f"async_scheduling: {is_async}"
+    free = memory_plan(*_asked(scenario_of(tmp_path, model, f"{engine}, max_model_len: {LENGTH}"))).pool
+    blocks = 6 * free.blocks_held(LENGTH) + free.blocks_held(LENGTH) // 2
+    engine += f", num_gpu_blocks_override: {blocks}"
+    scenario, preempted = decoding(tmp_path, model, 6, engine)
+    plan = memory_plan(*_asked(scenario))
+    assert plan.lets_go and plan.pool.decoding(LENGTH) == 6 >= int(plan.pool.concurrency(LENGTH))
+    assert preempted == 0
+    assert decoding(tmp_path, model, 8, engine)[1] > 0
+
+
+def _asked(scenario: Scenario) -> tuple[Any, Any, Any]:
+    return scenario.model, scenario.hardware, scenario.engine

@@ -50,7 +50,7 @@ def _check_budget(engine: EngineConfig, place: Place) -> None:
 
 def _check_belonging(engine: EngineConfig, place: Place) -> None:
     """Keys that say something for some ways to batch, or for some allocators, only."""
-    defaults = EngineConfig(batching=engine.batching)
+    defaults = EngineConfig(batching=engine.batching, runtime=engine.runtime)
     for field, problem in (("kv_allocator", "has no effect"), ("batching", "not possible")):
         chosen, choices = getattr(engine, field), ENGINE_CHOICES[field]
         for name in sorted(choices.foreign_keys(chosen)):
@@ -121,6 +121,7 @@ def _check_account(engine: EngineConfig, place: Place) -> None:
         )
     if engine.max_model_len == 0:
         raise place.child("max_model_len").error("no tokens", given=0, allowed="1 or more, or -1: what fits")
+    _check_words_of_vllm(engine, place)
     unsaid = None, release_of(engine.vllm_version).gpu_memory_utilization
     for runtime, name in SHARES.items():
         given = getattr(engine, name)
@@ -130,6 +131,19 @@ def _check_account(engine: EngineConfig, place: Place) -> None:
                 given=given,
                 allowed=f"{name} with runtime: {runtime}",
                 hint=f"{SHARES[engine.runtime]}, or runtime: {runtime}",
+            )
+
+
+def _check_words_of_vllm(engine: EngineConfig, place: Place) -> None:
+    """No word that only vLLM's account and defaults understand."""
+    for name, default in (("usage", "server"), ("performance_mode", "balanced"), ("sampler", "auto")):
+        given = getattr(engine, name)
+        if engine.runtime != "vllm" and given != default:
+            raise place.child(name).error(
+                f"has no effect with runtime: {engine.runtime}",
+                given=given,
+                allowed=f"{name} with runtime: vllm",
+                hint="remove it, or runtime: vllm",
             )
 
 

@@ -377,18 +377,30 @@ def _memory(answer: Answer[Scenario, RunResult]) -> list[Block]:
         rows += _memory_results(plan)
         blocks.append(Prose(text=f"Where the memory of each GPU goes{whose}:"))
         blocks.append(text_table(("", "size", "formula"), rows))
-        blocks += [Bullets(items=tuple(map(str, plan["notes"])))] if plan.get("notes") else []
+        told = (*plan.get("warnings", ()), *plan.get("notes", ()))
+        blocks += [Bullets(items=tuple(map(str, told)))] if told else []
     return blocks
 
 
 def _memory_results(plan: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """What is left for KV, and what fits into it."""
     if "kv_budget_bytes" in plan:
-        tokens = format_count(plan.get("kv_budget_tokens", 0))
-        blocks = f"{format_count(plan.get('num_gpu_blocks', 0))} blocks of {plan.get('block_size')} tokens"
-        yield "left for KV", format_bytes(plan["kv_budget_bytes"]), f"{tokens} tokens: {blocks}"
+        size = f"{format_count(plan['num_gpu_blocks'])} blocks of {format_bytes(plan['block_bytes'])}"
+        yield "left for KV", format_bytes(plan["kv_budget_bytes"]), f"{plan['kv_budget_formula']}: {size}"
+        yield "KV tokens", format_count(plan["kv_budget_tokens"]), plan["kv_tokens_formula"]
+        yield "full-length requests", f"{plan['max_concurrency']:.2f}", _full_requests(plan)
     if "kv_bytes_per_token" in plan:
         yield "KV per token", format_bytes(plan["kv_bytes_per_token"]), str(plan.get("kv_formula", ""))
+
+
+def _full_requests(plan: Mapping[str, Any]) -> str:
+    """What the number of requests is of, and what decodes at once where windows and states let go."""
+    told = f"of {format_count(plan['max_model_len'])} tokens"
+    if plan["account"].startswith("vllm"):
+        told = f"vLLM's own maximum concurrency: {told}, each with what its prompt takes while it is computed"
+    if plan["decoding_requests"] is not None:
+        told += f"; while they decode up to {format_count(plan['decoding_requests'])}"
+    return told
 
 
 def _memory_row(line: Mapping[str, Any]) -> tuple[str, str, str]:
