@@ -271,10 +271,10 @@ def _plain(value: object) -> str:
 
 def _find(name: str) -> HardwareProfile | EngineProfile | ModelShape:
     """The device or the model of that name or path."""
-    from sim.model.catalogue import model_names
+    from sim.model.catalogue import by_hugging_face_name, model_names
     from sim.model.config import load_model
 
-    if name in model_names() or Path(name).suffix == ".json":
+    if name in model_names() or Path(name).suffix == ".json" or by_hugging_face_name(name):
         return load_model(name, path="")
     if name in engine_profile_names() or _is_engine_file(Path(name)):
         return load_engine_profile(name, path="")

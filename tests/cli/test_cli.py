@@ -536,6 +536,7 @@ def test_memory_takes_vllm_s_options(capsys: pytest.CaptureFixture[str]) -> None
     [
         ("hardware", "h100-sxm-80gb", "3.35 TB/s"),
         ("models", "opt-13b", "819,200"),
+        ("models", "Qwen/Qwen2.5-7B-Instruct", "32,768"),
         ("scenarios", "serving/closed_loop", None),
     ],
 )

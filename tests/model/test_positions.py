@@ -110,6 +110,13 @@ def test_shipped_shapes_without_rotary_embeddings(name: str) -> None:
     assert load_model(name).rotary_dim == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "entries"), [("pythia-6.9b", 32), ("minimax-m2", 64), ("glm-4.5", 64), ("qwen3-8b", 128)]
+)
+def test_shipped_shapes_whose_heads_turn_in_part(name: str, entries: int) -> None:
+    assert load_model(name).rotary_dim == entries
+
+
 # Longest contexts of published configs: instruct models are made for less than their bases.
 @pytest.mark.parametrize(
     ("name", "longest"),
