@@ -26,7 +26,7 @@ from sim.model.shape import ModelShape
 from sim.price.memory import check_length, memory_plan, settled_sizes
 from sim.price.memory_lines import GIB
 from sim.price.start_log import NOT_COUNTED, Fact, StartLog
-from sim.price.start_log_rows import TRIED, LogBeside, Ours, Setting, rows_of
+from sim.price.start_log_rows import TRIED, LogBeside, Ours, Setting, facts_of, rows_of
 from sim.scenario.place import Place
 from sim.serving.checks.engine import check_engine, engine_of
 from sim.serving.scenario import EngineConfig
@@ -107,10 +107,12 @@ def beside_log(log: StartLog, given: Given) -> LogBeside:
     model, hardware, notes = _model(log, settings), _hardware(log, settings), [*_notes(log)]
     if isinstance(model, ModelShape):
         settings |= {one.name: one for one in _format_of(log, model, settings)}
-    reasons = [one for one in (model, hardware) if isinstance(one, str)]
-    ours, refusal = None, "; ".join(reasons)
     keys = {name: one.value for name, one in settings.items() if name not in ("model", "hardware")}
-    if isinstance(model, ModelShape) and isinstance(hardware, HardwareProfile):
+    ours, refusal = None, model if isinstance(model, str) else ""
+    if isinstance(model, ModelShape):
+        if hardware is None:
+            settings["hardware"] = _device_by_cache(log, model, keys)
+            hardware = load_hardware(settings["hardware"].value)
         ours, refusal = _ours(model, hardware, keys, given)
         if ours is not None:
             settings |= {one.name: one for one in _unsaid(log, settings, ours)}
@@ -120,7 +122,7 @@ def beside_log(log: StartLog, given: Given) -> LogBeside:
         tried["vllm_version"] = _releases(log)
 
     def account(changes: Given) -> Ours | None:
-        if not isinstance(model, ModelShape) or not isinstance(hardware, HardwareProfile):
+        if not isinstance(model, ModelShape) or hardware is None:
             return None
         return _made(model, hardware, {**keys, **changes})
 
@@ -178,6 +180,14 @@ def _of_log(log: StartLog) -> Iterator[Setting]:
         word = "fp8" if word.startswith("fp8") else _TYPES.get(word, word)
         if fact and word in ("fp8", "bfloat16", "float16", "float32") and (name, word) != ("dtype", "fp8"):
             yield Setting(name=name, value=word, origin="log", line=fact.line)
+    yield from _words_of_log(log)
+
+
+def _words_of_log(log: StartLog) -> Iterator[Setting]:
+    """Settings that lines of their own say in words."""
+    said = log.settings
+    if (block := log.last("tokens_per_block")) is not None:
+        yield Setting(name="block_size", value=block.value, origin="log", line=block.line)
     if (mode := said.get("performance_mode")) is not None and mode.value in get_args(PerformanceMode):
         yield Setting(name="performance_mode", value=mode.value, origin="log", line=mode.line)
     if "async_scheduling" in said:
@@ -296,25 +306,47 @@ def _names_of(said: str) -> Iterator[str]:
             short = shorter
 
 
-_NEAR_DEVICE = 0.01
+_NEAR_DEVICE, USUAL_DEVICE = 0.01, "h100-sxm-80gb"
 
 
-def _hardware(log: StartLog, settings: dict[str, Setting]) -> HardwareProfile | str:
-    """The device given, else the shipped one whose memory is nearest to the total that the log says."""
+def _hardware(log: StartLog, settings: dict[str, Setting]) -> HardwareProfile | None:
+    """The device given, else the shipped one whose memory is nearest to the total that the log says.
+
+    Where none is near: the nearest, with that much memory.
+    """
     if "hardware" in settings:
         return load_hardware(settings["hardware"].value, path="--hardware")
     total = log.last("device_total_bytes")
-    if total is None or not isinstance(total.value, int):
-        return "the log does not say the device: --hardware"
-    sizes = sorted((abs(size / total.value - 1), name) for name, size in _memory_of_devices())
-    near = [name for distance, name in sizes if distance <= _NEAR_DEVICE]
-    said = f"{total.value / GIB:.2f} GiB"
-    if not near:
-        return f"no shipped device has the log's {said}: --hardware"
-    others = f"; {', '.join(near[1:4])} have about as much" if near[1:] else ""
-    why = f"its memory is nearest to the log's {said}{others}"
-    settings["hardware"] = Setting(name="hardware", value=near[0], origin="assumed", why=why)
-    return load_hardware(near[0])
+    if total is None or not isinstance(total.value, int) or total.value <= 0:
+        return None
+    bytes_ = total.value
+    near = sorted((max(size, bytes_) / min(size, bytes_) - 1, name) for name, size in _memory_of_devices())
+    alike = [name for distance, name in near if distance <= _NEAR_DEVICE]
+    name, said = near[0][1], f"the log's {bytes_ / GIB:.2f} GiB"
+    others = (
+        f"; {', '.join(alike[1:4])} {'has' if len(alike) == 2 else 'have'} about as much" if alike[1:] else ""
+    )
+    why = f"its memory is nearest to {said}{others}" if alike else f"with {said}, which no shipped device has"
+    settings["hardware"] = Setting(name="hardware", value=name, origin="assumed", line=total.line, why=why)
+    device = load_hardware(name)
+    return device if alike else replace(device, hbm_bytes=bytes_)
+
+
+def _device_by_cache(log: StartLog, model: ModelShape, keys: Given) -> Setting:
+    """Where no line says the device: the shipped one whose KV cache is nearest to the log's."""
+    sizes = [
+        float(fact.value) for fact in facts_of(log, "kv_cache_bytes") if isinstance(fact.value, int | float)
+    ]
+    if not sizes or min(sizes) <= 0:
+        why = "the log says neither the device nor how much memory it has: --hardware"
+        return Setting(name="hardware", value=USUAL_DEVICE, origin="assumed", why=why)
+    made = ((name, _made(model, load_hardware(name), keys)) for name in hardware_names())
+    gaps = [(abs(ours.left_for_kv - min(sizes)), name) for name, ours in made if ours]
+    why = (
+        f"of all shipped devices its KV cache is nearest to the log's {min(sizes) / GIB:.2f} GiB: --hardware"
+    )
+    name = min(gaps)[1] if gaps else USUAL_DEVICE
+    return Setting(name="hardware", value=name, origin="assumed", why=why)
 
 
 @lru_cache(maxsize=1)

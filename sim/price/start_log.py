@@ -143,6 +143,8 @@ _SGLANG = (
     ("KV Cache is allocated", r"KV Cache is allocated\..*?K size: {k_cache:size}, V size: {v_cache:size}"),
     ("KV Cache is allocated", r"KV Cache is allocated\..*?KV size: {kv_cache:size}"),
     ("KV Cache is allocated", r"KV Cache is allocated\. dtype: torch\.{kv_cache_dtype:word}"),
+    ("Mamba Cache is allocated", r"conv_state size: {conv_states:size}, ssm_state size: {ssm_states:size}"),
+    ("Using KV cache dtype", r"Using KV cache dtype: torch\.{kv_cache_dtype:word}"),
     ("Memory pool end", r"Memory pool end\. avail mem={free_after_pool:size}"),
     ("Capture cuda graph end", r"Capture cuda graph end\..*?mem usage={cuda_graphs:size}"),
     ("Capture cuda graph begin", r"Capture cuda graph begin\..*?avail mem={free_before_graphs:size}"),
@@ -168,6 +170,9 @@ _TENSORRT_LLM = (
     ("max tokens in paged kv cache", r"paged kv cache: total: {device_total:size}"),
     ("device total memory", r"device total memory {device_total:size}"),
     ("fraction is set", r"fraction is set {free_gpu_memory_fraction:n}"),
+    ("Number of tokens per block", r"Number of tokens per block: {tokens_per_block:n}"),
+    ("max_num_requests", r"max_seq_len={max_model_len:n}, max_num_requests={max_num_seqs:n}"),
+    ("max_num_tokens", r"max_num_tokens={max_num_batched_tokens:n}"),
     ("MPI size", r"MPI size: {world_size:n}"),
     ("maxBatchSize", r"maxBatchSize: {max_num_seqs:n}"),
     ("maxNumTokens", r"maxNumTokens: {max_num_batched_tokens:n}"),
@@ -450,7 +455,7 @@ def _said(text: str) -> Value:
 def _settings(facts: Sequence[Fact], configs: Sequence[Fact]) -> Mapping[str, Fact]:
     """What the configuration says, then what single lines say of settings; None and "auto" say nothing."""
     names = {*_KEYS.values(), "version", "usage_context", "free_gpu_memory_fraction"}
-    names -= {"block_size"}  # what the engine raised it to is a result, not what was asked for
+    names -= {"block_size"}  # what vLLM raised it to is a result, not what was asked for
     found: dict[str, Fact] = {}
     for fact in (*configs, *(fact for fact in facts if fact.name in names)):
         if fact.value is not None and fact.value != "auto" and fact.name not in found:

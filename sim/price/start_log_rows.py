@@ -192,6 +192,10 @@ QUANTITIES: Mapping[str, Quantity] = {
         "graphs",
     ),
     "kv_cache_bytes": Quantity("KV cache", lambda one: one.left_for_kv, (*_SHARES, *_OF_PEAK, *_OF_WEIGHTS)),
+    "states_bytes": Quantity("states", lambda one: None),
+    "distributed_bytes": Quantity(
+        "process groups", lambda one: NCCL_GIB * GIB if one.engine.gpus_per_replica > 1 else 0
+    ),
     "free_after_pool_bytes": Quantity(
         "free beside the KV cache",
         lambda one: one.before_weights - one.taken("weights") - one.left_for_kv,
@@ -242,7 +246,7 @@ Tried = Mapping[str, Sequence[Any]]
 def rows_of(log: StartLog, account: Account, tried: Tried) -> tuple[LogRow, ...]:
     """Every quantity of the log beside ours."""
     ours = account({})
-    found = {name: facts for name in QUANTITIES if (facts := _facts(log, name))}
+    found = {name: facts for name in QUANTITIES if (facts := facts_of(log, name))}
     logged = {name: _chosen(name, facts) for name, facts in found.items()}
     values = {name: float(_number(fact)) for name, fact in logged.items()}
     if (encoder := log.last("encoder_tokens")) is not None:
@@ -267,9 +271,13 @@ def rows_of(log: StartLog, account: Account, tried: Tried) -> tuple[LogRow, ...]
     return tuple(rows)
 
 
-def _facts(log: StartLog, name: str) -> tuple[Fact, ...]:
+def facts_of(log: StartLog, name: str) -> tuple[Fact, ...]:
     """What was said of it; the two halves of a cache, and the two kinds of graphs, added up."""
-    halves = {"kv_cache_bytes": ("k_cache_bytes", "v_cache_bytes"), "num_graphs": _KINDS_OF_GRAPHS}
+    halves = {
+        "kv_cache_bytes": ("k_cache_bytes", "v_cache_bytes"),
+        "states_bytes": ("conv_states_bytes", "ssm_states_bytes"),
+        "num_graphs": ("piecewise_graphs", "full_graphs"),
+    }
     said = log.of(name)
     if said or name not in halves:
         return said
@@ -279,9 +287,6 @@ def _facts(log: StartLog, name: str) -> tuple[Fact, ...]:
         for one, other in zip(first, second, strict=False)
         if one.line == other.line
     )
-
-
-_KINDS_OF_GRAPHS = ("piecewise_graphs", "full_graphs")
 
 
 def _number(fact: Fact) -> float:
@@ -453,6 +458,8 @@ class _Explainer:
             yield "a token takes another size: kv_cache_dtype, the shape, or all stages counted as one"
         elif name == "usable_bytes":
             yield "another total or another share"
+        elif name == "distributed_bytes":
+            yield f"ours is {NCCL_GIB:g} GiB for NCCL on several GPUs, assumed"
 
     def _known_of_weights(self, ratio: float) -> Iterator[str]:
         if self.ours.model.uncounted:

@@ -186,7 +186,9 @@ def _head(beside: LogBeside, name: str) -> str:
     ours = beside.ours
     count = ours.engine.gpus_per_replica
     gpus = f"each of {count} GPUs" if count > 1 else "one GPU"
-    head = f"{name} beside {ours.model.name} on {ours.hardware.name}, {gpus}, {ours.plan.account}"
+    device = next((one for one in beside.settings if one.name == "hardware"), None)
+    named = ours.hardware.name + (" (assumed)" if device is not None and device.origin == "assumed" else "")
+    head = f"{name} beside {ours.model.name} on {named}, {gpus}, {ours.plan.account}"
     if beside.refusal:
         head += "\n" + _wrapped(f"by our account it does not start: {beside.refusal}", "")
     return head

@@ -234,6 +234,9 @@ def test_any_lines_may_be_missing(shared: Path) -> None:
          "kv_cache_tokens", 429984),
         ("[2025-10-16 09:06:30] Capture cuda graph end. Time elapsed: 9.33 s. mem usage=1.06 GB.",
          "cuda_graphs_bytes", 1.06),
+        ("[TensorRT-LLM][INFO] Number of tokens per block: 32.", "tokens_per_block", 32),
+        ("[2026-09-09 11:57:18] Mamba Cache is allocated. max_mamba_cache_size: 48, conv_state size: 0.09GB, "
+         "ssm_state size: 6.46GB", "ssm_states_bytes", 6.46),
         ("Overriding num_gpu_blocks=5867 with num_gpu_blocks_override=1000", "num_gpu_blocks_override", 1000),
     ],
 )  # fmt: skip
@@ -311,6 +314,26 @@ def test_the_sampler_that_nobody_named_is_found(shared: Path) -> None:
     assert abs(row(told, "kv_cache_bytes").difference or 0) < 0.1 * GIB
 
 
+def test_a_device_that_no_line_says_is_the_one_with_that_cache(shared: Path) -> None:
+    """Log 18 is of an A100-80GB, and nothing in it says so."""
+    beside = beside_log(read(truth("18")[0]), {"model": "qwen2.5-7b"})
+    device = next(one for one in beside.settings if one.name == "hardware")
+    assert device.origin == "assumed" and device.value.startswith("a100-") and "80gb" in device.value
+    assert "nearest to the log's 5.01 GiB" in device.why
+    assert "sampler flashinfer would give" in row(beside, "kv_cache_bytes").why
+    usual = beside_log(read("Model loading took 14.25 GiB and 3 seconds"), {"model": "qwen2.5-7b"})
+    said = next(one for one in usual.settings if one.name == "hardware")
+    assert "neither the device nor how much memory it has" in said.why and row(usual, "weights_bytes").is_same
+
+
+def test_a_device_of_another_size_has_the_memory_that_the_log_says(shared: Path) -> None:
+    """An RTX 4060 of 8 GB, which is not shipped: 4-bit weights, 1.42 GiB of activations, -1.05 GiB of KV."""
+    beside = beside_log(read(truth("13")[0]), {"model": "qwen2.5-7b"})
+    assert row(beside, "device_total_bytes").is_same and "leaves no room" in beside.refusal
+    assert "quantization int4 would give 5.22 GiB" in row(beside, "weights_bytes").why
+    assert abs(row(beside, "activation_peak_bytes").difference or 1e12) < 0.05 * GIB
+
+
 def test_parts_that_are_logged_say_where_the_kv_cache_s_difference_lies(shared: Path) -> None:
     """0.6.4 on an H100: 1.79 GiB outside of PyTorch, of which one GPU's constant is 0.13."""
     beside = beside_log(read(truth("07")[0]), {"model": "llama-3-8b"})
@@ -364,6 +387,22 @@ def test_sglang_s_two_halves_are_one_cache_and_its_tokens_are_counted(shared: Pa
     assert row(beside, "kv_cache_bytes").logged == pytest.approx(152.88 * GIB, rel=1e-6)
     assert "ours is 1,669,8" in row(beside, "kv_cache_tokens").why
     assert abs((row(beside, "weights_bytes").difference or 0) / GIB) < 0.2
+
+
+def test_tensorrt_llm_s_blocks_are_of_its_own_size() -> None:
+    """A public log of Llama-3.1-8B with FP8 KV on 32 GB: 8,219 blocks of 32 tokens of 65,536 B, 16.05 GiB."""
+    text = (
+        "[TensorRT-LLM][INFO] Memory usage when calculating max tokens in paged kv cache: total: 31.84 GiB, "
+        "available: 17.83 GiB\n"
+        "[TensorRT-LLM][INFO] Number of blocks in KV cache primary pool: 8219\n"
+        "[TensorRT-LLM][INFO] Number of tokens per block: 32.\n"
+        "[TensorRT-LLM][INFO] Allocated 16.05 GiB for max tokens in paged KV cache (263008)\n"
+    )
+    beside = beside_log(read(text), {"model": "llama-3.1-8b", "kv_cache_dtype": "fp8"})
+    assert next(one for one in beside.settings if one.name == "block_size").said_by == "line 3"
+    assert row(beside, "kv_cache_tokens").logged == 8219 * 32
+    for name, own in (("kv_cache_tokens", r"ours is 262,9\d\d"), ("num_gpu_blocks", r"ours is 8,21\d")):
+        assert re.search(own, row(beside, name).why), row(beside, name).why
 
 
 def test_tensorrt_llm_s_cache_is_counted(shared: Path) -> None:
@@ -459,7 +498,7 @@ def test_without_a_model_the_log_is_told_and_what_is_missing(
     shared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, _ = run(capsys, "--from-log", str(LOGS / "05.txt"))
-    assert code == 0 and "the log names no model: --model" in out and "--hardware" in out
+    assert code == 0 and "no account to put beside it: the log names no model: --model" in out
     assert "34,736" in out and "max_model_len is longer than the KV cache holds" in out
 
 
