@@ -44,7 +44,9 @@ class Request:
     priority = 0
     rank: tuple[int, float, str] = (0, 0, "")  # place in a queue by priority, set when it is queued
     segments: Sequence[Segment] | None = None  # what its prompt is made of; None: tokens that it alone has
+    continues: Request | None = None  # before these come all that this one was asked and answers
     output_stream: int | None = None
+    num_common_tokens = NEVER  # those after its first so many are surely no other request's
     name: str | None = None  # as recordings call it; None: its number
     # vLLM's scheduler
     num_drafts = 0
@@ -53,7 +55,7 @@ class Request:
     is_prefill_chunk = False
     num_hit_blocks = 0  # found in the prefix cache at its admission
     num_registered_blocks = 0
-    is_alone = True  # no other request has tokens of its streams
+    num_common_blocks = 0  # of its beginning, whose contents another request may have, too
     registers_late = True  # nobody could look the blocks of its output up yet
     num_preemptions = 0
     num_tokens_at_preemption = -1
@@ -64,8 +66,9 @@ class Request:
     )
     junction_tokens = 0  # some groups had so long a prefix in the cache at its admission, and others less
     path: list[tuple[Any, int]] = NOTHING
-    """(node of ``vllm.prefix_tree``, how many of its first contents): what its blocks hold, in order.
-    Empty without prefix caching."""
+    """(node of ``vllm.prefix_tree``, how many of its first contents): what its common blocks hold, in order,
+    and once it was preempted what the others do. Empty without prefix caching."""
+    walk: Any = None  # where the path ends (``PrefixTree.enter``), for a request that continues this one
     output_node: Any = None  # of these, the one that it made for its output
     is_closed = False  # its path is given up
 
@@ -90,7 +93,12 @@ class Request:
     @property
     def prompt(self) -> Sequence[Segment]:
         """What its prompt is made of; without segments a stream of its own."""
-        return [(2 * self.id, 0, self.num_prompt_tokens)] if self.segments is None else self.segments
+        own = [(2 * self.id, 0, self.num_prompt_tokens)] if self.segments is None else self.segments
+        turns, before = [own], self.continues
+        while before is not None:
+            turns.append([*(before.segments or ()), (before.stream_of_output, 0, before.max_tokens)])
+            before = before.continues
+        return own if len(turns) == 1 else [segment for turn in reversed(turns) for segment in turn]
 
     @property
     def stream_of_output(self) -> int:

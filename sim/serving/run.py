@@ -24,6 +24,7 @@ from sim.serving.result import result_of
 from sim.serving.router import Router, RouterFeed
 from sim.serving.scenario import Scenario
 from sim.serving.scheduler import Scheduler
+from sim.serving.workload.descriptions import are_alone
 from sim.serving.workload.feed import TableFeed
 from sim.serving.workload.sources import draw_requests
 
@@ -80,7 +81,7 @@ def replicas_of(
         scenario=scenario,
         num_blocks=num_blocks_of(scenario),
         base_dir=base_dir,
-        are_alone=table.segment_offsets is None and table.output_stream is None,
+        are_alone=are_alone(table),
         keeps_block_map=keeps_block_map and scenario.engine.has_kv_budget,
     )
     return [first, *(replace(first, index=i, keeps_block_map=False) for i in range(1, scenario.replicas))]

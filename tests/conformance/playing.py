@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from sim.serving.records import RequestTable
 from sim.serving.request import Request, Status
 from sim.serving.vllm.config import SchedulerConfig
 from sim.serving.vllm.groups import GroupPool
@@ -30,6 +33,25 @@ def request(name: str, prompt: int | Sequence[tuple[int, int, int]], out: int, *
     own = sum(name.encode())
     segments = [(own, 0, prompt)] if isinstance(prompt, int) else prompt
     return named_request(name, segments, out, **{"output_stream": 10_000 + own, **named})
+
+
+def table_of(items: Sequence[Request]) -> RequestTable:
+    """The same requests as rows, their prompts in segments."""
+    segments = np.array([segment for item in items for segment in item.prompt], dtype=np.int64).reshape(-1, 3)
+    columns = np.array(
+        [(item.arrival, item.num_prompt_tokens, item.max_tokens, item.stream_of_output) for item in items],
+        dtype=np.int64,
+    ).reshape(-1, 4)
+    return RequestTable(
+        arrival_ps=columns[:, 0].copy(),
+        prompt_tokens=columns[:, 1].copy(),
+        output_tokens=columns[:, 2].copy(),
+        output_stream=columns[:, 3].copy(),
+        segment_offsets=np.cumsum([0, *(len(item.prompt) for item in items)]),
+        segment_stream=segments[:, 0].copy(),
+        segment_start=segments[:, 1].copy(),
+        segment_length=segments[:, 2].copy(),
+    )
 
 
 def offer(scheduler: Scheduler, item: Request) -> None:

@@ -339,7 +339,7 @@ def test_hits_that_nobody_owns_use_up_free_blocks() -> None:
     hits = kv.find_hits(again)
     taken = kv.pool.take(16 - 8 - 1)  # 8 idle hits (6 full, 2 of the window) and 2 blocks are needed
     assert kv.admit(again, hits, 1, spare=False) is None
-    kv.pool.retire(taken[:1], 0)
+    kv.pool.release_unhashed(taken[:1])
     assert kv.admit(again, hits, 1, spare=False) is not None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from conformance.plain_cache import PlainCache
-from conformance.playing import check, limits, request
+from conformance.playing import check, limits, request, table_of
 from conformance.test_steady import ASKS, ENDLESS, LIMITS, Ask, Play, assert_served_alike_if_alone
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sim.serving.request import Request
 from sim.serving.vllm.prefix_tree import PrefixTree, merged
 from sim.serving.vllm.scheduler import Scheduler
+from sim.serving.workload.descriptions import Descriptions
 
 
 @settings(max_examples=300, deadline=None)
@@ -32,6 +33,39 @@ def test_blocks_are_found_shared_and_evicted_as_by_the_plain_cache(
     assert play.pair[0].kv.tree.root.num_users == len(play.pair[0].kv.tree.root.children)
 
 
+class ToldPlay(Play):
+    """The first scheduler's requests say what a table says: what others may have, and whom they continue."""
+
+    def __init__(self, named: dict[str, object], asks: list[Ask], version: str) -> None:
+        super().__init__(named, asks, version)
+        made: list[Request] = []
+        for number, ask in enumerate(asks):
+            made.append(ask.make(number, made))
+        self.descriptions = Descriptions(table_of(made))
+
+    def offer_to(self, scheduler: Scheduler, item: Request, number: int) -> None:
+        if scheduler is self.pair[0]:
+            self.descriptions.put_on(item, number)
+        super().offer_to(scheduler, item, number)
+
+
+@settings(max_examples=300, deadline=None)
+@given(LIMITS, ASKS, st.sampled_from(["0.33.0", "0.20.0"]))
+def test_what_a_table_tells_of_tokens_changes_no_decision(
+    named: dict[str, object], asks: list[Ask], version: str
+) -> None:
+    play = ToldPlay({**named, "enable_prefix_caching": True}, asks, version)
+    state = play.pair[1]
+    state.kv = PlainCache(state.limits, state.profile)  # type: ignore[assignment]
+    for _ in range(ENDLESS):
+        play.offer()
+        if play.is_over:
+            break
+        play.one_step()
+        play.compare()
+    assert play.is_over
+
+
 @settings(max_examples=150, deadline=None)
 @given(LIMITS, ASKS)
 def test_a_request_that_says_it_is_alone_is_served_the_same(
@@ -43,7 +77,7 @@ def test_a_request_that_says_it_is_alone_is_served_the_same(
 
 def entered(tree: PrefixTree, name: str, prompt: list[tuple[int, int, int]]) -> Request:
     item = request(name, prompt, 5, output_stream=9)
-    tree.enter(item)
+    tree.enter(item, item.end_tokens // 4)
     return item
 
 

@@ -93,12 +93,15 @@ class Play:
             self.arrives += ask.gap
             for scheduler, made in zip(self.pair, self.made, strict=True):
                 made.append(ask.make(number, made))
-                offer(scheduler, made[-1])
+                self.offer_to(scheduler, made[-1], number)
             if ask.leaves_after is not None:
                 self.leaves.setdefault(self.step + ask.leaves_after, []).append(number)
         for number in self.leaves.pop(self.step, ()):
             for scheduler, made in zip(self.pair, self.made, strict=True):
                 scheduler.abort(made[number])
+
+    def offer_to(self, scheduler: Scheduler, item: Request, number: int) -> None:
+        offer(scheduler, item)
 
     def next_event(self) -> int:
         """Steps until the next arrival or leaving client."""

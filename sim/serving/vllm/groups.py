@@ -118,11 +118,9 @@ class GroupPool:
             queue[block] = None
             queue.move_to_end(block, last=False)
 
-    def retire(self, table: list[int], num_hashed: int) -> None:
-        """``give_back`` where nobody can ever look the content up: the first blocks come late again."""
-        self.give_back(reversed(table[num_hashed:]))
-        self.num_free += num_hashed
-        self._queue.update(dict.fromkeys(reversed(table[:num_hashed])))
+    def release_unhashed(self, blocks: list[int]) -> None:
+        """``give_back`` of blocks that hold nothing."""
+        self.give_back(reversed(blocks))
 
     def free_order(self) -> list[int]:
         """The free blocks, the next to be taken first."""
@@ -198,8 +196,8 @@ class GroupedKVBlocks(KVCache):
 
     def open(self, request: Request) -> list[Request]:
         """Makes a new request known; every block is registered when it is full, so nobody is told."""
-        if self._caching and not request.is_alone:
-            self.tree.enter(request)
+        if self._caching and request.num_common_tokens:
+            self.tree.enter(request, request.end_tokens // self._block_size)
             self.tree.met = []
         return []
 
@@ -207,7 +205,7 @@ class GroupedKVBlocks(KVCache):
         """What each of its full blocks holds; of a request that is alone, in a node beside the tree."""
         contents = self._contents.get(request)
         if contents is None:
-            if request.is_alone:
+            if not request.num_common_tokens:
                 self.tree.remember(request)
             contents = [(node, index) for node, count in request.path for index in range(count)]
             self._contents[request] = contents
@@ -215,7 +213,7 @@ class GroupedKVBlocks(KVCache):
 
     def find_hits(self, request: Request) -> int:
         """Blocks at the request's start that need not be computed; at least one token is left."""
-        is_unseen = request.is_alone and not request.num_preemptions and not self._needs_no_cache
+        is_unseen = not request.num_common_tokens and not request.num_preemptions and not self._needs_no_cache
         may_hit = self._caching and not is_unseen
         lookup = self._look_up(self._contents_of(request), request.num_tokens - 1) if may_hit else NO_HIT
         self._found = (request, lookup)

@@ -36,8 +36,8 @@ class FreeBlocks(Protocol):
         """That many blocks from the front of the free queue."""
         ...
 
-    def retire(self, table: list[int], num_hashed: int) -> None:
-        """Gives blocks back where nobody can ever look their content up."""
+    def release_unhashed(self, blocks: list[int]) -> None:
+        """Gives blocks back that hold nothing which could be looked up."""
         ...
 
     def free_order(self) -> list[int]:
@@ -122,11 +122,10 @@ class KVBlocks(KVCache):
 
     def open(self, request: Request) -> list[Request]:
         """Makes a new request known; returns the unfinished ones whose output it may repeat."""
-        if not self._caching:
+        wanted = min(request.end_tokens, request.num_common_tokens) // self._block_size
+        if not (self._caching and wanted):  # what it alone has gets a node when it is preempted
             return []
-        if request.is_alone:  # it gets a node when it is preempted and may look its own blocks up
-            return []
-        self.tree.enter(request)
+        self.tree.enter(request, wanted)
         met = self.tree.met
         if met:
             self.tree.met = []
@@ -198,7 +197,7 @@ class KVBlocks(KVCache):
     def register(self, request: Request, num_tokens: int) -> None:
         """Makes the full blocks among the first ``num_tokens`` findable, as far as tokens are known.
 
-        Those of a request that is alone can be found by itself only, after a preemption: till then it is
+        Those that no other request has can be found by itself only, after a preemption: till then it is
         enough to count them.
         """
         if not self._caching:
@@ -206,8 +205,9 @@ class KVBlocks(KVCache):
         done = request.num_registered_blocks
         full = min(num_tokens, request.num_tokens) // self._block_size
         if full > done:
-            if not request.is_alone:
-                self.pool.register(request.path, request.blocks, done, full)
+            common = request.num_common_blocks
+            if done < common:
+                self.pool.register(request.path, request.blocks, done, full if full < common else common)
             request.num_registered_blocks = full
 
     def release(self, request: Request) -> None:
@@ -218,9 +218,10 @@ class KVBlocks(KVCache):
 
     def _release(self, request: Request) -> None:
         num_registered = request.num_registered_blocks
-        if request.is_alone and num_registered > request.num_hit_blocks:
+        first = max(request.num_hit_blocks, request.num_common_blocks)
+        if num_registered > first:
             self.tree.remember(request)
-            self.pool.register(request.path, request.blocks, request.num_hit_blocks, num_registered)
+            self.pool.register(request.path, request.blocks, first, num_registered)
         self.pool.release(request.blocks, request.path, num_registered)
         request.blocks = []
         request.num_registered_blocks = request.num_hit_blocks = 0
@@ -229,10 +230,10 @@ class KVBlocks(KVCache):
         """Releases a request that has ended."""
         if self.on_release is not None:
             self.on_release(request)
-        if request.is_alone and not request.num_preemptions:
-            self.pool.retire(request.blocks, request.num_registered_blocks)
+        if request.num_preemptions:
+            self._release(request)
+        else:  # what it alone has can never be looked up
+            self.pool.release(request.blocks, request.path, request.num_registered_blocks)
             request.blocks = []
-            return
-        self._release(request)
         if self._caching:
             self.tree.leave(request)

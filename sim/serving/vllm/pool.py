@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from sim.errors import InvariantError
 from sim.serving.vllm.prefix_tree import FreeRun, Node, Path
 
+MOST_HOLLOW = 100  # empty runs of the free queue, at least
+
 
 class BlockPool:
     """Ids 1 to ``num_gpu_blocks`` - 1; id 0 is vLLM's null block and is never handed out."""
@@ -48,11 +50,12 @@ class BlockPool:
     def share(self, path: Path, num_blocks: int) -> list[int]:
         """One more owner for each of the path's first blocks, all cached; free ones leave the free queue."""
         hits: list[int] = []
-        for node, count in path:
-            if len(hits) == num_blocks:
+        for node, here in path:
+            here = min(here, num_blocks)
+            if here == 0:
                 break
-            here = min(count, num_blocks - len(hits))
-            hits += node.blocks[:here]
+            num_blocks -= here
+            hits = [*hits, *node.blocks[:here]] if hits else node.blocks[:here]
             self._share(node, here)
         return hits
 
@@ -69,16 +72,18 @@ class BlockPool:
             left = count - held
             while left:
                 run = runs[0]
-                here = min(left, len(run.blocks))
-                del run.blocks[:here]
-                run.first += here
-                left -= here
-                if not run.blocks:
-                    del runs[0]
-                    self._num_hollow += 1
+                if left < len(run.blocks):
+                    del run.blocks[:left]
+                    run.first += left
+                    break
+                left -= len(run.blocks)
+                run.blocks = []
+                del runs[0]
+                self._num_hollow += 1
             node.held = count
         node.holds[count] = node.holds.get(count, 0) + 1
-        self._skip_hollow()
+        if self._num_hollow > MOST_HOLLOW:
+            self._skip_hollow()
 
     def _share_each(self, node: Node, free: list[FreeRun | None], count: int) -> None:
         blocks, extra, index = node.blocks, self._extra_owners, 0
@@ -101,7 +106,7 @@ class BlockPool:
         self._skip_hollow()
 
     def _skip_hollow(self) -> None:
-        if self._num_hollow > len(self._queue) // 2 + 100:
+        if self._num_hollow > len(self._queue) // 2 + MOST_HOLLOW:
             self._queue = deque(run for run in self._queue if run.blocks)
             self._num_hollow = 0
 
@@ -125,30 +130,35 @@ class BlockPool:
         while count:
             run = queue[0]
             blocks, node = run.blocks, run.node
-            here = min(len(blocks), count)
+            if (here := len(blocks)) > count:
+                here = count
             if node is not None and here:
                 self._evict(run, node, here)
             elif run.is_cached:
                 self.num_evictions += here
             if here == len(blocks):
                 queue.popleft()
-                self._num_hollow -= not here
-                part = blocks
+                if not here:
+                    self._num_hollow -= 1
+                    continue
             else:
-                part = blocks[-here:]
-                del blocks[-here:]
-            part.reverse()
-            taken += part
+                blocks = blocks[-here:]
+                del run.blocks[-here:]
             count -= here
+            blocks.reverse()
+            if taken:
+                taken += blocks
+            else:
+                taken = blocks
         return taken
 
     def _evict(self, run: FreeRun, node: Node, count: int) -> None:
         """Takes the hash off the last blocks of a free run."""
         self.num_evictions += count
         if node.free is None:
-            if count == len(run.blocks):
+            if count == (left := len(run.blocks)):
                 node.runs.pop()
-            del node.blocks[run.first + len(run.blocks) - count :]
+            del node.blocks[run.first + left - count :]
         elif node.copies:
             for offset in range(len(run.blocks) - 1, len(run.blocks) - 1 - count, -1):
                 _forget(node, node.free, run.first + offset, run.blocks[offset])
@@ -165,12 +175,14 @@ class BlockPool:
         """Makes a table's full blocks ``first`` up to ``last`` findable by their contents, in this order."""
         at = 0
         for node, count in path:
-            if at + count > first:
-                begin, end = max(first, at), min(last, at + count)
-                self._register(node, table[begin:end], begin - at)
+            end = at + count
+            if end > first:
+                end = min(end, last)
+                self._register(node, table[first:end], first - at)
+                if end == last:
+                    break
+                first = end
             at += count
-            if at >= last:
-                break
 
     def _register(self, node: Node, blocks: Sequence[int], first: int) -> None:
         """The contents from ``first`` on, in these blocks of somebody who owns those before."""
@@ -204,53 +216,48 @@ class BlockPool:
     def release(self, table: list[int], path: Path, num_hashed: int) -> None:
         """Gives up a request's blocks, tail first; the first ``num_hashed`` are registered along the path.
 
+        Of those beyond the path nobody can ever look the content up: they only count as cached.
         Blocks without other owners become free: hashed ones at the tail of the queue, so that a
         request's last block is evicted before its first; the others at the front, or at the tail
         where the release of vLLM does so.
         """
         if num_hashed < len(table):
-            self._release_unhashed(table[num_hashed:])
+            self.release_unhashed(table[num_hashed:])
         if not num_hashed:
             return
         runs: list[FreeRun] = []
         at = 0
-        for node, count in path:
-            here = min(count, num_hashed - at)
+        for node, here in path:
+            here = min(here, num_hashed - at)
             if node.free is not None:
                 runs += self._release_each(node, node.free, table[at : at + here])
             else:
-                _let_go(node, here)
-                if here == node.held and here not in node.holds:
-                    node.held = max(node.holds, default=0)
-                held = node.held
+                held = _let_go(node, here)
                 if held < here:
                     run = FreeRun(table[at + held : at + here], node, held)
                     node.runs.insert(0, run)
                     runs.append(run)
-                self.num_extra_owners -= min(held, here)
+                    self.num_extra_owners -= held
+                else:
+                    self.num_extra_owners -= here
             at += here
             if at >= num_hashed:
                 break
+        else:
+            if at < num_hashed:
+                run = FreeRun(table[at:num_hashed])
+                run.is_cached = True
+                runs.append(run)
         for run in reversed(runs):
             self.num_free += len(run.blocks)
             self._queue.append(run)
 
-    def _release_unhashed(self, blocks: list[int]) -> None:
+    def release_unhashed(self, blocks: list[int]) -> None:
         self.num_free += len(blocks)
         if self._unhashed_to_front:
             self._queue.appendleft(FreeRun(blocks))
         else:
             self._queue.append(FreeRun(blocks))
-
-    def retire(self, table: list[int], num_hashed: int) -> None:
-        """``release`` where nobody can ever look the content up: the first blocks only count as cached."""
-        if num_hashed < len(table):
-            self._release_unhashed(table[num_hashed:])
-        if num_hashed:
-            self.num_free += num_hashed
-            run = FreeRun(table[:num_hashed])
-            run.is_cached = True
-            self._queue.append(run)
 
     def _release_each(self, node: Node, free: list[FreeRun | None], blocks: Sequence[int]) -> list[FreeRun]:
         """Drops one owner of each block, some of which are shared or copies; the runs that become free."""
@@ -344,12 +351,16 @@ class BlockPool:
             raise InvariantError(f"block pool: {'; '.join(broken)}; free {free}, owners {owners}")
 
 
-def _let_go(node: Node, count: int) -> None:
-    """One owner less of the first ``count`` blocks; ``held`` is the caller's to set."""
-    if node.holds[count] == 1:
-        del node.holds[count]
+def _let_go(node: Node, count: int) -> int:
+    """One owner less of the first ``count`` blocks; how many still have one."""
+    holds = node.holds
+    if holds[count] == 1:
+        del holds[count]
+        if count == node.held:
+            node.held = max(holds) if holds else 0
     else:
-        node.holds[count] -= 1
+        holds[count] -= 1
+    return node.held
 
 
 def _num_owners(node: Node, index: int) -> int:

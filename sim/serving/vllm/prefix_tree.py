@@ -2,24 +2,25 @@
 
 vLLM hashes (parent's hash, tokens of the block). Here a block's content is the run of
 (stream, start, length) pieces that make up its tokens, merged where they touch, so equal tokens have
-equal pieces. A node is a run of blocks that follow each other in one segment, so that a long segment
-costs one node and no token is ever listed; a child branches off after some block of its parent. Two
-blocks have the same hash exactly if they are the same block of the same node.
+equal pieces. A node is a run of blocks that follow each other, so that a long segment costs no more than
+a short one and no token is ever listed. Who goes on where a node ends makes it longer, and who goes on in
+another way than the first makes a child, which branches off after some block of its parent: a conversation
+is one node, however many turns it has. Two blocks have the same hash exactly if they are the same block of
+the same node.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sim.serving.request import Request, Segment
 
 Content = tuple[object, ...]
-MOST_WALKS = 2_048  # conversations that think at a time: forgetting one costs time only
 GOES_ON: Content = ()
-"""Content of a node that goes on in its parent's stream."""
+"""Content of a block that goes on in the stream of the block before it."""
 
 
 class FreeRun:
@@ -59,8 +60,10 @@ class Node:
         "free",
         "held",
         "holds",
+        "joints",
         "length",
         "num_users",
+        "owned_from",
         "owner",
         "parent",
         "runs",
@@ -81,9 +84,22 @@ class Node:
         self.children: dict[tuple[int, Content], Node] = {}
         self.num_users = 0
         """Live requests whose path ends here, and children."""
+        self.joints: dict[int, Content] = {}
+        """Contents, in order, that do not go on in the stream of the block before them."""
         self.owner: Request | None = None
-        """The live request that made this node for its own output. As long as nobody else reaches the node,
-        nobody can look its blocks up, and their registration may wait (``Request.registers_late``)."""
+        """The live request whose output its contents from ``owned_from`` on are. As long as nobody else comes
+        so far, nobody can look them up, and their registration may wait (``Request.registers_late``)."""
+        self.owned_from = 0
+
+    def stretch(self, index: int) -> int:
+        """Contents from ``index`` on that go on in one stream."""
+        joints = self.joints
+        if joints:
+            positions = list(joints)
+            after = bisect_right(positions, index)
+            if after < len(positions):
+                return positions[after] - index
+        return self.length - index
 
     def hang(self) -> bool:
         """Puts it and the nodes before it back into the tree, where they were dropped, if that can be."""
@@ -118,18 +134,6 @@ Path = list[tuple[Node, int]]
 """A request's blocks as (node, how many of its first contents), in order."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Walk:
-    """How a request's path was found: the blocks done, and where in its segments the next one begins."""
-
-    request: Request
-    segments: list[Segment]
-    path: Path
-    done: int
-    index: int
-    offset: int
-
-
 class PrefixTree:
     """Gives requests the same nodes for blocks whose tokens, from the first token on, are equal."""
 
@@ -138,114 +142,109 @@ class PrefixTree:
         self.root = Node(0)
         self.met: list[Request] = []
         """Live requests whose output somebody else's tokens repeat; whoever reads it empties it."""
-        self._walks: dict[int, _Walk] = {}  # by output stream, the oldest first
-        self._is_continued, self._remembers = False, True
 
-    def enter(self, request: Request) -> None:
-        """Fills ``request.path`` for every block that its prompt and output will fill."""
+    def enter(self, request: Request, wanted: int) -> None:
+        """Fills ``request.path`` for its first ``wanted`` blocks, or all of those that tokens will fill."""
         size = self._block_size
-        request.is_alone = request.registers_late = False
-        wanted = request.end_tokens // size
-        output_tokens = request.end_tokens - request.num_prompt_tokens
-        segments = merged([*request.prompt, (request.stream_of_output, 0, output_tokens)])
-        request.path, done, index, offset = self._known_beginning(segments)
+        request.num_common_blocks = wanted
+        request.registers_late = wanted * size <= request.num_prompt_tokens
+        answer = request.stream_of_output, 0, request.end_tokens - request.num_prompt_tokens
+        segments, path, done, offset = self._beginning(request, answer)
+        request.path, index = path, 0
+        stream, start, length = segments[0]
         while done < wanted:
-            stream, start, length = segments[index]
             left = length - offset
             if left >= size:
                 count = left // size
                 content = GOES_ON if offset else (stream, start)
-                self._go(request, done, content, count, count)
                 offset += count * size
-                done += count
             elif left == 0:
                 index, offset = index + 1, 0
+                stream, start, length = segments[index]
+                continue
             else:
-                pieces, index, offset = _straddle(segments, index, offset, size)
-                room = 1 + (segments[index][2] - offset) // size
-                count = min(room, wanted - done)
-                self._go(request, done, pieces, count, room)
+                content, index, offset = _straddle(segments, index, offset, size)
+                stream, start, length = segments[index]
+                count = 1 + (length - offset) // size
                 offset += (count - 1) * size
-                done += count
-        if request.path:
-            request.path[-1][0].num_users += 1
-            self._remember_end(_Walk(request, segments, request.path, done, index, offset))
+            if done + count > wanted:
+                offset -= (done + count - wanted) * size
+                count = wanted - done
+            self._go(request, done, content, count)
+            done += count
+        if path:
+            path[-1][0].num_users += 1
+            request.walk = self, path, done, segments[index:], offset
 
-    def _known_beginning(self, segments: list[Segment]) -> tuple[Path, int, int, int]:
-        """Where the walk begins: after all that an ended request asked and was answered, or at the root.
+    def _beginning(self, request: Request, answer: Segment) -> tuple[list[Segment], Path, int, int]:
+        """The segments to walk over, and after which path, blocks and tokens of the first of them.
 
-        The next turn of a conversation asks all of it again.
+        The next turn of a conversation goes on where the one before it has ended.
         """
-        for index in range(len(segments) - 2, -1, -1):
-            walk = self._walks.get(segments[index][0])
-            if walk is not None:
-                is_same = walk.request.is_closed and segments[: index + 1] == walk.segments
-                self._is_continued = True
-                if is_same and walk.path[-1][0].hang():
-                    return walk.path.copy(), walk.done, walk.index, walk.offset
-                break
-        return [], 0, 0, 0
+        before = request.continues
+        if before is not None and before.is_closed and before.walk is not None:
+            tree, path, done, left, offset = before.walk
+            before.walk = None
+            if tree is self and path[-1][0].hang():
+                return merged([*left, *(request.segments or ()), answer]), path.copy(), done, offset
+        return merged([*request.prompt, answer]), [], 0, 0
 
-    def _remember_end(self, walk: _Walk) -> None:
-        if not self._remembers:
-            return
-        walks = self._walks
-        walks[walk.segments[-1][0]] = walk
-        if len(walks) > MOST_WALKS:
-            del walks[next(iter(walks))]
-            if not self._is_continued:  # nobody goes on: these are no conversations
-                self._remembers = False
-                walks.clear()
-
-    def _go(self, request: Request, done: int, content: Content, count: int, room: int) -> None:
-        """``count`` more blocks of the path, beginning with this content; a new node has ``room`` of them."""
+    def _go(self, request: Request, done: int, content: Content, count: int) -> None:
+        """``count`` more blocks of the path, beginning with this content."""
         path = request.path
-        parent, at = path[-1] if path else (self.root, 0)
-        if content is GOES_ON and at < parent.length:
-            here = min(count, parent.length - at)
-            path[-1] = (parent, at + here)
-            at, count = at + here, count - here
-            done, room = done + here, room - here
-        while count:
-            node = parent.children.get((at, content))
-            if node is None:
-                node = self._new_node(request, done, Node(room, parent, (at, content)))
-            elif node.owner is not None and node.owner is not request:
+        node, at = path[-1] if path else (self.root, 0)
+        while True:
+            if at < node.length and node.joints.get(at, GOES_ON) == content:
+                path[-1] = node, (end := at + min(count, node.stretch(at)))
+            elif (child := node.children.get((at, content))) is not None:
+                node, at, end = child, 0, min(count, child.stretch(0))
+                path.append((node, end))
+            else:
+                self._make(request, done, content, count)
+                return
+            if node.owner is not None and node.owner is not request and end > node.owned_from:
                 self.met.append(node.owner)
                 node.owner = None
-            here = min(count, node.length)
-            path.append((node, here))
-            parent, at, content = node, here, GOES_ON
-            done, count = done + here, count - here
-            room = count
+            count -= end - at
+            if not count:
+                return
+            done, at, content = done + end - at, end, GOES_ON
 
-    def _new_node(self, request: Request, done: int, node: Node) -> Node:
-        """Hangs the node under its parent; the request's own, if it begins with the output's first block."""
-        assert node.parent is not None
-        node.parent.children[node.content] = node
-        node.parent.num_users += 1
+    def _make(self, request: Request, done: int, content: Content, count: int) -> None:
+        """The same, where nobody has come so far: the request's own, if they begin with its output."""
+        path = request.path
+        node, at = path[-1] if path else (self.root, 0)
+        if path and at == node.length:
+            if content is not GOES_ON:
+                node.joints[at] = content
+            path[-1] = node, at + count
+        else:
+            node.children[at, content] = child = Node(0, node, (at, content))
+            node.num_users += 1
+            node, at = child, 0
+            path.append((node, count))
+        node.length = at + count
         if done == request.num_prompt_tokens // self._block_size:
-            node.owner = request
+            node.owner, node.owned_from = request, at
             request.output_node, request.registers_late = node, True
-        return node
 
     def remember(self, request: Request) -> None:
-        """A request that is alone is preempted: a node beside the tree holds what it will look up."""
-        if not request.path:
-            wanted = request.end_tokens // self._block_size
-            request.path = [(Node(wanted), wanted)]
+        """A request is preempted: a node beside the tree holds what nobody but itself will look up."""
+        own = request.end_tokens // self._block_size - request.num_common_blocks
+        if own and not (request.path and request.path[-1][0].parent is None):
+            request.path = [*request.path, (Node(own), own)]
 
     def leave(self, request: Request) -> None:
         """The request has ended: its output's content is like any other's."""
         path, own = request.path, request.output_node
         request.path, request.output_node, request.is_closed = [], None, True
-        if request.is_alone or not path:
-            return
         if own is not None and own.owner is request:
             own.owner = None
-        node = path[-1][0]
-        node.num_users -= 1
-        node.drop_if_unused()
+        for node, _ in reversed(path):
+            if node.parent is not None:
+                node.num_users -= 1
+                node.drop_if_unused()
+                break
 
 
 def merged(segments: Iterable[Segment]) -> list[Segment]:

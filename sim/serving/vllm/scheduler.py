@@ -108,7 +108,8 @@ class Scheduler(State):
             self.batch.is_stuck = False  # the head of the queue may be another one, or might fit now
 
     def enter(self, request: Request) -> bool:
-        request.is_alone = self.are_alone
+        if self.are_alone:
+            request.num_common_tokens = 0
         request.end_tokens = min(request.num_prompt_tokens + request.max_tokens, self.limits.max_model_len)
         met = self.kv.open(request)
         self._met += met
@@ -336,7 +337,7 @@ class Scheduler(State):
         for request in running.values():
             request.reserved = len(request.blocks)
             if not self.keeps_tables:
-                self.pool.retire(request.blocks, 0)
+                self.pool.release_unhashed(request.blocks)
                 request.blocks = []
         self._note_shared()
         for phase in self.batch.members:
@@ -473,7 +474,7 @@ class Scheduler(State):
             return False
         for request in running.values():
             request.reserved = len(request.blocks)
-            self.pool.retire(request.blocks, 0)
+            self.pool.release_unhashed(request.blocks)
             request.blocks = []
         return True
 

@@ -6,11 +6,10 @@ from heapq import heappop, heappush
 from typing import Protocol
 
 from sim.serving.records import RequestTable
-from sim.serving.request import NEVER, Request, Segment
+from sim.serving.request import NEVER, Request
+from sim.serving.workload.descriptions import Descriptions
 
 CHUNK_ROWS = 1 << 13
-Descriptions = tuple[list[int], list[int], list[int], list[int], list[Segment]]
-"""Time-outs, priorities, output streams, where each request's segments begin, and these."""
 
 
 class Feed(Protocol):
@@ -44,7 +43,7 @@ class TableFeed:
     """
 
     __slots__ = (
-        "_chunk_end", "_chunk_start", "_columns", "_described_from", "_descriptions", "_followers",
+        "_chunk_end", "_chunk_start", "_columns", "_descriptions", "_followers",
         "_is_bare", "_is_plain", "_loop_rows", "_row", "_table", "_triggered", "_waiting_row_ps",
         "has_triggers", "must_see_all", "next_ps", "num_rows",
     )  # fmt: skip
@@ -53,8 +52,7 @@ class TableFeed:
         self._table = table
         self.num_rows = len(table.arrival_ps)
         self._row = self._chunk_start = self._chunk_end = 0
-        self._described_from = -1
-        self._descriptions: Descriptions = ([], [], [], [], [])
+        self._descriptions = Descriptions(table)
         self._columns: tuple[list[int], list[int], list[int]] = ([], [], [])
         self._triggered: list[tuple[int, int]] = []
         self._followers: dict[int, int] = {}
@@ -129,41 +127,8 @@ class TableFeed:
             else:
                 self._advance()
         if not self._is_bare:
-            self._describe(request, row)
+            self._descriptions.put_on(request, row)
         return request
-
-    def _describe(self, request: Request, row: int) -> None:
-        """What the table says beyond sizes: patience, priority, whose tokens they are."""
-        start, end = self._chunk_start, self._chunk_end
-        if start <= row < end:
-            if start != self._described_from:
-                self._described_from, self._descriptions = start, self._descriptions_of(start, end)
-            at, columns = row - start, self._descriptions
-        else:  # triggered: its turn in the table was long ago, or comes later
-            at, columns = 0, self._descriptions_of(row, row + 1)
-        timeouts, priorities, streams, offsets, segments = columns
-        if timeouts and timeouts[at] >= 0:
-            request.deadline_ps = request.arrival + timeouts[at]
-        if priorities:
-            request.priority = priorities[at]
-        if streams:
-            request.output_stream = streams[at]
-        if offsets:
-            request.segments = segments[offsets[at] - offsets[0] : offsets[at + 1] - offsets[0]]
-
-    def _descriptions_of(self, start: int, end: int) -> Descriptions:
-        """Columns of these rows as lists: an element of an array costs more than one of a list."""
-        table = self._table
-        offsets: list[int] = []
-        segments: list[Segment] = []
-        if table.segment_offsets is not None:
-            offsets = table.segment_offsets[start : end + 1].tolist()
-            columns = table.segment_stream, table.segment_start, table.segment_length
-            lists = [() if one is None else one[offsets[0] : offsets[-1]].tolist() for one in columns]
-            segments = list(zip(*lists, strict=True))
-        plain = table.timeout_ps, table.priority, table.output_stream
-        timeouts, priorities, streams = ([] if one is None else one[start:end].tolist() for one in plain)
-        return timeouts, priorities, streams, offsets, segments
 
     def is_exhausted(self) -> bool:
         """See ``Feed``."""
