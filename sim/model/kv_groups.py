@@ -266,7 +266,7 @@ class KvPool:
     @property
     def usable_blocks(self) -> int:
         """What requests can have."""
-        return self.num_blocks - self.reserves_null_block
+        return max(0, self.num_blocks - self.reserves_null_block)
 
     def fits(self, num_tokens: int) -> bool:
         """Whether one request of ``num_tokens`` can be served at all."""

@@ -305,10 +305,13 @@ def _sglang(
     if share is None:
         reserved, formula = _sglang_reserved(stage.shape, hardware, engine)
         share = round((hardware.hbm_bytes - reserved) / hardware.hbm_bytes, 3)
+        if stage.shape.encoder_parameters:
+            factor = _share_beside_encoder(stage.shape)
+            share, formula = share * factor, f"{formula}; the share x {factor:.3f} for images"
     kept = MemoryLine(
         label="not static",
         num_bytes=-(available - int(available * share)),
-        formula=f"(1 - mem_fraction_static {share:g}) x what is free at the start: activations, CUDA graphs"
+        formula=f"(1 - mem_fraction_static {share:.4g}) x what is free at the start: activations, CUDA graphs"
         + (f"; default: {formula}" if formula else ""),
         basis="read",
         unsure="SGLang takes its default of nvidia-smi's total, up to 2 % more than hbm_bytes"
@@ -319,7 +322,7 @@ def _sglang(
 
 
 def _sglang_reserved(model: ModelShape, hardware: HardwareProfile, engine: PricedEngine) -> tuple[int, str]:
-    """Bytes that the default share leaves, and the formula. Without what it adds for vision encoders."""
+    """Bytes that the default share leaves, and the formula."""
     tier, tokens = sglang_tier(hardware.hbm_bytes), max(engine.max_num_batched_tokens, 2048)
     is_small = engine.tensor_parallel_size < 4
     sequences = tier.graph_sequences if is_small else tier.graph_sequences_of_many
@@ -335,6 +338,15 @@ def _sglang_reserved(model: ModelShape, hardware: HardwareProfile, engine: Price
         f"sequences x {_PER_GRAPH_SEQUENCE} MiB + {told} + {engine.gpus_per_replica} / 8 GiB"
     )
     return int(max(mib, least) * MIB), formula + (", at least 10 GiB" if mib < least else "")
+
+
+def _share_beside_encoder(model: ModelShape) -> float:
+    """SGLang's ``adjust_mem_fraction_for_vlm``: what is left of the share for the images of a request.
+
+    It takes layers x hidden_size² of the encoder over those of ViT-L/14, here their share of its parameters.
+    """
+    of_vit_l = 12 * 24 * 1024**2
+    return 0.95 * max(0.8, min(1.05, 1.0 - 0.1 * (model.encoder_parameters / of_vit_l - 1)))
 
 
 FREE_SHARE = 0.9  # KvCacheConfig.free_gpu_memory_fraction, NVIDIA's reference of TensorRT-LLM 1.x

@@ -319,7 +319,9 @@ def memory_report(page_of: MemoryPage) -> Report:
     if warned := [*_told_of(page_of)]:
         sections.append(Section(title="Warnings", blocks=[Bullets(items=tuple(warned))]))
     if page_of.plans:
-        sections.append(Section(title="The GPU's memory", pictures=[memory_picture(page_of)]))
+        several = [_side_by_side(page_of)] if len(page_of.plans) + len(page_of.refused) > 1 else []
+        picture = memory_picture(page_of)
+        sections.append(Section(title="The GPU's memory", blocks=several, pictures=[picture]))
     if page_of.beside is not None:
         sections.append(Section(title="The log, line by line", blocks=_log_blocks(page_of.beside)))
     for name, plan in page_of.plans.items():
@@ -355,14 +357,45 @@ def _answer(page_of: MemoryPage) -> str:
         return f"{same} of {len(known)} values are as logged.{words}{refused}"
     if not page_of.plans:
         return "None of them starts."
-    plan, most = next(iter(page_of.plans.values())), ""
+    count, several = len(page_of.plans) + len(page_of.refused), ""
+    name, plan = next(iter(page_of.plans.items()))
+    if count > 1:
+        several = f"{len(page_of.plans)} of {count} start. {name}: "
+    fit, most = plan.fit_of(plan.max_model_len), ""
     if plan.lets_go:
-        most = f" (up to {plan.fit_of(plan.max_model_len).requests:,} while they decode)"
+        most = f" (up to {fit.requests:,} while they decode)"
+    elif fit.limited_by == "max_num_seqs":
+        most = f" (max_num_seqs allows {fit.requests:,})"
     return (
-        f"{plan.kv_budget_bytes / GIB:.2f} GiB are left for the KV cache: {plan.kv_budget_tokens:,} tokens, "
-        f"{plan.max_concurrency:.2f} requests of {plan.max_model_len:,} tokens at once{most}; the longest "
-        f"that fits is {plan.longest_that_fits:,}."
+        f"{several}{plan.kv_budget_bytes / GIB:.2f} GiB are for the KV cache: {plan.kv_budget_tokens:,} "
+        f"tokens, {plan.max_concurrency:.2f} requests of {plan.max_model_len:,} tokens at once{most}; the "
+        f"longest that fits is {plan.longest_that_fits:,}."
     )
+
+
+_SIDE_BY_SIDE = (
+    "account", "weights GiB", "KV GiB", "KV tokens", "full requests", "while they decode", "longest context",
+)  # fmt: skip
+
+
+def _side_by_side(page_of: MemoryPage) -> Block:
+    """A row for each account, also for one that does not start."""
+    rows: list[tuple[str, ...]] = []
+    for name, plan in page_of.plans.items():
+        fit = plan.fit_of(plan.max_model_len)
+        rows.append(
+            (
+                name,
+                f"{plan.weight_bytes / GIB:.2f}",
+                f"{plan.kv_budget_bytes / GIB:.2f}",
+                f"{plan.kv_budget_tokens:,}",
+                f"{plan.max_concurrency:.2f} of {plan.max_model_len:,}",
+                f"{fit.requests:,}",
+                f"{plan.longest_that_fits:,}",
+            )
+        )
+    rows += [(name, "does not start", *[""] * 5) for name in page_of.refused]
+    return text_table(_SIDE_BY_SIDE, rows)
 
 
 def _told_of(page_of: MemoryPage) -> Iterator[str]:

@@ -65,6 +65,17 @@ def test_sglang_s_default_share_is_what_it_logs_on_an_h100() -> None:
     assert round((81559 - reserved) / 81559, 3) == 0.83
 
 
+def test_sglang_leaves_a_part_of_its_share_for_images(capsys: Capture) -> None:
+    """``adjust_mem_fraction_for_vlm``: 0.95, and a tenth less for every ViT-L/14 (302 M) more than one."""
+    (kept,) = (
+        line
+        for line in json_of(capsys, "--model", "gemma-3-27b", *H100, "--runtime", "sglang")["lines"]
+        if line["label"] == "not static"
+    )
+    factor = 0.95 * (1.1 - 0.1 * 423_060_336 / (12 * 24 * 1024**2))
+    assert f"the share x {factor:.3f} for images" in kept["formula"]
+
+
 @pytest.mark.parametrize(("runtime", "block"), [("sglang", 1), ("tensorrt-llm", 32)])
 def test_pages_and_states_are_the_engine_s_own(capsys: Capture, runtime: str, block: int) -> None:
     """No block of 16, none that grows to hold a state, none padded; sizes do not follow vLLM's tiers."""
@@ -220,11 +231,26 @@ def test_a_table_tells_all_that_one_account_tells(capsys: Capture, tmp_path: Pat
     assert "at most so many requests at once" in text and "does not start:" not in text.split("note:")[0]
     assert text.count("above the 131,072 positions") == 2
     page = (tmp_path / "out/memory.md").read_text(encoding="utf-8")
-    for words in ("Warnings", "How many of which length: h100-sxm-80gb, TP 1", "200,000 tokens"):
+    for words in (
+        "Warnings",
+        "How many of which length: h100-sxm-80gb, TP 1",
+        "200,000 tokens",
+        "2 of 2 start",
+    ):
         assert words in page
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out/memory.csv").read_text(encoding="utf-8"))))
     assert [row["hardware"] for row in rows] == ["l4", "h100-sxm-80gb"]
     assert int(rows[1]["requests_of_8192_tokens"]) > 0 and "0.999 leaves" in rows[0]["warnings"]
+
+
+def test_a_row_without_room_holds_nothing(capsys: Capture) -> None:
+    """Not a request, not less than none; and the page has the row, too."""
+    options = ("--model", "gemma-3-27b", "--hardware", "l40s,h100-sxm-80gb", "--max-model-len", "8192")
+    without, with_room = json_of(capsys, *options)
+    assert without["starts"] is False and without["kv_budget_bytes"] < 0
+    assert (without["max_concurrency"], without["decoding_requests"]) == (0, 0)
+    assert without["longest_that_fits"] is None and with_room["longest_that_fits"] > 8192
+    assert "0.00 (0) of 8,192" in text_of(capsys, *options)
 
 
 def test_what_was_typed_wrong_is_no_row_of_a_table(capsys: Capture) -> None:
