@@ -38,11 +38,15 @@ def shipped_model(name: str) -> Shipped:
 _OF_PAGE = re.compile(r"https://huggingface\.co/([^/]+/[^/]+)/")
 
 
-@cache
 def _on_hugging_face() -> Mapping[str, tuple[str, Mapping[str, Any]]]:
     """Each name there: the shipped shape, and in which keys its config differs from that (``variants``)."""
+    return _names_of(tuple(model_names()), str(data_dir("models")))
+
+
+@cache
+def _names_of(stems: tuple[str, ...], _folder: str) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
     found: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    for stem in model_names():
+    for stem in stems:
         about = shipped_model(stem).about
         page = _OF_PAGE.match(about["source"])
         same = [*([page[1]] if page else []), *about.get("also", ())]

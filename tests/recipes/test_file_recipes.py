@@ -80,7 +80,7 @@ def test_a_model_is_one_file(
     config = json.loads((models / "gpt2.json").read_text(encoding="utf-8"))
     config |= {"n_layer": 2, "_gpuyard": {**config["_gpuyard"], "name": "Tiny"}}
     (models / "tiny-2-layers.json").write_text(json.dumps(config), encoding="utf-8")
-    monkeypatch.setattr("sim.model.config.data_dir", lambda folder: tmp_path / folder)
+    monkeypatch.setattr("sim.model.catalogue.data_dir", lambda folder: tmp_path / folder)
     assert "tiny-2-layers" in model_table()
     shape = load_model("tiny-2-layers")
     assert num_parameters(load_model("gpt2")) - num_parameters(shape) == 10 * 7_087_872  # a layer of GPT-2
