@@ -21,7 +21,7 @@ from sim.model.encoders import NOT_COUNTED, encoder_of
 from sim.model.families import HIDDEN, SIZES_OF_PARTS, Traits, hidden_size, traits_of
 from sim.model.layers import LayerReader, num_layers
 from sim.model.mlp_rules import WIDTH
-from sim.model.positions import longest_context, rotary_fraction
+from sim.model.positions import longest_context, rotary_fraction, rotary_rows
 from sim.model.quantization import checkpoint_of, held_layers, main_kind
 from sim.model.reader import ConfigReader
 from sim.model.shape import ModelShape, kinds_of
@@ -81,6 +81,7 @@ def shape_from_config(
     rest = _rest(c, found, traits, layers)
     head_dim = next((kind.attention.head_dim for kind in kinds if kind.attention), 0)
     rotary = rotary_fraction(c, traits, found, head_dim)
+    rows = rotary_rows(c, traits, rest["max_position_embeddings"])
     _refuse_unused(c, must_use)
     about = about or {}
     named = f"architecture {architecture}" if c.keys.get("model_type") else "an architecture without a name"
@@ -96,6 +97,7 @@ def shape_from_config(
         lm_head_scheme=checkpoint.lm_head if checkpoint and not rest["tie_word_embeddings"] else None,
         checkpoint_kv_dtype=checkpoint.kv_dtype if checkpoint else "auto",
         rotary_fraction=rotary,
+        rotary_rows=rows,
         encoder_parameters=encoder.num_parameters,
         uncounted=encoder.uncounted,
         notes=(*notes, *c.notes, *_unread(c), *(checkpoint.notes if checkpoint else _unsaid_format(name))),

@@ -60,6 +60,24 @@ def longest_context(c: ConfigReader, traits: Traits) -> int:
     return min(int(positions * factor), LARGEST)
 
 
+def rotary_rows(c: ConfigReader, traits: Traits, positions: int) -> int | None:
+    """Rows of vLLM's cos/sin tables, one table for each setting; None where that is one of all positions.
+
+    Linear scaling makes a table as many times longer than the config's positions, also where these have the
+    scaling in them already (Gemma 3: 8 times 131,072 rows for its full layers, 131,072 for its windows).
+    """
+    distinct: dict[str, float] = {}
+    for one in _scalings(c):
+        factor, kind = one.get("factor", 1.0), _kind(c, one)
+        is_longer = kind in _TIMES and traits.scaled_positions and type(factor) in (int, float)
+        distinct[repr(sorted(one.items(), key=str))] = float(factor) if is_longer and factor > 1 else 1.0
+    if c.value("rope_local_base_freq") is not None:
+        distinct.setdefault("", 1.0)
+        distinct = distinct if len(distinct) > 1 else {**distinct, "local": 1.0}
+    rows = sum(int(positions * factor) for factor in distinct.values())
+    return None if rows in (0, positions) else min(rows, LARGEST)
+
+
 def _scalings(c: ConfigReader) -> Iterator[Mapping[str, Any]]:
     """Every rope setting of the config: one for all layers, or one for each kind of layer."""
     for name in ("rope_scaling", "rope_parameters"):

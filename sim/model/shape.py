@@ -222,6 +222,7 @@ class ModelShape:
     pattern: tuple[int, ...]  # one entry per layer: its place in kinds
     learned_positions: int = 0  # rows of a learned position table; 0 with rotary or ALiBi
     rotary_fraction: float = 1.0  # the part of a head that rotary embeddings turn; 0 without them
+    rotary_rows: int | None = None  # of the tables that an engine keeps for them; None: one of all positions
     norm: Literal["rmsnorm", "layernorm", "bias_free_layernorm", "none"] = "rmsnorm"
     embedding_norm: bool = False
     other_embedding_parameters: int = 0  # tables beside the token embedding (Gemma 3n's of each layer)
@@ -303,6 +304,11 @@ class ModelShape:
         if self.learned_positions or not self.rotary_fraction:
             return 0
         return self.mla.qk_rope_head_dim if self.mla else int(self.head_dim * self.rotary_fraction)
+
+    @property
+    def num_rotary_entries(self) -> int:
+        """Of the cos/sin tables that an engine keeps beside the weights."""
+        return (self.rotary_rows or self.max_position_embeddings) * self.rotary_dim
 
     @property
     def sliding_window(self) -> int | None:

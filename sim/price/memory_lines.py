@@ -454,13 +454,14 @@ def weights_line(stage: Stage, hardware: HardwareProfile, engine: PricedEngine) 
     formula += f" + {encoder:,} of the vision encoder x {DTYPE_BYTES[dtype]} B" if encoder else ""
     formula += f" / {tp} GPUs" if tp > 1 else ""
     if rotary:
-        formula += f" + rotary table {model.max_position_embeddings:,} x {model.rotary_dim} x "
+        rows = model.rotary_rows or model.max_position_embeddings
+        formula += f" + rotary table {rows:,} x {model.rotary_dim} x "
         formula += f"{DTYPE_BYTES[dtype]} B"
     num_bytes += rotary + -(-encoder // tp) * DTYPE_BYTES[dtype]
     return MemoryLine(label="weights", num_bytes=-num_bytes, formula=formula)
 
 
 def _rotary_table_bytes(model: ModelShape, engine: PricedEngine) -> int:
-    """vLLM keeps one cos/sin table for all positions of the model with its weights."""
+    """vLLM keeps a cos/sin table for all positions with the weights, one for each rope setting of a model."""
     width = DTYPE_BYTES[served_dtype(model, engine.dtype)]
-    return model.max_position_embeddings * model.rotary_dim * width
+    return model.num_rotary_entries * width

@@ -299,3 +299,12 @@ def test_the_start_of_0_6_that_ran_is_not_refused(shared: Path) -> None:
     plan = memory_plan(model, device, engine_of(row, device))
     assert part(plan, "activation peak") == pytest.approx(float(row["activation_gib"]), abs=0.02)
     assert plan.kv_budget_tokens == pytest.approx(int(row["kv_tokens"]), rel=0.08)
+
+
+@pytest.mark.parametrize("name", ["gemma-3-4b", "gemma-3-12b", "gemma-3-27b"])
+def test_weights_of_gemma_3_have_its_encoder_and_both_rotary_tables(shared: Path, name: str) -> None:
+    """0.19 logged 8.58, 23.31 and 51.46 GiB, the text parts are 7.23, 21.92 and 50.31."""
+    row = next(row for row in MEASURED if row["model"] == f"google/{name}-it")
+    device, model = device_of(row), load_model(name)
+    weights = part(memory_plan(model, device, engine_of(row, device)), "weights")
+    assert weights == pytest.approx(float(row["weights_gib"]), rel=0.0025)
