@@ -267,7 +267,7 @@ def _budget_formula(engine: PricedEngine, account: _Account) -> str:
         return "what is left"
     left = sum(line.num_bytes for line in account.lines) / GIB
     rest = left - engine.kv_cache_memory_bytes / GIB
-    told = f"{rest:.2f} GiB of it stay unused" if rest >= 0 else f"{-rest:.2f} GiB less than that"
+    told = f"{rest:.2f} GiB of it stay unused" if rest >= 0 else f"{-rest:.2f} GiB less than given"
     return f"kv_cache_memory_bytes, as given; the lines above leave {left:.2f} GiB, {told}"
 
 

@@ -268,7 +268,7 @@ class EngineConfig:
         choices=BATCHING_NAMES,
         or_path=True,
     )
-    runtime: Runtime = key("whose memory account; default: the profile's engine, or vllm", default="vllm")
+    runtime: Runtime = key("whose memory and sizes; default: the profile's engine, or vllm", default="vllm")
     vllm_version: str = key(
         "vllm: whose decisions, defaults and memory account, from 0.6 on",
         default=vllm_releases.LATEST,
