@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import fields, replace
 from typing import Literal
 
@@ -17,7 +18,7 @@ from sim.price.operators import precision_of
 from sim.price.overheads import LaunchedPrice, needs_launched_price
 from sim.price.priced import Priced, PricedSteps, StepEngine
 from sim.price.roofline import Floats
-from sim.price.step import Chunks, CompiledPrice, StepPrice
+from sim.price.step import Chunks, CompiledPrice, ServiceTimePrice, StepPrice
 from sim.scenario.dataclass import dataclass
 from sim.scenario.shared import Shared
 
@@ -166,6 +167,8 @@ def cold(price: StepPrice, cold_start_ps: int) -> StepPrice:
     """The price as one replica meets it; a pipeline's stations spend the cold start themselves."""
     if isinstance(price, PipelinePrice):
         return price
+    if isinstance(price, ServiceTimePrice):
+        return copy(price)  # it knows whom its replica serves
     return ColdStart(price, cold_start_ps) if cold_start_ps else price
 
 

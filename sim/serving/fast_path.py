@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Any
 
-from sim.price.step import StepPrice
+from sim.price.step import ServiceTimePrice, StepPrice
 from sim.serving.clock import Clock
 from sim.serving.decoding import steps_until
 from sim.serving.in_flight import InFlight
@@ -42,9 +42,8 @@ class FastPath(ABC):
     scheduler: Scheduler
     price: StepPrice
     in_flight: InFlight[Step]
-    other_loop: Callable[[int], Generator[None, None, bool]] | None = (
-        None  # in place of this one: with drafts
-    )
+    # In place of this one, with drafts:
+    other_loop: Callable[[int], Generator[None, None, bool]] | None = None
     is_common: bool = False  # clients wait, and the scheduler lends what it needs
     is_only_engine: bool = True
     inbox: list[Request] = field(default_factory=list)  # came during a step: not seen by the scheduler
@@ -142,6 +141,7 @@ class FastPath(ABC):
         generated_tokens, status = recorder.generated_tokens, recorder.status
         cached_tokens, segments = recorder.cached_tokens, recorder.segments
         step_ps, decode_run, extend_rows = price.step_ps, price.decode_run, segments.rows.extend
+        begin_service = price.begin if isinstance(price, ServiceTimePrice) else None
         done, count, context, free = batch.step, batch.num_decoding, batch.num_context_tokens, scheduler.free
         num_admissions, partial = scheduler.num_admissions, next(iter(prefilling.values()), None)
         env, is_only, own, ended = self.env, self.is_only_engine, self._step, NOTHING
@@ -395,6 +395,8 @@ class FastPath(ABC):
                     head.num_computed_tokens = cached
                     head.target = tokens
                     running[num_admissions] = head
+                    if begin_service:
+                        begin_service(head.id, head.max_tokens)
                     if first_scheduled_ps[head.id] < 0:
                         first_scheduled_ps[head.id] = now
                         if cached:

@@ -90,10 +90,9 @@ def replicas_of(
 def is_common(scenario: Scenario, table: RequestTable, scheduler: Scheduler) -> bool:
     """Whether clients wait at one queue each, and steps may be skipped: what the fast paths are for."""
     engine, is_shared = scenario.engine, scenario.replicas > 1 and scenario.routing == "shared_queue"
-    is_plain = engine.service_time is None and not is_shared
     is_one_late = engine.overheads.schedules_ahead and not engine.async_scheduling
     is_lent = scheduler.can_lend or (scheduler.can_lend_drafts and table.timeout_ps is None)
-    return is_plain and is_lent and engine.stepping == "skip" and not is_one_late
+    return not is_shared and is_lent and engine.stepping == "skip" and not is_one_late
 
 
 def price_of(

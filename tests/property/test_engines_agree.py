@@ -10,7 +10,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from random_runs import engines, run, workloads
 
+from sim.arrays import PS_PER_S
 from sim.hardware.engine_profile import EngineOverheads
+from sim.rng import stream
+from sim.scenario.distribution import Distribution, draw_values
 from sim.serving.record_statistics import engine_metrics
 from sim.serving.recorder import SEGMENT_BYTES, BlockMapRecorder
 from sim.serving.records import FINISHED, REFUSED, RequestTable, RunResult
@@ -165,3 +168,30 @@ def test_a_full_map_is_followed_no_longer(num_blocks: int, monkeypatch: pytest.M
     assert skipped.block_map is not None and skipped.block_map.is_truncated
     assert len(skipped.block_map.start_ps) == 40
     assert len(skipped.segments.num_steps) < 1.2 * len(without.segments.num_steps)
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from([(1, "round_robin"), (2, "round_robin"), (3, "least_loaded")])
+)
+def test_a_plain_queue_skips_and_serves_everybody_so_long(seed: int, routing: tuple[int, str]) -> None:
+    """With a drawn service time: each replica knows whom it serves, also while others serve others."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(1, 60))
+    has_deadline = rng.random(count) < rng.choice([0, 0.2])
+    table = RequestTable(
+        arrival_ps=np.sort(rng.integers(0, count * 10**12, count)),
+        prompt_tokens=rng.integers(1, 100, count),
+        output_tokens=rng.integers(1, 6, count),
+        timeout_ps=np.where(has_deadline, rng.integers(1, 5, count) * 10**12, -1),
+    )
+    service = Distribution(distribution="exponential", mean=1)
+    engine: dict[str, Any] = {"batching": "continuous", "max_num_seqs": 1, "max_model_len": 128}
+    engine |= {"service_time": service}
+    fields: dict[str, Any] = {"replicas": routing[0], "routing": routing[1]}
+    skipped, stepped = run(table, engine, "skip", **fields), run(table, engine, "every_step", **fields)
+    assert_same(skipped, stepped)
+    requests = skipped.requests
+    drawn = (draw_values(service, count, stream(1, "service_time")) * PS_PER_S).round()
+    took = requests.finish_ps - requests.first_scheduled_ps
+    assert (took == drawn)[requests.status == FINISHED].all()

@@ -83,9 +83,9 @@ SCENARIOS: Mapping[str, tuple[float, Mapping[str, Any]]] = {
 }  # fmt: skip
 
 
-def numbers_of(tree: Mapping[str, Any], seed: int) -> Mapping[str, float | None]:
+def numbers_of(tree: Mapping[str, Any], seeds: Sequence[int]) -> list[Mapping[str, float | None]]:
     scenario = load_tree(dict(tree), "length.yaml").base
-    return summarize(run_one(scenario, seed=seed)).metrics
+    return [summarize(run_one(scenario, seed=seed)).metrics for seed in seeds]
 
 
 def with_workload(name: str, **workload: Any) -> dict[str, Any]:
@@ -100,14 +100,14 @@ def capacity(name: str) -> float:
     tree = merge(CHAT, SCENARIOS[name][1], {})
     arrivals = {"process": "closed_loop", "concurrency": PLACES * replicas}
     tree["workload"] = {**tree["workload"], "num_requests": 4_000, "arrivals": arrivals}
-    served = numbers_of(tree, seed=1)["requests_per_s"]
+    served = numbers_of(tree, [1])[0]["requests_per_s"]
     assert served
     return served
 
 
 def samples(name: str, rate: float, num_requests: int, seeds: Sequence[int]) -> dict[str, list[float]]:
     tree = with_workload(name, num_requests=num_requests, arrivals={"requests_per_s": rate})
-    runs = [numbers_of(tree, seed) for seed in seeds]
+    runs = numbers_of(tree, seeds)
     return {metric: [run[metric] or math.nan for run in runs] for metric in METRICS}
 
 
