@@ -172,8 +172,7 @@ def _of_log(log: StartLog) -> Iterator[Setting]:
         fact = said.get(name)
         if fact is not None and isinstance(fact.value, (int, float)) and fact.value != -1:
             yield Setting(name=name, value=fact.value, origin="log", line=fact.line)
-    if "tensor_parallel_size" not in said and (size := _size_by_ranks(log)) is not None:
-        yield size
+    yield from (one for one in _sizes_by_ranks(log) if one.name not in said)
     for name in ("dtype", "kv_cache_dtype"):
         fact = said.get(name)
         word = str(fact.value).lower() if fact else ""
@@ -236,17 +235,29 @@ def _releases(log: StartLog) -> tuple[str, ...]:
     return tuple(f"{major}.{minor}" for (major, minor), _ in CHANGES if since <= (major, minor) <= until)
 
 
-def _size_by_ranks(log: StartLog) -> Setting | None:
-    """From the world's size, or from the ranks that print: at least two where they say which they are."""
-    world = log.last("world_size")
+def _sizes_by_ranks(log: StartLog) -> Iterator[Setting]:
+    """From the world's size, or from who prints: at least two where a line says which of several it is."""
+    stages = _ranks(log, "PP")
+    if stages:
+        why = f"ranks up to PP{max(stages)} print"
+        yield Setting(name="pipeline_parallel_size", value=max(2, max(stages) + 1), origin="assumed", why=why)
+    world, name = log.last("world_size"), "tensor_parallel_size"
+    numbers, workers = _ranks(log, "TP"), [rank for rank in log.ranks if rank.startswith("pid=")]
     if world is not None and isinstance(world.value, int):
-        return Setting(name="tensor_parallel_size", value=world.value, origin="log", line=world.line)
-    numbers = [int(found[1]) for rank in log.ranks if (found := re.search(r"(?<!A)TP(\d+)", rank))]
-    if not numbers:
-        return None
-    size = max(2, 1 << max(numbers).bit_length())
-    why = f"ranks up to TP{max(numbers)} print"
-    return Setting(name="tensor_parallel_size", value=size, origin="assumed", why=why)
+        size = max(1, world.value // (max(stages) + 1 if stages else 1))
+        yield Setting(name=name, value=size, origin="log", line=world.line)
+    elif numbers:
+        why = f"ranks up to TP{max(numbers)} print"
+        yield Setting(name=name, value=max(2, 1 << max(numbers).bit_length()), origin="assumed", why=why)
+    elif workers:
+        why = (
+            f"{len(workers)} more worker processes print" if workers[1:] else "one more worker process prints"
+        )
+        yield Setting(name=name, value=1 << len(workers).bit_length(), origin="assumed", why=why)
+
+
+def _ranks(log: StartLog, tag: str) -> list[int]:
+    return [int(found[1]) for rank in log.ranks if (found := re.search(rf"(?<![A-Z]){tag}(\d+)", rank))]
 
 
 def _format_of(log: StartLog, model: ModelShape, settings: Mapping[str, Setting]) -> Iterator[Setting]:

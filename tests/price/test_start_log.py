@@ -420,6 +420,26 @@ def test_every_rank_counts_and_the_fewest_bytes_are_taken(shared: Path) -> None:
     assert kv.logged == pytest.approx(11.5 * GIB) and kv.ranks == "11.50 GiB to 12.02 GiB on 2 GPUs"
 
 
+@pytest.mark.parametrize(
+    ("prefixes", "sizes"),
+    [
+        (["(Worker_TP0 pid=1)", "(Worker_TP1 pid=2)"], (1, 2)),
+        (["(Worker_PP0_TP1 pid=1)", "(Worker_PP2_TP3_EP3 pid=2)"], (3, 4)),
+        (["(VllmWorkerProcess pid=7)", "(VllmWorkerProcess pid=8)", "(VllmWorkerProcess pid=9)"], (1, 4)),
+        (["[2025-10-16 09:06:09 DP0 TP7 EP7]"], (1, 8)),
+        (["INFO 01-01 10:00:00"], (1, 1)),
+    ],
+)
+def test_sizes_are_seen_in_who_prints(prefixes: list[str], sizes: tuple[int, int]) -> None:
+    lines = [f"{prefix} Load weight begin. avail mem=78.00 GB" for prefix in prefixes]
+    if "[20" not in prefixes[0]:
+        lines = [f"{prefix} Model loading took 2.00 GiB and 3 seconds" for prefix in prefixes]
+    beside = beside_log(read("\n".join(lines)), {"model": "llama-3.1-8b", "hardware": "h100-sxm-80gb"})
+    assert beside.ours is not None
+    engine = beside.ours.engine
+    assert (engine.pipeline_parallel_size, engine.tensor_parallel_size) == sizes
+
+
 def test_a_wrong_option_is_the_user_s_and_an_odd_log_is_not() -> None:
     log = read("Model loading took 14.99 GiB and 3 seconds\nUsing max model len 999999999\n")
     given = {"model": "llama-3.1-8b", "hardware": "h100-sxm-80gb"}
