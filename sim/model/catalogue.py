@@ -65,8 +65,10 @@ def hugging_face_names() -> dict[str, str]:
 
 
 def by_hugging_face_name(given: str) -> Shipped | None:
-    """The shape of that name, whatever its case; a variant goes by its own name."""
-    name = {one.lower(): one for one in _on_hugging_face()}.get(given.lower()) if "/" in given else None
+    """The shape of that name, whatever its case, also without its owner; a variant goes by its own name."""
+    names = {one.lower().rpartition("/")[2]: one for one in _on_hugging_face()}
+    names |= {one.lower(): one for one in _on_hugging_face()}
+    name = names.get(given.lower())
     if name is None:
         return None
     stem, changed = _on_hugging_face()[name]
@@ -92,5 +94,5 @@ def names_close_to(given: str) -> list[str]:
     last = given.replace("\\", "/").rsplit("/", 1)[-1].lower()
     names = {name.lower(): name for name in model_names()}
     if "/" in given:
-        names = {name.rsplit("/", 1)[-1].lower(): name for name in hugging_face_names()}
+        names = {name.rpartition("/")[2].lower(): name for name in hugging_face_names()}
     return [names[one] for one in difflib.get_close_matches(last, names, n=3, cutoff=0.6)]

@@ -143,6 +143,7 @@ def test_a_variant_goes_by_its_own_name_and_page() -> None:
     instruct, base = load_model("Qwen/Qwen2.5-7B-Instruct"), load_model("Qwen/Qwen2.5-7B")
     assert instruct.name == "qwen2.5-7b-instruct" and "Qwen2.5-7B-Instruct" in instruct.source
     assert instruct.kinds == base.kinds and num_parameters(instruct) == num_parameters(base)
+    assert load_model("qwen2.5-7b-instruct") == load_model("Qwen2.5-7B-Instruct") == instruct
     untied = load_model("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B")
     assert num_parameters(untied) - num_parameters(load_model("qwen2.5-1.5b")) == 151_936 * 1536
     names = hugging_face_names()
