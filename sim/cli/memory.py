@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -110,7 +111,10 @@ def run(arguments: argparse.Namespace) -> int:
     model = load_model(arguments.model, path="--model")
     devices = [load_hardware(name, path="--hardware") for name in _listed(arguments.hardware)]
     sizes = _sizes(arguments.tensor_parallel_size)
-    accounts = _accounts(arguments, model, devices, sizes)
+    try:
+        accounts = _accounts(arguments, model, devices, sizes)
+    except ScenarioError as error:
+        raise _by_option(error) from None
     asked = Asked(tokens=arguments.tokens, fit=arguments.fit)
     contents = [account_json(one, asked) for one in accounts]
     if len(accounts) == 1:
@@ -143,6 +147,16 @@ def _accounts(
     if all(one.engine is None for one in found):  # what was typed is wrong, wherever it runs
         account_of(*starts[0], model, fits=arguments.fit)
     return found
+
+
+def _by_option(error: ScenarioError) -> ScenarioError:
+    """The same error with this verb's options in place of a scenario's keys."""
+    keys = (*ENGINE_OPTIONS, *SWITCHES, "tensor_parallel_size")
+    options = {name: f"--{name.replace('_', '-')}" for name in keys}
+    name = error.path.removeprefix("engine.")
+    written = re.compile(rf"\b({'|'.join(options)}): (?=\S)")
+    hint = written.sub(lambda found: f"{options[found[1]]} ", error.hint)
+    return error.told(path=options.get(name, error.path), hint=hint)
 
 
 def _page(accounts: Sequence[Account], asked: Asked) -> MemoryPage:

@@ -133,6 +133,15 @@ def test_what_is_typed_wrong_is_said_with_what_is_allowed(capsys: Capture) -> No
         assert json_of(capsys, "--model", "phi-4", *H100, "--tensor-parallel-size", sizes)["starts"]
 
 
+def test_a_refusal_speaks_of_options(capsys: Capture) -> None:
+    said = refusal_of(capsys, "--model", "qwen2.5-7b", "--hardware", "l4")
+    assert said.startswith("gpuyard: --max-model-len: ") and "try: --max-model-len 73984" in said
+    said = refusal_of(capsys, "--model", "qwen3-32b", "--hardware", "l40s")
+    assert "try: --quantization int4 (" in said or "--quantization fp8 (" in said
+    said = refusal_of(capsys, "--model", "qwen3-32b", *H100, "--tensor-parallel-size", "3")
+    assert said.startswith("gpuyard: --tensor-parallel-size: ")
+
+
 # --- what fits ---
 
 
