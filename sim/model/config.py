@@ -86,6 +86,7 @@ def shape_from_config(
     about = about or {}
     named = f"architecture {architecture}" if c.keys.get("model_type") else "an architecture without a name"
     encoder = encoder_of(_holder_of_text(keys), found["hidden_size"])
+    unread = _unread(c)
     notes = [] if known else [_UNKNOWN_ARCHITECTURE.format(named)]
     notes += [NOT_COUNTED.format(encoder.uncounted)] if encoder.uncounted else []
     return ModelShape(
@@ -100,7 +101,8 @@ def shape_from_config(
         rotary_rows=rows,
         encoder_parameters=encoder.num_parameters,
         uncounted=encoder.uncounted,
-        notes=(*notes, *c.notes, *_unread(c), *(checkpoint.notes if checkpoint else _unsaid_format(name))),
+        is_guessed=not known or bool(unread),
+        notes=(*notes, *c.notes, *unread, *(checkpoint.notes if checkpoint else _unsaid_format(name))),
         source=about.get("source", file),
         published_parameters=about.get("published_parameters"),
         published_parameters_source=about.get("published_parameters_source", ""),

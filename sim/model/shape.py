@@ -231,6 +231,7 @@ class ModelShape:
     lm_head_scheme: WeightScheme | None = None  # how the checkpoint holds it; None: 16-bit
     checkpoint_kv_dtype: Literal["auto", "fp8"] = "auto"  # the KV cache's type that the checkpoint names
     notes: tuple[str, ...] = ()  # what was assumed, for the reader
+    is_guessed: bool = False  # an unknown architecture, or keys that nobody read: any size may be another
     encoder_parameters: int = 0  # of the vision encoder beside it, projector included; in no other count
     uncounted: str = ""  # parts of a multimodal config that are not in any number here
     source: str = ""

@@ -267,10 +267,9 @@ def doubts_of(model: ModelShape, engine: PricedEngine) -> tuple[str, ...]:
     served = dropped_notes(model.architecture, engine.vllm_version) if engine.runtime == "vllm" else ()
     if not model.notes and not served:
         return ()
-    return (
-        f"{model.name}: {'; '.join((*model.notes, *served))}: weights, KV and what fits may be wrong "
-        "entirely, hold them against the model's card",
-    )
+    told = f"{model.name}: {'; '.join((*model.notes, *served))}"
+    guessed = ": weights, KV and what fits may be wrong entirely, hold them against the model's card"
+    return (told + guessed if model.is_guessed or served else told,)
 
 
 def start_caution(warnings: Sequence[str]) -> Caution | None:

@@ -293,6 +293,17 @@ def test_a_guessed_model_is_a_warning_at_the_top_and_everywhere(capsys: Capture,
     assert table.index("may be wrong entirely") < table.index("weights GiB")
 
 
+def test_what_is_assumed_of_one_number_casts_no_doubt_on_the_others(capsys: Capture, tmp_path: Path) -> None:
+    config = {
+        "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32000,
+    }  # fmt: skip
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(config), encoding="utf-8")
+    (warning,) = json_of(capsys, "--model", str(file), *H100)["warnings"]
+    assert "2,048 are assumed" in warning and "wrong entirely" not in warning
+
+
 def test_the_price_of_what_does_not_load_says_so(capsys: Capture) -> None:
     assert main(["explain", "--model", "qwen3-32b", "--hardware", "l4"]) == 0
     assert "warning: qwen3-32b does not start on l4 so: the model leaves no room" in capsys.readouterr().out
