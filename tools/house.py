@@ -23,6 +23,7 @@ MAX_MODULES = 220 + 20
 MAX_MODULES += 4  # a start-up log read, beside our account, its settings, an account's page
 MAX_MODULES += 4  # names and variants of shipped shapes, positions, names of modules, integer groups
 MAX_MODULES += 3  # accounts as one schema and table, what options mean by engine, other engines' sizes
+MAX_MODULES += 2  # sets of kernels, and the one price of a layer by them
 MAX_LINES = 500
 MAX_LONE = 30
 MAX_AT_ROOT = 8

@@ -15,9 +15,10 @@ from typing import Literal, Protocol
 
 from sim.errors import CannotRun, ScenarioError
 from sim.hardware import HardwareProfile
-from sim.hardware.architecture import Chosen, by_architecture, by_chip, sm_facts
+from sim.hardware.architecture import Chosen, by_chip, sm_facts
 from sim.hardware.laws.registry import LAWS
 from sim.price.figures import NOTHING, AskedLaw, Used
+from sim.price.kernel_set import standard_memory_fraction
 from sim.price.law_times import NEVER_HOT, as_arrays, law_device
 from sim.scenario.dataclass import dataclass
 from sim.units import format_count
@@ -244,6 +245,9 @@ _STREAM_START_S, _GEMM_START_S = 0.2e-6, 1.0e-6  # many small blocks per SM hide
 _GEMM_FRACTION = 0.8  # where the profile has no curve
 
 
+_BLOCK_END_S = 0.5e-6
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Efficiency:
     """How well one kernel generation uses one architecture.
@@ -259,14 +263,10 @@ class Efficiency:
     memory_fraction: float = 1.0
     start_s: float = 3e-6
     block_start_s: float = 1.0e-6
-    block_end_s: float = 0.5e-6
+    block_end_s: float = _BLOCK_END_S
     source: str = ""
     used: Used = NOTHING  # what of it is the profile's, and what is another chip's
 
-
-# Of streaming bandwidth, what PyTorch's unfused attention kernels reach (batched products with a thin inner
-# dimension, softmax, layout copies around them). Fitted to FlashAttention-2's Fig. 4 and -3's Fig. 5.
-STANDARD_MEMORY_FRACTIONS = {"Ampere": 0.62, "Hopper": 0.66}
 
 FLASH_2_FIGURES = "FlashAttention-2 forward+backward figures (Dao-AILab/flash-attention assets)"
 FLASH_3_FIGURES = "FlashAttention-3 fp16 forward figure (Dao-AILab/flash-attention assets)"
@@ -340,9 +340,7 @@ def efficiency_of(generation: LibraryKernels, profile: HardwareProfile) -> Effic
     """
     eager = Chosen(value=1.0)
     if generation == "standard":
-        what = "the bandwidth that PyTorch's unfused attention reaches"
-        stand_in = "Ampere" if profile.architecture == "Ada" else ""
-        eager = by_architecture(STANDARD_MEMORY_FRACTIONS, profile.architecture, what, stand_in=stand_in)
+        eager = standard_memory_fraction(profile.architecture)
     curve = profile.efficiency.get("gemm_compute")
     reached = max(fraction for _, fraction in curve.points) if curve else _GEMM_FRACTION
     assumed, curves = [eager.assumed], ("gemm_compute",) if curve and generation != "stream" else ()
@@ -351,11 +349,22 @@ def efficiency_of(generation: LibraryKernels, profile: HardwareProfile) -> Effic
     return Efficiency(
         tensor_fraction=reached,
         memory_fraction=eager.value,
-        block_start_s=_STREAM_START_S if generation != "gemm" else _GEMM_START_S,
+        block_start_s=_STREAM_START_S if generation != "gemm" else _GEMM_START_S * _tile_share(profile),
+        block_end_s=_BLOCK_END_S * (_tile_share(profile) if generation == "gemm" else 1.0),
         start_s=profile.kernel_launch_s,
         source=_profile_source(generation, profile),
         used=Used(curves=curves, assumed=tuple(assumed)),
     )
+
+
+def _tile_share(profile: HardwareProfile) -> float:
+    """What of a tile's start and end a product's blocks spend: less where the profile's GEMM law says so.
+
+    From Hopper on a block's start hides behind the one before it (persistent kernels).
+    """
+    fit = profile.kernels.get("gemm_bfloat16")
+    spent = _GEMM_START_S + _BLOCK_END_S
+    return min(1.0, fit.constants["tile_s"] / spent) if fit else 1.0
 
 
 _LARGE = 8192.0  # rows, columns and depth of a product that fills every device

@@ -8,13 +8,14 @@ between launches, the allocator, recomputation of activations.
 Memory passes of a GPT's training step: what each kernel between the products reads and writes.
 
 ``eager`` is Hugging Face's GPT-2 under ``torch.autocast`` (modeling_gpt2.py and activations.py of 2022):
-float32 weights and residual stream, products in 16 bits, LayerNorm, softmax, ``pow`` and the loss in
-float32, a kernel per operator, casts between. ``fused`` is Megatron-LM's with Apex: 16-bit weights and
-activations, one kernel each for LayerNorm, bias + GELU, bias + dropout + residual, scale + mask + softmax,
+float32 weights and residual stream, products in 16 bits, LayerNorm, softmax, ``pow`` and the loss in float32,
+a kernel per operator, casts between. ``fused`` is Megatron-LM's with Apex: 16-bit weights and activations,
+one kernel each for LayerNorm, bias + GELU, bias + dropout + residual, scale + mask + softmax,
 cross-entropy and AdamW. Bytes are per element of what the pass goes over, read + written; where a pass
 launches several kernels, ``launches`` says how many. Counted by hand from the code, none of it fitted.
 
-The mask is the same for all heads and stays in L2.
+What a layer's forward pass moves is its kernel set's (``sim.price.kernel_set``), which serving and training
+price, too. The mask is the same for all heads and stays in L2.
 
 ``over``: hidden = tokens · hidden_size, inner = tokens · intermediate_size, scores = tokens · seqlen · heads,
 logits = tokens · vocabulary, parameters.
@@ -23,7 +24,7 @@ logits = tokens · vocabulary, parameters.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from itertools import takewhile
 
 from sim.errors import ScenarioError
 from sim.kernel.algorithms import ALGORITHMS
@@ -35,31 +36,16 @@ from sim.kernel.launches import Launch, repeated
 from sim.kernel.scenario import TrainingStep
 from sim.model.counts import num_parameters
 from sim.model.shape import ModelShape
+from sim.price.kernel_set import KERNEL_SETS, KernelSet, Over, Pass
 from sim.scenario.dataclass import dataclass
-
-Over = Literal["hidden", "inner", "scores", "logits", "parameters"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pass:
-    """Kernels over one tensor. ``kept_bytes``: per element, saved from the forward for the backward pass."""
-
-    name: str
-    over: Over
-    read_bytes: float
-    write_bytes: float
-    launches: int = 1
-    kept_bytes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPasses:
-    """The passes of a layer around its products, of its standard attention, of the ends, of the optimizer."""
+    """The passes of a step beside its kernel set's forward ones: backward, of the ends, of the optimizer."""
 
-    layer_forward: tuple[Pass, ...]
+    kernels: KernelSet
     layer_backward: tuple[Pass, ...]
-    scores_forward: tuple[Pass, ...]
-    scores_backward: tuple[Pass, ...]
     head_forward: tuple[Pass, ...]
     head_backward: tuple[Pass, ...]
     optimizer: tuple[Pass, ...]
@@ -68,18 +54,7 @@ class StepPasses:
 
 
 _EAGER = StepPasses(
-    layer_forward=(
-        # Two norms (read and write float32), the cast of each to 16 bits.
-        Pass(name="LayerNorm", over="hidden", read_bytes=8, write_bytes=8, launches=2, kept_bytes=8),
-        Pass(name="casts", over="hidden", read_bytes=8, write_bytes=4, launches=2),
-        # Q, K and V made contiguous for the batched products, the heads merged after them.
-        Pass(name="copies of Q K V O", over="hidden", read_bytes=8, write_bytes=8, launches=4),
-        # Dropout (value, its byte mask) and the sum with the float32 residual, twice.
-        Pass(name="dropout, residual", over="hidden", read_bytes=4, write_bytes=6, launches=2, kept_bytes=2),
-        Pass(name="dropout, residual", over="hidden", read_bytes=12, write_bytes=8, launches=2),
-        # 0.5 x (1 + tanh(c (x + 0.044715 x³))): cast, pow, times, plus, times, tanh, plus, half, times, cast.
-        Pass(name="GELU", over="inner", read_bytes=40, write_bytes=36, launches=10, kept_bytes=16),
-    ),
+    kernels=KERNEL_SETS["hugging_face"],
     layer_backward=(
         # Per norm: gradient (read input and gradient, write), gamma and beta (read both); casts back.
         Pass(name="LayerNorm", over="hidden", read_bytes=32, write_bytes=8, launches=4),
@@ -93,18 +68,6 @@ _EAGER = StepPasses(
         # The ten operators the other way: two products with two gradients each, tanh, pow (x², 3 x², times),
         # the scalars, three gradients of x summed, the casts.
         Pass(name="GELU", over="inner", read_bytes=70, write_bytes=48, launches=15),
-    ),
-    scores_forward=(
-        # scores / √d, where(mask), softmax in float32 between two casts, dropout with its byte mask.
-        Pass(name="scale, mask", over="scores", read_bytes=4, write_bytes=4, launches=2),
-        Pass(name="softmax", over="scores", read_bytes=10, write_bytes=10, launches=3, kept_bytes=4),
-        Pass(name="dropout", over="scores", read_bytes=2, write_bytes=3, kept_bytes=3),
-    ),
-    scores_backward=(
-        # Dropout's gradient, cast, softmax' gradient (the product, then the difference), cast, where, scale.
-        Pass(name="dropout", over="scores", read_bytes=3, write_bytes=2),
-        Pass(name="softmax", over="scores", read_bytes=22, write_bytes=14, launches=4),
-        Pass(name="scale, mask", over="scores", read_bytes=4, write_bytes=4, launches=2),
     ),
     head_forward=(
         # Two look-ups, their sum, dropout, the last norm, its cast; shifted logits, log-softmax in float32;
@@ -130,25 +93,13 @@ _EAGER = StepPasses(
 )
 
 _FUSED = StepPasses(
-    layer_forward=(
-        Pass(name="LayerNorm", over="hidden", read_bytes=4, write_bytes=4, launches=2, kept_bytes=4),
-        Pass(name="dropout, residual", over="hidden", read_bytes=8, write_bytes=6, launches=2, kept_bytes=2),
-        Pass(name="GELU", over="inner", read_bytes=2, write_bytes=2, kept_bytes=2),
-    ),
+    kernels=KERNEL_SETS["megatron"],
     layer_backward=(
-        Pass(name="LayerNorm", over="hidden", read_bytes=16, write_bytes=4, launches=4),
+        Pass(name="norm", over="hidden", read_bytes=16, write_bytes=4, launches=4),
         Pass(name="dropout, residual", over="hidden", read_bytes=14, write_bytes=8, launches=4),
         Pass(name="bias gradients", over="hidden", read_bytes=10, write_bytes=0, launches=3),
-        Pass(name="GELU", over="inner", read_bytes=4, write_bytes=2),
+        Pass(name="activation", over="inner", read_bytes=4, write_bytes=2),
         Pass(name="bias gradients", over="inner", read_bytes=2, write_bytes=0),
-    ),
-    scores_forward=(
-        Pass(name="softmax", over="scores", read_bytes=2, write_bytes=2, kept_bytes=2),
-        Pass(name="dropout", over="scores", read_bytes=2, write_bytes=3, kept_bytes=3),
-    ),
-    scores_backward=(
-        Pass(name="dropout", over="scores", read_bytes=3, write_bytes=2),
-        Pass(name="softmax", over="scores", read_bytes=4, write_bytes=2),
     ),
     head_forward=(
         Pass(name="embedding", over="hidden", read_bytes=10, write_bytes=9, launches=4, kept_bytes=5),
@@ -177,8 +128,13 @@ class TrainingStepWork:
         self._gpu, self._given, self._model = gpu, given, model
         self._passes = PASSES[given.kernels]
         self._tokens = given.micro_batch_size * given.seqlen
+        heads = model.num_attention_heads + model.num_key_value_heads
         self._elements: dict[Over, int] = {
             "hidden": self._tokens * model.hidden_size,
+            "norms": 2 * self._tokens * model.hidden_size,
+            "residuals": 2 * self._tokens * model.hidden_size,
+            "up": self._tokens * model.intermediate_size,
+            "rotary": 0 if model.learned_positions else self._tokens * heads * model.head_dim,
             "inner": self._tokens * model.intermediate_size,
             "scores": self._tokens * given.seqlen * model.num_attention_heads,
             "logits": self._tokens * model.vocab_size,
@@ -216,10 +172,12 @@ class TrainingStepWork:
     @property
     def kept_bytes(self) -> int:
         """Activations of a micro-batch that wait for the backward pass."""
-        layer = self._kept(self._passes.layer_forward) + self._passes.product_bytes * self._elements["hidden"]
+        layer = (
+            self._kept(self._passes.kernels.forward) + self._passes.product_bytes * self._elements["hidden"]
+        )
         layer += HALF_BYTES * self._elements["inner"]
         if self._algorithm.stores_scores:
-            layer += self._kept(self._passes.scores_forward)
+            layer += self._kept(self._passes.kernels.scores.forward)
         else:
             layer += STATISTIC_BYTES * self._problem.heads * self._given.seqlen
         return layer * self._model.num_hidden_layers + self._kept(self._passes.head_forward)
@@ -230,7 +188,7 @@ class TrainingStepWork:
         passes = self._passes
         for launch in (*self._forward_products(), *self._attention(is_backward=False)):
             yield repeated(launch, layers * micro, launch.name)
-        yield from self._streams(passes.layer_forward, layers * micro)
+        yield from self._streams(passes.kernels.forward, layers * micro)
         yield from self._streams(passes.head_forward, micro)
         head = (self._tokens, self._model.vocab_size, self._model.hidden_size)
         for launch in (*self._product(*head), *self._gradients(*head)):
@@ -242,7 +200,7 @@ class TrainingStepWork:
         yield from self._streams(passes.optimizer, 1)
 
     def _kept(self, passes: tuple[Pass, ...]) -> int:
-        return sum(int(one.kept_bytes * self._elements[one.over]) for one in passes)
+        return sum(int(one.kept_bytes * self._elements.get(one.over, 0)) for one in passes)
 
     def _matrices(self) -> tuple[tuple[int, int], ...]:
         """(outputs, inputs) of a layer's four products."""
@@ -293,21 +251,28 @@ class TrainingStepWork:
             names = ("heads" if k == d else "scores", "heads ", outputs)
             for launch in gemm_launches(self._gpu, self._efficiency("standard"), given, Tile(), names):
                 yield repeated(launch, 1, "attention")
-        passes = self._passes.scores_backward if is_backward else self._passes.scores_forward
+        passes = self._passes.kernels.scores.backward if is_backward else self._passes.kernels.scores.forward
         for launch in self._streams(passes, 1):
             yield repeated(launch, 1, f"attention: {launch.name}")
 
     def _streams(self, passes: tuple[Pass, ...], repeats: int) -> Iterator[Launch]:
-        """A pass's bytes, spread evenly over its kernels."""
-        for one in passes:
-            elements = self._elements[one.over]
-            launch = stream(
-                self._gpu,
-                self._efficiency("standard" if one.over == "scores" else "stream"),
-                one.name,
-                {one.over: int(one.read_bytes * elements) // one.launches},
-                {one.over: int(one.write_bytes * elements) // one.launches} if one.write_bytes else {},
-            )
+        """A pass's bytes, spread evenly over its kernels; one without launches is part of the one before."""
+        for index, one in enumerate(passes):
+            if not one.launches or not self._elements.get(one.over):
+                continue
+            reads: dict[str, int] = {}
+            writes: dict[str, int] = {}
+            for part in (one, *takewhile(lambda later: not later.launches, passes[index + 1 :])):
+                elements = self._elements[part.over]
+                read = part.read_bytes + part.dropout_read_bytes
+                written = part.write_bytes + part.dropout_write_bytes
+                if read:
+                    reads[part.over] = int(read * elements) // one.launches
+                if written:
+                    writes[part.over] = int(written * elements) // one.launches
+            is_slow = one.over == "scores" and not self._passes.kernels.scores.is_fused
+            efficiency = self._efficiency("standard" if is_slow else "stream")
+            launch = stream(self._gpu, efficiency, one.name, reads, writes)
             yield repeated(launch, one.launches * repeats, one.name)
 
     def _efficiency(self, generation: LibraryKernels) -> Efficiency:

@@ -23,6 +23,7 @@ from sim.price.figures import (
     used_by_operators,
     weak_figures,
 )
+from sim.price.kernel_set import engine_kernels
 from sim.price.law_times import (
     all_reduce_law,
     as_arrays,
@@ -31,10 +32,10 @@ from sim.price.law_times import (
     gemm_sizes,
     law_device,
 )
-from sim.price.operators import StepCounter, precision_of
+from sim.price.operators import StepCounter
 from sim.price.overheads import decode_attention_fraction, launch_s, padded_tokens
 from sim.price.pipeline import sent_bytes, stage_sends_s
-from sim.price.priced import Priced
+from sim.price.priced import Priced, precision_of
 from sim.price.roofline import BOUNDS, Operator, fractions
 from sim.price.step import not_priced
 from sim.scenario.dataclass import dataclass
@@ -197,7 +198,7 @@ def counter_of(scenario: Priced) -> StepCounter:
         hardware=scenario.hardware,
         precision=precision_of(scenario.model, engine),
         tensor_parallel_size=engine.tensor_parallel_size,
-        is_flash=engine.attention == "flash",
+        kernels=engine_kernels(engine),
     )
 
 
@@ -224,7 +225,7 @@ def operators_of(
         found.append(counter.decode_attention(np.array([float(shape.decode)]), context))
     if shape.prefill:
         queries = np.array([float(shape.prefill)])
-        found.append(counter.prefill_attention(queries, np.array([float(shape.cached)])))
+        found += counter.prefill_attention(queries, np.array([float(shape.cached)]))
     return [*found, *counter.head(sampling)]
 
 

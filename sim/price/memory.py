@@ -311,6 +311,8 @@ def _no_room(
     needed = (weights + beside) / usable_share
     share = (weights + beside) / hardware.hbm_bytes
     tries = [f"a profile with hbm_bytes above {needed / 1e9:.0f} GB"]
+    if any(line.label == "attention scores" for line in lines):
+        tries.insert(0, "attention: flash, or a smaller max_num_batched_tokens or max_model_len")
     if held == "none":
         for quantization in ("fp8", "int4"):
             smaller = weight_bytes(

@@ -16,12 +16,14 @@ from bisect import bisect_right
 from math import ceil
 from typing import TYPE_CHECKING, Literal
 
+from sim.errors import CannotRun
 from sim.hardware.engine_defaults import sglang_tier
 from sim.hardware.vllm_releases import VllmRelease, release_of
 from sim.model.counts import DTYPE_BYTES, num_parameters, served_dtype
 from sim.model.matrices import kind_matrices
 from sim.model.shape import LayerShape, ModelShape, Stage
 from sim.model.weights import Mxfp4Kernel, served_quantization, weight_bytes
+from sim.price.kernel_set import FLOAT32_BYTES, engine_kernels, forward_score_bytes
 from sim.scenario.dataclass import dataclass
 
 if TYPE_CHECKING:
@@ -270,8 +272,39 @@ def account_lines(stage: Stage, hardware: HardwareProfile, engine: PricedEngine)
     total = MemoryLine(
         label="device total", num_bytes=hardware.hbm_bytes, formula=f"hbm_bytes of {hardware.name}"
     )
-    lines = {"vllm": _vllm, "sglang": _sglang, "tensorrt-llm": _tensorrt_llm}[engine.runtime]
-    return (total, *lines(stage, hardware, engine, weights_line(stage, hardware, engine)))
+    runtime = {"vllm": _vllm, "sglang": _sglang, "tensorrt-llm": _tensorrt_llm}[engine.runtime]
+    lines = runtime(stage, hardware, engine, weights_line(stage, hardware, engine))
+    return (total, *lines, *_scores(stage, hardware, engine))
+
+
+def _scores(stage: Stage, hardware: HardwareProfile, engine: PricedEngine) -> tuple[MemoryLine, ...]:
+    """Standard attention's scores of one layer and prompt chunk, the largest that can come.
+
+    Layers free them before the next one and before sampling: of vLLM's two moments only the layers' has them.
+    """
+    if not engine_kernels(engine).attention.stores_scores or not stage.shape.num_attending_layers:
+        return ()
+    model, keys = stage.shape, engine.max_model_len or stage.shape.max_position_embeddings
+    if keys < 0:
+        raise CannotRun(
+            "the longest length that fits is not known where attention writes its scores to memory",
+            path="engine.max_model_len",
+            given=keys,
+            hint="a length of its own (max_model_len: 4096), or attention: flash",
+        )
+    queries, width = min(engine.max_num_batched_tokens, keys), _width(model, engine)
+    heads = -(-model.num_attention_heads // engine.tensor_parallel_size)
+    held = forward_score_bytes(heads, queries, keys, width)
+    if engine.runtime == "vllm":
+        release = release_of(engine.vllm_version)
+        layers = _layers_moment(model, engine, release, samples=stage.is_last).num_bytes
+        peak = activation_peak(model, engine, release, hardware, samples=stage.is_last).num_bytes
+        held = max(0, held + layers - peak)
+    formula = (
+        f"2 x {heads} heads x chunk {queries:,} x max_model_len {keys:,} x {width} B, and the mask in "
+        f"{FLOAT32_BYTES} + {width} B; one layer's at a time"
+    )
+    return (MemoryLine(label="attention scores", num_bytes=-held, formula=formula),)
 
 
 def _context(engine: PricedEngine) -> MemoryLine:

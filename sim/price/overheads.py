@@ -16,8 +16,7 @@ import numpy as np
 
 from sim.arrays import Int64, to_ps
 from sim.hardware.engine_profile import EngineOverheads
-from sim.price.operators import precision_of
-from sim.price.priced import PricedSteps
+from sim.price.priced import PricedSteps, precision_of
 from sim.price.roofline import Floats
 from sim.price.step import Chunks, CompiledPrice, Curve
 

@@ -14,9 +14,8 @@ from sim.hardware import HardwareProfile
 from sim.hardware.engine_profile import EngineOverheads
 from sim.model.shape import ModelShape, Stage, stages_of
 from sim.price.collective import Fabric, fabric_of, ring_all_gather_s, send_s
-from sim.price.operators import precision_of
 from sim.price.overheads import LaunchedPrice, needs_launched_price
-from sim.price.priced import Priced, PricedSteps, StepEngine
+from sim.price.priced import Priced, PricedSteps, StepEngine, precision_of
 from sim.price.roofline import Floats
 from sim.price.step import Chunks, CompiledPrice, ServiceTimePrice, StepPrice
 from sim.scenario.dataclass import dataclass

@@ -11,7 +11,10 @@ from typing import Any, ClassVar, Literal, Protocol
 from sim.hardware import HardwareProfile
 from sim.hardware.engine_profile import EngineOverheads, Runtime
 from sim.hardware.vllm_releases import SamplerChoice
-from sim.model.shape import ModelShape
+from sim.model.counts import DTYPE_BYTES, kv_dtype_bytes, served_dtype
+from sim.model.shape import ModelShape, Quantization
+from sim.model.weights import served_quantization
+from sim.scenario.dataclass import dataclass
 
 
 class StepEngine(Protocol):
@@ -92,3 +95,26 @@ class Priced(PricedSteps, Protocol):
 
     @property
     def engine(self) -> PricedEngine: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """Types of activations, weights and KV, and the peaks that they run at."""
+
+    dtype: str
+    quantization: Quantization
+    activation_bytes: int
+    kv_bytes: int
+    of_checkpoint: bool = False  # each matrix is held as the checkpoint has it
+
+
+def precision_of(model: ModelShape, engine: StepEngine) -> Precision:
+    """What ``dtype``, ``kv_cache_dtype`` and ``quantization`` come to for this model."""
+    dtype = served_dtype(model, engine.dtype)
+    return Precision(
+        dtype=dtype,
+        quantization=served_quantization(model, engine.quantization),
+        activation_bytes=DTYPE_BYTES[dtype],
+        kv_bytes=kv_dtype_bytes(model, engine.kv_cache_dtype, engine.dtype),
+        of_checkpoint=engine.quantization == "none",
+    )

@@ -9,7 +9,8 @@ the steps that are priced together. Time of one launch:
         kernel launch)
 
 Where the profile has a kernel law for the operator (``HardwareProfile.kernels``), the law's time stands
-in place of this one, and the bounds say what holds it back.
+in place of this one, and the bounds say what holds it back. ``speed`` divides either: a kernel that is not
+the one measured, or a long step in which kernels do not keep their speed.
 
 (Williams et al., "Roofline", CACM 2009, with measured fractions of the peaks.) Not modelled: overlap of
 different operators in one step, clock throttling, contention with copies.
@@ -47,14 +48,16 @@ class Operator:
     link_messages: int = 0  # latencies paid one after another
     law_s: Floats | None = None  # seconds of one launch by a fitted kernel law, in place of the roofline
     law: str = ""  # the operator's name in the profile's ``kernels``
+    memory_fraction: float = 1.0  # of the memory curve's rate that its access pattern reaches
+    speed: float = 1.0  # over the kernels that law and curves were measured on
 
     def times_s(self, hardware: HardwareProfile, launch_s: float, link: Link | None) -> Floats:
         """Seconds in a step, all launches together; 0 where there is no work."""
         has_work = (self.flops > 0) | (self.hbm_bytes > 0) | (np.asarray(self.link_bytes) > 0)
         if self.law_s is not None:
-            return np.where(has_work, self.count * self.law_s, 0.0)
+            return np.where(has_work, self.count / self.speed * self.law_s, 0.0)
         bounds = self.bounds_s(hardware, launch_s, link)
-        longest: Floats = self.count * np.max(np.broadcast_arrays(*bounds), axis=0)
+        longest: Floats = self.count / self.speed * np.max(np.broadcast_arrays(*bounds), axis=0)
         return np.where(has_work, longest, 0.0)
 
     def bounds_s(self, hardware: HardwareProfile, launch_s: float, link: Link | None) -> list[Floats]:
@@ -70,7 +73,7 @@ class Operator:
             transfer = size / achieved + self.link_messages * (link.latency_s or 0.0)
         return [
             self.flops / (rate * compute * utilisation),
-            self.hbm_bytes / (hardware.hbm_bytes_per_s * memory),
+            self.hbm_bytes / (hardware.hbm_bytes_per_s * memory * self.memory_fraction),
             transfer,
             np.full_like(self.flops, launch_s),
         ]

@@ -8,6 +8,7 @@ from typing import Any
 
 from sim.hardware import HardwareProfile
 from sim.price.explain import ConstantLine, OperatorLine
+from sim.price.kernel_set import engine_kernels, kernel_words
 from sim.price.priced import Priced
 from sim.report.blocks import Block, Bullets, Cell, Code, Prose, Report, Section, Table
 from sim.report.figures import (
@@ -193,6 +194,11 @@ class Explained:
         return sum(line.time_s for line in self.lines)
 
     @property
+    def kernels(self) -> str:
+        """The kernels that were priced, in words."""
+        return f"kernels priced: {kernel_words(engine_kernels(self.scenario.engine))}"
+
+    @property
     def title(self) -> str:
         """Which step on what."""
         engine = self.scenario.engine
@@ -236,7 +242,8 @@ def as_text(found: Explained, *, has_constants: bool = False) -> str:
         f"{_megabytes(sum(getattr(x, f'{one}_bytes') for x in found.lines)):>13}" for one in LEVELS
     )
     sums += f"  {'':<8}{'':>8}{found.time_s * 1e6:>11,.1f}{1:>8.1%}"
-    notes = [*(f"  {note}" for note in (*READ, "bytes in MB, on one GPU of each stage")), *_sources(found)]
+    read = (*READ, "bytes in MB, on one GPU of each stage", found.kernels)
+    notes = [*(f"  {note}" for note in read), *_sources(found)]
     if has_constants:
         notes += ["", *(_constant_row(one) for one in found.constants)]
     warned = [f"  warning: {warning}" for warning in found.warnings]

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from sim.hardware.architecture import check_runs_on
+from sim.price.kernel_set import ATTENTION_BY_WORD
 from sim.scenario.csv_files import check_file
 from sim.scenario.distribution import check_distribution
 from sim.scenario.place import Place, no_effect, placed
@@ -23,7 +24,7 @@ from sim.training.scenario import ComputeConfig, TrainingScenario, step_shape
 from sim.training.schedule.job import is_priced
 from sim.training.schedule.scaling import check_scaling
 from sim.training.schedule.times import read_recorded
-from sim.training.step.layer import ATTENTION_KERNELS_BY_WORD, peak_of
+from sim.training.step.layer import peak_of
 from sim.training.step.memory import check_fits
 from sim.training.step.shape import check_shape, precision_of
 from sim.training.sync import SYNC, schemes_where
@@ -164,11 +165,11 @@ def _check_model(scenario: TrainingScenario, top: Place) -> None:
         placed(there.child("precision"), partial(peak_of, shape))
         if is_priced(scenario):
             check_runs_on(
-                ATTENTION_KERNELS_BY_WORD[shape.attention],
+                ATTENTION_BY_WORD[shape.attention].kernel,
                 hardware,
                 there.child("attention"),
                 given=shape.attention,
-                names=ATTENTION_KERNELS_BY_WORD,
+                names={word: one.kernel for word, one in ATTENTION_BY_WORD.items()},
             )
         check_fits(shape, file=top.file)
     check_sharding(scenario, there)

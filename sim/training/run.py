@@ -8,6 +8,7 @@ from typing import Any
 
 from sim.errors import InvariantError
 from sim.price.collective import latencies_filled_in
+from sim.price.kernel_set import kernel_words
 from sim.training.checks import check_training
 from sim.training.learning.sgd import LearningResult, learn_run
 from sim.training.records import Outcome, TrainingResult, WorkerStepColumns
@@ -17,6 +18,7 @@ from sim.training.schedule.find import bounded_schedule
 from sim.training.schedule.job import Job, is_priced, plan_job
 from sim.training.schedule.scaling import scaling_points
 from sim.training.schedule.timeline import first_steps
+from sim.training.step.layer import kernels_of, used_by_step
 from sim.training.step.memory import training_memory
 from sim.training.sync import SYNC
 from sim.training.worker import simulate_events
@@ -108,8 +110,22 @@ def _notes(scenario: TrainingScenario, job: Job) -> tuple[str, ...]:
             + ("" if scenario.learning else "; a learning section shows what that does to a loss")
         )
     if is_priced(scenario) and (scenario.hardware.efficiency or scenario.hardware.kernels):
-        notes.append("step times are priced from the profile's efficiency curves, not measured on this job")
+        notes.append(_kernels_priced(scenario))
     return tuple(notes)
+
+
+def _kernels_priced(scenario: TrainingScenario) -> str:
+    """By which kernels a step is priced, and whose fit, with its error, their times are."""
+    shape = step_shape(scenario, scenario.hardware)
+    fits = scenario.hardware.kernels
+    laws = dict.fromkeys(asked.law for asked in used_by_step(shape).laws)
+    by = [
+        f"{law} ({'of ' + fits[law].borrowed_from + ', ' if fits[law].borrowed_from else ''}"
+        f"median error {fits[law].median_error_fraction:.0%})"
+        for law in laws
+    ]
+    by.append("the profile's efficiency curves" if not by else "for the rest the profile's efficiency curves")
+    return f"kernels priced: {kernel_words(kernels_of(shape))}; by {', '.join(by)}, not measured on this job"
 
 
 def _explain(scenario: TrainingScenario, job: Job) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from sim.hardware import hardware_names, load_hardware
 from sim.hardware.architecture import ATTENTION_KERNELS, runs_on
 from sim.kernel.algorithms import ALGORITHMS
 from sim.kinds.load import load_tree
-from sim.training.step.layer import ATTENTION_KERNELS_BY_WORD, FLASH_FRACTIONS
+from sim.price.kernel_set import ATTENTION_BY_WORD
 
 HOPPER, BLACKWELL = "h100-sxm-80gb h200-sxm-141gb", "b200-sxm-180gb gb200"
 EVERYWHERE = f"a100-sxm-80gb {HOPPER} l40s t4 v100-sxm2-16gb {BLACKWELL} rtx-pro-6000 mi300x mi250x"
@@ -103,8 +103,8 @@ def test_a_group_of_workers_on_another_device_is_looked_at() -> None:
 
 
 def test_the_table_names_what_scenarios_may_say_and_every_source() -> None:
-    assert set(ATTENTION_KERNELS) <= {*ALGORITHMS, *ATTENTION_KERNELS_BY_WORD.values(), "flash_triton"}
-    assert set(FLASH_FRACTIONS) == {word for word, name in ATTENTION_KERNELS_BY_WORD.items() if name}
+    assert set(ATTENTION_KERNELS) <= {*ALGORITHMS, *(one.kernel for one in ATTENTION_BY_WORD.values())}
+    assert {word for word, one in ATTENTION_BY_WORD.items() if not one.kernel} == {"flash", "standard"}
     architectures = {load_hardware(name).architecture for name in hardware_names()}
     for one in ATTENTION_KERNELS.values():
         assert one.source and set(one.architectures) <= architectures

@@ -14,12 +14,12 @@ from sim.hardware import load_hardware
 from sim.kernel.algorithms import flash1
 from sim.kernel.algorithms.flash1 import tile_sizes
 from sim.kernel.algorithms.problem import Gemm, Tile
-from sim.kernel.algorithms.standard import Squares, peak_bytes
 from sim.kernel.gpu import gpu_of
 from sim.kernel.launches import totals_of
 from sim.kernel.operations import plan_of, problem_of
 from sim.kernel.run import run_kernel
 from sim.kernel.scenario import Attention, KernelScenario, KernelWork
+from sim.price.kernel_set import Squares, peak_bytes
 
 A100 = load_hardware("a100-sxm-40gb")
 GPT2 = Attention(

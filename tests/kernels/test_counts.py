@@ -19,7 +19,9 @@ from kernels.launch import Counts, next_power_of_2
 from sim.hardware import load_hardware
 from sim.model.config import load_model
 from sim.model.matrices import layer_matrices
-from sim.price.operators import Precision, StepCounter
+from sim.price.kernel_set import KERNEL_SETS
+from sim.price.operators import StepCounter
+from sim.price.priced import Precision
 from sim.price.roofline import Operator
 
 CHECKOUT = Path(__file__).parent.parent.parent
@@ -30,8 +32,9 @@ HEADS = {"H": LLAMA.num_attention_heads, "G": LLAMA.num_key_value_heads, "D": LL
 def counter(*, is_flash: bool = True, quantization: str = "none") -> StepCounter:
     precision = Precision(dtype="bfloat16", quantization=quantization, activation_bytes=2, kv_bytes=2)
     hardware = load_hardware("h200-sxm-141gb")
+    kernels = KERNEL_SETS["vllm"].with_attention("flash" if is_flash else "standard")
     return StepCounter(
-        model=LLAMA, hardware=hardware, precision=precision, tensor_parallel_size=1, is_flash=is_flash
+        model=LLAMA, hardware=hardware, precision=precision, tensor_parallel_size=1, kernels=kernels
     )
 
 
@@ -68,20 +71,21 @@ def test_int4_matmul_counts_are_those_of_the_step_price_but_for_the_zeros(tokens
 @pytest.mark.parametrize(("queries", "cached"), [(1, 0), (512, 0), (256, 3840), (8192, 0)])
 def test_flash_attention_counts_are_those_of_the_step_price(queries: int, cached: int) -> None:
     """Beyond the price: 4 bytes of log-sum-exp a row, which only the backward pass needs."""
-    priced = counted(counter().prefill_attention(one(queries), one(cached)))
+    priced = counted(counter().prefill_attention(one(queries), one(cached))[0])
     ours = flash_attention.counts(B=1, T=queries, S=queries + cached, is_causal=True, **HEADS)
     assert ours.flops == priced.flops
     assert ours.hbm_bytes - 4 * HEADS["H"] * queries == priced.hbm_bytes
 
 
-def test_standard_attention_moves_the_scores_four_times_as_the_step_price_says() -> None:
-    """The price counts the causal half, the kernel the square that it really writes."""
+def test_standard_attention_moves_the_scores_as_the_step_price_says() -> None:
+    """The kernel has no mask: without the passes over it, products and softmax move as many bytes."""
     tokens = 2048
     priced = counter(is_flash=False).prefill_attention(one(tokens), one(0))
-    flash = counter().prefill_attention(one(tokens), one(0))
-    scores = float(priced.hbm_bytes[0] - flash.hbm_bytes[0])
-    ours = standard.counts(B=1, T=tokens, S=tokens, **HEADS).hbm_bytes - float(flash.hbm_bytes[0])
-    assert ours / scores == pytest.approx(2.0, rel=1e-3)  # T² over T (T + 1) / 2
+    moved = sum(op.count * float(op.hbm_bytes[0]) for op in priced if op.name != "attention_mask")
+    ours = standard.counts(B=1, T=tokens, S=tokens, **HEADS)
+    assert moved / LLAMA.num_hidden_layers == ours.hbm_bytes
+    products = next(op for op in priced if op.name == "attention_products")
+    assert products.count * float(products.flops[0]) / LLAMA.num_hidden_layers == ours.flops
 
 
 @pytest.mark.parametrize(("sequences", "context"), [(1, 100), (64, 4096)])

@@ -16,6 +16,8 @@ from plain_engine import plain_engine
 from sim.errors import ScenarioError
 from sim.hardware import HardwareProfile, load_hardware
 from sim.hardware.vllm_releases import release_of
+from sim.kernel.operations import plan_of
+from sim.kernel.scenario import Attention, KernelWork
 from sim.model.config import load_model
 from sim.price.memory import check_length, memory_plan
 from sim.price.memory_lines import activation_peak
@@ -549,3 +551,37 @@ def test_gpt_oss_120b_did_not_start_on_one_h100_under_0_10() -> None:
     """vllm#23278: 65.97 GiB of weights in Marlin's kernels, -2.14 GiB for KV."""
     with pytest.raises(ScenarioError, match="leaves no room for KV cache"):
         memory_plan(load_model("gpt-oss-120b"), H100, EngineConfig(vllm_version="0.10.1").on(H100))
+
+
+def test_standard_attention_holds_its_scores() -> None:
+    """What the simulation of kernels holds at its peak, for a chunk of the largest step and every key."""
+    hardware, model = load_hardware("h200-sxm-141gb"), load_model("llama-3.1-8b")
+    keys = 16_384
+    asked = Attention(
+        algorithm="standard", batch=1, num_heads=32, num_kv_heads=8, head_dim=128, seqlen=keys, causal=True
+    )
+    held = plan_of(hardware, KernelWork(attention=asked)).extra_bytes
+    sizes: dict[str, Any] = {"max_model_len": keys, "max_num_batched_tokens": keys, "max_num_seqs": 16}
+    flash = memory_plan(model, hardware, plain_engine(**sizes))
+    plan = memory_plan(model, hardware, plain_engine(attention="standard", **sizes))
+    lines = {line.label: line.num_bytes for line in plan.lines}
+    assert -lines["attention scores"] == held
+    assert plan.kv_budget_bytes == flash.kv_budget_bytes - held
+    chunked = memory_plan(
+        model, hardware, plain_engine(attention="standard", **sizes | {"max_num_batched_tokens": 2048})
+    )
+    lines = {line.label: line.num_bytes for line in chunked.lines}
+    assert -lines["attention scores"] == held / 8
+    for runtime in ("sglang", "tensorrt-llm"):
+        other = memory_plan(model, hardware, plain_engine(attention="standard", runtime=runtime, **sizes))
+        assert "attention scores" in {line.label for line in other.lines}
+
+
+def test_scores_that_do_not_fit_are_refused_with_what_would() -> None:
+    hardware, model = load_hardware("a100-sxm-80gb"), load_model("llama-3.1-8b")
+    sizes: dict[str, Any] = {"attention": "standard", "max_num_batched_tokens": 32_768}
+    with pytest.raises(ScenarioError, match="no room for KV cache") as refused:
+        memory_plan(model, hardware, plain_engine(max_model_len=32_768, **sizes))
+    assert "attention: flash" in (refused.value.hint or "")
+    with pytest.raises(ScenarioError, match="longest length"):
+        memory_plan(model, hardware, plain_engine(max_model_len=-1, **sizes))

@@ -15,7 +15,7 @@ from sim.kernel.algorithms.elementwise import stream
 from sim.kernel.algorithms.flash import FLOAT32_BYTES
 from sim.kernel.algorithms.problem import Gemm, Tile
 from sim.kernel.gpu import DTYPE_BYTES, Efficiency, Footprint, Gpu, fits
-from sim.kernel.launches import BlockSpec, Launch, LaunchSpec, Shared, build_launch, tile_count
+from sim.kernel.launches import BlockSpec, Cost, Launch, LaunchSpec, Shared, build_launch, tile_count
 from sim.kernel.rates import compute_s
 from sim.scenario.dataclass import dataclass
 
@@ -121,12 +121,18 @@ def _estimate_s(gpu: Gpu, launches: Sequence[Launch]) -> float:
         held = min(launch.blocks_per_sm, -(-launch.num_blocks // gpu.sm_count))
         share = 1.0 / min(slots, launch.num_blocks)
         per_block = sum(
-            phase.iterations
-            * max(compute_s(phase.cost, held), phase.cost.memory_s / min(share, launch.sm_share), 0.0)
-            for phase in kind.phases
+            phase.iterations * _iteration_s(phase.cost, held, share, launch) for phase in kind.phases
         )
         total += launch.start_s + waves * per_block
     return total
+
+
+def _iteration_s(cost: Cost, held: int, share: float, launch: Launch) -> float:
+    """The longest of computing, loading, and the latency that loads ahead do not hide."""
+    loading = cost.memory_s / min(share, launch.sm_share)
+    if cost.num_stages < 2:
+        return compute_s(cost, held) + loading + cost.latency_s
+    return max(compute_s(cost, held), loading, cost.latency_s / (cost.num_stages - 1))
 
 
 def _launches(

@@ -6,15 +6,17 @@ import numpy as np
 
 from sim.model.matrices import layer_matrices
 from sim.price.figures import AskedLaw, Used, together, used_by_operators
-from sim.price.operators import StepCounter, precision_of
-from sim.price.priced import PricedSteps
+from sim.price.kernel_set import KernelSet, engine_kernels
+from sim.price.operators import StepCounter
+from sim.price.priced import PricedSteps, precision_of
 from sim.price.roofline import Floats, Operator, total_s
 
 
 class AnalyticTimes:
     """Seconds of a step's kernels as the model's shape and the device's profile give them."""
 
-    def __init__(self, scenario: PricedSteps) -> None:
+    def __init__(self, scenario: PricedSteps, kernels: KernelSet | None = None) -> None:
+        """``kernels``: others than the engine's own."""
         self._scenario = scenario
         model, engine, hardware = scenario.model, scenario.engine, scenario.hardware
         self.counter = StepCounter(
@@ -22,11 +24,9 @@ class AnalyticTimes:
             hardware=hardware,
             precision=precision_of(model, engine),
             tensor_parallel_size=engine.tensor_parallel_size,
-            is_flash=engine.attention == "flash",
+            kernels=kernels or engine_kernels(engine),
         )
-        self._launch_s = (
-            hardware.kernel_launch_s if hardware.graph_launch_s is None else hardware.graph_launch_s
-        )
+        self._launch_s = self.counter.kernels.launch_s(hardware)
 
     def linear_s(self, tokens: Floats) -> dict[str, Floats]:
         """By operator, everything in the layers but attention."""
@@ -42,7 +42,7 @@ class AnalyticTimes:
 
     def chunk_s(self, queries: Floats, cached: Floats) -> Floats:
         """Attention of one prompt chunk, all layers."""
-        return self._sum_s([self.counter.prefill_attention(queries, cached)])
+        return self._sum_s(self.counter.prefill_attention(queries, cached))
 
     def decode_s(self, sequences: Floats, context_tokens: Floats) -> Floats:
         """Attention of decoding sequences, all layers."""
@@ -76,8 +76,9 @@ class AnalyticTimes:
             asked.append(AskedLaw(law="all_reduce_nccl", sizes={"gpus": float(size)}))
         one, tokens, context = np.ones(1), np.array([float(step_tokens)]), np.array([float(longest)])
         operators = [*counter.linear(tokens), *counter.head(one), counter.decode_attention(one, context)]
-        operators.append(counter.prefill_attention(np.array([float(chunk)]), np.zeros(1)))
-        return together([Used(laws=tuple(asked)), used_by_operators(operators)])
+        operators += counter.prefill_attention(np.array([float(chunk)]), np.zeros(1))
+        assumed = Used(assumed=(counter.kernels.attention_assumed(counter.hardware),))
+        return together([Used(laws=tuple(asked)), used_by_operators(operators), assumed])
 
     def _by_operator(self, operators: list[Operator]) -> dict[str, Floats]:
         return {operator.name: self._sum_s([operator]) for operator in operators}

@@ -19,13 +19,13 @@ from sim.price.collective import (
     nccl_cost,
     send_s,
 )
+from sim.price.layer import PassTimes
 from sim.scenario.dataclass import dataclass
 from sim.scenario.shared import Shared
 from sim.training.step.layer import (
     OPTIMIZER_PASSES,
     OVERLAP_SLOWDOWN,
     LayerTimes,
-    PassTimes,
     gemm_s,
     layer_times,
     peak_of,

@@ -157,9 +157,10 @@ def test_frozen_weights_need_no_gradient_of_their_own() -> None:
 
 
 def test_tensor_parallelism_splits_work_and_adds_all_reduces() -> None:
+    shape = replace(SHAPE, micro_batch_size=8)  # tiles for every SM, with an eighth of the heads, too
     one, eight = (
-        layer_times(SHAPE),
-        layer_times(replace(SHAPE, parallelism=Parallelism(tensor_parallel_size=8))),
+        layer_times(shape),
+        layer_times(replace(shape, parallelism=Parallelism(tensor_parallel_size=8))),
     )
     assert one.forward.tensor_parallel_s == 0 < eight.forward.tensor_parallel_s
     assert one.forward.gemm_s / 8 < eight.forward.gemm_s < one.forward.gemm_s
