@@ -386,6 +386,7 @@ FAMILIES: dict[str, Traits] = {
     "minimax_text_01": _LIGHTNING,
     "minimax_m1": _LIGHTNING,
     "minimax_m2": Traits(qk_norm="full", router_bias=True, mixture=True),
+    "ministral": _MISTRAL,
     "ministral3": _LLAMA,
     "mistral": _MISTRAL,
     "mistral3": _MISTRAL,

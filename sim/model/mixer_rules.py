@@ -284,7 +284,9 @@ def recurrent_mixer(c: ConfigReader, found: Found) -> StateMixer:
             d_conv=c.count("linear_conv_kernel_dim", default=4, least=2, most=1_000_000),
             state_dtype=kept,
         )
-    if c.value("short_conv_kernel_size") is not None:
+    # Lightning attention has no convolution.
+    has_both = c.value("linear_num_heads") is not None and c.value("linear_conv_kernel_dim") is not None
+    if c.value("short_conv_kernel_size") is not None or has_both:
         return _kda(c, ("linear_num_heads", *HEADS), ("linear_head_dim", *HEAD_DIM), kept)
     if _is_mamba2(c):
         return _mamba2(c, found, kept)

@@ -230,7 +230,7 @@ HARMLESS = (
 
 # What a key is whatever other words are in it: how many there are, how large, or what a layer is made of.
 COUNTS = (
-    r"(^|_)(layers|experts|heads|ranks?|branches|recurrences?|ut_steps)$|(head|rope|nope)_dim$|state_size$|mixer"
+    r"(^|_)(layers|experts|heads|ranks?|branches|recurrences?|ut_steps)$|(head|rope|nope)_dim$|state_size$|mixers?(_types?)?$"
     r"|(ffn|qkv|dim|width|hidden|intermediate|expert)_?multipliers?$|intermediate|multiple_of"
     r"|token_shift|yoco|(^|_)nsa(_|$)|(^|_)dsa(_|$)|self_decoder|hgrn"
 )

@@ -11,6 +11,7 @@ from sim.errors import ScenarioError
 from sim.hardware.vllm_releases import check_architecture, dropped_notes
 from sim.model.catalogue import shipped_model
 from sim.model.config import load_model
+from sim.model.mixers import DeltaShape
 from sim.model.reader import is_structural
 from sim.model.shape import ModelShape
 
@@ -66,6 +67,14 @@ def test_linear_attention_of_unknown_size_is_refused(keys: dict[str, Any]) -> No
     with pytest.raises(ScenarioError, match="how large the state") as caught:
         read(**keys)
     assert caught.value.path == "model.linear_num_value_heads"
+
+
+def test_linear_attention_with_a_convolution_is_kda() -> None:
+    # Transformers' own keys of Kimi Linear.
+    sizes = {"linear_num_heads": 4, "linear_head_dim": 8, "linear_conv_kernel_dim": 4}
+    state = read(**LINEAR_AND_FULL, **sizes).layers[0].state
+    assert isinstance(state, DeltaShape) and state.forgets_by_entry
+    assert (state.num_key_heads, state.key_head_dim, state.d_conv) == (4, 8, 4)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +169,7 @@ def test_counts_and_sizes_are_structural_whatever_else_a_key_says(key: str) -> N
         {"num_beams": 1, "num_beam_groups": 1, "top_k": 50, "top_p": 1.0},
         {"residual_multiplier": 0.22, "ssm_multipliers": [1, 2], "key_multiplier": 0.5},
         {"num_nextn_predict_layers": 1, "mtp_transformer_layers": 1, "num_mtp_modules": 3},
-        {"time_step_rank": 256, "use_mamba_kernels": True, "num_logits_to_keep": 1},
+        {"time_step_rank": 256, "use_mamba_kernels": True, "num_logits_to_keep": 1, "mixer_rms_eps": 1e-6},
     ],
 )
 def test_keys_of_published_configs_raise_no_false_alarm(keys: dict[str, Any]) -> None:
