@@ -366,7 +366,7 @@ FAMILIES: dict[str, Traits] = {
     "jais2": Traits(norm="layernorm", mlp_matrices=2, qkv_bias=True, mlp_bias=True),
     "jamba": _JAMBA,
     "kimi_k2": _DEEPSEEK,
-    "kimi_linear": Traits(router_bias=True, state_dtype="float32"),
+    "kimi_linear": Traits(router_bias=True, state_dtype="float32", rotary=False),
     "kolibri1": Traits(norms=4, qk_norm="per_head"),
     "laguna": Traits(qk_norm="per_head", defaults={"use_head_wise_attn_gate": True}),
     "lara_mini": Traits(qk_norm="per_head", tie_word_embeddings=True),

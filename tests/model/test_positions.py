@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sim.errors import ScenarioError
-from sim.model.catalogue import hugging_face_names, model_names
+from sim.model.catalogue import hugging_face_names, model_names, shipped_model
 from sim.model.config import load_model
 from sim.model.counts import num_parameters
 from sim.model.shape import ModelShape
@@ -108,6 +108,11 @@ def test_the_part_of_a_head_that_is_rotary(keys: dict[str, Any], entries: int) -
 @pytest.mark.parametrize("name", ["jamba-1.5-mini", "nemotron-h-56b", "kimi-linear-48b-a3b", "starcoder-15b"])
 def test_shipped_shapes_without_rotary_embeddings(name: str) -> None:
     assert load_model(name).rotary_dim == 0
+
+
+def test_kimi_linear_has_none_in_transformers_own_keys_either() -> None:
+    keys = {key: value for key, value in shipped_model("kimi-linear-48b-a3b").keys.items()}
+    assert keys.pop("mla_use_nope") is True and load_model(keys).rotary_dim == 0
 
 
 @pytest.mark.parametrize(
