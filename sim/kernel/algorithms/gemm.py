@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sim.arrays import to_ps
 from sim.errors import CannotRun, ScenarioError
 from sim.kernel.algorithms.elementwise import stream
 from sim.kernel.algorithms.flash import FLOAT32_BYTES
@@ -47,7 +48,7 @@ def gemm_launches(
         return _launches(gpu, efficiency, given, _given_tile(tile), names)
     return min(
         (_launches(gpu, efficiency, given, one, names) for one in _choices(gpu, given, tile)),
-        key=lambda launches: _estimate_s(gpu, launches),
+        key=lambda launches: _estimate_ps(gpu, launches),
     )
 
 
@@ -112,8 +113,11 @@ def _footprint(given: Gemm, tile: GemmTile) -> Footprint:
     )
 
 
-def _estimate_s(gpu: Gpu, launches: Sequence[Launch]) -> float:
-    """A whole-wave estimate: which tile to take, not how long it runs."""
+def _estimate_ps(gpu: Gpu, launches: Sequence[Launch]) -> int:
+    """A whole-wave estimate: which tile to take, not how long it runs.
+
+    In whole picoseconds, so that of tiles that memory makes alike the first is taken on every Python.
+    """
     total = 0.0
     for launch in launches:
         kind, slots = launch.grid[0][0], launch.blocks_per_sm * gpu.sm_count
@@ -124,7 +128,7 @@ def _estimate_s(gpu: Gpu, launches: Sequence[Launch]) -> float:
             phase.iterations * _iteration_s(phase.cost, held, share, launch) for phase in kind.phases
         )
         total += launch.start_s + waves * per_block
-    return total
+    return to_ps(total)
 
 
 def _iteration_s(cost: Cost, held: int, share: float, launch: Launch) -> float:
