@@ -318,6 +318,7 @@ def _names_of(said: str) -> Iterator[str]:
 
 
 _NEAR_DEVICE, USUAL_DEVICE = 0.01, "h100-sxm-80gb"
+_NEAR_CACHE = 0.1  # of the device's memory: settings that the log does not say change no more of it
 
 
 def _hardware(log: StartLog, settings: dict[str, Setting]) -> HardwareProfile | None:
@@ -352,11 +353,20 @@ def _device_by_cache(log: StartLog, model: ModelShape, keys: Given) -> Setting:
         why = "the log says neither the device nor how much memory it has: --hardware"
         return Setting(name="hardware", value=USUAL_DEVICE, origin="assumed", why=why)
     made = ((name, _made(model, load_hardware(name), keys)) for name in hardware_names())
-    gaps = [(abs(ours.left_for_kv - min(sizes)), name) for name, ours in made if ours]
-    why = (
-        f"of all shipped devices its KV cache is nearest to the log's {min(sizes) / GIB:.2f} GiB: --hardware"
-    )
-    name = min(gaps)[1] if gaps else USUAL_DEVICE
+    gaps = [
+        (abs(ours.left_for_kv - min(sizes)), name, ours.hardware.hbm_bytes) for name, ours in made if ours
+    ]
+    gap, name, total = min(gaps, default=(0.0, USUAL_DEVICE, 1))
+    said = f"nearest to the log's {min(sizes) / GIB:.2f} GiB"
+    why = f"of all shipped devices its KV cache is {said}: --hardware"
+    parts = [facts_of(log, f"{part}_bytes") for part in ("free_after_weights", "weights")]
+    held = sum(max(float(fact.value or 0) for fact in facts) for facts in parts if facts) if all(parts) else 0
+    if held > total:
+        why = (
+            f"no shipped device fits: {held / GIB:.2f} GiB of weights and free memory are logged: --hardware"
+        )
+    elif gap > _NEAR_CACHE * total:
+        why = f"no shipped device fits: its KV cache is {said}, and {gap / GIB:.1f} GiB off: --hardware"
     return Setting(name="hardware", value=name, origin="assumed", why=why)
 
 
@@ -390,11 +400,16 @@ def _notes(log: StartLog) -> Iterator[str]:
         yield f"line {tried.line}: {tried.value / GIB:.2f} GiB could not be had"
     for name, brings in NOT_COUNTED.items():
         found = log.settings.get(name)
-        if found is not None and found.value not in (False, 0, 1, "0", None):
-            yield f"line {found.line}: {name} {_short(found.value)}: {brings}, which is not counted here"
+        if found is None or (found.value is not True and found.value in (False, 0, 1, "0", None)):
+            continue
+        what = f"{brings}, which is not counted here"
+        if name == "speculative_config" and "ngram" in str(found.value):
+            what = "drafts looked up in the prompt, which have no weights and no KV of their own"
+        yield f"line {found.line}: {name} {_short(found.value)}: {what}"
     eager = log.settings.get("enforce_eager")
     if eager is not None and eager.value is True:
-        yield f"line {eager.line}: enforce_eager: no CUDA graphs are captured; ours counts them"
+        less = "no CUDA graphs are captured; a part of ours for them is too much"
+        yield f"line {eager.line}: enforce_eager: {less}"
     encoder = log.last("encoder_tokens_bytes") or log.last("encoder_tokens")
     if encoder is not None:
         yield f"line {encoder.line}: a multimodal encoder ran as well; our activation peak is without it"

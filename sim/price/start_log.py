@@ -216,6 +216,7 @@ _KEYS = {
     "mem_fraction_static": "mem_fraction_static", "enable_chunked_prefill": "enable_chunked_prefill",
     "chunked_prefill_enabled": "enable_chunked_prefill", "performance_mode": "performance_mode",
 }  # fmt: skip
+_NEGATED = {"disable_radix_cache": "enable_prefix_caching", "disable_overlap_schedule": "async_scheduling"}
 NOT_COUNTED = {
     "speculative_config": "a draft model's weights, KV and graphs", "speculative_model": "a draft model",
     "enable_lora": "LoRA adapters", "lora_config": "LoRA adapters",
@@ -223,6 +224,7 @@ NOT_COUNTED = {
     "decode_context_parallel_size": "KV split over the GPUs of a tensor parallel group",
     "enable_expert_parallel": "whole experts on each GPU", "dp_size": "replicas of the engine",
     "ep_size": "whole experts on each GPU", "speculative_algorithm": "drafts",
+    "enable_dp_attention": "attention on each GPU for requests of its own",
     "max_cudagraph_capture_size": "a list of graph sizes of its own",
 }  # fmt: skip
 """Keys that change memory in a way that the account does not have, and what they bring."""
@@ -412,6 +414,8 @@ def _configs(engine: LoggingEngine, joined: Sequence[tuple[int, list[str]]]) -> 
         for key, said in _pairs(line.partition(words)[2]) if words else ():
             if key in _KEYS or key in NOT_COUNTED:
                 yield Fact(name=_KEYS.get(key, key), value=_said(said), line=number)
+            elif key in _NEGATED and isinstance(value := _said(said), bool):
+                yield Fact(name=_NEGATED[key], value=not value, line=number)
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:

@@ -21,6 +21,7 @@ from sim.scenario.dataclass import dataclass
 Unit = Literal["bytes", "tokens", "blocks", "requests", "graphs"]
 SAME = 0.005  # of the logged value, or what the log's two digits of a GiB leave open
 _TWO_DIGITS = 0.0051 * GIB
+_MOST_PADDED = 0.2  # of the weights: what kernels pad and repack is less
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,7 +356,8 @@ class _Explainer:
     ) -> Iterator[str]:
         """Settings that nobody said, one alone of which closes nine tenths of the gap: the nearest two."""
         quantity, logged, found = QUANTITIES[name], self.logged[name], []
-        gap = abs((quantity.ours(self.ours) or 0.0) - logged)
+        now = quantity.ours(self._of_logged_kv if of_logged_kv and self._of_logged_kv else self.ours) or 0.0
+        gap = abs(now - logged)
         for setting in (one for one in dict.fromkeys(settings or quantity.settings) if one in self.tried):
             for value in self.tried[setting]:
                 asked = setting, value, of_logged_kv
@@ -363,7 +365,9 @@ class _Explainer:
                     self._made[asked] = self._with({setting: value}, of_logged_kv=of_logged_kv)
                 other = self._made[asked]
                 own = quantity.ours(other) if other else None
-                if own is None or not (is_near(logged, own, quantity.unit) or abs(own - logged) < gap / 10):
+                if own is None or own == now:
+                    continue
+                if not is_near(logged, own, quantity.unit) and abs(own - logged) >= gap / 10:
                     continue
                 found.append((abs(own - logged), f"{setting} {value} would give {said(own, quantity.unit)}"))
         words = [text for _, text in sorted(found)[:2]]
@@ -470,6 +474,8 @@ class _Explainer:
         near = near or next((f"1/{n}" for n in (2, 4, 8) if abs(ratio * n - 1) < 0.1), "")
         if near:
             yield f"ours is about {near} of it: another width of the weights, or another number of GPUs"
+        elif abs(ratio - 1) > _MOST_PADDED:
+            yield "another checkpoint than the config given, or weights split over other GPUs than ours"
         else:
             yield "another checkpoint than the config given, or what its kernels pad and repack"
 

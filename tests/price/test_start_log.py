@@ -253,7 +253,7 @@ def test_the_profile_run_s_override_is_not_the_cache_s_size(shared: Path) -> Non
 CONFIG = (
     "(EngineCore_DP0 pid=3) INFO 09-23 18:12:05 [core.py:76] Initializing a V1 LLM engine "
     "(v0.11.1rc2.dev141+g38) with config: model='/hub/models--Qwen--Qwen3-8B/snapshots/0e9e', "
-    "speculative_config=SpeculativeConfig(method='ngram', model='other', num_spec_tokens=3), tokenizer='x', "
+    "speculative_config=SpeculativeConfig(method='eagle', model='other', num_spec_tokens=3), tokenizer='x', "
     "dtype=torch.float16, max_seq_len=4096, tensor_parallel_size=4, pipeline_parallel_size=1, "
     "quantization=None, enforce_eager=True, kv_cache_dtype=fp8_e4m3, seed=0, enable_prefix_caching=False, "
     "compilation_config={'max_num_seqs': 7}"
@@ -271,6 +271,65 @@ def test_the_engine_s_configuration_says_the_settings() -> None:
     assert beside.ours is not None and beside.ours.model.name == "qwen3-8b"
     assert any("a draft model" in note for note in beside.notes)
     assert any("enforce_eager" in note for note in beside.notes)
+
+
+ARGS = "INFO 11-02 10:00:00 [api_server.py:1] vLLM API server version 0.13.0\n"
+ARGS += "INFO 11-02 10:00:01 [utils.py:233] non-default args: {{'model': 'qwen3-8b', {}}}\n"
+ARGS += "INFO 11-02 10:01:00 [gpu_model_runner.py:1] Model loading took {} GiB memory and 9 seconds\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("'enable_lora': True", "enable_lora True: LoRA adapters, which is not counted here"),
+        ("'enable_expert_parallel': True", "whole experts on each GPU, which is not counted here"),
+        ("'speculative_config': {'method': 'ngram', 'num_speculative_tokens': 3}", "no weights and no KV"),
+        (
+            "'speculative_config': {'method': 'eagle3', 'model': 'x'}",
+            "a draft model's weights, KV and graphs",
+        ),
+        ("'enable_lora': False", ""),
+    ],
+)
+def test_what_the_account_lacks_is_named(said: str, words: str) -> None:
+    beside = beside_log(read(ARGS.format(said, "15.27")), {"hardware": "h100-sxm-80gb"})
+    assert (
+        any(words in note for note in beside.notes) if words else not any("LoRA" in n for n in beside.notes)
+    )
+
+
+@pytest.mark.parametrize(("logged", "is_padding"), [("14.50", True), ("2.20", False)])
+def test_padding_explains_no_difference_that_is_large(logged: str, is_padding: bool) -> None:
+    beside = beside_log(read(ARGS.format("'dtype': 'bfloat16'", logged)), {"hardware": "h100-sxm-80gb"})
+    why = row(beside, "weights_bytes").why
+    assert ("pad and repack" in why) is is_padding
+    assert ("weights split over other GPUs" in why) is not is_padding
+
+
+def test_sglang_s_switches_are_the_contrary_of_ours() -> None:
+    text = "[2026-05-01 10:00:00] server_args=ServerArgs(model_path='qwen3-8b', disable_radix_cache=True, "
+    text += "disable_overlap_schedule=True, tp_size=1)\n[2026-05-01 10:00:20] Load weight end. type=Qwen3, "
+    text += "dtype=torch.bfloat16, avail mem=60.00 GB, mem usage=15.30 GB.\n"
+    beside = beside_log(read(text), {"hardware": "h100-sxm-80gb"})
+    said = {one.name: one.value for one in beside.settings if one.origin == "log"}
+    assert said["enable_prefix_caching"] is False and said["async_scheduling"] is False
+
+
+def test_a_setting_that_changes_nothing_explains_nothing(shared: Path) -> None:
+    """178,880 tokens were logged, where the logged bytes hold 180,928 of ours: no setting closes that."""
+    given = {
+        "model": "Qwen/Qwen3-235B-A22B", "quantization": "fp8", "hardware": "h100-sxm-80gb",
+        "tensor_parallel_size": 4,
+    }  # fmt: skip
+    why = row(beside_log(read(truth("03")[0]), given), "kv_cache_tokens").why
+    assert "180,928" in why and "most likely" not in why
+
+
+def test_no_shipped_device_is_said_where_none_is_near(shared: Path) -> None:
+    """230 GiB free after 57 of weights: more than any shipped device has."""
+    beside = beside_log(read(truth("21")[0]), {"model": "qwen3-30b-a3b"})
+    device = next(one for one in beside.settings if one.name == "hardware")
+    assert device.origin == "assumed" and device.why.startswith("no shipped device fits")
 
 
 def test_of_several_starts_the_last_is_read() -> None:
