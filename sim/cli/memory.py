@@ -50,6 +50,7 @@ OF_OTHERS = {
     "mem_fraction_static": "SGLang's mem_fraction_static",
     "free_gpu_memory_fraction": "TensorRT-LLM's free_gpu_memory_fraction",
     "profile": "an engine profile, which says whose account it is",
+    "quantization": "none, fp8, int8 or int4, of a checkpoint whose config does not say it",
     "kv_cache_memory_bytes": "vLLM's kv_cache_memory_bytes (21474836480, or 20GiB)",
 }
 SWITCHES = ("async_scheduling", "enable_prefix_caching", "enable_chunked_prefill")
@@ -268,7 +269,8 @@ def _read_log(given: str) -> StartLog:
 
     file = Path(given)
     if given != "-" and not file.is_file():
-        raise ScenarioError("no such file", path="--from-log", given=given, hint="a file, or - for the input")
+        problem = "a directory, not a file" if file.is_dir() else "no such file"
+        raise ScenarioError(problem, path="--from-log", given=given, hint="a file, or - for the input")
     read = sys.stdin.buffer.read() if given == "-" else file.read_bytes()
     is_wide = read[:2] in (b"\xff\xfe", b"\xfe\xff")
     log = read_start_log(read.decode("utf-16" if is_wide else "utf-8", errors="replace"))

@@ -573,6 +573,11 @@ def test_a_log_without_a_start_is_refused(
     assert code == 2 and words in err and "Traceback" not in err
 
 
+def test_a_folder_is_no_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "--from-log", str(tmp_path))
+    assert code == 2 and "a directory, not a file" in err
+
+
 def test_without_a_model_the_log_is_told_and_what_is_missing(
     shared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
