@@ -524,13 +524,7 @@ def test_one_full_group_decides_as_the_path_of_its_own(named: dict[str, Any], as
     play = Play({**settled(named), "groups": (FULL,)}, asks, "0.33.0")
     by_block = play.pair[1]
     by_block.kv = GroupedKVBlocks(by_block.limits, by_block.profile)
-    for _ in range(ENDLESS):
-        play.offer()
-        if play.is_over:
-            break
-        play.one_step()
-        play.compare()
-    assert play.is_over
+    play.to_its_end()
 
 
 @settings(max_examples=100, deadline=None)

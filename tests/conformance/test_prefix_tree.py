@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 from conformance.plain_cache import PlainCache
 from conformance.playing import check, limits, request, table_of
-from conformance.test_steady import ASKS, ENDLESS, LIMITS, Ask, Play, assert_served_alike_if_alone
+from conformance.test_steady import ASKS, LIMITS, Ask, Play, assert_served_alike_if_alone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.serving.request import Request
+from sim.serving.vllm.kv import KVCache
 from sim.serving.vllm.prefix_tree import PrefixTree, merged
 from sim.serving.vllm.scheduler import Scheduler
 from sim.serving.workload.descriptions import Descriptions
+
+
+def by_token(play: Play) -> None:
+    """The second scheduler's cache lists every token."""
+    state = play.pair[1]
+    state.kv = cast(KVCache, PlainCache(state.limits, state.profile))
 
 
 @settings(max_examples=300, deadline=None)
@@ -21,15 +30,8 @@ def test_blocks_are_found_shared_and_evicted_as_by_the_plain_cache(
     named: dict[str, object], asks: list[Ask], version: str
 ) -> None:
     play = Play({**named, "enable_prefix_caching": True}, asks, version)
-    state = play.pair[1]
-    state.kv = PlainCache(state.limits, state.profile)  # type: ignore[assignment]
-    for _ in range(ENDLESS):
-        play.offer()
-        if play.is_over:
-            break
-        play.one_step()
-        play.compare()
-    assert play.is_over
+    by_token(play)
+    play.to_its_end()
     assert play.pair[0].kv.tree.root.num_users == len(play.pair[0].kv.tree.root.children)
 
 
@@ -55,15 +57,8 @@ def test_what_a_table_tells_of_tokens_changes_no_decision(
     named: dict[str, object], asks: list[Ask], version: str
 ) -> None:
     play = ToldPlay({**named, "enable_prefix_caching": True}, asks, version)
-    state = play.pair[1]
-    state.kv = PlainCache(state.limits, state.profile)  # type: ignore[assignment]
-    for _ in range(ENDLESS):
-        play.offer()
-        if play.is_over:
-            break
-        play.one_step()
-        play.compare()
-    assert play.is_over
+    by_token(play)
+    play.to_its_end()
 
 
 @settings(max_examples=150, deadline=None)

@@ -127,6 +127,16 @@ class Play:
             assert ids(reference.update(plan)) == (ids(ended) if left == 1 else [])
         self.step += num_steps
 
+    def to_its_end(self) -> None:
+        """Step by step, compared after each."""
+        for _ in range(ENDLESS):
+            self.offer()
+            if self.is_over:
+                return
+            self.one_step()
+            self.compare()
+        raise AssertionError("it goes on for ever")
+
     def compare(self) -> None:
         assert observed(self.pair[0]) == observed(self.pair[1])
         for scheduler in self.pair:

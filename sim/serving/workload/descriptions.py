@@ -146,4 +146,4 @@ def _numbered(streams: Int64) -> Int64:
 
 
 def _viewed(column: Int64 | None) -> memoryview[int] | None:
-    return None if column is None else memoryview(column)  # type: ignore[arg-type]
+    return None if column is None else column.data
